@@ -1,0 +1,9 @@
+//! Decisions as pure, synchronous functions: no I/O, no clock, no randomness that is not passed in.
+
+pub mod access;
+pub mod admission;
+pub mod cleanup;
+pub mod events;
+pub mod objects;
+pub mod placement;
+pub mod restarts;

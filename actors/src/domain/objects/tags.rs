@@ -1,0 +1,130 @@
+//! Limits on tags, and the form that `x-amz-tagging` has.
+
+use std::collections::HashSet;
+
+use crate::ports::metadata::Tag;
+
+/// Most tags of an object.
+pub const OBJECT_TAGS_MAX: usize = 10;
+
+/// Longest tag key, in characters.
+pub const TAG_KEY_CHARS_MAX: usize = 128;
+
+/// Longest tag value, in characters.
+pub const TAG_VALUE_CHARS_MAX: usize = 256;
+
+/// Why tags are refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TagError {
+    /// S3: `BadRequest`.
+    #[error("object tags cannot be greater than {OBJECT_TAGS_MAX}")]
+    TooMany,
+    /// S3: `InvalidTag`.
+    #[error("the tag key must have 1 to {TAG_KEY_CHARS_MAX} characters")]
+    Key,
+    /// S3: `InvalidTag`.
+    #[error("the tag value must have at most {TAG_VALUE_CHARS_MAX} characters")]
+    Value,
+    /// S3: `InvalidTag`.
+    #[error("cannot provide multiple tags with the same key")]
+    Duplicate,
+    /// The header is no URL query. S3: `InvalidArgument`.
+    #[error(
+        "the header 'x-amz-tagging' shall be encoded as UTF-8 then URLEncoded URL query parameters without tag name duplicates"
+    )]
+    Malformed,
+}
+
+/// Checks the tags of an object.
+///
+/// # Errors
+/// [`TagError`].
+pub fn check_object_tags(tags: &[Tag]) -> Result<(), TagError> {
+    if tags.len() > OBJECT_TAGS_MAX {
+        return Err(TagError::TooMany);
+    }
+    let mut seen = HashSet::with_capacity(tags.len());
+    for tag in tags {
+        let key_chars = tag.key.chars().count();
+        if key_chars == 0 || key_chars > TAG_KEY_CHARS_MAX {
+            return Err(TagError::Key);
+        }
+        if tag.value.chars().count() > TAG_VALUE_CHARS_MAX {
+            return Err(TagError::Value);
+        }
+        if !seen.insert(tag.key.as_str()) {
+            return Err(TagError::Duplicate);
+        }
+    }
+    Ok(())
+}
+
+/// Reads `key=value&key=value` with URL encoding, and checks it.
+///
+/// # Errors
+/// [`TagError`].
+pub fn parse_tagging_header(header: &str) -> Result<Vec<Tag>, TagError> {
+    let mut tags = Vec::new();
+    for pair in header.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        tags.push(Tag { key: decode_form(key)?, value: decode_form(value)? });
+        if tags.len() > OBJECT_TAGS_MAX {
+            return Err(TagError::TooMany);
+        }
+    }
+    check_object_tags(&tags)?;
+    Ok(tags)
+}
+
+/// Undoes form encoding: `+` is a space, `%XX` a byte.
+fn decode_form(text: &str) -> Result<String, TagError> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let high = rest.next().and_then(hex_digit).ok_or(TagError::Malformed)?;
+                let low = rest.next().and_then(hex_digit).ok_or(TagError::Malformed)?;
+                high << 4 | low
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(bytes).map_err(|_| TagError::Malformed)
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).map(|digit| digit as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tag(key: &str, value: &str) -> Tag {
+        Tag { key: key.into(), value: value.into() }
+    }
+
+    #[test]
+    fn header_is_decoded() {
+        let tags = parse_tagging_header("a=1&b+c=%C3%A4%26&empty=&bare").unwrap();
+        assert_eq!(tags, vec![tag("a", "1"), tag("b c", "ä&"), tag("empty", ""), tag("bare", "")]);
+        assert_eq!(parse_tagging_header("").unwrap(), vec![]);
+        for bad in ["a=%", "a=%4", "a=%zz", "a=%ff"] {
+            assert_eq!(parse_tagging_header(bad), Err(TagError::Malformed), "{bad}");
+        }
+        assert_eq!(parse_tagging_header("a=1&a=2"), Err(TagError::Duplicate));
+        assert_eq!(parse_tagging_header("=1"), Err(TagError::Key));
+    }
+
+    #[test]
+    fn limits_of_the_documentation() {
+        let many: Vec<Tag> = (0..11).map(|i| tag(&i.to_string(), "")).collect();
+        assert_eq!(check_object_tags(&many[..10]), Ok(()));
+        assert_eq!(check_object_tags(&many), Err(TagError::TooMany));
+        assert_eq!(check_object_tags(&[tag(&"ä".repeat(128), &"ä".repeat(256))]), Ok(()));
+        assert_eq!(check_object_tags(&[tag(&"k".repeat(129), "")]), Err(TagError::Key));
+        assert_eq!(check_object_tags(&[tag("k", &"v".repeat(257))]), Err(TagError::Value));
+    }
+}

@@ -1,0 +1,19 @@
+//! The asynchronous paths of a request, over ports.
+
+pub mod cluster_view;
+pub mod consume;
+pub mod duty;
+pub mod get;
+pub mod hashing;
+pub mod key_locks;
+pub mod put;
+pub mod reclaim;
+pub mod relay;
+pub mod replica_service;
+pub mod replicate;
+pub mod report;
+pub mod self_report;
+pub mod shards;
+
+#[cfg(test)]
+mod test_cluster;

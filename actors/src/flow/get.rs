@@ -1,0 +1,241 @@
+//! Reading the bytes of an object.
+//!
+//! [`ContentReader`] chains the chunks of a content. It opens a chunk when the one before is used up, so an object of any
+//! size holds one open chunk, and passes the store's pieces on untouched: a piece that is a slice of a mapping reaches the
+//! connection as that slice.
+//!
+//! A reader pins only the chunk it is in. Should the object be overwritten meanwhile, its other chunks live on for the
+//! grace that reclaiming keeps; a slower reader sees an error and a cut connection, never wrong bytes.
+
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::Stream;
+use holdfast_protocol::CHUNK_SIZE_MAX;
+
+use crate::ports::metadata::Content;
+use crate::ports::{ChunkBody, ChunkError, ChunkStore};
+
+/// A range of a content's bytes, as a stream. After an error it ends.
+pub struct ContentReader {
+    chunks: Arc<dyn ChunkStore>,
+    content: Arc<Content>,
+    /// The extent that the next chunk is in, and the offset there.
+    extent: usize,
+    offset: u64,
+    /// Bytes not yet asked of the store.
+    unopened: u64,
+    /// Bytes not yet handed out.
+    remaining: u64,
+    /// What [`Self::prefetch`] read.
+    first: Option<Bytes>,
+    current: Option<ChunkBody>,
+    /// Bytes that `current` still owes.
+    owed: u64,
+}
+
+impl ContentReader {
+    /// Reads `range` of `content`; the part of it beyond the end is left out.
+    pub fn new(chunks: Arc<dyn ChunkStore>, content: Arc<Content>, range: Range<u64>) -> Self {
+        let mut offset = range.start;
+        let mut extent = 0;
+        while let Some(e) = content.manifest.extents.get(extent) {
+            if offset < e.size_bytes {
+                break;
+            }
+            offset -= e.size_bytes;
+            extent += 1;
+        }
+        let remaining = range.end.min(content.size_bytes()).saturating_sub(range.start);
+        Self { chunks, content, extent, offset, unopened: remaining, remaining, first: None, current: None, owed: 0 }
+    }
+
+    /// Bytes still to come.
+    pub fn remaining_bytes(&self) -> u64 {
+        self.remaining
+    }
+
+    /// Reads the first piece and keeps it, so that a missing or damaged chunk shows before an answer has begun.
+    ///
+    /// # Errors
+    /// Those of the chunk store.
+    pub async fn prefetch(&mut self) -> Result<(), ChunkError> {
+        if self.remaining == 0 || self.first.is_some() {
+            return Ok(());
+        }
+        let piece = std::future::poll_fn(|cx| self.poll_piece(cx)).await;
+        match piece {
+            Some(Ok(piece)) => {
+                self.first = Some(piece);
+                Ok(())
+            }
+            Some(Err(error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Opens the chunk that the next byte is in.
+    fn open_next(&mut self) -> Result<(), ChunkError> {
+        let Some(extent) = self.content.manifest.extents.get(self.extent) else {
+            return Err(ChunkError::Invalid("the manifest is shorter than the range".into()));
+        };
+        let index = self.offset / CHUNK_SIZE_MAX;
+        let chunk_start = index * CHUNK_SIZE_MAX;
+        let chunk_end = (chunk_start + CHUNK_SIZE_MAX).min(extent.size_bytes);
+        let end = chunk_end.min(self.offset + self.unopened);
+        let range = (self.offset - chunk_start) as u32..(end - chunk_start) as u32;
+        self.current = Some(self.chunks.read(extent.content.chunk(index as u32), range)?);
+        self.owed = end - self.offset;
+        self.unopened -= self.owed;
+        if end == extent.size_bytes {
+            self.extent += 1;
+            self.offset = 0;
+        } else {
+            self.offset = end;
+        }
+        Ok(())
+    }
+
+    /// The next piece from the store, not counted as handed out.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ChunkError>>> {
+        loop {
+            if self.owed == 0 {
+                self.current = None;
+                if self.unopened == 0 {
+                    return Poll::Ready(None);
+                }
+                if let Err(error) = self.open_next() {
+                    return self.fail(error);
+                }
+            }
+            let Some(body) = &mut self.current else {
+                return Poll::Ready(None);
+            };
+            match ready!(body.as_mut().poll_next(cx)) {
+                Some(Ok(piece)) if piece.is_empty() => {}
+                Some(Ok(piece)) => {
+                    let Some(owed) = self.owed.checked_sub(piece.len() as u64) else {
+                        return self.fail(ChunkError::Invalid("the store gave more bytes than asked for".into()));
+                    };
+                    self.owed = owed;
+                    return Poll::Ready(Some(Ok(piece)));
+                }
+                Some(Err(error)) => return self.fail(error),
+                None => return self.fail(ChunkError::Invalid("the store gave fewer bytes than asked for".into())),
+            }
+        }
+    }
+
+    fn fail(&mut self, error: ChunkError) -> Poll<Option<Result<Bytes, ChunkError>>> {
+        self.current = None;
+        self.owed = 0;
+        self.unopened = 0;
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl Stream for ContentReader {
+    type Item = Result<Bytes, ChunkError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let piece = match self.first.take() {
+            Some(first) => Some(Ok(first)),
+            None => ready!(self.poll_piece(cx)),
+        };
+        if let Some(Ok(piece)) = &piece {
+            self.remaining -= piece.len() as u64;
+        }
+        Poll::Ready(piece)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt as _;
+    use holdfast_protocol::{ContentId, Extent, Manifest};
+
+    use super::*;
+    use crate::ports::chunks::memory::MemoryChunkStore;
+    use crate::ports::metadata::ETag;
+
+    /// A content of the extents given, with bytes that tell where they are.
+    async fn stored(sizes: &[u64]) -> (Arc<MemoryChunkStore>, Arc<Content>, Vec<u8>) {
+        let store = Arc::new(MemoryChunkStore::new());
+        let mut all = Vec::new();
+        let mut extents = Vec::new();
+        for (i, size_bytes) in sizes.iter().enumerate() {
+            let content = ContentId([i as u8 + 1; 12]);
+            let data: Vec<u8> = (0..*size_bytes).map(|at| (at / 251) as u8 ^ (at % 251) as u8 ^ i as u8).collect();
+            for (index, chunk) in data.chunks(CHUNK_SIZE_MAX as usize).enumerate() {
+                store.insert(content.chunk(index as u32), Bytes::copy_from_slice(chunk));
+            }
+            extents.push(Extent { content, size_bytes: *size_bytes });
+            all.extend(data);
+        }
+        let content = Content {
+            id: ContentId([0xcc; 12]),
+            manifest: Manifest { extents },
+            etag: ETag { md5: [0; 16], parts: None },
+            checksum: None,
+            parts: vec![],
+        };
+        (store, Arc::new(content), all)
+    }
+
+    async fn read(store: &Arc<MemoryChunkStore>, content: &Arc<Content>, range: Range<u64>) -> Vec<u8> {
+        let mut reader = ContentReader::new(store.clone(), content.clone(), range);
+        reader.prefetch().await.unwrap();
+        let pieces: Vec<Bytes> = reader.try_collect().await.unwrap();
+        pieces.concat()
+    }
+
+    #[tokio::test]
+    async fn ranges_cross_chunks_and_extents() {
+        let (store, content, all) = stored(&[CHUNK_SIZE_MAX + 10, 5, CHUNK_SIZE_MAX]).await;
+        let end = all.len() as u64;
+        for range in [
+            0..end,
+            0..1,
+            end - 1..end,
+            CHUNK_SIZE_MAX - 1..CHUNK_SIZE_MAX + 1,
+            CHUNK_SIZE_MAX + 9..CHUNK_SIZE_MAX + 16,
+            CHUNK_SIZE_MAX + 10..CHUNK_SIZE_MAX + 15,
+            end - 3..end + 100,
+            7..7,
+        ] {
+            let expected = &all[range.start as usize..range.end.min(end) as usize];
+            assert!(read(&store, &content, range.clone()).await == expected, "{range:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn missing_first_chunk_shows_before_the_answer() {
+        let (store, content, _) = stored(&[100]).await;
+        store.delete(&[content.manifest.extents[0].content.chunk(0)]).await.unwrap();
+        let mut reader = ContentReader::new(store, content, 0..100);
+        assert!(matches!(reader.prefetch().await, Err(ChunkError::NotFound(_))));
+    }
+
+    #[tokio::test]
+    async fn corrupt_later_chunk_ends_the_stream_with_an_error() {
+        let (store, content, _) = stored(&[CHUNK_SIZE_MAX + 10]).await;
+        store.corrupt(content.manifest.extents[0].content.chunk(1));
+        let mut reader = ContentReader::new(store, content, 0..CHUNK_SIZE_MAX + 10);
+        reader.prefetch().await.unwrap();
+        let mut bytes = 0;
+        let error = loop {
+            match reader.try_next().await {
+                Ok(Some(piece)) => bytes += piece.len() as u64,
+                Ok(None) => panic!("ended without an error"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(bytes, CHUNK_SIZE_MAX);
+        assert!(matches!(error, ChunkError::Corrupt { .. }));
+        assert!(reader.try_next().await.unwrap().is_none());
+        assert_eq!(reader.remaining_bytes(), 10, "the length that was promised is not taken back");
+    }
+}

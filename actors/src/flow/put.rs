@@ -1,0 +1,486 @@
+//! Bringing bytes onto the disks: the data half of PUT, of a part upload, and of a part copy.
+//!
+//! [`store`] cuts a body into chunks, writes and hashes them at the same time, and returns a [`StoredContent`] whose chunks
+//! are durable, whose length is the announced one and whose digests were verified. Nothing is visible yet: the caller
+//! commits metadata by [`StoredContent::settle`].
+//!
+//! # Who owns the chunks
+//! Until it is settled, a `StoredContent` (and, before it exists, the running `store`) owns the chunks: dropped for whatever
+//! reason, be it an error, a client that went away or a request that was cancelled, it deletes them in the background. From
+//! the moment the commit begins it does not, since a commit that was cut off may have happened; the reaper of orphans asks
+//! the metadata and decides. What a crash leaves is the reaper's too (promise D4).
+
+use std::fmt;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::{Buf as _, Bytes};
+use futures::{Stream, StreamExt as _};
+use holdfast_protocol::label::LabelError;
+use holdfast_protocol::{CHUNK_SIZE_MAX, ChecksumAlgorithm, ChunkId, ChunkLabel, ContentId, Manifest};
+
+use super::hashing::{INLINE_SIZE_MAX, ObjectHasher};
+use crate::domain::objects::checksums::DigestMismatch;
+use crate::domain::objects::digests::Digests;
+use crate::ports::chunks::{ChunkReceipt, ContentHold};
+use crate::ports::metadata::{MetadataResult, ReplicaEvidence};
+use crate::ports::{ChunkError, ChunkSink, ChunkSpec, ChunkStore, MetadataError};
+
+/// An error of a body, as the HTTP side has it.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why bytes could not be stored. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The body broke off or failed its signature.
+    #[error("read the body: {0}")]
+    Body(#[source] BodyError),
+    /// The body ended before the announced length.
+    #[error("the body ended after {received} of {announced} bytes")]
+    TooShort {
+        /// Bytes announced.
+        announced: u64,
+        /// Bytes that came.
+        received: u64,
+    },
+    /// More bytes came than announced.
+    #[error("the body is longer than the {announced} bytes announced")]
+    TooLong {
+        /// Bytes announced.
+        announced: u64,
+    },
+    /// The bytes are not those that the client meant.
+    #[error(transparent)]
+    Digest(#[from] DigestMismatch),
+    /// The chunk store failed.
+    #[error(transparent)]
+    Chunk(#[from] ChunkError),
+    /// The label does not fit.
+    #[error(transparent)]
+    Label(#[from] LabelError),
+}
+
+/// What is to be stored.
+#[derive(Debug, Clone)]
+pub struct StoreRequest {
+    /// Names the bytes; fresh.
+    pub content: ContentId,
+    /// What every chunk's header says. Its `attributes` go to the first chunk only; its size is the announced length.
+    pub label: ChunkLabel,
+    /// The checksums to compute beside MD5.
+    pub algorithms: Vec<ChecksumAlgorithm>,
+}
+
+/// Deletes a content's chunks when dropped, unless told not to.
+struct ChunkGuard {
+    chunks: Arc<dyn ChunkStore>,
+    content: ContentId,
+    /// Chunks `0..begun` exist or may come to exist.
+    begun: u32,
+    /// Until the commit is over.
+    _under_way: Option<ContentHold>,
+}
+
+impl ChunkGuard {
+    fn disarm(&mut self) {
+        self.begun = 0;
+    }
+}
+
+impl Drop for ChunkGuard {
+    fn drop(&mut self) {
+        if self.begun == 0 {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            tracing::debug!(content = %self.content, "no runtime to delete chunks on, left to the reaper");
+            return;
+        };
+        let (chunks, content) = (Arc::clone(&self.chunks), self.content);
+        let ids: Vec<ChunkId> = (0..self.begun).map(|index| content.chunk(index)).collect();
+        metrics::counter!("holdfast_put_abandoned_total").increment(1);
+        runtime.spawn(async move {
+            if let Err(error) = chunks.delete(&ids).await {
+                tracing::warn!(%content, %error, "cannot delete the chunks of an abandoned write, left to the reaper");
+            }
+        });
+    }
+}
+
+/// Durable, verified bytes that nothing refers to yet.
+pub struct StoredContent {
+    /// What the bytes are.
+    pub digests: Digests,
+    /// Under which epochs the replicas took them; for the commit.
+    pub evidence: ReplicaEvidence,
+    guard: ChunkGuard,
+}
+
+impl fmt::Debug for StoredContent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoredContent").field("content", &self.guard.content).finish_non_exhaustive()
+    }
+}
+
+impl StoredContent {
+    /// The content's name.
+    pub fn id(&self) -> ContentId {
+        self.guard.content
+    }
+
+    /// Where the bytes are.
+    pub fn manifest(&self) -> Manifest {
+        Manifest::single(self.id(), self.digests.size_bytes)
+    }
+
+    /// Runs the commit that makes the content visible. If it is known to have failed, the chunks are deleted in the
+    /// background; if it succeeded, is of unknown outcome or was cut off, they stay.
+    ///
+    /// # Errors
+    /// Those of `commit`.
+    pub async fn settle<T>(mut self, commit: impl Future<Output = MetadataResult<T>>) -> MetadataResult<T> {
+        let begun = self.guard.begun;
+        self.guard.disarm();
+        let result = commit.await;
+        if let Err(error) = &result
+            && !matches!(error, MetadataError::Unknown(_))
+        {
+            self.guard.begun = begun;
+        }
+        result
+    }
+}
+
+/// A chunk on its way to the disk; done when it is durable.
+type Finishing<'a> = Pin<Box<dyn Future<Output = Result<(ChunkId, ChunkReceipt), ChunkError>> + Send + 'a>>;
+
+/// Runs `work` while the chunk before becomes durable.
+async fn alongside<T>(
+    finishing: &mut Option<Finishing<'static>>,
+    evidence: &mut ReplicaEvidence,
+    work: impl Future<Output = T>,
+) -> Result<T, ChunkError> {
+    let mut work = pin!(work);
+    std::future::poll_fn(|cx| {
+        if let Some(future) = finishing
+            && let Poll::Ready(result) = future.as_mut().poll(cx)
+        {
+            *finishing = None;
+            match result {
+                Ok((chunk, receipt)) => evidence.add(chunk, receipt),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        work.as_mut().poll(cx).map(Ok)
+    })
+    .await
+}
+
+/// The chunk being filled.
+struct OpenChunk {
+    id: ChunkId,
+    sink: Box<dyn ChunkSink>,
+    left: u64,
+}
+
+fn finish(id: ChunkId, sink: Box<dyn ChunkSink>) -> Finishing<'static> {
+    Box::pin(async move { Ok((id, sink.finish().await?)) })
+}
+
+/// Writes `body`, whose announced length is `request.label.content_size_bytes`, and returns once every chunk is durable.
+/// `verify` sees the digests after the body has ended cleanly (so trailers are there) and before success is possible.
+///
+/// One chunk becomes durable while the next is filled. An object that is hashed in place is verified before its one flush,
+/// so a wrong digest costs no disk time.
+///
+/// Cancel safe: a dropped future deletes what it wrote.
+///
+/// # Errors
+/// [`StoreError`]; chunks already written are deleted in the background.
+pub async fn store(
+    chunks: &Arc<dyn ChunkStore>,
+    request: StoreRequest,
+    body: impl Stream<Item = Result<Bytes, BodyError>>,
+    verify: impl FnOnce(&Digests) -> Result<(), DigestMismatch>,
+) -> Result<StoredContent, StoreError> {
+    let StoreRequest { content, mut label, algorithms } = request;
+    let announced = label.content_size_bytes;
+    // Declared before sinks and flushes, hence dropped after them: deletion finds them ended.
+    let under_way = chunks.begin_content(content);
+    let mut guard = ChunkGuard { chunks: Arc::clone(chunks), content, begun: 0, _under_way: under_way };
+    let mut hasher = ObjectHasher::new(announced, &algorithms);
+    let mut body = pin!(body);
+    let mut finishing: Option<Finishing<'static>> = None;
+    let mut open: Option<OpenChunk> = None;
+    let mut full: Option<Finishing<'static>> = None;
+    let mut evidence = ReplicaEvidence::default();
+    let mut received = 0u64;
+
+    while let Some(frame) = alongside(&mut finishing, &mut evidence, body.next()).await? {
+        let mut data = frame.map_err(StoreError::Body)?;
+        if data.len() as u64 > announced - received {
+            return Err(StoreError::TooLong { announced });
+        }
+        while data.has_remaining() {
+            let chunk = match &mut open {
+                Some(chunk) => chunk,
+                None => {
+                    let size_bytes = (announced - received).min(CHUNK_SIZE_MAX);
+                    let id = content.chunk(guard.begun);
+                    let spec = ChunkSpec { id, size_bytes: size_bytes as u32, label: label.encode()?.into() };
+                    let sink = alongside(&mut finishing, &mut evidence, chunks.create(spec)).await??;
+                    guard.begun += 1;
+                    label.attributes = None;
+                    open.insert(OpenChunk { id, sink, left: size_bytes })
+                }
+            };
+            let take = chunk.left.min(data.len() as u64) as usize;
+            let pieces = alongside(&mut finishing, &mut evidence, chunk.sink.write(&data[..take])).await??;
+            alongside(&mut finishing, &mut evidence, hasher.update(pieces)).await?;
+            data.advance(take);
+            received += take as u64;
+            chunk.left -= take as u64;
+            if chunk.left == 0
+                && let Some(mut done) = open.take()
+            {
+                let last = done.sink.finish_input()?;
+                alongside(&mut finishing, &mut evidence, hasher.update(last)).await?;
+                let flush = finish(done.id, done.sink);
+                if announced <= INLINE_SIZE_MAX {
+                    // Not polled yet: nothing is flushed before the digests are verified.
+                    full = Some(flush);
+                } else {
+                    if let Some(before) = finishing.take() {
+                        let (chunk, receipt) = before.await?;
+                        evidence.add(chunk, receipt);
+                    }
+                    finishing = Some(flush);
+                }
+            }
+        }
+    }
+    if received < announced {
+        return Err(StoreError::TooShort { announced, received });
+    }
+    let digests = alongside(&mut finishing, &mut evidence, hasher.finish()).await?;
+    verify(&digests)?;
+    if let Some(last) = full.or(finishing) {
+        let (chunk, receipt) = last.await?;
+        evidence.add(chunk, receipt);
+    }
+    Ok(StoredContent { digests, evidence, guard })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use holdfast_protocol::VersionId;
+
+    use super::*;
+    use crate::ports::chunks::memory::{Fault, MemoryChunkStore};
+
+    const CONTENT: ContentId = ContentId([7; 12]);
+
+    fn request(size_bytes: u64) -> StoreRequest {
+        StoreRequest {
+            content: CONTENT,
+            label: ChunkLabel {
+                bucket: "b".into(),
+                key: "k".into(),
+                version: VersionId::NULL,
+                part: None,
+                content_size_bytes: size_bytes,
+                created_ms: 0,
+                attributes: Some("{}".into()),
+            },
+            algorithms: vec![ChecksumAlgorithm::Crc32],
+        }
+    }
+
+    fn frames(data: &Bytes, frame_bytes: usize) -> Vec<Result<Bytes, BodyError>> {
+        data.chunks(frame_bytes).map(|frame| Ok(data.slice_ref(frame))).collect()
+    }
+
+    fn pattern(len: usize) -> Bytes {
+        (0..len).map(|i| (i % 251) as u8 ^ (i >> 12) as u8).collect()
+    }
+
+    async fn run(
+        store_in: &Arc<MemoryChunkStore>,
+        size_bytes: u64,
+        body: Vec<Result<Bytes, BodyError>>,
+    ) -> Result<StoredContent, StoreError> {
+        let chunks: Arc<dyn ChunkStore> = store_in.clone();
+        store(&chunks, request(size_bytes), futures::stream::iter(body), |_| Ok(())).await
+    }
+
+    /// Waits for the background deletions.
+    async fn assert_nothing_left(store: &MemoryChunkStore) {
+        for _ in 0..10_000 {
+            if store.is_empty() && store.sinks_open() == 0 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("left behind: {:?}, {} sinks open", store.list(None, 10), store.sinks_open());
+    }
+
+    #[tokio::test]
+    async fn stores_every_size_around_the_borders() {
+        let max = CHUNK_SIZE_MAX as usize;
+        let inline = INLINE_SIZE_MAX as usize;
+        for len in [1, 4096, inline, inline + 1, max - 1, max, max + 1, 2 * max + 17] {
+            let data = pattern(len);
+            for frame_bytes in [9_000, 1 << 20, 40 << 20] {
+                let chunks = Arc::new(MemoryChunkStore::new());
+                let stored = run(&chunks, len as u64, frames(&data, frame_bytes)).await.unwrap();
+                assert_eq!(stored.digests.md5, <[u8; 16]>::from(<md5::Md5 as md5::Digest>::digest(&data)));
+                assert_eq!(stored.manifest().size_bytes(), len as u64);
+                stored.settle(async { Ok(()) }).await.unwrap();
+                let bytes: Vec<u8> = (0..len.div_ceil(max))
+                    .flat_map(|index| chunks.payload(CONTENT.chunk(index as u32)).unwrap())
+                    .collect();
+                assert!(bytes == data, "{len} bytes in frames of {frame_bytes}");
+                let labels: Vec<_> = (0..len.div_ceil(max) as u32)
+                    .map(|i| ChunkLabel::decode(&chunks.label(CONTENT.chunk(i)).unwrap()).unwrap())
+                    .collect();
+                assert!(labels[0].attributes.is_some() && labels[1..].iter().all(|l| l.attributes.is_none()));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn empty_object_has_no_chunk() {
+        let chunks = Arc::new(MemoryChunkStore::new());
+        let stored = run(&chunks, 0, vec![]).await.unwrap();
+        assert!(stored.manifest().extents.is_empty() && chunks.is_empty());
+    }
+
+    #[tokio::test]
+    async fn disconnect_at_every_stage_leaves_no_chunk() {
+        let len = 2 * CHUNK_SIZE_MAX as usize + 100;
+        let data = pattern(len);
+        for cut in [0, 1, 70_000, CHUNK_SIZE_MAX as usize, CHUNK_SIZE_MAX as usize + 1, len - 1, len] {
+            let chunks = Arc::new(MemoryChunkStore::new());
+            let mut body = frames(&data.slice(..cut), 1 << 20);
+            body.push(Err("connection reset".into()));
+            let error = run(&chunks, len as u64, body).await.unwrap_err();
+            assert!(matches!(error, StoreError::Body(_)), "cut at {cut}: {error}");
+            assert_nothing_left(&chunks).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn cancelled_in_every_disk_operation_leaves_no_chunk() {
+        for len in [1000, CHUNK_SIZE_MAX as usize + 100_000] {
+            let data = pattern(len);
+            let mut operations = 0;
+            loop {
+                let chunks = Arc::new(MemoryChunkStore::stalling_at(operations));
+                let port: Arc<dyn ChunkStore> = chunks.clone();
+                let body = futures::stream::iter(frames(&data, 5 << 20));
+                let mut future = Box::pin(store(&port, request(len as u64), body, |_| Ok(())));
+                let finished = tokio::select! {
+                    result = future.as_mut() => Some(result.unwrap()),
+                    () = chunks.stalled() => None,
+                };
+                let done = finished.is_some();
+                drop(future);
+                drop(finished);
+                // The deletion itself is an operation, and the last that can stall.
+                if !done {
+                    assert_nothing_left(&chunks).await;
+                    operations += 1;
+                    continue;
+                }
+                // create, write, finish, and for the large object more of each.
+                assert!(operations >= if len == 1000 { 3 } else { 8 }, "cut at {operations} places only");
+                break;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn wrong_length_leaves_nothing() {
+        for (announced, sent) in [(100, 99), (100, 101), (200_000, 199_999), (200_000, 200_001), (0, 1), (1, 0)] {
+            let chunks = Arc::new(MemoryChunkStore::new());
+            let error = run(&chunks, announced, frames(&pattern(sent), 64)).await.unwrap_err();
+            match error {
+                StoreError::TooShort { .. } => assert!((sent as u64) < announced),
+                StoreError::TooLong { .. } => assert!(sent as u64 > announced),
+                other => panic!("{other}"),
+            }
+            assert_nothing_left(&chunks).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn wrong_digest_leaves_nothing() {
+        for len in [100, 200_000] {
+            let chunks = Arc::new(MemoryChunkStore::new());
+            let port: Arc<dyn ChunkStore> = chunks.clone();
+            let body = futures::stream::iter(frames(&pattern(len), 50_000));
+            let error = store(&port, request(len as u64), body, |_| Err(DigestMismatch::Md5)).await.unwrap_err();
+            assert!(matches!(error, StoreError::Digest(DigestMismatch::Md5)));
+            assert_nothing_left(&chunks).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn disk_faults_leave_nothing() {
+        let len = 2 * CHUNK_SIZE_MAX as usize + 5;
+        for fault in [Fault::Create, Fault::Write, Fault::Finish] {
+            for nth in 0..3 {
+                let chunks = Arc::new(MemoryChunkStore::new());
+                chunks.fail(fault, nth);
+                let error = run(&chunks, len as u64, frames(&pattern(len), 20 << 20)).await.unwrap_err();
+                assert!(matches!(error, StoreError::Chunk(_)), "{fault:?} {nth}: {error}");
+                assert_nothing_left(&chunks).await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn existing_chunk_of_the_same_name_survives_the_refusal() {
+        let chunks = Arc::new(MemoryChunkStore::new());
+        chunks.insert(CONTENT.chunk(0), Bytes::from_static(b"other"));
+        let error = run(&chunks, 3, vec![Ok(Bytes::from_static(b"abc"))]).await.unwrap_err();
+        assert!(matches!(error, StoreError::Chunk(ChunkError::Exists(_))));
+        tokio::task::yield_now().await;
+        assert_eq!(chunks.payload(CONTENT.chunk(0)).unwrap(), Bytes::from_static(b"other"));
+    }
+
+    #[tokio::test]
+    async fn failed_commit_deletes_unknown_commit_keeps() {
+        for (error, kept) in [
+            (MetadataError::NoSuchBucket, false),
+            (MetadataError::PreconditionFailed, false),
+            (MetadataError::Unknown("connection lost".into()), true),
+        ] {
+            let chunks = Arc::new(MemoryChunkStore::new());
+            let stored = run(&chunks, 3, vec![Ok(Bytes::from_static(b"abc"))]).await.unwrap();
+            stored.settle(async { Err::<(), _>(error) }).await.unwrap_err();
+            if kept {
+                tokio::task::yield_now().await;
+                tokio::task::yield_now().await;
+                assert!(chunks.stat(CONTENT.chunk(0)).is_some());
+            } else {
+                assert_nothing_left(&chunks).await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn commit_cut_off_keeps_the_chunks() {
+        let chunks = Arc::new(MemoryChunkStore::new());
+        let stored = run(&chunks, 3, vec![Ok(Bytes::from_static(b"abc"))]).await.unwrap();
+        let mut commit = Box::pin(stored.settle(std::future::pending::<MetadataResult<()>>()));
+        assert!(futures::poll!(commit.as_mut()).is_pending());
+        drop(commit);
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+        assert!(chunks.stat(CONTENT.chunk(0)).is_some(), "it may have been committed");
+    }
+}

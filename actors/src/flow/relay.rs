@@ -1,0 +1,218 @@
+//! The relay: takes messages from the outbox to the bus.
+//!
+//! # Who
+//! Each partition of the outbox has one owner. A node that runs alone owns all. In a cluster the live nodes share them by
+//! rendezvous hashing, and a node works on one only while it holds its lease ([`owner`]).
+//!
+//! # How
+//! The owner reads the lowest rows of its partition, publishes them, and removes those that the bus has taken ([`partition`]).
+//! Messages of one key go one after the other, those of different keys at the same time. There is no cursor: a row that
+//! becomes visible late, below others that are gone, is read like any other.
+//!
+//! # What a crash leaves
+//! Rows that were published and not removed. The next owner publishes them again, with the same ids. Before every message the
+//! owner looks whether its lease is proven, and it waits for an answer no longer than that. So of two owners after a session's
+//! end the old one may, at the worst, repeat a message that was on its way, never one that it had not begun.
+//!
+//! # Bounds
+//! [`RelaySettings::batch`] rows of a partition in memory, and [`WINDOW_MAX`] that the bus is slow to take.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_protocol::NodeId;
+use holdfast_protocol::events::PARTITIONS;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::ports::outbox::OutboxBacklog;
+use crate::ports::{Clock, Coordination, EventBus, Outbox};
+
+mod owner;
+mod partition;
+#[cfg(test)]
+mod tests;
+
+/// The most rows of a partition that are under way at once.
+pub const WINDOW_MAX: usize = 2_048;
+
+/// Pace of the relay.
+#[derive(Debug, Clone)]
+pub struct RelaySettings {
+    /// Rows read at once.
+    pub batch: u32,
+    /// Messages of one partition on their way at once.
+    pub pipeline: usize,
+    /// How long one message may take. The lease may leave less.
+    pub publish_timeout: Duration,
+    /// How long it waits, once something was written, for more: looks cost the database something.
+    pub coalesce: Duration,
+    /// How long rows that were published may stay before they are removed, many at once: each removal is a commit.
+    pub remove_after: Duration,
+    /// Time between looks for rows that other nodes wrote, while there are some.
+    pub poll_busy: Duration,
+    /// The same, while there are none.
+    pub poll_idle: Duration,
+    /// First and longest pause after a failure; it doubles.
+    pub backoff: (Duration, Duration),
+    /// Time between counts of the backlog and looks at what was published long ago.
+    pub housekeeping: Duration,
+    /// How long published rows are kept, `None`: not at all.
+    pub keep: Option<Duration>,
+    /// How many of them are kept in each partition.
+    pub keep_rows_max: u64,
+}
+
+impl Default for RelaySettings {
+    fn default() -> Self {
+        Self {
+            batch: 256,
+            pipeline: 64,
+            publish_timeout: Duration::from_secs(5),
+            coalesce: Duration::from_millis(50),
+            remove_after: Duration::from_millis(500),
+            poll_busy: Duration::from_millis(100),
+            poll_idle: Duration::from_millis(300),
+            backoff: (Duration::from_millis(100), Duration::from_secs(5)),
+            housekeeping: Duration::from_secs(15),
+            keep: Some(Duration::from_secs(3_600)),
+            keep_rows_max: 200_000 / u64::from(PARTITIONS),
+        }
+    }
+}
+
+/// What makes a node an owner.
+#[derive(Clone)]
+pub enum RelayOwner {
+    /// It is the only node.
+    Alone,
+    /// A lease for each partition.
+    Cluster {
+        /// Where leases come from.
+        coordination: Arc<dyn Coordination>,
+        /// This node.
+        me: NodeId,
+    },
+}
+
+/// What the relay is made of.
+#[derive(Clone)]
+pub struct RelayParts {
+    /// From here.
+    pub outbox: Arc<dyn Outbox>,
+    /// To there.
+    pub bus: Arc<dyn EventBus>,
+    /// Time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Which partitions.
+    pub owner: RelayOwner,
+    /// Pace.
+    pub settings: RelaySettings,
+}
+
+/// What this node knows of a partition that it owns.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// Counted a while ago.
+    pub backlog: OutboxBacklog,
+    /// Why the last message could not be published, until one can.
+    pub last_error: Option<String>,
+}
+
+/// What outlives the relay's actor.
+#[derive(Default)]
+pub struct RelayStatus {
+    partitions: Mutex<BTreeMap<u16, PartitionStatus>>,
+}
+
+impl RelayStatus {
+    /// The partitions that this node owns.
+    pub fn partitions(&self) -> BTreeMap<u16, PartitionStatus> {
+        self.partitions.lock().clone()
+    }
+
+    fn change(&self, partition: u16, change: impl FnOnce(&mut PartitionStatus)) {
+        let mut partitions = self.partitions.lock();
+        if let Some(status) = partitions.get_mut(&partition) {
+            change(status);
+        }
+    }
+
+    fn enter(&self, partition: u16) {
+        // What it holds is counted in a moment.
+        self.partitions.lock().insert(partition, PartitionStatus::default());
+    }
+
+    fn leave(&self, partition: u16, now_ms: u64) {
+        self.partitions.lock().remove(&partition);
+        self.tell(now_ms);
+    }
+
+    /// Tells metrics. With the sum over all nodes nothing is counted twice.
+    fn tell(&self, now_ms: u64) {
+        let partitions = self.partitions.lock();
+        let backlogs = || partitions.values().map(|status| &status.backlog);
+        let rows: u64 = backlogs().map(|backlog| backlog.rows).sum();
+        let oldest = backlogs().filter_map(|backlog| backlog.oldest_ms).min();
+        let age_s = oldest.map_or(0.0, |oldest| now_ms.saturating_sub(oldest) as f64 / 1_000.0);
+        metrics::gauge!("holdfast_events_outbox_rows").set(rows as f64);
+        metrics::gauge!("holdfast_events_outbox_oldest_seconds").set(age_s);
+        metrics::gauge!("holdfast_events_published_kept_rows").set(backlogs().map(|b| b.published).sum::<u64>() as f64);
+        metrics::gauge!("holdfast_events_partitions").set(partitions.len() as f64);
+    }
+}
+
+/// What the tasks of the relay share.
+struct Context {
+    parts: RelayParts,
+    status: Arc<RelayStatus>,
+    /// Wakes the owner of a partition that has something.
+    wake: Vec<Notify>,
+    /// Held while a backlog is counted: one partition at a time.
+    counting: tokio::sync::Mutex<()>,
+}
+
+/// Runs until something in it panics.
+pub async fn run(parts: RelayParts, status: Arc<RelayStatus>) -> String {
+    let wake = (0..PARTITIONS).map(|_| Notify::new()).collect();
+    let context = Arc::new(Context { parts, status, wake, counting: tokio::sync::Mutex::default() });
+    let mut tasks = JoinSet::new();
+    for partition in 0..PARTITIONS {
+        tasks.spawn(partition::run(context.clone(), partition));
+    }
+    tasks.spawn(look(context));
+    match tasks.join_next().await {
+        Some(Err(error)) => format!("a task of the relay ended: {error}"),
+        _ => "a task of the relay ended".into(),
+    }
+}
+
+/// Looks for partitions that have something: at once when this node wrote something, now and then for what others wrote.
+async fn look(context: Arc<Context>) {
+    let settings = &context.parts.settings;
+    let mut written = context.parts.outbox.written();
+    let mut pause = settings.poll_idle;
+    loop {
+        tokio::select! {
+            // A store that is gone is asked in vain, at the slow pace.
+            Ok(()) = written.changed() => tokio::time::sleep(settings.coalesce).await,
+            () = tokio::time::sleep(pause) => {}
+        }
+        written.borrow_and_update();
+        let owned: Vec<u16> = context.status.partitions.lock().keys().copied().collect();
+        match context.parts.outbox.waiting(&owned).await {
+            Ok(waiting) => {
+                pause = if waiting.is_empty() { settings.poll_idle } else { settings.poll_busy };
+                for partition in waiting {
+                    context.wake[usize::from(partition)].notify_one();
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "look into the outbox");
+                pause = settings.backoff.1;
+            }
+        }
+    }
+}

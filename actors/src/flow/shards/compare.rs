@@ -1,0 +1,271 @@
+//! Compares the replicas of each shard, and queues a repair for every chunk that metadata knows and a member lacks.
+//!
+//! A shard is compared by its first live member: at the start, after every change of its epoch, when an operator asks, and
+//! once within a period. Digests are compared first. Where they differ, the members' lists are, after a pause in which
+//! writes under way arrive everywhere; a chunk that still is missing somewhere counts if metadata knows it. Others belong to
+//! writes that are not committed, or are orphans. A shard with a difference is compared again until there is none.
+//!
+//! Comparing sees what is there and how large it is, from indexes in memory. That the bytes are right is the scrub's to find.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt as _, stream};
+use holdfast_protocol::cluster::ShardState;
+use holdfast_protocol::{ChunkId, NodeId, ShardId};
+use tokio::time::Instant;
+
+use super::{ComparisonReport, Context, transfer};
+use crate::ports::chunks::ChunkInfo;
+use crate::ports::coordination::ShardMap;
+use crate::ports::peers::{Fence, IDS_MAX, LIST_MAX, PeerError, ShardDigest};
+
+/// Shards that are compared at once; most of their time is spent waiting.
+const SHARDS_AT_ONCE: usize = 8;
+/// A shard with differences, or that could not be compared, is due again after this many pauses of
+/// [`super::ClusterSettings::comparison_settle`].
+const AGAIN_PAUSES: u32 = 3;
+
+/// When each shard was compared last, and how many of its members were alive after that.
+type Times = BTreeMap<ShardId, (Instant, usize)>;
+
+/// Runs until it cannot go on.
+pub async fn run(context: Context) -> String {
+    let mut membership = context.shared.membership.subscribe();
+    let mut shards = context.parts.view.shards();
+    let mut alive = context.parts.view.membership();
+    let mut wanted = context.shared.comparison_wanted.subscribe();
+    if membership.wait_for(|m| m.registered).await.is_err() {
+        return "the node is gone".into();
+    }
+    let mut times = Times::new();
+    // What an operator asked for before this loop was started again is still to be done.
+    let mut served = if context.shared.comparison.lock().running { 0 } else { *wanted.borrow() };
+    loop {
+        let asked = *wanted.borrow_and_update();
+        alive.mark_unchanged();
+        if asked > served {
+            times.clear();
+        }
+        let mine = mine(&context, &shards.borrow_and_update().clone());
+        times.retain(|shard, _| mine.contains_key(shard));
+        context.shared.comparison.lock().shards.retain(|shard, _| mine.contains_key(shard));
+        publish(&context);
+        let due: Vec<(ShardId, ShardState)> = mine
+            .iter()
+            .filter(|(shard, state)| is_due(&context, **shard, state, &times))
+            .map(|(s, st)| (*s, st.clone()))
+            .collect();
+        context.shared.comparison.lock().waiting = due.len() as u64;
+        let worked = !due.is_empty();
+        let mut comparisons = stream::iter(due)
+            .map(|(shard, state)| {
+                let context = &context;
+                async move { (shard, compare(context, shard, &state).await) }
+            })
+            .buffer_unordered(SHARDS_AT_ONCE);
+        while let Some((shard, report)) = comparisons.next().await {
+            times.insert(shard, (Instant::now(), alive_of(&context, &mine[&shard])));
+            let mut status = context.shared.comparison.lock();
+            status.waiting = status.waiting.saturating_sub(1);
+            if let Some(error) = &report.error {
+                status.last_error = Some(format!("shard {shard}: {error}"));
+            }
+            status.shards.insert(shard, report);
+            drop(status);
+            publish(&context);
+        }
+        drop(comparisons);
+        if asked > served {
+            served = asked;
+            let again = *wanted.borrow() > served;
+            context.shared.comparison.lock().running = again;
+        }
+        let pause = if worked {
+            context.parts.settings.comparison_settle
+        } else {
+            context.parts.settings.comparison_settle * AGAIN_PAUSES
+        };
+        tokio::select! {
+            changed = shards.changed() => if changed.is_err() { return "the shard map is gone".into() },
+            changed = alive.changed() => if changed.is_err() { return "the membership is gone".into() },
+            changed = wanted.changed() => if changed.is_err() { return "the node is gone".into() },
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Shards of which this node is the first live member.
+fn mine(context: &Context, map: &ShardMap) -> BTreeMap<ShardId, ShardState> {
+    let view = &context.parts.view;
+    let first = |state: &ShardState| state.members.iter().copied().find(|member| view.is_alive(*member));
+    let mine = map.shards.iter().filter(|(_, state)| first(&state.value) == Some(context.me()));
+    mine.map(|(shard, state)| (*shard, state.value.clone())).collect()
+}
+
+/// Tells every node which shards are proven to be equal.
+fn publish(context: &Context) {
+    let status = context.shared.comparison.lock();
+    let proven = status.shards.iter().filter(|(_, report)| report.proves(report.epoch));
+    context.parts.self_report.set_proven(proven.map(|(shard, report)| (*shard, report.epoch)).collect());
+}
+
+fn alive_of(context: &Context, state: &ShardState) -> usize {
+    state.members.iter().filter(|member| context.parts.view.is_alive(**member)).count()
+}
+
+fn is_due(context: &Context, shard: ShardId, state: &ShardState, times: &Times) -> bool {
+    let settings = &context.parts.settings;
+    let Some((time, alive_then)) = times.get(&shard) else { return true };
+    let (elapsed, alive) = (time.elapsed(), alive_of(context, state));
+    let status = context.shared.comparison.lock();
+    match status.shards.get(&shard) {
+        // The end of the join is a change of its own.
+        Some(report) if report.epoch != state.epoch => {
+            state.joining.is_empty() || elapsed >= settings.comparison_settle * AGAIN_PAUSES
+        }
+        Some(report) if report.proves(state.epoch) => elapsed >= settings.comparison_period,
+        // A member that is away is waited for.
+        Some(report) if report.differences == 0 && alive < state.members.len() && alive == *alive_then => {
+            elapsed >= settings.comparison_period
+        }
+        _ => elapsed >= settings.comparison_settle * AGAIN_PAUSES,
+    }
+}
+
+async fn compare(context: &Context, shard: ShardId, state: &ShardState) -> ComparisonReport {
+    let outcome = Comparison { context, fence: Fence { shard, epoch: state.epoch }, state }.run().await;
+    let (complete, differences, error) = match outcome {
+        Ok((complete, differences)) => {
+            (complete, differences, (!complete).then(|| "not every member could be asked".to_owned()))
+        }
+        Err(error) => (false, 0, Some(error)),
+    };
+    if differences > 0 {
+        tracing::warn!(%shard, differences, "replicas differ, repairs are queued");
+    }
+    metrics::counter!("holdfast_comparisons_total").increment(1);
+    metrics::counter!("holdfast_comparison_differences_total").increment(differences);
+    ComparisonReport { epoch: state.epoch, at_ms: context.parts.clock.now_ms(), complete, differences, error }
+}
+
+struct Comparison<'a> {
+    context: &'a Context,
+    fence: Fence,
+    state: &'a ShardState,
+}
+
+impl Comparison<'_> {
+    /// Whether every member was asked, and how much is missing.
+    async fn run(&self) -> Result<(bool, u64), String> {
+        let (complete, equal) = self.digests().await?;
+        if equal {
+            return Ok((complete, 0));
+        }
+        let (members, chunks) = self.lists().await?;
+        let complete = members.len() == self.state.members.len();
+        let all = (1_u64 << members.len()) - 1;
+        let mut missing: BTreeMap<NodeId, Vec<ChunkId>> = BTreeMap::new();
+        for (chunk, holders) in chunks.iter().filter(|(_, holders)| **holders != all) {
+            for (_, member) in members.iter().enumerate().filter(|(at, _)| holders & (1 << at) == 0) {
+                missing.entry(*member).or_default().push(*chunk);
+            }
+        }
+        drop(chunks);
+        if missing.is_empty() {
+            return Ok((complete, 0));
+        }
+        tokio::time::sleep(self.context.parts.settings.comparison_settle).await;
+        let mut differences = 0;
+        for (member, chunks) in missing {
+            differences += self.confirm(member, &chunks).await?;
+        }
+        Ok((complete, differences))
+    }
+
+    /// Whether every member was asked, and whether all digests are equal.
+    async fn digests(&self) -> Result<(bool, bool), String> {
+        let mut digests: Vec<ShardDigest> = Vec::new();
+        for member in &self.state.members {
+            match self.digest(*member).await {
+                Ok(digest) => digests.push(digest),
+                Err(error @ PeerError::Stale { .. }) => return Err(error.to_string()),
+                Err(error) => tracing::debug!(%member, shard = %self.fence.shard, %error, "not compared"),
+            }
+        }
+        let equal = digests.windows(2).all(|pair| pair[0] == pair[1]);
+        Ok((digests.len() == self.state.members.len(), equal))
+    }
+
+    async fn digest(&self, member: NodeId) -> Result<ShardDigest, PeerError> {
+        let parts = &self.context.parts;
+        if member == self.context.me() {
+            parts.view.admit(self.fence)?;
+            return Ok(self.context.digest_here(self.fence.shard).await);
+        }
+        parts.peers.digest(member, self.fence).await
+    }
+
+    /// The members that could be asked, and which of them have each chunk, a bit for each.
+    async fn lists(&self) -> Result<(Vec<NodeId>, BTreeMap<ChunkId, u64>), String> {
+        let mut chunks: BTreeMap<ChunkId, u64> = BTreeMap::new();
+        let mut members = Vec::new();
+        for member in &self.state.members {
+            let bit = 1_u64 << members.len();
+            match self.list(*member, bit, &mut chunks).await {
+                Ok(()) => members.push(*member),
+                Err(error @ PeerError::Stale { .. }) => return Err(error.to_string()),
+                // Half a list says nothing.
+                Err(_) => chunks.values_mut().for_each(|holders| *holders &= !bit),
+            }
+        }
+        chunks.retain(|_, holders| *holders != 0);
+        Ok((members, chunks))
+    }
+
+    async fn list(&self, member: NodeId, bit: u64, chunks: &mut BTreeMap<ChunkId, u64>) -> Result<(), PeerError> {
+        let parts = &self.context.parts;
+        let Fence { shard, .. } = self.fence;
+        let mut after = None;
+        loop {
+            let page: Vec<ChunkInfo> = if member == self.context.me() {
+                parts.view.admit(self.fence)?;
+                parts.chunks.list_shard(shard, parts.view.shard_count(), after, LIST_MAX)
+            } else {
+                parts.peers.list(member, self.fence, after, LIST_MAX).await?
+            };
+            for info in &page {
+                *chunks.entry(info.id).or_default() |= bit;
+            }
+            if page.len() < LIST_MAX {
+                return Ok(());
+            }
+            after = page.last().map(|info| info.id);
+        }
+    }
+
+    /// Queues repairs of what `member` still lacks and metadata knows; returns how many.
+    async fn confirm(&self, member: NodeId, chunks: &[ChunkId]) -> Result<u64, String> {
+        let parts = &self.context.parts;
+        let mut missing = BTreeSet::new();
+        for batch in chunks.chunks(IDS_MAX) {
+            let found: Vec<Option<ChunkInfo>> = if member == self.context.me() {
+                batch.iter().map(|chunk| parts.chunks.stat(*chunk)).collect()
+            } else {
+                parts.peers.probe(member, batch).await.map_err(|error| error.to_string())?
+            };
+            missing.extend(batch.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(chunk, _)| *chunk));
+        }
+        let known = transfer::known(self.context, missing.iter().copied()).await.map_err(|error| error.to_string())?;
+        let rows: Vec<(ChunkId, NodeId)> =
+            missing.into_iter().filter(|chunk| known.contains(&chunk.content())).map(|chunk| (chunk, member)).collect();
+        for batch in rows.chunks(transfer::METADATA_BATCH) {
+            let queued = parts.metadata.queue_repairs(batch, parts.clock.now_ms()).await;
+            queued.map_err(|error| format!("queue repairs: {error}"))?;
+        }
+        self.context.shared.comparison.lock().repairs_queued += rows.len() as u64;
+        if member == self.context.me() && !rows.is_empty() {
+            self.context.shared.repairs_queued.notify_one();
+        }
+        Ok(rows.len() as u64)
+    }
+}

@@ -1,0 +1,179 @@
+//! Deletes chunks of shards in which this node has no part any more: it left, its join was called off, or it was away while
+//! others took its place.
+//!
+//! All chunks here are walked some time after the start, after this node left a shard, and now and then. A node that was away
+//! for long is likely to be given its shards back: the first walk waits for a grace, so that what is here need not be copied
+//! again. A chunk is deleted only if a
+//! write quorum of the shard's members, and of as many as the shard is to have, was asked and has it in the same size (promise
+//! D5). One that too few members have is
+//! kept, and, if metadata knows it, becomes a repair of each member that lacks it: it may be the last replica of something.
+//!
+//! **Not from an old map.** The mirror may not show yet that this node joins again. Deleting is harmless then as long as the
+//! copy has not begun, since the copy finds what is missing; a copy and a deletion of one shard therefore exclude each other
+//! ([`crate::flow::key_locks`]). The epoch is admitted like that of any write, before the members are asked and again
+//! before the deletion, so a node that heard of a newer epoch, or cannot prove its membership, deletes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdfast_protocol::cluster::ShardState;
+use holdfast_protocol::{ChunkId, NodeId, ShardId};
+
+use super::{Context, transfer};
+use crate::ports::MetadataError;
+use crate::ports::chunks::ChunkInfo;
+use crate::ports::coordination::ShardMap;
+use crate::ports::peers::{Fence, IDS_MAX};
+
+/// Chunks in one page of the walk.
+const PAGE: usize = 4_096;
+
+#[derive(Debug, Default)]
+struct Walk {
+    deleted: u64,
+    kept: u64,
+}
+
+/// Runs until it cannot go on.
+pub async fn run(context: Context) -> String {
+    let mut membership = context.shared.membership.subscribe();
+    let mut shards = context.parts.view.shards();
+    if membership.wait_for(|m| m.registered).await.is_err() {
+        return "the node is gone".into();
+    }
+    tokio::time::sleep(context.parts.settings.leave_grace).await;
+    loop {
+        if shards.wait_for(|map| !map.shards.is_empty()).await.is_err() {
+            return "the shard map is gone".into();
+        }
+        let held = parts(&context, &shards.borrow_and_update());
+        let mut backoff = context.backoff();
+        match walk(&context).await {
+            Ok(walk) => {
+                if walk.deleted > 0 || walk.kept > 0 {
+                    tracing::info!(deleted = walk.deleted, kept = walk.kept, "chunks that need not be here");
+                }
+                let mut status = context.shared.rebuild.lock();
+                status.leftovers_kept = walk.kept;
+            }
+            Err(error) => {
+                tracing::warn!(error, "leftovers are looked at again later");
+                context.shared.rebuild.lock().last_error = Some(error);
+            }
+        }
+        // What was kept may be healed soon.
+        let kept = context.shared.rebuild.lock().leftovers_kept > 0;
+        let settings = &context.parts.settings;
+        let pause = if kept { settings.retry_max } else { settings.leftovers_interval };
+        let pause = tokio::time::sleep(pause);
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                changed = shards.changed() => {
+                    if changed.is_err() {
+                        return "the shard map is gone".into();
+                    }
+                    let left = held.difference(&parts(&context, &shards.borrow_and_update())).next().is_some();
+                    if left {
+                        // Shards are left in groups.
+                        backoff.wait().await;
+                        break;
+                    }
+                }
+                () = &mut pause => break,
+            }
+        }
+    }
+}
+
+fn has_part(state: &ShardState, node: NodeId) -> bool {
+    state.is_member(node) || state.is_joining(node) || state.is_leaving(node)
+}
+
+/// The shards in which this node has a part.
+fn parts(context: &Context, map: &ShardMap) -> BTreeSet<ShardId> {
+    map.shards.iter().filter(|(_, state)| has_part(&state.value, context.me())).map(|(shard, _)| *shard).collect()
+}
+
+async fn walk(context: &Context) -> Result<Walk, String> {
+    let view = &context.parts.view;
+    let mut walk = Walk::default();
+    let mut after = None;
+    let mut batches: BTreeMap<ShardId, Vec<ChunkInfo>> = BTreeMap::new();
+    loop {
+        let page = context.parts.chunks.list(after, PAGE);
+        after = page.last().map(|info| info.id);
+        let last = page.len() < PAGE;
+        let map = view.shards().borrow().clone();
+        for info in page {
+            let shard = view.shard_of(&info.id);
+            if map.shards.get(&shard).is_some_and(|state| !has_part(&state.value, context.me())) {
+                batches.entry(shard).or_default().push(info);
+            }
+        }
+        let full = batches.iter().filter(|(_, infos)| last || infos.len() >= IDS_MAX).map(|(shard, _)| *shard);
+        for shard in full.collect::<Vec<_>>() {
+            for batch in batches.remove(&shard).unwrap_or_default().chunks(IDS_MAX) {
+                clear(context, shard, batch, &mut walk).await?;
+            }
+        }
+        if last {
+            return Ok(walk);
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Deletes what the members of a shard have.
+async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mut Walk) -> Result<(), String> {
+    let view = &context.parts.view;
+    let _lock = context.shared.shard_locks.lock(shard).await;
+    let state = || view.shards().borrow().shards.get(&shard).map(|state| state.value.clone());
+    let Some(before) = state().filter(|state| !has_part(state, context.me())) else { return Ok(()) };
+    let fence = Fence { shard, epoch: before.epoch };
+    if view.admit(fence).is_err() {
+        walk.kept += infos.len() as u64;
+        return Ok(());
+    }
+    let ids: Vec<ChunkId> = infos.iter().map(|info| info.id).collect();
+    let mut holders = vec![0; ids.len()];
+    let mut lacking: Vec<(ChunkId, NodeId)> = Vec::new();
+    for member in before.members.iter().filter(|member| view.is_alive(**member)) {
+        let Ok(found) = context.parts.peers.probe(*member, &ids).await else { continue };
+        for (at, (info, found)) in infos.iter().zip(&found).enumerate() {
+            match found {
+                Some(there) if there.size_bytes == info.size_bytes => holders[at] += 1,
+                Some(_) => {}
+                None => lacking.push((info.id, *member)),
+            }
+        }
+    }
+    // Members, not joiners: those may give up. Of the wanted number: one member that is left is no quorum of three.
+    let needed = before.write_quorum().max(before.target_quorum());
+    let deletable: Vec<ChunkId> =
+        ids.iter().zip(&holders).filter(|(_, holders)| **holders >= needed).map(|(id, _)| *id).collect();
+    let deleted: BTreeSet<&ChunkId> = deletable.iter().collect();
+    lacking.retain(|(chunk, _)| !deleted.contains(chunk));
+    walk.kept += (ids.len() - deletable.len()) as u64;
+    if state().as_ref() != Some(&before) || view.admit(fence).is_err() {
+        walk.kept += deletable.len() as u64;
+        return Ok(());
+    }
+    context.parts.chunks.delete(&deletable).await.map_err(|error| format!("delete leftovers: {error}"))?;
+    walk.deleted += deletable.len() as u64;
+    context.shared.rebuild.lock().leftovers_deleted += deletable.len() as u64;
+    metrics::counter!("holdfast_leftovers_deleted_total").increment(deletable.len() as u64);
+    heal(context, lacking).await.map_err(|error| format!("queue repairs of members: {error}"))
+}
+
+/// Members are to have what is known and only found here.
+async fn heal(context: &Context, mut lacking: Vec<(ChunkId, NodeId)>) -> Result<(), MetadataError> {
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let known = transfer::known(context, lacking.iter().map(|(chunk, _)| *chunk)).await?;
+    lacking.retain(|(chunk, _)| known.contains(&chunk.content()));
+    for batch in lacking.chunks(transfer::METADATA_BATCH) {
+        context.parts.metadata.queue_repairs(batch, context.parts.clock.now_ms()).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,189 @@
+//! Keeps this node registered as long as its session lives, and starts a new session when one is over.
+//!
+//! What a session lost is not taken back silently: a node that was away finds out from the shard map what became of it. A
+//! registration that is refused for a reason that waiting does not cure (another process has this id, the service is that of
+//! another cluster) ends the node.
+//!
+//! What this node has to say of the shared cache is said here too, since it belongs to the registration. A node that has no
+//! cache configured keeps it off for all: its writes would not be marked there.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::{Backoff, ClusterShared, Context};
+use crate::ports::coordination::{
+    CacheSeen, CacheState, CoordinationError, NodeAnnouncement, SessionState, turn_cache_off,
+};
+
+/// How long the others may take to see that the cache is off: one that does not answer loses its session by then.
+const CACHE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs until it cannot go on.
+pub async fn run(context: Context) -> String {
+    let mut backoff = context.backoff();
+    // A loop that was started again does not know whether its registration still stands.
+    forget(&context.shared);
+    loop {
+        let error = match stay(&context, &mut backoff).await {
+            Ok(()) => return "the coordination service is gone".into(),
+            Err(error) => error,
+        };
+        forget(&context.shared);
+        context.shared.membership.send_modify(|m| m.last_error = Some(error.to_string()));
+        if is_final(&error) {
+            tracing::error!(%error, "this node cannot be part of the cluster");
+            context.shared.fail(format!("register in the cluster: {error}"));
+            // The assembly ends the process; until then there is nothing to be tried.
+            std::future::pending::<()>().await;
+        }
+        tracing::warn!(%error, "this node is not registered, trying again");
+        backoff.wait().await;
+    }
+}
+
+fn forget(shared: &ClusterShared) {
+    shared.membership.send_modify(|m| m.registered = false);
+}
+
+/// Whether trying again is of no use.
+fn is_final(error: &CoordinationError) -> bool {
+    match error {
+        CoordinationError::WrongCluster { .. }
+        | CoordinationError::NodeIdTaken { .. }
+        | CoordinationError::Format { .. }
+        | CoordinationError::Denied(_)
+        | CoordinationError::Invalid(_)
+        | CoordinationError::Corrupt(_) => true,
+        CoordinationError::Unavailable(_)
+        | CoordinationError::Unknown(_)
+        | CoordinationError::Conflict(_)
+        | CoordinationError::NotFound(_)
+        | CoordinationError::ClusterExists(_)
+        | CoordinationError::SessionExpired
+        | CoordinationError::LeaseLost(_)
+        | CoordinationError::NotSeen { .. } => false,
+    }
+}
+
+fn announcement(context: &Context) -> NodeAnnouncement {
+    let parts = &context.parts;
+    let mut announcement = parts.announcement.clone();
+    announcement.state = *context.shared.state.borrow();
+    if !parts.disks.is_empty() {
+        let disks: Vec<_> = parts.disks.iter().map(|disk| disk.status()).collect();
+        announcement.capacity_bytes = disks.iter().map(|disk| disk.total_bytes).sum();
+        announcement.free_bytes = disks.iter().map(|disk| disk.free_bytes).sum();
+    }
+    announcement
+}
+
+/// Registers, and says what changes until something fails.
+async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), CoordinationError> {
+    let coordination = &context.parts.coordination;
+    coordination.renew_session().await?;
+    // Before the registration: if the session ends in between, this term is over.
+    let term = coordination.ownership().term();
+    let mut said = announcement(context);
+    let registration = coordination.register(context.parts.cluster, said.clone()).await?;
+    let mut cache = CacheDuty::begin(context, term, registration.cache_generation).await?;
+    backoff.reset();
+    tracing::info!(node = %said.id, incarnation = registration.incarnation, "registered in the cluster");
+    context.shared.membership.send_modify(|m| {
+        m.registered = true;
+        m.incarnation = registration.incarnation;
+        m.last_error = None;
+    });
+    let mut session = coordination.session();
+    let mut state = context.shared.state.subscribe();
+    loop {
+        if *session.borrow_and_update() == SessionState::Expired {
+            return Err(CoordinationError::SessionExpired);
+        }
+        cache.step(context).await?;
+        state.mark_unchanged();
+        let now = announcement(context);
+        if now != said {
+            coordination.announce(now.clone()).await?;
+            said = now;
+        }
+        tokio::select! {
+            changed = session.changed() => if changed.is_err() { return Ok(()) },
+            changed = cache.changed() => if !changed { return Ok(()) },
+            changed = state.changed() => if changed.is_err() { return Ok(()) },
+            () = tokio::time::sleep(context.parts.settings.announce_interval) => {}
+        }
+    }
+}
+
+/// What this node owes to the others about the shared cache.
+struct CacheDuty {
+    said: CacheSeen,
+    source: Source,
+}
+
+enum Source {
+    /// What uses the cache here says what to tell.
+    Follower(watch::Receiver<CacheSeen>),
+    /// Nothing here marks its writes in a cache, so nobody may read one.
+    Refusal(watch::Receiver<CacheState>),
+}
+
+impl CacheDuty {
+    /// The node is registered and counts as having seen `generation`. On return the cache is off if it has to be, and every
+    /// live node knows.
+    async fn begin(context: &Context, term: u64, generation: u64) -> Result<Self, CoordinationError> {
+        let said = CacheSeen { generation, ..CacheSeen::default() };
+        let Some(follower) = &context.parts.cache else {
+            let state = context.parts.coordination.watch_cache_state();
+            let mut duty = Self { said, source: Source::Refusal(state) };
+            let off = duty.refuse(context).await?;
+            context.parts.coordination.cache_generation_seen(off, CACHE_PATIENCE).await?;
+            return Ok(duty);
+        };
+        follower.registered(term, generation);
+        Ok(Self { said, source: Source::Follower(follower.seen()) })
+    }
+
+    /// Tells the others what is new.
+    async fn step(&mut self, context: &Context) -> Result<(), CoordinationError> {
+        match &mut self.source {
+            Source::Follower(seen) => {
+                let mut seen = seen.borrow_and_update().clone();
+                seen.generation = seen.generation.max(self.said.generation);
+                self.say(context, seen).await
+            }
+            Source::Refusal(state) => {
+                let state = state.borrow_and_update().clone();
+                if state.generation > self.said.generation { self.refuse(context).await.map(drop) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// Sees to it that the cache is off, and acknowledges that; gives back since which generation.
+    async fn refuse(&mut self, context: &Context) -> Result<u64, CoordinationError> {
+        let (coordination, me) = (&*context.parts.coordination, context.me());
+        let reason = "a node has no cache configured";
+        let off = turn_cache_off(coordination, Some(me), None, reason, |state| state.failures).await?;
+        let problem = Some("no cache is configured".to_owned());
+        let seen = CacheSeen { generation: off, server: None, problem };
+        self.say(context, seen).await?;
+        Ok(off)
+    }
+
+    async fn say(&mut self, context: &Context, seen: CacheSeen) -> Result<(), CoordinationError> {
+        if seen != self.said {
+            context.parts.coordination.acknowledge_cache(&seen).await?;
+            self.said = seen;
+        }
+        Ok(())
+    }
+
+    /// Waits for something new; false: there will be nothing any more.
+    async fn changed(&mut self) -> bool {
+        match &mut self.source {
+            Source::Follower(seen) => seen.changed().await.is_ok(),
+            Source::Refusal(state) => state.changed().await.is_ok(),
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Carries out the repairs that metadata has queued for this node.
+//!
+//! They come from writes whose acknowledgement was missed, from comparisons, from reads, and from damage that the disks find
+//! themselves ([`super::Findings`]). For each one: a chunk that metadata does not know and that is not here, that this node
+//! need not hold, or that is here whole on the disk itself (not only in the page cache) needs nothing. Any other is fetched
+//! whole and verified from another node; only then is what is damaged here deleted, the chunk written, read back and compared
+//! (promise D5); then the repair is forgotten. Each step may be done twice, so nothing is lost with the process. A repair that is
+//! noticed again while it runs is done again.
+//!
+//! Repairs of a node that is lost, or that is gone and was removed from the layout, are nobody's: it was replaced. The
+//! controller's node forgets those of shards in which such a node has no part any more. If it comes back it joins what it is
+//! to hold anew, and a join compares everything.
+//!
+//! A repair that fails waits, longer each time, while others go on. Bytes are fetched within the budget that joins share.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt as _, stream};
+use holdfast_protocol::{ChunkId, NodeId};
+use tokio::time::Instant;
+
+use super::transfer::{self, TransferError};
+use super::{Backoff, Context, RepairStatus};
+use crate::ports::MetadataError;
+use crate::ports::chunks::ChunkInfo;
+use crate::ports::metadata::Repair;
+
+/// Repairs in one page.
+const PAGE: u32 = 256;
+/// Repairs under way at once. Most of a small one is waiting for answers; large ones are bounded by the budget's bytes.
+const REPAIRS_AT_ONCE: usize = 8;
+/// Failed repairs whose pauses are remembered; further ones are tried again with every look.
+const FAILED_MAX: usize = 10_000;
+/// How many of the last errors are shown.
+const ERRORS_SHOWN: usize = 8;
+
+/// How a repair ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// So many bytes were fetched.
+    Healed(u64),
+    /// Nothing had to be done.
+    Needless,
+}
+
+/// Runs until it cannot go on.
+pub async fn run(context: Context) -> String {
+    let mut membership = context.shared.membership.subscribe();
+    let mut paused = context.shared.repairs_paused.subscribe();
+    let mut shards = context.parts.view.shards();
+    if membership.wait_for(|m| m.registered).await.is_err() {
+        return "the node is gone".into();
+    }
+    let mut repairs = Repairs { context: context.clone(), failed: BTreeMap::new() };
+    let mut backoff = context.backoff();
+    loop {
+        // Without a map nobody knows who holds what.
+        if shards.wait_for(|map| !map.shards.is_empty()).await.is_err() {
+            return "the shard map is gone".into();
+        }
+        let outcome = async {
+            repairs.take_findings().await?;
+            let done = if *paused.borrow_and_update() { 0 } else { repairs.pass().await? };
+            repairs.count_backlog().await?;
+            repairs.forget_lost().await?;
+            Ok::<u64, MetadataError>(done)
+        };
+        match outcome.await {
+            Ok(0) => backoff.reset(),
+            Ok(_) => {
+                backoff.reset();
+                continue;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "repairs are held up by metadata");
+                fail(&mut context.shared.repair.lock(), format!("metadata: {error}"));
+                backoff.wait().await;
+                continue;
+            }
+        }
+        tokio::select! {
+            () = context.parts.findings.arrived() => {}
+            () = context.shared.repairs_queued.notified() => {}
+            changed = paused.changed() => if changed.is_err() { return "the node is gone".into() },
+            () = tokio::time::sleep(context.parts.settings.repair_interval) => {}
+        }
+    }
+}
+
+fn fail(status: &mut RepairStatus, error: String) {
+    status.failures += 1;
+    status.last_errors.insert(0, error);
+    status.last_errors.truncate(ERRORS_SHOWN);
+}
+
+struct Repairs {
+    context: Context,
+    /// When a repair that failed is tried again.
+    failed: BTreeMap<u64, (Backoff, Instant)>,
+}
+
+impl Repairs {
+    /// Queues what the disks found. A batch that cannot be queued is put back.
+    async fn take_findings(&self) -> Result<(), MetadataError> {
+        let parts = &self.context.parts;
+        loop {
+            let found = parts.findings.take(transfer::METADATA_BATCH);
+            if found.is_empty() {
+                return Ok(());
+            }
+            let rows: Vec<(ChunkId, NodeId)> = found.iter().map(|chunk| (*chunk, self.context.me())).collect();
+            if let Err(error) = parts.metadata.queue_repairs(&rows, parts.clock.now_ms()).await {
+                found.into_iter().for_each(|chunk| parts.findings.push(chunk));
+                return Err(error);
+            }
+        }
+    }
+
+    async fn count_backlog(&self) -> Result<(), MetadataError> {
+        let backlog: BTreeMap<NodeId, u64> = self.context.parts.metadata.repair_backlog().await?.into_iter().collect();
+        let mine = backlog.get(&self.context.me()).copied().unwrap_or(0);
+        metrics::gauge!("holdfast_repairs_waiting").set(mine as f64);
+        self.context.shared.repair.lock().backlog = backlog;
+        Ok(())
+    }
+
+    /// Forgets, as the controller, what nodes that are lost or removed no longer have to repair. Only what was queued so long ago that no writer
+    /// can have had a newer shard map than this node has.
+    async fn forget_lost(&self) -> Result<(), MetadataError> {
+        let parts = &self.context.parts;
+        let Some(lost) = self.context.shared.controller.borrow().as_ref().map(|status| status.lost.clone()) else {
+            return Ok(());
+        };
+        let backlog = self.context.shared.repair.lock().backlog.clone();
+        let Some(layout) = parts.coordination.watch_layout().borrow().clone() else { return Ok(()) };
+        let removed = |node: &NodeId| !layout.value.applied.nodes.contains_key(node) && !parts.view.is_alive(*node);
+        let before_ms = parts.clock.now_ms().saturating_sub(parts.settings.leave_grace.as_millis() as u64);
+        for node in backlog.keys().filter(|node| lost.contains(node) || removed(node)) {
+            let mut after = 0;
+            loop {
+                let rows = parts.metadata.repairs(*node, after, PAGE).await?;
+                after = rows.last().map_or(after, |row| row.id);
+                let has_part = |row: &Repair| {
+                    let placement = parts.view.placement(&row.chunk);
+                    placement.is_none_or(|p| p.state.write_set().any(|holder| holder == *node))
+                };
+                let needless: Vec<Repair> =
+                    rows.iter().filter(|row| row.queued_ms < before_ms && !has_part(row)).cloned().collect();
+                if !needless.is_empty() && parts.view.is_owner() {
+                    parts.metadata.finish_repairs(&needless).await?;
+                }
+                if rows.len() < PAGE as usize {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes once over all that waits; returns how many repairs ended.
+    async fn pass(&mut self) -> Result<u64, MetadataError> {
+        let (begun, mut bytes, mut done, mut after) = (Instant::now(), 0, 0, 0);
+        let mut seen = BTreeSet::new();
+        loop {
+            let context = self.context.clone();
+            let rows = context.parts.metadata.repairs(context.me(), after, PAGE).await?;
+            after = rows.last().map_or(after, |row| row.id);
+            let last = rows.len() < PAGE as usize;
+            let now = Instant::now();
+            seen.extend(rows.iter().map(|row| row.id));
+            let due: Vec<Repair> =
+                rows.into_iter().filter(|row| self.failed.get(&row.id).is_none_or(|(_, due)| *due <= now)).collect();
+            let known = transfer::known(&context, due.iter().map(|row| row.chunk)).await?;
+            // A chunk that is here may belong to a write that is not committed yet. If it never is, it goes as an orphan.
+            let may_matter =
+                |chunk: ChunkId| known.contains(&chunk.content()) || context.parts.chunks.stat(chunk).is_some();
+            let (due, mut finished): (Vec<Repair>, Vec<Repair>) =
+                due.into_iter().partition(|row| may_matter(row.chunk));
+            let mut needless = finished.len() as u64;
+            let repairs = stream::iter(due).map(|row| {
+                let context = &context;
+                async move {
+                    if *context.shared.repairs_paused.borrow() {
+                        return (row, None);
+                    }
+                    (row, Some(heal(context, row.chunk).await))
+                }
+            });
+            let mut repairs = repairs.buffer_unordered(REPAIRS_AT_ONCE);
+            while let Some((row, outcome)) = repairs.next().await {
+                match outcome {
+                    None => {}
+                    Some(Ok(outcome)) => {
+                        finished.push(row);
+                        match outcome {
+                            Outcome::Healed(size) => bytes += size,
+                            Outcome::Needless => needless += 1,
+                        }
+                    }
+                    Some(Err(error)) => {
+                        tracing::warn!(chunk = %row.chunk, %error, "a repair failed, it is tried again");
+                        metrics::counter!("holdfast_repairs_total", "outcome" => "failed").increment(1);
+                        fail(&mut context.shared.repair.lock(), format!("chunk {}: {error}", row.chunk));
+                        self.postpone(row.id);
+                    }
+                }
+            }
+            drop(repairs);
+            if !finished.is_empty() {
+                // One that was noticed again meanwhile stays: it may be about what came after the look.
+                context.parts.metadata.finish_repairs(&finished).await?;
+            }
+            let ended: BTreeSet<u64> = finished.iter().map(|row| row.id).collect();
+            self.failed.retain(|id, _| !ended.contains(id));
+            done += ended.len() as u64;
+            metrics::counter!("holdfast_repairs_total", "outcome" => "done").increment(ended.len() as u64);
+            let mut status = context.shared.repair.lock();
+            status.done += ended.len() as u64;
+            status.needless += needless;
+            drop(status);
+            if last {
+                break;
+            }
+        }
+        // Rows that somebody else forgot.
+        self.failed.retain(|id, _| seen.contains(id));
+        let mut status = self.context.shared.repair.lock();
+        status.bytes += bytes;
+        status.rate_bytes = (bytes as f64 / begun.elapsed().as_secs_f64().max(0.001)) as u64;
+        metrics::counter!("holdfast_repair_bytes_total").increment(bytes);
+        Ok(done)
+    }
+
+    fn postpone(&mut self, id: u64) {
+        if self.failed.len() < FAILED_MAX || self.failed.contains_key(&id) {
+            let (backoff, due) = self.failed.entry(id).or_insert_with(|| (self.context.backoff(), Instant::now()));
+            *due = Instant::now() + backoff.pause();
+        }
+    }
+}
+
+/// Makes sure that this node has a chunk whole, if it is to have it.
+pub(super) async fn heal(context: &Context, chunk: ChunkId) -> Result<Outcome, TransferError> {
+    let (me, view) = (context.me(), &context.parts.view);
+    let unreachable = |detail: &str| TransferError::Unreachable { chunk, detail: detail.into() };
+    let Some(placement) = view.placement(&chunk) else { return Err(unreachable("its shard is not placed yet")) };
+    if !placement.state.write_set().any(|node| node == me) {
+        return Ok(Outcome::Needless);
+    }
+    if transfer::is_whole(context, chunk).await? {
+        return Ok(Outcome::Needless);
+    }
+    // Whoever should have it first; then anybody, since a node that left may have the last one.
+    let leaving = placement.state.leaving.iter().map(|leaver| leaver.node);
+    let others = view.membership().borrow().nodes.keys().copied().collect::<Vec<_>>();
+    let mut asked = Vec::new();
+    let mut sources = Vec::new();
+    let (mut size, mut unheard) = (None, None);
+    for (at, node) in placement.state.write_set().chain(leaving).chain(others).enumerate() {
+        let named = at < placement.state.members.len() + placement.state.joining.len() + placement.state.leaving.len();
+        if node == me || asked.contains(&node) || !view.is_alive(node) || (!named && !sources.is_empty()) {
+            continue;
+        }
+        asked.push(node);
+        match context.parts.peers.probe(node, &[chunk]).await {
+            Ok(found) => {
+                if let Some(Some(info)) = found.first() {
+                    size.get_or_insert(info.size_bytes);
+                    sources.push(node);
+                }
+            }
+            Err(error) => unheard = Some(error.to_string()),
+        }
+    }
+    let Some(size_bytes) = size else {
+        return Err(unheard.map_or(TransferError::Gone(chunk), |detail| unreachable(&detail)));
+    };
+    let info = ChunkInfo { id: chunk, size_bytes };
+    let _permit = context.budget.take(u64::from(size_bytes)).await;
+    let fetched = transfer::fetch(context, info, &sources).await?;
+    transfer::store(context, &fetched).await?;
+    tracing::info!(%chunk, size_bytes, "chunk repaired");
+    Ok(Outcome::Healed(u64::from(size_bytes)))
+}

@@ -1,0 +1,340 @@
+//! A chunk store in memory, for tests: it behaves like a disk engine that never loses anything, and fails, stalls or
+//! damages a chunk when told to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::{Bound, Range};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::stream;
+use holdfast_protocol::{CHUNK_SIZE_MAX, ChunkId, ShardId, chunk_order};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::{ChunkBody, ChunkError, ChunkInfo, ChunkReceipt, ChunkSink, ChunkSpec, ChunkStore, ReplicaStore};
+use crate::ports::peers::ShardDigest;
+
+/// Size of the buffers that bytes are copied into and handed back in.
+const BUFFER_SIZE_BYTES: usize = 1 << 20;
+
+/// Size of the pieces that a read yields.
+const PIECE_SIZE_BYTES: usize = 4 << 20;
+
+/// An operation that can be made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// [`ChunkStore::create`], with `NoSpace`.
+    Create,
+    /// [`ChunkSink::write`], with an I/O error.
+    Write,
+    /// [`ChunkSink::finish`], with an I/O error.
+    Finish,
+}
+
+#[derive(Debug, Clone)]
+struct Stored {
+    label: Bytes,
+    payload: Bytes,
+    corrupt: bool,
+    /// Damaged on the disk while reads are served from memory.
+    rotten: bool,
+}
+
+/// A chunk's key in the list order of all stores.
+fn key(id: ChunkId) -> (u64, ChunkId) {
+    (chunk_order::place(&id), id)
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    chunks: Mutex<BTreeMap<(u64, ChunkId), Stored>>,
+    /// How many operations of a kind still succeed before one fails.
+    faults: Mutex<HashMap<Fault, usize>>,
+    sinks_open: AtomicUsize,
+    /// Asynchronous operations begun, of which the one numbered `stall_at` never ends.
+    operations: AtomicUsize,
+    stall_at: Mutex<Option<usize>>,
+    stalled: Notify,
+}
+
+impl Shared {
+    fn check(&self, fault: Fault) -> bool {
+        let mut faults = self.faults.lock();
+        match faults.get_mut(&fault) {
+            Some(0) => {
+                faults.remove(&fault);
+                true
+            }
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+
+    async fn begin(&self) {
+        let number = self.operations.fetch_add(1, Ordering::Relaxed);
+        if *self.stall_at.lock() == Some(number) {
+            self.stalled.notify_one();
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The store. Cheap to share by [`Arc`].
+#[derive(Debug, Default)]
+pub struct MemoryChunkStore {
+    shared: Arc<Shared>,
+}
+
+impl MemoryChunkStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty store whose asynchronous operation number `number` (from 0, in the order they begin) never ends, so that a
+    /// test can stop a caller there: [`Self::stalled`] returns when that point is reached.
+    pub fn stalling_at(number: usize) -> Self {
+        let store = Self::default();
+        *store.shared.stall_at.lock() = Some(number);
+        store
+    }
+
+    /// Waits until an operation stalls.
+    pub async fn stalled(&self) {
+        self.shared.stalled.notified().await;
+    }
+
+    /// Puts a chunk there.
+    pub fn insert(&self, id: ChunkId, payload: Bytes) {
+        self.shared
+            .chunks
+            .lock()
+            .insert(key(id), Stored { label: Bytes::new(), payload, corrupt: false, rotten: false });
+    }
+
+    /// The next operation of this kind fails after `successes` that do not.
+    pub fn fail(&self, fault: Fault, successes: usize) {
+        self.shared.faults.lock().insert(fault, successes);
+    }
+
+    /// Damages a chunk: reads of it find that its checksum does not match.
+    pub fn corrupt(&self, id: ChunkId) {
+        if let Some(stored) = self.shared.chunks.lock().get_mut(&key(id)) {
+            stored.corrupt = true;
+        }
+    }
+
+    /// Damages a chunk beneath the page cache: reads go on to give what is in memory, and only [`ReplicaStore::verify`] finds it.
+    pub fn rot_beneath_memory(&self, id: ChunkId) {
+        if let Some(stored) = self.shared.chunks.lock().get_mut(&key(id)) {
+            stored.rotten = true;
+        }
+    }
+
+    /// A chunk's bytes.
+    pub fn payload(&self, id: ChunkId) -> Option<Bytes> {
+        self.shared.chunks.lock().get(&key(id)).map(|stored| stored.payload.clone())
+    }
+
+    /// A chunk's label, encoded.
+    pub fn label(&self, id: ChunkId) -> Option<Bytes> {
+        self.shared.chunks.lock().get(&key(id)).map(|stored| stored.label.clone())
+    }
+
+    fn page(&self, after: Option<ChunkId>, limit: usize, wanted: impl Fn(&ChunkId) -> bool) -> Vec<ChunkInfo> {
+        let start = after.map_or(Bound::Unbounded, |id| Bound::Excluded(key(id)));
+        let chunks = self.shared.chunks.lock();
+        let infos = chunks
+            .range((start, Bound::Unbounded))
+            .map(|((_, id), stored)| ChunkInfo { id: *id, size_bytes: stored.payload.len() as u32 });
+        infos.filter(|info| wanted(&info.id)).take(limit).collect()
+    }
+
+    /// Whether no chunk is stored.
+    pub fn is_empty(&self) -> bool {
+        self.shared.chunks.lock().is_empty()
+    }
+
+    /// Sinks that were created and neither finished nor dropped.
+    pub fn sinks_open(&self) -> usize {
+        self.shared.sinks_open.load(Ordering::Relaxed)
+    }
+}
+
+struct MemorySink {
+    shared: Arc<Shared>,
+    spec: ChunkSpec,
+    buffer: BytesMut,
+    pieces: Vec<Bytes>,
+    received: usize,
+}
+
+fn injected(context: &str) -> ChunkError {
+    ChunkError::Io { context: context.into(), source: std::io::Error::other("injected") }
+}
+
+#[async_trait]
+impl ChunkSink for MemorySink {
+    async fn write(&mut self, mut data: &[u8]) -> Result<Vec<Bytes>, ChunkError> {
+        self.shared.begin().await;
+        if self.shared.check(Fault::Write) {
+            return Err(injected("write a chunk"));
+        }
+        if self.received + data.len() > self.spec.size_bytes as usize {
+            return Err(ChunkError::Invalid("more bytes than announced".into()));
+        }
+        self.received += data.len();
+        let mut filled = Vec::new();
+        while !data.is_empty() {
+            let take = data.len().min(BUFFER_SIZE_BYTES - self.buffer.len());
+            self.buffer.extend_from_slice(&data[..take]);
+            data = &data[take..];
+            if self.buffer.len() == BUFFER_SIZE_BYTES {
+                filled.push(self.buffer.split().freeze());
+            }
+        }
+        self.pieces.extend(filled.iter().cloned());
+        Ok(filled)
+    }
+
+    fn finish_input(&mut self) -> Result<Option<Bytes>, ChunkError> {
+        if self.received < self.spec.size_bytes as usize {
+            return Err(ChunkError::Invalid("fewer bytes than announced".into()));
+        }
+        let last = self.buffer.split().freeze();
+        if last.is_empty() {
+            return Ok(None);
+        }
+        self.pieces.push(last.clone());
+        Ok(Some(last))
+    }
+
+    async fn finish(self: Box<Self>) -> Result<ChunkReceipt, ChunkError> {
+        self.shared.begin().await;
+        if self.shared.check(Fault::Finish) {
+            return Err(injected("flush a chunk"));
+        }
+        let payload: Bytes = self.pieces.concat().into();
+        if payload.len() != self.spec.size_bytes as usize {
+            return Err(ChunkError::Invalid("fewer bytes than announced".into()));
+        }
+        let stored = Stored { label: self.spec.label.clone(), payload, corrupt: false, rotten: false };
+        let mut chunks = self.shared.chunks.lock();
+        if chunks.contains_key(&key(self.spec.id)) {
+            return Err(ChunkError::Exists(self.spec.id));
+        }
+        chunks.insert(key(self.spec.id), stored);
+        Ok(ChunkReceipt::default())
+    }
+}
+
+impl Drop for MemorySink {
+    fn drop(&mut self) {
+        self.shared.sinks_open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl ChunkStore for MemoryChunkStore {
+    async fn create(&self, spec: ChunkSpec) -> Result<Box<dyn ChunkSink>, ChunkError> {
+        self.shared.begin().await;
+        if self.shared.check(Fault::Create) {
+            return Err(ChunkError::NoSpace);
+        }
+        if spec.size_bytes == 0 || u64::from(spec.size_bytes) > CHUNK_SIZE_MAX {
+            return Err(ChunkError::Invalid(format!("a chunk of {} bytes", spec.size_bytes)));
+        }
+        if self.shared.chunks.lock().contains_key(&key(spec.id)) {
+            return Err(ChunkError::Exists(spec.id));
+        }
+        self.shared.sinks_open.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(MemorySink {
+            shared: Arc::clone(&self.shared),
+            spec,
+            buffer: BytesMut::new(),
+            pieces: Vec::new(),
+            received: 0,
+        }))
+    }
+
+    fn read(&self, id: ChunkId, range: Range<u32>) -> Result<ChunkBody, ChunkError> {
+        let stored = self.shared.chunks.lock().get(&key(id)).cloned().ok_or(ChunkError::NotFound(id))?;
+        let range = range.start as usize..range.end as usize;
+        if range.start > range.end || range.end > stored.payload.len() {
+            return Err(ChunkError::Invalid(format!("range {range:?} of {} bytes", stored.payload.len())));
+        }
+        if stored.corrupt {
+            let error = ChunkError::Corrupt { chunk: id, detail: "damaged by a test".into() };
+            return Ok(Box::pin(stream::iter([Err(error)])));
+        }
+        let bytes = stored.payload.slice(range);
+        let pieces: Vec<_> = bytes.chunks(PIECE_SIZE_BYTES).map(|piece| Ok(bytes.slice_ref(piece))).collect();
+        Ok(Box::pin(stream::iter(pieces)))
+    }
+
+    fn stat(&self, id: ChunkId) -> Option<ChunkInfo> {
+        let chunks = self.shared.chunks.lock();
+        chunks.get(&key(id)).map(|stored| ChunkInfo { id, size_bytes: stored.payload.len() as u32 })
+    }
+
+    async fn delete(&self, ids: &[ChunkId]) -> Result<(), ChunkError> {
+        self.shared.begin().await;
+        let mut chunks = self.shared.chunks.lock();
+        for id in ids {
+            chunks.remove(&key(*id));
+        }
+        Ok(())
+    }
+
+    fn list(&self, after: Option<ChunkId>, limit: usize) -> Vec<ChunkInfo> {
+        self.page(after, limit, |_| true)
+    }
+}
+
+#[async_trait]
+impl ReplicaStore for MemoryChunkStore {
+    async fn label(&self, id: ChunkId) -> Result<Bytes, ChunkError> {
+        self.shared.begin().await;
+        let stored = self.shared.chunks.lock().get(&key(id)).cloned().ok_or(ChunkError::NotFound(id))?;
+        if stored.corrupt {
+            return Err(ChunkError::Corrupt { chunk: id, detail: "damaged by a test".into() });
+        }
+        Ok(stored.label)
+    }
+
+    async fn verify(&self, id: ChunkId) -> Result<ChunkInfo, ChunkError> {
+        self.shared.begin().await;
+        let stored = self.shared.chunks.lock().get(&key(id)).cloned().ok_or(ChunkError::NotFound(id))?;
+        if stored.corrupt || stored.rotten {
+            return Err(ChunkError::Corrupt { chunk: id, detail: "damaged by a test".into() });
+        }
+        Ok(ChunkInfo { id, size_bytes: stored.payload.len() as u32 })
+    }
+
+    fn list_shard(&self, shard: ShardId, shard_count: u32, after: Option<ChunkId>, limit: usize) -> Vec<ChunkInfo> {
+        self.page(after, limit, |id| ShardId::of_chunk(id, shard_count) == shard)
+    }
+
+    fn digest(&self, shard: ShardId, shard_count: u32) -> ShardDigest {
+        let mut digest = ShardDigest::default();
+        for info in self.list_shard(shard, shard_count, None, usize::MAX) {
+            digest.add(&info.id, info.size_bytes);
+        }
+        digest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn memory_store_keeps_the_contract() {
+        super::super::conformance::all(|| async { Arc::new(MemoryChunkStore::new()) as Arc<dyn ChunkStore> }).await;
+    }
+}

@@ -1,0 +1,133 @@
+//! The values of the `Coordination` port.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use holdfast_protocol::cluster::{SHARD_COUNT_MAX, ShardState};
+use holdfast_protocol::{ClusterId, NodeId, ShardId};
+use serde::{Deserialize, Serialize};
+
+/// The newest format of what is stored in the coordination service that this program knows.
+pub const FORMAT: u32 = 1;
+
+/// A value's generation in the coordination service: it changes with every write of the value. It means nothing outside
+/// of compare-and-set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(pub i32);
+
+/// A value and the version to replace it by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Versioned<T> {
+    /// For compare-and-set.
+    pub version: Version,
+    /// The value.
+    pub value: T,
+}
+
+/// What never changes about a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterIdentity {
+    /// Its name.
+    pub id: ClusterId,
+    /// How its coordination data is to be read.
+    pub format: u32,
+    /// How many shards it has.
+    pub shard_count: u32,
+    /// When it was created, in milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+impl ClusterIdentity {
+    /// A new cluster.
+    pub fn new(shard_count: u32, created_ms: u64) -> Self {
+        Self { id: ClusterId::generate(), format: FORMAT, shard_count, created_ms }
+    }
+
+    /// Whether a cluster can be like this.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        if (1..=SHARD_COUNT_MAX).contains(&self.shard_count) {
+            return Ok(());
+        }
+        Err(format!("{} shards: a cluster has 1 to {SHARD_COUNT_MAX}", self.shard_count))
+    }
+}
+
+/// Where a node listens, as `host:port` that others can reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAddresses {
+    /// Peers (QUIC).
+    pub peer: String,
+    /// S3.
+    pub s3: String,
+    /// The admin API.
+    pub admin: String,
+}
+
+/// What a node says it is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// Recovering its disks: does not take requests yet.
+    Starting,
+    /// Takes requests.
+    Ready,
+    /// Finishes what it began, then leaves.
+    Stopping,
+}
+
+/// What a node says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAnnouncement {
+    /// Its id.
+    pub id: NodeId,
+    /// Where it listens.
+    pub addresses: NodeAddresses,
+    /// The zone in its configuration. The layout decides; this is a hint for who assigns it.
+    pub zone: String,
+    /// What its disks can hold.
+    pub capacity_bytes: u64,
+    /// What is free of that; a hint, refreshed now and then.
+    pub free_bytes: u64,
+    /// Version of the program.
+    pub version: String,
+    /// What it is doing.
+    pub state: NodeState,
+    /// Whether it publishes events: only such a node may own a partition of the outbox.
+    #[serde(default)]
+    pub publishes: bool,
+}
+
+/// A node that is alive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveNode {
+    /// What it says.
+    pub announcement: NodeAnnouncement,
+    /// Rises with each registration, so that a restart between two looks is seen.
+    pub incarnation: u64,
+}
+
+/// The nodes that are alive.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Membership {
+    /// By id.
+    pub nodes: BTreeMap<NodeId, LiveNode>,
+}
+
+/// All shards that are placed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShardMap {
+    /// By id.
+    pub shards: BTreeMap<ShardId, Arc<Versioned<ShardState>>>,
+}
+
+/// What registration returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Registration {
+    /// See [`LiveNode::incarnation`].
+    pub incarnation: u64,
+    /// The state of the shared cache that this node counts as having acknowledged.
+    pub cache_generation: u64,
+}

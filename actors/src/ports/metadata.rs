@@ -1,0 +1,325 @@
+//! The `MetadataStore` port: buckets, objects, uploads, users and the list of contents to reclaim.
+//!
+//! Its verbs are transactions, not CRUD: each leaves the metadata consistent, and when it returns `Ok` its effect is
+//! durable and seen by every later call on every node. An error other than [`MetadataError::Unknown`] means that nothing
+//! happened.
+//!
+//! # Invariants that every adapter keeps
+//! * Keys are byte-exact and ordered by their UTF-8 bytes.
+//! * Of the versions of a key exactly one is the latest: the one committed last. Sequence numbers of a key only rise.
+//! * A content's reference count is the number of object versions that name it. When it falls to zero, the content is
+//!   queued for reclaiming in the same transaction; its chunks are deleted by the reaper after a grace, never here.
+//! * A part that is replaced, left out of a completion or aborted is queued likewise.
+
+use std::sync::Arc;
+
+use crate::domain::events::EventDraft;
+use async_trait::async_trait;
+use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId, UploadId, VersionId};
+
+use super::coordination::{Fence, FencingToken};
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod types;
+
+pub use types::*;
+
+/// Why a metadata operation failed; each variant asks another thing of the caller.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataError {
+    /// The bucket does not exist.
+    #[error("no such bucket")]
+    NoSuchBucket,
+    /// A bucket of this name exists; `owned_by_caller` tells S3's two errors apart.
+    #[error("the bucket name is taken")]
+    BucketExists {
+        /// Whether the one who asks owns it.
+        owned_by_caller: bool,
+    },
+    /// The bucket holds versions, delete markers or unfinished uploads.
+    #[error("the bucket is not empty")]
+    BucketNotEmpty,
+    /// The object, or its latest version, does not exist.
+    #[error("no such key")]
+    NoSuchKey,
+    /// The named version does not exist.
+    #[error("no such version")]
+    NoSuchVersion,
+    /// The upload does not exist, was completed or aborted.
+    #[error("no such upload")]
+    NoSuchUpload,
+    /// A part named in a completion is missing or its ETag or checksum differs.
+    #[error("part {0} is missing or differs from what was uploaded")]
+    InvalidPart(u16),
+    /// If-Match or If-None-Match did not hold at the time of the commit.
+    #[error("a precondition of the write does not hold")]
+    PreconditionFailed,
+    /// The content that a copy names was reclaimed in between: read the source again.
+    #[error("the content is gone")]
+    NoSuchContent,
+    /// The content was condemned as an orphan before it was committed: the write took far too long, and must be repeated.
+    #[error("the content was given up as an orphan before it was committed")]
+    Condemned,
+    /// The chunks were written under an epoch of their shard that is over (promise D9): nothing happened, the write must be
+    /// repeated under the present epoch.
+    #[error("shard {shard} is at epoch {current}: what was written under an older one does not count")]
+    StaleEpoch {
+        /// Which shard.
+        shard: ShardId,
+        /// Its epoch.
+        current: Epoch,
+    },
+    /// The lock under which the write was begun was granted again since, with a higher token: nothing happened, and the
+    /// caller is not the holder any more. If it is, the lock service has lost its memory: see
+    /// [`Locks::raise`](super::Locks::raise).
+    #[error("the lock {name} was granted again since, under token {current}")]
+    Fenced {
+        /// Which lock.
+        name: String,
+        /// The highest token seen.
+        current: FencingToken,
+    },
+    /// A user, key or other named thing does not exist.
+    #[error("no such {0}")]
+    NotFound(&'static str),
+    /// A user, key or other named thing exists already.
+    #[error("the {0} exists already")]
+    Exists(&'static str),
+    /// The store takes no more work now: answer 503 SlowDown.
+    #[error("the metadata store is busy")]
+    Busy,
+    /// The store cannot be reached or refuses to work; nothing happened.
+    #[error("metadata store: {0}")]
+    Unavailable(String),
+    /// The outcome of a commit is not known: it may have happened. Chunks must not be deleted on it; the reaper decides.
+    #[error("the outcome of the commit is unknown: {0}")]
+    Unknown(String),
+    /// Stored metadata cannot be understood.
+    #[error("metadata is corrupt: {0}")]
+    Corrupt(String),
+}
+
+/// Shorthand of this port.
+pub type MetadataResult<T> = Result<T, MetadataError>;
+
+/// Transactional metadata. See the module's invariants.
+#[async_trait]
+pub trait MetadataStore: Send + Sync + 'static {
+    // --- buckets ---------------------------------------------------------------------------------------------------
+
+    /// Creates a bucket. Fails with `BucketExists`.
+    async fn create_bucket(&self, bucket: NewBucket) -> MetadataResult<Arc<Bucket>>;
+
+    /// A bucket with all its configuration, or `NoSuchBucket`.
+    async fn bucket(&self, name: &str) -> MetadataResult<Arc<Bucket>>;
+
+    /// Buckets in name order, those after `after`, at most `limit`; of one owner or of all.
+    async fn list_buckets(
+        &self,
+        owner: Option<&str>,
+        after: Option<&str>,
+        limit: u32,
+    ) -> MetadataResult<Vec<Arc<Bucket>>>;
+
+    /// Removes an empty bucket. Fails with `NoSuchBucket`, `BucketNotEmpty`.
+    async fn delete_bucket(&self, name: &str) -> MetadataResult<()>;
+
+    /// Sets (`Some`) or removes (`None`) one configuration document of a bucket.
+    async fn set_bucket_config(&self, name: &str, kind: BucketConfigKind, value: Option<String>) -> MetadataResult<()>;
+
+    /// Sets the versioning state. It never returns to [`Versioning::Unversioned`].
+    async fn set_versioning(&self, name: &str, versioning: Versioning) -> MetadataResult<()>;
+
+    // --- objects ---------------------------------------------------------------------------------------------------
+
+    /// Makes an object visible: the one commit of PUT and COPY. The bucket's versioning state, read in the transaction,
+    /// decides whether the null version is replaced or `object.version` is added. Replicas that `object.evidence` says
+    /// missed a chunk become repairs in the same transaction. Fails with `NoSuchBucket`, `PreconditionFailed`,
+    /// `NoSuchContent`, `Condemned`, `StaleEpoch`.
+    async fn commit_object(&self, object: NewObject) -> MetadataResult<Committed>;
+
+    /// One version of an object, or the latest (`version` = `None`); a delete marker is returned as such. Fails with
+    /// `NoSuchKey` (no version at all), `NoSuchVersion`. Does not look at whether the bucket still exists.
+    async fn object(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        version: Option<VersionId>,
+    ) -> MetadataResult<Arc<ObjectVersion>>;
+
+    /// Deletes as S3 does: without a version it removes the null version or adds a delete marker, as versioning says; with
+    /// one it removes that version. Deleting what does not exist succeeds. Each request stands alone: one's failure does not
+    /// undo another. At most 1,000 at a time.
+    async fn delete_objects(
+        &self,
+        bucket: BucketId,
+        requests: Vec<DeleteRequest>,
+        now_ms: u64,
+    ) -> MetadataResult<Vec<MetadataResult<Deleted>>>;
+
+    /// Replaces the tags of one version (or the latest), and tells `event` of it. Fails with `NoSuchKey`, `NoSuchVersion`.
+    async fn set_object_tags(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        version: Option<VersionId>,
+        tags: Vec<Tag>,
+        event: Option<EventDraft>,
+        now_ms: u64,
+    ) -> MetadataResult<VersionId>;
+
+    /// Replaces the canned ACL of one version (or the latest), and tells `event` of it. Fails with `NoSuchKey`, `NoSuchVersion`.
+    async fn set_object_acl(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        version: Option<VersionId>,
+        acl: CannedAcl,
+        event: Option<EventDraft>,
+        now_ms: u64,
+    ) -> MetadataResult<VersionId>;
+
+    /// Latest versions that are not delete markers, in key order. With a delimiter, whole prefixes are skipped: the cost
+    /// follows what is returned, not what is stored.
+    async fn list_objects(&self, bucket: BucketId, query: ListQuery) -> MetadataResult<ListPage>;
+
+    /// All versions and delete markers, in key order and newest first within a key.
+    async fn list_versions(&self, bucket: BucketId, query: ListVersionsQuery) -> MetadataResult<ListVersionsPage>;
+
+    // --- multipart uploads -------------------------------------------------------------------------------------------
+
+    /// Starts an upload. Fails with `NoSuchBucket`.
+    async fn create_upload(&self, upload: NewUpload) -> MetadataResult<()>;
+
+    /// An unfinished upload, or `NoSuchUpload` (also when bucket or key differ).
+    async fn upload(&self, bucket: BucketId, key: &str, upload: UploadId) -> MetadataResult<Arc<Upload>>;
+
+    /// Records a part whose chunks are durable; the part that had its number is queued for reclaiming. Fails with
+    /// `NoSuchUpload`.
+    /// `evidence` is treated as by [`MetadataStore::commit_object`]; fails also with `Condemned`, `StaleEpoch`.
+    async fn put_part(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        upload: UploadId,
+        part: Part,
+        evidence: ReplicaEvidence,
+    ) -> MetadataResult<()>;
+
+    /// Parts in number order, those after `after`, at most `limit`. Fails with `NoSuchUpload`.
+    async fn list_parts(&self, upload: UploadId, after: u16, limit: u32) -> MetadataResult<Vec<Part>>;
+
+    /// Unfinished uploads of a bucket in order of key, then of upload id.
+    async fn list_uploads(&self, bucket: BucketId, query: ListUploadsQuery) -> MetadataResult<ListUploadsPage>;
+
+    /// Turns parts into an object in one transaction: exactly one of several callers succeeds. The parts named must be
+    /// stored with the same content, else `InvalidPart`; others are queued for reclaiming. A caller that repeats a
+    /// completion that succeeded before gets `NoSuchUpload`. Fails also with `PreconditionFailed`, `NoSuchBucket`.
+    async fn complete_upload(&self, completion: CompleteUpload) -> MetadataResult<Committed>;
+
+    /// Ends an upload and queues its parts for reclaiming. Fails with `NoSuchUpload`.
+    async fn abort_upload(&self, bucket: BucketId, key: &str, upload: UploadId, now_ms: u64) -> MetadataResult<()>;
+
+    /// Uploads begun before `before_ms`, oldest first, at most `limit`.
+    async fn stale_uploads(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<Arc<Upload>>>;
+
+    // --- reclaiming --------------------------------------------------------------------------------------------------
+
+    /// Contents dereferenced before `before_ms`, at most `limit`, that are still not referenced (checked in the same
+    /// transaction). From then on no copy can take them. With a `fence` it is done only by the last holder of that lock.
+    /// Fails with `Fenced`.
+    async fn due_reclaims(&self, before_ms: u64, limit: u32, fence: Option<&Fence>) -> MetadataResult<Vec<Reclaim>>;
+
+    /// Forgets reclaims whose chunks are deleted. `fence` as in [`MetadataStore::due_reclaims`].
+    async fn finish_reclaims(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()>;
+
+    /// Which of `contents` some object, upload or pending reclaim knows. The reaper of orphans deletes the chunks of the
+    /// others once they are older than any write can be, so an answer takes account of every commit that was begun before
+    /// the question.
+    ///
+    /// # Errors
+    /// Also while a commit has an unknown outcome: its contents may turn out to be known.
+    async fn known_contents(&self, contents: &[ContentId]) -> MetadataResult<Vec<ContentId>>;
+
+    /// Gives up those of `contents` that nothing knows: from now on no commit can make them known (it fails with
+    /// `Condemned`), however long it was under way. Returns those given up, now or before: their chunks may be deleted. This,
+    /// not the age of a chunk, is what keeps the reaper of orphans and a slow commit apart. At most 1,000 at a time.
+    ///
+    /// # Errors
+    /// Also while a commit has an unknown outcome.
+    async fn condemn(&self, contents: &[ContentId], now_ms: u64) -> MetadataResult<Vec<ContentId>>;
+
+    /// Forgets contents condemned before `before_ms`, at most `limit`; returns how many. Only what is far older than any
+    /// write can be may be forgotten.
+    async fn forget_condemned(&self, before_ms: u64, limit: u32) -> MetadataResult<u64>;
+
+    // --- replicas ----------------------------------------------------------------------------------------------------
+
+    /// Which cluster this metadata belongs to: the one that claimed it first, for good. With `cluster` it is claimed if it is
+    /// nobody's yet. Whoever works with metadata that is not its own would take all its chunks for orphans.
+    async fn claim(&self, cluster: Option<ClusterId>) -> MetadataResult<Option<ClusterId>>;
+
+    /// Raises the epochs under which chunks of a shard must have been written to be committed; never lowers one.
+    async fn raise_epochs(&self, epochs: &[(ShardId, Epoch)]) -> MetadataResult<()>;
+
+    /// Queues repairs. Those queued already are noticed anew: [`Repair::queued_ms`] rises, so that whoever carries one out at
+    /// this moment does not finish what it did not look at. At most 1,000 at a time.
+    async fn queue_repairs(&self, repairs: &[(ChunkId, NodeId)], now_ms: u64) -> MetadataResult<()>;
+
+    /// Repairs that `node` is to carry out, by id, those with an id above `after`, at most `limit`.
+    async fn repairs(&self, node: NodeId, after: u64, limit: u32) -> MetadataResult<Vec<Repair>>;
+
+    /// Forgets repairs that are done, or whose chunk nothing refers to any more. One that was noticed again since it was read
+    /// ([`Repair::queued_ms`] is another one) stays.
+    async fn finish_repairs(&self, repairs: &[Repair]) -> MetadataResult<()>;
+
+    /// How many repairs wait, by node; nodes without any are left out.
+    async fn repair_backlog(&self) -> MetadataResult<Vec<(NodeId, u64)>>;
+
+    // --- users and keys ------------------------------------------------------------------------------------------------
+
+    /// Adds a user. Fails with `Exists("user")`.
+    async fn create_user(&self, user: User) -> MetadataResult<()>;
+
+    /// A user by name, or `NotFound("user")`.
+    async fn user(&self, name: &str) -> MetadataResult<Arc<User>>;
+
+    /// Users in name order, those after `after`, at most `limit`.
+    async fn list_users(&self, after: Option<&str>, limit: u32) -> MetadataResult<Vec<Arc<User>>>;
+
+    /// Enables or disables a user.
+    async fn set_user_enabled(&self, name: &str, enabled: bool) -> MetadataResult<()>;
+
+    /// Removes a user and the keys of the user. Fails with `NotFound("user")`, and with `BucketNotEmpty` while the user
+    /// owns buckets.
+    async fn delete_user(&self, name: &str) -> MetadataResult<()>;
+
+    /// Adds a key. Fails with `Exists("access key")`, `NotFound("user")`.
+    async fn create_key(&self, key: AccessKey) -> MetadataResult<()>;
+
+    /// A key by its public half, with its user, or `NotFound("access key")`.
+    async fn key(&self, access_key: &str) -> MetadataResult<Arc<AccessKey>>;
+
+    /// Keys in order, of one user or of all.
+    async fn list_keys(
+        &self,
+        user: Option<&str>,
+        after: Option<&str>,
+        limit: u32,
+    ) -> MetadataResult<Vec<Arc<AccessKey>>>;
+
+    /// Enables or disables a key.
+    async fn set_key_enabled(&self, access_key: &str, enabled: bool) -> MetadataResult<()>;
+
+    /// Removes a key. Fails with `NotFound("access key")`.
+    async fn delete_key(&self, access_key: &str) -> MetadataResult<()>;
+
+    // --- operating -------------------------------------------------------------------------------------------------
+
+    /// Whether the store answers; for health checks.
+    async fn ping(&self) -> MetadataResult<()>;
+
+    /// Waits until all accepted work is durable and stops taking more.
+    async fn close(&self);
+}

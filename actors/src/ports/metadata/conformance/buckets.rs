@@ -1,0 +1,108 @@
+//! Buckets.
+
+use super::{Store, T0, bucket, put, upload};
+use crate::ports::metadata::{BucketConfigKind, CannedAcl, MetadataError, NewBucket, Versioning};
+
+fn new(name: &str, owner: &str) -> NewBucket {
+    NewBucket { name: name.into(), owner: owner.into(), acl: CannedAcl::Private, now_ms: T0 }
+}
+
+/// Two users cannot have one name; a bucket made again is another one.
+pub async fn names_are_unique_and_bucket_numbers_are_never_reused(store: Store) {
+    let first = bucket(&store, "b").await;
+    assert!(matches!(
+        store.create_bucket(new("b", "alice")).await,
+        Err(MetadataError::BucketExists { owned_by_caller: true })
+    ));
+    assert!(matches!(
+        store.create_bucket(new("b", "bob")).await,
+        Err(MetadataError::BucketExists { owned_by_caller: false })
+    ));
+    assert_eq!(store.bucket("b").await.unwrap(), first);
+    store.delete_bucket("b").await.unwrap();
+    assert!(matches!(store.bucket("b").await, Err(MetadataError::NoSuchBucket)));
+    let second = store.create_bucket(new("b", "bob")).await.unwrap();
+    assert_ne!(first.id, second.id);
+    assert_eq!(second.owner, "bob");
+
+    let creations = (0..8).map(|i| {
+        let store = store.clone();
+        tokio::spawn(async move { store.create_bucket(new("raced", &format!("user{i}"))).await })
+    });
+    let results = futures::future::join_all(creations).await;
+    assert_eq!(results.into_iter().filter(|r| r.as_ref().unwrap().is_ok()).count(), 1);
+}
+
+/// Documents are set, replaced and removed; each change raises the revision.
+pub async fn configuration_is_replaced_removed_and_raises_the_revision(store: Store) {
+    let public = NewBucket { acl: CannedAcl::PublicRead, ..new("b", "alice") };
+    let created = store.create_bucket(public).await.unwrap();
+    assert_eq!(created.config(BucketConfigKind::Acl), Some("\"public-read\""));
+    assert_eq!(*store.bucket("b").await.unwrap(), *created);
+    let mut revision = created.revision;
+    for kind in BucketConfigKind::ALL {
+        for value in [Some("one"), Some("two"), None] {
+            store.set_bucket_config("b", kind, value.map(str::to_owned)).await.unwrap();
+            let now = store.bucket("b").await.unwrap();
+            assert_eq!(now.config(kind), value);
+            assert!(now.revision > revision);
+            revision = now.revision;
+        }
+    }
+    assert!(matches!(
+        store.set_bucket_config("none", BucketConfigKind::Cors, None).await,
+        Err(MetadataError::NoSuchBucket)
+    ));
+}
+
+/// Enabled and Suspended alternate; Unversioned never comes back.
+pub async fn versioning_never_returns_to_unversioned(store: Store) {
+    assert_eq!(bucket(&store, "b").await.versioning, Versioning::Unversioned);
+    for (asked, expected) in [
+        (Versioning::Enabled, Versioning::Enabled),
+        (Versioning::Unversioned, Versioning::Enabled),
+        (Versioning::Suspended, Versioning::Suspended),
+        (Versioning::Unversioned, Versioning::Suspended),
+        (Versioning::Enabled, Versioning::Enabled),
+    ] {
+        store.set_versioning("b", asked).await.unwrap();
+        assert_eq!(store.bucket("b").await.unwrap().versioning, expected);
+    }
+    assert!(matches!(store.set_versioning("none", Versioning::Enabled).await, Err(MetadataError::NoSuchBucket)));
+}
+
+/// Pages of names, of all owners or of one.
+pub async fn lists_in_name_order_by_owner(store: Store) {
+    for (name, owner) in [("c", "alice"), ("a", "bob"), ("b", "alice"), ("d", "alice")] {
+        store.create_bucket(new(name, owner)).await.unwrap();
+    }
+    store.set_bucket_config("b", BucketConfigKind::Cors, Some("x".into())).await.unwrap();
+    store.set_bucket_config("b", BucketConfigKind::Policy, Some("y".into())).await.unwrap();
+    let names = |buckets: Vec<std::sync::Arc<crate::ports::metadata::Bucket>>| -> Vec<String> {
+        buckets.iter().map(|b| b.name.clone()).collect()
+    };
+    assert_eq!(names(store.list_buckets(None, None, 100).await.unwrap()), ["a", "b", "c", "d"]);
+    assert_eq!(names(store.list_buckets(None, Some("a"), 2).await.unwrap()), ["b", "c"]);
+    let page = store.list_buckets(Some("alice"), None, 2).await.unwrap();
+    assert_eq!(page[0].configs.len(), 2);
+    assert_eq!(names(page), ["b", "c"]);
+    assert_eq!(names(store.list_buckets(Some("alice"), Some("c"), 2).await.unwrap()), ["d"]);
+}
+
+/// Versions, markers and unfinished uploads all keep a bucket.
+pub async fn only_an_empty_bucket_is_deleted(store: Store) {
+    assert!(matches!(store.delete_bucket("b").await, Err(MetadataError::NoSuchBucket)));
+    let id = bucket(&store, "b").await.id;
+    put(&store, id, "k", 1).await;
+    assert!(matches!(store.delete_bucket("b").await, Err(MetadataError::BucketNotEmpty)));
+    super::delete(&store, id, "k", None).await.unwrap();
+    store.set_versioning("b", Versioning::Enabled).await.unwrap();
+    let marker = super::delete(&store, id, "k", None).await.unwrap();
+    assert!(matches!(store.delete_bucket("b").await, Err(MetadataError::BucketNotEmpty)));
+    super::delete(&store, id, "k", marker.version).await.unwrap();
+    let upload = upload(id, "k");
+    store.create_upload(upload.clone()).await.unwrap();
+    assert!(matches!(store.delete_bucket("b").await, Err(MetadataError::BucketNotEmpty)));
+    store.abort_upload(id, "k", upload.id, T0).await.unwrap();
+    store.delete_bucket("b").await.unwrap();
+}

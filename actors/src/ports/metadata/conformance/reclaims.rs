@@ -1,0 +1,261 @@
+//! Reference counts and the queue of contents to reclaim.
+
+use futures::future::join_all;
+use holdfast_protocol::ContentId;
+
+use super::{
+    Store, T0, assembled, bucket, bucket_with, content_of, copy_of, delete, delete_request, latest, part, put, upload,
+};
+use crate::ports::coordination::{Fence, FencingToken, LeaseName};
+use crate::ports::metadata::{CompleteUpload, MetadataError, ReplicaEvidence, Versioning, WritePrecondition};
+
+/// Later than everything that a test queues.
+const LATER: u64 = T0 + 1_000_000;
+
+async fn known(store: &Store, content: ContentId) -> bool {
+    let stranger = ContentId([0xEE; 12]);
+    let found = store.known_contents(&[stranger, content]).await.unwrap();
+    assert!(!found.contains(&stranger));
+    found == [content]
+}
+
+/// The content of an overwritten object is queued, with its manifest, and once.
+pub async fn a_replaced_content_is_queued_once(store: Store) {
+    let id = bucket(&store, "b").await.id;
+    let old = put(&store, id, "k", 1).await.object;
+    assert_eq!(store.due_reclaims(LATER, 10, None).await.unwrap(), []);
+    put(&store, id, "k", 2).await;
+    let queued_ms = T0 + 2;
+    assert_eq!(store.due_reclaims(queued_ms, 10, None).await.unwrap(), [], "the grace is not over");
+    let due = store.due_reclaims(queued_ms + 1, 10, None).await.unwrap();
+    assert_eq!(due.len(), 1);
+    assert_eq!(due[0].manifest, old.content.as_ref().unwrap().manifest);
+    assert!(known(&store, content_of(&old)).await);
+    store.finish_reclaims(&[due[0].id], None).await.unwrap();
+    assert!(!known(&store, content_of(&old)).await);
+    assert_eq!(store.due_reclaims(LATER, 10, None).await.unwrap(), []);
+    store.finish_reclaims(&[], None).await.unwrap();
+}
+
+/// A write that a lock guards is refused once a later grant has written, whatever its own holder believes.
+pub async fn a_guarded_write_under_a_lower_token_is_refused(store: Store) {
+    let id = bucket(&store, "b").await.id;
+    put(&store, id, "k", 1).await;
+    put(&store, id, "k", 2).await;
+    let fence = |name: &str, token| Fence { name: LeaseName::new(name).unwrap(), token: FencingToken(token) };
+    let due = store.due_reclaims(LATER, 10, Some(&fence("cleanup", 7))).await.unwrap();
+    assert_eq!(due.len(), 1);
+    // The same grant writes again, another lock's tokens are its own, and whoever has no lock is not asked for one.
+    store.finish_reclaims(&[], Some(&fence("cleanup", 7))).await.unwrap();
+    store.finish_reclaims(&[], Some(&fence("other", 1))).await.unwrap();
+    store.due_reclaims(T0, 10, None).await.unwrap();
+    let next = store.due_reclaims(LATER + 1, 10, Some(&fence("cleanup", 9))).await.unwrap();
+    assert_eq!(next.len(), 1);
+    for _ in 0..2 {
+        let refused = store.finish_reclaims(&[due[0].id], Some(&fence("cleanup", 8))).await;
+        let told =
+            matches!(&refused, Err(MetadataError::Fenced { name, current: FencingToken(9) }) if name == "cleanup");
+        assert!(told, "{refused:?}");
+    }
+    assert!(matches!(
+        store.due_reclaims(LATER + 2, 10, Some(&fence("cleanup", 7))).await,
+        Err(MetadataError::Fenced { .. })
+    ));
+    assert_eq!(store.due_reclaims(LATER + 2, 10, None).await.unwrap().len(), 1, "what was refused changed nothing");
+    store.finish_reclaims(&[due[0].id], Some(&fence("cleanup", u64::MAX >> 1))).await.unwrap();
+    assert_eq!(store.due_reclaims(LATER + 3, 10, None).await.unwrap(), []);
+}
+
+/// A content lives as long as one of its copies.
+pub async fn a_copy_keeps_the_content(store: Store) {
+    let id = bucket(&store, "b").await.id;
+    let source = put(&store, id, "a", 1).await.object;
+    let content = content_of(&source);
+    let copy = store.commit_object(copy_of(id, "b", content)).await.unwrap().object;
+    assert_eq!(copy.content, source.content);
+    store.commit_object(copy_of(id, "c", content)).await.unwrap();
+    for key in ["a", "b"] {
+        delete(&store, id, key, None).await.unwrap();
+        assert_eq!(store.due_reclaims(LATER, 10, None).await.unwrap(), []);
+    }
+    assert_eq!(content_of(&latest(&store, id, "c").await.unwrap()), content);
+    delete(&store, id, "c", None).await.unwrap();
+    assert_eq!(store.due_reclaims(LATER, 10, None).await.unwrap().len(), 1);
+    let unknown = store.commit_object(copy_of(id, "d", ContentId([3; 12]))).await;
+    assert!(matches!(unknown, Err(MetadataError::NoSuchContent)));
+}
+
+/// A copy whose source was deleted meanwhile takes the content back, or is told that it is gone.
+pub async fn a_copy_saves_a_queued_content_until_it_is_claimed(store: Store) {
+    let id = bucket(&store, "b").await.id;
+    let content = content_of(&put(&store, id, "a", 1).await.object);
+    delete(&store, id, "a", None).await.unwrap();
+    store.commit_object(copy_of(id, "b", content)).await.unwrap();
+    assert_eq!(store.due_reclaims(LATER, 10, None).await.unwrap(), []);
+    delete(&store, id, "b", None).await.unwrap();
+    let due = store.due_reclaims(LATER, 10, None).await.unwrap();
+    assert_eq!(due.len(), 1);
+    let refused = store.commit_object(copy_of(id, "c", content)).await;
+    assert!(matches!(refused, Err(MetadataError::NoSuchContent)), "{refused:?}");
+    store.finish_reclaims(&[due[0].id], None).await.unwrap();
+    assert!(matches!(store.commit_object(copy_of(id, "c", content)).await, Err(MetadataError::NoSuchContent)));
+}
+
+/// The grace is that of the last dereference, also where a claim was on its way when a copy took the content and was dropped
+/// again.
+pub async fn a_copy_that_is_dropped_again_begins_the_grace_anew(store: Store) {
+    let id = bucket(&store, "b").await.id;
+    let content = content_of(&put(&store, id, "a", 1).await.object);
+    delete(&store, id, "a", None).await.unwrap();
+    store.commit_object(copy_of(id, "b", content)).await.unwrap();
+    store.delete_objects(id, vec![delete_request("b", None)], LATER).await.unwrap().remove(0).unwrap();
+    assert_eq!(store.due_reclaims(LATER, 10, None).await.unwrap(), [], "it was dropped just now");
+    assert_eq!(store.due_reclaims(LATER + 1, 10, None).await.unwrap().len(), 1);
+    for round in 0..20u8 {
+        let content = content_of(&put(&store, id, "a", round).await.object);
+        delete(&store, id, "a", None).await.unwrap();
+        let taken_and_dropped = {
+            let store = store.clone();
+            tokio::spawn(async move {
+                if store.commit_object(copy_of(id, "b", content)).await.is_err() {
+                    return false;
+                }
+                store.delete_objects(id, vec![delete_request("b", None)], LATER).await.unwrap().remove(0).unwrap();
+                true
+            })
+        };
+        let claimed = store.due_reclaims(T0 + 1_000, 100, None).await.unwrap();
+        let claimed = claimed.iter().any(|reclaim| reclaim.manifest.extents[0].content == content);
+        assert!(!(taken_and_dropped.await.unwrap() && claimed), "claimed in the grace of its last dereference");
+        let due = store.due_reclaims(LATER + 2, 100, None).await.unwrap();
+        store.finish_reclaims(&due.iter().map(|reclaim| reclaim.id).collect::<Vec<_>>(), None).await.unwrap();
+    }
+}
+
+/// CopyObject of an object onto itself changes its metadata and nothing else.
+pub async fn a_copy_onto_itself_keeps_the_content(store: Store) {
+    for versioning in [Versioning::Unversioned, Versioning::Enabled, Versioning::Suspended] {
+        let id = bucket_with(&store, &format!("b{versioning:?}").to_lowercase(), versioning).await;
+        let content = content_of(&put(&store, id, "k", 1).await.object);
+        store.commit_object(copy_of(id, "k", content)).await.unwrap();
+        assert_eq!(store.due_reclaims(LATER, 10, None).await.unwrap(), []);
+        assert_eq!(content_of(&latest(&store, id, "k").await.unwrap()), content);
+    }
+}
+
+/// The reaper may die between claiming and finishing.
+pub async fn a_claimed_content_comes_again_until_finished(store: Store) {
+    let id = bucket(&store, "b").await.id;
+    for i in 0..5 {
+        put(&store, id, &format!("k{i}"), i).await;
+        delete(&store, id, &format!("k{i}"), None).await.unwrap();
+    }
+    let mut seen = std::collections::HashSet::new();
+    for round in 1..=3 {
+        seen.extend(store.due_reclaims(LATER + round, 2, None).await.unwrap().into_iter().map(|reclaim| reclaim.id));
+    }
+    assert_eq!(seen.len(), 5, "what is not finished must not hold up what waits behind it");
+    let again = store.due_reclaims(LATER + 10, 10, None).await.unwrap();
+    assert_eq!(again.len(), 5);
+    let ids: Vec<u64> = again.iter().map(|reclaim| reclaim.id).collect();
+    store.finish_reclaims(&ids[..4], None).await.unwrap();
+    let rest = store.due_reclaims(LATER + 11, 10, None).await.unwrap();
+    assert_eq!(rest.iter().map(|reclaim| reclaim.id).collect::<Vec<_>>(), ids[4..]);
+}
+
+/// From upload to object to reclaim, the chunks of a part are never an orphan's.
+pub async fn known_contents_follow_a_part_to_its_end(store: Store) {
+    let id = bucket(&store, "b").await.id;
+    let upload = upload(id, "k");
+    store.create_upload(upload.clone()).await.unwrap();
+    let replaced = part(1, 100);
+    let kept = part(1, 200);
+    let second = part(2, 300);
+    let left_out = part(3, 400);
+    for part in [&replaced, &kept, &second, &left_out] {
+        assert!(!known(&store, part.content).await);
+        store.put_part(id, "k", upload.id, part.clone(), ReplicaEvidence::default()).await.unwrap();
+        assert!(known(&store, part.content).await);
+    }
+    assert!(known(&store, replaced.content).await, "queued for reclaiming");
+    let parts = [kept.clone(), second.clone()];
+    let completion = CompleteUpload {
+        bucket: id,
+        key: "k".into(),
+        upload: upload.id,
+        parts: parts.iter().map(|part| (part.number, part.content)).collect(),
+        content: assembled(&parts),
+        version: holdfast_protocol::VersionId::generate(T0),
+        now_ms: T0,
+        precondition: WritePrecondition::default(),
+        event: None,
+    };
+    store.complete_upload(completion).await.unwrap();
+    let due = store.due_reclaims(LATER, 10, None).await.unwrap();
+    let mut reclaimed: Vec<ContentId> = due.iter().map(|reclaim| reclaim.manifest.extents[0].content).collect();
+    reclaimed.sort();
+    let mut expected = vec![replaced.content, left_out.content];
+    expected.sort();
+    assert_eq!(reclaimed, expected);
+    store.finish_reclaims(&due.iter().map(|reclaim| reclaim.id).collect::<Vec<_>>(), None).await.unwrap();
+    for part in [&replaced, &left_out] {
+        assert!(!known(&store, part.content).await);
+    }
+    for part in &parts {
+        assert!(known(&store, part.content).await, "extents of the object");
+    }
+    delete(&store, id, "k", None).await.unwrap();
+    let due = store.due_reclaims(LATER, 10, None).await.unwrap();
+    assert_eq!(due[0].manifest.extents.len(), 2);
+    for part in &parts {
+        assert!(known(&store, part.content).await, "claimed, not yet deleted");
+    }
+    store.finish_reclaims(&[due[0].id], None).await.unwrap();
+    for part in &parts {
+        assert!(!known(&store, part.content).await);
+    }
+}
+
+/// Copies of a content race with the deletion of its holders and with claims: an object that a copy made is never one
+/// whose content was claimed.
+pub async fn copies_and_overwrites_race_without_losing_a_content(store: Store) {
+    let id = bucket(&store, "b").await.id;
+    for round in 0..5u8 {
+        let content = content_of(&put(&store, id, "source", round).await.object);
+        let copies = (0..8).map(|i| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                if i % 2 == 0 {
+                    store.commit_object(copy_of(id, &format!("copy{i}"), content)).await.map(|_| ())
+                } else {
+                    delete(&store, id, "source", None).await.map(|_| ())
+                }
+            })
+        });
+        let claims = {
+            let store = store.clone();
+            tokio::spawn(async move { store.due_reclaims(LATER, 100, None).await.unwrap() })
+        };
+        let results = join_all(copies).await;
+        let claimed = claims.await.unwrap();
+        let was_claimed = claimed.iter().any(|reclaim| reclaim.manifest.extents[0].content == content);
+        let copied = results
+            .into_iter()
+            .step_by(2)
+            .filter(|result| match result.as_ref().unwrap() {
+                Ok(()) => true,
+                Err(error) => {
+                    assert!(matches!(error, MetadataError::NoSuchContent), "{error:?}");
+                    false
+                }
+            })
+            .count();
+        assert!(!(was_claimed && copied > 0), "claimed although {copied} copies hold it");
+        for i in (0..8).step_by(2) {
+            delete(&store, id, &format!("copy{i}"), None).await.unwrap();
+        }
+        let due = store.due_reclaims(LATER + 1 + u64::from(round), 100, None).await.unwrap();
+        assert!(due.iter().any(|reclaim| reclaim.manifest.extents[0].content == content));
+        store.finish_reclaims(&due.iter().map(|reclaim| reclaim.id).collect::<Vec<_>>(), None).await.unwrap();
+    }
+}

@@ -1,0 +1,39 @@
+//! Supervised actors: thin shells around decisions.
+//!
+//! ```text
+//! NodeSupervisor ── IngestActor   publishes what the node admits, from the health of disks and metadata
+//!                ├─ DiskActor ×n  drives one disk's scrub, compaction and checkpoints, watches its health
+//!                └─ CleanupActor  runs the passes that give space back
+//!
+//! LoopsSupervisor ── BackgroundLoop ×n   the loops of [`crate::flow::shards`]; another one for work that nobody waits for, such
+//!                                        as [`crate::flow::relay`]
+//! ```
+//!
+//! No actor stands in the path of a request: the data plane asks [`admission::Admission`], a shared handle, and reads and
+//! writes through ports. So an actor that dies delays housekeeping, never a request; durability never depends on one, nor
+//! on `post_stop`. What must survive a restart lives in the handles of [`node::NodeShared`].
+//!
+//! **Mailboxes** are unbounded in ractor. Here they hold ticks (one outstanding each, see [`ticker`]), the ends of tracked
+//! tasks (one of a kind outstanding), and commands of operators, which [`node::NodeHandle`] limits.
+//!
+//! **Handlers decide, tracked tasks wait.** A handler does no I/O; it starts tasks in a `JoinSet` that belongs to the
+//! actor's state, which aborts them when the actor ends in whatever way.
+//!
+//! Actors have no registered names, since several nodes run in one process in tests: references are handed out through
+//! [`node::NodeHandle`], which always has the current ones.
+
+pub mod admission;
+pub mod cleanup;
+pub mod cluster;
+pub mod disk;
+pub mod ingest;
+pub mod loops;
+pub mod node;
+pub mod supervisor;
+pub mod ticker;
+
+pub use admission::{Admission, Permit, Rejected};
+pub use cluster::{ClusterHandle, ClusterParts, ClusterSettings};
+pub use loops::{LoopSpec, LoopsHandle, TooOften};
+pub use node::{ChildKind, NodeHandle, NodeHealth, NodeParts};
+pub use supervisor::start;

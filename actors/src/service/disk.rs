@@ -1,0 +1,304 @@
+//! The disk actor: housekeeping of one disk.
+//!
+//! It watches the disk's health and tells the ingest actor of changes, scrubs at the pace that covers the disk within the
+//! configured number of days, compacts, and writes checkpoints. One task of each kind at a time, tracked; a task that the
+//! actor's end aborts leaves the disk consistent, and scrub goes on from its saved position.
+//!
+//! Failure: an error of a step is logged and counted, and the step is tried again at its next turn; a fenced disk gets no
+//! housekeeping. The engine itself fences the disk, this actor only says so.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, async_trait};
+use tokio::task::JoinSet;
+
+use super::ingest::IngestMsg;
+use super::node::{NodeParts, NodeShared};
+use super::ticker::{Tick, spawn_ticker};
+use crate::domain::admission::DiskHealth;
+use crate::ports::{ChunkError, Disk, ScrubStep};
+
+/// Bytes of one step of a scrub that an operator asked for: large enough to stream, small enough to be interrupted.
+const SCRUB_NOW_STEP_BYTES: u64 = 64 << 20;
+
+/// How housekeeping is paced.
+#[derive(Debug, Clone)]
+pub struct DiskSettings {
+    /// Everything is read once within this time; `None` switches scrub off.
+    pub scrub_period: Option<Duration>,
+    /// Time between steps of scrub.
+    pub scrub_interval: Duration,
+    /// Time between checkpoints.
+    pub checkpoint_interval: Duration,
+    /// Time between steps of compaction.
+    pub compact_interval: Duration,
+    /// Bytes a step of compaction.
+    pub compact_step_bytes: u64,
+    /// Longest time for one step of anything.
+    pub step_timeout: Duration,
+}
+
+/// The actor of one disk.
+pub struct DiskActor;
+
+/// Its messages.
+#[derive(Debug)]
+pub enum DiskMsg {
+    /// Look at the disk and start what is due.
+    Tick(Tick),
+    /// Scrub everything at full pace.
+    ScrubNow(RpcReplyPort<()>),
+    /// A tracked task ended.
+    Ended(Ended),
+}
+
+/// How a task ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// A step of scrub.
+    Scrub(Result<ScrubStep, String>),
+    /// A step of compaction, with the bytes it moved; 0 when nothing is left to do.
+    Compact(Result<u64, String>),
+    /// A checkpoint.
+    Checkpoint(Result<(), String>),
+}
+
+/// A kind of task: when it is due and whether it runs.
+struct Turn {
+    due: Instant,
+    running: bool,
+}
+
+impl Turn {
+    fn in_(wait: Duration) -> Self {
+        Self { due: Instant::now() + wait, running: false }
+    }
+
+    fn take(&mut self) -> bool {
+        let take = !self.running && self.due <= Instant::now();
+        self.running |= take;
+        take
+    }
+}
+
+/// Its state.
+pub struct DiskState {
+    disk: Arc<dyn Disk>,
+    index: usize,
+    settings: DiskSettings,
+    shared: Arc<NodeShared>,
+    tasks: JoinSet<()>,
+    health: Option<DiskHealth>,
+    scrub: Turn,
+    compact: Turn,
+    checkpoint: Turn,
+    /// A scrub that an operator asked for: `Some(whether its beginning was reached)`.
+    scrub_now: Option<bool>,
+}
+
+#[async_trait]
+impl Actor for DiskActor {
+    type Msg = DiskMsg;
+    type State = DiskState;
+    type Arguments = (usize, NodeParts, Arc<NodeShared>);
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        (index, parts, shared): Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        let mut tasks = JoinSet::new();
+        spawn_ticker(&mut tasks, myself, parts.health_interval, DiskMsg::Tick);
+        let settings = parts.disk;
+        if let Some(report) = shared.scrub.lock().get_mut(index) {
+            report.running = false;
+        }
+        Ok(DiskState {
+            disk: parts.disks[index].clone(),
+            index,
+            scrub: Turn::in_(settings.scrub_interval),
+            compact: Turn::in_(settings.compact_interval),
+            checkpoint: Turn::in_(settings.checkpoint_interval),
+            settings,
+            shared,
+            tasks,
+            health: None,
+            scrub_now: None,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        while state.tasks.try_join_next().is_some() {}
+        match message {
+            DiskMsg::Tick(_tick) => {
+                state.look();
+                state.start_due(&myself);
+            }
+            DiskMsg::ScrubNow(reply) => {
+                state.scrub_now = Some(false);
+                state.scrub.due = Instant::now();
+                state.set_scrub_running(true);
+                state.start_due(&myself);
+                drop(reply.send(()));
+            }
+            DiskMsg::Ended(ended) => {
+                state.on_ended(ended);
+                state.start_due(&myself);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl DiskState {
+    /// Reads the disk's status into metrics and tells of a change of health.
+    fn look(&mut self) {
+        let status = self.disk.status();
+        let name = self.disk.name();
+        let gauge = |what: &'static str, value: u64| metrics::gauge!(what, "disk" => name.to_owned()).set(value as f64);
+        gauge("holdfast_disk_total_bytes", status.total_bytes);
+        gauge("holdfast_disk_free_bytes", status.free_bytes);
+        gauge("holdfast_disk_live_bytes", status.live_bytes);
+        gauge("holdfast_disk_chunks", status.chunks);
+        gauge("holdfast_disk_segments", status.segments);
+        for health in [DiskHealth::Healthy, DiskHealth::Full, DiskHealth::Fenced] {
+            metrics::gauge!("holdfast_disk_health", "disk" => name.to_owned(), "state" => health.as_str())
+                .set(if health == status.health { 1.0 } else { 0.0 });
+        }
+        if self.health != Some(status.health) {
+            let detail = status.detail.as_deref().unwrap_or("");
+            match status.health {
+                DiskHealth::Healthy => tracing::info!(disk = name, "disk is healthy"),
+                DiskHealth::Full => {
+                    tracing::warn!(disk = name, detail, "disk is full: it takes reads and deletions only")
+                }
+                DiskHealth::Fenced => tracing::error!(disk = name, detail, "disk is fenced after an i/o error"),
+            }
+            self.health = Some(status.health);
+            if let Some(ingest) = &self.shared.children.load().ingest {
+                // An ingest actor that is being restarted looks by itself.
+                drop(ingest.send_message(IngestMsg::DiskChanged));
+            }
+        }
+    }
+
+    fn start_due(&mut self, myself: &ActorRef<DiskMsg>) {
+        if self.health == Some(DiskHealth::Fenced) {
+            return;
+        }
+        let limit = self.settings.step_timeout;
+        let disk = self.disk.clone();
+        if let Some(bytes) = self.scrub_bytes()
+            && self.scrub.take()
+        {
+            let disk = disk.clone();
+            self.spawn(myself, async move { Ended::Scrub(timed(limit, disk.scrub_step(bytes)).await) });
+        }
+        if self.compact.take() {
+            let bytes = self.settings.compact_step_bytes;
+            let disk = disk.clone();
+            self.spawn(myself, async move { Ended::Compact(timed(limit, disk.compact_step(bytes)).await) });
+        }
+        if self.checkpoint.take() {
+            self.spawn(myself, async move { Ended::Checkpoint(timed(limit, disk.checkpoint()).await) });
+        }
+    }
+
+    /// Bytes of the next step of scrub: what covers the live bytes within the period.
+    fn scrub_bytes(&self) -> Option<u64> {
+        if self.scrub_now.is_some() {
+            return Some(SCRUB_NOW_STEP_BYTES);
+        }
+        let period = self.settings.scrub_period?;
+        let share = self.settings.scrub_interval.as_secs_f64() / period.as_secs_f64().max(1.0);
+        let bytes = (self.disk.status().live_bytes as f64 * share).ceil() as u64;
+        (bytes > 0).then_some(bytes)
+    }
+
+    fn spawn(&mut self, myself: &ActorRef<DiskMsg>, task: impl Future<Output = Ended> + Send + 'static) {
+        let myself = myself.clone();
+        self.tasks.spawn(async move {
+            let ended = task.await;
+            drop(myself.send_message(DiskMsg::Ended(ended)));
+        });
+    }
+
+    fn on_ended(&mut self, ended: Ended) {
+        let disk = self.disk.name().to_owned();
+        let failed = |task: &'static str, error: &str| {
+            metrics::counter!("holdfast_disk_task_failures_total", "disk" => disk.clone(), "task" => task).increment(1);
+            tracing::warn!(disk, task, error, "disk housekeeping failed, it is tried again");
+        };
+        match ended {
+            Ended::Scrub(result) => {
+                self.scrub = Turn::in_(self.settings.scrub_interval);
+                match result {
+                    Ok(step) => self.on_scrubbed(&step),
+                    Err(error) => {
+                        failed("scrub", &error);
+                        self.scrub_now = None;
+                        self.set_scrub_running(false);
+                    }
+                }
+            }
+            Ended::Compact(result) => {
+                self.compact = Turn::in_(self.settings.compact_interval);
+                match result {
+                    Ok(0) => {}
+                    Ok(bytes) => {
+                        metrics::counter!("holdfast_disk_compacted_bytes_total", "disk" => disk).increment(bytes);
+                        // There may be more.
+                        self.compact.due = Instant::now();
+                    }
+                    Err(error) => failed("compact", &error),
+                }
+            }
+            Ended::Checkpoint(result) => {
+                self.checkpoint = Turn::in_(self.settings.checkpoint_interval);
+                if let Err(error) = result {
+                    failed("checkpoint", &error);
+                }
+            }
+        }
+    }
+
+    fn on_scrubbed(&mut self, step: &ScrubStep) {
+        if step.corrupt > 0 {
+            tracing::error!(disk = self.disk.name(), chunks = step.corrupt, "scrub found corrupt chunks");
+        }
+        // A scrub on command starts wherever the last step ended: it is over at the second end.
+        match (self.scrub_now, step.pass_finished) {
+            (Some(true), true) => self.scrub_now = None,
+            (Some(false), true) => self.scrub_now = Some(true),
+            _ => {}
+        }
+        if self.scrub_now.is_some() {
+            self.scrub.due = Instant::now();
+        }
+        let mut reports = self.shared.scrub.lock();
+        let report = &mut reports[self.index];
+        report.bytes += step.bytes;
+        report.chunks += step.chunks;
+        report.corrupt += step.corrupt;
+        report.passes += u64::from(step.pass_finished);
+        report.running = self.scrub_now.is_some();
+    }
+
+    fn set_scrub_running(&self, running: bool) {
+        self.shared.scrub.lock()[self.index].running = running;
+    }
+}
+
+async fn timed<T>(limit: Duration, step: impl Future<Output = Result<T, ChunkError>>) -> Result<T, String> {
+    match tokio::time::timeout(limit, step).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("did not end within {} s", limit.as_secs())),
+    }
+}

@@ -1,0 +1,65 @@
+//! Black-box tests of real Holdfast nodes.
+//!
+//! The tests start the `holdfast` binary as a process, speak to it over sockets, kill it, restart it and look at what it
+//! kept. Nothing here shares code with the server: the client below has its own HTTP and its own signatures, so that a
+//! mistake on one side cannot hide behind the same mistake on the other.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`node`] | a node process: start on free ports, wait until ready, kill -9, SIGTERM, restart; logs on failure |
+//! | [`cluster`] | several nodes with ZooKeeper and MariaDB, made as an operator would; partitions |
+//! | [`workload`] | concurrent clients on all nodes, every answer taken down and every byte compared |
+//! | [`client`] | blocking HTTP/1.1 with SigV4, down to single bytes on the socket |
+//! | [`history`], [`checker`] | what concurrent clients did and saw, and whether one register a key explains it |
+//! | [`model`] | what a store may hold after requests whose answers were lost |
+//! | [`disk`] | small disks, and damage on disks |
+//! | [`certificates`] | authorities and certificates of the test's own, forged ones too |
+//! | [`content`] | pseudo-random contents and numbers from seeds |
+//! | [`services`] | real ZooKeeper, MariaDB and Redis, private to a test |
+//! | [`program`] | runs aws-cli, rclone, s3cmd, restic, curl |
+
+// A test that goes wrong should panic where it does: `unwrap` is how this crate says so.
+#![allow(clippy::unwrap_used)]
+
+pub mod certificates;
+pub mod checker;
+pub mod client;
+pub mod cluster;
+pub mod content;
+pub mod disk;
+pub mod history;
+pub mod model;
+pub mod node;
+pub mod program;
+pub mod services;
+pub mod workload;
+
+use std::time::{Duration, Instant};
+
+/// Asks `what` again and again until it is true.
+///
+/// # Panics
+/// When it is not true within `limit`; `name` says what was waited for.
+pub fn eventually(name: &str, limit: Duration, mut what: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !what() {
+        assert!(begin.elapsed() < limit, "waited {limit:?} in vain for: {name}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A number that the environment may set, for longer runs by hand than CI has time for.
+pub fn parameter(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} must be a number, not `{text}`")),
+        Err(_) => default,
+    }
+}
+
+/// The seed of a random test: `HOLDFAST_TEST_SEED`, or a new one. Printed, so that a failure can be replayed.
+pub fn seed(test: &str) -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let seed = parameter("HOLDFAST_TEST_SEED", now % 1_000_000_000);
+    println!("{test}: HOLDFAST_TEST_SEED={seed}");
+    seed
+}

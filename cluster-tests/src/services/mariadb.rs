@@ -1,0 +1,210 @@
+//! A real MariaDB server on a free port in a temporary directory, with a database and a user for Holdfast.
+
+use std::fs;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::process::{Process, free_port};
+use crate::certificates::Authority;
+
+const INSTALL: &str =
+    "these tests need MariaDB: apt-get install --no-install-recommends mariadb-server-core mariadb-client-core";
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The database's name.
+pub const DATABASE: &str = "holdfast";
+/// The user, who may do everything in databases whose names begin with [`DATABASE`].
+pub const USER: &str = "holdfast";
+/// The user's password.
+pub const PASSWORD: &str = "a password of the tests";
+
+/// Run at each start, before the first connection.
+const PREPARE: &str = "CREATE DATABASE IF NOT EXISTS holdfast;\n\
+    CREATE USER IF NOT EXISTS 'holdfast'@'%' IDENTIFIED BY 'a password of the tests';\n\
+    GRANT ALL ON `holdfast%`.* TO 'holdfast'@'%';\n";
+
+/// An initialised data directory, to be copied: making one takes five seconds.
+static TEMPLATE: LazyLock<TempDir> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().unwrap();
+    let made = Command::new("mariadb-install-db")
+        // Its own: a server that starts removes what it takes for the rest of its own temporary tables.
+        .env("TMPDIR", dir.path())
+        .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"])
+        .arg(format!("--datadir={}", dir.path().join("data").display()))
+        .args(run_as_root())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("mariadb-install-db: {e}; {INSTALL}"));
+    assert!(made.status.success(), "mariadb-install-db: {}", String::from_utf8_lossy(&made.stderr));
+    dir
+});
+
+/// Without this the server refuses to run as root; with it, it refuses to run as somebody else.
+fn run_as_root() -> Option<&'static str> {
+    rustix::process::geteuid().is_root().then_some("--user=root")
+}
+
+/// One server, running or not.
+#[derive(Debug)]
+pub struct Mariadb {
+    running: Option<Process>,
+    dir: TempDir,
+    port: u16,
+    arguments: Vec<String>,
+    tls: Option<TempDir>,
+}
+
+impl Mariadb {
+    /// Starts a server and waits until it serves.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with further arguments for the server.
+    ///
+    /// # Panics
+    /// When it does not serve.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        copy(&TEMPLATE.path().join("data"), &dir.path().join("data"));
+        fs::write(dir.path().join("prepare.sql"), PREPARE).unwrap();
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut server = Self { running: None, dir, port: free_port(), arguments, tls: None };
+        server.restart();
+        server
+    }
+
+    /// A server that takes TCP connections over TLS only, with a certificate of an authority of its own.
+    ///
+    /// # Panics
+    /// When it does not serve.
+    pub fn start_with_tls() -> Self {
+        let tls = tempfile::tempdir().unwrap();
+        let authority = Authority::new("tests of Holdfast", None);
+        let server = authority.issue("mariadb", None);
+        let at = |name: &str| tls.path().join(name);
+        fs::write(at("ca.pem"), authority.pair().certificate).unwrap();
+        fs::write(at("server.pem"), server.certificate).unwrap();
+        fs::write(at("server.key"), server.key).unwrap();
+        let files = [("ssl-ca", "ca.pem"), ("ssl-cert", "server.pem"), ("ssl-key", "server.key")];
+        let mut arguments: Vec<String> =
+            files.iter().map(|(option, name)| format!("--{option}={}", at(name).display())).collect();
+        arguments.push("--require-secure-transport=ON".into());
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut server = Self::start_with(&arguments);
+        server.tls = Some(tls);
+        server
+    }
+
+    /// The authority of its certificate, if it has one.
+    pub fn tls_ca(&self) -> Option<PathBuf> {
+        self.tls.as_ref().map(|tls| tls.path().join("ca.pem"))
+    }
+
+    /// Starts it (again, with what it had) and waits until it serves.
+    ///
+    /// # Panics
+    /// When it runs, or does not serve in time.
+    pub fn restart(&mut self) {
+        assert!(self.running.is_none(), "it runs");
+        let at = |name: &str| self.dir.path().join(name).display().to_string();
+        let mut server = Command::new(program("mariadbd"));
+        server
+            .env("TMPDIR", self.dir.path())
+            .arg("--no-defaults")
+            .args(run_as_root())
+            .args([format!("--datadir={}", at("data")), format!("--socket={}", at("s.sock"))])
+            .args([format!("--init-file={}", at("prepare.sql")), format!("--pid-file={}", at("pid"))])
+            .args([format!("--port={}", self.port), "--bind-address=127.0.0.1".into(), "--skip-name-resolve".into()])
+            .args(["--innodb-buffer-pool-size=32M", "--innodb-log-file-size=32M", "--performance-schema=OFF"])
+            .args(&self.arguments);
+        let process = Process::start_logged(&mut server, &self.dir.path().join("log"));
+        self.running = Some(process.unwrap_or_else(|e| panic!("mariadbd: {e}; {INSTALL}")));
+        let deadline = Instant::now() + START_PATIENCE;
+        while !self.serves() {
+            assert!(
+                Instant::now() < deadline && self.running.as_mut().is_some_and(|process| process.ended().is_none()),
+                "MariaDB does not serve:\n{}",
+                fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Whether it greets.
+    fn serves(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect_timeout(&self.address(), Duration::from_secs(1)) else { return false };
+        let mut greeting = [0; 5];
+        // Length and number of the packet, then the version of the protocol.
+        stream.set_read_timeout(Some(Duration::from_secs(2))).is_ok()
+            && stream.read_exact(&mut greeting).is_ok()
+            && greeting[4] == 10
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.running = None;
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) {
+        self.running.as_ref().expect("it runs").signal(signal);
+    }
+
+    /// Where clients find it.
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// The database as a URL without the password, reached at `address` (its own, or a proxy's).
+    pub fn url_at(&self, address: SocketAddr) -> String {
+        format!("mysql://{USER}@{address}/{DATABASE}")
+    }
+
+    /// Runs SQL as root and gives back what it prints.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn sql(&self, sql: &str) -> String {
+        let output = Command::new("mariadb")
+            .args(["--no-defaults", "--batch", "--skip-column-names", "-uroot"])
+            .arg(format!("--socket={}", self.dir.path().join("s.sock").display()))
+            .args(["-e", sql])
+            .output()
+            .unwrap_or_else(|e| panic!("mariadb: {e}; {INSTALL}"));
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+/// Debian has servers in `sbin`, which is not in everybody's PATH.
+fn program(name: &str) -> PathBuf {
+    let sbin = Path::new("/usr/sbin").join(name);
+    if sbin.exists() { sbin } else { name.into() }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! A real Apache RocketMQ 5: a name server and a broker on free ports in a temporary directory.
+//!
+//! The jars come from Maven Central: `cluster-tests/run` fetches them by `cluster-tests/rocketmq/pom.xml` into the target
+//! directory; [`INSTALL`] is the command. What keeps a broker small, and alone:
+//!
+//! | setting | why |
+//! |---|---|
+//! | `-Xmx256m`, serial collector | 280 MB resident for the broker, 120 MB for the name server |
+//! | `-XX:MaxDirectMemorySize=1g` | each of its threads keeps a buffer of 4 MiB; with 128 MiB sends fail under load |
+//! | `mappedFileSizeCommitLog`, `…ConsumeQueue`, `…TimerLog`, `maxIndexNum`, `maxHashSlotNum` | files of MiB, not GiB |
+//! | `listenPort`, `haListenPort`, and the port two below `listenPort` | the three that a broker listens on |
+//! | `brokerIP1=127.0.0.1`, `bindAddress` | what the name server tells clients, and where it listens |
+//! | `storePathRootDir`, `-Drocketmq.home.dir`, `-Duser.home` | nothing outside of the directory, logs neither |
+//! | `diskMaxUsedSpaceRatio=95` | a full test machine is not a full broker |
+//! | `authenticationEnabled` and its like | users, as in production |
+//! | `waitTimeMillsInSendQueue=5000` | a busy test machine is not flow control |
+//! | `flushDiskType=SYNC_FLUSH` | what a broker acknowledged outlives it |
+//!
+//! Ready 3 to 6 seconds after the start.
+
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::process::{Process, free_port};
+
+/// The user that brokers know.
+pub const ACCESS_KEY: &str = "holdfast";
+/// That user's secret.
+pub const SECRET_KEY: &str = "a-secret-of-the-tests";
+
+/// How to get the jars.
+pub const INSTALL: &str = "these tests need RocketMQ's jars: mvn -B -q -f cluster-tests/rocketmq/pom.xml \
+     dependency:copy-dependencies -DoutputDirectory=$PWD/target/cluster-tests/rocketmq";
+const START_PATIENCE: Duration = Duration::from_secs(90);
+
+/// A name server and a broker.
+#[derive(Debug)]
+pub struct RocketMq {
+    name_server_port: u16,
+    broker_port: u16,
+    name_server: Option<Process>,
+    broker: Option<Process>,
+    // After the processes: they write into it.
+    dir: TempDir,
+}
+
+/// The directory with the jars.
+///
+/// # Panics
+/// When it is not there.
+pub fn jars() -> PathBuf {
+    let named = std::env::var_os("HOLDFAST_TEST_ROCKETMQ_JARS").map(PathBuf::from);
+    let jars = named.unwrap_or_else(|| {
+        // target/debug/deps/<test>
+        let exe = std::env::current_exe().unwrap();
+        exe.ancestors().nth(3).unwrap().join("cluster-tests/rocketmq")
+    });
+    assert!(jars.join("rocketmq-broker-5.3.3.jar").exists(), "{} lacks a broker; {INSTALL}", jars.display());
+    jars
+}
+
+/// A free port with another one two below it.
+fn broker_port() -> u16 {
+    loop {
+        let port = free_port();
+        if std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port - 2)).is_ok() {
+            return port;
+        }
+    }
+}
+
+impl RocketMq {
+    /// Starts both and waits until the name server knows the broker. Blocks.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn start() -> Self {
+        Self::start_storing_in(None)
+    }
+
+    /// The same with the broker's store in a directory of the caller's.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn start_storing_in(store: Option<&Path>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (name_server_port, broker_port, ha_port) = (free_port(), broker_port(), free_port());
+        let own = dir.path().join("store");
+        let store = store.unwrap_or(&own).display();
+        let home = dir.path().display();
+        std::fs::write(
+            dir.path().join("namesrv.conf"),
+            format!("listenPort={name_server_port}\nbindAddress=127.0.0.1\nkvConfigPath={home}/kv.json\n"),
+        )
+        .unwrap();
+        let user = format!(r#"{{"username":"{ACCESS_KEY}","password":"{SECRET_KEY}"}}"#);
+        let inner = format!(r#"{{"accessKey":"{ACCESS_KEY}","secretKey":"{SECRET_KEY}"}}"#);
+        std::fs::write(
+            dir.path().join("broker.conf"),
+            format!(
+                "brokerClusterName=tests\nbrokerName=broker-a\nbrokerId=0\nbrokerRole=ASYNC_MASTER\n\
+                 flushDiskType=SYNC_FLUSH\nnamesrvAddr=127.0.0.1:{name_server_port}\nbrokerIP1=127.0.0.1\n\
+                 bindAddress=127.0.0.1\nlistenPort={broker_port}\nhaListenPort={ha_port}\n\
+                 storePathRootDir={store}\nstorePathCommitLog={store}/commitlog\n\
+                 mappedFileSizeCommitLog=8388608\nmappedFileSizeConsumeQueue=600000\nmappedFileSizeTimerLog=1048576\n\
+                 maxIndexNum=20000\nmaxHashSlotNum=5000\ndiskMaxUsedSpaceRatio=95\nautoCreateTopicEnable=false\n\
+                 waitTimeMillsInSendQueue=5000\n\
+                 authenticationEnabled=true\ninitAuthenticationUser={user}\n\
+                 innerClientAuthenticationCredentials={inner}\n\
+                 authenticationProvider=org.apache.rocketmq.auth.authentication.provider.DefaultAuthenticationProvider\n\
+                 authenticationMetadataProvider=\
+                 org.apache.rocketmq.auth.authentication.provider.LocalAuthenticationMetadataProvider\n"
+            ),
+        )
+        .unwrap();
+        let mut service = Self { name_server_port, broker_port, name_server: None, broker: None, dir };
+        service.name_server = Some(service.java(&["-Xms32m", "-Xmx96m"], "namesrv.NamesrvStartup", "namesrv.conf"));
+        service.wait_for(name_server_port, "the name server");
+        service.restart_broker();
+        service
+    }
+
+    fn java(&self, memory: &[&str], class: &str, config: &str) -> Process {
+        let home = self.dir.path().display();
+        let mut java = Command::new("java");
+        java.args(memory)
+            .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"])
+            .arg(format!("-Duser.home={home}"))
+            .arg(format!("-Drocketmq.home.dir={home}"))
+            .args(["-cp", &format!("{}/*", jars().display())])
+            .args([&format!("org.apache.rocketmq.{class}"), "-c"])
+            .arg(self.dir.path().join(config))
+            .current_dir(self.dir.path());
+        let process = Process::start_logged(&mut java, &self.log());
+        process.unwrap_or_else(|error| panic!("cannot start java ({error}); {INSTALL}"))
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    fn wait_for(&self, port: u16, what: &str) {
+        let deadline = Instant::now() + START_PATIENCE;
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        while TcpStream::connect_timeout(&addr, Duration::from_secs(1)).is_err() {
+            let log = || std::fs::read_to_string(self.log()).unwrap_or_default();
+            assert!(Instant::now() < deadline, "{what} does not serve after {START_PATIENCE:?}:\n{}", log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// For clients.
+    pub fn name_servers(&self) -> String {
+        format!("127.0.0.1:{}", self.name_server_port)
+    }
+
+    /// kill -9 of the broker.
+    pub fn kill_broker(&mut self) {
+        self.broker = None;
+    }
+
+    /// Starts the broker, again with what it had, and waits until it says that it serves.
+    ///
+    /// # Panics
+    /// When it runs, or takes too long.
+    pub fn restart_broker(&mut self) {
+        assert!(self.broker.is_none(), "it runs");
+        let said = |log: &Path| std::fs::read_to_string(log).unwrap_or_default().matches("broker-a, ").count();
+        let before = said(&self.log());
+        let memory = ["-Xms128m", "-Xmx256m", "-XX:MaxDirectMemorySize=1g"];
+        self.broker = Some(self.java(&memory, "broker.BrokerStartup", "broker.conf"));
+        let deadline = Instant::now() + START_PATIENCE;
+        while said(&self.log()) == before {
+            let log = || std::fs::read_to_string(self.log()).unwrap_or_default();
+            assert!(Instant::now() < deadline, "the broker does not serve after {START_PATIENCE:?}:\n{}", log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.wait_for(self.broker_port, "the broker");
+    }
+
+    /// Sends the broker a signal.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal_broker(&self, signal: Signal) {
+        self.broker.as_ref().expect("it runs").signal(signal);
+    }
+}
+
+/// What a consumer got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// Of which queue.
+    pub queue: u32,
+    /// At which place of it.
+    pub offset: u64,
+    /// Id of the event.
+    pub id: String,
+    /// Its name.
+    pub tag: String,
+    /// The notification, as JSON.
+    pub body: String,
+}
+
+/// The consumer of `docs/examples/events`, on RocketMQ's own client.
+#[derive(Debug)]
+pub struct JavaConsumer {
+    _process: Process,
+    received: Arc<Mutex<Vec<Received>>>,
+}
+
+impl JavaConsumer {
+    /// Starts it on a topic from its beginning.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(service: &RocketMq, topic: &str, group: &str) -> Self {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/events/EventsConsumer.java");
+        let log = std::fs::File::create(service.dir.path().join(format!("consumer-{group}.log"))).unwrap();
+        let mut java = Command::new("java");
+        java.args(["-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .arg(format!("-Duser.home={}", service.dir.path().display()))
+            .args(["-cp", &format!("{}/*", jars().display())])
+            .arg(source)
+            .args([&service.name_servers(), topic, group, "*", ACCESS_KEY, SECRET_KEY])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log);
+        let mut process = Process::start(&mut java).unwrap_or_else(|error| panic!("cannot start java ({error})"));
+        let lines = BufReader::new(process.take_stdout().unwrap());
+        let received = Arc::<Mutex<Vec<Received>>>::default();
+        let taken = received.clone();
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                let mut parts = line.splitn(5, '\t');
+                let mut next = || parts.next().map(str::to_owned);
+                if let (Some(queue), Some(offset), Some(id), Some(tag), Some(body)) =
+                    (next(), next(), next(), next(), next())
+                {
+                    let (queue, offset) = (queue.parse().unwrap(), offset.parse().unwrap());
+                    taken.lock().unwrap().push(Received { queue, offset, id, tag, body });
+                }
+            }
+        });
+        Self { _process: process, received }
+    }
+
+    /// All that came so far.
+    pub fn received(&self) -> Vec<Received> {
+        self.received.lock().unwrap().clone()
+    }
+}

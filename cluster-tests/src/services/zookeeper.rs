@@ -1,0 +1,175 @@
+//! Real ZooKeeper servers on free ports in a temporary directory.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::process::{Process, free_port};
+
+const JARS: [&str; 2] = ["/usr/share/java/zookeeper.jar", "/usr/share/java/slf4j-simple.jar"];
+const INSTALL: &str = "these tests need ZooKeeper: apt-get install --no-install-recommends zookeeper";
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// One server, running or not.
+#[derive(Debug)]
+pub struct Server {
+    dir: PathBuf,
+    port: u16,
+    running: Option<Process>,
+}
+
+impl Server {
+    /// Where clients find it.
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// Starts it, again with what it had.
+    ///
+    /// # Panics
+    /// When it runs, or cannot be started.
+    pub fn start(&mut self) {
+        assert!(self.running.is_none(), "it runs");
+        if let Some(jar) = JARS.iter().find(|jar| !Path::new(jar).exists()) {
+            panic!("{jar} is missing; {INSTALL}");
+        }
+        let mut java = Command::new("java");
+        java.args(["-Xms32m", "-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .args(["-Dzookeeper.jmx.log4j.disable=true", "-Djava.net.preferIPv4Stack=true"])
+            .args(["-cp", &JARS.join(":"), "org.apache.zookeeper.server.quorum.QuorumPeerMain"])
+            .arg(self.dir.join("zoo.cfg"));
+        let process = Process::start_logged(&mut java, &self.dir.join("log"));
+        self.running = Some(process.unwrap_or_else(|e| panic!("cannot start java ({e}); {INSTALL}")));
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.running = None;
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) {
+        self.running.as_ref().expect("it runs").signal(signal);
+    }
+
+    /// `leader`, `follower` or `standalone`; nothing while it does not serve.
+    pub fn mode(&self) -> Option<String> {
+        let mut stream = TcpStream::connect_timeout(&self.address(), Duration::from_secs(1)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        stream.write_all(b"srvr").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.lines().find_map(|l| l.strip_prefix("Mode: ")).map(str::to_owned)
+    }
+
+    /// Waits for an ensemble that has a leader.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn wait_until_it_serves(&self) {
+        let deadline = Instant::now() + START_PATIENCE;
+        while self.mode().is_none() {
+            if Instant::now() > deadline {
+                let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+                panic!("ZooKeeper does not serve after {START_PATIENCE:?}:\n{log}\n{INSTALL}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// An ensemble of one or more servers.
+#[derive(Debug)]
+pub struct Ensemble {
+    /// The servers.
+    pub servers: Vec<Server>,
+    // After the servers: they write into it.
+    _dir: TempDir,
+}
+
+impl Ensemble {
+    /// Starts `count` servers and waits until they serve. Blocks.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn start(count: usize) -> Self {
+        let mut ensemble = Self::prepare(count);
+        ensemble.start_all();
+        ensemble
+    }
+
+    /// The same without waiting: [`Ensemble::wait_until_it_serves`] does.
+    ///
+    /// # Panics
+    /// When they cannot be started.
+    pub fn begin(count: usize) -> Self {
+        let mut ensemble = Self::prepare(count);
+        ensemble.servers.iter_mut().for_each(Server::start);
+        ensemble
+    }
+
+    fn prepare(count: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ports: Vec<[u16; 3]> = (0..count).map(|_| [free_port(), free_port(), free_port()]).collect();
+        let mut servers: Vec<Server> = Vec::new();
+        for (i, [port, _, _]) in ports.iter().enumerate() {
+            let home = dir.path().join(format!("server-{i}"));
+            std::fs::create_dir_all(home.join("data")).unwrap();
+            std::fs::write(home.join("data/myid"), format!("{}\n", i + 1)).unwrap();
+            let data = home.join("data").display().to_string();
+            let mut config = format!(
+                "tickTime=500\ninitLimit=20\nsyncLimit=10\ndataDir={data}\nclientPort={port}\n\
+                 clientPortAddress=127.0.0.1\nadmin.enableServer=false\nmaxClientCnxns=0\n\
+                 4lw.commands.whitelist=ruok,srvr,stat,mntr\n"
+            );
+            if count > 1 {
+                config.push_str("standaloneEnabled=false\n");
+                for (j, [_, peer, election]) in ports.iter().enumerate() {
+                    writeln!(config, "server.{}=127.0.0.1:{peer}:{election}", j + 1).unwrap();
+                }
+            }
+            std::fs::write(home.join("zoo.cfg"), config).unwrap();
+            servers.push(Server { dir: home, port: *port, running: None });
+        }
+        Self { servers, _dir: dir }
+    }
+
+    /// Starts those that do not run, and waits.
+    pub fn start_all(&mut self) {
+        self.servers.iter_mut().filter(|s| s.running.is_none()).for_each(Server::start);
+        self.wait_until_it_serves();
+    }
+
+    /// Waits until all serve.
+    pub fn wait_until_it_serves(&self) {
+        self.servers.iter().for_each(Server::wait_until_it_serves);
+    }
+
+    /// kill -9 of all.
+    pub fn kill_all(&mut self) {
+        self.servers.iter_mut().for_each(Server::kill);
+    }
+
+    /// Which server leads.
+    ///
+    /// # Panics
+    /// When none does.
+    pub fn leader(&self) -> usize {
+        let leads = |s: &Server| matches!(s.mode().as_deref(), Some("leader" | "standalone"));
+        self.servers.iter().position(leads).expect("the ensemble has a leader")
+    }
+
+    /// For clients.
+    pub fn connect_string(&self) -> String {
+        self.servers.iter().map(|s| s.address().to_string()).collect::<Vec<_>>().join(",")
+    }
+}

@@ -1,0 +1,81 @@
+//! Nodes come, leave and are lost while clients write.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::time::{Duration, Instant};
+
+use holdfast_cluster_tests::cluster::{Cluster, HEAL, REBUILD_DELAY, SESSION};
+use holdfast_cluster_tests::workload::{BUCKET, Workload};
+use holdfast_cluster_tests::{eventually, seed};
+
+const PROGRESS: u64 = 40;
+const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
+
+/// Shards of this health, as a node says it.
+fn shards_of(cluster: &Cluster, at: usize, health: &str) -> u64 {
+    cluster.status(at).and_then(|status| status["shards"][health].as_u64()).unwrap_or(0)
+}
+
+#[test]
+fn a_cluster_grows_loses_a_node_rebuilds_and_drains_while_clients_write() {
+    let seed = seed("membership");
+    let mut cluster = Cluster::start(3);
+    cluster.client(0).create_bucket(BUCKET);
+    let load = Workload::new(seed, cluster.addresses());
+    load.run(|| {
+        load.make_progress("three nodes", PROGRESS, PROGRESS_LIMIT);
+        let added = cluster.add_node();
+        load.add_node(cluster.members[added].node.s3());
+        cluster.assign_and_apply();
+        load.make_progress("a fourth node takes its share", PROGRESS, PROGRESS_LIMIT);
+        cluster.wait_until_healthy("with four nodes", HEAL);
+
+        // Lost for good: its data is rebuilt on the others without anybody asking.
+        let lost = 1;
+        load.remove_node(cluster.members[lost].node.s3());
+        cluster.members[lost].node.kill();
+        load.make_progress("a node is lost", PROGRESS, PROGRESS_LIMIT);
+        let begin = Instant::now();
+        let observer = 0;
+        eventually("the loss is said", SESSION * 10, || shards_of(&cluster, observer, "degraded") > 0);
+        eventually("everything has three replicas again", HEAL, || {
+            let total = shards_of(&cluster, observer, "total");
+            total > 0 && shards_of(&cluster, observer, "healthy") == total
+        });
+        let id = cluster.members[lost].id.clone();
+        let shards = cluster.cli(observer, &["shard", "list", "--node", &id]);
+        let members = shards.as_array().unwrap().iter().flat_map(|shard| shard["replicas"].as_array().unwrap());
+        let left = members.filter(|replica| replica["node"] == id.as_str() && replica["role"] == "member").count();
+        println!("rebuilt {:?} after the loss, {left} shards still name the lost node", begin.elapsed());
+        assert_eq!(left, 0, "a shard counts a lost node as a member and calls itself healthy");
+        assert!(begin.elapsed() + SESSION >= REBUILD_DELAY, "rebuilt before the delay");
+        cluster.cli(observer, &["node", "remove", &id, "--force"]);
+        load.make_progress("the lost node is forgotten", PROGRESS, PROGRESS_LIMIT);
+        cluster.wait_until_healthy("without the lost node", HEAL);
+
+        // A fifth comes, and the first one leaves; it is killed in the middle, and so is the controller.
+        let added = cluster.add_node();
+        load.add_node(cluster.members[added].node.s3());
+        cluster.assign_and_apply();
+        let leaver = 0;
+        let id = cluster.members[leaver].id.clone();
+        cluster.cli(added, &["node", "drain", &id]);
+        cluster.members[leaver].node.kill();
+        cluster.members[leaver].node.restart();
+        let controller = cluster.controller();
+        cluster.members[controller].node.kill();
+        cluster.members[controller].node.restart();
+        load.make_progress("a drain is interrupted", PROGRESS, PROGRESS_LIMIT);
+        let drained = cluster.cli(added, &["node", "drain", &id, "--wait"]);
+        assert_eq!(drained["done"], true, "{drained}");
+        load.remove_node(cluster.members[leaver].node.s3());
+        // Stopped first, as an operator would: it cannot be asked any more, and nothing of it is needed.
+        cluster.members[leaver].node.stop();
+        eventually("a drained node that is stopped is removed without force", SESSION * 10, || {
+            cluster.members[added].node.try_cli(&["node", "remove", &id]).status.success()
+        });
+        load.make_progress("the drained node is gone", PROGRESS, PROGRESS_LIMIT);
+    });
+    cluster.wait_until_healthy("at the end", HEAL);
+    load.verify();
+}

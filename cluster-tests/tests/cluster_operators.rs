@@ -1,0 +1,200 @@
+//! What operators and disks do to a cluster: disks that fill up, rot and are replaced, and nodes that do not belong.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use holdfast_cluster_tests::cluster::{Cluster, HEAL, Options};
+use holdfast_cluster_tests::disk::{SmallDisk, flip_bytes, locate};
+use holdfast_cluster_tests::{content, eventually};
+
+const BUCKET: &str = "disks";
+
+/// Every object is read through this node, byte by byte.
+fn read_all(cluster: &Cluster, at: usize, objects: u64, len: usize) {
+    let client = cluster.client(at);
+    for n in 0..objects {
+        let response = client.get(BUCKET, &format!("k{n}")).unwrap();
+        assert_eq!(response.status, 200, "k{n} through node {at}: {}", response.text());
+        assert!(response.body == content::bytes(n, len), "k{n} through node {at} has other bytes");
+    }
+}
+
+fn repairs_waiting(cluster: &Cluster, at: usize) -> Option<u64> {
+    cluster.status(at)?["repairs"].as_u64()
+}
+
+#[test]
+fn disks_that_fill_up_rot_or_are_replaced_cost_no_object() {
+    const SIZE: usize = 4 << 20;
+    let scratch = tempfile::tempdir_in(holdfast_cluster_tests::node::binary().parent().unwrap()).unwrap();
+    let disk = SmallDisk::new(scratch.path(), 400);
+    let options = Options { disks: vec![None, None, Some(disk.path().join("disk"))], ..Options::default() };
+    let mut cluster = Cluster::start_with(3, options);
+    cluster.client(0).create_bucket(BUCKET);
+
+    // One disk of three is full: writes go on, reads too, also through the node that has no room.
+    let objects = 110;
+    for n in 0..objects {
+        let put = cluster.client(n as usize % 3).put(BUCKET, &format!("k{n}"), &content::bytes(n, SIZE)).unwrap();
+        assert_eq!(put.status, 200, "k{n} of {objects}: {}", put.text());
+    }
+    for at in 0..3 {
+        read_all(&cluster, at, objects, SIZE);
+    }
+    let status = cluster.status(0).unwrap();
+    assert_ne!(status["health"], "healthy", "a node without room is not told of: {status}");
+    for n in 20..objects {
+        assert_eq!(cluster.client(0).delete(BUCKET, &format!("k{n}")).unwrap().status, 204);
+    }
+    let objects = 20;
+    cluster.wait_until_healthy("the full disk has room again", HEAL);
+    assert_eq!(repairs_waiting(&cluster, 0), Some(0));
+
+    // Rot in one replica: never served, told of, repaired.
+    cluster.members[0].node.stop();
+    let bytes = content::bytes(7, SIZE);
+    let (file, at) = locate(cluster.members[0].node.data_dir(), &bytes[SIZE / 2..SIZE / 2 + 64]);
+    flip_bytes(&file, at, 16);
+    cluster.members[0].node.restart();
+    read_all(&cluster, 0, objects, SIZE);
+    assert!(cluster.members[0].node.corruption_found() > 0.0, "the corruption was not counted");
+    cluster.wait_until_healthy("the bad replica was replaced", HEAL);
+    assert_eq!(cluster.members[0].node.try_cli(&["scrub", "run"]).status.code(), Some(0), "it is still there");
+
+    // A replaced disk: an empty directory where the chunks were.
+    cluster.members[1].node.stop();
+    fs::remove_dir_all(cluster.members[1].node.data_dir().join("disks")).unwrap();
+    cluster.members[1].node.restart();
+    read_all(&cluster, 1, objects, SIZE);
+    eventually("everything is on the new disk", HEAL, || {
+        (0..objects).all(|n| {
+            let stat = cluster.cli(0, &["object", "stat", &format!("{BUCKET}/k{n}")]);
+            let chunks = stat["chunks"].as_array().unwrap();
+            let replicas = chunks.iter().map(|chunk| chunk["replicas"].as_array().unwrap());
+            replicas.flatten().filter(|replica| replica["state"] == "present").count() == 3 * chunks.len()
+        })
+    });
+    cluster.wait_until_healthy("the disk was replaced", HEAL);
+    // The proof: the node reads everything without the others.
+    cluster.members[0].node.kill();
+    cluster.members[2].node.kill();
+    read_all(&cluster, 1, objects, SIZE);
+}
+
+fn run_briefly(cluster: &Cluster, at: usize, change: impl FnOnce(&mut Command)) -> Output {
+    let mut command = cluster.members[at].node.command(&["node", "--json"]);
+    change(&mut command);
+    // A node that starts after all would never end by itself.
+    let mut limited = Command::new("timeout");
+    limited.args(["-s", "KILL", "60"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited.current_dir(command.get_current_dir().unwrap()).output().unwrap()
+}
+
+fn refused(what: &str, output: &Output, words: &[&str]) {
+    let text = String::from_utf8_lossy(&output.stderr).to_lowercase();
+    let code = output.status.code();
+    assert!(matches!(code, Some(1 | 2 | 4)), "{what}: exit {code:?}\n{text}");
+    assert!(words.iter().any(|word| text.contains(word)), "{what}: none of {words:?} is in\n{text}");
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
+}
+
+/// Other ports than those of the node whose configuration is used.
+fn on_other_ports(command: &mut Command) {
+    command
+        .env("HOLDFAST_S3_ADDR", "127.0.0.1:0")
+        .env("HOLDFAST_ADMIN_ADDR", "127.0.0.1:0")
+        .env("HOLDFAST_CLUSTER_PEER_ADDR", "127.0.0.1:0");
+}
+
+#[test]
+fn nodes_that_do_not_belong_are_refused_and_harm_nobody() {
+    let mut cluster = Cluster::start(3);
+    cluster.client(0).create_bucket(BUCKET);
+    let put_in = |cluster: &Cluster, n: u64| {
+        let put = cluster.client(n as usize % 3).put(BUCKET, &format!("k{n}"), &content::bytes(n, 200_000)).unwrap();
+        assert_eq!(put.status, 200, "{}", put.text());
+    };
+    put_in(&cluster, 0);
+
+    // The same data directory a second time.
+    let output = run_briefly(&cluster, 1, on_other_ports);
+    refused("a second process on a data directory", &output, &["in use", "lock"]);
+    put_in(&cluster, 1);
+
+    // The same id: a copy of a running node's data directory.
+    let copy = cluster.members[1].node.scratch().join("copy");
+    copy_dir(cluster.members[1].node.data_dir(), &copy);
+    let output = run_briefly(&cluster, 1, |command| {
+        on_other_ports(command);
+        command.env("HOLDFAST_DATA_DIR", &copy);
+    });
+    refused("a second node with one id", &output, &["is running already"]);
+    put_in(&cluster, 2);
+
+    // A node of another cluster, pointed at this one.
+    let other = cluster.members[2].node.scratch().join("other");
+    let config = fs::read_to_string(cluster.members[2].node.scratch().join("holdfast.toml")).unwrap();
+    let elsewhere = cluster.members[2].node.scratch().join("other.toml");
+    cluster.mariadb.sql("CREATE DATABASE holdfast_other");
+    fs::write(
+        &elsewhere,
+        config.replace("/holdfast/test", "/holdfast/other").replace("/holdfast\"", "/holdfast_other\""),
+    )
+    .unwrap();
+    let made = cluster.members[2]
+        .node
+        .command(&["cluster", "init", "--json"])
+        .env("HOLDFAST_CONFIG", &elsewhere)
+        .env("HOLDFAST_DATA_DIR", &other)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let output = run_briefly(&cluster, 2, |command| {
+        on_other_ports(command);
+        command.env("HOLDFAST_DATA_DIR", &other);
+    });
+    refused("a node of another cluster", &output, &["belongs to cluster", "another cluster"]);
+    put_in(&cluster, 3);
+
+    // A node that joined nothing.
+    let output = run_briefly(&cluster, 2, |command| {
+        on_other_ports(command);
+        command.env("HOLDFAST_DATA_DIR", cluster.members[2].node.scratch().join("fresh"));
+    });
+    refused("a node that never joined", &output, &["cluster join"]);
+
+    // A member with the certificate authority of another cluster: its peers would refuse it, and it says so itself first.
+    cluster.members[2].node.stop();
+    let (own, kept) =
+        (cluster.members[2].node.data_dir().join("cluster"), cluster.members[2].node.scratch().join("kept"));
+    fs::rename(&own, &kept).unwrap();
+    copy_dir(&other.join("cluster"), &own);
+    let output = run_briefly(&cluster, 2, |_| {});
+    refused("a member with a foreign authority", &output, &["cluster"]);
+    fs::remove_dir_all(&own).unwrap();
+    fs::rename(&kept, &own).unwrap();
+    let put = cluster.client(0).put(BUCKET, "k9", &content::bytes(9, 200_000)).unwrap();
+    assert_eq!(put.status, 200, "{}", put.text());
+    cluster.members[2].node.restart();
+
+    for n in 0..4 {
+        put_in(&cluster, n);
+        for at in 0..3 {
+            assert!(cluster.client(at).get(BUCKET, &format!("k{n}")).unwrap().body == content::bytes(n, 200_000));
+        }
+    }
+    cluster.wait_until_healthy("after all of them", Duration::from_secs(30));
+}

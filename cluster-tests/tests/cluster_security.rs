@@ -1,0 +1,228 @@
+//! Who is kept out: of ZooKeeper's tree, of the database, and of the way between nodes.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use holdfast_cluster_tests::certificates::Authority;
+use holdfast_cluster_tests::cluster::{CHROOT, Cluster, HEAL, Options, ZOOKEEPER_AUTH, private_file};
+use holdfast_cluster_tests::{content, eventually};
+use zookeeper_client as zk;
+
+const BUCKET: &str = "guarded";
+/// A day of a node's clock.
+const DAY: i64 = 24 * 3600;
+
+/// The two nodes that are well go on, at once.
+fn others_go_on(cluster: &Cluster, name: &str) {
+    for at in 0..2 {
+        let key = format!("{name}/{at}");
+        let bytes = content::bytes(at as u64, 300_000);
+        let put = cluster.client(at).put(BUCKET, &key, &bytes).unwrap();
+        assert_eq!(put.status, 200, "{key}: {}", put.text());
+        assert!(cluster.client(1 - at).get(BUCKET, &key).unwrap().body == bytes, "{key} is another one");
+    }
+}
+
+/// Runs the stopped node 2 with another configuration, which it must refuse soon.
+fn refuses(cluster: &Cluster, what: &str, change: impl FnOnce(String) -> String, words: &[&str]) {
+    let node = &cluster.members[2].node;
+    let config = fs::read_to_string(node.scratch().join("holdfast.toml")).unwrap();
+    let file = node.scratch().join("changed.toml");
+    let changed = change(config.clone());
+    assert_ne!(changed, config, "{what}: nothing was changed");
+    fs::write(&file, changed).unwrap();
+    let begin = Instant::now();
+    let mut command = Command::new("timeout");
+    let wanted = node.command(&["node", "--json"]);
+    // A node that starts after all would never end by itself.
+    command.args(["-s", "KILL", "45"]).arg(wanted.get_program()).args(wanted.get_args());
+    command.envs(wanted.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = command.env("HOLDFAST_CONFIG", &file).current_dir(node.scratch()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        matches!(output.status.code(), Some(1 | 2 | 4)),
+        "{what}: {} after {:?}\n{text}",
+        output.status,
+        begin.elapsed()
+    );
+    for word in words {
+        assert!(text.contains(word), "{what}: `{word}` is not in\n{text}");
+    }
+    println!("{what}: {}", text.lines().last().unwrap_or_default());
+}
+
+async fn connect(cluster: &Cluster, auth: Option<&str>) -> zk::Client {
+    let mut connector = zk::Client::connector().with_session_timeout(Duration::from_secs(20));
+    if let Some(auth) = auth {
+        connector = connector.with_auth("digest", auth.as_bytes());
+    }
+    connector.connect(&cluster.ensemble.connect_string()).await.unwrap()
+}
+
+/// Every node of the cluster's tree.
+async fn tree(client: &zk::Client) -> Vec<String> {
+    let (mut found, mut at) = (vec![CHROOT.to_owned()], 0);
+    while at < found.len() {
+        // What is registered for a moment may be gone by now.
+        for child in client.list_children(&found[at]).await.unwrap_or_default() {
+            found.push(format!("{}/{child}", found[at]));
+        }
+        at += 1;
+    }
+    found
+}
+
+/// Whoever has no credentials, or wrong ones, reads and changes nothing.
+async fn outsiders_are_kept_out(cluster: &Cluster) {
+    let insider = connect(cluster, Some(ZOOKEEPER_AUTH)).await;
+    let paths = tree(&insider).await;
+    assert!(paths.len() > 40 && paths.iter().any(|path| path.contains("/nodes/")), "{paths:?}");
+    for auth in [None, Some("holdfast:wrong"), Some("other:a secret of the tests")] {
+        let outsider = connect(cluster, auth).await;
+        for path in &paths {
+            let denied = |what: &str, result: Result<(), zk::Error>| match result {
+                Err(zk::Error::NoAuth) => {}
+                // Gone meanwhile, for the insider too.
+                Err(zk::Error::NoNode) if !path.ends_with("test") => {}
+                other => panic!("{what} of {path} by {auth:?}: {other:?}"),
+            };
+            denied("get", outsider.get_data(path).await.map(drop));
+            denied("list", outsider.list_children(path).await.map(drop));
+            denied("set", outsider.set_data(path, b"x", None).await.map(drop));
+            let open = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
+            denied("create", outsider.create(&format!("{path}/intruder"), b"", &open).await.map(drop));
+            denied(
+                "ACL",
+                outsider
+                    .set_acl(path, &[zk::Acl::new(zk::Permission::ALL, zk::AuthId::anyone())], None)
+                    .await
+                    .map(drop),
+            );
+            if path != CHROOT {
+                denied("delete", outsider.delete(path, None).await);
+            }
+        }
+        assert!(outsider.delete(CHROOT, None).await.is_err());
+    }
+    let after = tree(&insider).await;
+    assert!(!after.iter().any(|path| path.contains("intruder")), "{after:?}");
+}
+
+/// Node 2 keeps its id and gets what somebody made who has no key of the cluster.
+fn forge(cluster: &Cluster, dir: &Path) {
+    let id = &cluster.members[2].id;
+    let of_cluster = format!("spiffe://holdfast/{}", cluster.status(0).unwrap()["cluster_id"].as_str().unwrap());
+    let authority = Authority::new("CA of the cluster", Some(&format!("{of_cluster}/ca")));
+    let node = authority.issue("node", Some(&format!("{of_cluster}/node/{id}")));
+    let ca = authority.pair();
+    for (name, text) in
+        [("ca.pem", ca.certificate), ("ca.key", ca.key), ("node.pem", node.certificate), ("node.key", node.key)]
+    {
+        private_file(&dir.join(name), &text);
+    }
+}
+
+/// Waits until each of the others names node 2 in its status and in its log, and node 2 says so too.
+fn is_named(cluster: &Cluster, words: &str) {
+    let id = cluster.members[2].id.clone();
+    for at in 0..2 {
+        let mut last = None;
+        eventually("the status names the node that is not accepted", HEAL, || {
+            others_go_on(cluster, "named");
+            last = cluster.status(at);
+            let reasons = last.as_ref().map(|status| status["reasons"].clone()).unwrap_or_default();
+            reasons.as_array().is_some_and(|reasons| {
+                reasons.iter().any(|reason| {
+                    let message = reason["message"].as_str().unwrap();
+                    reason["code"] == "peer_refused" && message.contains(&id) && message.contains(words)
+                })
+            })
+        });
+        println!("node {at}: {}", last.unwrap()["reasons"]);
+        let log = cluster.members[at].node.log();
+        assert!(log.contains("do not accept each other's certificates") && log.contains(words), "node {at}");
+    }
+    eventually("node 2 says so too", HEAL, || {
+        cluster.members[2].node.log().contains("do not accept each other's certificates")
+    });
+    // It answers, whatever it can say, and takes no write that nobody else has.
+    let put = cluster.client(2).put(BUCKET, "by the outcast", &content::bytes(1, 300_000));
+    assert!(put.as_ref().is_ok_and(|put| put.status >= 400), "{put:?}");
+    assert!(cluster.status(2).is_some());
+}
+
+fn outcast(cluster: &mut Cluster) {
+    let own = cluster.members[2].node.data_dir().join("cluster");
+    let kept = cluster.members[2].node.scratch().join("kept");
+    assert!(Command::new("cp").arg("-a").args([&own, &kept]).status().unwrap().success());
+    forge(cluster, &own);
+    cluster.members[2].node.restart();
+    is_named(cluster, "not signed by this cluster's CA");
+    cluster.members[2].node.kill();
+    fs::remove_dir_all(&own).unwrap();
+    fs::rename(&kept, &own).unwrap();
+
+    // Its clock stood still for long when it made its certificate, which has expired by now.
+    cluster.members[2].node.set_clock(-100 * DAY);
+    cluster.members[2].node.restart();
+    is_named(cluster, "not valid now");
+    cluster.members[2].node.kill();
+    cluster.members[2].node.set_clock(0);
+    cluster.members[2].node.restart();
+    assert!(cluster.members[2].node.log().contains("this node's certificate cannot be used, making another"));
+    cluster.wait_until_healthy("the node is accepted again", HEAL);
+    let status = cluster.status(0).unwrap();
+    assert_eq!(status["reasons"].as_array().unwrap().len(), 0, "{status}");
+}
+
+#[test]
+fn outsiders_are_kept_out_and_named_and_everybody_else_goes_on() {
+    let mut cluster = Cluster::start_with(3, Options { secured: true, ..Options::default() });
+    cluster.client(0).create_bucket(BUCKET);
+    others_go_on(&cluster, "secured");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(outsiders_are_kept_out(&cluster));
+    drop(runtime);
+
+    cluster.members[2].node.stop();
+    let scratch = cluster.members[2].node.scratch();
+    private_file(&scratch.join("wrong"), "holdfast:wrong");
+    private_file(&scratch.join("nonsense"), "no colon");
+    private_file(&scratch.join("other.pem"), &Authority::new("somebody else", None).pair().certificate);
+    let auth = scratch.join("zookeeper").display().to_string();
+    let with_auth = |name: &str| {
+        let (auth, other) = (auth.clone(), scratch.join(name).display().to_string());
+        move |config: String| config.replace(&auth, &other)
+    };
+    refuses(&cluster, "a wrong password for ZooKeeper", with_auth("wrong"), &["cluster.zookeeper_auth_file"]);
+    refuses(&cluster, "half a password", with_auth("nonsense"), &["does not hold user:password"]);
+    let without = |config: String| config.replace("zookeeper_auth_file", "#");
+    refuses(&cluster, "no password for ZooKeeper", without, &["cluster.zookeeper_auth_file"]);
+
+    let ca = cluster.mariadb.tls_ca().unwrap().display().to_string();
+    let other = scratch.join("other.pem").display().to_string();
+    let words = ["certificate of the metadata server is not accepted", "metadata.tls_ca"];
+    refuses(&cluster, "another CA", |config| config.replace(&ca, &other), &words);
+    let verify_ca = |config: String| config.replace(&ca, &other).replace("verify-identity", "verify-ca");
+    refuses(&cluster, "another CA, identity unchecked", verify_ca, &words);
+    refuses(&cluster, "another host", |config| config.replace("holdfast@127.0.0.1", "holdfast@localhost"), &words);
+    let plain = |config: String| config.replace("\"verify-identity\"", "\"off\"");
+    refuses(&cluster, "no TLS", plain, &["metadata.tls is off"]);
+    // Whoever signed it is all that counts for verify-ca.
+    let file = cluster.members[2].node.scratch().join("holdfast.toml");
+    let config = fs::read_to_string(&file).unwrap();
+    fs::write(
+        &file,
+        config.replace("verify-identity", "verify-ca").replace("holdfast@127.0.0.1", "holdfast@localhost"),
+    )
+    .unwrap();
+    cluster.members[2].node.restart();
+    cluster.wait_until_healthy("one node verifies the CA alone", HEAL);
+    cluster.members[2].node.stop();
+
+    outcast(&mut cluster);
+}

@@ -1,0 +1,376 @@
+//! Events on a real Apache RocketMQ, read by its own Java client: every acknowledged change is told, in the order of its
+//! object, whatever dies in between.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use holdfast_cluster_tests::client::{Client, Request};
+use holdfast_cluster_tests::cluster::{Cluster, Options, SESSION};
+use holdfast_cluster_tests::eventually;
+use holdfast_cluster_tests::node::Node;
+use holdfast_cluster_tests::services::rocketmq::{ACCESS_KEY, JavaConsumer, Received, RocketMq, SECRET_KEY};
+use rustix::process::Signal;
+use serde_json::Value;
+
+const BUCKET: &str = "told";
+/// Longer than anything takes to arrive on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// One name server and broker for all tests, which take turns: some kill it.
+static SERVICE: LazyLock<Mutex<RocketMq>> = LazyLock::new(|| Mutex::new(RocketMq::start()));
+
+fn service() -> MutexGuard<'static, RocketMq> {
+    SERVICE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn secret_file(dir: &Path, secret: &str) -> PathBuf {
+    let file = dir.join(format!("secret-{secret}"));
+    std::fs::write(&file, secret).unwrap();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    file
+}
+
+/// Variables of a node that publishes with `prefix`.
+fn environment(service: &RocketMq, dir: &Path, prefix: &str, secret: &str) -> Vec<(&'static str, String)> {
+    vec![
+        ("HOLDFAST_EVENTS_ROCKETMQ", service.name_servers()),
+        ("HOLDFAST_EVENTS_ACCESS_KEY", ACCESS_KEY.into()),
+        ("HOLDFAST_EVENTS_SECRET_KEY_FILE", secret_file(dir, secret).display().to_string()),
+        ("HOLDFAST_EVENTS_TOPIC_PREFIX", prefix.into()),
+        ("HOLDFAST_EVENTS_TOPIC_QUEUES", "4".into()),
+    ]
+}
+
+fn start_on(data: &Path, environment: &[(&'static str, String)]) -> Node {
+    let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    Node::start_on(data, &environment)
+}
+
+fn lag(node: &Node) -> Value {
+    serde_json::from_str(&node.cli(&["events", "lag", "--json"])).unwrap()
+}
+
+fn wait_until_published(node: &Node) {
+    eventually("nothing waits to be published", PATIENCE, || {
+        let output = node.try_cli(&["events", "lag", "--json"]);
+        let lag = serde_json::from_slice::<Value>(&output.stdout);
+        output.status.success() && lag.is_ok_and(|lag| lag["rows"] == 0)
+    });
+}
+
+fn record(event: &Received) -> Value {
+    let mut body: Value = serde_json::from_str(&event.body).unwrap();
+    body["Records"][0].take()
+}
+
+/// An acknowledged change of a key.
+#[derive(Debug, Clone, PartialEq)]
+enum Change {
+    Put(String),
+    Delete,
+}
+
+/// Writers, each with keys of its own, which take down what was acknowledged. A key whose outcome is not known is left.
+#[derive(Default)]
+struct Writers {
+    acknowledged: Mutex<BTreeMap<String, Vec<Change>>>,
+    count: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Writers {
+    fn run<R>(&self, clients: &[Client], faults: impl FnOnce() -> R) -> R {
+        struct Stop<'a>(&'a AtomicBool);
+        impl Drop for Stop<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        std::thread::scope(|scope| {
+            let _stop = Stop(&self.stop);
+            for writer in 0..6 {
+                scope.spawn(move || self.write(writer, clients));
+            }
+            faults()
+        })
+    }
+
+    fn write(&self, writer: usize, clients: &[Client]) {
+        let (mut key_number, mut turn, mut at) = (0, 0_u64, writer);
+        while !self.stop.load(Ordering::Relaxed) {
+            let key = format!("w{writer}/key {key_number}");
+            let client = &clients[at % clients.len()];
+            turn += 1;
+            let delete = turn % 4 == 0 && self.acknowledged.lock().unwrap().contains_key(&key);
+            let change = if delete {
+                client.delete(BUCKET, &key).map(|answer| (answer.status == 204).then_some(Change::Delete))
+            } else {
+                let body = format!("{writer} {key_number} {turn}");
+                let put = client.put(BUCKET, &key, body.as_bytes());
+                let etag = |text: &str| text.trim_matches('"').to_owned();
+                put.map(|answer| {
+                    (answer.status == 200).then(|| Change::Put(answer.header("etag").map(etag).unwrap_or_default()))
+                })
+            };
+            match change {
+                Ok(Some(change)) => {
+                    let mut acknowledged = self.acknowledged.lock().unwrap();
+                    let last_was_delete = change == Change::Delete;
+                    acknowledged.entry(key).or_default().push(change);
+                    self.count.fetch_add(1, Ordering::Relaxed);
+                    // A deletion of what is not there tells nothing: after one, the key begins anew or is left.
+                    if last_was_delete || turn % 13 == 0 {
+                        key_number += 1;
+                    }
+                }
+                Ok(None) | Err(_) => {
+                    key_number += 1;
+                    at += 1;
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        }
+    }
+
+    fn make_progress(&self, name: &str, changes: u64) {
+        let until = self.count.load(Ordering::Relaxed) + changes;
+        eventually(name, PATIENCE, || self.count.load(Ordering::Relaxed) >= until);
+    }
+
+    /// Accounts for every acknowledged change. Gives back what is wrong.
+    fn missing(&self, received: &[Received]) -> Result<(), String> {
+        let mut seen = HashSet::new();
+        let mut told: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        // Each queue in the order of its offsets; a key is in one queue.
+        let mut ordered = received.to_vec();
+        ordered.sort_by_key(|event| (event.queue, event.offset));
+        for event in &ordered {
+            if seen.insert(event.id.clone()) {
+                let record = record(event);
+                assert_eq!(record["holdfast"]["eventId"], event.id);
+                assert_eq!(record["eventName"], event.tag);
+                told.entry(record["s3"]["object"]["key"].as_str().unwrap().to_owned()).or_default().push(record);
+            }
+        }
+        for (key, changes) in &*self.acknowledged.lock().unwrap() {
+            let encoded = key.replace(' ', "+");
+            let events = told.get(&encoded).map_or(&[][..], Vec::as_slice);
+            let sequencer = |event: &Value| event["s3"]["object"]["sequencer"].as_str().unwrap().to_owned();
+            for pair in events.windows(2) {
+                assert!(sequencer(&pair[0]) < sequencer(&pair[1]), "{key}: out of order: {pair:#?}");
+            }
+            let mut rest = events.iter();
+            for change in changes {
+                let found = rest.any(|event| match change {
+                    Change::Put(etag) => {
+                        event["eventName"] == "ObjectCreated:Put" && event["s3"]["object"]["eTag"] == *etag
+                    }
+                    Change::Delete => event["eventName"] == "ObjectRemoved:Delete",
+                });
+                if !found {
+                    return Err(format!("{key}: {change:?} of {changes:?} is not in {events:#?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_until_all_is_told(&self, consumer: &JavaConsumer) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let received = consumer.received();
+            match self.missing(&received) {
+                Ok(()) => {
+                    let ids: HashSet<&String> = received.iter().map(|event| &event.id).collect();
+                    println!(
+                        "{} acknowledged changes are among {} events, {} of them repeated",
+                        self.count.load(Ordering::Relaxed),
+                        ids.len(),
+                        received.len() - ids.len()
+                    );
+                    return;
+                }
+                Err(missing) => assert!(Instant::now() < deadline, "{missing}"),
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+#[test]
+fn every_acknowledged_change_is_told_in_order_whatever_dies() {
+    let mut service = service();
+    let dir = tempfile::tempdir().unwrap();
+    let environment = environment(&service, dir.path(), "cluster", SECRET_KEY);
+    // For as long as the process lives.
+    let environment = environment.into_iter().map(|(name, value)| (name, &*String::leak(value))).collect();
+    let mut cluster = Cluster::start_with(3, Options { environment, direct: true, ..Options::default() });
+    cluster.client(0).create_bucket(BUCKET);
+    let consumer = JavaConsumer::start(&service, "cluster-objects", "accounting");
+    let clients: Vec<Client> = (0..3).map(|at| cluster.client(at)).collect();
+    let writers = Writers::default();
+    writers.run(&clients, || {
+        writers.make_progress("before any fault", 100);
+
+        service.kill_broker();
+        writers.make_progress("writes go on without a broker", 100);
+        service.restart_broker();
+        writers.make_progress("the broker is back", 50);
+
+        // In the middle of what it commits and publishes.
+        cluster.members[1].node.kill();
+        writers.make_progress("a node is killed", 50);
+        cluster.members[1].node.restart();
+        writers.make_progress("the node is back", 50);
+
+        // Whoever has partitions goes on believing so when it wakes.
+        let owner = cluster.members.iter().position(|member| {
+            let owned = member.node.metric("holdfast_events_partitions", &[]).unwrap().unwrap_or(0.0);
+            owned > 0.0
+        });
+        let owner = owner.expect("some node publishes");
+        cluster.members[owner].node.signal(Signal::STOP);
+        std::thread::sleep(SESSION * 3);
+        writers.make_progress("an owner of partitions is paused beyond its session", 50);
+        cluster.members[owner].node.signal(Signal::CONT);
+        writers.make_progress("it goes on", 50);
+
+        service.signal_broker(Signal::STOP);
+        writers.make_progress("the broker is paused", 50);
+        service.signal_broker(Signal::CONT);
+        writers.make_progress("the broker goes on", 50);
+    });
+    wait_until_published(&cluster.members[0].node);
+    writers.wait_until_all_is_told(&consumer);
+
+    let lag = lag(&cluster.members[0].node);
+    let owners: HashSet<&str> =
+        lag["partitions"].as_array().unwrap().iter().filter_map(|p| p["owner"].as_str()).collect();
+    assert!(owners.len() > 1, "the nodes share the partitions: {lag:#}");
+    // The same by the command line, which reads in nobody's name.
+    let tail = cluster.members[1].node.cli(&["events", "tail", "--oldest", "--count", "20", "--json"]);
+    assert_eq!(tail.lines().count(), 20, "{tail}");
+}
+
+#[test]
+fn wrong_credentials_are_told_and_writes_go_on_until_they_are_right() {
+    let service = service();
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let node = start_on(&data, &environment(&service, dir.path(), "credentials", "wrong"));
+    let client = node.client();
+    client.create_bucket(BUCKET);
+    for n in 0..20 {
+        assert_eq!(client.put(BUCKET, &format!("k{}", n % 3), b"x").unwrap().status, 200);
+    }
+    eventually("the error is shown", PATIENCE, || {
+        let lag = lag(&node);
+        lag["partitions"].as_array().unwrap().iter().any(|partition| partition["last_error"].is_string())
+    });
+    let shown = lag(&node);
+    assert_eq!(shown["rows"], 20);
+    assert!(shown["bus_error"].as_str().is_some_and(|error| error.contains("events.secret_key_file")), "{shown:#}");
+    assert!(node.metric("holdfast_events_publish_failures_total", &["denied"]).unwrap().is_some());
+    drop(node);
+
+    let node = start_on(&data, &environment(&service, dir.path(), "credentials", SECRET_KEY));
+    wait_until_published(&node);
+    assert!(lag(&node)["bus_error"].is_null());
+    let tail = node.cli(&["events", "tail", "--oldest", "--count", "20", "--json"]);
+    let events: Vec<Value> = tail.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.len(), 20, "{tail}");
+    assert_eq!(events[0]["body"]["Records"][0]["s3"]["bucket"]["name"], BUCKET);
+
+    // Published again, with the ids that they had.
+    let replayed: Value = serde_json::from_str(
+        &node.cli(&["events", "replay", "--last", "1h", "--bucket", BUCKET, "--prefix", "k1", "--json"]),
+    )
+    .unwrap();
+    assert_eq!(replayed["events"], 7);
+    wait_until_published(&node);
+    let tail = node.cli(&["events", "tail", "--oldest", "--count", "27", "--json"]);
+    let ids: HashSet<String> = tail
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!((tail.lines().count(), ids.len()), (27, 20), "{tail}");
+}
+
+#[test]
+fn topic_that_is_missing_and_may_not_be_made_is_told() {
+    let service = service();
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let allowed = environment(&service, dir.path(), "missing", SECRET_KEY);
+    let mut forbidden = allowed.clone();
+    forbidden.push(("HOLDFAST_EVENTS_CREATE_TOPICS", "false".into()));
+    let node = start_on(&data, &forbidden);
+    node.client().create_bucket(BUCKET);
+    assert_eq!(node.client().put(BUCKET, "k", b"x").unwrap().status, 200);
+    let shown = lag(&node);
+    let error = shown["bus_error"].as_str().unwrap_or_default();
+    assert!(error.contains("missing-objects") && error.contains("events.create_topics"), "{shown:#}");
+    assert_eq!(shown["rows"], 1);
+    drop(node);
+    let node = start_on(&data, &allowed);
+    wait_until_published(&node);
+}
+
+#[test]
+fn bucket_notification_configuration_chooses_what_is_told() {
+    let service = service();
+    let dir = tempfile::tempdir().unwrap();
+    let node = start_on(&dir.path().join("data"), &environment(&service, dir.path(), "chosen", SECRET_KEY));
+    let client = node.client();
+    client.create_bucket(BUCKET);
+    let configure = |xml: &str| {
+        let path = format!("/{BUCKET}");
+        let query = [("notification", "")];
+        client
+            .send(&Request { method: "PUT", path: &path, query: &query, body: xml.as_bytes(), ..Request::default() })
+            .unwrap()
+    };
+    let rule = |event: &str| {
+        format!(
+            "<NotificationConfiguration><TopicConfiguration><Id>pictures</Id><Topic>arn:aws:sns:::holdfast</Topic>\
+             <Event>{event}</Event><Filter><S3Key><FilterRule><Name>prefix</Name><Value>in/</Value></FilterRule>\
+             <FilterRule><Name>suffix</Name><Value>.jpg</Value></FilterRule></S3Key></Filter></TopicConfiguration>\
+             </NotificationConfiguration>"
+        )
+    };
+    assert_eq!(configure(&rule("s3:Nothing:*")).code(), "InvalidArgument");
+    let answer = configure(&rule("s3:ObjectCreated:*"));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let query = [("notification", "")];
+    let read =
+        client.send(&Request { method: "GET", path: &format!("/{BUCKET}"), query: &query, ..Request::default() });
+    let read = read.unwrap().text();
+    for part in ["<Id>pictures</Id>", "s3:ObjectCreated:*", "in/", ".jpg", "arn:aws:sns:::holdfast"] {
+        assert!(read.contains(part), "{part} in {read}");
+    }
+    for key in ["in/a.jpg", "in/a.png", "out/a.jpg"] {
+        assert_eq!(client.put(BUCKET, key, b"x").unwrap().status, 200);
+    }
+    client.delete(BUCKET, "in/a.jpg").unwrap();
+    // Nothing of this bucket any more, then all of it.
+    assert_eq!(configure("<NotificationConfiguration/>").status, 200);
+    client.put(BUCKET, "in/b.jpg", b"x").unwrap();
+    let everything = "<NotificationConfiguration><EventBridgeConfiguration/></NotificationConfiguration>";
+    assert_eq!(configure(everything).status, 200);
+    client.put(BUCKET, "last", b"x").unwrap();
+    wait_until_published(&node);
+    let tail = node.cli(&["events", "tail", "--oldest", "--idle", "1s", "--json"]);
+    let mut told: Vec<String> = tail
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["order_key"].as_str().unwrap().to_owned())
+        .collect();
+    told.sort();
+    assert_eq!(told, [format!("{BUCKET}/in/a.jpg"), format!("{BUCKET}/last")]);
+}

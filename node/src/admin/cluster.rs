@@ -1,0 +1,444 @@
+//! `/v1/cluster`, and what the other routes of a cluster share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use futures::future::join_all;
+use holdfast_actors::domain::placement::{ShardHealth, assign};
+use holdfast_actors::flow::cluster_view::ClusterView;
+use holdfast_actors::ports::chunks::ReplicaStore;
+use holdfast_actors::ports::coordination::{
+    CONTROLLER, CacheMode, ClusterIdentity, Coordination, CoordinationError, SessionState, ShardMap,
+};
+use holdfast_actors::ports::peers::Peers;
+use holdfast_actors::service::cluster::ClusterHandle;
+use holdfast_protocol::admin::{
+    CacheStatus, CacheWaiting, ClusterStatus, ErrorBody, JoinToken, NewJoinToken, Reason, ShardSummary,
+};
+use holdfast_protocol::cluster::LayoutDocument;
+use holdfast_protocol::{NodeId, ShardId};
+use parking_lot::Mutex;
+
+use super::error::Body;
+use super::{AdminState, ApiError, nodes};
+
+/// How often a change of the layout is tried again when somebody else was faster.
+const LAYOUT_TRIES: usize = 8;
+
+/// Bounds of a token's validity.
+const TOKEN_SECONDS: std::ops::RangeInclusive<u32> = 60..=86_400;
+
+/// How long a peer that is not accepted is given to show that it is.
+const PEER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many shards a message names.
+const SHARDS_NAMED: usize = 8;
+
+/// Makes tokens with which machines join.
+pub trait Enrolment: Send + Sync + 'static {
+    /// A token that is valid for `seconds`, and until when in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    fn issue_token(&self, seconds: u32) -> Result<(String, u64), String>;
+}
+
+/// What of a cluster the admin API works on.
+pub struct ClusterAdmin {
+    /// The cluster.
+    pub identity: ClusterIdentity,
+    /// What the nodes agree on.
+    pub coordination: Arc<dyn Coordination>,
+    /// Who holds what.
+    pub view: Arc<ClusterView>,
+    /// The other nodes.
+    pub peers: Arc<dyn Peers>,
+    /// This node's own chunks.
+    pub local: Arc<dyn ReplicaStore>,
+    /// The actors of shards.
+    pub actors: ClusterHandle,
+    /// Makes join tokens, where nodes are processes of their own.
+    pub enrolment: Option<Arc<dyn Enrolment>>,
+    /// The last answer to whether the shard map is what the layout asks for.
+    pub settled: Settled,
+    /// The last answer to which repairs wait, and when it was asked for.
+    pub backlog: KnownBacklog,
+    /// Whether this node uses a cache that the nodes share.
+    pub has_cache: bool,
+}
+
+/// Repairs that wait by node, as they were at a moment; `None`: metadata did not answer.
+pub type KnownBacklog = tokio::sync::Mutex<Option<(Instant, Option<BTreeMap<NodeId, u64>>)>>;
+
+/// For which version of the layout and which shard map something was found out, and what.
+pub type Settled = Mutex<Option<(u64, Arc<ShardMap>, bool)>>;
+
+impl AdminState {
+    /// The cluster.
+    ///
+    /// # Errors
+    /// On a node that runs alone, saying what to do about it.
+    pub(super) fn cluster(&self) -> Result<&ClusterAdmin, ApiError> {
+        self.cluster.as_ref().ok_or_else(|| {
+            ApiError::not_possible(
+                "this node runs alone: set cluster.zookeeper and metadata.url, and see docs/operations.md for how a cluster \
+                 is made",
+            )
+        })
+    }
+}
+
+impl ClusterAdmin {
+    pub(super) fn me(&self) -> NodeId {
+        self.view.me()
+    }
+
+    pub(super) fn shards(&self) -> Arc<ShardMap> {
+        self.view.shards().borrow().clone()
+    }
+
+    /// Whether every shard has a place.
+    pub(super) fn all_placed(&self) -> bool {
+        self.shards().shards.len() == self.identity.shard_count as usize
+    }
+
+    pub(super) fn summary(&self) -> ShardSummary {
+        let map = self.shards();
+        let mut summary = ShardSummary { total: self.identity.shard_count, ..ShardSummary::default() };
+        summary.unplaced = summary.total.saturating_sub(map.shards.len() as u32);
+        for state in map.shards.values() {
+            *match self.actors.health(&state.value) {
+                ShardHealth::Healthy => &mut summary.healthy,
+                ShardHealth::Moving => &mut summary.moving,
+                ShardHealth::Degraded => &mut summary.degraded,
+                ShardHealth::NoQuorum => &mut summary.no_quorum,
+                ShardHealth::Unavailable => &mut summary.unavailable,
+            } += 1;
+        }
+        summary
+    }
+
+    /// What keeps this node from serving requests of all kinds, beside itself.
+    pub(super) fn reasons(&self) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        let mut add = |code: &str, message: String| reasons.push(Reason { code: code.into(), message });
+        if !self.view.is_owner() {
+            let session = session_name(*self.coordination.session().borrow());
+            add(
+                "fenced",
+                format!(
+                    "this node cannot prove its membership (session {session}): is the coordination service there?"
+                ),
+            );
+        }
+        let membership = self.actors.membership();
+        if !membership.registered {
+            let error = membership.last_error.unwrap_or_else(|| "not yet".into());
+            add("not_registered", format!("this node is not registered in the cluster: {error}"));
+        }
+        let map = self.shards();
+        let unplaced = (self.identity.shard_count as usize).saturating_sub(map.shards.len());
+        if unplaced > 0 {
+            let why = self.actors.controller().and_then(|controller| controller.placement_error);
+            let why = why
+                .unwrap_or_else(|| "apply a layout with `holdfast layout assign` and `holdfast layout apply`".into());
+            add("not_placed", format!("{unplaced} shards have no place yet: {why}"));
+        }
+        let poor: Vec<ShardId> = map
+            .shards
+            .iter()
+            .filter(|(_, state)| self.actors.health(&state.value) >= ShardHealth::NoQuorum)
+            .map(|(shard, _)| *shard)
+            .collect();
+        if !poor.is_empty() {
+            add("no_quorum", format!("{} shards have no write quorum: {}", poor.len(), named(&poor)));
+        }
+        reasons
+    }
+
+    /// Shards that would have no write quorum, or lose the copy of a joiner, without this node.
+    pub(super) fn depend_on_me(&self) -> Vec<ShardId> {
+        let me = self.me();
+        let map = self.shards();
+        let other = |node: &NodeId| *node != me && self.view.is_alive(*node);
+        let depends = |state: &holdfast_protocol::cluster::ShardState| {
+            let members = state.members.iter().filter(|node| other(node)).count();
+            let all = state.write_set().filter(other).count();
+            let no_quorum = members < state.write_quorum() as usize || all < state.target_quorum() as usize;
+            state.is_member(me) && (no_quorum || !state.joining.is_empty()) || state.is_joining(me)
+        };
+        map.shards.iter().filter(|(_, state)| depends(&state.value)).map(|(shard, _)| *shard).collect()
+    }
+
+    /// Whether the shards are to be where the layout in force wants them. Right after it was applied they are not: the
+    /// controller has yet to hear of it.
+    async fn is_taken_up(&self) -> bool {
+        let Some(document) = self.coordination.watch_layout().borrow().clone() else { return false };
+        let (version, map) = (document.value.version, self.shards());
+        if let Some((known, of, answer)) = &*self.settled.lock()
+            && *known == version
+            && Arc::ptr_eq(of, &map)
+        {
+            return *answer;
+        }
+        let targets: Vec<Vec<NodeId>> = map.shards.values().map(|state| state.value.target.clone()).collect();
+        let layout = document.value.applied.clone();
+        // What meets the layout already is what the least movement leaves as it is.
+        let planned = tokio::task::spawn_blocking(move || {
+            assign(&layout, &BTreeSet::new(), &targets).is_ok_and(|wanted| wanted == targets)
+        });
+        let answer = planned.await.unwrap_or(false);
+        *self.settled.lock() = Some((version, map, answer));
+        answer
+    }
+
+    /// Shards that no comparison has proven, wherever it was made, with why not.
+    async fn unproven(&self) -> Vec<(ShardId, String)> {
+        let verdicts = self.actors.verified_everywhere().await;
+        verdicts.into_iter().filter_map(|(shard, verdict)| Some((shard, verdict.err()?))).collect()
+    }
+
+    /// Changes the layout document; `change` is done again on what somebody else stored in between.
+    pub(super) async fn change_layout(
+        &self,
+        change: impl Fn(&mut LayoutDocument) -> Result<(), ApiError>,
+    ) -> Result<LayoutDocument, ApiError> {
+        for _ in 0..LAYOUT_TRIES {
+            let found = self.coordination.layout().await?;
+            let mut document = found.value;
+            change(&mut document)?;
+            match self.coordination.store_layout(found.version, &document).await {
+                Ok(_) => return Ok(document),
+                Err(CoordinationError::Conflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(ApiError::unavailable("the layout is being changed by others all the time: try again"))
+    }
+}
+
+impl ClusterAdmin {
+    /// The cache that the nodes share; `None` where there is none.
+    async fn cache(&self) -> Option<CacheStatus> {
+        if !self.has_cache {
+            return None;
+        }
+        let state = self.coordination.watch_cache_state().borrow().clone();
+        let said = self.coordination.cache_seen().await.unwrap_or_default();
+        let waits = said.into_iter().filter(|(_, seen)| match state.mode {
+            CacheMode::On => false,
+            CacheMode::Off => seen.server.is_none(),
+            CacheMode::Warming => seen.generation < state.generation,
+        });
+        let waiting = waits.map(|(node, seen)| CacheWaiting {
+            node_id: node.to_string(),
+            problem: seen.problem.unwrap_or_else(|| "it has yet to follow".into()),
+        });
+        Some(CacheStatus {
+            state: state.mode.as_str().into(),
+            generation: state.generation,
+            reason: Some(state.reason).filter(|reason| !reason.is_empty()),
+            waiting_for: waiting.collect(),
+        })
+    }
+}
+
+/// The first few shards, for a message.
+pub(super) fn named(shards: &[ShardId]) -> String {
+    let names: Vec<String> = shards.iter().take(SHARDS_NAMED).map(ToString::to_string).collect();
+    let more = if shards.len() > SHARDS_NAMED { ", …" } else { "" };
+    format!("{}{more}", names.join(", "))
+}
+
+fn session_name(state: SessionState) -> &'static str {
+    match state {
+        SessionState::Connected => "connected",
+        SessionState::Suspended => "suspended",
+        SessionState::Fenced => "fenced",
+        SessionState::Expired => "expired",
+    }
+}
+
+/// How the cluster is, as far as this node knows.
+#[utoipa::path(
+    get, path = "/v1/cluster", tag = "cluster", operation_id = "cluster_status",
+    responses(
+        (status = 200, description = "How the cluster is", body = ClusterStatus),
+        (status = "default", description = "An error; 409 not_possible on a node that runs alone", body = ErrorBody),
+    )
+)]
+pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<ClusterStatus>, ApiError> {
+    let cluster = state.cluster()?;
+    let document = cluster.coordination.watch_layout().borrow().clone();
+    let (layout_version, staged, replication_factor) = document.map_or((0, 0, 0), |document| {
+        (document.value.version, document.value.staged.len(), document.value.applied.replication_factor)
+    });
+    let backlog = nodes::backlog(&state).await;
+    let repairs = backlog.as_ref().map(|backlog| backlog.values().sum());
+    let shards = cluster.summary();
+    let mut reasons = cluster.reasons();
+    if let Some(controller) = cluster.actors.controller() {
+        reasons.extend(controller.placement_error.map(|error| Reason { code: "no_placement".into(), message: error }));
+        let lost: Vec<ShardId> = controller.last_replica_lost.into_iter().collect();
+        if !lost.is_empty() {
+            let message =
+                format!("the last replica of {} shards says that it lost its data: {}", lost.len(), named(&lost));
+            reasons.push(Reason { code: "data_lost".into(), message });
+        }
+    }
+    let absent = nodes::list_of(&state, &backlog).into_iter().filter(|node| node.in_layout && node.state == "absent");
+    let absent: Vec<String> = absent.map(|node| node.id).collect();
+    if !absent.is_empty() {
+        reasons.push(Reason { code: "absent".into(), message: format!("not here: {}", absent.join(", ")) });
+    }
+    if let Some(waiting) = repairs.filter(|waiting| *waiting > 0) {
+        reasons.push(Reason { code: "repairs".into(), message: format!("{waiting} repairs wait") });
+    }
+    if repairs.is_none() {
+        reasons.push(Reason { code: "no_metadata".into(), message: "metadata does not answer".into() });
+    }
+    let mut health = overall(&shards, repairs, cluster.view.is_owner());
+    if health == "healthy" && !cluster.is_taken_up().await {
+        health = "moving";
+        let message = format!("the shards are not placed by layout version {layout_version} yet");
+        reasons.push(Reason { code: "layout_pending".into(), message });
+    }
+    for (node, why) in refusals(cluster).await {
+        if health == "healthy" {
+            health = "degraded";
+        }
+        let message = format!("node {node} and this node do not accept each other: {why}");
+        reasons.push(Reason { code: "peer_refused".into(), message });
+    }
+    if health == "healthy" {
+        // Asked last, since others are asked for it: the comparison of a shard is known to one node.
+        let unproven: Vec<(ShardId, String)> = cluster.unproven().await;
+        if let Some((_, why)) = unproven.first() {
+            health = "unverified";
+            let shards: Vec<ShardId> = unproven.iter().map(|(shard, _)| *shard).collect();
+            let message = format!(
+                "{} shards are not proven to hold the same on all members: {}; of the first: {why}",
+                shards.len(),
+                named(&shards)
+            );
+            reasons.push(Reason { code: "unverified".into(), message });
+        }
+    }
+    let controller = cluster.coordination.leases().borrow().get(CONTROLLER).map(|holder| holder.node.to_string());
+    let cache = cluster.cache().await;
+    Ok(Json(ClusterStatus {
+        cluster_id: cluster.identity.id.to_string(),
+        created_ms: cluster.identity.created_ms,
+        node_id: cluster.me().to_string(),
+        session: session_name(*cluster.coordination.session().borrow()).into(),
+        controller,
+        replication_factor,
+        layout_version,
+        staged_changes: staged as u32,
+        health: health.into(),
+        reasons,
+        nodes: nodes::list_of(&state, &backlog),
+        shards,
+        repairs,
+        cache,
+    }))
+}
+
+/// The peers that are here and do not accept this node, or are not accepted by it, with why. What was noticed may be over, and
+/// there may be nothing else that this node wants of them: so they are asked.
+async fn refusals(cluster: &ClusterAdmin) -> Vec<(NodeId, String)> {
+    let found = || cluster.peers.refusals().into_iter().filter(|(node, _)| cluster.view.is_alive(*node));
+    let asked = found().map(|(node, _)| tokio::time::timeout(PEER_PATIENCE, cluster.peers.health(node)));
+    join_all(asked).await;
+    found().collect()
+}
+
+/// The word for it. A node that cannot prove its membership knows nothing for certain.
+fn overall(shards: &ShardSummary, repairs: Option<u64>, is_owner: bool) -> &'static str {
+    match (shards, repairs) {
+        _ if !is_owner => "unknown",
+        (shards, _) if shards.unavailable > 0 => "unavailable",
+        (shards, _) if shards.no_quorum > 0 || shards.unplaced > 0 => "no_quorum",
+        (_, None) => "unknown",
+        (shards, Some(repairs)) if shards.degraded > 0 || repairs > 0 => "degraded",
+        (shards, _) if shards.moving > 0 => "moving",
+        _ => "healthy",
+    }
+}
+
+/// Makes a token with which machines can join. Whoever has it is given the cluster's keys.
+#[utoipa::path(
+    post, path = "/v1/cluster/join-tokens", tag = "cluster", operation_id = "create_join_token", request_body = NewJoinToken,
+    responses(
+        (status = 201, description = "The token, which is told this once", body = JoinToken),
+        (status = "default", description = "An error", body = ErrorBody),
+    )
+)]
+pub(super) async fn join_token(
+    State(state): State<AdminState>,
+    Body(new): Body<NewJoinToken>,
+) -> Result<(StatusCode, Json<JoinToken>), ApiError> {
+    let cluster = state.cluster()?;
+    if !TOKEN_SECONDS.contains(&new.valid_seconds) {
+        return Err(ApiError::invalid("a token is valid for 60 to 86,400 seconds"));
+    }
+    let Some(enrolment) = &cluster.enrolment else {
+        return Err(ApiError::not_possible(
+            "the nodes of this cluster live in one process: start it with more of them (`holdfast dev --nodes`)",
+        ));
+    };
+    let issued = enrolment.issue_token(new.valid_seconds);
+    let (token, expires_ms) = issued.map_err(|error| ApiError::unavailable(format!("make a token: {error}")))?;
+    tracing::info!(expires_ms, "join token made");
+    Ok((StatusCode::CREATED, Json(JoinToken { token, expires_ms })))
+}
+
+/// Nodes in the layout in force with their roles, for lists.
+pub(super) fn roles(map: &ShardMap) -> BTreeMap<NodeId, holdfast_protocol::admin::NodeShards> {
+    let mut roles: BTreeMap<NodeId, holdfast_protocol::admin::NodeShards> = BTreeMap::new();
+    for state in map.shards.values() {
+        let state = &state.value;
+        for node in &state.members {
+            roles.entry(*node).or_default().member += 1;
+        }
+        for joiner in &state.joining {
+            roles.entry(joiner.node).or_default().joining += 1;
+        }
+        for leaver in &state.leaving {
+            roles.entry(leaver.node).or_default().leaving += 1;
+        }
+        for node in state.target.iter().collect::<BTreeSet<_>>() {
+            roles.entry(*node).or_default().wanted += 1;
+        }
+    }
+    roles
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn healthy_is_said_only_when_nothing_moves_and_no_repair_waits() {
+        let good = ShardSummary { total: 2, healthy: 2, ..ShardSummary::default() };
+        assert_eq!(overall(&good, Some(0), true), "healthy");
+        assert_eq!(overall(&good, Some(1), true), "degraded");
+        assert_eq!(overall(&good, None, true), "unknown");
+        assert_eq!(overall(&good, Some(0), false), "unknown");
+        let unplaced = ShardSummary { total: 2, unplaced: 2, ..ShardSummary::default() };
+        assert_eq!(overall(&unplaced, Some(0), true), "no_quorum");
+        let moving = ShardSummary { total: 2, healthy: 1, moving: 1, ..ShardSummary::default() };
+        assert_eq!(overall(&moving, Some(0), true), "moving");
+    }
+
+    #[test]
+    fn a_message_names_a_few_shards() {
+        let shards: Vec<ShardId> = (0..20).map(ShardId).collect();
+        assert_eq!(named(&shards), "0, 1, 2, 3, 4, 5, 6, 7, …");
+        assert_eq!(named(&shards[..2]), "0, 1");
+    }
+}

@@ -1,0 +1,164 @@
+//! Errors of the admin API, and how the ports' errors become them.
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use holdfast_actors::domain::placement::LayoutError;
+use holdfast_actors::ports::MetadataError;
+use holdfast_actors::ports::coordination::CoordinationError;
+use holdfast_actors::service::node::ActorUnavailable;
+use holdfast_protocol::admin::{ErrorBody, ErrorCode, ErrorDetail};
+use serde::de::DeserializeOwned;
+
+use super::server::current_request_id;
+
+/// An error answer.
+#[derive(Debug)]
+pub struct ApiError {
+    code: ErrorCode,
+    message: String,
+}
+
+impl ApiError {
+    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::InvalidRequest, message)
+    }
+
+    pub(super) fn not_possible(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::NotPossible, message)
+    }
+
+    pub(super) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Unavailable, message)
+    }
+
+    /// What kind of error.
+    pub fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// What happened, for people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    fn status(&self) -> StatusCode {
+        match self.code {
+            ErrorCode::InvalidRequest => StatusCode::BAD_REQUEST,
+            ErrorCode::Unauthorized => StatusCode::UNAUTHORIZED,
+            ErrorCode::NotFound => StatusCode::NOT_FOUND,
+            ErrorCode::Exists | ErrorCode::InUse | ErrorCode::Conflict | ErrorCode::NotPossible => StatusCode::CONFLICT,
+            ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::Internal | ErrorCode::Other => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        if status.is_server_error() {
+            tracing::warn!(code = ?self.code, message = self.message, "admin request failed");
+        }
+        let detail = ErrorDetail { code: self.code, message: self.message, request_id: current_request_id() };
+        let mut response = (status, Json(ErrorBody { error: detail })).into_response();
+        let headers = response.headers_mut();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert("retry-after", const { http::HeaderValue::from_static("1") });
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert("www-authenticate", const { http::HeaderValue::from_static("Bearer") });
+        }
+        response
+    }
+}
+
+impl From<MetadataError> for ApiError {
+    fn from(error: MetadataError) -> Self {
+        let code = match &error {
+            MetadataError::NoSuchBucket
+            | MetadataError::NoSuchKey
+            | MetadataError::NoSuchVersion
+            | MetadataError::NotFound(_) => ErrorCode::NotFound,
+            MetadataError::BucketExists { .. } | MetadataError::Exists(_) => ErrorCode::Exists,
+            MetadataError::BucketNotEmpty => ErrorCode::InUse,
+            MetadataError::Busy
+            | MetadataError::Unavailable(_)
+            | MetadataError::Unknown(_)
+            | MetadataError::Condemned
+            | MetadataError::Fenced { .. }
+            | MetadataError::StaleEpoch { .. } => ErrorCode::Unavailable,
+            _ => ErrorCode::Internal,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<CoordinationError> for ApiError {
+    fn from(error: CoordinationError) -> Self {
+        let code = match &error {
+            CoordinationError::Conflict(_) => ErrorCode::Conflict,
+            CoordinationError::NotFound(_) => ErrorCode::NotFound,
+            CoordinationError::Unavailable(_) | CoordinationError::Unknown(_) | CoordinationError::SessionExpired => {
+                ErrorCode::Unavailable
+            }
+            _ => ErrorCode::Internal,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<LayoutError> for ApiError {
+    fn from(error: LayoutError) -> Self {
+        let code = match &error {
+            LayoutError::NoSuchNode(_) => ErrorCode::NotFound,
+            LayoutError::Version { .. } | LayoutError::NothingStaged => ErrorCode::Conflict,
+            _ => ErrorCode::InvalidRequest,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<ActorUnavailable> for ApiError {
+    fn from(error: ActorUnavailable) -> Self {
+        Self::new(ErrorCode::Unavailable, error.to_string())
+    }
+}
+
+impl From<JsonRejection> for ApiError {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::invalid(rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for ApiError {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::invalid(rejection.body_text())
+    }
+}
+
+/// JSON from a request, with errors as ours.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let Json(value) = Json::<T>::from_request(request, state).await?;
+        Ok(Self(value))
+    }
+}
+
+pub(super) async fn no_such_route() -> ApiError {
+    ApiError::new(ErrorCode::NotFound, "there is no such path in the admin API")
+}
+
+pub(super) async fn no_such_method() -> ApiError {
+    ApiError::invalid("this path does not take this method")
+}

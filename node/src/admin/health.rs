@@ -1,0 +1,188 @@
+//! `/health/…` and `/metrics`: no token, no metadata, no disk; they answer from memory even when all else hangs. Only
+//! `/health/maintenance` of a node in a cluster asks metadata for repairs, with a time limit.
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use holdfast_actors::domain::admission::{DiskHealth, Refusal};
+use holdfast_actors::service::NodeHealth;
+use holdfast_protocol::ShardId;
+use holdfast_protocol::admin::{ErrorCode, Maintenance, Readiness, Reason};
+
+use super::cluster::named;
+use super::{AdminState, ApiError, ClusterAdmin, nodes};
+use crate::telemetry::process;
+
+/// Shards that an answer lists at most.
+const SHARDS_SHOWN: usize = 100;
+
+/// Middleware: answers for a node that has not been put together yet.
+pub(super) async fn until_ready(State(state): State<AdminState>, request: Request, next: Next) -> Response {
+    if state.is_ready() || request.uri().path() == "/health/live" {
+        return next.run(request).await;
+    }
+    if request.uri().path() == "/health/ready" {
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(readiness(&NodeHealth::starting()))).into_response();
+    }
+    ApiError::new(ErrorCode::Unavailable, "the node is starting").into_response()
+}
+
+/// The process answers.
+#[utoipa::path(
+    get, path = "/health/live", tag = "health", security(()),
+    responses((status = 200, description = "It lives", body = String, content_type = "text/plain"))
+)]
+pub(super) async fn live() -> &'static str {
+    "ok\n"
+}
+
+/// 200 when requests of all kinds are served, else 503; with the reasons.
+///
+/// In a cluster also 503 while this node cannot prove its membership, is not registered, or some shard has no write quorum.
+#[utoipa::path(
+    get, path = "/health/ready", tag = "health", security(()),
+    responses(
+        (status = 200, description = "Requests of all kinds are served", body = Readiness),
+        (status = 503, description = "They are not, and why", body = Readiness),
+    )
+)]
+pub(super) async fn ready(State(state): State<AdminState>) -> impl IntoResponse {
+    let readiness = readiness_of(&state);
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(readiness))
+}
+
+/// Readiness with what the cluster adds to it.
+pub(super) fn readiness_of(state: &AdminState) -> Readiness {
+    let mut readiness = readiness(&state.node.health());
+    if let Some(cluster) = &state.cluster {
+        readiness.reasons.extend(cluster.reasons());
+        readiness.ready = readiness.reasons.is_empty();
+    }
+    readiness
+}
+
+/// Whether this node may be stopped without losing availability.
+///
+/// Of a node that runs alone nobody takes over the work, so the answer is 412 for as long as it serves requests. In a cluster
+/// it is 412 while some shard would have no write quorum without this node, or copies and repairs are under way that need it.
+#[utoipa::path(
+    get, path = "/health/maintenance", tag = "health", security(()),
+    responses(
+        (status = 200, description = "It may be stopped", body = Maintenance),
+        (status = 412, description = "It is needed, and for what", body = Maintenance),
+    )
+)]
+pub(super) async fn maintenance(State(state): State<AdminState>) -> impl IntoResponse {
+    let answer = match &state.cluster {
+        None if state.node.health().is_ready() => {
+            needed("this node runs alone: while it is stopped, nothing it stores is available", &[])
+        }
+        None => Maintenance {
+            safe_to_stop: true,
+            message: "this node serves no requests now: stopping it loses no availability".into(),
+            shards: vec![],
+        },
+        Some(cluster) => in_cluster(&state, cluster).await,
+    };
+    (if answer.safe_to_stop { StatusCode::OK } else { StatusCode::PRECONDITION_FAILED }, Json(answer))
+}
+
+async fn in_cluster(state: &AdminState, cluster: &ClusterAdmin) -> Maintenance {
+    if !cluster.view.is_owner() {
+        return needed("this node cannot prove its membership, so it does not know who could take over", &[]);
+    }
+    let shards = cluster.depend_on_me();
+    if !shards.is_empty() {
+        let message =
+            format!("{} shards would lose their write quorum or a copy under way: {}", shards.len(), named(&shards));
+        return needed(&message, &shards);
+    }
+    match nodes::backlog_of_late(state, cluster).await {
+        None => needed("metadata does not answer, so it is not known whether repairs wait that need this node", &[]),
+        Some(backlog) => match backlog.iter().filter(|(node, _)| **node != cluster.me()).map(|(_, n)| n).sum::<u64>() {
+            0 => Maintenance {
+                safe_to_stop: true,
+                message: "every shard keeps its write quorum without this node".into(),
+                shards: vec![],
+            },
+            waiting => needed(&format!("{waiting} repairs of other nodes wait, which may need this node"), &[]),
+        },
+    }
+}
+
+fn needed(message: &str, shards: &[ShardId]) -> Maintenance {
+    Maintenance {
+        safe_to_stop: false,
+        message: message.to_owned(),
+        shards: shards.iter().take(SHARDS_SHOWN).map(|shard| shard.0).collect(),
+    }
+}
+
+/// Prometheus' text format.
+#[utoipa::path(
+    get, path = "/metrics", tag = "health", security(()),
+    responses((status = 200, description = "Metrics", body = String, content_type = "text/plain"))
+)]
+pub(super) async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
+    process::measure();
+    metrics::gauge!("holdfast_uptime_seconds").set(state.started.elapsed().as_secs_f64());
+    let text = state.metrics.render() + &process::cpu_text();
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+}
+
+pub(super) fn readiness(health: &NodeHealth) -> Readiness {
+    let mut reasons = Vec::new();
+    let mut refusals: Vec<Refusal> = [health.reads_refused, health.writes_refused].into_iter().flatten().collect();
+    refusals.dedup();
+    for refusal in refusals {
+        let message = match refusal {
+            Refusal::Starting => "the node is starting".to_owned(),
+            Refusal::Draining => "the node is stopping".to_owned(),
+            Refusal::NoSpace => format!("no disk takes writes: {}", unwell(health)),
+            Refusal::NoDisk => format!("every disk is fenced: {}", unwell(health)),
+            Refusal::NoMetadata => {
+                format!("the metadata store does not answer: {}", health.metadata_error.as_deref().unwrap_or("unknown"))
+            }
+        };
+        reasons.push(Reason { code: refusal.as_str().to_owned(), message });
+    }
+    Readiness { ready: health.is_ready(), reasons }
+}
+
+fn unwell(health: &NodeHealth) -> String {
+    let disks = health.disks.iter().filter(|disk| disk.health != DiskHealth::Healthy);
+    let lines: Vec<String> = disks
+        .map(|disk| format!("{} is {} ({})", disk.name, disk.health.as_str(), disk.detail.as_deref().unwrap_or("-")))
+        .collect();
+    lines.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_actors::service::node::DiskReport;
+
+    use super::*;
+
+    #[test]
+    fn a_node_whose_disks_are_full_is_not_ready_and_says_which() {
+        let mut health = NodeHealth::starting();
+        health.reads_refused = None;
+        health.writes_refused = Some(Refusal::NoSpace);
+        health.disks =
+            vec![DiskReport { name: "/d".into(), health: DiskHealth::Full, detail: Some("0 bytes free".into()) }];
+        let readiness = readiness(&health);
+        assert!(!readiness.ready);
+        assert_eq!(readiness.reasons.len(), 1);
+        assert_eq!(readiness.reasons[0].code, "no_space");
+        assert!(readiness.reasons[0].message.contains("/d is full (0 bytes free)"));
+    }
+
+    #[test]
+    fn one_cause_is_told_once() {
+        assert_eq!(readiness(&NodeHealth::starting()).reasons.len(), 1);
+    }
+}

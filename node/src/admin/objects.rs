@@ -1,0 +1,159 @@
+//! `/v1/objects`
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use futures::future::join_all;
+use holdfast_actors::ports::chunks::ChunkInfo;
+use holdfast_protocol::admin::{ChunkReplica, ErrorBody, ObjectChunk, ObjectStat};
+use holdfast_protocol::{CHUNK_SIZE_MAX, ChunkId, Manifest, NodeId, VersionId};
+use serde::Deserialize;
+
+use super::cluster::ClusterAdmin;
+use super::{AdminState, ApiError};
+
+/// Chunks that are looked up: as many as one question to a peer may name.
+const CHUNKS_SHOWN: usize = 1_000;
+
+/// Parameters of a look at an object.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    version_id: Option<String>,
+}
+
+/// An object with its chunks, and which node has each of them: every node that should is asked.
+#[utoipa::path(
+    get, path = "/v1/objects/{bucket}/{key}", tag = "objects", operation_id = "stat_object",
+    params(
+        ("bucket" = String, Path, description = "Its bucket"),
+        ("key" = String, Path, description = "Its key, with slashes escaped"),
+        ("version_id" = Option<String>, Query, description = "One version instead of the latest"),
+    ),
+    responses(
+        (status = 200, description = "The object", body = ObjectStat),
+        (status = "default", description = "An error", body = ErrorBody),
+    )
+)]
+pub(super) async fn stat(
+    State(state): State<AdminState>,
+    Path((bucket, key)): Path<(String, String)>,
+    Query(which): Query<Which>,
+) -> Result<Json<ObjectStat>, ApiError> {
+    let version = which.version_id.map(|text| text.parse::<VersionId>()).transpose();
+    let version = version.map_err(|_| ApiError::invalid("that is no version id"))?;
+    let found = state.metadata.bucket(&bucket).await?;
+    let object = state.metadata.object(found.id, &key, version).await?;
+    let content = object.content.as_ref();
+    let manifest = content.map(|content| content.manifest.clone()).unwrap_or_default();
+    let sizes = chunk_sizes(&manifest);
+    let chunks = match &state.cluster {
+        Some(cluster) => on_nodes(cluster, &sizes).await,
+        None => sizes.iter().map(|(chunk, size)| alone(&state, *chunk, *size)).collect(),
+    };
+    Ok(Json(ObjectStat {
+        bucket,
+        key,
+        version: object.version.to_string(),
+        is_latest: object.is_latest,
+        is_delete_marker: object.is_delete_marker(),
+        size_bytes: content.map_or(0, |content| content.size_bytes()),
+        etag: content.map(|content| content.etag.to_string()).unwrap_or_default(),
+        last_modified_ms: object.last_modified_ms,
+        owner: object.owner.clone(),
+        chunks_total: manifest.extents.iter().map(|extent| u64::from(extent.chunk_count())).sum(),
+        chunks,
+    }))
+}
+
+/// The first chunks with their sizes: all of an extent but its last are full.
+fn chunk_sizes(manifest: &Manifest) -> Vec<(ChunkId, u32)> {
+    let sizes = manifest.extents.iter().flat_map(|extent| {
+        let total = extent.size_bytes;
+        extent.chunks().enumerate().map(move |(at, chunk)| {
+            let rest = total.saturating_sub(at as u64 * CHUNK_SIZE_MAX);
+            (chunk, rest.min(CHUNK_SIZE_MAX) as u32)
+        })
+    });
+    sizes.take(CHUNKS_SHOWN).collect()
+}
+
+fn alone(state: &AdminState, chunk: ChunkId, size_bytes: u32) -> ObjectChunk {
+    let here = state.chunks.stat(chunk);
+    let replica =
+        ChunkReplica { node: state.node_id.clone(), role: "alone".into(), state: verdict(here, size_bytes).into() };
+    ObjectChunk { chunk: chunk.to_string(), size_bytes, shard: None, replicas: vec![replica] }
+}
+
+fn verdict(found: Option<ChunkInfo>, size_bytes: u32) -> &'static str {
+    match found {
+        Some(info) if info.size_bytes == size_bytes => "present",
+        Some(_) => "wrong_size",
+        None => "missing",
+    }
+}
+
+async fn on_nodes(cluster: &ClusterAdmin, sizes: &[(ChunkId, u32)]) -> Vec<ObjectChunk> {
+    let mut roles: Vec<Vec<(NodeId, &'static str)>> = Vec::with_capacity(sizes.len());
+    let mut questions: BTreeMap<NodeId, Vec<ChunkId>> = BTreeMap::new();
+    for (chunk, _) in sizes {
+        let mut holders = Vec::new();
+        if let Some(placement) = cluster.view.placement(chunk) {
+            let state = placement.state;
+            holders.extend(state.members.iter().map(|node| (*node, "member")));
+            holders.extend(state.joining.iter().map(|joiner| (joiner.node, "joining")));
+            holders.extend(state.leaving.iter().map(|leaver| (leaver.node, "leaving")));
+        }
+        for (node, _) in &holders {
+            questions.entry(*node).or_default().push(*chunk);
+        }
+        roles.push(holders);
+    }
+    let asked = questions.iter().map(|(node, chunks)| async move {
+        let found = if *node == cluster.me() {
+            Some(chunks.iter().map(|chunk| cluster.local.stat(*chunk)).collect())
+        } else {
+            cluster.peers.probe(*node, chunks).await.ok()
+        };
+        let found: Option<Vec<Option<ChunkInfo>>> = found.filter(|found: &Vec<_>| found.len() == chunks.len());
+        let by_chunk: Option<BTreeMap<ChunkId, Option<ChunkInfo>>> =
+            found.map(|found| chunks.iter().copied().zip(found).collect());
+        (*node, by_chunk)
+    });
+    let answers: BTreeMap<_, _> = join_all(asked).await.into_iter().collect();
+    sizes
+        .iter()
+        .zip(roles)
+        .map(|((chunk, size_bytes), holders)| ObjectChunk {
+            chunk: chunk.to_string(),
+            size_bytes: *size_bytes,
+            shard: Some(cluster.view.shard_of(chunk).0),
+            replicas: holders
+                .into_iter()
+                .map(|(node, role)| {
+                    let state = match answers.get(&node) {
+                        Some(Some(found)) => verdict(found.get(chunk).copied().flatten(), *size_bytes),
+                        _ => "unreachable",
+                    };
+                    ChunkReplica { node: node.to_string(), role: role.into(), state: state.into() }
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_protocol::ContentId;
+
+    use super::*;
+
+    #[test]
+    fn chunk_sizes_add_up_to_the_object() {
+        let content = ContentId([7; 12]);
+        let manifest = Manifest::single(content, 2 * CHUNK_SIZE_MAX + 5);
+        let sizes: Vec<u32> = chunk_sizes(&manifest).into_iter().map(|(_, size)| size).collect();
+        assert_eq!(sizes, [CHUNK_SIZE_MAX as u32, CHUNK_SIZE_MAX as u32, 5]);
+    }
+}

@@ -1,0 +1,142 @@
+//! The admin server itself: connections, request ids, paging.
+
+use std::future::Future;
+use std::time::Duration;
+
+use axum::extract::{FromRequestParts, Query, Request};
+use axum::http::HeaderValue;
+use axum::middleware::Next;
+use axum::response::Response;
+use holdfast_protocol::admin::Page;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use super::audit::Client;
+use super::{AdminState, ApiError, router};
+
+/// Connections at once: monitoring and a few operators. The next one waits in the listen queue.
+const CONNECTIONS_MAX: usize = 256;
+
+/// Time for a request's head to arrive.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest life of a connection, whatever happens on it: longer than the longest command.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Pause after an error of `accept`, such as too many open files, so that it does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves the admin API until `stop` resolves, then lets open requests end for at most `drain`.
+pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<Output = ()>, drain: Duration) {
+    let service = router(state);
+    let connections = TaskTracker::new();
+    let slots = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (closing, _) = tokio::sync::watch::channel(false);
+    tokio::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut stop => break,
+            accepted = async {
+                let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+                listener.accept().await.map(|(stream, from)| (stream, from, slot))
+            } => accepted,
+        };
+        let (stream, from, slot) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "accept on the admin port");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(service.clone().layer(axum::Extension(Client(from))));
+        let mut closing = closing.subscribe();
+        connections.spawn(async move {
+            let _slot = slot;
+            let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            tokio::pin!(connection);
+            let whole = async {
+                tokio::select! {
+                    result = connection.as_mut() => return drop(result),
+                    _ = closing.wait_for(|closing| *closing) => connection.as_mut().graceful_shutdown(),
+                }
+                drop(connection.await);
+            };
+            if tokio::time::timeout(CONNECTION_TIMEOUT, whole).await.is_err() {
+                tracing::debug!("admin connection closed at its time limit");
+            }
+        });
+    }
+    closing.send_replace(true);
+    connections.close();
+    if tokio::time::timeout(drain, connections.wait()).await.is_err() {
+        tracing::warn!("admin requests were cut off by the stop");
+    }
+}
+
+tokio::task_local! {
+    static REQUEST_ID: String;
+}
+
+/// The id of the request being answered.
+pub(super) fn current_request_id() -> String {
+    REQUEST_ID.try_with(Clone::clone).unwrap_or_default()
+}
+
+/// A part of a request that goes to a task of its own.
+pub(super) fn with_current_request_id<F: Future>(part: F) -> impl Future<Output = F::Output> {
+    REQUEST_ID.scope(current_request_id(), part.in_current_span())
+}
+
+/// Middleware: gives each request an id, which is in its log lines and in the answer.
+pub(super) async fn request_id(request: Request, next: Next) -> Response {
+    let id = hex::encode(rand::random::<[u8; 8]>());
+    let span = tracing::info_span!("admin", request_id = id, method = %request.method(), path = request.uri().path());
+    let mut response = REQUEST_ID.scope(id.clone(), next.run(request).instrument(span)).await;
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("x-request-id", id);
+    }
+    response
+}
+
+/// Parameters of a list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct List {
+    pub(super) after: Option<String>,
+    #[serde(default = "default_limit")]
+    pub(super) limit: u32,
+    pub(super) user: Option<String>,
+}
+
+fn default_limit() -> u32 {
+    1_000
+}
+
+/// Extracts [`List`], with errors as ours and the limit in bounds.
+pub(super) struct ListQuery(pub(super) List);
+
+impl<S: Send + Sync> FromRequestParts<S> for ListQuery {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut http::request::Parts, state: &S) -> Result<Self, ApiError> {
+        let Query(mut list) = Query::<List>::from_request_parts(parts, state).await?;
+        list.limit = list.limit.clamp(1, 1_000);
+        Ok(Self(list))
+    }
+}
+
+/// A page from up to `limit + 1` items.
+pub(super) fn page<T>(mut items: Vec<T>, limit: u32, name: impl Fn(&T) -> String) -> Page<T> {
+    let more = items.len() > limit as usize;
+    items.truncate(limit as usize);
+    let next = if more { items.last().map(name) } else { None };
+    Page { items, next }
+}

@@ -1,0 +1,137 @@
+//! The bearer token of the admin API: 32 random bytes in a file that only the node's user may read.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use axum::extract::{Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use holdfast_protocol::admin::ErrorCode;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::{AdminState, ApiError};
+
+/// Longest token file that is read.
+const TOKEN_FILE_BYTES_MAX: u64 = 4096;
+
+/// A token file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// Not readable or not writable.
+    #[error("{action} admin token {}: {source}", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Others may read it.
+    #[error("admin token {} can be read by others: run chmod 600 on it", .0.display())]
+    Exposed(PathBuf),
+    /// It holds no token.
+    #[error("admin token {} holds no token of at least 16 characters: delete the file and start the node", .0.display())]
+    Malformed(PathBuf),
+}
+
+/// A bearer token.
+pub struct Token {
+    text: Zeroizing<String>,
+}
+
+impl Token {
+    /// Reads a token file.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn read(path: &Path) -> Result<Self, TokenError> {
+        let failed = |source| TokenError::Io { action: "read", path: path.to_owned(), source };
+        let file = std::fs::File::open(path).map_err(failed)?;
+        if file.metadata().map_err(failed)?.permissions().mode() & 0o077 != 0 {
+            return Err(TokenError::Exposed(path.to_owned()));
+        }
+        let mut text = Zeroizing::new(String::new());
+        file.take(TOKEN_FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
+        let text = Zeroizing::new(text.trim().to_owned());
+        if text.len() < 16 || !text.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(TokenError::Malformed(path.to_owned()));
+        }
+        Ok(Self { text })
+    }
+
+    /// Reads a token file, making it with a new token if there is none.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn read_or_create(path: &Path) -> Result<Self, TokenError> {
+        let failed = |source| TokenError::Io { action: "write", path: path.to_owned(), source };
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+            Ok(mut file) => {
+                let bytes: Zeroizing<[u8; 32]> = Zeroizing::new(rand::random());
+                let text = Zeroizing::new(hex::encode(bytes.as_slice()));
+                file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).map_err(failed)?;
+                file.sync_all().map_err(failed)?;
+                Ok(Self { text })
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Self::read(path),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// The token's text, to be sent.
+    pub fn reveal(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether `presented` is the token. Compares digests, so that the time taken tells nothing about the token.
+    pub fn matches(&self, presented: &str) -> bool {
+        let digest = |text: &str| Sha256::digest(text.as_bytes());
+        digest(&self.text) == digest(presented)
+    }
+}
+
+/// Middleware: refuses requests without the token.
+pub(super) async fn require(State(state): State<AdminState>, request: Request, next: Next) -> Response {
+    let presented = request
+        .headers()
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim());
+    match presented {
+        Some(token) if state.token.matches(token) => next.run(request).await,
+        Some(_) => ApiError::new(ErrorCode::Unauthorized, "the admin token is wrong").into_response(),
+        None => ApiError::new(ErrorCode::Unauthorized, "send the admin token: Authorization: Bearer …").into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_made_once_and_kept_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.token");
+        let token = Token::read_or_create(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let again = Token::read_or_create(&path).unwrap();
+        assert!(again.matches(token.reveal()));
+        assert!(!again.matches("something else"));
+    }
+
+    #[test]
+    fn a_token_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.token");
+        drop(Token::read_or_create(&path).unwrap());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(Token::read(&path), Err(TokenError::Exposed(_))));
+    }
+}

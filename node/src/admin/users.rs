@@ -1,0 +1,107 @@
+//! `/v1/users`
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use holdfast_actors::ports::metadata;
+use holdfast_protocol::admin::{ErrorBody, NewUser, Page, SetEnabled, User};
+
+use super::error::Body;
+use super::server::{List, ListQuery};
+use super::{AdminState, ApiError};
+
+pub(super) fn to_api(user: &metadata::User) -> User {
+    User { name: user.name.clone(), admin: user.admin, enabled: user.enabled, created_ms: user.created_ms }
+}
+
+/// Users in order of their names.
+#[utoipa::path(
+    get, path = "/v1/users", tag = "users", operation_id = "list_users",
+    params(("after" = Option<String>, Query, description = "The last name of the page before"), ("limit" = Option<u32>, Query, description = "1 to 1,000")),
+    responses(
+        (status = 200, description = "A page", body = Page<User>),
+        (status = "default", description = "An error", body = ErrorBody),
+    )
+)]
+pub(super) async fn list(State(state): State<AdminState>, query: ListQuery) -> Result<Json<Page<User>>, ApiError> {
+    let List { after, limit, .. } = query.0;
+    let users = state.metadata.list_users(after.as_deref(), limit + 1).await?;
+    Ok(Json(super::server::page(users.iter().map(|user| to_api(user)).collect(), limit, |user| user.name.clone())))
+}
+
+/// Adds a user.
+#[utoipa::path(
+    post, path = "/v1/users", tag = "users", operation_id = "create_user",
+    request_body = NewUser,
+    responses(
+        (status = 201, description = "The user", body = User),
+        (status = "default", description = "An error", body = ErrorBody),
+    )
+)]
+pub(super) async fn create(
+    State(state): State<AdminState>,
+    Body(new): Body<NewUser>,
+) -> Result<(StatusCode, Json<User>), ApiError> {
+    let fits = (1..=64).contains(&new.name.len())
+        && new.name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b'@' | b'+'));
+    if !fits {
+        return Err(ApiError::invalid("a user name has 1 to 64 letters, digits and _ . - @ +"));
+    }
+    let user = metadata::User { name: new.name, admin: new.admin, enabled: true, created_ms: state.clock.now_ms() };
+    state.metadata.create_user(user.clone()).await?;
+    tracing::info!(user = user.name, admin = user.admin, "user created");
+    Ok((StatusCode::CREATED, Json(to_api(&user))))
+}
+
+/// One user.
+#[utoipa::path(
+    get, path = "/v1/users/{name}", tag = "users", operation_id = "show_user",
+    params(("name" = String, Path, description = "The user")),
+    responses(
+        (status = 200, description = "The user", body = User),
+        (status = "default", description = "An error", body = ErrorBody),
+    )
+)]
+pub(super) async fn show(State(state): State<AdminState>, Path(name): Path<String>) -> Result<Json<User>, ApiError> {
+    Ok(Json(to_api(&*state.metadata.user(&name).await?)))
+}
+
+/// Enables or disables a user's keys.
+#[utoipa::path(
+    patch, path = "/v1/users/{name}", tag = "users", operation_id = "set_user_enabled",
+    params(("name" = String, Path, description = "The user")),
+    request_body = SetEnabled,
+    responses(
+        (status = 200, description = "The user", body = User),
+        (status = "default", description = "An error", body = ErrorBody),
+    )
+)]
+pub(super) async fn set_enabled(
+    State(state): State<AdminState>,
+    Path(name): Path<String>,
+    Body(SetEnabled { enabled }): Body<SetEnabled>,
+) -> Result<Json<User>, ApiError> {
+    state.metadata.set_user_enabled(&name, enabled).await?;
+    tracing::info!(user = name, enabled, "user changed");
+    show(State(state), Path(name)).await
+}
+
+/// Removes a user who owns no buckets, and the keys of the user.
+#[utoipa::path(
+    delete, path = "/v1/users/{name}", tag = "users", operation_id = "delete_user",
+    params(("name" = String, Path, description = "The user")),
+    responses(
+        (status = 204, description = "The user is gone"),
+        (status = "default", description = "An error", body = ErrorBody),
+    )
+)]
+pub(super) async fn delete(State(state): State<AdminState>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
+    state.metadata.delete_user(&name).await.map_err(|error| match error {
+        metadata::MetadataError::BucketNotEmpty => {
+            ApiError::new(holdfast_protocol::admin::ErrorCode::InUse, "the user owns buckets: delete them first")
+        }
+        error => error.into(),
+    })?;
+    tracing::info!(user = name, "user deleted");
+    Ok(StatusCode::NO_CONTENT)
+}

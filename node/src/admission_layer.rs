@@ -1,0 +1,344 @@
+//! Admission and measurement around the S3 service, on the data plane's own threads.
+//!
+//! Every request asks [`Admission`] for a permit before anything else looks at it: a read for one job, a write for one job
+//! and for as many bytes as it announces, up to the window that one write holds in buffers. What is refused is answered
+//! 503 SlowDown with Retry-After at once, its body unread. The permit is held until the last byte of the answer is sent or
+//! the client is gone, whichever way the answer ends. In a cluster a write is refused likewise while this node cannot prove
+//! its membership (promise D9): asked before the work, and again before the answer, since the proof may have ended between.
+//! Bodies pass through as they are: pieces of mapped segments stay
+//! pieces of mapped segments.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use holdfast_actors::domain::admission::JobKind;
+use holdfast_actors::ports::coordination::Ownership;
+use holdfast_actors::service::{Admission, Permit, Rejected};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use metrics::{Counter, Gauge, Histogram};
+use tower::util::ServiceExt;
+
+use crate::s3::facts::ClientConnection;
+use crate::s3::request_id::RequestId;
+
+/// The announced length of a body sent in signed chunks, without the signatures.
+const DECODED_LENGTH: HeaderName = HeaderName::from_static("x-amz-decoded-content-length");
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
+
+/// The S3 service behind admission. Cheap to clone: one a connection.
+#[derive(Clone)]
+pub struct Admitted<S> {
+    inner: S,
+    admission: Admission,
+    write_window_bytes: u64,
+    connection: Option<ClientConnection>,
+    ownership: Option<Ownership>,
+    meters: Arc<Meters>,
+}
+
+struct Meters {
+    in_flight: Gauge,
+    received_bytes: Counter,
+    sent_bytes: Counter,
+    duration: [Histogram; 2],
+}
+
+impl<S: Clone> Admitted<S> {
+    /// Puts `admission` before `inner`; a write counts for at most `write_window_bytes`.
+    pub fn new(inner: S, admission: Admission, write_window_bytes: u64) -> Self {
+        let meters = Meters {
+            in_flight: metrics::gauge!("holdfast_s3_requests_in_flight"),
+            received_bytes: metrics::counter!("holdfast_s3_received_bytes_total"),
+            sent_bytes: metrics::counter!("holdfast_s3_sent_bytes_total"),
+            duration: JobKind::ALL
+                .map(|kind| metrics::histogram!("holdfast_s3_transfer_seconds", "class" => kind.as_str())),
+        };
+        Self { inner, admission, write_window_bytes, connection: None, ownership: None, meters: Arc::new(meters) }
+    }
+
+    /// With a proof that is needed to answer a write.
+    pub fn owned_by(self, ownership: Option<Ownership>) -> Self {
+        Self { ownership, ..self }
+    }
+
+    fn may_write(&self) -> bool {
+        self.ownership.as_ref().is_none_or(Ownership::is_proven)
+    }
+
+    /// The service for one connection.
+    pub fn on(&self, connection: ClientConnection) -> Self {
+        Self { connection: Some(connection), ..self.clone() }
+    }
+}
+
+impl<S, B, R> hyper::service::Service<Request<B>> for Admitted<S>
+where
+    S: tower::Service<Request<Received<B>>, Response = Response<R>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Send + 'static,
+{
+    type Response = Response<Answer<R>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<B>) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move {
+            let started = Instant::now();
+            let kind = kind_of(request.method());
+            let bytes = match kind {
+                JobKind::Read => 0,
+                JobKind::Write => announced_bytes(request.headers()).min(this.write_window_bytes),
+            };
+            if kind == JobKind::Write && !this.may_write() {
+                return Ok(slow_down(FENCED));
+            }
+            let permit = match this.admission.admit(kind, bytes).await {
+                Ok(permit) => permit,
+                Err(rejected) => return Ok(slow_down(rejected)),
+            };
+            let guard = Guard::new(permit, kind, started, &this.meters);
+            let mut request =
+                request.map(|body| Received { body, bytes: 0, counter: this.meters.received_bytes.clone() });
+            if let Some(connection) = this.connection {
+                request.extensions_mut().insert(connection);
+            }
+            let fence = this.ownership;
+            let response = this.inner.oneshot(request).await?;
+            let is_owner = fence.as_ref().is_none_or(Ownership::is_proven);
+            if kind == JobKind::Write && response.status().is_success() && !is_owner {
+                return Ok(slow_down(FENCED));
+            }
+            Ok(response.map(|body| Answer { inner: Inner::Passed { body, guard } }))
+        })
+    }
+}
+
+/// A node that others may have replaced must not say that something was changed.
+const FENCED: Rejected = Rejected { reason: "this node lost its cluster", retry_after_seconds: 1 };
+
+/// GET, HEAD and OPTIONS read; all else may bring bytes or change something.
+fn kind_of(method: &Method) -> JobKind {
+    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) { JobKind::Read } else { JobKind::Write }
+}
+
+/// How many bytes the body announces, and all there can be for a body that comes in pieces without announcement (S3 takes
+/// XML that way).
+fn announced_bytes(headers: &HeaderMap) -> u64 {
+    let number = |name: &HeaderName| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
+    let without = if headers.contains_key(TRANSFER_ENCODING) { u64::MAX } else { 0 };
+    number(&DECODED_LENGTH).or_else(|| number(&CONTENT_LENGTH)).unwrap_or(without)
+}
+
+fn slow_down<R>(rejected: Rejected) -> Response<Answer<R>> {
+    let id = RequestId::generate().to_string();
+    metrics::counter!("holdfast_s3_requests_total", "operation" => "NotAdmitted", "status" => "503").increment(1);
+    tracing::debug!(request_id = id, reason = rejected.reason, "request not admitted");
+    let text = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>SlowDown</Code><Message>Please reduce your request \
+         rate ({}).</Message><RequestId>{id}</RequestId></Error>",
+        rejected.reason
+    );
+    let mut response = Response::new(Answer { inner: Inner::Refused(Some(Bytes::from(text))) });
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    let headers = response.headers_mut();
+    headers.insert(RETRY_AFTER, HeaderValue::from(rejected.retry_after_seconds));
+    headers.insert(CONTENT_TYPE, const { HeaderValue::from_static("application/xml") });
+    headers.insert(REQUEST_ID, HeaderValue::from_str(&id).expect("hex digits are a header value"));
+    // The body was not read, so nothing after it on this connection could be understood.
+    headers.insert(CONNECTION, const { HeaderValue::from_static("close") });
+    response
+}
+
+/// Lives as long as the request and its answer.
+struct Guard {
+    _permit: Permit,
+    kind: JobKind,
+    started: Instant,
+    sent_bytes: u64,
+    meters: Arc<Meters>,
+}
+
+impl Guard {
+    fn new(permit: Permit, kind: JobKind, started: Instant, meters: &Arc<Meters>) -> Self {
+        meters.in_flight.increment(1.0);
+        Self { _permit: permit, kind, started, sent_bytes: 0, meters: Arc::clone(meters) }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.meters.in_flight.decrement(1.0);
+        self.meters.sent_bytes.increment(self.sent_bytes);
+        self.meters.duration[self.kind.index()].record(self.started.elapsed().as_secs_f64());
+    }
+}
+
+/// A request's body, counted.
+pub struct Received<B> {
+    body: B,
+    bytes: u64,
+    counter: Counter,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Received<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B> Drop for Received<B> {
+    fn drop(&mut self) {
+        self.counter.increment(self.bytes);
+    }
+}
+
+/// An answer that holds its permit.
+pub struct Answer<R> {
+    inner: Inner<R>,
+}
+
+enum Inner<R> {
+    Passed { body: R, guard: Guard },
+    Refused(Option<Bytes>),
+}
+
+impl<R: Body<Data = Bytes> + Unpin> Body for Answer<R> {
+    type Data = Bytes;
+    type Error = R::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
+        match &mut self.inner {
+            Inner::Passed { body, guard } => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                if let Some(Ok(frame)) = &frame {
+                    guard.sent_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                }
+                Poll::Ready(frame)
+            }
+            Inner::Refused(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.inner {
+            Inner::Passed { body, .. } => body.is_end_stream(),
+            Inner::Refused(text) => text.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Inner::Passed { body, .. } => body.size_hint(),
+            Inner::Refused(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_actors::domain::admission::{ClassLimits, Limits};
+    use http_body_util::{BodyExt, Full};
+    use hyper::service::Service;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    fn limits(jobs_max: u32, bytes_max: u64) -> Limits {
+        let class = ClassLimits { jobs_max, bytes_max, queue_max: 0, refused: None };
+        Limits { read: class, write: class, queue_wait_ms: 100 }
+    }
+
+    type TestBody = Full<Bytes>;
+
+    /// Answers "done" as soon as `gate` lets it.
+    fn service(
+        gate: Arc<Semaphore>,
+    ) -> impl tower::Service<
+        Request<Received<TestBody>>,
+        Response = Response<TestBody>,
+        Error = Infallible,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static {
+        tower::service_fn(move |_request| {
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await.expect("open").forget();
+                Ok(Response::new(Full::new(Bytes::from_static(b"done"))))
+            }
+        })
+    }
+
+    fn put(announced: u64) -> Request<TestBody> {
+        Request::put("/b/k").header("content-length", announced).body(Full::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_put_beyond_the_budget_is_told_to_slow_down_and_the_permit_lives_until_the_answer_is_sent() {
+        let gate = Arc::new(Semaphore::new(1));
+        let admission = Admission::new(limits(10, 100));
+        let admitted = Admitted::new(service(gate.clone()), admission.clone(), 80);
+        let first = admitted.call(put(1_000_000)).await.unwrap();
+        assert_eq!(first.status(), StatusCode::OK);
+        assert_eq!(admission.usage(JobKind::Write), (1, 80, 0), "held while the answer's body is not sent");
+
+        let refused = admitted.call(put(1_000_000)).await.unwrap();
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(refused.headers()["retry-after"], "1");
+        let text = refused.into_body().collect().await.unwrap().to_bytes();
+        assert!(String::from_utf8_lossy(&text).contains("<Code>SlowDown</Code>"));
+
+        drop(first);
+        assert_eq!(admission.usage(JobKind::Write), (0, 0, 0));
+        gate.add_permits(1);
+        let body = admitted.call(put(5)).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(&*body, b"done");
+        assert_eq!(admission.usage(JobKind::Write), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_away_gives_its_permit_back() {
+        let admission = Admission::new(limits(1, 100));
+        let admitted = Admitted::new(service(Arc::new(Semaphore::new(0))), admission.clone(), 80);
+        let mut call = admitted.call(put(50));
+        let waker = std::task::Waker::noop();
+        assert!(call.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+        assert_eq!(admission.usage(JobKind::Write), (1, 50, 0));
+        drop(call);
+        assert_eq!(admission.usage(JobKind::Write), (0, 0, 0));
+    }
+
+    #[test]
+    fn signed_chunks_count_by_what_they_carry() {
+        let request = Request::put("/")
+            .header("content-length", "1200")
+            .header("x-amz-decoded-content-length", "1000")
+            .body(())
+            .unwrap();
+        assert_eq!(announced_bytes(request.headers()), 1000);
+    }
+}

@@ -1,0 +1,282 @@
+//! What makes a node one of a cluster: what it agrees on with the others, the way to them, and the actors between.
+//!
+//! The parts are the same whatever stands behind the ports: ZooKeeper, MySQL and QUIC ([`super::zookeeper`]), or what the
+//! nodes of one process share ([`super::dev`]).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use async_trait::async_trait;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use holdfast_actors::domain::admission::DiskHealth;
+use holdfast_actors::flow::cluster_view::ClusterView;
+use holdfast_actors::flow::duty::Duty;
+use holdfast_actors::flow::key_locks::ChunkLocks;
+use holdfast_actors::flow::reclaim::{ClusterDuty, Writers};
+use holdfast_actors::flow::replica_service::{LocalReplicas, ReplicaLimits};
+use holdfast_actors::flow::replicate::{MetadataRepairs, ReplicateOptions, ReplicateParts, ReplicatedChunks};
+use holdfast_actors::flow::report::Reporter;
+use holdfast_actors::flow::self_report::SelfReport;
+use holdfast_actors::ports::chunks::ReplicaStore;
+use holdfast_actors::ports::coordination::{
+    CacheFollower, ClusterIdentity, Coordination, NodeAddresses, NodeAnnouncement, NodeState,
+};
+use holdfast_actors::ports::locks::{LockName, Locks};
+use holdfast_actors::ports::peers::{Peers, ReplicaService};
+use holdfast_actors::ports::{ChunkStore, Clock, Disk, Journal, MetadataStore, Outbox};
+use holdfast_actors::service::cluster::{self, ClusterHandle, ClusterParts, ClusterSettings, Findings, ReportInbox};
+use holdfast_protocol::NodeId;
+use holdfast_storage::finding::FindingSink;
+
+use super::data_dir::DataDir;
+use super::parts::{RESTART_WINDOW, RESTARTS_MAX};
+use super::transport::{Served, Transport};
+use crate::config::Config;
+
+/// How long a node waits at its start to be registered: some sessions, since a predecessor's may have to end first.
+const REGISTRATION_SESSIONS: u32 = 6;
+
+/// The lock of the node that ends unfinished uploads and reclaims contents.
+const CLEANUP_LOCK: &str = "cleanup";
+
+/// What the nodes of a cluster have in common, opened for one of them.
+pub(super) struct ClusterPorts {
+    pub(super) identity: ClusterIdentity,
+    pub(super) coordination: Arc<dyn Coordination>,
+    pub(super) locks: Arc<dyn Locks>,
+    pub(super) metadata: Arc<dyn MetadataStore>,
+    /// Of the cache before the metadata, if there is one.
+    pub(super) cache: Option<Arc<dyn CacheFollower>>,
+    pub(super) outbox: Arc<dyn Outbox>,
+    pub(super) journal: Arc<dyn Journal>,
+    /// Whether a bucket was ever made in it.
+    pub(super) had_buckets: bool,
+    pub(super) transport: Transport,
+}
+
+/// A node's place in its cluster, before its actors run.
+pub(super) struct Joint {
+    pub(super) identity: ClusterIdentity,
+    pub(super) coordination: Arc<dyn Coordination>,
+    pub(super) locks: Arc<dyn Locks>,
+    pub(super) view: Arc<ClusterView>,
+    pub(super) peers: Arc<dyn Peers>,
+    /// All replicas: what S3 reads and writes.
+    pub(super) chunks: Arc<dyn ChunkStore>,
+    pub(super) local: Arc<dyn ReplicaStore>,
+    pub(super) cache: Option<Arc<dyn CacheFollower>>,
+    reports: Arc<ReportInbox>,
+    chunk_locks: Arc<ChunkLocks>,
+    self_report: Arc<SelfReport>,
+    findings: Arc<Findings>,
+    /// Kept: the transport only borrows it.
+    pub(super) service: Arc<dyn ReplicaService>,
+    pub(super) served: Served,
+}
+
+/// Refuses a data directory that is not of the cluster that the configuration names.
+pub(super) fn check_identity(data_dir: &DataDir, identity: &ClusterIdentity, place: &str) -> anyhow::Result<()> {
+    match data_dir.cluster_id()? {
+        Some(found) if found == identity.id => Ok(()),
+        Some(found) => bail!(
+            "this node belongs to cluster {found}, but {place} is that of cluster {}: correct cluster.zookeeper or node.data_dir",
+            identity.id
+        ),
+        None => bail!(
+            "this node is not one of cluster {} yet: run `holdfast cluster join` with a token from a node that is",
+            identity.id
+        ),
+    }
+}
+
+/// Where damage that disks find goes: the list of what is to be repaired.
+pub(super) fn finding_sink(findings: &Arc<Findings>) -> FindingSink {
+    let findings = findings.clone();
+    Arc::new(move |finding| {
+        if let Some(chunk) = finding.chunk {
+            findings.push(chunk);
+        }
+    })
+}
+
+/// What a node's place is made of.
+pub(super) struct JointParts {
+    pub(super) me: NodeId,
+    pub(super) ports: ClusterPorts,
+    pub(super) local: Arc<dyn ReplicaStore>,
+    pub(super) disks: Vec<Arc<dyn Disk>>,
+    pub(super) findings: Arc<Findings>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) reporter: Reporter,
+    /// Memory of the disks' buffers.
+    pub(super) buffers_bytes: usize,
+}
+
+/// Takes a node's place: peers are served from here on.
+pub(super) fn join_up(parts: JointParts) -> anyhow::Result<Joint> {
+    let JointParts { me, ports, local, disks, findings, clock, reporter, buffers_bytes } = parts;
+    let ClusterPorts { identity, coordination, locks, metadata, cache, transport, .. } = ports;
+    let view = ClusterView::new(
+        me,
+        identity.shard_count,
+        coordination.shards(),
+        coordination.membership(),
+        coordination.ownership(),
+    );
+    let reports = Arc::new(ReportInbox::default());
+    let chunk_locks = ChunkLocks::new();
+    let self_report = SelfReport::new();
+    let replicas = LocalReplicas::new(local.clone(), view.clone(), ReplicaLimits::default())
+        .with_reports(reports.clone())
+        .with_chunk_locks(chunk_locks.clone())
+        .with_self_report(self_report.clone())
+        .with_writable(move || disks.iter().any(|disk| disk.status().health == DiskHealth::Healthy));
+    let service: Arc<dyn ReplicaService> = Arc::new(replicas);
+    let served = transport.serve(me, &service, coordination.membership())?;
+    let peers = served.peers.clone();
+    let chunks = ReplicatedChunks::start(ReplicateParts {
+        local: local.clone(),
+        peers: peers.clone(),
+        view: view.clone(),
+        repairs: Arc::new(MetadataRepairs { metadata, clock }),
+        self_report: self_report.clone(),
+        reporter: Some(reporter),
+        // Bytes that wait for peers hold buffers of the disks: a third of them at most.
+        options: ReplicateOptions { queued_bytes_max: buffers_bytes / 3, ..ReplicateOptions::default() },
+    });
+    Ok(Joint {
+        identity,
+        coordination,
+        locks,
+        view,
+        peers,
+        chunks: Arc::new(chunks),
+        local,
+        cache,
+        reports,
+        chunk_locks,
+        self_report,
+        findings,
+        service,
+        served,
+    })
+}
+
+impl Joint {
+    /// What cleanup has to know.
+    pub(super) fn duty(&self, config: &Config, started: Instant) -> ClusterDuty {
+        let name = LockName::new(CLEANUP_LOCK).expect("it is a name");
+        ClusterDuty {
+            local: self.local.clone(),
+            duty: Duty::new(self.locks.clone(), name),
+            ownership: self.coordination.ownership(),
+            sweep_from: started + config.cleanup.orphan_age.duration(),
+            writers: Arc::new(LiveWriters {
+                view: self.view.clone(),
+                peers: self.peers.clone(),
+                self_report: self.self_report.clone(),
+            }),
+        }
+    }
+
+    /// Starts the actors and waits until the others see this node.
+    ///
+    /// # Errors
+    /// When it is refused: its id is in use, or the cluster is another one.
+    pub(super) async fn start(
+        &self,
+        config: &Config,
+        announcement: NodeAnnouncement,
+        disks: Vec<Arc<dyn Disk>>,
+        metadata: Arc<dyn MetadataStore>,
+        clock: Arc<dyn Clock>,
+    ) -> anyhow::Result<ClusterHandle> {
+        let parts = ClusterParts {
+            cluster: self.identity.id,
+            announcement,
+            view: self.view.clone(),
+            coordination: self.coordination.clone(),
+            metadata,
+            chunks: self.local.clone(),
+            disks,
+            peers: self.peers.clone(),
+            clock,
+            reports: self.reports.clone(),
+            chunk_locks: self.chunk_locks.clone(),
+            self_report: self.self_report.clone(),
+            findings: self.findings.clone(),
+            cache: self.cache.clone(),
+            settings: settings(config),
+            restarts_max: RESTARTS_MAX,
+            restart_window: RESTART_WINDOW,
+        };
+        let actors = cluster::start(parts).await.context("start the actors of the cluster")?;
+        let patience = config.cluster.session_timeout.duration() * REGISTRATION_SESSIONS;
+        match tokio::time::timeout(patience, actors.registered()).await {
+            Ok(Ok(())) => {
+                if let Some(cache) = &self.cache
+                    && !cache.stands(patience).await
+                {
+                    tracing::warn!("this node is registered, but does not know yet how the cache stands");
+                }
+                Ok(actors)
+            }
+            Ok(Err(reason)) => Err(anyhow!(reason)),
+            Err(_) => {
+                let error = actors.membership().last_error.unwrap_or_else(|| "no answer".into());
+                bail!("this node could not be registered within {} s: {error}", patience.as_secs())
+            }
+        }
+    }
+}
+
+fn settings(config: &Config) -> ClusterSettings {
+    let cluster = &config.cluster;
+    let defaults = ClusterSettings::default();
+    ClusterSettings {
+        rebuild_delay: cluster.rebuild_delay.duration(),
+        leave_grace: cluster.leave_grace.duration(),
+        repair_bandwidth_bytes: cluster.repair_bandwidth.get(),
+        announce_interval: cluster.session_timeout.duration().max(Duration::from_secs(5)),
+        ..defaults
+    }
+}
+
+/// Nodes asked at once for what they are writing.
+const WRITERS_AT_ONCE: usize = 16;
+
+/// The nodes that are alive, as far as is known here.
+struct LiveWriters {
+    view: Arc<ClusterView>,
+    peers: Arc<dyn Peers>,
+    self_report: Arc<SelfReport>,
+}
+
+#[async_trait]
+impl Writers for LiveWriters {
+    async fn oldest_seconds(&self) -> Result<Option<u64>, String> {
+        let mut nodes: Vec<NodeId> = self.view.membership().borrow().nodes.keys().copied().collect();
+        nodes.retain(|node| *node != self.view.me());
+        let asked = stream::iter(nodes).map(|node| async move {
+            let health = self.peers.health(node).await;
+            health.map(|health| health.oldest_write_seconds).map_err(|error| format!("node {node}: {error}"))
+        });
+        let told: Vec<Option<u64>> = asked.buffer_unordered(WRITERS_AT_ONCE).try_collect().await?;
+        Ok(told.into_iter().chain([self.self_report.oldest_write_seconds()]).flatten().min())
+    }
+}
+
+/// What a node says of itself at first.
+pub(super) fn announcement(config: &Config, me: NodeId, addresses: NodeAddresses) -> NodeAnnouncement {
+    NodeAnnouncement {
+        id: me,
+        addresses,
+        zone: config.cluster.zone.clone(),
+        capacity_bytes: 0,
+        free_bytes: 0,
+        version: env!("CARGO_PKG_VERSION").into(),
+        state: NodeState::Starting,
+        publishes: config.events.is_on(),
+    }
+}

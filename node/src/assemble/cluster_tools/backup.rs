@@ -1,0 +1,115 @@
+//! Metadata as lines of JSON, and back.
+//!
+//! The first line says what the file is, the last one that it is whole: a backup that was cut off is refused. Between them,
+//! in this order: users, access keys (their secrets sealed under the cluster's secret), and for each bucket its settings, its
+//! object versions (oldest first within a key), its unfinished uploads with their parts. Fields may be added; a reader refuses
+//! a format that it does not know, and kinds of lines that it does not know.
+//!
+//! A backup is of one moment: all of it is read in one transaction that sees what was committed before it began. Clients
+//! write on meanwhile; the server keeps the older versions of rows that they change for as long as the backup takes. Every
+//! chunk that a backup names was stored. Chunks of objects that were overwritten or deleted since may be reclaimed: such
+//! objects come back and cannot be read. Repairs, epochs and reclaims are not in it; comparisons and the walk for orphans
+//! find them anew.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use holdfast_actors::ports::MetadataStore;
+use serde::{Deserialize, Serialize};
+
+use super::super::data_dir::DataDir;
+use crate::config::Config;
+
+mod dump;
+mod format;
+mod load;
+
+pub use dump::dump;
+pub use load::load;
+
+/// What was written or read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Users.
+    pub users: u64,
+    /// Access keys.
+    pub keys: u64,
+    /// Buckets.
+    pub buckets: u64,
+    /// Object versions and delete markers.
+    pub versions: u64,
+    /// Unfinished uploads.
+    pub uploads: u64,
+    /// Their parts.
+    pub parts: u64,
+}
+
+impl Counts {
+    /// For people.
+    pub fn text(&self) -> String {
+        format!(
+            "{} users, {} keys, {} buckets, {} object versions, {} unfinished uploads with {} parts",
+            self.users, self.keys, self.buckets, self.versions, self.uploads, self.parts
+        )
+    }
+}
+
+/// Writes a backup to a file that appears whole, mode 0600, durable on return.
+///
+/// # Errors
+/// When the file exists or cannot be written; those of metadata.
+pub async fn backup_to(config: &Config, path: &Path) -> anyhow::Result<Counts> {
+    if path.exists() {
+        bail!("{} exists already: a backup is not written over", path.display());
+    }
+    let temporary = path.with_extension("partial");
+    let failed = || format!("write {}", temporary.display());
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary).with_context(failed)?;
+    let mut out = std::io::BufWriter::new(file);
+    let counts = backup(config, &mut out).await?;
+    out.into_inner().map_err(|error| error.into_error()).and_then(|file| file.sync_all()).with_context(failed)?;
+    std::fs::rename(&temporary, path).with_context(|| format!("write {}", path.display()))?;
+    Ok(counts)
+}
+
+/// Writes a backup of one moment. A node of a cluster may run meanwhile, a node that runs alone must be stopped.
+///
+/// # Errors
+/// Those of metadata and of `out`. When the connection to the database breaks the backup fails: what followed would be of
+/// another moment.
+pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Counts> {
+    if !config.cluster.is_on() {
+        // Nobody else writes: the directory is locked.
+        let data_dir = DataDir::open(&config.node.data_dir)?;
+        let metadata = super::open_metadata(config, &data_dir, false).await?;
+        let counts = dump(&*metadata, out).await;
+        metadata.close().await;
+        return counts;
+    }
+    // The database is the servers' own, and the data directory of a running node is not needed.
+    let metadata = super::zookeeper::open_mysql(config).await?;
+    let snapshot = metadata.snapshot().await.context("begin a snapshot of the metadata")?;
+    let counts = dump(&snapshot, out).await;
+    snapshot.close().await;
+    metadata.close().await;
+    counts
+}
+
+/// Puts a backup into metadata that is empty.
+///
+/// # Errors
+/// When metadata holds buckets, the backup is damaged or cut off; those of metadata.
+pub async fn restore(config: &Config, from: &mut impl Read) -> anyhow::Result<Counts> {
+    let data_dir = DataDir::open(&config.node.data_dir)?;
+    let metadata = super::open_metadata(config, &data_dir, true).await?;
+    let counts = load(&*metadata, from).await;
+    metadata.close().await;
+    // Also after an error: what it did stays.
+    let invalidated = super::zookeeper::invalidate_cache(config).await;
+    let counts = counts?;
+    invalidated?;
+    Ok(counts)
+}

@@ -1,0 +1,208 @@
+//! Metadata to lines.
+
+use std::io::Write;
+
+use anyhow::Context;
+use holdfast_actors::ports::metadata::{Bucket, ListUploadsQuery, ListVersionsQuery, ObjectVersion, Upload, User};
+use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
+
+use super::Counts;
+use super::format::{ContentLine, FORMAT, Line, PartLine, UploadLine, VersionLine};
+
+/// Rows a page.
+const PAGE: u32 = 1_000;
+
+fn put(out: &mut impl Write, line: &Line) -> anyhow::Result<()> {
+    serde_json::to_writer(&mut *out, line)?;
+    Ok(out.write_all(b"\n")?)
+}
+
+/// Writes all of `metadata`.
+///
+/// # Errors
+/// As [`super::backup`].
+pub async fn dump(metadata: &dyn MetadataStore, out: &mut impl Write) -> anyhow::Result<Counts> {
+    let mut counts = Counts::default();
+    put(out, &Line::HoldfastMetadata { format: FORMAT, made_ms: SystemClock.now_ms() })?;
+    let mut after: Option<String> = None;
+    loop {
+        let users = metadata.list_users(after.as_deref(), PAGE).await.context("read users")?;
+        for user in &users {
+            let User { name, admin, enabled, created_ms } = (**user).clone();
+            put(out, &Line::User { name, admin, enabled, created_ms })?;
+            counts.users += 1;
+        }
+        let Some(last) = users.last() else { break };
+        after = Some(last.name.clone());
+    }
+    let mut after: Option<String> = None;
+    loop {
+        let keys = metadata.list_keys(None, after.as_deref(), PAGE).await.context("read access keys")?;
+        for key in &keys {
+            put(
+                out,
+                &Line::Key {
+                    access_key: key.access_key.clone(),
+                    sealed_secret: hex::encode(&key.sealed_secret),
+                    user: key.user.name.clone(),
+                    enabled: key.enabled,
+                    description: key.description.clone(),
+                    created_ms: key.created_ms,
+                },
+            )?;
+            counts.keys += 1;
+        }
+        let Some(last) = keys.last() else { break };
+        after = Some(last.access_key.clone());
+    }
+    let mut after: Option<String> = None;
+    loop {
+        let buckets = metadata.list_buckets(None, after.as_deref(), PAGE).await.context("read buckets")?;
+        for bucket in &buckets {
+            put(
+                out,
+                &Line::Bucket {
+                    name: bucket.name.clone(),
+                    owner: bucket.owner.clone(),
+                    created_ms: bucket.created_ms,
+                    versioning: bucket.versioning,
+                    configs: bucket.configs.clone(),
+                },
+            )?;
+            counts.buckets += 1;
+            dump_versions(metadata, bucket, out, &mut counts).await?;
+            dump_uploads(metadata, bucket, out, &mut counts).await?;
+        }
+        let Some(last) = buckets.last() else { break };
+        after = Some(last.name.clone());
+    }
+    put(out, &Line::End(counts))?;
+    out.flush()?;
+    Ok(counts)
+}
+
+async fn dump_versions(
+    metadata: &dyn MetadataStore,
+    bucket: &Bucket,
+    out: &mut impl Write,
+    counts: &mut Counts,
+) -> anyhow::Result<()> {
+    let mut query = ListVersionsQuery { limit: PAGE, ..ListVersionsQuery::default() };
+    // Versions of one key come newest first and are written oldest first.
+    let mut of_key: Vec<Line> = Vec::new();
+    let mut key: Option<String> = None;
+    loop {
+        let page = metadata.list_versions(bucket.id, query.clone()).await;
+        let page = page.with_context(|| format!("read bucket {}", bucket.name))?;
+        for version in &page.entries {
+            if key.as_deref() != Some(version.key.as_str()) {
+                for line in of_key.drain(..).rev() {
+                    put(out, &line)?;
+                }
+                key = Some(version.key.clone());
+            }
+            of_key.push(version_line(&bucket.name, version));
+            counts.versions += 1;
+        }
+        let Some((after, after_version)) = page.next else { break };
+        query.after = after;
+        query.after_version = after_version;
+    }
+    for line in of_key.drain(..).rev() {
+        put(out, &line)?;
+    }
+    Ok(())
+}
+
+fn version_line(bucket: &str, version: &ObjectVersion) -> Line {
+    let content = version.content.as_ref().map(|content| ContentLine {
+        id: hex::encode(content.id.0),
+        manifest: hex::encode(content.manifest.encode()),
+        etag: content.etag,
+        checksum: content.checksum.clone(),
+        parts: content.parts.clone(),
+    });
+    Line::Version(Box::new(VersionLine {
+        bucket: bucket.to_owned(),
+        key: version.key.clone(),
+        version: version.version.to_string(),
+        last_modified_ms: version.last_modified_ms,
+        owner: version.owner.clone(),
+        content,
+        attributes: version.attributes.clone(),
+        tags: version.tags.clone(),
+        acl: version.acl,
+    }))
+}
+
+async fn dump_uploads(
+    metadata: &dyn MetadataStore,
+    bucket: &Bucket,
+    out: &mut impl Write,
+    counts: &mut Counts,
+) -> anyhow::Result<()> {
+    let mut query = ListUploadsQuery { limit: PAGE, ..ListUploadsQuery::default() };
+    loop {
+        let page = metadata.list_uploads(bucket.id, query.clone()).await;
+        let page = page.with_context(|| format!("read uploads of bucket {}", bucket.name))?;
+        for upload in &page.entries {
+            dump_upload(metadata, bucket, upload, out, counts).await?;
+        }
+        let Some((after, after_upload)) = page.next else { return Ok(()) };
+        query.after = after;
+        query.after_upload = after_upload;
+    }
+}
+
+async fn dump_upload(
+    metadata: &dyn MetadataStore,
+    bucket: &Bucket,
+    upload: &Upload,
+    out: &mut impl Write,
+    counts: &mut Counts,
+) -> anyhow::Result<()> {
+    let new = &upload.new;
+    put(
+        out,
+        &Line::Upload(Box::new(UploadLine {
+            bucket: bucket.name.clone(),
+            id: new.id.to_string(),
+            key: new.key.clone(),
+            owner: new.owner.clone(),
+            begun_ms: new.now_ms,
+            attributes: new.attributes.clone(),
+            tags: new.tags.clone(),
+            acl: new.acl,
+            checksum: new.checksum,
+        })),
+    )?;
+    counts.uploads += 1;
+    let mut after = 0;
+    loop {
+        let parts = match metadata.list_parts(new.id, after, PAGE).await {
+            Ok(parts) => parts,
+            // Completed or aborted since: it comes back without parts, and ends as a stale upload.
+            Err(MetadataError::NoSuchUpload) => return Ok(()),
+            Err(error) => return Err(error).context("read parts"),
+        };
+        for part in &parts {
+            put(
+                out,
+                &Line::Part(Box::new(PartLine {
+                    bucket: bucket.name.clone(),
+                    key: new.key.clone(),
+                    upload: new.id.to_string(),
+                    number: part.number,
+                    content: hex::encode(part.content.0),
+                    size_bytes: part.size_bytes,
+                    md5: hex::encode(part.md5),
+                    checksum: part.checksum.clone(),
+                    last_modified_ms: part.last_modified_ms,
+                })),
+            )?;
+            counts.parts += 1;
+        }
+        let Some(last) = parts.last() else { return Ok(()) };
+        after = last.number;
+    }
+}

@@ -1,0 +1,222 @@
+//! Lines to metadata.
+
+use std::collections::HashSet;
+use std::io::{BufRead, Read};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use holdfast_actors::ports::metadata::{
+    AccessKey, Bucket, CannedAcl, Content, ContentSource, DeleteRequest, NewBucket, NewObject, NewUpload, Part,
+    ReplicaEvidence, User, Versioning, WritePrecondition,
+};
+use holdfast_actors::ports::{MetadataError, MetadataStore};
+use holdfast_protocol::{ContentId, Manifest, UploadId, VersionId};
+
+use super::Counts;
+use super::format::{ContentLine, FORMAT, Line, PartLine, UploadLine, VersionLine};
+
+/// Longest line that is read: an object of 10,000 parts is about 2 MB.
+const LINE_BYTES_MAX: u64 = 64 << 20;
+
+/// Puts a backup into `metadata`.
+///
+/// # Errors
+/// As [`super::restore`].
+pub async fn load(metadata: &dyn MetadataStore, from: &mut impl Read) -> anyhow::Result<Counts> {
+    if !metadata.list_buckets(None, None, 1).await.context("look at the metadata")?.is_empty() {
+        bail!("the metadata holds buckets already: a backup is put back into empty metadata only");
+    }
+    let mut reader = std::io::BufReader::new(from);
+    let mut loader = Loader { metadata, counts: Counts::default(), bucket: None, seen: HashSet::new() };
+    let mut number = 0_u64;
+    loop {
+        let mut text = String::new();
+        number += 1;
+        let read =
+            (&mut reader).take(LINE_BYTES_MAX).read_line(&mut text).with_context(|| format!("read line {number}"))?;
+        if read == 0 {
+            bail!("the backup ends in line {number} without its last line: it was cut off");
+        }
+        let line: Line = serde_json::from_str(&text).with_context(|| format!("understand line {number}"))?;
+        match line {
+            Line::HoldfastMetadata { format, .. } if number == 1 => {
+                if format > FORMAT {
+                    bail!("the backup's format is {format}, but this program knows only up to {FORMAT}");
+                }
+            }
+            _ if number == 1 => bail!("this is no backup of metadata"),
+            Line::End(told) => {
+                loader.close_bucket().await?;
+                if told != loader.counts {
+                    bail!("the backup holds {} but says {}", loader.counts.text(), told.text());
+                }
+                return Ok(told);
+            }
+            line => loader.take(line).await.with_context(|| format!("restore line {number}"))?,
+        }
+    }
+}
+
+struct Loader<'a> {
+    metadata: &'a dyn MetadataStore,
+    counts: Counts,
+    /// The bucket being filled, with the versioning that it is to have in the end.
+    bucket: Option<(Arc<Bucket>, Versioning)>,
+    /// Contents that are there already: further versions share them.
+    seen: HashSet<ContentId>,
+}
+
+impl Loader<'_> {
+    async fn take(&mut self, line: Line) -> anyhow::Result<()> {
+        match line {
+            Line::HoldfastMetadata { .. } | Line::End(_) => bail!("that line has its place elsewhere"),
+            Line::User { name, admin, enabled, created_ms } => {
+                let user = User { name: name.clone(), admin, enabled, created_ms };
+                match self.metadata.create_user(user).await {
+                    Ok(()) => {}
+                    // The root user may be there already.
+                    Err(MetadataError::Exists(_)) => self.metadata.set_user_enabled(&name, enabled).await?,
+                    Err(error) => return Err(error.into()),
+                }
+                self.counts.users += 1;
+            }
+            Line::Key { access_key, sealed_secret, user, enabled, description, created_ms } => {
+                let user = (*self.metadata.user(&user).await?).clone();
+                let sealed_secret = hex::decode(sealed_secret)?;
+                let key = AccessKey { access_key, sealed_secret, user, enabled, description, created_ms };
+                match self.metadata.create_key(key).await {
+                    Ok(()) | Err(MetadataError::Exists(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                self.counts.keys += 1;
+            }
+            Line::Bucket { name, owner, created_ms, versioning, configs } => {
+                self.close_bucket().await?;
+                let new = NewBucket { name: name.clone(), owner, acl: CannedAcl::Private, now_ms: created_ms };
+                let bucket = self.metadata.create_bucket(new).await?;
+                for (kind, value) in configs {
+                    self.metadata.set_bucket_config(&name, kind, Some(value)).await?;
+                }
+                self.bucket = Some((bucket, versioning));
+                self.counts.buckets += 1;
+            }
+            Line::Version(line) => self.version(*line).await?,
+            Line::Upload(line) => self.upload(*line).await?,
+            Line::Part(line) => self.part(*line).await?,
+        }
+        Ok(())
+    }
+
+    fn bucket_of(&self, name: &str) -> anyhow::Result<(Arc<Bucket>, Versioning)> {
+        let (bucket, versioning) =
+            self.bucket.as_ref().filter(|(bucket, _)| bucket.name == name).context("no such bucket")?;
+        Ok((bucket.clone(), *versioning))
+    }
+
+    /// Versions with and without an id are made under different states of the bucket; the last one is the one it is to have.
+    async fn close_bucket(&mut self) -> anyhow::Result<()> {
+        if let Some((bucket, versioning)) = self.bucket.take()
+            && versioning != Versioning::Unversioned
+        {
+            self.metadata.set_versioning(&bucket.name, versioning).await?;
+        }
+        Ok(())
+    }
+
+    async fn version(&mut self, line: VersionLine) -> anyhow::Result<()> {
+        let (bucket, versioning) = self.bucket_of(&line.bucket)?;
+        let version: VersionId = line.version.parse().map_err(|e| anyhow::anyhow!("{e}"))?;
+        if versioning != Versioning::Unversioned {
+            let state = if version == VersionId::NULL { Versioning::Suspended } else { Versioning::Enabled };
+            if self.metadata.bucket(&bucket.name).await?.versioning != state {
+                self.metadata.set_versioning(&bucket.name, state).await?;
+            }
+        }
+        self.counts.versions += 1;
+        let Some(content) = line.content else {
+            let request = DeleteRequest {
+                key: line.key,
+                version: None,
+                marker_version: version,
+                owner: line.owner,
+                precondition: WritePrecondition::default(),
+                event: None,
+            };
+            let deleted = self.metadata.delete_objects(bucket.id, vec![request], line.last_modified_ms).await?;
+            for one in deleted {
+                one?;
+            }
+            return Ok(());
+        };
+        let id = content_id(&content.id)?;
+        let source = if self.seen.insert(id) {
+            let manifest = Manifest::decode(&hex::decode(&content.manifest)?).map_err(|e| anyhow::anyhow!("{e}"))?;
+            let ContentLine { etag, checksum, parts, .. } = content;
+            ContentSource::New(Content { id, manifest, etag, checksum, parts })
+        } else {
+            ContentSource::Shared(id)
+        };
+        let object = NewObject {
+            bucket: bucket.id,
+            key: line.key,
+            version,
+            now_ms: line.last_modified_ms,
+            owner: line.owner,
+            content: source,
+            attributes: line.attributes,
+            tags: line.tags,
+            acl: line.acl,
+            precondition: WritePrecondition::default(),
+            event: None,
+            evidence: ReplicaEvidence::default(),
+        };
+        self.metadata.commit_object(object).await?;
+        Ok(())
+    }
+
+    async fn upload(&mut self, line: UploadLine) -> anyhow::Result<()> {
+        let (bucket, _) = self.bucket_of(&line.bucket)?;
+        let upload = NewUpload {
+            id: upload_id(&line.id)?,
+            bucket: bucket.id,
+            key: line.key,
+            owner: line.owner,
+            now_ms: line.begun_ms,
+            attributes: line.attributes,
+            tags: line.tags,
+            acl: line.acl,
+            checksum: line.checksum,
+        };
+        self.metadata.create_upload(upload).await?;
+        self.counts.uploads += 1;
+        Ok(())
+    }
+
+    async fn part(&mut self, line: PartLine) -> anyhow::Result<()> {
+        let (bucket, _) = self.bucket_of(&line.bucket)?;
+        let mut md5 = [0; 16];
+        hex::decode_to_slice(&line.md5, &mut md5)?;
+        let part = Part {
+            number: line.number,
+            content: content_id(&line.content)?,
+            size_bytes: line.size_bytes,
+            md5,
+            checksum: line.checksum,
+            last_modified_ms: line.last_modified_ms,
+        };
+        let upload = upload_id(&line.upload)?;
+        self.metadata.put_part(bucket.id, &line.key, upload, part, ReplicaEvidence::default()).await?;
+        self.counts.parts += 1;
+        Ok(())
+    }
+}
+
+fn content_id(text: &str) -> anyhow::Result<ContentId> {
+    let mut id = [0; 12];
+    hex::decode_to_slice(text, &mut id)?;
+    Ok(ContentId(id))
+}
+
+fn upload_id(text: &str) -> anyhow::Result<UploadId> {
+    text.parse().map_err(|e| anyhow::anyhow!("{e}"))
+}

@@ -1,0 +1,193 @@
+//! Parts of multipart uploads, and objects made of them.
+//!
+//! Each node of a cluster holds a part of the chunks, so an upload is put together by one run after the other: each adds the
+//! parts that it finds. What some object has already is left alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use anyhow::Context;
+use holdfast_actors::domain::objects::multipart::PART_SIZE_MIN;
+use holdfast_actors::ports::chunks::ReplicaStore;
+use holdfast_actors::ports::metadata::{
+    Bucket, CompleteUpload, Content, ETag, ListUploadsQuery, NewUpload, ObjectPart, Part, ReplicaEvidence, Upload,
+    WritePrecondition,
+};
+use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
+use holdfast_protocol::manifest::{Extent, Manifest};
+use holdfast_protocol::{ContentId, UploadId, VersionId};
+use md5::{Digest, Md5};
+
+use super::{Found, Head, RebuildReport, md5_of, stand_in};
+
+/// Rows a page.
+const PAGE: u32 = 1_000;
+
+/// Makes unfinished uploads of the parts found.
+pub(super) async fn bring_back(
+    chunks: &dyn ReplicaStore,
+    metadata: &dyn MetadataStore,
+    owner: &str,
+    found: BTreeMap<(String, String, UploadId), BTreeMap<u16, Found>>,
+    report: &mut RebuildReport,
+) -> anyhow::Result<()> {
+    for ((bucket, key, id), mut parts) in found {
+        let failed = || format!("rebuild upload {id} of {bucket}/{key}");
+        let contents: Vec<ContentId> = parts.values().map(|part| part.content).collect();
+        let known: BTreeSet<ContentId> =
+            metadata.known_contents(&contents).await.with_context(failed)?.into_iter().collect();
+        report.known += known.len() as u64;
+        parts.retain(|_, part| !known.contains(&part.content));
+        if parts.is_empty() {
+            continue;
+        }
+        let bucket = metadata.bucket(&bucket).await.with_context(failed)?;
+        let have = match metadata.upload(bucket.id, &key, id).await {
+            Ok(_) => all_parts(metadata, id).await.with_context(failed)?,
+            Err(MetadataError::NoSuchUpload) => {
+                create(metadata, owner, &bucket, &key, id, &mut parts).await.with_context(failed)?;
+                report.uploads += 1;
+                Vec::new()
+            }
+            Err(error) => return Err(error).with_context(failed),
+        };
+        for (number, part) in parts {
+            // Another node had a later one of this number.
+            let later = |have: &Part| have.number == number && have.last_modified_ms > part.created_ms;
+            if have.iter().any(later) {
+                report.superseded += 1;
+                continue;
+            }
+            let manifest = Manifest::single(part.content, part.size_bytes);
+            let md5 = match md5_of(chunks, &manifest).await {
+                Some(md5) => md5,
+                None => {
+                    report.without_md5 += 1;
+                    stand_in(part.content)
+                }
+            };
+            let row = Part {
+                number,
+                content: part.content,
+                size_bytes: part.size_bytes,
+                md5,
+                checksum: None,
+                last_modified_ms: part.created_ms,
+            };
+            metadata.put_part(bucket.id, &key, id, row, ReplicaEvidence::default()).await.with_context(failed)?;
+            report.parts += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Begins an upload anew, now: it is not to be taken for one that was forgotten long ago.
+async fn create(
+    metadata: &dyn MetadataStore,
+    owner: &str,
+    bucket: &Bucket,
+    key: &str,
+    id: UploadId,
+    parts: &mut BTreeMap<u16, Found>,
+) -> Result<(), MetadataError> {
+    // Each part tells the same of the object.
+    let head = parts.values_mut().next().map(|part| std::mem::take(&mut part.head));
+    let Head { owner: told, attributes, tags, acl } = head.unwrap_or_default();
+    let upload = NewUpload {
+        id,
+        bucket: bucket.id,
+        key: key.to_owned(),
+        owner: told.unwrap_or_else(|| owner.to_owned()),
+        now_ms: SystemClock.now_ms(),
+        attributes,
+        tags,
+        acl,
+        checksum: None,
+    };
+    metadata.create_upload(upload).await
+}
+
+async fn all_parts(metadata: &dyn MetadataStore, id: UploadId) -> Result<Vec<Part>, MetadataError> {
+    let mut parts: Vec<Part> = Vec::new();
+    loop {
+        let page = metadata.list_parts(id, parts.last().map_or(0, |part| part.number), PAGE).await?;
+        if page.is_empty() {
+            return Ok(parts);
+        }
+        parts.extend(page);
+    }
+}
+
+/// Completes every unfinished upload whose parts make an object: numbered from 1 without a gap, all but the last of 5 MiB at
+/// least. Those of one key in the order in which their last parts were stored, so that the latest is the latest again.
+pub(super) async fn complete(metadata: &dyn MetadataStore, report: &mut RebuildReport) -> anyhow::Result<()> {
+    let mut after: Option<String> = None;
+    loop {
+        let buckets = metadata.list_buckets(None, after.as_deref(), PAGE).await.context("list buckets")?;
+        let Some(last) = buckets.last() else { return Ok(()) };
+        after = Some(last.name.clone());
+        for bucket in &buckets {
+            let mut whole = Vec::new();
+            for upload in uploads_of(metadata, bucket).await? {
+                let parts = all_parts(metadata, upload.new.id).await.context("list parts")?;
+                if let Some(stored_ms) = is_whole(&parts) {
+                    whole.push((stored_ms, upload, parts));
+                }
+            }
+            whole.sort_by_key(|(stored_ms, upload, _)| (*stored_ms, upload.new.id));
+            for (stored_ms, upload, parts) in whole {
+                let failed = || format!("complete upload {} of {}/{}", upload.new.id, bucket.name, upload.new.key);
+                metadata.complete_upload(completion(&upload, &parts, stored_ms)).await.with_context(failed)?;
+                report.completed += 1;
+                report.bytes += parts.iter().map(|part| part.size_bytes).sum::<u64>();
+            }
+        }
+    }
+}
+
+async fn uploads_of(metadata: &dyn MetadataStore, bucket: &Bucket) -> anyhow::Result<Vec<Arc<Upload>>> {
+    let mut query = ListUploadsQuery { limit: PAGE, ..ListUploadsQuery::default() };
+    let mut uploads = Vec::new();
+    loop {
+        let page = metadata.list_uploads(bucket.id, query.clone()).await;
+        let page = page.with_context(|| format!("list uploads of {}", bucket.name))?;
+        uploads.extend(page.entries);
+        let Some((after, after_upload)) = page.next else { return Ok(uploads) };
+        query.after = after;
+        query.after_upload = after_upload;
+    }
+}
+
+/// When the last part was stored, if the parts make an object.
+fn is_whole(parts: &[Part]) -> Option<u64> {
+    let (_, others) = parts.split_last()?;
+    let numbered = parts.iter().zip(1..).all(|(part, number)| part.number == number);
+    let large = others.iter().all(|part| part.size_bytes >= PART_SIZE_MIN);
+    (numbered && large).then(|| parts.iter().map(|part| part.last_modified_ms).max().unwrap_or(0))
+}
+
+fn completion(upload: &Upload, parts: &[Part], stored_ms: u64) -> CompleteUpload {
+    let mut md5 = Md5::new();
+    parts.iter().for_each(|part| md5.update(part.md5));
+    let etag = ETag { md5: md5.finalize().into(), parts: Some(parts.len() as u32) };
+    let extents = parts.iter().map(|part| Extent { content: part.content, size_bytes: part.size_bytes }).collect();
+    let told = |part: &Part| ObjectPart { number: part.number, size_bytes: part.size_bytes, checksum: None };
+    let content = Content {
+        id: ContentId::generate(stored_ms / 1000),
+        manifest: Manifest { extents },
+        etag,
+        checksum: None,
+        parts: parts.iter().map(told).collect(),
+    };
+    CompleteUpload {
+        bucket: upload.new.bucket,
+        key: upload.new.key.clone(),
+        upload: upload.new.id,
+        parts: parts.iter().map(|part| (part.number, part.content)).collect(),
+        content,
+        version: VersionId::generate(stored_ms),
+        now_ms: stored_ms,
+        precondition: WritePrecondition::default(),
+        event: None,
+    }
+}

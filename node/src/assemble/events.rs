@@ -1,0 +1,100 @@
+//! The bus that the configuration names, and the relay that publishes to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::FutureExt as _;
+use holdfast_actors::flow::relay::{self, RelayOwner, RelayParts, RelaySettings, RelayStatus};
+use holdfast_actors::ports::events::{InProcessEventBus, InProcessLimits};
+use holdfast_actors::ports::{Clock, EventBus, Outbox};
+use holdfast_actors::service::loops::{self, LoopSpec, LoopsHandle, TooOften};
+use holdfast_protocol::events::PARTITIONS;
+
+use crate::config::{Config, EventsConfig};
+use crate::events::rocketmq::{Credentials, RocketMqEventBus, RocketMqOptions, Secret, Tls};
+use crate::secret_file;
+
+/// The bus and the relay.
+pub(super) struct RunningEvents {
+    bus: Arc<dyn EventBus>,
+    status: Arc<RelayStatus>,
+    loops: LoopsHandle,
+}
+
+impl RunningEvents {
+    /// Starts the relay where somebody is told of changes, and a loop that consumes. RocketMQ need not be there: what is to be
+    /// published waits for it. A node that tells nobody takes nothing out of the outbox: others may.
+    ///
+    /// # Errors
+    /// When a file that the configuration names cannot be read.
+    pub(super) async fn start(
+        config: &Config,
+        outbox: Arc<dyn Outbox>,
+        clock: Arc<dyn Clock>,
+        owner: RelayOwner,
+        more: impl FnOnce(Arc<dyn EventBus>) -> LoopSpec,
+    ) -> anyhow::Result<Self> {
+        let bus = bus(&config.events)?;
+        let status = Arc::<RelayStatus>::default();
+        let settings = settings(&config.events);
+        let parts = RelayParts { outbox, bus: bus.clone(), clock, owner, settings };
+        let watched = status.clone();
+        let run = move || relay::run(parts.clone(), watched.clone()).boxed();
+        let relay = LoopSpec { name: "relay", run: Arc::new(run) };
+        let mut specs = vec![more(bus.clone())];
+        specs.extend(config.events.is_on().then_some(relay));
+        let loops = loops::start(specs, TooOften::rest()).await;
+        Ok(Self { bus, status, loops: loops.context("start the relay")? })
+    }
+
+    /// The bus.
+    pub(super) fn bus(&self) -> Arc<dyn EventBus> {
+        self.bus.clone()
+    }
+
+    /// What the relay knows.
+    pub(super) fn status(&self) -> Arc<RelayStatus> {
+        self.status.clone()
+    }
+
+    /// Kills the actor of a loop, for tests of supervision.
+    pub(super) fn kill_loop(&self, name: &str) -> bool {
+        self.loops.kill_actor(name)
+    }
+
+    /// Ends both. What was not published waits for the next start, or for another node.
+    pub(super) async fn stop(self, deadline: Duration) {
+        self.loops.stop(deadline).await;
+        self.bus.close().await;
+    }
+}
+
+fn bus(config: &EventsConfig) -> anyhow::Result<Arc<dyn EventBus>> {
+    if !config.is_on() {
+        return Ok(Arc::new(InProcessEventBus::new(InProcessLimits::default())));
+    }
+    let mut options = RocketMqOptions::new(config.name_servers());
+    options.topic_prefix.clone_from(&config.topic_prefix);
+    options.create_topics = config.create_topics;
+    options.topic_queues = config.topic_queues;
+    if let (Some(access_key), Some(file)) = (&config.access_key, &config.secret_key_file) {
+        let secret = secret_file::read(file).context("events.secret_key_file")?;
+        let secret_key = Secret::new(secret.to_string());
+        options.credentials = Some(Credentials { access_key: access_key.clone(), secret_key });
+    }
+    if let Some(ca) = &config.tls_ca {
+        options.tls = Some(Tls::new(ca, config.tls_server_name.clone()).context("events.tls_ca")?);
+    }
+    Ok(Arc::new(RocketMqEventBus::new(options)))
+}
+
+fn settings(config: &EventsConfig) -> RelaySettings {
+    let keep = config.replay_age.duration();
+    RelaySettings {
+        // In the process nobody could have lost what was consumed.
+        keep: (config.is_on() && !keep.is_zero()).then_some(keep),
+        keep_rows_max: config.replay_events.div_ceil(u64::from(PARTITIONS)),
+        ..RelaySettings::default()
+    }
+}

@@ -1,0 +1,94 @@
+//! The S3 front end, served.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use holdfast_actors::ports::coordination::Ownership;
+use holdfast_actors::ports::{ChunkStore, Clock, Locks, MetadataStore};
+use holdfast_actors::service::NodeHandle;
+use holdfast_storage::buf::BufferPool;
+
+use crate::admission_layer::Admitted;
+use crate::config::{Config, RuntimeKind};
+use crate::http::pace::Pace;
+use crate::http::server::{self, ConnInfo, DataPlane, HttpServer, ServerConfig};
+use crate::http::tls::{Tls, TlsFiles};
+use crate::s3::S3Front;
+use crate::s3::auth::SecretOpener;
+use crate::s3::facts::ClientConnection;
+use crate::s3::host::HostNames;
+use crate::s3::http_service::{S3HttpOptions, S3HttpService};
+
+/// What S3 is served from.
+pub(super) struct FrontParts {
+    pub(super) metadata: Arc<dyn MetadataStore>,
+    pub(super) chunks: Arc<dyn ChunkStore>,
+    pub(super) locks: Arc<dyn Locks>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) opener: Arc<dyn SecretOpener>,
+    pub(super) actors: NodeHandle,
+    pub(super) rings: Option<Arc<BufferPool>>,
+    /// What answers tell of which node gave them.
+    pub(super) node_name: String,
+    /// In a cluster: up to when this node may answer that something was changed.
+    pub(super) ownership: Option<Ownership>,
+}
+
+/// Starts to listen and to serve.
+pub(super) fn serve_s3(config: &Config, parts: FrontParts) -> anyhow::Result<HttpServer> {
+    let FrontParts { metadata, chunks, locks, clock, opener, actors, rings, node_name, ownership } = parts;
+    let front = S3Front {
+        metadata: metadata.clone(),
+        chunks,
+        locks,
+        clock: clock.clone(),
+        region: config.s3.region.as_str().into(),
+        events_from: config.events.is_on().then(|| node_name.as_str().into()),
+    };
+    let options = S3HttpOptions {
+        hosts: HostNames::new(config.s3.domains.iter().map(String::as_str)).context("s3.domains")?,
+        node_name,
+    };
+    let service = S3HttpService::new(front, metadata, opener, clock, options);
+    let admitted =
+        Admitted::new(service, actors.admission().clone(), config.limits.write_window.get()).owned_by(ownership);
+    let tls = match (&config.s3.tls_cert, &config.s3.tls_key) {
+        (Some(certificate), Some(key)) => {
+            Some(Tls::load(TlsFiles { certificate: certificate.clone(), key: key.clone() }).context("s3.tls_cert")?)
+        }
+        _ => None,
+    };
+    let threads = match config.data_plane.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads as usize,
+    };
+    let limits = &config.limits;
+    let server = ServerConfig {
+        addr: config.s3.addr,
+        data_plane: match config.data_plane.runtime {
+            RuntimeKind::PerCore => DataPlane::PerCore { threads, rings },
+            RuntimeKind::MultiThread => DataPlane::MultiThread,
+        },
+        limits: server::Limits {
+            connections_max: limits.connections as usize,
+            head_timeout: limits.header_timeout.duration(),
+            pace: Pace { window: limits.idle_timeout.duration(), ..Pace::default() },
+            ..server::Limits::default()
+        },
+        tls,
+    };
+    HttpServer::start(server, move |connection: ConnInfo| {
+        admitted.on(ClientConnection { address: connection.peer.ip(), tls: connection.tls })
+    })
+    .with_context(|| format!("listen on s3.addr {}", config.s3.addr))
+}
+
+/// A free port in place of 0. Another process could take it before it is listened on; with port 0 that is the caller's wish.
+pub(super) fn resolve_port(addr: SocketAddr) -> anyhow::Result<SocketAddr> {
+    if addr.port() != 0 {
+        return Ok(addr);
+    }
+    let probe = std::net::TcpListener::bind(addr).with_context(|| format!("find a free port at {}", addr.ip()))?;
+    Ok(probe.local_addr()?)
+}

@@ -1,0 +1,129 @@
+//! Disks and the metadata of a node that runs alone, opened.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow, bail};
+use holdfast_actors::ports::{Journal, MetadataStore, Outbox};
+use holdfast_protocol::ClusterId;
+use holdfast_storage::buf::{BufferPool, BufferPoolConfig, LARGE_BYTES, SMALL_BYTES};
+use holdfast_storage::finding::FindingSink;
+use holdfast_storage::io::{Preference, choose};
+use holdfast_storage::{DiskSet, Engine, EngineConfig};
+
+use super::limits;
+use crate::config::{Config, IoMode};
+use crate::metadata::{CacheOptions, CachedMetadataStore, SqliteMetadataStore, SqliteOptions};
+
+/// The metadata of a node that runs alone.
+pub(super) struct Metadata {
+    pub(super) store: Arc<dyn MetadataStore>,
+    pub(super) outbox: Arc<dyn Outbox>,
+    pub(super) journal: Arc<dyn Journal>,
+    /// Whether a bucket was ever made in it.
+    pub(super) had_buckets: bool,
+}
+
+/// Chunks that metadata does not know are orphans, and deleted: with an empty database that would be all of them.
+pub(super) fn refuse_lost_metadata(disks: &DiskSet, place: &str) -> anyhow::Result<()> {
+    let chunks: u64 = disks.stats().iter().map(|disk| disk.chunks).sum();
+    anyhow::ensure!(
+        chunks == 0,
+        "the disks hold {chunks} chunks, but the metadata in {place} never had a bucket: put the metadata back that belongs to \
+         these disks, rebuild it with `holdfast cluster rebuild-metadata`, or name empty disk directories"
+    );
+    Ok(())
+}
+
+pub(super) async fn open_sqlite(path: &Path) -> anyhow::Result<Metadata> {
+    let store = SqliteMetadataStore::open(path, SqliteOptions::default())
+        .await
+        .with_context(|| format!("open metadata {}", path.display()))?;
+    let had_buckets = store.had_buckets().await.with_context(|| format!("read metadata {}", path.display()))?;
+    let store = Arc::new(store);
+    let cached = Arc::new(CachedMetadataStore::new(store.clone(), &CacheOptions::default()));
+    Ok(Metadata { store: cached, outbox: store.clone(), journal: store, had_buckets })
+}
+
+/// The disks of a node.
+pub(super) struct Storage {
+    pub(super) disks: DiskSet,
+    /// For rings on data-plane threads, where io_uring is used.
+    pub(super) rings: Option<Arc<BufferPool>>,
+}
+
+/// Opens every disk, as those of `node` in `cluster`; what is found damaged goes to `on_finding`.
+pub(super) async fn open_disks(
+    config: &Config,
+    cluster: [u8; 16],
+    node: [u8; 16],
+    on_finding: Option<FindingSink>,
+) -> anyhow::Result<Storage> {
+    let storage = &config.storage;
+    let (large, small) = (storage.large_buffers as usize, storage.small_buffers as usize);
+    let pool_bytes = (large * LARGE_BYTES + small * SMALL_BYTES) as u64;
+    limits::check_locked_memory(pool_bytes);
+    let pool = BufferPool::new(BufferPoolConfig { large_count: large, small_count: small })
+        .with_context(|| format!("map {pool_bytes} bytes of buffers"))?;
+    let preference = match storage.io {
+        IoMode::Auto => Preference::Auto,
+        IoMode::Uring => Preference::Uring,
+        IoMode::Std => Preference::Std,
+    };
+    let chosen = choose(&pool, preference).context("reach the disks by storage.io")?;
+    let opening = config.node.disk_dirs().into_iter().map(|dir| {
+        let mut engine = EngineConfig::new(dir.clone(), cluster, node);
+        engine.on_finding.clone_from(&on_finding);
+        engine.segment_size_bytes = storage.segment_size.get();
+        engine.reserve_bytes = storage.reserve.get();
+        let (io, pool) = (chosen.io.clone(), pool.clone());
+        async move {
+            let opened = Engine::open(engine, io, pool).await;
+            // What recovery found is logged by the engine.
+            let (engine, _report) = opened.with_context(|| format!("open disk {}", dir.display()))?;
+            Ok::<_, anyhow::Error>(engine)
+        }
+    });
+    let engines = futures::future::try_join_all(opening).await?;
+    Ok(Storage { disks: DiskSet::new(engines), rings: chosen.rings })
+}
+
+/// Refuses metadata that is another cluster's or nobody's. `place` names it for the operator.
+///
+/// # Errors
+/// When it is not that of `cluster`; those of metadata.
+pub(super) async fn require_claim(metadata: &dyn MetadataStore, cluster: ClusterId, place: &str) -> anyhow::Result<()> {
+    match metadata.claim(None).await.with_context(|| format!("ask whose metadata {place} is"))? {
+        Some(found) if found == cluster => Ok(()),
+        Some(found) => Err(foreign(place, found, cluster)),
+        None => bail!(
+            "the metadata in {place} belongs to no cluster, so it is not that of cluster {cluster}: correct metadata.url, or put              a backup back with `holdfast cluster restore-metadata`"
+        ),
+    }
+}
+
+/// Makes metadata the cluster's, if it is nobody's yet.
+///
+/// # Errors
+/// When it is another cluster's; those of metadata.
+pub(super) async fn claim(metadata: &dyn MetadataStore, cluster: ClusterId, place: &str) -> anyhow::Result<()> {
+    match metadata.claim(Some(cluster)).await.with_context(|| format!("claim the metadata in {place}"))? {
+        Some(found) if found != cluster => Err(foreign(place, found, cluster)),
+        _ => Ok(()),
+    }
+}
+
+fn foreign(place: &str, found: ClusterId, cluster: ClusterId) -> anyhow::Error {
+    anyhow!(
+        "the metadata in {place} belongs to cluster {found}, not to {cluster}: each cluster needs a database of its own, see \
+         metadata.url"
+    )
+}
+
+/// Whether anybody ever worked with this metadata: a database that was lost or confused with another has not even users.
+///
+/// # Errors
+/// Those of metadata.
+pub(super) async fn was_used(metadata: &dyn MetadataStore) -> anyhow::Result<bool> {
+    Ok(!metadata.list_buckets(None, None, 1).await?.is_empty() || !metadata.list_users(None, 1).await?.is_empty())
+}

@@ -1,0 +1,193 @@
+//! A cluster of processes: ZooKeeper agrees, MySQL remembers, QUIC carries.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use holdfast_actors::ports::MetadataStore;
+use holdfast_actors::ports::coordination::{self, ClusterIdentity, Coordination, CoordinationError};
+
+use super::cluster::{ClusterPorts, check_identity};
+use super::data_dir::DataDir;
+use super::transport::Transport;
+use super::{locks, storage};
+use crate::config::{Config, MetadataTls};
+use crate::coordination::{Digest, ZookeeperConfig, ZookeeperCoordination};
+use crate::locks::ZookeeperLocks;
+use crate::metadata::mysql::{MysqlMetadataStore, MysqlOptions, MysqlTls, OpenError, exposure};
+use crate::metadata::{RedisAddress, RedisCacheOptions, RedisCachedStore};
+use crate::secret_file;
+
+/// How long a start goes on trying to reach a service that does not answer: a whole machine room may be starting.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How much longer than the session of a node that is gone a writer waits until all have seen that the cache is off.
+const OFF_MARGIN: Duration = Duration::from_secs(2);
+
+/// Pause between tries.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Connects a node to the services of its cluster, and compares the cluster with the one that the node belongs to.
+///
+/// # Errors
+/// When a service cannot be reached, or the cluster is another one, or there is none.
+pub(super) async fn connect(config: &Config, data_dir: &DataDir) -> anyhow::Result<ClusterPorts> {
+    let coordination = coordinate(config).await?;
+    let identity = existing(&coordination, config).await?;
+    super::cluster_tools::adopt(data_dir)?;
+    check_identity(data_dir, &identity, &config.cluster.zookeeper)?;
+    let metadata = open_metadata(config).await?;
+    storage::require_claim(&*metadata, identity.id, &config.metadata.url).await?;
+    let transport = Transport::quic(config, data_dir)?;
+    let coordination = Arc::new(coordination);
+    let automatic = Arc::new(ZookeeperLocks::new(coordination.clone(), data_dir.node_id()));
+    let locks = locks::choose(config, &identity.id.to_string(), (automatic, "zookeeper"))?;
+    let coordination: Arc<dyn Coordination> = coordination;
+    let (outbox, journal) = (metadata.clone(), metadata.clone());
+    let (metadata, cache) = match cache_options(config)? {
+        None => (metadata as Arc<dyn MetadataStore>, None),
+        Some(options) => {
+            let (cluster, me) = (identity.id, data_dir.node_id());
+            let cached = RedisCachedStore::start(metadata, cluster, me, coordination.clone(), options);
+            let follower = cached.follower();
+            (Arc::new(cached) as Arc<dyn MetadataStore>, Some(follower))
+        }
+    };
+    Ok(ClusterPorts { identity, coordination, locks, metadata, outbox, journal, cache, had_buckets: true, transport })
+}
+
+/// What the configuration says of the cache; `None` without one.
+///
+/// # Errors
+/// When its address cannot be understood, or a password cannot be read.
+fn cache_options(config: &Config) -> anyhow::Result<Option<RedisCacheOptions>> {
+    let cache = &config.cache;
+    if cache.redis.is_empty() {
+        return Ok(None);
+    }
+    let address = RedisAddress::parse(&cache.redis).map_err(|wrong| anyhow!(wrong)).context("cache.redis")?;
+    let secret = |file: &Option<PathBuf>| {
+        let text = file.as_deref().map(secret_file::read).transpose()?;
+        anyhow::Ok(text.map(|text| text.to_string()))
+    };
+    let mut options = RedisCacheOptions::new(address);
+    options.password = secret(&cache.password_file)?;
+    options.sentinel_password = secret(&cache.sentinel_password_file)?;
+    options.tls_ca = cache.tls_ca.clone();
+    options.read_timeout = cache.read_timeout.duration();
+    options.write_timeout = cache.write_timeout.duration();
+    options.value_ttl = cache.ttl.duration();
+    options.absent_ttl = cache.absent_ttl.duration();
+    options.value_bytes_max = usize::try_from(cache.value_max.get()).unwrap_or(usize::MAX);
+    // A node that does not answer loses its session by then, and is waited for no longer.
+    options.off_patience = config.cluster.session_timeout.duration() * 3 / 2 + OFF_MARGIN;
+    Ok(Some(options))
+}
+
+/// Sees to it that no node finds in the cache what is older than what a tool has just written past it. Whether there is a cache
+/// the cluster knows, not the configuration of the one node that the tool runs for.
+///
+/// # Errors
+/// When the coordination service does not answer, or not every node has seen it; the writing is done then.
+pub(super) async fn invalidate_cache(config: &Config) -> anyhow::Result<()> {
+    if !config.cluster.is_on() {
+        return Ok(());
+    }
+    let coordination = coordinate(config).await?;
+    let patience = config.cluster.session_timeout.duration() * 3 / 2 + OFF_MARGIN;
+    let done = coordination::invalidate_cache(&coordination, None, "a tool wrote past it", patience).await;
+    coordination.close().await;
+    done.context(
+        "it is written, but nodes may have older values in the cache: run FLUSHALL on the Redis of cache.redis",
+    )
+}
+
+/// Connects to ZooKeeper.
+///
+/// # Errors
+/// When it does not answer, or refuses the credentials.
+pub(super) async fn coordinate(config: &Config) -> anyhow::Result<ZookeeperCoordination> {
+    let Some((servers, chroot)) = config.cluster.ensemble() else {
+        bail!("cluster.zookeeper is not set: name ZooKeeper's servers and the cluster's place there");
+    };
+    let mut zookeeper = ZookeeperConfig::new(servers, chroot);
+    zookeeper.session_timeout = config.cluster.session_timeout.duration();
+    if let Some(file) = &config.cluster.zookeeper_auth_file {
+        let text = secret_file::read(file)?;
+        let Some((user, password)) = text.split_once(':') else {
+            bail!("{} does not hold user:password", file.display());
+        };
+        zookeeper.digest = Some(Digest { user: user.to_owned(), password: password.to_owned() });
+    }
+    let begun = tokio::time::Instant::now();
+    loop {
+        match ZookeeperCoordination::connect(zookeeper.clone()).await {
+            Ok(coordination) => return Ok(coordination),
+            Err(CoordinationError::Unavailable(error)) if begun.elapsed() < PATIENCE => {
+                tracing::warn!(error, servers, "ZooKeeper does not answer, trying again");
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(error @ CoordinationError::Denied(_)) => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "ZooKeeper at {servers} does not let this node see the cluster: cluster.zookeeper_auth_file must hold the \
+                         user and password with which the cluster was made"
+                    )
+                });
+            }
+            Err(error) => return Err(error).with_context(|| format!("connect to ZooKeeper at {servers}")),
+        }
+    }
+}
+
+/// The identity of the cluster that is there.
+async fn existing(coordination: &ZookeeperCoordination, config: &Config) -> anyhow::Result<ClusterIdentity> {
+    match coordination.cluster().await {
+        Ok(identity) => Ok(identity),
+        Err(CoordinationError::NotFound(_)) => {
+            bail!("there is no cluster at {}: make one with `holdfast cluster init`", config.cluster.zookeeper)
+        }
+        Err(error) => Err(error).with_context(|| format!("read the cluster at {}", config.cluster.zookeeper)),
+    }
+}
+
+/// Opens the cluster's metadata.
+///
+/// # Errors
+/// When the server cannot be reached in time, or its schema is newer than this program.
+pub(super) async fn open_metadata(config: &Config) -> anyhow::Result<Arc<MysqlMetadataStore>> {
+    Ok(Arc::new(open_mysql(config).await?))
+}
+
+/// The same, not shared.
+///
+/// # Errors
+/// As [`open_metadata`].
+pub(super) async fn open_mysql(config: &Config) -> anyhow::Result<MysqlMetadataStore> {
+    let metadata = &config.metadata;
+    let password = metadata.password_file.as_deref().map(secret_file::read).transpose()?;
+    let mut options = MysqlOptions::new(&metadata.url);
+    options.password = password.map(|password| password.to_string());
+    options.connections = metadata.connections;
+    options.tls = match metadata.tls {
+        MetadataTls::Off => MysqlTls::Off,
+        MetadataTls::Preferred => MysqlTls::Preferred,
+        MetadataTls::VerifyCa => MysqlTls::VerifyCa(metadata.tls_ca.clone()),
+        MetadataTls::VerifyIdentity => MysqlTls::VerifyIdentity(metadata.tls_ca.clone()),
+    };
+    if let Some(exposure) = exposure(&metadata.url, &options.tls) {
+        tracing::warn!("{exposure}; set metadata.tls = \"verify-identity\" and metadata.tls_ca");
+    }
+    let begun = tokio::time::Instant::now();
+    loop {
+        match MysqlMetadataStore::open(options.clone()).await {
+            Ok(store) => return Ok(store),
+            Err(error @ (OpenError::Database(_) | OpenError::TimedOut)) if begun.elapsed() < PATIENCE => {
+                tracing::warn!(%error, url = metadata.url, "the metadata server does not answer, trying again");
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(error) => return Err(error).with_context(|| format!("open metadata {}", metadata.url)),
+        }
+    }
+}

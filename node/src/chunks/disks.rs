@@ -1,0 +1,254 @@
+//! The ports of chunks and disks on `holdfast_storage`.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream;
+use holdfast_actors::domain::admission::DiskHealth;
+use holdfast_actors::ports::chunks::{ChunkInfo, ChunkReceipt, ReplicaStore};
+use holdfast_actors::ports::peers::ShardDigest;
+use holdfast_actors::ports::{ChunkBody, ChunkError, ChunkSink, ChunkSpec, ChunkStore, Disk, DiskStatus, ScrubStep};
+use holdfast_protocol::{ChunkId, ShardId};
+use holdfast_storage::scrub::{self, ScrubConfig, Scrubber};
+use holdfast_storage::{ChunkWriter, DiskSet, Engine, ReadError, WriteError};
+use tokio::sync::Mutex;
+
+/// Chunks on the disks of this node.
+pub struct DiskChunks {
+    disks: DiskSet,
+}
+
+impl DiskChunks {
+    /// On `disks`.
+    pub fn new(disks: DiskSet) -> Self {
+        Self { disks }
+    }
+}
+
+#[async_trait]
+impl ChunkStore for DiskChunks {
+    async fn create(&self, spec: ChunkSpec) -> Result<Box<dyn ChunkSink>, ChunkError> {
+        let writer = self.disks.create(spec.id, spec.size_bytes, &spec.label).await.map_err(of_write)?;
+        Ok(Box::new(Sink { writer }))
+    }
+
+    fn read(&self, id: ChunkId, range: Range<u32>) -> Result<ChunkBody, ChunkError> {
+        let reader = self.disks.read(id, range).map_err(of_read)?;
+        Ok(Box::pin(stream::unfold(reader, |mut reader| async move {
+            let piece = reader.next().await?;
+            Some((piece.map_err(of_read), reader))
+        })))
+    }
+
+    fn stat(&self, id: ChunkId) -> Option<ChunkInfo> {
+        self.disks.stat(&id).map(|stat| ChunkInfo { id: stat.id, size_bytes: stat.size_bytes })
+    }
+
+    async fn delete(&self, ids: &[ChunkId]) -> Result<(), ChunkError> {
+        self.disks.delete(ids).await.map_err(of_write)
+    }
+
+    fn list(&self, after: Option<ChunkId>, limit: usize) -> Vec<ChunkInfo> {
+        let page = self.disks.list(after.as_ref(), limit);
+        page.into_iter().map(|stat| ChunkInfo { id: stat.id, size_bytes: stat.size_bytes }).collect()
+    }
+}
+
+#[async_trait]
+impl ReplicaStore for DiskChunks {
+    async fn label(&self, id: ChunkId) -> Result<Bytes, ChunkError> {
+        self.disks.label(id).await.map_err(of_read)
+    }
+
+    async fn verify(&self, id: ChunkId) -> Result<ChunkInfo, ChunkError> {
+        let stat = self.disks.verify(id).await.map_err(of_read)?;
+        Ok(ChunkInfo { id: stat.id, size_bytes: stat.size_bytes })
+    }
+
+    fn list_shard(&self, shard: ShardId, shard_count: u32, after: Option<ChunkId>, limit: usize) -> Vec<ChunkInfo> {
+        let page = self.disks.list_shard(shard, shard_count, after.as_ref(), limit);
+        page.into_iter().map(|stat| ChunkInfo { id: stat.id, size_bytes: stat.size_bytes }).collect()
+    }
+
+    fn digest(&self, shard: ShardId, shard_count: u32) -> ShardDigest {
+        let mut digest = ShardDigest::default();
+        self.disks.for_each_of_shard(shard, shard_count, |stat| digest.add(&stat.id, stat.size_bytes));
+        digest
+    }
+}
+
+struct Sink {
+    writer: ChunkWriter,
+}
+
+#[async_trait]
+impl ChunkSink for Sink {
+    async fn write(&mut self, data: &[u8]) -> Result<Vec<Bytes>, ChunkError> {
+        self.writer.write(data).await.map_err(of_write)
+    }
+
+    fn finish_input(&mut self) -> Result<Option<Bytes>, ChunkError> {
+        self.writer.finish_input().map_err(of_write)
+    }
+
+    async fn finish(self: Box<Self>) -> Result<ChunkReceipt, ChunkError> {
+        self.writer.finish().await.map_err(of_write)?;
+        Ok(ChunkReceipt::default())
+    }
+}
+
+fn of_write(error: WriteError) -> ChunkError {
+    match error {
+        WriteError::Exists(id) => ChunkError::Exists(id),
+        WriteError::NoSpace => ChunkError::NoSpace,
+        WriteError::Fenced(_) | WriteError::Closed => ChunkError::Unavailable(error.to_string()),
+        WriteError::Invalid(detail) => ChunkError::Invalid(detail),
+        WriteError::Io { context, source } => ChunkError::Io {
+            context: context.to_owned(),
+            // One failed sync is told to many waiters, so the error is shared; its kind is what callers look at.
+            source: std::io::Error::new(source.kind(), source.to_string()),
+        },
+    }
+}
+
+fn of_read(error: ReadError) -> ChunkError {
+    match error {
+        ReadError::NotFound(id) => ChunkError::NotFound(id),
+        ReadError::Invalid { chunk, detail } => ChunkError::Invalid(format!("chunk {chunk}: {detail}")),
+        ReadError::Corrupt { chunk, detail } => ChunkError::Corrupt { chunk, detail },
+        ReadError::Io { chunk, source } => ChunkError::Io { context: format!("read chunk {chunk}"), source },
+    }
+}
+
+/// One disk, as the disk actor sees it.
+pub struct EngineDisk {
+    engine: Engine,
+    name: String,
+    /// Made at the first step. A step that is cut off drops its place within the segment, not the segment's.
+    scrubber: Mutex<Option<Scrubber>>,
+}
+
+impl EngineDisk {
+    /// The disk behind `engine`.
+    pub fn new(engine: Engine) -> Self {
+        let name = engine.dir().display().to_string();
+        Self { engine, name, scrubber: Mutex::new(None) }
+    }
+}
+
+#[async_trait]
+impl Disk for EngineDisk {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn status(&self) -> DiskStatus {
+        let stats = self.engine.stats();
+        let (health, detail) = match (stats.fenced, stats.full) {
+            (Some(reason), _) => (DiskHealth::Fenced, Some(reason)),
+            (None, true) => (DiskHealth::Full, Some(format!("{} bytes free", stats.free_bytes))),
+            (None, false) => (DiskHealth::Healthy, None),
+        };
+        DiskStatus {
+            health,
+            detail,
+            total_bytes: stats.capacity_bytes,
+            free_bytes: stats.free_bytes,
+            live_bytes: stats.live_bytes,
+            chunks: stats.chunks,
+            segments: stats.segments,
+        }
+    }
+
+    async fn checkpoint(&self) -> Result<(), ChunkError> {
+        self.engine.settle().await;
+        Ok(())
+    }
+
+    async fn scrub_step(&self, bytes_max: u64) -> Result<ScrubStep, ChunkError> {
+        let mut scrubber = self.scrubber.lock().await;
+        if scrubber.is_none() {
+            // The pace is the disk actor's business: it asks for so many bytes at a time.
+            *scrubber = Some(Scrubber::resume(&self.engine, ScrubConfig::default()).await);
+        }
+        let scrubber = scrubber.as_mut().expect("made above");
+        let mut done = ScrubStep::default();
+        while done.bytes < bytes_max && !done.pass_finished {
+            let step = scrubber.step().await;
+            match step.map_err(|source| ChunkError::Io { context: "scrub".to_owned(), source })? {
+                scrub::ScrubStep::Record { bytes, good } => {
+                    done.bytes += bytes;
+                    done.chunks += 1;
+                    done.corrupt += u64::from(!good);
+                }
+                scrub::ScrubStep::SegmentDone => {}
+                scrub::ScrubStep::RoundDone => done.pass_finished = true,
+            }
+        }
+        Ok(done)
+    }
+
+    async fn compact_step(&self, bytes_max: u64) -> Result<u64, ChunkError> {
+        let report = self.engine.compact(bytes_max).await.map_err(of_write)?;
+        if report.segments_emptied > 0 {
+            tracing::info!(
+                disk = self.name,
+                chunks = report.chunks_moved,
+                bytes = report.bytes_moved,
+                segments = report.segments_emptied,
+                "segments compacted"
+            );
+        }
+        Ok(if report.finished { 0 } else { report.bytes_moved })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use holdfast_actors::ports::chunks::conformance;
+    use holdfast_storage::EngineConfig;
+    use holdfast_storage::buf::{BufferPool, BufferPoolConfig};
+    use holdfast_storage::io::{Preference, choose};
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    /// Makes stores on directories that live as long as it does.
+    #[derive(Default)]
+    struct Stores {
+        dirs: Mutex<Vec<tempfile::TempDir>>,
+    }
+
+    impl Stores {
+        async fn make(&self, disks: usize) -> Arc<DiskChunks> {
+            let pool = BufferPool::new(BufferPoolConfig { large_count: 20, small_count: 96 }).expect("buffers");
+            let io = choose(&pool, Preference::Std).expect("std I/O").io;
+            let mut engines = vec![];
+            for _ in 0..disks {
+                let dir = tempfile::tempdir().expect("a directory");
+                let mut config = EngineConfig::new(dir.path(), [1; 16], [2; 16]);
+                config.segment_size_bytes = 64 << 20;
+                config.reserve_bytes = 1 << 20;
+                engines.push(Engine::open(config, io.clone(), pool.clone()).await.expect("an engine").0);
+                self.dirs.lock().push(dir);
+            }
+            Arc::new(DiskChunks::new(DiskSet::new(engines)))
+        }
+    }
+
+    #[tokio::test]
+    async fn one_disk_keeps_the_contract_of_replicas() {
+        let stores = Stores::default();
+        conformance::replicas::all(|| async { stores.make(1).await as Arc<dyn ReplicaStore> }).await;
+    }
+
+    #[tokio::test]
+    async fn several_disks_keep_the_contract_of_replicas_and_of_chunks() {
+        let stores = Stores::default();
+        conformance::replicas::all(|| async { stores.make(3).await as Arc<dyn ReplicaStore> }).await;
+        conformance::listing_pages_through_everything(stores.make(3).await).await;
+    }
+}

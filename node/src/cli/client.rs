@@ -1,0 +1,185 @@
+//! The client of the admin API behind all commands that talk to a running node.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use clap::Args;
+use holdfast_protocol::admin::{ErrorBody, ErrorCode, Page};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+use super::{CliResult, ConfigArgs, Exit, Failure};
+use crate::admin::Token;
+use crate::config::Overrides;
+
+/// Longest answer that is read.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// Time for an answer; commands that work longer say so.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Everything but what needs no escape in a path.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// How a command finds the node and proves that it may.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct ClientArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Address of the node's admin API [default: the configuration's, else 127.0.0.1:9001].
+    #[arg(long, value_name = "ADDR", env = "HOLDFAST_ADMIN_ADDR")]
+    admin_addr: Option<SocketAddr>,
+    /// File with the admin token [default: admin.token in the data directory].
+    #[arg(long, value_name = "FILE", env = "HOLDFAST_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
+}
+
+/// A client of one node.
+pub(super) struct ApiClient {
+    client: Client<HttpConnector, Full<Bytes>>,
+    base: String,
+    token: Zeroizing<String>,
+    timeout: Duration,
+}
+
+impl ClientArgs {
+    pub(super) fn connect(&self) -> CliResult<ApiClient> {
+        let loaded = self.config.load(Overrides { admin_addr: self.admin_addr, ..Overrides::default() })?;
+        let token = match std::env::var("HOLDFAST_ADMIN_TOKEN") {
+            Ok(token) => Zeroizing::new(token),
+            Err(_) => {
+                let file = self.admin_token_file.clone().unwrap_or_else(|| loaded.config.admin_token_file());
+                let token = Token::read(&file).context(
+                    "name the node's data directory with --data-dir, or its token with --admin-token-file or in HOLDFAST_ADMIN_TOKEN",
+                );
+                Zeroizing::new(token.map_err(Failure::usage)?.reveal().to_owned())
+            }
+        };
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_nodelay(true);
+        Ok(ApiClient {
+            client: Client::builder(TokioExecutor::new()).build(connector),
+            base: format!("http://{}/v1", loaded.config.admin.addr),
+            token,
+            timeout: ANSWER_TIMEOUT,
+        })
+    }
+}
+
+/// A path segment, escaped.
+pub(super) fn segment(name: &str) -> String {
+    // `.` and `..` would be taken for navigation.
+    if matches!(name, "." | "..") { name.replace('.', "%2E") } else { utf8_percent_encode(name, SEGMENT).to_string() }
+}
+
+impl ApiClient {
+    /// Waits longer for answers, for commands that work.
+    pub(super) fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> CliResult<T> {
+        self.call(Method::GET, path, Bytes::new()).await
+    }
+
+    pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> CliResult<T> {
+        self.call(Method::POST, path, serde_json::to_vec(body)?.into()).await
+    }
+
+    pub(super) async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> CliResult<T> {
+        self.call(Method::PATCH, path, serde_json::to_vec(body)?.into()).await
+    }
+
+    pub(super) async fn delete(&self, path: &str) -> CliResult {
+        self.send(Method::DELETE, path, Bytes::new()).await.map(drop)
+    }
+
+    /// All pages of a list.
+    pub(super) async fn list<T: DeserializeOwned>(&self, path: &str, user: Option<&str>) -> CliResult<Vec<T>> {
+        let mut items = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let mut query = url::form_urlencoded::Serializer::new(String::new());
+            if let Some(user) = user {
+                query.append_pair("user", user);
+            }
+            if let Some(after) = &after {
+                query.append_pair("after", after);
+            }
+            let page: Page<T> = self.get(&format!("{path}?{}", query.finish())).await?;
+            items.extend(page.items);
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(items),
+            }
+        }
+    }
+
+    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> CliResult<T> {
+        let answer = self.send(method, path, body).await?;
+        Ok(serde_json::from_slice(&answer).context("understand the node's answer: is it another version?")?)
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> CliResult<Bytes> {
+        let unreachable = |error: anyhow::Error| Failure {
+            exit: Exit::Unreachable,
+            error: error.context(format!("reach the node at {}: is it running?", self.base)),
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header("authorization", format!("Bearer {}", *self.token))
+            .header("content-type", "application/json")
+            .header("x-holdfast-operator", operator())
+            .body(Full::new(body))?;
+        let exchange = async {
+            let response = self.client.request(request).await.map_err(|error| unreachable(error.into()))?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+            let body = body.map_err(|error| unreachable(anyhow::anyhow!(error)))?;
+            Ok::<_, Failure>((status, body.to_bytes()))
+        };
+        let (status, body) = tokio::time::timeout(self.timeout, exchange)
+            .await
+            .map_err(|_| unreachable(anyhow::anyhow!("no answer within {} s", self.timeout.as_secs())))??;
+        if status.is_success() { Ok(body) } else { Err(failure_of(status, &body)) }
+    }
+}
+
+/// Who runs the command, for the audit log.
+fn operator() -> String {
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_default();
+    if user.chars().all(|c| c.is_ascii_graphic()) { user } else { String::new() }
+}
+
+fn failure_of(status: StatusCode, body: &[u8]) -> Failure {
+    let Ok(ErrorBody { error }) = serde_json::from_slice(body) else {
+        let error = anyhow::anyhow!("the answer was {status}: is this the admin API of a Holdfast node?");
+        return Failure { exit: Exit::Failed, error };
+    };
+    let exit = match error.code {
+        ErrorCode::InvalidRequest => Exit::Usage,
+        ErrorCode::NotFound => Exit::NotFound,
+        ErrorCode::Exists | ErrorCode::InUse | ErrorCode::Conflict => Exit::Conflict,
+        ErrorCode::Unavailable => Exit::Unreachable,
+        ErrorCode::Unauthorized | ErrorCode::NotPossible | ErrorCode::Internal | ErrorCode::Other => Exit::Failed,
+    };
+    let internal = matches!(error.code, ErrorCode::Internal | ErrorCode::Other);
+    let message = if internal { format!("{} (request {})", error.message, error.request_id) } else { error.message };
+    Failure { exit, error: anyhow::anyhow!(message) }
+}

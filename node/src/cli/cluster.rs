@@ -1,0 +1,332 @@
+//! `holdfast cluster …`
+//!
+//! `status` and `join-token` are clients of a running node. The others work on the files of a node that is stopped, since
+//! there is no cluster, or no metadata, that a node could run with yet.
+
+use std::io::{IsTerminal, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use holdfast_protocol::admin::{ClusterStatus, JoinToken, NewJoinToken};
+use holdfast_protocol::cluster::SHARD_COUNT_DEFAULT;
+use indicatif::{ProgressBar, ProgressStyle};
+use zeroize::Zeroizing;
+
+use super::client::ClientArgs;
+use super::output::{Output, timestamp};
+use super::{CliResult, ConfigArgs, Exit, Failure, nodes};
+use crate::assemble::cluster_tools as tools;
+use crate::config::{Config, Overrides, Span};
+
+/// Longest join token that is read.
+const TOKEN_BYTES_MAX: u64 = 16 << 10;
+
+/// Time between looks at a cluster that is waited for.
+const STATUS_POLL: Duration = Duration::from_millis(500);
+
+#[derive(Subcommand)]
+pub(super) enum ClusterCommand {
+    /// Show how the cluster is: nodes, shards, repairs, and what is wrong.
+    #[command(
+        after_help = "It ends with 0 whatever it shows; with --wait it ends with 0 when the cluster is healthy, and
+with 1 when it is not after --timeout. Examples:
+  holdfast cluster status
+  holdfast cluster status --wait --timeout \"10 min\"
+  holdfast cluster status --json | jq -r .health"
+    )]
+    Status(StatusArgs),
+    /// Make a cluster, on its first node, which must be stopped.
+    #[command(
+        after_help = "The configuration names ZooKeeper (cluster.zookeeper) and the database (metadata.url). What is
+made: the cluster's identity in ZooKeeper, its certificate authority and its secret in this node's data directory. Then
+start the node, and let others join:
+
+  holdfast cluster init --config /etc/holdfast/holdfast.toml --replicas 3
+  holdfast root create  --config /etc/holdfast/holdfast.toml
+  holdfast node         --config /etc/holdfast/holdfast.toml &
+  holdfast cluster join-token --config /etc/holdfast/holdfast.toml --out token      copy it to the next machine"
+    )]
+    Init(InitArgs),
+    /// Make a token that lets one machine join. Whoever has it is given the cluster's keys: keep it secret.
+    #[command(after_help = "Examples:
+  holdfast cluster join-token --out /root/token
+  holdfast cluster join-token | ssh node2 holdfast cluster join --token-file -")]
+    JoinToken(JoinTokenArgs),
+    /// Make this node, which must be stopped, one of a cluster.
+    #[command(
+        after_help = "The token comes from a file or from standard input, never from the command line, where every
+process could read it. Afterwards start the node, and give it data:
+
+  holdfast cluster join --config /etc/holdfast/holdfast.toml --token-file /root/token
+  holdfast node --config /etc/holdfast/holdfast.toml &
+  holdfast layout assign --all-new && holdfast layout apply --yes"
+    )]
+    Join(JoinArgs),
+    /// Write everything that the metadata holds to a file, as JSON lines.
+    #[command(after_help = "Secrets of access keys are in it sealed: they open only with the cluster's secret
+(node.secret in a data directory), which has to be kept apart. Chunks are not in it. Examples:
+  holdfast cluster backup-metadata --out /backup/metadata.jsonl
+  holdfast cluster backup-metadata | zstd > metadata.jsonl.zst")]
+    BackupMetadata {
+        /// The file, which must not exist; - is standard output.
+        #[arg(long, value_name = "FILE", default_value = "-")]
+        out: PathBuf,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Put a backup back into an empty metadata store, while no node runs.
+    #[command(after_help = "Example:\n  holdfast cluster restore-metadata --from /backup/metadata.jsonl")]
+    RestoreMetadata {
+        /// The file; - is standard input.
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Rebuild metadata that is lost, without a backup, from the labels of the chunks on this node's disks.
+    #[command(
+        after_help = "The metadata store must be empty of buckets and the node stopped. In a cluster run it on one
+node after the other, as long as it adds objects: each has a part of the chunks. docs/operations.md says what labels do
+not hold and what is therefore not rebuilt. Example, on the first node, a further one, and the last:
+  holdfast cluster rebuild-metadata --config /etc/holdfast/holdfast.toml --owner root
+  holdfast cluster rebuild-metadata --config /etc/holdfast/holdfast.toml --owner root --add
+  holdfast cluster rebuild-metadata --config /etc/holdfast/holdfast.toml --owner root --add --complete-uploads"
+    )]
+    RebuildMetadata(RebuildArgs),
+}
+
+#[derive(Args)]
+pub(super) struct StatusArgs {
+    /// Wait until the cluster is healthy.
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait.
+    #[arg(long, default_value = "10 min", requires = "wait")]
+    timeout: Span,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Args)]
+pub(super) struct InitArgs {
+    /// Shards, which stay as many for ever.
+    #[arg(long, default_value_t = SHARD_COUNT_DEFAULT)]
+    shards: u32,
+    /// Replicas of each shard; can be changed later.
+    #[arg(long, default_value_t = 3)]
+    replicas: u32,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[derive(Args)]
+pub(super) struct JoinTokenArgs {
+    /// How long it is valid, at most a day.
+    #[arg(long, default_value = "1 h")]
+    valid: Span,
+    /// A file for it, which must not exist and only its owner can read; - is standard output.
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    out: PathBuf,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Args)]
+pub(super) struct JoinArgs {
+    /// File with the token; - reads it from standard input.
+    #[arg(long, value_name = "FILE")]
+    token_file: PathBuf,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[derive(Args)]
+pub(super) struct RebuildArgs {
+    /// The user who is to own buckets, and objects whose label names no owner.
+    #[arg(long, default_value = crate::assemble::ROOT_USER)]
+    owner: String,
+    /// Only count what would be rebuilt.
+    #[arg(long)]
+    dry_run: bool,
+    /// Go on where buckets exist already, as on the second node of a cluster.
+    #[arg(long)]
+    add: bool,
+    /// Make objects of all multipart uploads whose parts are there from the first on, also of those that nobody had completed:
+    /// labels do not tell which were. Only on the last node, when all parts have been found.
+    #[arg(long, conflicts_with = "dry_run")]
+    complete_uploads: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+pub(super) async fn run(command: ClusterCommand, out: Output) -> CliResult {
+    match command {
+        ClusterCommand::Status(args) => status(args, out).await,
+        ClusterCommand::Init(args) => {
+            let config = args.config.load(Overrides::default())?.config;
+            let made = tools::init(&config, args.shards, args.replicas).await?;
+            let value = serde_json::json!({
+                "cluster_id": made.cluster.to_string(),
+                "node_id": made.node.to_string(),
+                "shards": args.shards,
+                "replicas": args.replicas,
+            });
+            Ok(out.print(&value, |_| {
+                format!("cluster {} made; this node is {}. Start it, then let others join\n", made.cluster, made.node)
+            })?)
+        }
+        ClusterCommand::JoinToken(args) => join_token(args, out).await,
+        ClusterCommand::Join(args) => {
+            let config = args.config.load(Overrides::default())?.config;
+            let token = read_token(&args.token_file)?;
+            let made = tools::join(&config, &token).await?;
+            let value = serde_json::json!({ "cluster_id": made.cluster.to_string(), "node_id": made.node.to_string() });
+            Ok(out.print(&value, |_| format!("node {} joined cluster {}: start it\n", made.node, made.cluster))?)
+        }
+        ClusterCommand::BackupMetadata { out: file, config } => {
+            let config = quiet(&config)?;
+            let counts = if file == Path::new("-") {
+                tools::backup(&config, &mut std::io::stdout().lock()).await?
+            } else {
+                tools::backup_to(&config, &file).await?
+            };
+            let text = serde_json::to_string(&counts)?;
+            // Standard output may be the backup itself.
+            Ok(writeln!(std::io::stderr(), "{text}")?)
+        }
+        ClusterCommand::RestoreMetadata { from, config } => {
+            let config = quiet(&config)?;
+            let counts = if from == Path::new("-") {
+                tools::restore(&config, &mut std::io::stdin().lock()).await?
+            } else {
+                let file = std::fs::File::open(&from).with_context(|| format!("open {}", from.display()))?;
+                tools::restore(&config, &mut std::io::BufReader::new(file)).await?
+            };
+            Ok(out.print(&counts, |counts| format!("{}\n", counts.text()))?)
+        }
+        ClusterCommand::RebuildMetadata(args) => {
+            let config = quiet(&args.config)?;
+            let options =
+                tools::RebuildOptions { dry_run: args.dry_run, add: args.add, complete_uploads: args.complete_uploads };
+            let report = tools::rebuild(&config, &args.owner, options).await?;
+            Ok(out.print(&report, tools::RebuildReport::text)?)
+        }
+    }
+}
+
+fn quiet(args: &ConfigArgs) -> CliResult<Config> {
+    let config = args.load(Overrides::default())?.config;
+    crate::telemetry::init_logs(&config.log);
+    Ok(config)
+}
+
+async fn status(args: StatusArgs, out: Output) -> CliResult {
+    let api = args.client.connect()?;
+    let mut status: ClusterStatus = api.get("/cluster").await?;
+    if args.wait {
+        let style = ProgressStyle::with_template("{bar:30} {pos} of {len} shards healthy, about {eta} left; {msg}")?;
+        let progress = if out.json { ProgressBar::hidden() } else { ProgressBar::new(0).with_style(style) };
+        let deadline = tokio::time::Instant::now() + args.timeout.duration();
+        while status.health != "healthy" && tokio::time::Instant::now() < deadline {
+            progress.set_length(u64::from(status.shards.total));
+            progress.set_position(u64::from(status.shards.healthy));
+            progress.set_message(status.health.clone());
+            tokio::time::sleep(STATUS_POLL).await;
+            match api.get("/cluster").await {
+                Ok(seen) => status = seen,
+                Err(failure) if failure.exit == Exit::Unreachable => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        progress.finish_and_clear();
+    }
+    out.print(&status, status_text)?;
+    if args.wait && status.health != "healthy" {
+        return Err(Failure { exit: Exit::Failed, error: anyhow::anyhow!("the cluster is {}", status.health) });
+    }
+    Ok(())
+}
+
+async fn join_token(args: JoinTokenArgs, out: Output) -> CliResult {
+    let seconds = u32::try_from(args.valid.duration().as_secs()).unwrap_or(u32::MAX);
+    let request = NewJoinToken { valid_seconds: seconds };
+    let made: JoinToken = args.client.connect()?.post("/cluster/join-tokens", &request).await?;
+    if args.out == Path::new("-") {
+        if std::io::stdout().is_terminal() {
+            eprintln!("whoever has this token until {} can join the cluster:", timestamp(made.expires_ms));
+        }
+        return Ok(out.print(&made, |made| format!("{}\n", made.token))?);
+    }
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&args.out)
+        .with_context(|| format!("make {}", args.out.display()))?;
+    file.write_all(made.token.as_bytes()).and_then(|()| file.write_all(b"\n")).context("write the token")?;
+    let value = serde_json::json!({ "file": args.out, "expires_ms": made.expires_ms });
+    Ok(out.print(&value, |_| {
+        format!("{} lets machines join until {}\n", args.out.display(), timestamp(made.expires_ms))
+    })?)
+}
+
+fn read_token(file: &Path) -> CliResult<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::new());
+    if file == Path::new("-") {
+        std::io::stdin().take(TOKEN_BYTES_MAX).read_to_string(&mut text).context("read the token")?;
+    } else {
+        let opened = std::fs::File::open(file).with_context(|| format!("open the token {}", file.display()));
+        opened.map_err(Failure::usage)?.take(TOKEN_BYTES_MAX).read_to_string(&mut text).context("read the token")?;
+    }
+    if text.trim().is_empty() {
+        return Err(Failure::usage(anyhow::anyhow!("there is no token: make one with `holdfast cluster join-token`")));
+    }
+    Ok(Zeroizing::new(text.trim().to_owned()))
+}
+
+fn status_text(status: &ClusterStatus) -> String {
+    let mut text = format!(
+        "cluster {} is {}\n",
+        status.cluster_id,
+        if status.health == "healthy" { "healthy".to_owned() } else { status.health.to_uppercase() }
+    );
+    for reason in &status.reasons {
+        text.push_str(&format!("  {} ({})\n", reason.message, reason.code));
+    }
+    let shards = &status.shards;
+    let kinds = [
+        (shards.healthy, "healthy"),
+        (shards.moving, "moving"),
+        (shards.degraded, "degraded"),
+        (shards.no_quorum, "without a write quorum"),
+        (shards.unavailable, "unavailable"),
+        (shards.unplaced, "not placed"),
+    ];
+    let kinds: Vec<String> = kinds.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    text.push_str(&format!(
+        "  {} shards: {}\n  {} replicas each, layout version {}{}\n  repairs waiting: {}\n  controller: {}, this node: {} ({})\n{}",
+        shards.total,
+        kinds.join(", "),
+        status.replication_factor,
+        status.layout_version,
+        if status.staged_changes > 0 { format!(", {} changes staged", status.staged_changes) } else { String::new() },
+        status.repairs.map_or_else(|| "unknown, metadata does not answer".into(), |n| n.to_string()),
+        status.controller.as_deref().unwrap_or("none"),
+        status.node_id,
+        status.session,
+        if status.cache.is_some() { "" } else { "\n" }
+    ));
+    if let Some(cache) = &status.cache {
+        let why = cache.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+        text.push_str(&format!("  cache: {}{why}\n", cache.state));
+        for waiting in &cache.waiting_for {
+            text.push_str(&format!("    waits for {}: {}\n", waiting.node_id, waiting.problem));
+        }
+        text.push('\n');
+    }
+    text.push_str(&nodes::rows(&status.nodes));
+    text
+}

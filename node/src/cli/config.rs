@@ -1,0 +1,46 @@
+//! `holdfast config …`
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use super::output::Output;
+use super::{CliResult, ConfigArgs};
+use crate::config::Overrides;
+
+#[derive(Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Check a configuration and name the line at fault.
+    #[command(after_help = "Example:\n  holdfast config check /etc/holdfast/holdfast.toml")]
+    Check {
+        /// The file [default: the one that the node would use].
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Print the values in force, from file, environment and defaults. There are no secrets in a configuration, only the
+    /// names of files that hold them.
+    Show {
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+}
+
+pub(super) fn run(command: ConfigCommand, out: Output) -> CliResult {
+    match command {
+        ConfigCommand::Check { file, mut config } => {
+            config.config = file.or(config.config);
+            let loaded = config.load(Overrides::default())?;
+            let file = loaded.file.as_ref().map(|file| file.display().to_string());
+            let value = serde_json::json!({ "ok": true, "file": file });
+            let what = file.unwrap_or_else(|| "no file; environment and defaults".into());
+            out.print(&value, |_| format!("{what}: good\n"))?;
+        }
+        ConfigCommand::Show { config } => {
+            let loaded = config.load(Overrides::default())?;
+            let text = toml::to_string(&loaded.config)?;
+            out.print(&loaded.config, |_| text)?;
+        }
+    }
+    Ok(())
+}

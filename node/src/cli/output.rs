@@ -1,0 +1,100 @@
+//! What commands print: one JSON document with `--json`, else aligned text.
+
+use std::io::Write;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::Failure;
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Output {
+    pub(super) json: bool,
+}
+
+impl Output {
+    /// Prints `value` as JSON, or what `text` makes of it.
+    pub(super) fn print<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) -> std::io::Result<()> {
+        let mut out = std::io::stdout().lock();
+        let written = if self.json {
+            serde_json::to_writer(&mut out, value).map_err(std::io::Error::from).and_then(|()| out.write_all(b"\n"))
+        } else {
+            out.write_all(text(value).as_bytes())
+        };
+        match written.and_then(|()| out.flush()) {
+            // `holdfast … | head` is no failure.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            written => written,
+        }
+    }
+
+    pub(super) fn failure(self, failure: &Failure) {
+        if self.json {
+            let error = serde_json::json!({
+                "error": { "code": failure.exit as u8, "message": format!("{:#}", failure.error) }
+            });
+            eprintln!("{error}");
+        } else {
+            eprintln!("error: {:#}", failure.error);
+        }
+    }
+}
+
+/// Rows under a heading, columns aligned.
+pub(super) fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut lines = vec![heading.map(str::to_owned)];
+    lines.extend(rows);
+    let mut widths = [0; N];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for line in lines {
+        let cells: Vec<String> = line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A time as people and programs read it.
+pub(super) fn timestamp(ms: u64) -> String {
+    i64::try_from(ms / 1000)
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| "-".into())
+}
+
+/// A number of bytes, to three digits.
+pub(super) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_lines_not_padded() {
+        let text = table(["NAME", "ON"], [["a".into(), "yes".into()], ["longer".into(), "no".into()]]);
+        assert_eq!(text, "NAME    ON\na       yes\nlonger  no\n");
+    }
+
+    #[test]
+    fn numbers_are_readable() {
+        assert_eq!((bytes(0), bytes(1536), bytes(1 << 40)), ("0 B".into(), "1.5 KiB".into(), "1.0 TiB".into()));
+        assert_eq!(timestamp(0), "1970-01-01T00:00:00Z");
+    }
+}

@@ -1,0 +1,323 @@
+//! `holdfast dev` and `holdfast node`: run a node until a signal.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+use time::OffsetDateTime;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::output::Output;
+use super::{CliResult, ConfigArgs, Exit, Failure, root};
+use crate::admin::Pair;
+use crate::assemble::dev::DevCluster;
+use crate::assemble::{self, Root, RunningNode};
+use crate::config::{Config, Overrides};
+use crate::presign::Presign;
+
+/// Threads of the control runtime: actors, the admin API and background work. The data plane has its own.
+const CONTROL_THREADS: usize = 2;
+
+/// How long the printed presigned URL is valid.
+const PRESIGNED_SECONDS: u32 = 3600;
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  holdfast dev
+  holdfast dev --nodes 3
+  holdfast dev --data-dir /tmp/try --s3-addr 127.0.0.1:0 --admin-addr 127.0.0.1:0 --json
+
+With --json, one line tells addresses and credentials as soon as requests are served.")]
+pub(super) struct DevArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Where S3 is served; port 0 takes a free one [default: 127.0.0.1:9000].
+    #[arg(long, value_name = "ADDR", env = "HOLDFAST_S3_ADDR")]
+    s3_addr: Option<SocketAddr>,
+    /// Where the admin API, health and metrics are served; port 0 takes a free one [default: 127.0.0.1:9001].
+    #[arg(long, value_name = "ADDR", env = "HOLDFAST_ADMIN_ADDR")]
+    admin_addr: Option<SocketAddr>,
+    /// Access key of the root user [default: made at the first start].
+    #[arg(long, env = "HOLDFAST_ACCESS_KEY", requires = "secret")]
+    access_key: Option<String>,
+    /// Its secret. Everybody on this machine can read it here, in the list of processes: where it matters use
+    /// --secret-key-file, or the variable.
+    #[arg(long, env = "HOLDFAST_SECRET_KEY", hide_env_values = true, requires = "access_key", group = "secret")]
+    secret_key: Option<String>,
+    /// A file of mode 0600 that holds the secret; - is standard input.
+    #[arg(long, value_name = "PATH", requires = "access_key", group = "secret")]
+    secret_key_file: Option<std::path::PathBuf>,
+    /// Run a cluster of so many nodes in this process, each on ports of its own.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=7))]
+    nodes: Option<u8>,
+}
+
+#[derive(Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "The first start needs a root credential: set HOLDFAST_ROOT_ACCESS_KEY and
+HOLDFAST_ROOT_SECRET_KEY, or run `holdfast root create` before. Example:
+  holdfast node --config /etc/holdfast/holdfast.toml"
+)]
+pub(super) struct NodeArgs {
+    #[command(subcommand)]
+    pub(super) command: Option<super::nodes::NodeCommand>,
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Where S3 is served.
+    #[arg(long, value_name = "ADDR", env = "HOLDFAST_S3_ADDR")]
+    s3_addr: Option<SocketAddr>,
+    /// Where the admin API, health and metrics are served.
+    #[arg(long, value_name = "ADDR", env = "HOLDFAST_ADMIN_ADDR")]
+    admin_addr: Option<SocketAddr>,
+}
+
+/// The runtime that a node's control plane runs on.
+pub(super) fn control_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("holdfast-control")
+        .enable_all()
+        .build()
+}
+
+/// The runtime of commands.
+pub(super) fn client_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+pub(super) async fn dev(args: DevArgs, out: Output) -> CliResult {
+    let overrides = Overrides { s3_addr: args.s3_addr, admin_addr: args.admin_addr, ..Overrides::default() };
+    let mut config = args.config.load(overrides)?.config;
+    if std::env::var_os("HOLDFAST_LOG_LEVEL").is_none() && config.log == crate::config::LogConfig::default() {
+        // What is printed below is for people to read; trouble is still logged.
+        config.log.level = "warn,holdfast=info".into();
+    }
+    let secret_key = super::secret::secret(args.secret_key, args.secret_key_file)?;
+    let root = match root::given(args.access_key.as_deref(), secret_key.as_ref().map(|secret| secret.as_str()))? {
+        Some(pair) => Root::Given(pair),
+        None => Root::Generate,
+    };
+    crate::telemetry::init_logs(&config.log);
+    let data_dir = std::path::absolute(&config.node.data_dir)?;
+    let running = match args.nodes {
+        None if config.cluster.is_on() => {
+            return Err(Failure::usage(anyhow::anyhow!(
+                "`holdfast dev` has everything embedded, but cluster.zookeeper is set: run `holdfast node`, or use --nodes"
+            )));
+        }
+        None => Running::One(Box::new(assemble::start(config.clone(), root).await?)),
+        Some(nodes) => Running::Several(Box::new(assemble::dev::start(&config, nodes, root).await?)),
+    };
+    let pair = running.root().cloned().ok_or_else(|| anyhow::anyhow!("a development node has a root credential"))?;
+    let welcome = Welcome { nodes: running.nodes(), config: &config, pair: &pair, data_dir: &data_dir };
+    out.print(&welcome.json(), |_| welcome.text())?;
+    run_until_signal(running, &config).await
+}
+
+/// What runs until a signal.
+enum Running {
+    One(Box<RunningNode>),
+    Several(Box<DevCluster>),
+}
+
+impl Running {
+    fn nodes(&self) -> Vec<&RunningNode> {
+        match self {
+            Self::One(node) => vec![node],
+            Self::Several(cluster) => cluster.nodes().collect(),
+        }
+    }
+
+    fn root(&self) -> Option<&Pair> {
+        self.nodes().into_iter().find_map(RunningNode::root)
+    }
+
+    async fn failed(&self) -> String {
+        match self {
+            Self::One(node) => node.failed().await,
+            Self::Several(cluster) => cluster.failed().await,
+        }
+    }
+
+    async fn shutdown(self) {
+        match self {
+            Self::One(node) => node.shutdown().await,
+            Self::Several(cluster) => cluster.shutdown().await,
+        }
+    }
+}
+
+pub(super) async fn node(args: NodeArgs, out: Output) -> CliResult {
+    let overrides = Overrides { s3_addr: args.s3_addr, admin_addr: args.admin_addr, ..Overrides::default() };
+    let config = args.config.load(overrides)?.config;
+    let given = root::given(
+        std::env::var("HOLDFAST_ROOT_ACCESS_KEY").ok().as_deref(),
+        std::env::var("HOLDFAST_ROOT_SECRET_KEY").ok().as_deref(),
+    )?;
+    crate::telemetry::init_logs(&config.log);
+    let node = assemble::start(config.clone(), given.map_or(Root::Require, Root::Given)).await?;
+    if out.json {
+        let ready = serde_json::json!({
+            "event": "ready",
+            "endpoint": endpoint(&config, node.s3_addr()),
+            "s3_addr": node.s3_addr(),
+            "admin_addr": node.admin_addr(),
+            "node_id": node.id().to_string(),
+            "pid": std::process::id(),
+        });
+        out.print(&ready, |_| String::new())?;
+    }
+    run_until_signal(Running::One(Box::new(node)), &config).await
+}
+
+/// Waits for a signal or for the actors to give up, then stops cleanly. A second signal ends the process at once.
+async fn run_until_signal(node: Running, config: &Config) -> CliResult {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let failed = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        reason = node.failed() => Some(reason),
+    };
+    match &failed {
+        Some(reason) => tracing::error!(reason, "stopping after a failure"),
+        None => tracing::info!("stopping; a second signal ends the process at once"),
+    }
+    // Draining has its own limit; what comes after it is short. This one catches what hangs.
+    let limit = config.node.shutdown_timeout.duration() + Duration::from_secs(30);
+    tokio::select! {
+        stopped = tokio::time::timeout(limit, node.shutdown()) => match stopped {
+            Ok(()) => tracing::info!("stopped"),
+            Err(_) => tracing::error!("the stop took too long; everything acknowledged is durable all the same"),
+        },
+        _ = terminate.recv() => std::process::exit(130),
+        _ = interrupt.recv() => std::process::exit(130),
+    }
+    match failed {
+        Some(reason) => Err(Failure { exit: Exit::Failed, error: anyhow::anyhow!(reason) }),
+        None => Ok(()),
+    }
+}
+
+/// The endpoint as clients write it.
+fn endpoint(config: &Config, addr: SocketAddr) -> String {
+    let scheme = if config.s3.tls_cert.is_some() { "https" } else { "http" };
+    format!("{scheme}://{}", reachable(addr))
+}
+
+/// An address that a client on this machine can use.
+fn reachable(addr: SocketAddr) -> SocketAddr {
+    match addr {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => SocketAddr::from(([127, 0, 0, 1], v4.port())),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, v6.port())),
+        addr => addr,
+    }
+}
+
+struct Welcome<'a> {
+    /// The first one is the one that is named in the commands to paste.
+    nodes: Vec<&'a RunningNode>,
+    config: &'a Config,
+    pair: &'a Pair,
+    data_dir: &'a Path,
+}
+
+impl Welcome<'_> {
+    fn first(&self) -> &RunningNode {
+        self.nodes[0]
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let nodes: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|node| {
+                serde_json::json!({
+                    "node_id": node.id().to_string(),
+                    "endpoint": endpoint(self.config, node.s3_addr()),
+                    "s3_addr": node.s3_addr(),
+                    "admin_addr": node.admin_addr(),
+                })
+            })
+            .collect();
+        serde_json::json!({
+            "event": "ready",
+            "endpoint": endpoint(self.config, self.first().s3_addr()),
+            "s3_addr": self.first().s3_addr(),
+            "admin_addr": self.first().admin_addr(),
+            "nodes": nodes,
+            "access_key": self.pair.access_key,
+            "secret_key": *self.pair.secret_key,
+            "region": self.config.s3.region,
+            "data_dir": self.data_dir,
+            "pid": std::process::id(),
+        })
+    }
+
+    fn text(&self) -> String {
+        let endpoint = endpoint(self.config, self.first().s3_addr());
+        let (access, secret, region) = (&self.pair.access_key, self.pair.secret_key.as_str(), &self.config.s3.region);
+        let (scheme, host) = endpoint.split_once("://").unwrap_or(("http", &endpoint));
+        let presigned = Presign {
+            method: "PUT",
+            scheme,
+            host,
+            path: "/hello",
+            region,
+            access_key: access,
+            secret_key: secret,
+            expires_seconds: PRESIGNED_SECONDS,
+        }
+        .url(OffsetDateTime::now_utc());
+        format!(
+            "Holdfast {version} is ready.
+
+  S3 endpoint  {endpoint}
+  access key   {access}
+  secret key   {secret}
+  region       {region}
+  data         {data}
+  admin        http://{admin}
+{others}
+Paste one of these:
+
+  AWS_ACCESS_KEY_ID={access} AWS_SECRET_ACCESS_KEY={secret} AWS_DEFAULT_REGION={region} aws --endpoint-url {endpoint} s3 mb s3://photos
+
+  rclone lsd ':s3,provider=Other,access_key_id={access},secret_access_key={secret},endpoint=\"{endpoint}\":'
+
+  curl -i -X PUT '{presigned}'
+
+The last one makes a bucket named hello; its URL is valid for an hour. Ctrl-C stops the node.
+",
+            version = env!("CARGO_PKG_VERSION"),
+            data = self.data_dir.display(),
+            admin = reachable(self.first().admin_addr()),
+            others = self.others(),
+        )
+    }
+
+    /// The rest of a cluster.
+    fn others(&self) -> String {
+        if self.nodes.len() < 2 {
+            return String::new();
+        }
+        let mut text =
+            String::from("\nThis is a cluster: any node takes any request, and each object is on several of them.\n\n");
+        for node in &self.nodes {
+            let s3 = crate::cli::run::endpoint(self.config, node.s3_addr());
+            text.push_str(&format!("  node {}  S3 {s3}  admin http://{}\n", node.id(), reachable(node.admin_addr())));
+        }
+        let dir = if self.config.node.data_dir == crate::config::NodeConfig::default().data_dir {
+            String::new()
+        } else {
+            format!(" --data-dir {}", self.data_dir.display())
+        };
+        text.push_str(&format!(
+            "\n  holdfast cluster status{dir} --admin-addr {admin}\n  holdfast object stat{dir} --admin-addr {admin} BUCKET/KEY\n",
+            admin = reachable(self.first().admin_addr())
+        ));
+        text
+    }
+}

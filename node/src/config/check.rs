@@ -1,0 +1,440 @@
+//! Values that are well formed but cannot work.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Bytes, Config, LocksBackend, Span};
+use crate::metadata::RedisAddress;
+use crate::metadata::redis::RedisPlace;
+
+/// A key with what is wrong about its value.
+pub(super) struct Fault {
+    /// Section and key.
+    pub(super) key: (&'static str, &'static str),
+    pub(super) message: String,
+    pub(super) hint: String,
+}
+
+/// Every fault of `config`.
+pub(super) fn faults(config: &Config) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut require = |holds: bool, key, message: &str, hint: &str| {
+        if !holds {
+            faults.push(Fault { key, message: message.into(), hint: hint.into() });
+        }
+    };
+
+    let limits = &config.limits;
+    for (value, key) in [
+        (limits.connections, ("limits", "connections")),
+        (limits.read_jobs, ("limits", "read_jobs")),
+        (limits.write_jobs, ("limits", "write_jobs")),
+    ] {
+        require(value > 0, key, "nothing could be served", "write a number from 1");
+    }
+    for (value, key) in [
+        (limits.header_timeout, ("limits", "header_timeout")),
+        (limits.idle_timeout, ("limits", "idle_timeout")),
+        (limits.chunk_timeout, ("limits", "chunk_timeout")),
+        (config.cleanup.interval, ("cleanup", "interval")),
+        (config.cleanup.orphan_interval, ("cleanup", "orphan_interval")),
+        (config.storage.checkpoint_interval, ("storage", "checkpoint_interval")),
+        (config.storage.compact_interval, ("storage", "compact_interval")),
+    ] {
+        require(value >= Span::milliseconds(100), key, "too short", "write at least \"100 ms\"");
+    }
+    require(
+        limits.write_window.get() > 0 && limits.write_window <= limits.inflight_bytes,
+        ("limits", "write_window"),
+        "one write must fit into limits.inflight_bytes",
+        "write at least \"1 B\" and at most what limits.inflight_bytes is",
+    );
+    require(
+        limits.queue_wait <= Span::seconds(60),
+        ("limits", "queue_wait"),
+        "clients give up before",
+        "write at most \"60 s\"",
+    );
+
+    require(
+        config.cleanup.orphan_age.duration() >= limits.chunk_timeout.duration() * 2,
+        ("cleanup", "orphan_age"),
+        "a slow upload could be taken for left over",
+        "write at least twice what limits.chunk_timeout is",
+    );
+
+    let storage = &config.storage;
+    require(
+        storage.segment_size >= Bytes::mib(64) && storage.segment_size <= Bytes::mib(4_096),
+        ("storage", "segment_size"),
+        "segments hold several chunks of 16 MiB and are at most 4 GiB",
+        "write a size from \"64 MiB\" to \"4 GiB\"; \"1 GiB\" suits most disks",
+    );
+    require(
+        storage.segment_size.get().is_multiple_of(1 << 20),
+        ("storage", "segment_size"),
+        "segments are made of whole MiB",
+        "write a whole number of MiB",
+    );
+    require(storage.large_buffers >= 4, ("storage", "large_buffers"), "one upload needs 4", "write at least 4");
+    require(storage.small_buffers >= 4, ("storage", "small_buffers"), "one read needs some", "write at least 4");
+
+    for (at, disk) in config.node.disks.iter().enumerate() {
+        require(
+            !config.node.disks[..at].contains(disk),
+            ("node", "disks"),
+            "a directory is named twice",
+            "name each disk once",
+        );
+    }
+    require(!config.node.data_dir.as_os_str().is_empty(), ("node", "data_dir"), "empty", "name a directory");
+
+    let s3 = &config.s3;
+    require(
+        s3.tls_cert.is_some() == s3.tls_key.is_some(),
+        if s3.tls_cert.is_some() { ("s3", "tls_cert") } else { ("s3", "tls_key") },
+        "HTTPS needs both a certificate and a key",
+        "set both s3.tls_cert and s3.tls_key, or neither",
+    );
+    for domain in &s3.domains {
+        let plausible = !domain.is_empty()
+            && domain.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':'))
+            && !domain.starts_with('.');
+        require(plausible, ("s3", "domains"), "not a host name", "write names such as \"s3.example.com\"");
+    }
+    let region_fits = !s3.region.is_empty()
+        && s3.region.len() <= 64
+        && s3.region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    require(region_fits, ("s3", "region"), "not a region", "write letters, digits and hyphens, such as \"us-east-1\"");
+    let same = config.admin.addr == s3.addr && s3.addr.port() != 0;
+    require(!same, ("admin", "addr"), "the S3 port is there too", "choose another port");
+
+    for (value, key) in
+        [(config.journal.errors_age, ("journal", "errors_age")), (config.journal.audit_age, ("journal", "audit_age"))]
+    {
+        require(value >= Span::hours(1), key, "entries would go before anybody sees them", "write at least \"1 h\"");
+    }
+    for (value, key) in
+        [(config.journal.errors_max, ("journal", "errors_max")), (config.journal.audit_max, ("journal", "audit_max"))]
+    {
+        let fits = (100..=100_000_000).contains(&value);
+        require(
+            fits,
+            key,
+            "too few to be of use, or more than a database should keep",
+            "write a number from 100 to 100000000",
+        );
+    }
+    require(
+        config.log.level.parse::<tracing_subscriber::EnvFilter>().is_ok(),
+        ("log", "level"),
+        "not a level or filter",
+        "write error, warn, info, debug or trace, or a filter such as \"info,holdfast_storage=debug\"",
+    );
+    require(
+        config.data_plane.threads <= 1_024,
+        ("data_plane", "threads"),
+        "more threads than any machine has cores",
+        "write 0 for one thread a core",
+    );
+    cluster(config, &mut require);
+    redis_and_locks(config, &mut require);
+    cache(config, &mut require);
+    events(config, &mut require);
+    faults
+}
+
+type Key = (&'static str, &'static str);
+
+/// What the nodes of a cluster need to find each other and their metadata.
+fn cluster(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
+    let (cluster, metadata) = (&config.cluster, &config.metadata);
+    for (told, key) in [
+        (&cluster.advertise_peer, ("cluster", "advertise_peer")),
+        (&cluster.advertise_s3, ("cluster", "advertise_s3")),
+        (&cluster.advertise_admin, ("cluster", "advertise_admin")),
+    ] {
+        let fits = told.as_deref().is_none_or(is_host_and_port);
+        require(fits, key, "not an address", "write a host and a port, such as \"node1.example.com:9002\"");
+    }
+    require(
+        (Span::seconds(1)..=Span::seconds(120)).contains(&cluster.session_timeout),
+        ("cluster", "session_timeout"),
+        "too short to outlast a pause, or too long to notice a loss",
+        "write a time from \"1 s\" to \"120 s\"",
+    );
+    require(
+        cluster.repair_bandwidth >= Bytes::mib(1),
+        ("cluster", "repair_bandwidth"),
+        "nothing would ever be repaired",
+        "write at least \"1 MiB\"; to stop repairs for a while, use `holdfast repair pause`",
+    );
+    let zone_fits = (1..=64).contains(&cluster.zone.len())
+        && cluster.zone.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    require(zone_fits, ("cluster", "zone"), "not a zone", "write 1 to 64 letters, digits, '-', '_' or '.'");
+    require(metadata.connections >= 2, ("metadata", "connections"), "one waits for another", "write at least 2");
+    require(
+        metadata.password_file.is_none() || !metadata.url.is_empty(),
+        ("metadata", "password_file"),
+        "there is no server to use it for",
+        "set metadata.url",
+    );
+    if !cluster.is_on() {
+        require(
+            metadata.url.is_empty(),
+            ("metadata", "url"),
+            "a node that runs alone keeps its metadata in SQLite, in its data directory",
+            "set cluster.zookeeper too, or take metadata.url away",
+        );
+        return;
+    }
+    let ensemble_fits = cluster.ensemble().is_some_and(|(servers, chroot)| {
+        servers.split(',').all(is_host_and_port)
+            && chroot[1..].split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+    });
+    require(
+        ensemble_fits,
+        ("cluster", "zookeeper"),
+        "not an ensemble with the cluster's place in it",
+        "write host:port of each server and a path of the cluster's own, such as \"zk1:2181,zk2:2181,zk3:2181/holdfast\"",
+    );
+    require(
+        !metadata.url.is_empty(),
+        ("cluster", "zookeeper"),
+        "a cluster keeps its metadata in MySQL or MariaDB, and none is named",
+        "set metadata.url, such as \"mysql://holdfast@db.example.com:3306/holdfast\"",
+    );
+    if !metadata.url.is_empty() {
+        let url = url::Url::parse(&metadata.url).ok().filter(|url| {
+            matches!(url.scheme(), "mysql" | "mariadb") && url.has_host() && !url.path().trim_matches('/').is_empty()
+        });
+        require(
+            url.is_some(),
+            ("metadata", "url"),
+            "not the address of a database",
+            "write \"mysql://user@host:3306/database\"",
+        );
+        require(
+            url.is_none_or(|url| url.password().is_none()),
+            ("metadata", "url"),
+            "a password does not belong where every reader of the configuration sees it",
+            "put it into a file and name that in metadata.password_file",
+        );
+    }
+    let reached = |addr: SocketAddr, told: &Option<String>| !addr.ip().is_unspecified() || told.is_some();
+    for (addr, told, key, hint) in [
+        (cluster.peer_addr, &cluster.advertise_peer, ("cluster", "peer_addr"), "cluster.advertise_peer"),
+        (config.s3.addr, &cluster.advertise_s3, ("s3", "addr"), "cluster.advertise_s3"),
+        (config.admin.addr, &cluster.advertise_admin, ("admin", "addr"), "cluster.advertise_admin"),
+    ] {
+        let hint = format!("set {hint} = \"host:port\" to what others reach it by");
+        require(reached(addr, told), key, "others cannot be told a wildcard address", &hint);
+    }
+    require(
+        cluster.leave_grace.duration() >= Duration::from_secs(1),
+        ("cluster", "leave_grace"),
+        "readers with an older shard map would find nothing",
+        "write at least \"1 s\"; more than a download of one chunk takes is right",
+    );
+    require(
+        cluster.rebuild_delay.duration() >= cluster.session_timeout.duration(),
+        ("cluster", "rebuild_delay"),
+        "a restart would move data",
+        "write at least what cluster.session_timeout is",
+    );
+}
+
+/// The Redis server, and what is kept there.
+fn redis_and_locks(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
+    let (redis, locks) = (&config.redis, &config.locks);
+    let used = locks.backend == LocksBackend::Redis;
+    if redis.url.is_empty() {
+        require(
+            !used,
+            ("redis", "url"),
+            "locks.backend is \"redis\", and no server is named",
+            "set redis.url, such as \"redis://cache.example.com:6379/0\"",
+        );
+        for (set, key) in [
+            (redis.user.is_some(), ("redis", "user")),
+            (redis.password_file.is_some(), ("redis", "password_file")),
+            (redis.tls_ca.is_some(), ("redis", "tls_ca")),
+        ] {
+            require(!set, key, "there is no server to use it for", "set redis.url");
+        }
+    } else {
+        require(
+            used,
+            ("redis", "url"),
+            "nothing uses it: locks are not in Redis, and the cache has an address of its own",
+            "set locks.backend = \"redis\", or remove it and set cache.redis",
+        );
+        let url = url::Url::parse(&redis.url).ok();
+        let url = url.filter(|url| matches!(url.scheme(), "redis" | "rediss") && url.has_host());
+        require(
+            url.is_some(),
+            ("redis", "url"),
+            "not the address of a Redis server",
+            "write \"redis://host:6379/0\", or \"rediss://host:6379/0\" for TLS",
+        );
+        require(
+            url.is_none_or(|url| url.password().is_none()),
+            ("redis", "url"),
+            "a password does not belong where every reader of the configuration sees it",
+            "put it into a file and name that in redis.password_file",
+        );
+        require(
+            redis.user.is_none() || redis.password_file.is_some(),
+            ("redis", "user"),
+            "a user needs a password",
+            "name a file with it in redis.password_file",
+        );
+        require(
+            redis.tls_ca.is_none() || redis.url.starts_with("rediss:"),
+            ("redis", "tls_ca"),
+            "the connection is not encrypted",
+            "write redis.url with rediss://",
+        );
+    }
+    require(
+        (Span::milliseconds(10)..=Span::seconds(30)).contains(&redis.timeout),
+        ("redis", "timeout"),
+        "too short for any network, or longer than a request waits",
+        "write a time from \"10 ms\" to \"30 s\"",
+    );
+    require(
+        (Span::seconds(2)..=Span::seconds(120)).contains(&locks.time_limit),
+        ("locks", "time_limit"),
+        "too short to outlast a pause, or too long to notice a loss",
+        "write a time from \"2 s\" to \"120 s\"",
+    );
+    require(
+        !used || locks.time_limit.duration() >= redis.timeout.duration() * 5,
+        ("locks", "time_limit"),
+        "one slow command would lose a lock",
+        "write at least five times what redis.timeout is",
+    );
+    let clustered = config.cluster.is_on();
+    require(
+        locks.backend != LocksBackend::Zookeeper || clustered,
+        ("locks", "backend"),
+        "a node that runs alone has no ZooKeeper",
+        "write \"auto\", or set cluster.zookeeper",
+    );
+    require(
+        locks.backend != LocksBackend::InProcess || !clustered,
+        ("locks", "backend"),
+        "the other nodes of the cluster would not see the locks of this one",
+        "write \"auto\", \"zookeeper\" or \"redis\"",
+    );
+}
+
+/// The cache before the metadata of a cluster.
+fn cache(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
+    let cache = &config.cache;
+    if cache.redis.is_empty() {
+        for (set, key) in [
+            (cache.password_file.is_some(), ("cache", "password_file")),
+            (cache.sentinel_password_file.is_some(), ("cache", "sentinel_password_file")),
+            (cache.tls_ca.is_some(), ("cache", "tls_ca")),
+        ] {
+            require(!set, key, "there is no server to use it for", "set cache.redis");
+        }
+        return;
+    }
+    require(
+        config.cluster.is_on(),
+        ("cache", "redis"),
+        "a node that runs alone keeps its cache in memory",
+        "remove it, or set cluster.zookeeper and metadata.url",
+    );
+    let address = RedisAddress::parse(&cache.redis);
+    if let Err(wrong) = &address {
+        require(false, ("cache", "redis"), wrong, "write \"redis://user@host:6379\"");
+    }
+    let is_tls = address.as_ref().is_ok_and(|address| address.tls);
+    require(
+        cache.tls_ca.is_none() || is_tls,
+        ("cache", "tls_ca"),
+        "the connection is not encrypted",
+        "write rediss in place of redis in cache.redis",
+    );
+    let has_sentinels = address.is_ok_and(|address| matches!(address.place, RedisPlace::Sentinels(..)));
+    require(
+        cache.sentinel_password_file.is_none() || has_sentinels,
+        ("cache", "sentinel_password_file"),
+        "no Sentinel is asked",
+        "write \"redis+sentinel://host:26379,host:26379/name\" in cache.redis",
+    );
+    for (value, key) in
+        [(cache.read_timeout, ("cache", "read_timeout")), (cache.write_timeout, ("cache", "write_timeout"))]
+    {
+        let plausible = value >= Span::milliseconds(1) && value <= Span::seconds(10);
+        require(plausible, key, "nobody could work with that", "write a time from \"1 ms\" to \"10 s\"");
+    }
+    for (value, key) in [(cache.ttl, ("cache", "ttl")), (cache.absent_ttl, ("cache", "absent_ttl"))] {
+        require(value >= Span::seconds(1), key, "nothing would be found", "write at least \"1 s\"");
+    }
+    require(
+        cache.value_max >= Bytes::kib(1) && cache.value_max <= Bytes::mib(8),
+        ("cache", "value_max"),
+        "most objects need less than a KiB, and Redis stands still while it copies",
+        "write a size from \"1 KiB\" to \"8 MiB\"",
+    );
+}
+
+/// What RocketMQ is reached by.
+fn events(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
+    let events = &config.events;
+    require(
+        events.rocketmq.is_empty() || events.rocketmq.split(',').all(|server| is_host_and_port(server.trim())),
+        ("events", "rocketmq"),
+        "not addresses of name servers",
+        "write host:port of each, such as \"mq1.example.com:9876,mq2.example.com:9876\"",
+    );
+    require(
+        events.access_key.is_some() == events.secret_key_file.is_some(),
+        if events.access_key.is_some() { ("events", "access_key") } else { ("events", "secret_key_file") },
+        "a user of RocketMQ needs both a name and a secret",
+        "set both events.access_key and events.secret_key_file, or neither",
+    );
+    require(
+        events.tls == events.tls_ca.is_some(),
+        if events.tls { ("events", "tls") } else { ("events", "tls_ca") },
+        "encryption needs a CA to trust, and a CA encryption",
+        "set both events.tls = true and events.tls_ca, or neither",
+    );
+    require(
+        events.tls || events.tls_server_name.is_none(),
+        ("events", "tls_server_name"),
+        "there is no certificate to compare it with",
+        "set events.tls = true and events.tls_ca",
+    );
+    let prefix_fits = (1..=64).contains(&events.topic_prefix.len())
+        && events.topic_prefix.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    require(
+        prefix_fits,
+        ("events", "topic_prefix"),
+        "not the beginning of a name of RocketMQ's",
+        "write 1 to 64 letters, digits, '-' or '_'",
+    );
+    require(
+        (1..=128).contains(&events.topic_queues),
+        ("events", "topic_queues"),
+        "a topic needs queues, and not so many",
+        "write a number from 1 to 128; 8 suits most",
+    );
+    require(
+        events.replay_events <= 10_000_000,
+        ("events", "replay_events"),
+        "the database would hold little else",
+        "write at most 10000000; set events.replay_age = \"0 s\" to keep none",
+    );
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        let plausible = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']' | b'_');
+        !host.is_empty() && host.bytes().all(plausible) && port.parse::<u16>().is_ok()
+    })
+}

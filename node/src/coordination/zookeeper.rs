@@ -1,0 +1,508 @@
+//! Coordination by a ZooKeeper ensemble (3.6 or newer).
+//!
+//! * `session`: one task owns the session, proves that it lives, and declares everything lost when it does not.
+//! * `calls`: reads and compare-and-set with deadlines; what became of a write whose answer was lost is found out.
+//! * `mirror`: one task follows a recursive watch and keeps the channels current.
+//! * `queue`: leases and leadership, and the locks of [`crate::locks`].
+//! * `stored`: paths and formats.
+//!
+//! Dropping the adapter ends its session. A node that is closed or dropped is seen leaving at once; one that is killed,
+//! after the session timeout.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use holdfast_actors::domain::placement::shard;
+use holdfast_actors::ports::coordination::{
+    CacheSeen, CacheState, ClusterIdentity, Coordination, CoordinationError, CoordinationResult, FORMAT, FencingToken,
+    Lease, LeaseName, LeaseTable, Membership, NodeAnnouncement, Ownership, Registration, SessionState, ShardMap,
+    Version, Versioned,
+};
+use holdfast_protocol::cluster::{LayoutDocument, ShardState};
+use holdfast_protocol::{ClusterId, NodeId, ShardId};
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use zookeeper_client as zk;
+
+mod calls;
+mod mirror;
+mod queue;
+mod session;
+mod stored;
+
+use calls::Outcome;
+use session::{Command, Shared, refused};
+use stored::{
+    CLUSTER, CONTROLLERS, GENERATION, LAYOUT, LEASES, NODES, NodeRecord, ROOT, SEEN, SHARDS, StoredCache, StoredSeen,
+    decode, encode, node_path, nonce, nonce_of, seen_path, shard_path,
+};
+
+/// Bounds of the session timeout. Shorter ones are lost to a pause of the ensemble's garbage collector.
+const SESSION_TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(120);
+/// How often somebody who waits looks again, in case an event was lost.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Name and password of ZooKeeper's digest scheme. Nodes of the cluster's tree are then open to nobody else.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Digest {
+    /// The name.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Digest({}, …)", self.user)
+    }
+}
+
+/// How to reach the ensemble.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ZookeeperConfig {
+    /// `host:port` of each server, separated by commas.
+    pub servers: String,
+    /// Where the cluster's tree is; made if it is not there. Each cluster has its own.
+    pub chroot: String,
+    /// How long the ensemble waits for a node that it does not hear of. The ensemble has bounds of its own.
+    pub session_timeout: Duration,
+    /// How long one operation may take.
+    pub operation_timeout: Duration,
+    /// Credentials, if the tree is to be protected.
+    pub digest: Option<Digest>,
+}
+
+impl ZookeeperConfig {
+    /// The defaults: ten seconds for a session, five for an operation, no credentials.
+    pub fn new(servers: impl Into<String>, chroot: impl Into<String>) -> Self {
+        Self {
+            servers: servers.into(),
+            chroot: chroot.into(),
+            session_timeout: Duration::from_secs(10),
+            operation_timeout: Duration::from_secs(5),
+            digest: None,
+        }
+    }
+
+    fn check(&self) -> CoordinationResult<()> {
+        let invalid = |text: String| Err(CoordinationError::Invalid(text));
+        let chroot_fine = self.chroot.strip_prefix('/').is_some_and(|rest| {
+            rest.split('/').all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains('\0'))
+        });
+        if !chroot_fine {
+            return invalid(format!("chroot {:?} is no absolute path below the root", self.chroot));
+        }
+        if self.servers.is_empty() || self.servers.contains('/') {
+            return invalid(format!("servers {:?}: host:port, separated by commas", self.servers));
+        }
+        if !SESSION_TIMEOUT.contains(&self.session_timeout) {
+            return invalid(format!(
+                "a session timeout of {:?} is not within {SESSION_TIMEOUT:?}",
+                self.session_timeout
+            ));
+        }
+        if self.digest.as_ref().is_some_and(|d| d.user.is_empty() || d.user.contains(':')) {
+            return invalid("the digest's user name is empty or contains ':'".into());
+        }
+        Ok(())
+    }
+
+    fn acls(&self) -> zk::Acls<'static> {
+        if self.digest.is_some() { zk::Acls::creator_all() } else { zk::Acls::anyone_all() }
+    }
+}
+
+/// One participant's access to a cluster in ZooKeeper.
+pub struct ZookeeperCoordination {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    /// What this participant last registered.
+    registered: Mutex<Option<NodeId>>,
+}
+
+impl ZookeeperCoordination {
+    /// Connects, and returns once the channels show what is there.
+    ///
+    /// # Errors
+    /// [`CoordinationError::Invalid`] for a configuration that cannot work; [`CoordinationError::Unavailable`],
+    /// [`CoordinationError::Denied`].
+    pub async fn connect(config: ZookeeperConfig) -> CoordinationResult<Self> {
+        config.check()?;
+        let patience = config.session_timeout;
+        let shared = Arc::new(Shared::new(config, nonce()));
+        let client = session::first(&shared).await?;
+        let (commands, receiver) = mpsc::channel(16);
+        tokio::spawn(session::run(shared.clone(), client, receiver));
+        tokio::spawn(mirror::run(shared.clone()));
+        let mut complete = shared.views.complete.subscribe();
+        let coordination = Self { shared, commands, registered: Mutex::default() };
+        match timeout(patience, complete.wait_for(|complete| *complete)).await {
+            Ok(Ok(_)) => {}
+            _ => return Err(CoordinationError::Unavailable("the cluster could not be read in time".into())),
+        }
+        Ok(coordination)
+    }
+
+    /// Stands in the queue of a lock; `None` when it was taken and `only_if_free`. For the adapter of that port.
+    pub(crate) async fn acquire_lock(
+        &self,
+        name: &LeaseName,
+        node: NodeId,
+        only_if_free: bool,
+    ) -> CoordinationResult<Option<Lease>> {
+        queue::acquire(&self.shared, queue::Kind::Lock, name, node, only_if_free).await
+    }
+
+    /// Makes the tokens of all locks higher than `above`.
+    pub(crate) async fn raise_lock_tokens(&self, above: FencingToken) -> CoordinationResult<()> {
+        queue::raise_tokens(&self.shared, above).await
+    }
+
+    /// How long one operation may take.
+    pub(crate) fn operation_timeout(&self) -> Duration {
+        self.shared.config.operation_timeout
+    }
+
+    /// The state of the session.
+    pub(crate) fn session_state(&self) -> watch::Ref<'_, SessionState> {
+        self.shared.state.borrow()
+    }
+
+    async fn value<T: DeserializeOwned>(&self, path: &str, what: &str) -> CoordinationResult<Versioned<T>> {
+        let found = self.shared.latest(self.shared.deadline(), path).await?;
+        let (bytes, stat) = found.ok_or_else(|| CoordinationError::NotFound(what.to_owned()))?;
+        Ok(Versioned { version: Version(stat.version), value: decode(path, &bytes)? })
+    }
+
+    /// One try to register. `Ok(Err(holder))`: somebody else has the id.
+    async fn try_register(&self, node: &NodeAnnouncement) -> CoordinationResult<Result<Option<Registration>, String>> {
+        let shared = &self.shared;
+        let deadline = shared.deadline();
+        let (node_path, seen_path) = (node_path(node.id), seen_path(node.id));
+        let existing = match shared.latest(deadline, &node_path).await? {
+            None => None,
+            Some((bytes, stat)) => {
+                let record: NodeRecord = decode(&node_path, &bytes)?;
+                if record.owner != shared.owner {
+                    return Ok(Err(record.announcement.addresses.peer));
+                }
+                Some(stat.version)
+            }
+        };
+        let cache: Versioned<StoredCache> = self.value(GENERATION, "cluster").await?;
+        let generation = CacheState::from(cache.value).generation;
+        let record = encode(&NodeRecord { owner: shared.owner.clone(), announcement: node.clone() })?;
+        let seen = encode(&CacheSeen { generation, ..CacheSeen::default() })?;
+        let options = zk::CreateMode::Ephemeral.with_acls(shared.config.acls());
+        let outcome = shared
+            .transact(deadline, |writer| {
+                // Whoever changes the state after this finds the node; who did before is in what it starts with.
+                writer.add_check_version(GENERATION, cache.version.0)?;
+                if let Some(version) = existing {
+                    writer.add_delete(&node_path, Some(version))?;
+                    writer.add_delete(&seen_path, None)?;
+                }
+                writer.add_create(&node_path, &record.bytes, &options)?;
+                writer.add_create(&seen_path, &seen.bytes, &options)
+            })
+            .await?;
+        match outcome {
+            Outcome::Done | Outcome::Open(_) => {}
+            Outcome::Refused(_, zk::Error::BadVersion | zk::Error::NodeExists | zk::Error::NoNode) => {
+                return Ok(Ok(None));
+            }
+            Outcome::Refused(_, error) => return Err(refused("register", &error)),
+        }
+        let Some((bytes, stat)) = shared.latest(shared.deadline(), &node_path).await? else { return Ok(Ok(None)) };
+        let ours = nonce_of(&bytes).is_some_and(|n| n == record.nonce);
+        let registration = Registration { incarnation: stat.czxid as u64, cache_generation: generation };
+        Ok(Ok(ours.then_some(registration)))
+    }
+
+    /// The nodes that are alive now. Who registers after this has read the state of the cache, or a later one, when it did.
+    async fn alive(&self) -> CoordinationResult<Vec<NodeId>> {
+        let listed = self.shared.read(self.shared.deadline(), SEEN, |client| async move {
+            client.sync(ROOT).await?;
+            client.list_children(SEEN).await
+        });
+        Ok(listed.await?.unwrap_or_default().iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// What those of `nodes` that are still alive said last.
+    async fn said(&self, nodes: &[NodeId]) -> CoordinationResult<BTreeMap<NodeId, CacheSeen>> {
+        let deadline = self.shared.deadline();
+        let mut said = BTreeMap::new();
+        for &node in nodes {
+            let path = seen_path(node);
+            let found = self.shared.read(deadline, &path, |client| {
+                let path = &path;
+                async move { client.get_data(path).await }
+            });
+            if let Some((bytes, _)) = found.await? {
+                said.insert(node, decode::<StoredSeen>(&path, &bytes)?.into());
+            }
+        }
+        Ok(said)
+    }
+}
+
+#[async_trait]
+impl Coordination for ZookeeperCoordination {
+    fn ownership(&self) -> Ownership {
+        self.shared.ownership.clone()
+    }
+
+    fn session(&self) -> watch::Receiver<SessionState> {
+        self.shared.state.subscribe()
+    }
+
+    async fn renew_session(&self) -> CoordinationResult<()> {
+        let (reply, answer) = oneshot::channel();
+        let gone = CoordinationError::SessionExpired;
+        self.commands.send(Command::Renew(reply)).await.map_err(|_| gone.clone())?;
+        answer.await.unwrap_or(Err(gone))
+    }
+
+    async fn close(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::Close(reply)).await.is_ok() {
+            // An error says that it was closed already.
+            answer.await.ok();
+        }
+    }
+
+    async fn create_cluster(&self, identity: &ClusterIdentity, layout: &LayoutDocument) -> CoordinationResult<()> {
+        super::check_new_cluster(identity)?;
+        let shared = &self.shared;
+        let options = zk::CreateMode::Persistent.with_acls(shared.config.acls());
+        let (identity_bytes, layout) = (encode(identity)?, encode(layout)?);
+        let cache = encode(&CacheState::initial())?;
+        loop {
+            let outcome = shared
+                .transact(shared.deadline(), |writer| {
+                    writer.add_create(CLUSTER, &identity_bytes.bytes, &options)?;
+                    writer.add_create(LAYOUT, &layout.bytes, &options)?;
+                    writer.add_create(GENERATION, &cache.bytes, &options)?;
+                    for parent in [SHARDS, NODES, SEEN, CONTROLLERS, LEASES] {
+                        writer.add_create(parent, b"", &options)?;
+                    }
+                    Ok(())
+                })
+                .await?;
+            let reason = match outcome {
+                Outcome::Done => return Ok(()),
+                Outcome::Refused(_, zk::Error::NodeExists) => None,
+                Outcome::Refused(_, error) => return Err(refused("create the cluster", &error)),
+                Outcome::Open(reason) => Some(reason),
+            };
+            match (self.cluster().await, reason) {
+                // The id is random: that it is there means that this call put it there.
+                (Ok(found), Some(_)) if found.id == identity.id => return Ok(()),
+                (Ok(found), _) => return Err(CoordinationError::ClusterExists(found.id)),
+                (Err(CoordinationError::NotFound(_)), _) => sleep(LOOK_AGAIN).await,
+                (Err(error), Some(reason)) => {
+                    return Err(CoordinationError::Unknown(format!("{reason}, then: {error}")));
+                }
+                (Err(error), None) => return Err(error),
+            }
+        }
+    }
+
+    async fn cluster(&self) -> CoordinationResult<ClusterIdentity> {
+        // The format first: a newer one may have other fields.
+        #[derive(serde::Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let found = self.value::<serde_json::Value>(CLUSTER, "cluster").await?.value;
+        let corrupt = |e: serde_json::Error| CoordinationError::Corrupt(format!("{CLUSTER}: {e}"));
+        let Format { format } = serde_json::from_value(found.clone()).map_err(corrupt)?;
+        if format > FORMAT {
+            return Err(CoordinationError::Format { found: format, known: FORMAT });
+        }
+        serde_json::from_value(found).map_err(corrupt)
+    }
+
+    async fn register(&self, cluster: ClusterId, node: NodeAnnouncement) -> CoordinationResult<Registration> {
+        let found = self.cluster().await?.id;
+        if found != cluster {
+            return Err(CoordinationError::WrongCluster { expected: cluster, found });
+        }
+        // The session of a process that was killed ends within the timeout that it had; the ensemble counts in ticks.
+        let deadline = Instant::now() + self.shared.client()?.session_timeout() * 3 / 2;
+        let mut membership = self.membership();
+        loop {
+            match self.try_register(&node).await? {
+                Ok(Some(registration)) => {
+                    *self.registered.lock() = Some(node.id);
+                    return Ok(registration);
+                }
+                Ok(None) => sleep(LOOK_AGAIN / 10).await,
+                Err(holder) if Instant::now() >= deadline => {
+                    return Err(CoordinationError::NodeIdTaken { node: node.id, holder });
+                }
+                Err(_) => drop(timeout(LOOK_AGAIN, membership.changed()).await),
+            }
+        }
+    }
+
+    async fn announce(&self, node: NodeAnnouncement) -> CoordinationResult<()> {
+        let path = node_path(node.id);
+        let missing = || CoordinationError::NotFound("registration of this node".into());
+        loop {
+            let session = self.shared.client()?.session_id();
+            let (_, stat) = self.shared.latest(self.shared.deadline(), &path).await?.ok_or_else(missing)?;
+            if stat.ephemeral_owner != session.0 {
+                return Err(missing());
+            }
+            let record = encode(&NodeRecord { owner: self.shared.owner.clone(), announcement: node.clone() })?;
+            let expected = Some(Version(stat.version));
+            match self.shared.compare_and_set(&path, "the registration", expected, &record, None).await {
+                // Another call of this process was faster.
+                Err(CoordinationError::Conflict(_)) => {}
+                result => return result.map(drop),
+            }
+        }
+    }
+
+    fn membership(&self) -> watch::Receiver<Arc<Membership>> {
+        self.shared.views.membership.subscribe()
+    }
+
+    async fn layout(&self) -> CoordinationResult<Versioned<LayoutDocument>> {
+        self.value(LAYOUT, "cluster").await
+    }
+
+    async fn store_layout(&self, expected: Version, document: &LayoutDocument) -> CoordinationResult<Version> {
+        let value = encode(document)?;
+        let stored = self.shared.compare_and_set(LAYOUT, "the layout", Some(expected), &value, None).await?;
+        Ok(stored.expect("there is no guard"))
+    }
+
+    fn watch_layout(&self) -> watch::Receiver<Option<Arc<Versioned<LayoutDocument>>>> {
+        self.shared.views.layout.subscribe()
+    }
+
+    async fn shard(&self, shard: ShardId) -> CoordinationResult<Versioned<ShardState>> {
+        let what = format!("shard {shard}");
+        let found: Versioned<ShardState> = self.value(&shard_path(shard), &what).await?;
+        shard::check(&found.value).map_err(|e| CoordinationError::Corrupt(format!("{what}: {e}")))?;
+        Ok(found)
+    }
+
+    async fn store_shard(
+        &self,
+        shard: ShardId,
+        expected: Option<Version>,
+        state: &ShardState,
+        controller: &Lease,
+    ) -> CoordinationResult<Version> {
+        shard::check(state).map_err(CoordinationError::Invalid)?;
+        let value = encode(state)?;
+        let (path, what) = (shard_path(shard), format!("shard {shard}"));
+        let stored = self.shared.compare_and_set(&path, &what, expected, &value, Some(controller.key())).await?;
+        stored.ok_or_else(|| CoordinationError::LeaseLost(controller.name().clone()))
+    }
+
+    fn shards(&self) -> watch::Receiver<Arc<ShardMap>> {
+        self.shared.views.shards.subscribe()
+    }
+
+    async fn acquire(&self, lease: &LeaseName, node: NodeId) -> CoordinationResult<Lease> {
+        let lease = queue::acquire(&self.shared, queue::Kind::Lease, lease, node, false).await?;
+        lease.ok_or(CoordinationError::SessionExpired)
+    }
+
+    async fn try_acquire(&self, lease: &LeaseName, node: NodeId) -> CoordinationResult<Option<Lease>> {
+        queue::acquire(&self.shared, queue::Kind::Lease, lease, node, true).await
+    }
+
+    fn leases(&self) -> watch::Receiver<Arc<LeaseTable>> {
+        self.shared.views.leases.subscribe()
+    }
+
+    async fn cache_state(&self) -> CoordinationResult<Versioned<CacheState>> {
+        let Versioned { version, value } = self.value::<StoredCache>(GENERATION, "cluster").await?;
+        Ok(Versioned { version, value: value.into() })
+    }
+
+    async fn store_cache_state(&self, expected: Version, state: &CacheState) -> CoordinationResult<Version> {
+        let (value, what) = (encode(state)?, "the state of the cache");
+        let stored = self.shared.compare_and_set(GENERATION, what, Some(expected), &value, None).await?;
+        Ok(stored.expect("there is no guard"))
+    }
+
+    fn watch_cache_state(&self) -> watch::Receiver<CacheState> {
+        self.shared.views.cache.subscribe()
+    }
+
+    async fn acknowledge_cache(&self, seen: &CacheSeen) -> CoordinationResult<()> {
+        let missing = || CoordinationError::NotFound("registration of this node".into());
+        let node = (*self.registered.lock()).ok_or_else(missing)?;
+        let path = seen_path(node);
+        loop {
+            let session = self.shared.client()?.session_id();
+            let (bytes, stat) = self.shared.latest(self.shared.deadline(), &path).await?.ok_or_else(missing)?;
+            if stat.ephemeral_owner != session.0 {
+                return Err(missing());
+            }
+            let said: CacheSeen = decode::<StoredSeen>(&path, &bytes)?.into();
+            let new = CacheSeen { generation: said.generation.max(seen.generation), ..seen.clone() };
+            if new == said {
+                return Ok(());
+            }
+            let (value, expected) = (encode(&new)?, Some(Version(stat.version)));
+            match self.shared.compare_and_set(&path, "the acknowledgement", expected, &value, None).await {
+                Err(CoordinationError::Conflict(_)) => {}
+                result => return result.map(drop),
+            }
+        }
+    }
+
+    async fn cache_seen(&self) -> CoordinationResult<BTreeMap<NodeId, CacheSeen>> {
+        let alive = self.alive().await?;
+        self.said(&alive).await
+    }
+
+    async fn cache_generation_seen(&self, generation: u64, patience: Duration) -> CoordinationResult<()> {
+        let deadline = Instant::now() + patience;
+        let mut changed = self.shared.views.seen.subscribe();
+        let mut waiting = self.alive().await?;
+        loop {
+            changed.borrow_and_update();
+            let said = self.said(&waiting).await?;
+            waiting = said.into_iter().filter(|(_, seen)| seen.generation < generation).map(|(node, _)| node).collect();
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                waiting.sort();
+                return Err(CoordinationError::NotSeen { generation, waiting });
+            }
+            let look_again = deadline.min(Instant::now() + LOOK_AGAIN);
+            drop(timeout_at(look_again, changed.changed()).await);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configurations_that_cannot_work_are_refused() {
+        let good = ZookeeperConfig::new("a:2181,b:2181", "/holdfast/one");
+        assert_eq!(good.check(), Ok(()));
+        for chroot in ["", "/", "holdfast", "/a//b", "/a/", "/a/../b"] {
+            assert!(ZookeeperConfig { chroot: chroot.into(), ..good.clone() }.check().is_err(), "{chroot}");
+        }
+        assert!(ZookeeperConfig { servers: "a:2181/x".into(), ..good.clone() }.check().is_err());
+        assert!(ZookeeperConfig { session_timeout: Duration::from_millis(10), ..good.clone() }.check().is_err());
+        let digest = Digest { user: "holdfast".into(), password: "very secret".into() };
+        assert!(!format!("{:?}", ZookeeperConfig { digest: Some(digest), ..good }).contains("secret"));
+    }
+}

@@ -1,0 +1,298 @@
+//! Groups: messages are popped from brokers, which keep them invisible to the rest of the group until they are acknowledged
+//! or their lease ends.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use holdfast_actors::ports::events::{
+    Delivery, EventError, EventResult, Receipt, SubscribeOptions, Subscription, Topic,
+};
+use tokio::time::Instant;
+
+use super::Shared;
+use super::error::{refused, unexpected};
+use super::message::Stored;
+use super::routes::masters;
+use super::wire::{Command, request, response};
+
+/// The most messages that brokers give at once.
+const POP_MAX: usize = 32;
+/// How long one broker is waited for before the next is asked.
+const POLL_MAX: Duration = Duration::from_millis(500);
+
+/// A subscription.
+pub(super) struct PopSubscription {
+    shared: Arc<Shared>,
+    topic: String,
+    group: String,
+    lease: Duration,
+    /// Where the next round over the brokers begins.
+    turn: usize,
+}
+
+/// What names one delivery to its broker. As text: broker, topic, queue, offset, and the broker's own words, with `|` between.
+struct Handle {
+    broker: Arc<str>,
+    /// That of the group's retries, for a message that comes again.
+    topic: String,
+    queue: i32,
+    offset: i64,
+    extra: String,
+}
+
+impl Handle {
+    fn to_receipt(&self) -> Receipt {
+        let Self { broker, topic, queue, offset, extra } = self;
+        Receipt(format!("{broker}|{topic}|{queue}|{offset}|{extra}"))
+    }
+
+    fn parse(receipt: &Receipt) -> EventResult<Self> {
+        let parse = || {
+            let mut parts = receipt.0.splitn(5, '|');
+            Some(Self {
+                broker: parts.next()?.into(),
+                topic: parts.next()?.into(),
+                queue: parts.next()?.parse().ok()?,
+                offset: parts.next()?.parse().ok()?,
+                extra: parts.next()?.into(),
+            })
+        };
+        parse().ok_or(EventError::Expired)
+    }
+
+    fn command(&self, code: i32, group: &str) -> Command {
+        Command::new(code)
+            .field("consumerGroup", group)
+            .field("topic", &self.topic)
+            .field("queueId", self.queue)
+            .field("extraInfo", &self.extra)
+            .field("offset", self.offset)
+    }
+}
+
+/// Which of the group's topics a message is from, as brokers write it.
+fn retry_mark(topic: &str) -> &'static str {
+    match topic.strip_prefix("%RETRY%") {
+        None => "0",
+        Some(rest) if rest.contains('+') => "2",
+        Some(_) => "1",
+    }
+}
+
+impl PopSubscription {
+    pub(super) fn new(shared: Arc<Shared>, topic: Topic, options: SubscribeOptions) -> Self {
+        let (topic, group) = (shared.prefixed(topic.as_str()), shared.prefixed(&options.group));
+        Self { shared, topic, group, lease: options.lease, turn: 0 }
+    }
+
+    async fn receive_open(&mut self, limit: usize, wait: Duration) -> EventResult<Vec<Delivery>> {
+        let until = Instant::now() + wait;
+        let mut first_round = true;
+        loop {
+            let route = self.shared.route(&self.topic, self.shared.deadline()).await?;
+            let brokers: BTreeMap<&Arc<str>, ()> = route.read.iter().map(|(broker, _)| (broker, ())).collect();
+            let brokers: Vec<&Arc<str>> = brokers.into_keys().collect();
+            let mut failure = None;
+            let mut answered = false;
+            for _ in 0..brokers.len() {
+                let broker = brokers[self.turn % brokers.len()];
+                self.turn = self.turn.wrapping_add(1);
+                let left = until.saturating_duration_since(Instant::now());
+                // With several brokers, first see what there is.
+                let poll = if first_round && brokers.len() > 1 { Duration::ZERO } else { left.min(POLL_MAX) };
+                match self.pop(broker, route.master(broker), limit, poll).await {
+                    Ok(deliveries) if deliveries.is_empty() => answered = true,
+                    Ok(deliveries) => return Ok(deliveries),
+                    Err(error) => {
+                        self.shared.routes.doubt(&self.topic);
+                        failure = Some(error);
+                    }
+                }
+            }
+            first_round = false;
+            match failure {
+                Some(error) if !answered => return Err(error),
+                _ if Instant::now() >= until => return Ok(Vec::new()),
+                _ if brokers.is_empty() => tokio::time::sleep(POLL_MAX).await,
+                _ => {}
+            }
+        }
+    }
+
+    async fn pop(
+        &self,
+        broker: &Arc<str>,
+        addr: EventResult<&str>,
+        limit: usize,
+        poll: Duration,
+    ) -> EventResult<Vec<Delivery>> {
+        let addr = addr?;
+        let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
+        let command = Command::new(request::POP_MESSAGE)
+            .field("consumerGroup", &self.group)
+            .field("topic", &self.topic)
+            // Any queue.
+            .field("queueId", -1)
+            .field("maxMsgNums", limit.clamp(1, POP_MAX))
+            .field("invisibleTime", self.lease.as_millis())
+            .field("pollTime", poll.as_millis())
+            .field("bornTime", now_ms)
+            // A new group begins with the oldest message.
+            .field("initMode", 0)
+            .field("expType", "TAG")
+            .field("exp", "*")
+            .field("order", false);
+        let deadline = self.shared.deadline() + poll;
+        let answer = self.shared.connections.call(addr, command, deadline).await?;
+        match answer.code {
+            response::SUCCESS => self.deliveries(broker, answer).await,
+            response::PULL_NOT_FOUND | response::POLLING_TIMEOUT => Ok(Vec::new()),
+            // Too many wait there already.
+            response::POLLING_FULL => {
+                tokio::time::sleep(poll).await;
+                Ok(Vec::new())
+            }
+            response::GROUP_NOT_EXIST => {
+                create_group(&self.shared, &self.group).await?;
+                Ok(Vec::new())
+            }
+            _ => Err(refused(&self.topic, &answer)),
+        }
+    }
+
+    async fn deliveries(&self, broker: &Arc<str>, answer: Command) -> EventResult<Vec<Delivery>> {
+        let missing = |name: &'static str| move || unexpected("popped messages", &format!("{name} is missing"));
+        let number = |name: &'static str| answer.number(name).ok_or_else(missing(name));
+        let (pop_time, invisible, revive) = (number("popTime")?, number("invisibleTime")?, number("reviveQid")?);
+        let starts = answer.fields.get("startOffsetInfo").map(|info| start_offsets(info)).unwrap_or_default();
+        let stored = Stored::all(answer.body.clone()).ok_or_else(missing("a message"))?;
+        let mut deliveries = Vec::with_capacity(stored.len());
+        for stored in stored {
+            let Stored { queue, offset, .. } = stored;
+            let extra = match stored.property("POP_CK") {
+                Some(extra) => extra.to_owned(),
+                None => {
+                    let mark = retry_mark(&stored.topic);
+                    let start = starts.get(&(mark.to_owned(), queue)).copied().unwrap_or(offset);
+                    format!("{start} {pop_time} {invisible} {revive} {mark} {broker} {queue} {offset}")
+                }
+            };
+            let handle = Handle { broker: broker.clone(), topic: self.marked(&extra), queue, offset, extra };
+            match stored.to_message() {
+                Some(message) => {
+                    let attempt = u32::try_from(stored.reconsumed).unwrap_or(0).saturating_add(1);
+                    deliveries.push(Delivery { message, attempt, receipt: handle.to_receipt() });
+                }
+                None => {
+                    tracing::warn!(
+                        topic = self.topic,
+                        queue,
+                        offset,
+                        "a message that is not Holdfast's is passed over"
+                    );
+                    self.end(&handle).await?;
+                }
+            }
+        }
+        Ok(deliveries)
+    }
+
+    /// The topic that the mark in a broker's words stands for.
+    fn marked(&self, extra: &str) -> String {
+        let Self { topic, group, .. } = self;
+        match extra.split(' ').nth(4) {
+            Some("1") => format!("%RETRY%{group}_{topic}"),
+            Some("2") => format!("%RETRY%{group}+{topic}"),
+            _ => topic.clone(),
+        }
+    }
+
+    async fn call(&self, handle: &Handle, command: Command) -> EventResult<Command> {
+        let deadline = self.shared.deadline();
+        let route = self.shared.route(&self.topic, deadline).await?;
+        let answer = self.shared.connections.call(route.master(&handle.broker)?, command, deadline).await?;
+        match answer.code {
+            response::SUCCESS => Ok(answer),
+            // The lease is over, or the broker forgot it.
+            response::MESSAGE_ILLEGAL => Err(EventError::Expired),
+            _ => Err(refused(&self.topic, &answer)),
+        }
+    }
+
+    async fn end(&self, handle: &Handle) -> EventResult<()> {
+        self.call(handle, handle.command(request::ACK_MESSAGE, &self.group)).await.map(drop)
+    }
+
+    /// Returns the receipt of the lease that is made.
+    async fn change_lease(&self, delivery: &Delivery, lease: Duration) -> EventResult<Receipt> {
+        let mut handle = Handle::parse(&delivery.receipt)?;
+        let command = handle.command(request::CHANGE_INVISIBLE_TIME, &self.group);
+        let answer = self.call(&handle, command.field("invisibleTime", lease.as_millis())).await?;
+        let number = |name| answer.number(name).ok_or(EventError::Expired);
+        let mark = handle.extra.split(' ').nth(4).unwrap_or("0").to_owned();
+        let Handle { broker, queue, offset, .. } = &handle;
+        let (pop_time, invisible, revive) = (number("popTime")?, number("invisibleTime")?, number("reviveQid")?);
+        handle.extra = format!("{offset} {pop_time} {invisible} {revive} {mark} {broker} {queue} {offset}");
+        Ok(handle.to_receipt())
+    }
+}
+
+/// From `mark queue offset;…`.
+fn start_offsets(info: &str) -> HashMap<(String, i32), i64> {
+    let one = |part: &str| {
+        let mut words = part.split(' ');
+        let (mark, queue, offset) = (words.next()?, words.next()?, words.next()?);
+        Some(((mark.to_owned(), queue.parse().ok()?), offset.parse().ok()?))
+    };
+    info.split(';').filter_map(one).collect()
+}
+
+/// Makes a consumer group at every broker, where brokers do not do so themselves.
+pub(super) async fn create_group(shared: &Shared, group: &str) -> EventResult<()> {
+    if !shared.connections.options().create_topics {
+        return Err(EventError::NoTopic(format!(
+            "RocketMQ has no consumer group {group}: create it there, or set events.create_topics = true"
+        )));
+    }
+    let config = serde_json::json!({
+        "groupName": group,
+        "consumeEnable": true,
+        "consumeFromMinEnable": true,
+        "consumeBroadcastEnable": true,
+        "retryQueueNums": 1,
+        "retryMaxTimes": 16,
+    });
+    let body = serde_json::to_vec(&config).map_err(|error| EventError::Invalid(error.to_string()))?;
+    for master in masters(&shared.connections, shared.deadline()).await? {
+        let command = Command::new(request::UPDATE_AND_CREATE_GROUP).body(body.clone());
+        let answer = shared.connections.call(&master, command, shared.deadline()).await?;
+        if answer.code != response::SUCCESS {
+            return Err(refused(group, &answer));
+        }
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Subscription for PopSubscription {
+    async fn receive(&mut self, limit: usize, wait: Duration) -> EventResult<Vec<Delivery>> {
+        let shared = self.shared.clone();
+        shared.unless_closed(self.receive_open(limit, wait)).await
+    }
+
+    async fn ack(&self, delivery: &Delivery) -> EventResult<()> {
+        let handle = Handle::parse(&delivery.receipt)?;
+        self.shared.unless_closed(self.end(&handle)).await
+    }
+
+    async fn retry(&self, delivery: &Delivery, pause: Duration) -> EventResult<()> {
+        self.shared.unless_closed(self.change_lease(delivery, pause)).await.map(drop)
+    }
+
+    async fn extend(&self, delivery: &mut Delivery, lease: Duration) -> EventResult<()> {
+        delivery.receipt = self.shared.unless_closed(self.change_lease(delivery, lease)).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,129 @@
+//! Reading a topic from a position, in no group's name.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_actors::ports::events::{EventError, EventResult, Message, Page, Position, Topic};
+use tokio::time::Instant;
+
+use super::Shared;
+use super::error::{refused, unexpected};
+use super::message::Stored;
+use super::pop::create_group;
+use super::routes::Route;
+use super::wire::{Command, request, response};
+
+/// The group that brokers want to be told; it keeps nothing.
+const READERS: &str = "readers";
+/// Pause between looks at all queues while there is nothing.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+/// Says that the request itself names what it subscribes to.
+const WITH_SUBSCRIPTION: i32 = 4;
+/// The most messages that brokers give at once.
+const PULL_MAX: usize = 32;
+
+/// How far each queue was read.
+type Offsets = BTreeMap<(Arc<str>, i32), i64>;
+
+/// As text: `broker/queue=offset,…`.
+fn position_of(offsets: &Offsets) -> Position {
+    let parts: Vec<String> = offsets.iter().map(|((broker, queue), at)| format!("{broker}/{queue}={at}")).collect();
+    Position::After(parts.join(","))
+}
+
+fn parse(text: &str) -> Option<Offsets> {
+    let mut offsets = Offsets::new();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (place, offset) = part.split_once('=')?;
+        let (broker, queue) = place.rsplit_once('/')?;
+        offsets.insert((broker.into(), queue.parse().ok()?), offset.parse().ok()?);
+    }
+    Some(offsets)
+}
+
+pub(super) async fn read(
+    shared: &Shared,
+    topic: Topic,
+    from: Position,
+    limit: usize,
+    wait: Duration,
+) -> EventResult<Page> {
+    let known = match &from {
+        Position::After(text) => parse(text).ok_or_else(|| EventError::Invalid(format!("{text:?} is no position")))?,
+        Position::Oldest | Position::Newest => Offsets::new(),
+    };
+    let until = Instant::now() + wait;
+    let topic = shared.prefixed(topic.as_str());
+    let route = shared.route(&topic, shared.deadline()).await?;
+    let mut offsets = Offsets::new();
+    for place in &route.read {
+        // A queue that was not there before is read from its beginning.
+        let code = if from == Position::Newest { request::GET_MAX_OFFSET } else { request::GET_MIN_OFFSET };
+        let offset = match known.get(place) {
+            Some(offset) => *offset,
+            None => end_of(shared, &topic, &route, place, code).await?,
+        };
+        offsets.insert(place.clone(), offset);
+    }
+    loop {
+        let mut messages = Vec::new();
+        for (place, offset) in &mut offsets {
+            if messages.len() >= limit {
+                break;
+            }
+            pull(shared, &topic, &route, place, offset, limit - messages.len(), &mut messages).await?;
+        }
+        if !messages.is_empty() || Instant::now() >= until {
+            return Ok(Page { messages, next: position_of(&offsets) });
+        }
+        tokio::time::sleep(LOOK_PAUSE.min(until.saturating_duration_since(Instant::now()))).await;
+    }
+}
+
+/// One end of a queue.
+async fn end_of(shared: &Shared, topic: &str, route: &Route, place: &(Arc<str>, i32), code: i32) -> EventResult<i64> {
+    let command = Command::new(code).field("topic", topic).field("queueId", place.1);
+    let answer = shared.connections.call(route.master(&place.0)?, command, shared.deadline()).await?;
+    if answer.code != response::SUCCESS {
+        return Err(refused(topic, &answer));
+    }
+    answer.number("offset").ok_or_else(|| unexpected("an offset", &"none"))
+}
+
+/// Reads on in one queue.
+async fn pull(
+    shared: &Shared,
+    topic: &str,
+    route: &Route,
+    place: &(Arc<str>, i32),
+    offset: &mut i64,
+    limit: usize,
+    messages: &mut Vec<Message>,
+) -> EventResult<()> {
+    let group = shared.prefixed(READERS);
+    let command = Command::new(request::PULL_MESSAGE)
+        .field("consumerGroup", &group)
+        .field("topic", topic)
+        .field("queueId", place.1)
+        .field("queueOffset", *offset)
+        .field("maxMsgNums", limit.clamp(1, PULL_MAX))
+        .field("sysFlag", WITH_SUBSCRIPTION)
+        .field("commitOffset", 0)
+        .field("suspendTimeoutMillis", 0)
+        .field("subscription", "*")
+        .field("subVersion", 0)
+        .field("expressionType", "TAG");
+    let answer = shared.connections.call(route.master(&place.0)?, command, shared.deadline()).await?;
+    match answer.code {
+        response::SUCCESS => {
+            let stored = Stored::all(answer.body.clone()).ok_or_else(|| unexpected("messages", &"damaged"))?;
+            messages.extend(stored.iter().filter_map(Stored::to_message));
+        }
+        response::PULL_NOT_FOUND | response::PULL_RETRY_IMMEDIATELY | response::PULL_OFFSET_MOVED => {}
+        response::GROUP_NOT_EXIST => return create_group(shared, &group).await,
+        _ => return Err(refused(topic, &answer)),
+    }
+    *offset = answer.number("nextBeginOffset").ok_or_else(|| unexpected("messages", &"no offset"))?;
+    Ok(())
+}

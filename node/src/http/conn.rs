@@ -1,0 +1,437 @@
+//! One connection as hyper sees it: reads and writes of a socket, where writing knows mapped segments.
+//!
+//! hyper hands over response heads and body slices as they are. A slice above [`COPY_MAX`] that lies in a mapped segment
+//! leaves by splice, to its end; everything else is written by `sendmsg`, which copies, and is counted in
+//! `holdfast_http_copied_bytes_total`. If hyper ever copied a body before it came here, only that counter would show it.
+//!
+//! **No page fault on this thread.** A mapped slice is sent only when it is resident and verified. What was evicted since the
+//! engine lent it is first brought back, verified, by the mapping's hook; if that fails (the data is corrupt) the connection is cut,
+//! as the head with the length has been sent.
+//!
+//! **Turns.** After [`TURN_BYTES_MAX`] the connection lets others run. A reader that is too slow is cut off ([`super::pace`]).
+//! With TLS the slices are encrypted in user space: resident, counted as copied, otherwise the same.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use holdfast_storage::io::IoFuture;
+use holdfast_storage::mapping::splice::{Prepared, Splicer};
+use holdfast_storage::mapping::{self, Located, Mapping};
+use hyper::rt::ReadBufCursor;
+use hyper_util::rt::TokioIo;
+use metrics::Counter;
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::linger::{Linger, Unread};
+use super::pace::{Pace, PaceGuard};
+
+/// Mapped slices up to this are copied by the socket: measured to cost less than a detour through a pipe.
+pub const COPY_MAX: usize = 64 << 10;
+
+/// Bytes that a connection sends before it lets others on its thread run.
+const TURN_BYTES_MAX: usize = 2 << 20;
+
+/// What is written from the mapping at a time when no pipe is to be had, or under TLS.
+const COPY_TURN_BYTES: usize = 256 << 10;
+
+/// Slices of one `sendmsg`; hyper hands over at most 64.
+const SLICES_MAX: usize = 64;
+
+/// How often one range may be evicted between its return to memory and its sending.
+const REFRESHES_MAX: u32 = 16;
+
+/// Counters of connections, looked up once.
+#[derive(Clone)]
+pub(super) struct ConnMetrics {
+    copied_bytes: Counter,
+    spliced_bytes: Counter,
+    refreshes: Counter,
+    too_slow: Counter,
+}
+
+impl ConnMetrics {
+    pub(super) fn new() -> ConnMetrics {
+        ConnMetrics {
+            copied_bytes: metrics::counter!("holdfast_http_copied_bytes_total"),
+            spliced_bytes: metrics::counter!("holdfast_http_spliced_bytes_total"),
+            refreshes: metrics::counter!("holdfast_http_evicted_before_send_total"),
+            too_slow: metrics::counter!("holdfast_http_too_slow_total", "direction" => "response"),
+        }
+    }
+}
+
+/// A socket, with TLS or without.
+enum Transport {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// One connection.
+pub struct Conn {
+    /// `TokioIo` turns hyper's read buffers into tokio's.
+    io: TokioIo<Transport>,
+    out: Out,
+    linger: Linger,
+    /// The sending side is closed.
+    shut: bool,
+}
+
+/// The state of sending.
+struct Out {
+    splicer: Splicer,
+    /// A range on its way back into memory.
+    refresh: Option<(IoFuture<io::Result<()>>, Located)>,
+    /// The range that just came back, verified: it need only be resident still. Else connections that verify the same
+    /// range would put it in question for each other again and again.
+    fresh: Option<Located>,
+    /// Refreshes since a mapped slice was last sent.
+    refreshes: u32,
+    turn_bytes: usize,
+    guard: PaceGuard,
+    metrics: Arc<ConnMetrics>,
+}
+
+/// What became of a write.
+enum Wrote {
+    Bytes(usize),
+    /// The peer does not take any more.
+    Full,
+    /// A range has to come back into memory first.
+    Evicted,
+}
+
+impl Conn {
+    pub(super) fn plain(stream: TcpStream, pace: Pace, metrics: Arc<ConnMetrics>, unread: Unread) -> Conn {
+        Conn::new(Transport::Plain(stream), pace, metrics, unread)
+    }
+
+    pub(super) fn tls(stream: TlsStream<TcpStream>, pace: Pace, metrics: Arc<ConnMetrics>, unread: Unread) -> Conn {
+        Conn::new(Transport::Tls(Box::new(stream)), pace, metrics, unread)
+    }
+
+    fn new(transport: Transport, pace: Pace, metrics: Arc<ConnMetrics>, unread: Unread) -> Conn {
+        let out = Out {
+            splicer: Splicer::default(),
+            refresh: None,
+            fresh: None,
+            refreshes: 0,
+            turn_bytes: 0,
+            guard: PaceGuard::new(pace),
+            metrics,
+        };
+        Conn { io: TokioIo::new(transport), out, linger: Linger::new(unread), shut: false }
+    }
+
+    /// The peer's address.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        match self.io.inner() {
+            Transport::Plain(stream) => stream.peer_addr(),
+            Transport::Tls(stream) => stream.get_ref().0.peer_addr(),
+        }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let out = &mut self.out;
+        if out.turn_bytes >= TURN_BYTES_MAX {
+            out.turn_bytes = 0;
+            // Not `yield_now`: the waker puts the task behind those that are ready, and the ring gets its turn.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        loop {
+            if let Some((refresh, _)) = &mut out.refresh {
+                let refreshed = ready!(refresh.as_mut().poll(cx));
+                out.fresh = out.refresh.take().map(|(_, located)| located);
+                refreshed?;
+            }
+            let wrote = match self.io.inner_mut() {
+                Transport::Plain(stream) => out.send_plain(stream, cx, slices)?,
+                Transport::Tls(stream) => out.send_tls(stream, cx, slices)?,
+            };
+            match wrote {
+                Wrote::Bytes(bytes) => {
+                    out.guard.moved(bytes);
+                    out.fresh = None;
+                    out.turn_bytes += bytes;
+                    return Poll::Ready(Ok(bytes));
+                }
+                Wrote::Full => {
+                    out.turn_bytes = 0;
+                    return out.guard.poll_too_slow(cx).map(|()| {
+                        out.metrics.too_slow.increment(1);
+                        Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads too slowly"))
+                    });
+                }
+                Wrote::Evicted => {}
+            }
+        }
+    }
+}
+
+impl Out {
+    fn send_plain(&mut self, stream: &TcpStream, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> io::Result<Wrote> {
+        let (copied, spliced) = self.divide(slices)?;
+        let mut done = 0;
+        if copied > 0 {
+            let slices = &slices[..copied.min(SLICES_MAX)];
+            // A head goes into one packet with the beginning of its body.
+            let more = spliced.is_some() && slices.len() == copied;
+            match send_copied(stream, cx, slices, more)? {
+                Wrote::Bytes(bytes) => done = bytes,
+                full => return Ok(full),
+            }
+            self.metrics.copied_bytes.increment(done as u64);
+            if !more || done < slices.iter().map(|slice| slice.len()).sum() {
+                return Ok(Wrote::Bytes(done));
+            }
+        }
+        let wrote = match spliced {
+            Some(located) => self.send_spliced(stream, cx, &slices[copied], located),
+            // Nothing that could be sent, or nothing to send.
+            None if self.refresh.is_some() => return Ok(Wrote::Evicted),
+            None => return Ok(Wrote::Bytes(0)),
+        };
+        self.splicer.rest();
+        match wrote {
+            Ok(Wrote::Bytes(bytes)) => Ok(Wrote::Bytes(done + bytes)),
+            Ok(_) if done > 0 => Ok(Wrote::Bytes(done)),
+            other => other,
+        }
+    }
+
+    /// How many slices at the front are to be copied, and the slice after them if it is to be spliced. Both absent: the
+    /// first slice is not resident, and a refresh of it was begun.
+    fn divide(&mut self, slices: &[IoSlice<'_>]) -> io::Result<(usize, Option<Located>)> {
+        for (index, slice) in slices.iter().enumerate() {
+            let Some(located) = mapping::find(slice) else { continue };
+            if slice.len() > COPY_MAX || (index == 0 && self.splicer.continues(&located)) {
+                return Ok((index, Some(located)));
+            }
+            if !self.is_sendable(&located.mapping, &located.range) {
+                if index == 0 {
+                    self.begin_refresh(&located.mapping, located.range)?;
+                }
+                return Ok((index, None));
+            }
+            located.mapping.touched(slice.len() as u64);
+        }
+        Ok((slices.len(), None))
+    }
+
+    /// Sends of one large mapped slice what the socket takes, up to the end of the turn.
+    fn send_spliced(
+        &mut self,
+        stream: &TcpStream,
+        cx: &mut Context<'_>,
+        slice: &[u8],
+        mut rest: Located,
+    ) -> io::Result<Wrote> {
+        let start = rest.range.start;
+        while !rest.range.is_empty() && self.turn_bytes + ((rest.range.start - start) as usize) < TURN_BYTES_MAX {
+            let done = (rest.range.start - start) as usize;
+            let prepared = self.splicer.prepare(&rest);
+            let needed = match prepared {
+                Prepared::Filled => 0,
+                Prepared::Empty(bytes) => bytes,
+                Prepared::NoPipe => COPY_TURN_BYTES.min(slice.len() - done),
+            };
+            let needed = rest.range.start..rest.range.start + needed as u64;
+            if !self.is_sendable(&rest.mapping, &needed) {
+                if done == 0 {
+                    self.begin_refresh(&rest.mapping, needed)?;
+                    return Ok(Wrote::Evicted);
+                }
+                break;
+            }
+            let sent = match stream.poll_write_ready(cx) {
+                Poll::Pending => None,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Ready(Ok(())) if prepared == Prepared::NoPipe => {
+                    let part = &slice[done..done + (needed.end - needed.start) as usize];
+                    let sent = stream.try_io(Interest::WRITABLE, || sendmsg(stream, &[IoSlice::new(part)], false));
+                    if let Ok(bytes) = sent {
+                        self.metrics.copied_bytes.increment(bytes as u64);
+                        rest.mapping.touched(bytes as u64);
+                    }
+                    Some(sent)
+                }
+                Poll::Ready(Ok(())) => {
+                    let sent = stream.try_io(Interest::WRITABLE, || self.splicer.send(stream.as_fd(), &rest));
+                    if let Ok(bytes) = sent {
+                        self.metrics.spliced_bytes.increment(bytes as u64);
+                    }
+                    Some(sent)
+                }
+            };
+            match sent {
+                Some(Ok(bytes)) => {
+                    self.refreshes = 0;
+                    rest.range.start += bytes as u64;
+                }
+                // Readiness is now cleared: the next `poll_write_ready` registers the task.
+                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Some(Err(error)) => return Err(error),
+                None if done == 0 => return Ok(Wrote::Full),
+                None => break,
+            }
+        }
+        Ok(Wrote::Bytes((rest.range.start - start) as usize))
+    }
+
+    fn send_tls(
+        &mut self,
+        stream: &mut TlsStream<TcpStream>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> io::Result<Wrote> {
+        let Some(slice) = slices.iter().find(|slice| !slice.is_empty()) else {
+            return Ok(Wrote::Bytes(0));
+        };
+        let part = &slice[..slice.len().min(COPY_TURN_BYTES)];
+        let located = mapping::find(part);
+        if let Some(Located { mapping, range }) = &located
+            && !self.is_sendable(mapping, range)
+        {
+            self.begin_refresh(mapping, range.clone())?;
+            return Ok(Wrote::Evicted);
+        }
+        match Pin::new(stream).poll_write(cx, part) {
+            Poll::Pending => Ok(Wrote::Full),
+            Poll::Ready(written) => {
+                let written = written?;
+                self.metrics.copied_bytes.increment(written as u64);
+                if let Some(located) = located {
+                    self.refreshes = 0;
+                    located.mapping.touched(written as u64);
+                }
+                Ok(Wrote::Bytes(written))
+            }
+        }
+    }
+
+    fn is_sendable(&self, mapping: &Arc<Mapping>, range: &Range<u64>) -> bool {
+        let is_fresh = self.fresh.as_ref().is_some_and(|fresh| {
+            Arc::ptr_eq(&fresh.mapping, mapping) && fresh.range.start <= range.start && range.end <= fresh.range.end
+        });
+        if is_fresh { mapping.is_resident(range.clone()) } else { mapping.is_sendable(range.clone()) }
+    }
+
+    fn begin_refresh(&mut self, mapping: &Arc<Mapping>, range: Range<u64>) -> io::Result<()> {
+        self.metrics.refreshes.increment(1);
+        self.refreshes += 1;
+        if self.refreshes > REFRESHES_MAX {
+            return Err(io::Error::other("the system evicts pages faster than they can be sent"));
+        }
+        let located = Located { mapping: Arc::clone(mapping), range: range.clone() };
+        self.refresh = Some((mapping.refresh(range), located));
+        Ok(())
+    }
+}
+
+/// Writes by copying, after waiting for the socket.
+fn send_copied(stream: &TcpStream, cx: &mut Context<'_>, slices: &[IoSlice<'_>], more: bool) -> io::Result<Wrote> {
+    loop {
+        match stream.poll_write_ready(cx) {
+            Poll::Pending => return Ok(Wrote::Full),
+            Poll::Ready(ready) => ready?,
+        }
+        match stream.try_io(Interest::WRITABLE, || sendmsg(stream, slices, more)) {
+            Ok(bytes) => return Ok(Wrote::Bytes(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn sendmsg(stream: &TcpStream, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+    let more = if more { SendFlags::MORE } else { SendFlags::empty() };
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT | more;
+    Ok(rustix::net::sendmsg(stream, slices, &mut SendAncillaryBuffer::default(), flags)?)
+}
+
+impl hyper::rt::Read for Conn {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl hyper::rt::Write for Conn {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, &[IoSlice::new(buf)])
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, slices)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Conn { io, out, .. } = &mut *self;
+        match Pin::new(io.inner_mut()).poll_flush(cx) {
+            Poll::Pending => out.guard.poll_too_slow(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            flushed => flushed,
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Conn { io, out, linger, shut } = &mut *self;
+        if !*shut {
+            match Pin::new(io.inner_mut()).poll_shutdown(cx) {
+                Poll::Pending => return out.guard.poll_too_slow(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+                Poll::Ready(result) => result?,
+            }
+            *shut = true;
+        }
+        linger.poll_done(cx, Pin::new(io.inner_mut())).map(Ok)
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Transport::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

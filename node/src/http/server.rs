@@ -1,0 +1,473 @@
+//! Listeners, the runtimes that serve them, and their end.
+//!
+//! **Data plane.** [`DataPlane::PerCore`] runs one thread a core with a runtime and, where io_uring works, a ring of its own;
+//! each thread has a listener on the same port (`SO_REUSEPORT`), and a connection stays on the thread that accepted it.
+//! [`DataPlane::MultiThread`] runs the same code as tasks of the runtime that it is started on.
+//!
+//! **Limits.** Connections: beyond the limit they wait in the listen queue. Heads: size, number of headers, time. Bodies and
+//! answers: the least pace. Handshakes: time.
+//!
+//! **Shutdown.** [`HttpServer::shutdown`] closes the listeners, lets each connection finish the request at hand, cuts what is
+//! left at the deadline, and returns when every connection's task has ended. Dropping the server cuts at once.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_storage::buf::BufferPool;
+use holdfast_storage::io::uring;
+use http::{HeaderValue, Request, Response, header};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioTimer;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::body::{BodyEnd, RequestBody};
+use super::conn::{Conn, ConnMetrics};
+use super::linger::Unread;
+use super::pace::Pace;
+use super::tls::Tls;
+
+/// Connections that wait to be accepted, for each listener.
+const LISTEN_BACKLOG: u32 = 1024;
+
+/// Pause after `accept` failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long tasks that were cut may take to end.
+const CUT_MAX: Duration = Duration::from_secs(5);
+
+/// What hyper reads at a time, and the bound of what it buffers for a connection.
+const READ_BUFFER_BYTES: usize = 256 << 10;
+
+/// Any error of a service or a body.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where connections are served.
+#[derive(Clone)]
+pub enum DataPlane {
+    /// A thread, a runtime and a listener for each core.
+    PerCore {
+        /// How many.
+        threads: usize,
+        /// The pool that each thread's ring registers; `None` where io_uring is not used.
+        rings: Option<Arc<BufferPool>>,
+    },
+    /// The multi-threaded runtime on which the server is started.
+    MultiThread,
+}
+
+/// What a client may ask of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections served at a time.
+    pub connections_max: usize,
+    /// From when a request is waited for until its head is complete; also how long a connection may be idle.
+    pub head_timeout: Duration,
+    /// Size of a head. Beyond it the answer is 431.
+    pub head_bytes_max: usize,
+    /// Number of headers. Beyond it the answer is 431.
+    pub headers_max: usize,
+    /// The least progress of bodies and answers.
+    pub pace: Pace,
+    /// From accepting a connection to the end of its TLS handshake.
+    pub handshake_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections_max: 8192,
+            head_timeout: Duration::from_secs(60),
+            // S3 allows 8 KiB of headers, of which 2 KiB metadata, and URLs of presigned requests come on top.
+            head_bytes_max: 32 << 10,
+            headers_max: 100,
+            pace: Pace::default(),
+            handshake_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How to serve.
+#[derive(Clone)]
+pub struct ServerConfig {
+    /// Where to listen; port 0 takes a free one.
+    pub addr: SocketAddr,
+    /// Which threads serve.
+    pub data_plane: DataPlane,
+    /// What clients may ask.
+    pub limits: Limits,
+    /// HTTPS instead of HTTP.
+    pub tls: Option<Tls>,
+}
+
+/// What a service is told about its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnInfo {
+    /// The client.
+    pub peer: SocketAddr,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+}
+
+/// How a shutdown went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Every connection had finished its request by the deadline.
+    pub in_time: bool,
+    /// Every connection's task has ended.
+    pub all_left: bool,
+}
+
+/// A running server. Dropping it cuts all connections.
+pub struct HttpServer {
+    local_addr: SocketAddr,
+    shared: Shared,
+    ended: Vec<oneshot::Receiver<()>>,
+    watcher: Option<tokio::task::JoinHandle<()>>,
+}
+
+/// What all threads share.
+#[derive(Clone)]
+struct Shared {
+    limits: Arc<Limits>,
+    tls: Option<Tls>,
+    metrics: Arc<ConnMetrics>,
+    permits: Arc<Semaphore>,
+    /// Accept no more; finish what is at hand.
+    drain: CancellationToken,
+    /// Stop.
+    cut: CancellationToken,
+}
+
+impl HttpServer {
+    /// Binds and serves. `factory` makes the service of each connection, on the thread that serves it. Must be called on a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// When the address cannot be bound or the threads cannot be started.
+    pub fn start<F, S, B>(config: ServerConfig, factory: F) -> io::Result<HttpServer>
+    where
+        F: Fn(ConnInfo) -> S + Clone + Send + 'static,
+        S: Service<Request<RequestBody>, Response = Response<B>> + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let shared = Shared {
+            permits: Arc::new(Semaphore::new(config.limits.connections_max)),
+            limits: Arc::new(config.limits),
+            tls: config.tls.clone(),
+            metrics: Arc::new(ConnMetrics::new()),
+            drain: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        };
+        let threads = match &config.data_plane {
+            DataPlane::PerCore { threads, .. } => (*threads).max(1),
+            DataPlane::MultiThread => 1,
+        };
+        let mut listeners = vec![listen(config.addr, Sharing::Exclusive)?];
+        let local_addr = listeners[0].local_addr()?;
+        for _ in 1..threads {
+            listeners.push(listen(local_addr, Sharing::WithOurs)?);
+        }
+        let mut server = HttpServer { local_addr, shared: shared.clone(), ended: vec![], watcher: None };
+        for (number, listener) in listeners.into_iter().enumerate() {
+            let (running, ended) = oneshot::channel::<()>();
+            server.ended.push(ended);
+            let (shared, factory) = (shared.clone(), factory.clone());
+            match &config.data_plane {
+                DataPlane::MultiThread => {
+                    tokio::spawn(async move {
+                        accept(listener, shared, factory, Spawn::Anywhere).await;
+                        drop(running);
+                    });
+                }
+                DataPlane::PerCore { rings, .. } => {
+                    let rings = rings.clone();
+                    thread::Builder::new().name(format!("data-{number}")).spawn(move || {
+                        run_thread(rings.as_ref(), accept(listener, shared, factory, Spawn::OnThisThread));
+                        drop(running);
+                    })?;
+                }
+            }
+        }
+        server.watcher = config.tls.map(|tls| tokio::spawn(tls.watch()));
+        Ok(server)
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Connections open now.
+    pub fn connections(&self) -> usize {
+        self.shared.limits.connections_max - self.shared.permits.available_permits()
+    }
+
+    /// Ends the server as the module's page says: `deadline` for the requests at hand, then the rest is cut.
+    pub async fn shutdown(mut self, deadline: Duration) -> Drained {
+        self.shared.drain.cancel();
+        let mut ended = futures::future::join_all(std::mem::take(&mut self.ended));
+        if tokio::time::timeout(deadline, &mut ended).await.is_ok() {
+            return Drained { in_time: true, all_left: true };
+        }
+        tracing::warn!(connections = self.connections(), "requests did not end before the deadline, cutting them");
+        self.shared.cut.cancel();
+        let all_left = tokio::time::timeout(CUT_MAX, ended).await.is_ok();
+        if !all_left {
+            tracing::error!(connections = self.connections(), "tasks of connections do not end");
+        }
+        Drained { in_time: false, all_left }
+    }
+}
+
+impl Drop for HttpServer {
+    fn drop(&mut self) {
+        self.shared.drain.cancel();
+        self.shared.cut.cancel();
+        if let Some(watcher) = self.watcher.take() {
+            watcher.abort();
+        }
+    }
+}
+
+/// Whose port a listener takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    /// A port that nobody has. `SO_REUSEPORT` alone would let a second node of the same user join in silence, and the
+    /// kernel would divide the clients between two nodes with different data.
+    Exclusive,
+    /// The port of this server's first listener.
+    WithOurs,
+}
+
+fn listen(addr: SocketAddr, sharing: Sharing) -> io::Result<StdListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    if sharing == Sharing::WithOurs {
+        socket.set_reuseport(true)?;
+    }
+    socket.bind(addr)?;
+    // Set after the first bind, so that the bind fails if anybody else has the port, and before the listener joins the
+    // group of those that share it.
+    socket.set_reuseport(true)?;
+    socket.listen(LISTEN_BACKLOG)?.into_std()
+}
+
+/// Runs one data-plane thread to its end.
+fn run_thread(rings: Option<&Arc<BufferPool>>, main: impl Future<Output = ()>) {
+    let ran = match rings {
+        Some(pool) => uring::block_on(pool, main),
+        None => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map(|runtime| LocalSet::new().block_on(&runtime, main)),
+    };
+    if let Err(error) = ran {
+        tracing::error!(%error, "start the runtime of a data-plane thread");
+    }
+}
+
+/// Where the tasks of connections run.
+#[derive(Debug, Clone, Copy)]
+enum Spawn {
+    OnThisThread,
+    Anywhere,
+}
+
+async fn accept<F, S, B>(listener: StdListener, shared: Shared, factory: F, spawn: Spawn)
+where
+    F: Fn(ConnInfo) -> S + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "register a listener with its runtime");
+            return;
+        }
+    };
+    let tracker = TaskTracker::new();
+    let gauge = metrics::gauge!("holdfast_http_connections");
+    while let Some((stream, peer, permit)) = next(&listener, &shared).await {
+        let (shared, factory, gauge) = (shared.clone(), factory.clone(), gauge.clone());
+        let task = async move {
+            gauge.increment(1.0);
+            let cut = shared.cut.clone();
+            tokio::select! {
+                () = connection(stream, peer, shared, factory) => {}
+                () = cut.cancelled() => {}
+            }
+            gauge.decrement(1.0);
+            drop(permit);
+        };
+        match spawn {
+            Spawn::OnThisThread => drop(tracker.spawn_local(task)),
+            Spawn::Anywhere => drop(tracker.spawn(task)),
+        }
+    }
+    drop(listener);
+    tracker.close();
+    tracker.wait().await;
+}
+
+/// The next connection with its permit, or `None` when the server ends. At the limit each listener has one accepted client
+/// that waits; the others wait in its queue.
+async fn next(listener: &TcpListener, shared: &Shared) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let accepted = async {
+        let (stream, peer) = loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    // Else the last packet of an answer waits for the client's acknowledgement of the one before.
+                    if stream.set_nodelay(true).is_ok() {
+                        break (stream, peer);
+                    }
+                }
+                Err(error) if is_about_one_client(&error) => {}
+                Err(error) => {
+                    metrics::counter!("holdfast_http_accept_errors_total").increment(1);
+                    tracing::warn!(%error, "accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        };
+        let permit = Arc::clone(&shared.permits).acquire_owned().await.expect("the semaphore is never closed");
+        (stream, peer, permit)
+    };
+    tokio::select! {
+        accepted = accepted => Some(accepted),
+        () = shared.drain.cancelled() => None,
+    }
+}
+
+fn is_about_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+/// Whether the client waits for 100 before it sends the body. An empty body is answered without 100, and botocore then takes
+/// the status line of the connection's next answer for a header: it reads a 200 without an ETag and fails the upload. Only
+/// closing the connection makes it forget.
+fn expects_continue(request: &Request<Incoming>) -> bool {
+    request.headers().get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// When the answer to a request ends its connection.
+enum Ending {
+    /// Never: there is no body.
+    Kept,
+    /// Always.
+    Announced,
+    /// If it comes before the body's end. hyper closes then, unless what is left has come already, but does not say so: a
+    /// client that sends its next request before it sees the close loses that request. botocore, refused in place of 100,
+    /// even takes the status of the refusal for the next request's.
+    Unless(BodyEnd),
+}
+
+impl Ending {
+    fn of(request: &Request<Incoming>) -> Ending {
+        match (request.body().is_end_stream(), expects_continue(request)) {
+            (true, false) => Ending::Kept,
+            (true, true) => Ending::Announced,
+            (false, _) => Ending::Unless(BodyEnd::default()),
+        }
+    }
+
+    fn is_to_be_announced(&self) -> bool {
+        match self {
+            Ending::Kept => false,
+            Ending::Announced => true,
+            Ending::Unless(end) => !end.reached(),
+        }
+    }
+}
+
+async fn connection<F, S, B>(stream: TcpStream, peer: SocketAddr, shared: Shared, factory: F)
+where
+    F: Fn(ConnInfo) -> S,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError>,
+{
+    let limits = &shared.limits;
+    let unread = Unread::default();
+    let conn = match &shared.tls {
+        None => Conn::plain(stream, limits.pace, Arc::clone(&shared.metrics), unread.clone()),
+        Some(tls) => match tokio::time::timeout(limits.handshake_timeout, tls.acceptor().accept(stream)).await {
+            Ok(Ok(stream)) => Conn::tls(stream, limits.pace, Arc::clone(&shared.metrics), unread.clone()),
+            Ok(Err(error)) => return tracing::debug!(%peer, %error, "tls handshake"),
+            Err(_) => return tracing::debug!(%peer, "tls handshake took too long"),
+        },
+    };
+    let service = factory(ConnInfo { peer, tls: shared.tls.is_some() });
+    let pace = limits.pace;
+    let service = service_fn(move |request: Request<Incoming>| {
+        let ending = Ending::of(&request);
+        let end = match &ending {
+            Ending::Unless(end) => Some(end.clone()),
+            Ending::Kept | Ending::Announced => None,
+        };
+        let answer = service.call(request.map(|incoming| RequestBody::new(incoming, pace, unread.clone(), end)));
+        async move {
+            let mut response = answer.await?;
+            if ending.is_to_be_announced() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, S::Error>(response)
+        }
+    });
+    let mut connection = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_timeout)
+            .max_headers(limits.headers_max)
+            .max_header_size(limits.head_bytes_max)
+            .max_buf_size(READ_BUFFER_BYTES)
+            .half_close(false)
+            .serve_connection(conn, service)
+    );
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = shared.drain.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        // Clients leave in many ways; what a request suffered from that is reported where it is served.
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_port_of_another_server_is_refused_while_own_listeners_share_theirs() {
+        let first = listen(SocketAddr::from(([127, 0, 0, 1], 0)), Sharing::Exclusive).expect("a free port");
+        let addr = first.local_addr().expect("its address");
+        let _second = listen(addr, Sharing::WithOurs).expect("a second listener of the same server");
+        let error = listen(addr, Sharing::Exclusive).expect_err("another server");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+}

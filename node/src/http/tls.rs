@@ -1,0 +1,209 @@
+//! HTTPS by rustls, from PEM files that are read again when they change.
+//!
+//! A renewed certificate takes effect within [`CHECK_EVERY`] without a restart; files that cannot be used leave the old one in
+//! place and are reported in the log. Bodies are encrypted in user space: kTLS, which splice would need, is looked for and
+//! logged, but not used.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::ring as provider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio_rustls::TlsAcceptor;
+
+/// How often the files are looked at.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
+
+/// Where the certificate and its key are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// PEM: the certificate first, then those that lead to its root.
+    pub certificate: PathBuf,
+    /// PEM: the private key (PKCS#8, PKCS#1 or SEC1).
+    pub key: PathBuf,
+}
+
+/// Why a certificate cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read as PEM.
+    #[error("read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: rustls::pki_types::pem::Error,
+    },
+    /// The certificate file holds no certificate.
+    #[error("{} holds no certificate", .0.display())]
+    NoCertificate(PathBuf),
+    /// Key and certificate do not belong together, or are of a kind that is not supported.
+    #[error("use the certificate {}: {source}", path.display())]
+    Unusable {
+        /// The certificate's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: rustls::Error,
+    },
+}
+
+/// The server side of TLS with a certificate that can change.
+#[derive(Clone)]
+pub struct Tls {
+    acceptor: TlsAcceptor,
+    current: Arc<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    files: TlsFiles,
+    key: ArcSwap<CertifiedKey>,
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.key.load_full())
+    }
+}
+
+impl Tls {
+    /// Loads the certificate. Blocks on reading the files.
+    ///
+    /// # Errors
+    /// When the files cannot be used.
+    pub fn load(files: TlsFiles) -> Result<Tls, TlsError> {
+        let key = load(&files)?;
+        let current = Arc::new(Current { files, key: ArcSwap::from_pointee(key) });
+        let versions = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring supports the default protocol versions");
+        let mut config = versions.with_no_client_auth().with_cert_resolver(current.clone());
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        if holdfast_storage::mapping::splice::ktls_is_available() {
+            tracing::info!("this kernel has kTLS, which is not used yet: HTTPS is encrypted in user space");
+        } else {
+            tracing::info!("this kernel has no kTLS: HTTPS is encrypted in user space");
+        }
+        Ok(Tls { acceptor: TlsAcceptor::from(Arc::new(config)), current })
+    }
+
+    pub(super) fn acceptor(&self) -> &TlsAcceptor {
+        &self.acceptor
+    }
+
+    /// Reads the files again and uses them if they are good. Blocks.
+    ///
+    /// # Errors
+    /// When they are not; the old certificate stays.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        self.current.key.store(Arc::new(load(&self.current.files)?));
+        Ok(())
+    }
+
+    /// Watches the files until the future is dropped.
+    pub(super) async fn watch(self) {
+        let mut seen = stamps(&self.current.files);
+        let mut ticks = tokio::time::interval(CHECK_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let (tls, before) = (self.clone(), seen);
+            let checked = tokio::task::spawn_blocking(move || tls.check(before)).await;
+            seen = checked.unwrap_or(seen);
+        }
+    }
+
+    fn check(&self, before: Stamps) -> Stamps {
+        let now = stamps(&self.current.files);
+        if now != before {
+            let certificate = self.current.files.certificate.display();
+            match self.reload() {
+                Ok(()) => tracing::info!(%certificate, "certificate reloaded"),
+                Err(error) => tracing::error!(%error, "the new certificate cannot be used, the old one stays"),
+            }
+        }
+        now
+    }
+}
+
+type Stamps = [Option<(SystemTime, u64)>; 2];
+
+/// When the files changed, and their lengths.
+fn stamps(files: &TlsFiles) -> Stamps {
+    let stamp = |path: &Path| -> io::Result<_> {
+        let metadata = fs::metadata(path)?;
+        Ok((metadata.modified()?, metadata.len()))
+    };
+    [stamp(&files.certificate).ok(), stamp(&files.key).ok()]
+}
+
+fn load(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
+    let read = |path: &Path, source| TlsError::Read { path: path.to_path_buf(), source };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
+        .and_then(Iterator::collect)
+        .map_err(|source| read(&files.certificate, source))?;
+    if chain.is_empty() {
+        return Err(TlsError::NoCertificate(files.certificate.clone()));
+    }
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|source| read(&files.key, source))?;
+    CertifiedKey::from_der(chain, key, &provider::default_provider())
+        .map_err(|source| TlsError::Unusable { path: files.certificate.clone(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write_certificate(dir: &Path, name: &str) -> CertificateDer<'static> {
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+        fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
+        fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        made.cert.der().clone()
+    }
+
+    fn files(dir: &Path) -> TlsFiles {
+        TlsFiles { certificate: dir.join("cert.pem"), key: dir.join("key.pem") }
+    }
+
+    #[test]
+    fn changed_files_are_used_and_bad_ones_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = write_certificate(dir.path(), "first.example");
+        let tls = Tls::load(files(dir.path())).unwrap();
+        let stamps_before = stamps(&tls.current.files);
+        assert_eq!(tls.current.key.load().cert, std::slice::from_ref(&first));
+
+        fs::write(dir.path().join("cert.pem"), "no certificate").unwrap();
+        let seen = tls.check(stamps_before);
+        assert_eq!(tls.current.key.load().cert, [first]);
+
+        let second = write_certificate(dir.path(), "second.example");
+        tls.check(seen);
+        assert_eq!(tls.current.key.load().cert, [second]);
+    }
+
+    #[test]
+    fn key_of_another_certificate_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        write_certificate(dir.path(), "first.example");
+        let key = fs::read(dir.path().join("key.pem")).unwrap();
+        write_certificate(dir.path(), "second.example");
+        fs::write(dir.path().join("key.pem"), key).unwrap();
+        assert!(matches!(Tls::load(files(dir.path())), Err(TlsError::Unusable { .. })));
+    }
+
+    #[test]
+    fn missing_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Tls::load(files(dir.path())).map(drop).unwrap_err();
+        assert!(error.to_string().contains("cert.pem"), "{error}");
+    }
+}

@@ -1,0 +1,431 @@
+//! [`CachedMetadataStore`]: a decorator that keeps in memory what every request asks for: latest versions of objects,
+//! buckets and access keys.
+//!
+//! It is coherent as long as all writes to the store go through it (promise D2): see [`coherent`](self). What belongs to
+//! the protocol between cache and store:
+//! * A write marks its keys first and is driven to its end even if its caller goes away, so that a mark is never released
+//!   while the store may still change the value.
+//! * An outcome that is unknown may still come true later (a commit on its way to a server): its keys stay uncached for
+//!   [`UNKNOWN_QUARANTINE`].
+//! * Errors are not cached, nor that something does not exist.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::FutureExt as _;
+use holdfast_actors::domain::events::EventDraft;
+use holdfast_actors::ports::coordination::Fence;
+use holdfast_actors::ports::metadata::{
+    AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, Committed, CompleteUpload, DeleteRequest, Deleted,
+    ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage, ListVersionsQuery, MetadataError,
+    MetadataResult, MetadataStore, NewBucket, NewObject, NewUpload, ObjectVersion, Part, Reclaim, Repair,
+    ReplicaEvidence, Tag, Upload, User, Versioning,
+};
+use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId, UploadId, VersionId};
+
+use super::caching::{RunToEnd, UNKNOWN_QUARANTINE, object_key};
+
+mod coherent;
+
+use coherent::{Cacheable, Coherent, WriteMark};
+
+/// Stripes of the cache of objects: with 64 writers one in sixteen meets another by chance, and loses a fill, no more.
+const OBJECT_STRIPES: usize = 1024;
+
+/// Bounds of a [`CachedMetadataStore`].
+#[derive(Debug, Clone)]
+pub struct CacheOptions {
+    /// Latest versions of objects.
+    pub objects_bytes: u64,
+    /// Buckets with their configuration.
+    pub buckets_bytes: u64,
+    /// Access keys.
+    pub keys_bytes: u64,
+}
+
+impl Default for CacheOptions {
+    fn default() -> Self {
+        Self { objects_bytes: 32 << 20, buckets_bytes: 4 << 20, keys_bytes: 4 << 20 }
+    }
+}
+
+/// A store with a coherent cache before it.
+pub struct CachedMetadataStore<S: ?Sized> {
+    inner: Arc<S>,
+    objects: Arc<Coherent<ObjectVersion>>,
+    buckets: Arc<Coherent<Bucket>>,
+    keys: Arc<Coherent<AccessKey>>,
+}
+
+impl<S: MetadataStore + ?Sized> CachedMetadataStore<S> {
+    /// Decorates a store that nobody else writes to.
+    pub fn new(inner: Arc<S>, options: &CacheOptions) -> Self {
+        Self {
+            inner,
+            objects: Coherent::new("objects", options.objects_bytes, OBJECT_STRIPES),
+            buckets: Coherent::new("buckets", options.buckets_bytes, 64),
+            keys: Coherent::new("keys", options.keys_bytes, 64),
+        }
+    }
+
+    /// Runs a write under its mark. `through` takes the written value out of the answer, to be cached.
+    async fn write<V, T, F, W>(
+        &self,
+        mark: WriteMark<V>,
+        through: fn(&T) -> Option<&Arc<V>>,
+        write: W,
+    ) -> MetadataResult<T>
+    where
+        V: Cacheable,
+        T: Send + 'static,
+        W: FnOnce(Arc<S>) -> F,
+        F: Future<Output = MetadataResult<T>> + Send + 'static,
+    {
+        let write = write(Arc::clone(&self.inner));
+        RunToEnd::new(async move {
+            let result = write.await;
+            match &result {
+                Ok(answer) => {
+                    if let Some(value) = through(answer) {
+                        mark.finish(value);
+                    }
+                }
+                Err(MetadataError::Unknown(_)) => {
+                    tokio::spawn(async move {
+                        tokio::time::sleep(UNKNOWN_QUARANTINE).await;
+                        drop(mark);
+                    });
+                }
+                Err(_) => drop(mark),
+            }
+            result
+        })
+        .await
+    }
+}
+
+fn nothing<T, V>(_: &T) -> Option<&Arc<V>> {
+    None
+}
+
+fn written(committed: &Committed) -> Option<&Arc<ObjectVersion>> {
+    Some(&committed.object)
+}
+
+impl Cacheable for ObjectVersion {
+    fn version(&self) -> (u64, u64) {
+        (self.sequence, 0)
+    }
+
+    fn weight_bytes(&self) -> usize {
+        let attributes = &self.attributes;
+        let headers = [
+            &attributes.content_type,
+            &attributes.cache_control,
+            &attributes.content_disposition,
+            &attributes.content_encoding,
+            &attributes.content_language,
+            &attributes.expires,
+            &attributes.website_redirect_location,
+        ];
+        let headers: usize = headers.into_iter().flatten().map(String::len).sum();
+        let user: usize = attributes.user_metadata.iter().map(|(k, v)| 64 + k.len() + v.len()).sum();
+        let tags: usize = self.tags.iter().map(|tag| 64 + tag.key.len() + tag.value.len()).sum();
+        let content = self.content.as_ref().map_or(0, |content| {
+            size_of_val(&**content) + content.manifest.extents.len() * 24 + content.parts.len() * 72
+        });
+        size_of::<Self>() + self.key.len() + self.owner.len() + headers + user + tags + content
+    }
+}
+
+impl Cacheable for Bucket {
+    fn version(&self) -> (u64, u64) {
+        (self.id.0, self.revision)
+    }
+
+    fn weight_bytes(&self) -> usize {
+        let configs: usize = self.configs.iter().map(|(_, value)| 32 + value.len()).sum();
+        size_of::<Self>() + self.name.len() + self.owner.len() + configs
+    }
+}
+
+impl Cacheable for AccessKey {
+    /// Keys have no version of their own; marks alone keep them coherent.
+    fn version(&self) -> (u64, u64) {
+        (0, 0)
+    }
+
+    fn weight_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.access_key.len()
+            + self.sealed_secret.len()
+            + self.user.name.len()
+            + self.description.len()
+    }
+}
+
+#[async_trait]
+impl<S: MetadataStore + ?Sized> MetadataStore for CachedMetadataStore<S> {
+    async fn create_bucket(&self, bucket: NewBucket) -> MetadataResult<Arc<Bucket>> {
+        let mark = self.buckets.mark([bucket.name.clone().into_bytes()]);
+        self.write(mark, |bucket| Some(bucket), |inner| async move { inner.create_bucket(bucket).await }).await
+    }
+
+    async fn bucket(&self, name: &str) -> MetadataResult<Arc<Bucket>> {
+        if let Some(found) = self.buckets.get(name.as_bytes()) {
+            return Ok(found);
+        }
+        let (inner, owned) = (Arc::clone(&self.inner), name.to_owned());
+        let load = move || async move { inner.bucket(&owned).await }.boxed();
+        self.buckets.get_or_load(name.as_bytes().to_vec(), load).await
+    }
+
+    async fn list_buckets(
+        &self,
+        owner: Option<&str>,
+        after: Option<&str>,
+        limit: u32,
+    ) -> MetadataResult<Vec<Arc<Bucket>>> {
+        self.inner.list_buckets(owner, after, limit).await
+    }
+
+    async fn delete_bucket(&self, name: &str) -> MetadataResult<()> {
+        let (mark, name) = (self.buckets.mark([name.as_bytes().to_vec()]), name.to_owned());
+        self.write(mark, nothing, |inner| async move { inner.delete_bucket(&name).await }).await
+    }
+
+    async fn set_bucket_config(&self, name: &str, kind: BucketConfigKind, value: Option<String>) -> MetadataResult<()> {
+        let (mark, name) = (self.buckets.mark([name.as_bytes().to_vec()]), name.to_owned());
+        self.write(mark, nothing, |inner| async move { inner.set_bucket_config(&name, kind, value).await }).await
+    }
+
+    async fn set_versioning(&self, name: &str, versioning: Versioning) -> MetadataResult<()> {
+        let (mark, name) = (self.buckets.mark([name.as_bytes().to_vec()]), name.to_owned());
+        self.write(mark, nothing, move |inner| async move { inner.set_versioning(&name, versioning).await }).await
+    }
+
+    async fn commit_object(&self, object: NewObject) -> MetadataResult<Committed> {
+        let mark = self.objects.mark([object_key(object.bucket, &object.key)]);
+        self.write(mark, written, |inner| async move { inner.commit_object(object).await }).await
+    }
+
+    async fn object(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        version: Option<VersionId>,
+    ) -> MetadataResult<Arc<ObjectVersion>> {
+        if version.is_some() {
+            return self.inner.object(bucket, key, version).await;
+        }
+        let cache_key = object_key(bucket, key);
+        if let Some(found) = self.objects.get(&cache_key) {
+            return Ok(found);
+        }
+        let (inner, key) = (Arc::clone(&self.inner), key.to_owned());
+        let load = move || async move { inner.object(bucket, &key, None).await }.boxed();
+        self.objects.get_or_load(cache_key, load).await
+    }
+
+    async fn delete_objects(
+        &self,
+        bucket: BucketId,
+        requests: Vec<DeleteRequest>,
+        now_ms: u64,
+    ) -> MetadataResult<Vec<MetadataResult<Deleted>>> {
+        let mark = self.objects.mark(requests.iter().map(|request| object_key(bucket, &request.key)));
+        let write = move |inner: Arc<S>| async move { inner.delete_objects(bucket, requests, now_ms).await };
+        self.write(mark, nothing, write).await
+    }
+
+    async fn set_object_tags(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        version: Option<VersionId>,
+        tags: Vec<Tag>,
+        event: Option<EventDraft>,
+        now_ms: u64,
+    ) -> MetadataResult<VersionId> {
+        let (mark, key) = (self.objects.mark([object_key(bucket, key)]), key.to_owned());
+        let write =
+            move |inner: Arc<S>| async move { inner.set_object_tags(bucket, &key, version, tags, event, now_ms).await };
+        self.write(mark, nothing, write).await
+    }
+
+    async fn set_object_acl(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        version: Option<VersionId>,
+        acl: CannedAcl,
+        event: Option<EventDraft>,
+        now_ms: u64,
+    ) -> MetadataResult<VersionId> {
+        let (mark, key) = (self.objects.mark([object_key(bucket, key)]), key.to_owned());
+        let write =
+            move |inner: Arc<S>| async move { inner.set_object_acl(bucket, &key, version, acl, event, now_ms).await };
+        self.write(mark, nothing, write).await
+    }
+
+    async fn list_objects(&self, bucket: BucketId, query: ListQuery) -> MetadataResult<ListPage> {
+        self.inner.list_objects(bucket, query).await
+    }
+
+    async fn list_versions(&self, bucket: BucketId, query: ListVersionsQuery) -> MetadataResult<ListVersionsPage> {
+        self.inner.list_versions(bucket, query).await
+    }
+
+    async fn create_upload(&self, upload: NewUpload) -> MetadataResult<()> {
+        self.inner.create_upload(upload).await
+    }
+
+    async fn upload(&self, bucket: BucketId, key: &str, upload: UploadId) -> MetadataResult<Arc<Upload>> {
+        self.inner.upload(bucket, key, upload).await
+    }
+
+    async fn put_part(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        upload: UploadId,
+        part: Part,
+        evidence: ReplicaEvidence,
+    ) -> MetadataResult<()> {
+        self.inner.put_part(bucket, key, upload, part, evidence).await
+    }
+
+    async fn list_parts(&self, upload: UploadId, after: u16, limit: u32) -> MetadataResult<Vec<Part>> {
+        self.inner.list_parts(upload, after, limit).await
+    }
+
+    async fn list_uploads(&self, bucket: BucketId, query: ListUploadsQuery) -> MetadataResult<ListUploadsPage> {
+        self.inner.list_uploads(bucket, query).await
+    }
+
+    async fn complete_upload(&self, completion: CompleteUpload) -> MetadataResult<Committed> {
+        let mark = self.objects.mark([object_key(completion.bucket, &completion.key)]);
+        self.write(mark, written, |inner| async move { inner.complete_upload(completion).await }).await
+    }
+
+    async fn abort_upload(&self, bucket: BucketId, key: &str, upload: UploadId, now_ms: u64) -> MetadataResult<()> {
+        self.inner.abort_upload(bucket, key, upload, now_ms).await
+    }
+
+    async fn stale_uploads(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<Arc<Upload>>> {
+        self.inner.stale_uploads(before_ms, limit).await
+    }
+
+    async fn due_reclaims(&self, before_ms: u64, limit: u32, fence: Option<&Fence>) -> MetadataResult<Vec<Reclaim>> {
+        self.inner.due_reclaims(before_ms, limit, fence).await
+    }
+
+    async fn finish_reclaims(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()> {
+        self.inner.finish_reclaims(ids, fence).await
+    }
+
+    async fn known_contents(&self, contents: &[ContentId]) -> MetadataResult<Vec<ContentId>> {
+        self.inner.known_contents(contents).await
+    }
+
+    async fn condemn(&self, contents: &[ContentId], now_ms: u64) -> MetadataResult<Vec<ContentId>> {
+        self.inner.condemn(contents, now_ms).await
+    }
+
+    async fn forget_condemned(&self, before_ms: u64, limit: u32) -> MetadataResult<u64> {
+        self.inner.forget_condemned(before_ms, limit).await
+    }
+
+    async fn claim(&self, cluster: Option<ClusterId>) -> MetadataResult<Option<ClusterId>> {
+        self.inner.claim(cluster).await
+    }
+
+    async fn raise_epochs(&self, epochs: &[(ShardId, Epoch)]) -> MetadataResult<()> {
+        self.inner.raise_epochs(epochs).await
+    }
+
+    async fn queue_repairs(&self, repairs: &[(ChunkId, NodeId)], now_ms: u64) -> MetadataResult<()> {
+        self.inner.queue_repairs(repairs, now_ms).await
+    }
+
+    async fn repairs(&self, node: NodeId, after: u64, limit: u32) -> MetadataResult<Vec<Repair>> {
+        self.inner.repairs(node, after, limit).await
+    }
+
+    async fn finish_repairs(&self, repairs: &[Repair]) -> MetadataResult<()> {
+        self.inner.finish_repairs(repairs).await
+    }
+
+    async fn repair_backlog(&self) -> MetadataResult<Vec<(NodeId, u64)>> {
+        self.inner.repair_backlog().await
+    }
+
+    async fn create_user(&self, user: User) -> MetadataResult<()> {
+        self.inner.create_user(user).await
+    }
+
+    async fn user(&self, name: &str) -> MetadataResult<Arc<User>> {
+        self.inner.user(name).await
+    }
+
+    async fn list_users(&self, after: Option<&str>, limit: u32) -> MetadataResult<Vec<Arc<User>>> {
+        self.inner.list_users(after, limit).await
+    }
+
+    async fn set_user_enabled(&self, name: &str, enabled: bool) -> MetadataResult<()> {
+        // Keys show their user.
+        let (mark, name) = (self.keys.mark_all(), name.to_owned());
+        self.write(mark, nothing, move |inner| async move { inner.set_user_enabled(&name, enabled).await }).await
+    }
+
+    async fn delete_user(&self, name: &str) -> MetadataResult<()> {
+        let (mark, name) = (self.keys.mark_all(), name.to_owned());
+        self.write(mark, nothing, |inner| async move { inner.delete_user(&name).await }).await
+    }
+
+    async fn create_key(&self, key: AccessKey) -> MetadataResult<()> {
+        let mark = self.keys.mark([key.access_key.clone().into_bytes()]);
+        self.write(mark, nothing, |inner| async move { inner.create_key(key).await }).await
+    }
+
+    async fn key(&self, access_key: &str) -> MetadataResult<Arc<AccessKey>> {
+        if let Some(found) = self.keys.get(access_key.as_bytes()) {
+            return Ok(found);
+        }
+        let (inner, owned) = (Arc::clone(&self.inner), access_key.to_owned());
+        let load = move || async move { inner.key(&owned).await }.boxed();
+        self.keys.get_or_load(access_key.as_bytes().to_vec(), load).await
+    }
+
+    async fn list_keys(
+        &self,
+        user: Option<&str>,
+        after: Option<&str>,
+        limit: u32,
+    ) -> MetadataResult<Vec<Arc<AccessKey>>> {
+        self.inner.list_keys(user, after, limit).await
+    }
+
+    async fn set_key_enabled(&self, access_key: &str, enabled: bool) -> MetadataResult<()> {
+        let (mark, access_key) = (self.keys.mark([access_key.as_bytes().to_vec()]), access_key.to_owned());
+        self.write(mark, nothing, move |inner| async move { inner.set_key_enabled(&access_key, enabled).await }).await
+    }
+
+    async fn delete_key(&self, access_key: &str) -> MetadataResult<()> {
+        let (mark, access_key) = (self.keys.mark([access_key.as_bytes().to_vec()]), access_key.to_owned());
+        self.write(mark, nothing, |inner| async move { inner.delete_key(&access_key).await }).await
+    }
+
+    async fn ping(&self) -> MetadataResult<()> {
+        self.inner.ping().await
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

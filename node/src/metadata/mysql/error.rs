@@ -1,0 +1,145 @@
+//! What errors of the server and of the way there mean.
+
+use holdfast_actors::ports::metadata::MetadataError;
+use sqlx::mysql::MySqlDatabaseError;
+
+/// Why the metadata server could not be used at the start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The URL names no server.
+    #[error("the URL of the metadata server: {0}")]
+    Url(String),
+    /// The server does not let this user in.
+    #[error("the metadata server refused the user or its password: {0}")]
+    Denied(String),
+    /// The server cannot be reached in the way that `metadata.tls` asks for.
+    #[error("{0}")]
+    Tls(String),
+    /// Another version of Holdfast changed the schema in a way that this one does not know.
+    #[error(
+        "the metadata database has schema version {found}, newer than version {known}, the newest that this binary knows: \
+         start a newer holdfast, or restore a backup"
+    )]
+    NewerSchema {
+        /// The version in the database.
+        found: i64,
+        /// The newest version that this binary knows.
+        known: i64,
+    },
+    /// A migration was cut off by a crash, and what it left cannot be taken back without a person who looks at it.
+    #[error(
+        "migration {version} of the metadata database was cut off, and cannot be run again by itself: {detail}. Stop all nodes; \
+         either restore the database from before the upgrade, or undo by hand what migration {version} did and run `DELETE FROM \
+         _sqlx_migrations WHERE version = {version}`; then start one node"
+    )]
+    HalfMigrated {
+        /// Which.
+        version: i64,
+        /// Why not.
+        detail: String,
+    },
+    /// A migration failed or was changed after it was applied.
+    #[error("migrate the metadata database")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The server cannot be reached or refused.
+    #[error("connect to the metadata server")]
+    Database(#[from] sqlx::Error),
+    /// The server did not answer.
+    #[error("the metadata server did not answer in time")]
+    TimedOut,
+}
+
+// Error numbers of MySQL and MariaDB, the same in both unless said.
+const DUPLICATE: u16 = 1062;
+const LOCK_WAIT: u16 = 1205;
+const DEADLOCK: u16 = 1213;
+/// Of MySQL only.
+const LOCK_NOT_AVAILABLE: u16 = 3572;
+const ACCESS_DENIED: [u16; 3] = [1044, 1045, 1698];
+/// The server ends, or this connection does: too many connections, shutdown, killed, idle for too long, too many prepared
+/// statements.
+const GOING: [u16; 7] = [1040, 1053, 1077, 1079, 1461, 1927, 4031];
+
+pub(super) fn number(error: &sqlx::Error) -> Option<u16> {
+    let sqlx::Error::Database(error) = error else { return None };
+    error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
+}
+
+/// The server takes connections over TLS only. The same number in MySQL and MariaDB.
+const TLS_REQUIRED: u16 = 3159;
+
+/// What is wrong with the protection of connections, if that is what an attempt to connect failed by: no further attempt
+/// helps before somebody changes the configuration or the server's certificate.
+pub(super) fn tls_fault(error: &sqlx::Error) -> Option<String> {
+    if number(error) == Some(TLS_REQUIRED) {
+        return Some("the metadata server takes connections over TLS only: set metadata.tls".to_owned());
+    }
+    let of_tls = |error: &(dyn std::error::Error + 'static)| error.downcast_ref::<rustls::Error>().cloned();
+    let fault = match error {
+        sqlx::Error::Io(error) => of_tls(error.get_ref()?)?,
+        sqlx::Error::Tls(error) => match of_tls(error.as_ref()) {
+            Some(fault) => fault,
+            None => {
+                return Some(format!(
+                    "no TLS with the metadata server: {error}; look at metadata.tls and metadata.tls_ca"
+                ));
+            }
+        },
+        _ => return None,
+    };
+    Some(match fault {
+        rustls::Error::InvalidCertificate(why) => format!(
+            "the certificate of the metadata server is not accepted: {why}; metadata.tls_ca must name the CA that signed it, and \
+             with verify-identity it must be made out to the host in metadata.url"
+        ),
+        other => format!("no TLS with the metadata server: {other}"),
+    })
+}
+
+/// What failed, as far as it matters for going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Another transaction was in the way: this one is rolled back and can be run again.
+    Contention,
+    /// The connection is lost, or of no more use.
+    Connection,
+    /// The statement.
+    Statement,
+}
+
+pub(super) fn failure(error: &sqlx::Error) -> Failure {
+    match number(error) {
+        Some(LOCK_WAIT | DEADLOCK | LOCK_NOT_AVAILABLE) => Failure::Contention,
+        Some(number) if GOING.contains(&number) => Failure::Connection,
+        Some(_) => Failure::Statement,
+        None => match error {
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnIndexOutOfBounds { .. } => {
+                Failure::Statement
+            }
+            _ => Failure::Connection,
+        },
+    }
+}
+
+pub(super) fn is_duplicate(error: &sqlx::Error) -> bool {
+    number(error) == Some(DUPLICATE)
+}
+
+pub(super) fn is_denied(error: &sqlx::Error) -> bool {
+    number(error).is_some_and(|number| ACCESS_DENIED.contains(&number))
+}
+
+/// An error of a statement that had no effect.
+pub(super) fn refused(error: &sqlx::Error) -> MetadataError {
+    match (failure(error), error) {
+        (Failure::Contention, _) => MetadataError::Busy,
+        (Failure::Statement, sqlx::Error::Database(_)) | (Failure::Connection, _) => {
+            MetadataError::Unavailable(error.to_string())
+        }
+        (Failure::Statement, _) => MetadataError::Corrupt(error.to_string()),
+    }
+}
+
+pub(super) fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the metadata server did not answer in time"))
+}

@@ -1,0 +1,206 @@
+//! Connections to the server: a bounded number, made when they are needed, kept when they are good.
+//!
+//! A connection that waited may be stale: the server was restarted, or something between cut it. One that waited for long,
+//! and after any failure every one, is asked first whether it lives. So a restart of the server costs nobody an error who
+//! comes after it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use holdfast_actors::ports::metadata::{MetadataError, MetadataResult};
+use parking_lot::Mutex;
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow};
+use sqlx::{ConnectOptions as _, Connection as _, SqlStr};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::error::{Failure, OpenError, failure, is_denied, refused, timed_out};
+use super::options::MysqlOptions;
+use super::tx::bound;
+use crate::metadata::sql::{Dialect, Reader, Value};
+
+/// A connection that waited less is taken to be alive.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long after a failure every connection is asked.
+const SUSPICION: Duration = Duration::from_secs(10);
+/// How long to wait for the answer.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the server keeps a session that says nothing, with the locks of its transaction.
+const IDLE_SECONDS_MAX: u32 = 30;
+/// Attempts of a read whose connection breaks.
+const READ_ATTEMPTS: u32 = 3;
+
+struct Idle {
+    conn: MySqlConnection,
+    since: Instant,
+}
+
+struct Inner {
+    connect: MySqlConnectOptions,
+    /// Statements that make a session what it must be.
+    settings: SqlStr,
+    options: MysqlOptions,
+    permits: Arc<Semaphore>,
+    /// The last one back is the first one taken: it is warm, and the others may go cold.
+    idle: Mutex<Vec<Idle>>,
+    failed: Mutex<Option<Instant>>,
+}
+
+/// The pool; clones are the same one.
+#[derive(Clone)]
+pub struct Pool(Arc<Inner>);
+
+/// A connection in use. Only [`Lease::give_back`] brings it back: a lease that is dropped closes it, with what was going on.
+pub(super) struct Lease {
+    conn: Option<MySqlConnection>,
+    pool: Arc<Inner>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Lease {
+    pub(super) fn conn(&mut self) -> &mut MySqlConnection {
+        self.conn.as_mut().expect("taken only by give_back")
+    }
+
+    pub(super) fn give_back(mut self) {
+        if let Some(conn) = self.conn.take() {
+            self.pool.idle.lock().push(Idle { conn, since: Instant::now() });
+        }
+    }
+
+    pub(super) fn query_timeout(&self) -> Duration {
+        self.pool.options.query_timeout
+    }
+
+    /// Remembers that connections may be stale.
+    pub(super) fn suspect(&self) {
+        *self.pool.failed.lock() = Some(Instant::now());
+    }
+}
+
+impl Pool {
+    pub(super) fn new(options: MysqlOptions) -> Result<Self, OpenError> {
+        let connect = options.connect()?;
+        let lock_seconds = options.lock_timeout.as_secs().max(1);
+        // The server takes the locks of a node that vanished without a word, and it waits no longer for one that stands still
+        // between two statements. Connections that idle here as long are asked before they are used again.
+        // READ COMMITTED: each statement sees what was committed before it, and locks no gaps between rows.
+        let settings = format!(
+            "SET SESSION innodb_lock_wait_timeout = {lock_seconds}, wait_timeout = {IDLE_SECONDS_MAX}, autocommit = 1, \
+             sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'; \
+             SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
+        );
+        let permits = Arc::new(Semaphore::new(options.connections.max(2) as usize));
+        Ok(Self(Arc::new(Inner {
+            connect,
+            settings: sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(settings)),
+            options,
+            permits,
+            idle: Mutex::default(),
+            failed: Mutex::default(),
+        })))
+    }
+
+    pub(super) fn options(&self) -> &MysqlOptions {
+        &self.0.options
+    }
+
+    /// A new connection, ready for use.
+    pub(super) async fn connect(&self) -> Result<MySqlConnection, sqlx::Error> {
+        let made = async {
+            let mut conn = self.0.connect.connect().await?;
+            sqlx::raw_sql(self.0.settings.clone()).execute(&mut conn).await?;
+            Ok(conn)
+        };
+        timeout(self.0.options.connect_timeout, made).await.unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    /// A connection that lives.
+    ///
+    /// # Errors
+    /// `Busy` when all are in use for too long, `Unavailable` when the server cannot be reached.
+    pub(super) async fn acquire(&self) -> MetadataResult<Lease> {
+        let permit = timeout(self.0.options.acquire_timeout, Arc::clone(&self.0.permits).acquire_owned()).await;
+        let permit = match permit {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(_)) => return Err(closed()),
+            Err(_) => {
+                metrics::counter!("holdfast_metadata_refused_total").increment(1);
+                return Err(MetadataError::Busy);
+            }
+        };
+        let lease = |conn| Lease { conn: Some(conn), pool: Arc::clone(&self.0), _permit: permit };
+        loop {
+            let idle = self.0.idle.lock().pop();
+            let Some(Idle { mut conn, since }) = idle else { break };
+            let suspect = self.0.failed.lock().is_some_and(|failed| failed.elapsed() < SUSPICION);
+            if since.elapsed() < FRESH && !suspect {
+                return Ok(lease(conn));
+            }
+            if matches!(timeout(PING_TIMEOUT, conn.ping()).await, Ok(Ok(()))) {
+                return Ok(lease(conn));
+            }
+        }
+        match self.connect().await {
+            Ok(conn) => Ok(lease(conn)),
+            Err(error) if is_denied(&error) => {
+                Err(MetadataError::Unavailable("the metadata server refused the user or its password".to_owned()))
+            }
+            Err(error) => Err(MetadataError::Unavailable(error.to_string())),
+        }
+    }
+
+    /// Waits until no connection is in use and closes them all.
+    pub(super) async fn close(&self) {
+        let all = self.0.options.connections.max(2);
+        if let Ok(_permits) = self.0.permits.acquire_many(all).await {
+            self.0.permits.close();
+            let idle = std::mem::take(&mut *self.0.idle.lock());
+            for Idle { conn, .. } in idle {
+                timeout(PING_TIMEOUT, conn.close()).await.ok();
+            }
+        }
+    }
+
+    async fn read(&self, sql: SqlStr, values: Vec<Value>) -> MetadataResult<Vec<MySqlRow>> {
+        metrics::counter!("holdfast_metadata_queries_total").increment(1);
+        let mut attempt = 1;
+        loop {
+            let mut lease = self.acquire().await?;
+            let limit = self.0.options.query_timeout;
+            let found = timeout(limit, bound(sql.clone(), values.clone()).fetch_all(lease.conn())).await;
+            match found.unwrap_or_else(|_| Err(timed_out())) {
+                Ok(found) => {
+                    lease.give_back();
+                    return Ok(found);
+                }
+                Err(error) if failure(&error) == Failure::Connection => {
+                    lease.suspect();
+                    if attempt == READ_ATTEMPTS {
+                        return Err(refused(&error));
+                    }
+                    attempt += 1;
+                }
+                Err(error) => {
+                    lease.give_back();
+                    return Err(refused(&error));
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn closed() -> MetadataError {
+    MetadataError::Unavailable("the metadata store is closed".to_owned())
+}
+
+impl Reader for Pool {
+    type Row = MySqlRow;
+    const DIALECT: Dialect = Dialect::Mysql;
+
+    fn run_fetch(&self, sql: SqlStr, values: Vec<Value>) -> BoxFuture<'_, MetadataResult<Vec<MySqlRow>>> {
+        self.read(sql, values).boxed()
+    }
+}

@@ -1,0 +1,482 @@
+//! How values stand in the cache: one byte that says what follows, then fields in a fixed order, each with its length.
+//!
+//! Nothing here outlives a keyspace for long. Another version of the program that finds a form that it does not know takes it
+//! for nothing, and forgets it.
+
+use std::sync::Arc;
+
+use holdfast_actors::ports::metadata::{
+    AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, Content, ETag, MetadataError, ObjectVersion, User,
+    Versioning,
+};
+use holdfast_protocol::checksum::Checksum;
+use holdfast_protocol::{ChecksumAlgorithm, ChecksumType, ContentId, Manifest, VersionId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// It is known not to exist.
+const ABSENT: u8 = 0;
+/// The fields of this version of the program follow.
+const PRESENT: u8 = 1;
+
+/// What is kept in the cache.
+pub(super) trait Entry: Sized + Send + Sync + 'static {
+    /// Names it in metrics.
+    const CACHE: &'static str;
+    /// Tells its keys from others.
+    const KIND: char;
+
+    /// The error that says that there is none.
+    fn absent() -> MetadataError;
+    /// Whether an error says so.
+    fn is_absent(error: &MetadataError) -> bool {
+        std::mem::discriminant(error) == std::mem::discriminant(&Self::absent())
+    }
+    /// The fields.
+    fn write(&self, out: &mut Writer);
+    /// Reads the fields; `None`: they cannot be understood.
+    fn read(fields: &mut Reader<'_>) -> Option<Self>;
+}
+
+/// The form of a value.
+pub(super) fn encode<E: Entry>(value: &E) -> Vec<u8> {
+    let mut out = Writer(vec![PRESENT]);
+    value.write(&mut out);
+    out.0
+}
+
+/// The form of there being none.
+pub(super) fn encode_absent() -> Vec<u8> {
+    vec![ABSENT]
+}
+
+/// Reads a form: a value, or that there is none. `None`: it cannot be understood.
+pub(super) fn decode<E: Entry>(bytes: &[u8]) -> Option<Result<E, MetadataError>> {
+    match bytes.split_first()? {
+        (&ABSENT, []) => Some(Err(E::absent())),
+        (&PRESENT, fields) => {
+            let mut fields = Reader(fields);
+            let value = E::read(&mut fields)?;
+            fields.0.is_empty().then_some(Ok(value))
+        }
+        _ => None,
+    }
+}
+
+/// Appends fields.
+pub(super) struct Writer(Vec<u8>);
+
+impl Writer {
+    pub(super) fn number(&mut self, number: u64) {
+        self.0.extend_from_slice(&number.to_be_bytes());
+    }
+
+    fn byte(&mut self, byte: u8) {
+        self.0.push(byte);
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn json<T: Serialize + Default + PartialEq>(&mut self, value: &T) {
+        let text =
+            if *value == T::default() { String::new() } else { serde_json::to_string(value).unwrap_or_default() };
+        self.bytes(text.as_bytes());
+    }
+}
+
+/// Takes fields off the front.
+pub(super) struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (array, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*array)
+    }
+
+    pub(super) fn number(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn flag(&mut self) -> Option<bool> {
+        match self.byte()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = self.array().map(u32::from_be_bytes)? as usize;
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        String::from_utf8(self.bytes()?.to_vec()).ok()
+    }
+
+    fn json<T: DeserializeOwned + Default>(&mut self) -> Option<T> {
+        let text = self.bytes()?;
+        if text.is_empty() { Some(T::default()) } else { serde_json::from_slice(text).ok() }
+    }
+}
+
+impl Entry for ObjectVersion {
+    const CACHE: &'static str = "objects";
+    const KIND: char = 'o';
+
+    fn absent() -> MetadataError {
+        MetadataError::NoSuchKey
+    }
+
+    fn write(&self, out: &mut Writer) {
+        out.number(self.bucket.0);
+        out.bytes(self.key.as_bytes());
+        out.0.extend_from_slice(&self.version.0);
+        out.number(self.sequence);
+        out.byte(u8::from(self.is_latest));
+        out.number(self.last_modified_ms);
+        out.bytes(self.owner.as_bytes());
+        out.byte(match self.acl {
+            CannedAcl::Private => 0,
+            CannedAcl::PublicRead => 1,
+        });
+        out.json(&self.attributes);
+        out.json(&self.tags);
+        out.byte(u8::from(self.content.is_some()));
+        if let Some(content) = &self.content {
+            write_content(content, out);
+        }
+    }
+
+    fn read(fields: &mut Reader<'_>) -> Option<Self> {
+        Some(Self {
+            bucket: BucketId(fields.number()?),
+            key: fields.text()?,
+            version: VersionId(fields.array()?),
+            sequence: fields.number()?,
+            is_latest: fields.flag()?,
+            last_modified_ms: fields.number()?,
+            owner: fields.text()?,
+            acl: match fields.byte()? {
+                0 => CannedAcl::Private,
+                1 => CannedAcl::PublicRead,
+                _ => return None,
+            },
+            attributes: fields.json()?,
+            tags: fields.json()?,
+            content: if fields.flag()? { Some(Arc::new(read_content(fields)?)) } else { None },
+        })
+    }
+}
+
+fn write_content(content: &Content, out: &mut Writer) {
+    out.0.extend_from_slice(&content.id.0);
+    out.bytes(&content.manifest.encode());
+    out.0.extend_from_slice(&content.etag.md5);
+    out.number(content.etag.parts.map_or(u64::MAX, u64::from));
+    out.byte(u8::from(content.checksum.is_some()));
+    if let Some(checksum) = &content.checksum {
+        out.byte(algorithm_code(checksum.algorithm));
+        out.byte(match checksum.checksum_type {
+            ChecksumType::FullObject => 0,
+            ChecksumType::Composite => 1,
+        });
+        out.bytes(&checksum.value);
+        out.number(checksum.parts.map_or(u64::MAX, u64::from));
+    }
+    out.json(&content.parts);
+}
+
+fn read_content(fields: &mut Reader<'_>) -> Option<Content> {
+    let parts = |number: u64| if number == u64::MAX { Some(None) } else { u32::try_from(number).ok().map(Some) };
+    Some(Content {
+        id: ContentId(fields.array()?),
+        manifest: Manifest::decode(fields.bytes()?).ok()?,
+        etag: ETag { md5: fields.array()?, parts: parts(fields.number()?)? },
+        checksum: if fields.flag()? {
+            Some(Checksum {
+                algorithm: ChecksumAlgorithm::ALL.into_iter().nth(usize::from(fields.byte()?))?,
+                checksum_type: match fields.byte()? {
+                    0 => ChecksumType::FullObject,
+                    1 => ChecksumType::Composite,
+                    _ => return None,
+                },
+                value: fields.bytes()?.to_vec(),
+                parts: parts(fields.number()?)?,
+            })
+        } else {
+            None
+        },
+        parts: fields.json()?,
+    })
+}
+
+fn algorithm_code(algorithm: ChecksumAlgorithm) -> u8 {
+    ChecksumAlgorithm::ALL.iter().position(|other| *other == algorithm).map_or(u8::MAX, |at| at as u8)
+}
+
+impl Entry for Bucket {
+    const CACHE: &'static str = "buckets";
+    const KIND: char = 'b';
+
+    fn absent() -> MetadataError {
+        MetadataError::NoSuchBucket
+    }
+
+    fn write(&self, out: &mut Writer) {
+        out.number(self.id.0);
+        out.bytes(self.name.as_bytes());
+        out.bytes(self.owner.as_bytes());
+        out.number(self.created_ms);
+        out.byte(match self.versioning {
+            Versioning::Unversioned => 0,
+            Versioning::Enabled => 1,
+            Versioning::Suspended => 2,
+        });
+        out.number(self.revision);
+        out.number(self.configs.len() as u64);
+        for (kind, text) in &self.configs {
+            out.bytes(kind.as_str().as_bytes());
+            out.bytes(text.as_bytes());
+        }
+    }
+
+    fn read(fields: &mut Reader<'_>) -> Option<Self> {
+        Some(Self {
+            id: BucketId(fields.number()?),
+            name: fields.text()?,
+            owner: fields.text()?,
+            created_ms: fields.number()?,
+            versioning: match fields.byte()? {
+                0 => Versioning::Unversioned,
+                1 => Versioning::Enabled,
+                2 => Versioning::Suspended,
+                _ => return None,
+            },
+            revision: fields.number()?,
+            configs: {
+                let count = fields.number()?;
+                let configs = (0..count.min(BucketConfigKind::ALL.len() as u64)).map(|_| {
+                    let name = fields.bytes()?;
+                    let kind = BucketConfigKind::ALL.into_iter().find(|kind| kind.as_str().as_bytes() == name)?;
+                    Some((kind, fields.text()?))
+                });
+                configs.collect::<Option<Vec<_>>>()?
+            },
+        })
+    }
+}
+
+/// A user, and the name of this reading of it: what was derived from another one counts no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Profile {
+    pub(super) user: User,
+    pub(super) reading: [u8; 16],
+}
+
+impl Entry for Profile {
+    const CACHE: &'static str = "users";
+    const KIND: char = 'u';
+
+    fn absent() -> MetadataError {
+        MetadataError::NotFound("user")
+    }
+
+    fn write(&self, out: &mut Writer) {
+        out.0.extend_from_slice(&self.reading);
+        out.bytes(self.user.name.as_bytes());
+        out.byte(u8::from(self.user.admin));
+        out.byte(u8::from(self.user.enabled));
+        out.number(self.user.created_ms);
+    }
+
+    fn read(fields: &mut Reader<'_>) -> Option<Self> {
+        Some(Self {
+            reading: fields.array()?,
+            user: User {
+                name: fields.text()?,
+                admin: fields.flag()?,
+                enabled: fields.flag()?,
+                created_ms: fields.number()?,
+            },
+        })
+    }
+}
+
+/// An access key without what changes with its user: that is in the [`Profile`] of which it was read together.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Credential {
+    /// Of the profile.
+    pub(super) reading: [u8; 16],
+    pub(super) user: String,
+    pub(super) access_key: String,
+    pub(super) sealed_secret: Vec<u8>,
+    pub(super) enabled: bool,
+    pub(super) description: String,
+    pub(super) created_ms: u64,
+}
+
+impl Credential {
+    pub(super) fn of(key: &AccessKey, profile: &Profile) -> Self {
+        Self {
+            reading: profile.reading,
+            user: key.user.name.clone(),
+            access_key: key.access_key.clone(),
+            sealed_secret: key.sealed_secret.clone(),
+            enabled: key.enabled,
+            description: key.description.clone(),
+            created_ms: key.created_ms,
+        }
+    }
+
+    /// The key, if the profile is the one that it was read with.
+    pub(super) fn with(&self, profile: &Profile) -> Option<AccessKey> {
+        (self.reading == profile.reading && self.user == profile.user.name).then(|| AccessKey {
+            access_key: self.access_key.clone(),
+            sealed_secret: self.sealed_secret.clone(),
+            user: profile.user.clone(),
+            enabled: self.enabled,
+            description: self.description.clone(),
+            created_ms: self.created_ms,
+        })
+    }
+}
+
+impl Entry for Credential {
+    const CACHE: &'static str = "keys";
+    const KIND: char = 'k';
+
+    fn absent() -> MetadataError {
+        MetadataError::NotFound("access key")
+    }
+
+    fn write(&self, out: &mut Writer) {
+        out.0.extend_from_slice(&self.reading);
+        out.bytes(self.user.as_bytes());
+        out.bytes(self.access_key.as_bytes());
+        out.bytes(&self.sealed_secret);
+        out.byte(u8::from(self.enabled));
+        out.bytes(self.description.as_bytes());
+        out.number(self.created_ms);
+    }
+
+    fn read(fields: &mut Reader<'_>) -> Option<Self> {
+        Some(Self {
+            reading: fields.array()?,
+            user: fields.text()?,
+            access_key: fields.text()?,
+            sealed_secret: fields.bytes()?.to_vec(),
+            enabled: fields.flag()?,
+            description: fields.text()?,
+            created_ms: fields.number()?,
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use holdfast_actors::ports::metadata::{ObjectAttributes, ObjectPart, Tag};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn object(key: String, multipart: bool, marker: bool) -> ObjectVersion {
+        let id = ContentId::generate(1);
+        let content = Content {
+            id,
+            manifest: Manifest::single(id, 5 << 30),
+            etag: ETag { md5: [7; 16], parts: multipart.then_some(2) },
+            checksum: Some(Checksum {
+                algorithm: ChecksumAlgorithm::Crc64Nvme,
+                checksum_type: ChecksumType::FullObject,
+                value: vec![1; 8],
+                parts: multipart.then_some(2),
+            }),
+            parts: if multipart { vec![ObjectPart { number: 1, size_bytes: 5, checksum: None }] } else { vec![] },
+        };
+        ObjectVersion {
+            bucket: BucketId(3),
+            key,
+            version: VersionId::generate(9),
+            sequence: u64::MAX / 2,
+            is_latest: true,
+            last_modified_ms: 5,
+            owner: "alice".into(),
+            content: (!marker).then(|| Arc::new(content)),
+            attributes: ObjectAttributes { content_type: Some("text/plain".into()), ..Default::default() },
+            tags: vec![Tag { key: "a".into(), value: "b".into() }],
+            acl: CannedAcl::PublicRead,
+        }
+    }
+
+    fn comes_back<E: Entry + PartialEq>(value: &E) {
+        let bytes = encode(value);
+        assert!(decode::<E>(&bytes).unwrap().unwrap() == *value);
+        for end in 0..bytes.len() {
+            assert!(decode::<E>(&bytes[..end]).is_none_or(|found| found.is_err()), "cut at {end}");
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(decode::<E>(&longer).is_none());
+    }
+
+    #[test]
+    fn values_come_back_and_nothing_else_is_taken_for_one() {
+        for (multipart, marker) in [(false, false), (true, false), (false, true)] {
+            comes_back(&object("ein/schlüssel".into(), multipart, marker));
+        }
+        comes_back(&Bucket {
+            id: BucketId(7),
+            name: "b".into(),
+            owner: "alice".into(),
+            created_ms: 1,
+            versioning: Versioning::Suspended,
+            configs: BucketConfigKind::ALL.into_iter().map(|kind| (kind, "{}".to_owned())).collect(),
+            revision: 4,
+        });
+        let user = User { name: "alice".into(), admin: true, enabled: false, created_ms: 8 };
+        let profile = Profile { user: user.clone(), reading: [3; 16] };
+        comes_back(&profile);
+        let key = AccessKey {
+            access_key: "A".into(),
+            sealed_secret: vec![1, 2],
+            user,
+            enabled: true,
+            description: "d".into(),
+            created_ms: 2,
+        };
+        let credential = Credential::of(&key, &profile);
+        comes_back(&credential);
+        assert!(credential.with(&profile).unwrap() == key);
+        assert!(credential.with(&Profile { reading: [4; 16], ..profile }).is_none());
+    }
+
+    #[test]
+    fn that_nothing_is_there_comes_back() {
+        let absent = decode::<ObjectVersion>(&encode_absent()).unwrap();
+        assert!(matches!(absent, Err(MetadataError::NoSuchKey)));
+        assert!(ObjectVersion::is_absent(&MetadataError::NoSuchKey) && !ObjectVersion::is_absent(&MetadataError::Busy));
+        assert!(Profile::is_absent(&MetadataError::NotFound("user")));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_fall_over(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let bytes = [&[PRESENT][..], &bytes].concat();
+            decode::<ObjectVersion>(&bytes);
+            decode::<Bucket>(&bytes);
+            decode::<Profile>(&bytes);
+            decode::<Credential>(&bytes);
+        }
+    }
+}

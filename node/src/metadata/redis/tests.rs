@@ -1,0 +1,617 @@
+//! Several nodes on a real Redis that is disturbed in every way, against a database that dawdles.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use holdfast_actors::ports::coordination::conformance::{announcement, until};
+use holdfast_actors::ports::coordination::{CacheMode, CacheState, ClusterIdentity, SessionState, turn_cache_off};
+use holdfast_protocol::cluster::LayoutDocument;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use rustix::process::Signal;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::codec::{Reader, Writer};
+use super::entry::model::{Got, Model};
+use super::entry::{Answer, Finish, Step};
+use super::*;
+use crate::coordination::{InProcessCluster, InProcessCoordination};
+
+#[allow(dead_code, reason = "these tests use a part")]
+#[path = "../../../../cluster-tests/src/services"]
+mod services {
+    pub mod process;
+    pub mod redis;
+    pub mod tcp_proxy;
+}
+
+use services::redis::Server;
+use services::tcp_proxy::{Flow, TcpProxy};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, PartialEq)]
+struct Value(u64);
+
+impl codec::Entry for Value {
+    const CACHE: &'static str = "test";
+    const KIND: char = 't';
+
+    fn absent() -> MetadataError {
+        MetadataError::NoSuchKey
+    }
+
+    fn write(&self, out: &mut Writer) {
+        out.number(self.0);
+    }
+
+    fn read(fields: &mut Reader<'_>) -> Option<Self> {
+        fields.number().map(Self)
+    }
+}
+
+struct Node {
+    core: Arc<Core>,
+    coordination: InProcessCoordination,
+    flights: Arc<Flights<Value>>,
+    proxy: TcpProxy,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+struct Nodes {
+    cluster: InProcessCluster,
+    founder: InProcessCoordination,
+    id: ClusterId,
+    redis: Server,
+}
+
+fn options(at: std::net::SocketAddr) -> RedisCacheOptions {
+    let mut options = RedisCacheOptions::new(RedisAddress::parse(&format!("redis://{at}")).unwrap());
+    options.retry = Duration::from_millis(20);
+    options.read_timeout = Duration::from_millis(500);
+    options
+}
+
+impl Nodes {
+    async fn start() -> Self {
+        let redis = tokio::task::spawn_blocking(Server::start).await.unwrap();
+        let cluster = InProcessCluster::new(Duration::from_secs(2));
+        let founder = cluster.participant();
+        let identity = ClusterIdentity::new(16, 1);
+        founder.create_cluster(&identity, &LayoutDocument::new(3)).await.unwrap();
+        let id = identity.id;
+        Self { cluster, founder, id, redis }
+    }
+
+    async fn node(&self, number: u64) -> Node {
+        self.node_with(number, |_| {}).await
+    }
+
+    async fn node_with(&self, number: u64, change: impl FnOnce(&mut RedisCacheOptions)) -> Node {
+        let proxy = TcpProxy::start(self.redis.address());
+        let coordination = self.cluster.participant();
+        let mut options = options(proxy.address());
+        change(&mut options);
+        let ports: Arc<dyn Coordination> = Arc::new(coordination.clone());
+        let core = Arc::new(Core::new(self.id, NodeId::from(number), ports, options));
+        let seen = watch::Sender::new(CacheSeen::default());
+        let mut said = seen.subscribe();
+        let tasks = vec![
+            tokio::spawn(core.link.clone().keep()),
+            tokio::spawn(keeper::follow(core.clone(), seen)),
+            tokio::spawn(keeper::lead(core.clone())),
+            tokio::spawn({
+                let (coordination, core, id) = (coordination.clone(), core.clone(), self.id);
+                async move { stay_registered(&coordination, &core, id, number, &mut said).await }
+            }),
+        ];
+        let node = Node { core, coordination, flights: Arc::default(), proxy, tasks };
+        node.core.gate.until(|gate| gate.standing().is_some()).await;
+        node
+    }
+
+    async fn wait_for(&self, mode: CacheMode) -> CacheState {
+        until(self.founder.watch_cache_state(), |state| state.mode == mode).await
+    }
+
+    /// On, and every one of these nodes reads it.
+    async fn wait_until_on(&self, nodes: &[&Node]) -> u64 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let state = self.wait_for(CacheMode::On).await;
+            let all =
+                nodes.iter().all(|node| node.core.gate.reading().is_ok_and(|(s, _)| s.generation == state.generation));
+            if all {
+                return state.keyspace;
+            }
+            assert!(Instant::now() < deadline, "not on: {state:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// What the membership loop of a node does.
+async fn stay_registered(
+    coordination: &InProcessCoordination,
+    core: &Core,
+    cluster: ClusterId,
+    number: u64,
+    said: &mut watch::Receiver<CacheSeen>,
+) {
+    loop {
+        if coordination.renew_session().await.is_ok() {
+            let term = coordination.ownership().term();
+            if let Ok(registration) = coordination.register(cluster, announcement(number)).await {
+                core.gate.register(term, registration.cache_generation);
+                loop {
+                    let seen = said.borrow_and_update().clone();
+                    if coordination.acknowledge_cache(&seen).await.is_err() && coordination.ownership().term() != term {
+                        break;
+                    }
+                    drop(tokio::time::timeout(Duration::from_millis(50), said.changed()).await);
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+impl Node {
+    async fn read(
+        &self,
+        key: &str,
+        load: impl Future<Output = MetadataResult<Arc<Value>>> + Send + 'static,
+    ) -> MetadataResult<u64> {
+        let name = Name::of::<Value>(key);
+        self.core.read(&self.flights, &name, || load.boxed()).await.map(|value| value.0)
+    }
+
+    async fn read_of(&self, key: &str, version: u64) -> u64 {
+        self.read(key, async move { Ok(Arc::new(Value(version))) }).await.unwrap()
+    }
+
+    /// Reads, and fails if the database is asked.
+    async fn hit(&self, key: &str) -> MetadataResult<u64> {
+        self.read(key, async { panic!("the database is asked") }).await
+    }
+
+    async fn begin(&self, key: &str) -> coherence::Write {
+        self.core.begin(vec![Name::of::<Value>(key)]).await.unwrap()
+    }
+
+    async fn write(&self, key: &str, version: u64) {
+        let write = self.begin(key).await;
+        write.finish(Some(codec::encode(&Value(version)))).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_node_writes_or_reads_another_one_finds() {
+    let nodes = Nodes::start().await;
+    let (a, b) = (nodes.node(1).await, nodes.node(2).await);
+    nodes.wait_until_on(&[&a, &b]).await;
+    a.write("written", 7).await;
+    assert_eq!(b.hit("written").await.unwrap(), 7);
+    assert_eq!(a.read_of("read", 3).await, 3);
+    assert_eq!(b.hit("read").await.unwrap(), 3);
+    // That there is nothing is known too, until somebody writes.
+    let nothing = async { Err(MetadataError::NoSuchKey) };
+    assert!(matches!(a.read("nothing", nothing).await, Err(MetadataError::NoSuchKey)));
+    assert!(matches!(b.hit("nothing").await, Err(MetadataError::NoSuchKey)));
+    b.write("nothing", 1).await;
+    assert_eq!(a.hit("nothing").await.unwrap(), 1);
+    // Errors are not.
+    assert!(a.read("broken", async { Err(MetadataError::Busy) }).await.is_err());
+    assert_eq!(b.read_of("broken", 1).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_that_a_write_of_another_node_overtook_does_not_land() {
+    let nodes = Nodes::start().await;
+    let (a, b) = (Arc::new(nodes.node(1).await), nodes.node(2).await);
+    nodes.wait_until_on(&[&a, &b]).await;
+    let (go, loading) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let slow = tokio::spawn({
+        let (a, go, loading) = (a.clone(), go.clone(), loading.clone());
+        async move {
+            let load = async move {
+                loading.notify_one();
+                go.notified().await;
+                Ok(Arc::new(Value(1)))
+            };
+            a.read("k", load).await.unwrap()
+        }
+    });
+    loading.notified().await;
+    let write = b.begin("k").await;
+    assert_eq!(a.read_of("k", 1).await, 1, "a reader during the write asks the database itself");
+    write.finish(Some(codec::encode(&Value(2)))).await.unwrap();
+    assert_eq!(a.hit("k").await.unwrap(), 2, "nobody joins the old load");
+    go.notify_one();
+    assert_eq!(slow.await.unwrap(), 1);
+    assert_eq!(b.hit("k").await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_of_a_missing_key_share_one_load_a_node() {
+    let nodes = Nodes::start().await;
+    let node = Arc::new(nodes.node(1).await);
+    nodes.wait_until_on(&[&node]).await;
+    let (go, loads) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let readers: Vec<_> = (0..50)
+        .map(|_| {
+            let (node, go, loads) = (node.clone(), go.clone(), loads.clone());
+            tokio::spawn(async move {
+                let load = async move {
+                    loads.fetch_add(1, Ordering::SeqCst);
+                    go.notified().await;
+                    Ok(Arc::new(Value(1)))
+                };
+                node.read("hot", load).await.unwrap()
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    go.notify_waiters();
+    go.notify_one();
+    for reader in readers {
+        assert_eq!(reader.await.unwrap(), 1);
+    }
+    assert_eq!(loads.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_that_overlap_leave_nothing_behind_and_lost_marks_are_found_out() {
+    let nodes = Nodes::start().await;
+    let (a, b) = (nodes.node(1).await, nodes.node(2).await);
+    nodes.wait_until_on(&[&a, &b]).await;
+    let (first, second) = (a.begin("k").await, b.begin("k").await);
+    second.finish(Some(codec::encode(&Value(2)))).await.unwrap();
+    first.finish(Some(codec::encode(&Value(1)))).await.unwrap();
+    assert_eq!(a.read_of("k", 2).await, 2, "nobody knows which one was last");
+
+    let write = a.begin("k").await;
+    nodes.redis.command(&["FLUSHALL"]);
+    // A reader that saw the time before the write.
+    assert_eq!(b.read_of("k", 2).await, 2);
+    assert_eq!(b.hit("k").await.unwrap(), 2);
+    write.finish(Some(codec::encode(&Value(3)))).await.unwrap();
+    assert_eq!(b.read_of("k", 3).await, 3, "what it filled is gone before the write is acknowledged");
+    let state = nodes.founder.cache_state().await.unwrap().value;
+    assert_eq!(state.mode, CacheMode::On, "losing everything is no reason to switch it off");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_cannot_mark_has_the_cache_switched_off_and_waits_for_everybody() {
+    let nodes = Nodes::start().await;
+    let a = nodes.node_with(1, |options| options.write_timeout = Duration::from_millis(100)).await;
+    let b = nodes.node(2).await;
+    let keyspace = nodes.wait_until_on(&[&a, &b]).await;
+    a.write("k", 1).await;
+    assert_eq!(b.hit("k").await.unwrap(), 1);
+    a.proxy.set(Flow::Stalled);
+    // The other node does not hear of anything for a while: its session ends before the write is done.
+    b.coordination.cut();
+    let begun = Instant::now();
+    let write = a.begin("k").await;
+    println!("begun after {:?}", begun.elapsed());
+    assert!(!b.coordination.ownership().is_proven(), "it may still read what is about to be old");
+    assert_eq!(b.read_of("k", 1).await, 1, "it asks the database");
+    write.finish(Some(codec::encode(&Value(2)))).await.unwrap();
+    let off = nodes.wait_for(CacheMode::Off).await;
+    assert!(!off.reason.is_empty());
+    b.coordination.restore();
+    b.core.gate.until(|gate| gate.standing().is_some()).await;
+    assert_eq!(b.read_of("k", 2).await, 2);
+    // As long as one node is cut off nobody uses it, nor does it come and go.
+    let generation = nodes.founder.cache_state().await.unwrap().value.generation;
+    for version in 3..20 {
+        b.write("k", version).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(nodes.founder.cache_state().await.unwrap().value.generation, generation);
+    let said = nodes.founder.cache_seen().await.unwrap();
+    assert!(said[&NodeId::from(1)].problem.is_some() && said[&NodeId::from(2)].server.is_some(), "{said:?}");
+    a.proxy.set(Flow::Open);
+    assert!(nodes.wait_until_on(&[&a, &b]).await > keyspace);
+    assert_eq!(a.read_of("k", 19).await, 19);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_with_old_data_or_with_none_is_another_one() {
+    let mut nodes = Nodes::start().await;
+    let node = nodes.node(1).await;
+    let first = nodes.wait_until_on(&[&node]).await;
+    node.write("k", 1).await;
+    nodes.redis.save();
+    node.write("k", 2).await;
+    nodes.redis.kill();
+    assert_eq!(node.read_of("k", 2).await, 2);
+    nodes.redis.run();
+    assert!(nodes.redis.command(&["DBSIZE"]) != ":0", "it has the snapshot");
+    assert_eq!(node.read_of("k", 2).await, 2);
+    until(nodes.founder.watch_cache_state(), |state| state.mode == CacheMode::On && state.keyspace > first).await;
+    let second = nodes.wait_until_on(&[&node]).await;
+    assert_eq!(node.read_of("k", 2).await, 2);
+    assert_eq!(node.hit("k").await.unwrap(), 2);
+    // What is there may also be handed to somebody else, and back, by the same process.
+    nodes.redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    node.write("k", 3).await;
+    nodes.redis.command(&["REPLICAOF", "NO", "ONE"]);
+    until(nodes.founder.watch_cache_state(), |state| state.mode == CacheMode::On && state.keyspace > second).await;
+    nodes.wait_until_on(&[&node]).await;
+    assert_eq!(node.read_of("k", 3).await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_server_and_one_that_refuses_the_user_keep_the_cache_off_and_say_why() {
+    let nodes = Nodes::start().await;
+    let node = nodes.node(1).await;
+    nodes.wait_until_on(&[&node]).await;
+    nodes.redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    node.write("k", 1).await;
+    let off = nodes.wait_for(CacheMode::Off).await;
+    assert!(off.reason.contains("maxmemory"), "{off:?}");
+    until(node.core.link.reach(), |reach| reach.problem.as_ref().is_some_and(|why| why.contains("maxmemory"))).await;
+    nodes.redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    nodes.wait_until_on(&[&node]).await;
+    nodes.redis.command(&["CONFIG", "SET", "requirepass", "secret"]);
+    node.proxy.sever();
+    node.write("k", 2).await;
+    nodes.wait_for(CacheMode::Off).await;
+    until(node.core.link.reach(), |reach| reach.problem.as_ref().is_some_and(|why| why.contains("NOAUTH"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_proof_does_not_read_and_its_writes_are_made_known() {
+    let nodes = Nodes::start().await;
+    let (a, b) = (nodes.node(1).await, nodes.node(2).await);
+    let keyspace = nodes.wait_until_on(&[&a, &b]).await;
+    a.write("k", 1).await;
+    // A write that is begun in one session and ends in another one was not watched over.
+    let write = b.begin("k").await;
+    b.coordination.cut();
+    until(b.coordination.session(), |state| state.is_fenced()).await;
+    assert_eq!(b.read_of("other", 5).await, 5);
+    until(b.coordination.session(), |state| *state == SessionState::Expired).await;
+    b.coordination.restore();
+    b.core.gate.until(|gate| gate.standing().is_some()).await;
+    write.finish(None).await.unwrap();
+    let state = nodes.founder.cache_state().await.unwrap().value;
+    assert!(state.mode != CacheMode::On || state.keyspace > keyspace, "{state:?}");
+    nodes.wait_until_on(&[&a, &b]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_or_a_newer_state_is_followed_at_once() {
+    let nodes = Nodes::start().await;
+    let (a, b) = (nodes.node(1).await, nodes.node(2).await);
+    nodes.wait_until_on(&[&a, &b]).await;
+    a.write("k", 1).await;
+    let off = turn_cache_off(&nodes.founder, None, None, "an operator", |_| 0).await.unwrap();
+    nodes.founder.cache_generation_seen(off, PATIENCE).await.unwrap();
+    assert_eq!(b.read_of("k", 9).await, 9);
+}
+
+/// The script does what the model that was explored does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_script_is_the_model() {
+    let nodes = Nodes::start().await;
+    let node = nodes.node(1).await;
+    let server = until(node.core.link.reach(), |reach| reach.server.is_some()).await.server.unwrap();
+    let seed: u64 = std::env::var("HOLDFAST_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    println!("HOLDFAST_TEST_SEED={seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let long = Duration::from_secs(600);
+    let mut models: HashMap<u8, Model<String, Vec<u8>>> = HashMap::new();
+    for _ in 0..4_000 {
+        let at = rng.random_range(b'a'..b'd');
+        let (key, name) = ([at], rng.random_range(0..3).to_string());
+        let value = vec![rng.random_range(0..9)];
+        let model = models.entry(at).or_default();
+        let (step, expected) = match rng.random_range(0..100) {
+            0..30 => {
+                let expected = match model.get(0, name.clone()) {
+                    Got::Value(value) => Answer::Value(value),
+                    Got::Marked => Answer::Marked,
+                    Got::Nothing(nonce) => Answer::Nothing(nonce),
+                };
+                (Step::Get { nonce: name, ttl: long }, expected)
+            }
+            30..50 => {
+                let landed = model.fill(&name, value.clone());
+                (Step::Fill { nonce: name, value, ttl: long }, Answer::Filled(landed))
+            }
+            50..70 => {
+                model.mark(0, name.clone(), 1);
+                (Step::Mark { token: name, ttl: long }, Answer::Begun)
+            }
+            70..99 => {
+                let value = rng.random_bool(0.7).then_some(value);
+                let finish = model.finish(0, &name, value.clone());
+                (Step::Finish { token: name, value: value.map(|value| (value, long)) }, Answer::Finished(finish))
+            }
+            _ => {
+                // A writer that died: its mark counts no more.
+                let token = "dead".to_owned();
+                model.mark(0, token.clone(), 0);
+                let step = Step::Mark { token, ttl: Duration::from_millis(50) };
+                let answer = node.core.link.step(&server, &key, &step).await.unwrap();
+                assert_eq!(answer, Answer::Begun);
+                // Another writer would have made the entry last.
+                let entry = (at as char).to_string();
+                if nodes.redis.command(&["PEXPIRE", &entry, "600000"]) == ":0" {
+                    *model = Model::default();
+                }
+                tokio::time::sleep(Duration::from_millis(60)).await;
+                continue;
+            }
+        };
+        let answer = node.core.link.step(&server, &key, &step).await.unwrap();
+        assert_eq!(answer, expected, "{step:?}");
+        let peeked = node.core.link.peek(&server, &key).await.unwrap();
+        assert_eq!(peeked, model.value, "after {step:?}");
+    }
+    assert!(matches!(
+        node.core.link.step(&server, b"new", &Step::Finish { token: "x".into(), value: None }).await,
+        Ok(Answer::Finished(Finish::Lost))
+    ));
+}
+
+const KEYS: usize = 4;
+
+/// Counters as the database; `acknowledged` holds what callers were told.
+#[derive(Default)]
+struct World {
+    stored: [AtomicU64; KEYS],
+    acknowledged: [AtomicU64; KEYS],
+    hits: AtomicU64,
+    writes: AtomicU64,
+}
+
+async fn dawdle(rng: &mut StdRng) {
+    match rng.random_range(0..10) {
+        0 => tokio::time::sleep(Duration::from_millis(rng.random_range(0..5))).await,
+        1..5 => tokio::task::yield_now().await,
+        _ => {}
+    }
+}
+
+async fn write_once(node: &Node, world: &World, key: usize, rng: &mut StdRng) {
+    let Ok(write) = node.core.begin(vec![Name::of::<Value>(key.to_string())]).await else { return };
+    dawdle(rng).await;
+    if rng.random_bool(0.1) {
+        return write.abandon();
+    }
+    let version = world.stored[key].fetch_add(1, Ordering::SeqCst) + 1;
+    dawdle(rng).await;
+    if rng.random_bool(0.02) {
+        // The process dies between the commit and the cache.
+        return drop(write);
+    }
+    if write.finish(Some(codec::encode(&Value(version)))).await.is_ok() {
+        world.acknowledged[key].fetch_max(version, Ordering::SeqCst);
+        world.writes.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+async fn read_once(node: &Node, world: &Arc<World>, key: usize, rng: &mut StdRng) {
+    let floor = world.acknowledged[key].load(Ordering::SeqCst);
+    let (loading, mut load_rng) = (world.clone(), StdRng::seed_from_u64(rng.random()));
+    let asked = Arc::new(AtomicBool::new(false));
+    let load = {
+        let asked = asked.clone();
+        async move {
+            asked.store(true, Ordering::Relaxed);
+            dawdle(&mut load_rng).await;
+            let version = loading.stored[key].load(Ordering::SeqCst);
+            dawdle(&mut load_rng).await;
+            if version == 0 { Err(MetadataError::NoSuchKey) } else { Ok(Arc::new(Value(version))) }
+        }
+    };
+    let found = node.read(&key.to_string(), load).await.unwrap_or(0);
+    assert!(found >= floor, "read {found} of key {key} after {floor} was acknowledged");
+    if !asked.load(Ordering::Relaxed) {
+        world.hits.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Readers and writers on three nodes while Redis is killed, emptied, brought back with old data, stopped and cut off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_read_on_any_node_is_older_than_an_acknowledged_write_whatever_becomes_of_redis() {
+    let seed: u64 = std::env::var("HOLDFAST_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    println!("HOLDFAST_TEST_SEED={seed}");
+    let mut nodes = Nodes::start().await;
+    let mut members = Vec::new();
+    for number in 1..=3 {
+        members.push(Arc::new(
+            nodes.node_with(number, |options| options.write_timeout = Duration::from_millis(200)).await,
+        ));
+    }
+    let (world, stop) = (Arc::<World>::default(), Arc::new(AtomicBool::new(false)));
+    let racers: Vec<_> = (0..9_u64)
+        .map(|racer| {
+            let (node, world, stop) = (members[racer as usize % 3].clone(), world.clone(), stop.clone());
+            let mut rng = StdRng::seed_from_u64(seed.wrapping_add(racer));
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let key = rng.random_range(0..KEYS);
+                    if rng.random_bool(0.15) {
+                        write_once(&node, &world, key, &mut rng).await;
+                    } else {
+                        read_once(&node, &world, key, &mut rng).await;
+                    }
+                    dawdle(&mut rng).await;
+                }
+            })
+        })
+        .collect();
+    let mut rng = StdRng::seed_from_u64(!seed);
+    let mut on = 0;
+    for round in 0..14 {
+        if tokio::time::timeout(Duration::from_secs(3), nodes.wait_for(CacheMode::On)).await.is_ok() {
+            on += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(rng.random_range(50..250))).await;
+        let pause = Duration::from_millis(rng.random_range(10..500));
+        match round % 7 {
+            0 => {
+                for _ in 0..20 {
+                    nodes.redis.command(&["FLUSHALL"]);
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            1 => {
+                nodes.redis.save();
+                tokio::time::sleep(pause).await;
+                nodes.redis.kill();
+                nodes.redis.run();
+                nodes.redis.forget_saved();
+            }
+            2 => {
+                nodes.redis.kill();
+                tokio::time::sleep(pause).await;
+                nodes.redis.run();
+            }
+            3 => {
+                let node = &members[rng.random_range(0..3)];
+                node.proxy.set(Flow::Stalled);
+                tokio::time::sleep(pause).await;
+                node.proxy.set(Flow::Open);
+            }
+            4 => {
+                nodes.redis.signal(Signal::STOP);
+                tokio::time::sleep(pause).await;
+                nodes.redis.signal(Signal::CONT);
+            }
+            5 => {
+                let node = &members[rng.random_range(0..3)];
+                node.coordination.cut();
+                tokio::time::sleep(pause * 6).await;
+                node.coordination.restore();
+            }
+            _ => {
+                let node = &members[rng.random_range(0..3)];
+                node.proxy.set(Flow::AnswersHeld);
+                tokio::time::sleep(pause).await;
+                node.proxy.sever();
+                node.proxy.set(Flow::Open);
+            }
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for racer in racers {
+        racer.await.unwrap();
+    }
+    let (hits, writes) = (world.hits.load(Ordering::Relaxed), world.writes.load(Ordering::Relaxed));
+    println!("{hits} hits, {writes} writes, on before {on} of 14 faults");
+    assert!(hits > 500 && writes > 100 && on >= 7, "{hits} hits, {writes} writes, {on} times on");
+}

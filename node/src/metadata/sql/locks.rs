@@ -1,0 +1,109 @@
+//! What a verb locks before it reads, where several nodes write to one server.
+//!
+//! A lock on something that may not exist yet (a key, a content, a name) is a lock on one of a fixed number of rows that
+//! stand for everything. They are taken in one statement and in the order of their numbers, so that verbs wait for each other
+//! in one order and do not deadlock. Two things that share a row by chance wait for each other; that is all.
+
+use std::collections::BTreeSet;
+
+use holdfast_actors::ports::coordination::Fence;
+use holdfast_actors::ports::metadata::BucketId;
+use holdfast_protocol::{ContentId, UploadId};
+
+/// Rows that stand for things: with 64 keys and 64 contents in each of two transactions, about one pair in two meets.
+pub(in crate::metadata) const SLOTS: u32 = 32_768;
+
+/// How a verb treats the epochs of shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::metadata) enum Epochs {
+    #[default]
+    Untouched,
+    /// No epoch rises before its commit.
+    Held,
+    /// No commit that compares with an epoch is under way.
+    Raised,
+}
+
+/// The locks of one verb.
+#[derive(Debug, Clone, Default)]
+pub(in crate::metadata) struct Locks {
+    /// Rows of the fixed number, exclusive.
+    pub(in crate::metadata) slots: BTreeSet<u32>,
+    /// Buckets that must not be deleted before the commit.
+    pub(in crate::metadata) buckets: BTreeSet<BucketId>,
+    pub(in crate::metadata) epochs: Epochs,
+}
+
+impl Locks {
+    pub(in crate::metadata) fn none() -> Self {
+        Self::default()
+    }
+
+    /// The number of a thing is stable: nodes of other versions lock the same row. FNV-1a, over the kind and the name.
+    fn slot(mut self, kind: u8, parts: &[&[u8]]) -> Self {
+        let bytes = std::iter::once(&kind).chain(parts.iter().copied().flatten());
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        // The low bits of FNV are its weakest.
+        let mixed = (hash ^ (hash >> 32)) as u32;
+        self.slots.insert(mixed % SLOTS);
+        self
+    }
+
+    pub(in crate::metadata) fn key(self, bucket: BucketId, key: &str) -> Self {
+        self.slot(b'k', &[&bucket.0.to_be_bytes(), key.as_bytes()])
+    }
+
+    pub(in crate::metadata) fn content(self, content: ContentId) -> Self {
+        self.slot(b'c', &[content.as_bytes()])
+    }
+
+    pub(in crate::metadata) fn contents(self, contents: &[ContentId]) -> Self {
+        contents.iter().fold(self, |locks, content| locks.content(*content))
+    }
+
+    pub(in crate::metadata) fn upload(self, upload: UploadId) -> Self {
+        self.slot(b'u', &[upload.as_bytes()])
+    }
+
+    pub(in crate::metadata) fn bucket_name(self, name: &str) -> Self {
+        self.slot(b'b', &[name.as_bytes()])
+    }
+
+    pub(in crate::metadata) fn user(self, name: &str) -> Self {
+        self.slot(b'n', &[name.as_bytes()])
+    }
+
+    pub(in crate::metadata) fn access_key(self, access_key: &str) -> Self {
+        self.slot(b'a', &[access_key.as_bytes()])
+    }
+
+    /// The queue of contents to reclaim: one reaper at a time.
+    pub(in crate::metadata) fn reclaims(self) -> Self {
+        self.slot(b'r', &[])
+    }
+
+    /// The highest token seen of a lock.
+    pub(in crate::metadata) fn fence(self, fence: Option<&Fence>) -> Self {
+        match fence {
+            Some(fence) => self.slot(b'f', &[fence.name.as_str().as_bytes()]),
+            None => self,
+        }
+    }
+
+    /// What messages of the outbox are ordered by, where no other lock stands for it.
+    pub(in crate::metadata) fn order_key(self, key: &str) -> Self {
+        self.slot(b'o', &[key.as_bytes()])
+    }
+
+    pub(in crate::metadata) fn in_bucket(mut self, bucket: BucketId) -> Self {
+        self.buckets.insert(bucket);
+        self
+    }
+
+    pub(in crate::metadata) fn epochs(mut self, epochs: Epochs) -> Self {
+        self.epochs = epochs;
+        self
+    }
+}

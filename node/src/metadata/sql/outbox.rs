@@ -1,0 +1,316 @@
+//! The outbox: messages that are committed with what they tell of.
+//!
+//! A row's `id` is a sequence number of its transaction, taken under the locks that the transaction holds: of two changes of
+//! one key the later one has the higher id. Rows of different keys may become visible in another order than that of their ids,
+//! so nothing here goes on from an id: the lowest rows are read, and taken out by name.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use async_trait::async_trait;
+use holdfast_actors::domain::events::{EventDraft, EventOutcome};
+use holdfast_actors::ports::events::{Message, Topic};
+use holdfast_actors::ports::metadata::{MetadataError, MetadataResult};
+use holdfast_actors::ports::outbox::{COUNTED_MAX, NewMessage, Outbox, OutboxBacklog, OutboxRow, ReplayFilter};
+use holdfast_protocol::EventId;
+use holdfast_protocol::events::partition_of;
+use sqlx::AssertSqlSafe;
+use tokio::sync::watch;
+
+use super::store::boxed;
+use super::{Backend, Dialect, Fields, Locks, Reader, Session, Shape, SqlMetadataStore, Value, values};
+use crate::metadata::rows;
+
+/// Columns of both tables, in the order of all statements; `published` has one more.
+pub(in crate::metadata) const OUTBOX_COLUMNS: &str = "part, id, nonce, topic, queued_ms, order_key, tag, words, body";
+
+/// The row that was complained of last.
+static LAST_UNREADABLE: AtomicI64 = AtomicI64::new(-1);
+
+/// A row to be inserted.
+pub(in crate::metadata) struct NewRow {
+    topic: Topic,
+    message: Message,
+    queued_ms: u64,
+}
+
+pub(super) fn topic_code(topic: Topic) -> i64 {
+    match topic {
+        Topic::Objects => 0,
+        Topic::Tasks => 1,
+        Topic::Errors => 2,
+        Topic::DeadLetters => 3,
+    }
+}
+
+pub(super) fn topic(code: i64) -> MetadataResult<Topic> {
+    let found = Topic::ALL.into_iter().find(|topic| topic_code(*topic) == code);
+    found.ok_or_else(|| MetadataError::Corrupt(format!("topic {code}")))
+}
+
+/// The row that tells of a change, if the bucket's rules want it told.
+pub(super) fn row_of<S: Session>(
+    tx: &mut S,
+    draft: Option<&EventDraft>,
+    outcome: &EventOutcome<'_>,
+) -> MetadataResult<Option<NewRow>> {
+    let Some(draft) = draft else { return Ok(None) };
+    let id = EventId::generate(rows::unsigned(tx.take_sequence())?);
+    let message = draft.message(id, outcome);
+    Ok(message.map(|message| NewRow { topic: Topic::Objects, message, queued_ms: outcome.now_ms }))
+}
+
+pub(super) async fn insert<S: Session>(tx: &mut S, new: &[NewRow]) -> MetadataResult<()> {
+    tx.execute_many(Shape::InsertOutbox, &[], new, |row| {
+        let message = &row.message;
+        values![
+            i64::from(partition_of(message.order_key.as_bytes())),
+            rows::signed(message.id.sequence),
+            i64::from(message.id.nonce),
+            topic_code(row.topic),
+            rows::signed(row.queued_ms),
+            message.order_key.as_bytes(),
+            &*message.tag,
+            message.keys.join(" "),
+            message.body.to_vec(),
+        ]
+    })
+    .await
+}
+
+fn row_from(row: &impl Fields) -> MetadataResult<OutboxRow> {
+    let nonce = u32::try_from(row.number(1)?).map_err(|_| MetadataError::Corrupt("nonce of an event".into()))?;
+    let words = row.text(6)?.split(' ').filter(|word| !word.is_empty());
+    Ok(OutboxRow {
+        topic: topic(row.number(2)?)?,
+        queued_ms: rows::unsigned(row.number(3)?)?,
+        message: Message {
+            id: EventId { sequence: rows::unsigned(row.number(0)?)?, nonce },
+            order_key: rows::key(row.bytes(4)?.to_vec())?,
+            tag: row.text(5)?.to_owned(),
+            keys: words.map(str::to_owned).collect(),
+            body: row.bytes(7)?.to_vec().into(),
+        },
+    })
+}
+
+/// The end of all keys that begin with `prefix`, if there is one.
+fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
+}
+
+async fn finish<S: Session>(
+    tx: &mut S,
+    partition: u16,
+    sequences: &[u64],
+    keep_at_ms: Option<u64>,
+) -> MetadataResult<()> {
+    let part = Value::from(i64::from(partition));
+    let id = |sequence: &u64| values![rows::signed(*sequence)];
+    if let Some(now_ms) = keep_at_ms {
+        let head = [rows::signed(now_ms).into(), part.clone()];
+        tx.execute_many(Shape::KeepPublished, &head, sequences, id).await?;
+    }
+    tx.execute_many(Shape::RemoveOutbox, &[part], sequences, id).await
+}
+
+/// Removes the lowest rows up to `last`.
+async fn forget_up_to<S: Session>(tx: &mut S, partition: u16, last: i64) -> MetadataResult<u64> {
+    let sql = "DELETE FROM published WHERE part = ? AND id <= ?";
+    Ok(tx.execute(sql, values![i64::from(partition), last]).await?.rows_affected)
+}
+
+async fn forget<S: Session>(
+    tx: &mut S,
+    partition: u16,
+    before_ms: u64,
+    rows_max: u64,
+    limit: u32,
+) -> MetadataResult<u64> {
+    let part = i64::from(partition);
+    let lowest = "SELECT id, published_ms FROM published WHERE part = ? ORDER BY id LIMIT ?";
+    let found = tx.fetch(lowest, values![part, i64::from(limit)]).await?;
+    let mut last = None;
+    for row in &found {
+        // What was published again stands among older rows: it ends the run, for a while.
+        if rows::unsigned(row.number(1)?)? >= before_ms {
+            break;
+        }
+        last = Some(row.number(0)?);
+    }
+    let mut gone = match last {
+        Some(last) => forget_up_to(tx, partition, last).await?,
+        None => 0,
+    };
+    let sql = "SELECT id FROM published WHERE part = ? ORDER BY id DESC LIMIT 1 OFFSET ?";
+    let over = tx.fetch_optional(sql, values![part, rows::signed(rows_max)]).await?;
+    if let Some(over) = over {
+        let newest_over = over.number(0)?;
+        let sql = "SELECT id FROM published WHERE part = ? AND id <= ? ORDER BY id LIMIT ?";
+        let found = tx.fetch(sql, values![part, newest_over, i64::from(limit)]).await?;
+        if let Some(last) = found.last() {
+            gone += forget_up_to(tx, partition, last.number(0)?).await?;
+        }
+    }
+    Ok(gone)
+}
+
+async fn replay<S: Session>(
+    tx: &mut S,
+    partition: u16,
+    filter: &ReplayFilter,
+    after: u64,
+    limit: u32,
+) -> MetadataResult<(u64, Option<u64>)> {
+    let part = i64::from(partition);
+    let prefix = filter.order_key_prefix.as_bytes();
+    let mut sql =
+        "SELECT id FROM published WHERE part = ? AND id > ? AND topic = ? AND queued_ms >= ? AND queued_ms < ? \
+         AND order_key >= ?"
+            .to_owned();
+    let to_ms = rows::signed(filter.to_ms.min(i64::MAX as u64));
+    let mut values =
+        values![part, rows::signed(after), topic_code(filter.topic), rows::signed(filter.from_ms), to_ms, prefix];
+    if let Some(end) = end_of(prefix) {
+        sql.push_str(" AND order_key < ?");
+        values.push(end.into());
+    }
+    sql.push_str(" ORDER BY id LIMIT ?");
+    values.push(i64::from(limit).into());
+    let found = tx.fetch(AssertSqlSafe(sql), values).await?;
+    let mut ids = Vec::with_capacity(found.len());
+    for row in &found {
+        ids.push(row.number(0)?);
+    }
+    let head = [Value::from(part)];
+    tx.execute_many(Shape::ReplayPublished, &head, &ids, |id| values![*id]).await?;
+    tx.execute_many(Shape::RemovePublished, &head, &ids, |id| values![*id]).await?;
+    let last = ids.last().map(|last| rows::unsigned(*last)).transpose()?;
+    Ok((ids.len() as u64, last))
+}
+
+#[async_trait]
+#[allow(private_bounds, reason = "the backends are this module's own")]
+impl<B: Backend> Outbox for SqlMetadataStore<B> {
+    async fn enqueue(&self, messages: Vec<NewMessage>, now_ms: u64) -> MetadataResult<()> {
+        let keys = messages.iter().map(|message| message.order_key.as_str());
+        let locks = keys.fold(Locks::none(), |locks, key| locks.order_key(key));
+        let messages: Arc<[NewMessage]> = messages.into();
+        let written = self.backend.write(locks, move |tx| {
+            let messages = messages.clone();
+            boxed(async move {
+                let mut new = Vec::with_capacity(messages.len());
+                for message in messages.iter().cloned() {
+                    let NewMessage { topic, order_key, tag, mut keys, body } = message;
+                    let id = EventId::generate(rows::unsigned(tx.take_sequence())?);
+                    keys.push(id.to_string());
+                    let message = Message { id, order_key, tag, keys, body };
+                    message.check().map_err(|error| MetadataError::Corrupt(error.to_string()))?;
+                    new.push(NewRow { topic, message, queued_ms: now_ms });
+                }
+                insert(tx, &new).await
+            })
+        });
+        written.await?;
+        self.tell_written();
+        Ok(())
+    }
+
+    fn written(&self) -> watch::Receiver<u64> {
+        self.written.subscribe()
+    }
+
+    async fn waiting(&self, partitions: &[u16]) -> MetadataResult<Vec<u16>> {
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        // One look at an index for each.
+        let look = "SELECT ? AS part WHERE EXISTS (SELECT 1 FROM outbox WHERE part = ?)";
+        let look = match B::Reads::DIALECT {
+            Dialect::Sqlite => look,
+            Dialect::Mysql => {
+                "SELECT CAST(? AS SIGNED) AS part FROM DUAL WHERE EXISTS (SELECT 1 FROM outbox WHERE part = ?)"
+            }
+        };
+        let sql = vec![look; partitions.len()].join(" UNION ALL ");
+        let values = partitions.iter().flat_map(|part| values![i64::from(*part), i64::from(*part)]).collect();
+        let found = self.backend.reads().fetch(AssertSqlSafe(sql), values).await?;
+        let part = |number| u16::try_from(number).map_err(|_| MetadataError::Corrupt("partition of the outbox".into()));
+        found.iter().map(|row| part(row.number(0)?)).collect()
+    }
+
+    async fn lowest(&self, partition: u16, limit: u32) -> MetadataResult<Vec<OutboxRow>> {
+        let sql = "SELECT id, nonce, topic, queued_ms, order_key, tag, words, body FROM outbox \
+             WHERE part = ? ORDER BY id LIMIT ?";
+        let found = self.backend.reads().fetch(sql, values![i64::from(partition), i64::from(limit)]).await?;
+        let mut lowest = Vec::with_capacity(found.len());
+        // Of a key with a row that this program cannot read (a newer one wrote it, or it is damaged) nothing later goes either.
+        let mut held: Vec<&[u8]> = Vec::new();
+        for row in &found {
+            let order_key = row.bytes(4)?;
+            match row_from(row) {
+                _ if held.contains(&order_key) => {}
+                Ok(row) => lowest.push(row),
+                Err(error) => {
+                    let id = row.number(0)?;
+                    // Rows are looked at many times a second.
+                    if LAST_UNREADABLE.swap(id, Ordering::Relaxed) != id {
+                        tracing::error!(partition, id, %error, "a row of the outbox cannot be read, it and its key wait");
+                    }
+                    held.push(order_key);
+                }
+            }
+        }
+        Ok(lowest)
+    }
+
+    async fn finish(&self, partition: u16, sequences: &[u64], keep_at_ms: Option<u64>) -> MetadataResult<()> {
+        let sequences: Arc<[u64]> = sequences.into();
+        self.backend
+            .write(Locks::none(), move |tx| {
+                let sequences = sequences.clone();
+                boxed(async move { finish(tx, partition, &sequences, keep_at_ms).await })
+            })
+            .await
+    }
+
+    async fn backlog(&self, partition: u16) -> MetadataResult<OutboxBacklog> {
+        let part = i64::from(partition);
+        let sql = "SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM outbox WHERE part = ? LIMIT ?) AS waiting), \
+             (SELECT COUNT(*) FROM (SELECT 1 FROM published WHERE part = ? LIMIT ?) AS kept)";
+        let most = rows::signed(COUNTED_MAX);
+        let counts = self.backend.reads().fetch_optional(sql, values![part, most, part, most]).await?;
+        let counts = counts.ok_or_else(|| MetadataError::Corrupt("a count without a row".into()))?;
+        let sql = "SELECT queued_ms FROM outbox WHERE part = ? ORDER BY id LIMIT 1";
+        let oldest = self.backend.reads().fetch_optional(sql, values![part]).await?;
+        Ok(OutboxBacklog {
+            rows: rows::unsigned(counts.number(0)?)?,
+            oldest_ms: oldest.map(|row| rows::unsigned(row.number(0)?)).transpose()?,
+            published: rows::unsigned(counts.number(1)?)?,
+        })
+    }
+
+    async fn forget_published(&self, partition: u16, before_ms: u64, rows_max: u64, limit: u32) -> MetadataResult<u64> {
+        self.backend.write(Locks::none(), move |tx| boxed(forget(tx, partition, before_ms, rows_max, limit))).await
+    }
+
+    async fn replay(
+        &self,
+        partition: u16,
+        filter: &ReplayFilter,
+        after: u64,
+        limit: u32,
+    ) -> MetadataResult<(u64, Option<u64>)> {
+        let filter = Arc::new(filter.clone());
+        let replayed = self.backend.write(Locks::none(), move |tx| {
+            let filter = filter.clone();
+            boxed(async move { replay(tx, partition, &filter, after, limit).await })
+        });
+        let replayed = replayed.await?;
+        self.tell_written();
+        Ok(replayed)
+    }
+}

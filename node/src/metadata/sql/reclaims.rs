@@ -1,0 +1,95 @@
+//! The queue of contents to reclaim.
+//!
+//! A content that lost its last reference keeps its row in `contents`, and a copy may take it, until [`due`] claims it by
+//! removing that row. From then on only the row in `reclaims` knows its chunks, until [`finish`].
+
+use std::collections::HashSet;
+
+use holdfast_actors::ports::metadata::{MetadataResult, Reclaim};
+use holdfast_protocol::{ContentId, Manifest};
+
+use super::shapes::statements;
+use super::{Dialect, Fields as _, Reader, Session, Shape, Value, values};
+use crate::metadata::rows;
+
+/// Queues chunks that nothing refers to.
+pub(super) async fn queue<S: Session>(
+    tx: &mut S,
+    contents: &[(ContentId, Manifest)],
+    now_ms: u64,
+) -> MetadataResult<()> {
+    tx.execute_many(Shape::QueueReclaims, &[], contents, |(content, manifest)| {
+        values![content.as_bytes(), manifest.encode(), rows::signed(now_ms)]
+    })
+    .await
+}
+
+/// Claims what is due. What is claimed and not finished comes again, after what has waited longer: a disk that cannot
+/// delete must not hold up the others.
+pub(super) async fn due<S: Session>(tx: &mut S, before_ms: u64, limit: u32) -> MetadataResult<Vec<Reclaim>> {
+    let found = tx
+        .fetch(
+            "SELECT r.id, r.content, r.manifest FROM reclaims r LEFT JOIN contents c ON c.id = r.content \
+             WHERE r.queued_ms < ? AND (c.refs IS NULL OR c.refs = 0) ORDER BY r.queued_ms, r.id LIMIT ?",
+            values![rows::signed(before_ms), i64::from(limit)],
+        )
+        .await?;
+    let mut claims: Vec<(Reclaim, ContentId)> = Vec::with_capacity(found.len());
+    for row in &found {
+        let reclaim = Reclaim { id: rows::unsigned(row.number(0)?)?, manifest: rows::manifest(row.bytes(2)?)? };
+        claims.push((reclaim, rows::content_id(row.bytes(1)?)?));
+    }
+    if S::DIALECT != Dialect::Sqlite {
+        // What was read above may be over: a copy may be taking a content at this moment (after this none can), or have taken
+        // it and been dropped again, and then the grace begins anew, with another row in the queue.
+        let mut taken = HashSet::new();
+        for row in tx.fetch_many(Shape::LockContents, &claims, |(_, id)| values![id.as_bytes()]).await? {
+            if row.number(1)? != 0 {
+                taken.insert(rows::content_id(row.bytes(0)?)?);
+            }
+        }
+        let mut waiting = HashSet::new();
+        for row in tx.fetch_many(Shape::LockReclaims, &claims, |(reclaim, _)| values![rows::signed(reclaim.id)]).await?
+        {
+            if row.number(1)? < rows::signed(before_ms) {
+                waiting.insert(rows::unsigned(row.number(0)?)?);
+            }
+        }
+        claims.retain(|(reclaim, content)| !taken.contains(content) && waiting.contains(&reclaim.id));
+    }
+    let (due, contents): (Vec<Reclaim>, Vec<ContentId>) = claims.into_iter().unzip();
+    tx.execute_many(Shape::RemoveContents, &[], &contents, |id| values![id.as_bytes()]).await?;
+    let head = [Value::from(rows::signed(before_ms))];
+    tx.execute_many(Shape::PostponeReclaims, &head, &due, |reclaim| values![rows::signed(reclaim.id)]).await?;
+    Ok(due)
+}
+
+/// Forgets reclaims, and which content held their extents.
+pub(super) async fn finish<S: Session>(tx: &mut S, ids: &[u64]) -> MetadataResult<()> {
+    let found = tx.fetch_many(Shape::LoadReclaims, ids, |id| values![rows::signed(*id)]).await?;
+    let mut extents = Vec::new();
+    for row in &found {
+        let content = rows::content_id(row.bytes(0)?)?;
+        let manifest = rows::manifest(row.bytes(1)?)?;
+        extents.extend(manifest.extents.into_iter().map(|extent| extent.content).filter(|extent| *extent != content));
+    }
+    tx.execute_many(Shape::RemoveExtents, &[], &extents, |id| values![id.as_bytes()]).await?;
+    tx.execute_many(Shape::RemoveReclaims, &[], ids, |id| values![rows::signed(*id)]).await
+}
+
+/// [`known`], with the commits that are under way.
+pub(super) async fn known_to_writer<S: Session>(tx: &mut S, contents: &[ContentId]) -> MetadataResult<Vec<ContentId>> {
+    let found = tx.fetch_many(Shape::Known, contents, |id| values![id.as_bytes()]).await?;
+    found.iter().map(|row| rows::content_id(row.bytes(0)?)).collect()
+}
+
+/// Which contents anything knows.
+pub(super) async fn known<R: Reader>(reads: &R, contents: &[ContentId]) -> MetadataResult<Vec<ContentId>> {
+    let mut known = Vec::new();
+    for (sql, values) in statements(R::DIALECT, Shape::Known, &[], contents, |id| values![id.as_bytes()]) {
+        for row in reads.run_fetch(sql, values).await? {
+            known.push(rows::content_id(row.bytes(0)?)?);
+        }
+    }
+    Ok(known)
+}

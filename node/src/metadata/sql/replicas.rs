@@ -1,0 +1,115 @@
+//! What a cluster keeps about replicas: epochs under which chunks must have been written, repairs that wait, and contents
+//! that were condemned as orphans.
+//!
+//! A content is condemned in the table that commits look into, under the lock that its commit holds: of a condemnation and a
+//! commit of the same content the one that comes first stands, and the other learns it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use holdfast_actors::ports::metadata::{MetadataResult, Repair, ReplicaEvidence};
+use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId};
+
+use super::{Dialect, Fields as _, Reader, Session, Shape, Value, values};
+use crate::metadata::rows;
+
+/// The stored epochs of all shards that some evidence names. A shard without one takes all.
+pub(super) async fn load_epochs<S: Session>(
+    tx: &mut S,
+    evidence: &[&ReplicaEvidence],
+) -> MetadataResult<HashMap<ShardId, Epoch>> {
+    let epochs = evidence.iter().flat_map(|evidence| &evidence.epochs);
+    let shards: BTreeSet<ShardId> = epochs.map(|(shard, _)| *shard).collect();
+    let shards: Vec<ShardId> = shards.into_iter().collect();
+    let found = tx.fetch_many(Shape::LoadEpochs, &shards, |shard| values![i64::from(shard.0)]).await?;
+    found.iter().map(|row| rows::epoch(row.number(0)?, row.number(1)?)).collect()
+}
+
+/// Whether a content was given up.
+pub(super) async fn is_condemned<S: Session>(tx: &mut S, content: ContentId) -> MetadataResult<bool> {
+    let sql = "SELECT 1 FROM condemned WHERE content = ?";
+    Ok(tx.fetch_optional(sql, values![content.as_bytes()]).await?.is_some())
+}
+
+pub(super) async fn condemn<S: Session>(
+    tx: &mut S,
+    contents: &[ContentId],
+    now_ms: u64,
+) -> MetadataResult<Vec<ContentId>> {
+    let head = [Value::from(rows::signed(now_ms))];
+    tx.execute_many(Shape::Condemn, &head, contents, |id| values![id.as_bytes()]).await?;
+    let found = tx.fetch_many(Shape::Condemned, contents, |id| values![id.as_bytes()]).await?;
+    found.iter().map(|row| rows::content_id(row.bytes(0)?)).collect()
+}
+
+pub(super) async fn forget_condemned<S: Session>(tx: &mut S, before_ms: u64, limit: u32) -> MetadataResult<u64> {
+    // SQLite has no LIMIT for DELETE, MySQL none in a subquery of IN.
+    let sql = match S::DIALECT {
+        Dialect::Sqlite => {
+            "DELETE FROM condemned WHERE content IN \
+             (SELECT content FROM condemned WHERE condemned_ms < ? ORDER BY condemned_ms LIMIT ?)"
+        }
+        Dialect::Mysql => "DELETE FROM condemned WHERE condemned_ms < ? ORDER BY condemned_ms LIMIT ?",
+    };
+    Ok(tx.execute(sql, values![rows::signed(before_ms), i64::from(limit)]).await?.rows_affected)
+}
+
+/// The cluster that claimed this metadata.
+pub(super) async fn claimant<R: Reader>(reads: &R) -> MetadataResult<Option<ClusterId>> {
+    let row = reads.fetch_optional("SELECT cluster FROM claims WHERE place = 1", values![]).await?;
+    row.map(|row| rows::cluster_id(row.bytes(0)?)).transpose()
+}
+
+/// Claims this metadata unless somebody did before.
+pub(super) async fn claim<S: Session>(tx: &mut S, cluster: ClusterId) -> MetadataResult<()> {
+    let sql = match S::DIALECT {
+        Dialect::Sqlite => "INSERT OR IGNORE INTO claims (place, cluster) VALUES (1, ?)",
+        Dialect::Mysql => "INSERT IGNORE INTO claims (place, cluster) VALUES (1, ?)",
+    };
+    tx.execute(sql, values![cluster.as_bytes()]).await.map(drop)
+}
+
+pub(super) async fn raise_epochs<S: Session>(tx: &mut S, epochs: &[(ShardId, Epoch)]) -> MetadataResult<()> {
+    // In the order of their numbers, each once: what locks rows should lock them in one order.
+    let mut highest: BTreeMap<ShardId, Epoch> = BTreeMap::new();
+    for (shard, epoch) in epochs {
+        let highest = highest.entry(*shard).or_insert(*epoch);
+        *highest = (*highest).max(*epoch);
+    }
+    let highest: Vec<_> = highest.into_iter().collect();
+    tx.execute_many(Shape::RaiseEpochs, &[], &highest, |(shard, epoch)| {
+        values![i64::from(shard.0), rows::signed(epoch.0)]
+    })
+    .await
+}
+
+/// Queues repairs; those queued already are noticed anew.
+pub(super) async fn queue_repairs<S: Session>(tx: &mut S, repairs: &[(ChunkId, NodeId, u64)]) -> MetadataResult<()> {
+    tx.execute_many(Shape::QueueRepairs, &[], repairs, |(chunk, node, now_ms)| {
+        values![node.as_bytes(), chunk.as_bytes(), rows::signed(*now_ms)]
+    })
+    .await
+}
+
+pub(super) async fn finish_repairs<S: Session>(tx: &mut S, repairs: &[Repair]) -> MetadataResult<()> {
+    let bind = |repair: &Repair| values![rows::signed(repair.id), rows::signed(repair.queued_ms)];
+    tx.execute_many(Shape::RemoveRepairs, &[], repairs, bind).await
+}
+
+pub(super) async fn repairs<R: Reader>(reads: &R, node: NodeId, after: u64, limit: u32) -> MetadataResult<Vec<Repair>> {
+    let sql = "SELECT id, chunk, queued_ms FROM repairs WHERE node = ? AND id > ? ORDER BY id LIMIT ?";
+    let found = reads.fetch(sql, values![node.as_bytes(), rows::signed(after), i64::from(limit)]).await?;
+    let repair = |row: &R::Row| {
+        Ok(Repair {
+            id: rows::unsigned(row.number(0)?)?,
+            chunk: rows::chunk_id(row.bytes(1)?)?,
+            node,
+            queued_ms: rows::unsigned(row.number(2)?)?,
+        })
+    };
+    found.iter().map(repair).collect()
+}
+
+pub(super) async fn repair_backlog<R: Reader>(reads: &R) -> MetadataResult<Vec<(NodeId, u64)>> {
+    let found = reads.fetch("SELECT node, COUNT(*) FROM repairs GROUP BY node ORDER BY node", Vec::new()).await?;
+    found.iter().map(|row| Ok((rows::node_id(row.bytes(0)?)?, rows::unsigned(row.number(1)?)?))).collect()
+}

@@ -1,0 +1,296 @@
+//! All SQL whose text depends on the number of rows, and what the databases write differently.
+//!
+//! Statements over many rows keep the trips to the database few: a batch of sixty-four PUTs takes as many statements as
+//! one. Their texts are built once for each number of rows and stay prepared.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use parking_lot::Mutex;
+use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
+
+use super::Value;
+use super::outbox::OUTBOX_COLUMNS;
+
+/// The most rows of one statement. Bounds the prepared statements that are kept: one for each shape and number of rows.
+pub(in crate::metadata) const ROWS_MAX: usize = 64;
+
+/// Whose SQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::metadata) enum Dialect {
+    Sqlite,
+    /// MySQL 8 and MariaDB 10.11.
+    Mysql,
+}
+
+impl Dialect {
+    /// Ends a SELECT whose rows must stay as they are until the commit. SQLite's writer is alone anyway.
+    pub(in crate::metadata) const fn for_update(self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::Mysql => " FOR UPDATE",
+        }
+    }
+}
+
+/// Columns of `objects` and `history`, in the order of all statements.
+pub(in crate::metadata) const OBJECT_COLUMNS: &str =
+    "bucket, `key`, sequence, version, content, modified_ms, owner, attributes, tags, acl";
+
+/// What a row of an object version is read from: the columns of `objects` or `history` (as `o`), then those of its content
+/// (as `c`).
+pub(in crate::metadata) const VERSION_COLUMNS: &str = "o.key, o.sequence, o.version, o.content, o.modified_ms, o.owner, o.attributes, \
+     o.tags, o.acl, c.manifest, c.etag_md5, c.etag_parts, c.checksum, c.parts";
+
+/// Whether anything knows the content `w.id`.
+const IS_KNOWN: &str = "EXISTS (SELECT 1 FROM contents WHERE contents.id = w.id) \
+     OR EXISTS (SELECT 1 FROM extents WHERE extent = w.id) \
+     OR EXISTS (SELECT 1 FROM parts WHERE content = w.id) \
+     OR EXISTS (SELECT 1 FROM reclaims WHERE content = w.id)";
+
+/// The condition that a row has one of `rows` keys. MySQL looks up the index for OR, SQLite for IN.
+fn has_key(dialect: Dialect, rows: usize) -> String {
+    match dialect {
+        Dialect::Sqlite => format!("(bucket, key) IN (VALUES {})", list("(?,?)", rows)),
+        Dialect::Mysql => vec!["(bucket = ? AND `key` = ?)"; rows].join(" OR "),
+    }
+}
+
+/// A table `w(id)` of `rows` ids, to be named first.
+fn wanted(dialect: Dialect, rows: usize) -> String {
+    match dialect {
+        Dialect::Sqlite => format!("(SELECT column1 AS id FROM (VALUES {}))", list("(?)", rows)),
+        Dialect::Mysql => format!("({})", vec!["SELECT CAST(? AS BINARY) AS id"; rows].join(" UNION ALL ")),
+    }
+}
+
+/// Inserts a row unless there is one of its key.
+fn insert_new(dialect: Dialect, table: &str, columns: &str, rows: &str) -> String {
+    match dialect {
+        Dialect::Sqlite => format!("INSERT OR IGNORE INTO {table} ({columns}) {rows}"),
+        Dialect::Mysql => format!("INSERT IGNORE INTO {table} ({columns}) {rows}"),
+    }
+}
+
+/// A statement over many rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::metadata) enum Shape {
+    /// `(bucket, key, new content or NULL)` × n → place, versioning, of the current row version, content, etag, and whether
+    /// the new content was condemned.
+    LoadKeys,
+    /// Content rows × n.
+    InsertContents,
+    /// Object rows × n, over what is there.
+    PutObjects,
+    /// `(bucket, key)` × n: current rows to history.
+    Archive,
+    /// `(bucket, key)` × n.
+    RemoveObjects,
+    /// Delete marker rows × n.
+    InsertMarkers,
+    /// Content ids × n lose one reference.
+    Dereference,
+    /// Time, then content ids × n: those without references are queued.
+    QueueUnreferenced,
+    /// Reclaim rows × n.
+    QueueReclaims,
+    /// Content ids × n.
+    RemoveContents,
+    /// Time, then reclaim ids × n.
+    PostponeReclaims,
+    /// Reclaim ids × n → their manifests.
+    LoadReclaims,
+    /// Reclaim ids × n.
+    RemoveReclaims,
+    /// Extent ids × n.
+    RemoveExtents,
+    /// Content ids × n → those that something knows.
+    Known,
+    /// Time, then content ids × n: those that nothing knows are condemned.
+    Condemn,
+    /// Content ids × n → those that are condemned.
+    Condemned,
+    /// Shards × n → shard, epoch.
+    LoadEpochs,
+    /// `(shard, epoch)` × n.
+    RaiseEpochs,
+    /// Repair rows × n: new ones, and a later time for those that are there.
+    QueueRepairs,
+    /// `(repair id, time)` × n: those of just this time.
+    RemoveRepairs,
+    /// Content ids × n → id, references; they stay so.
+    LockContents,
+    /// Reclaim ids × n → id, time; they stay so.
+    LockReclaims,
+    /// Rows of the error log × n: those that are new.
+    AddErrors,
+    /// Outbox rows × n.
+    InsertOutbox,
+    /// Partition, then ids × n.
+    RemoveOutbox,
+    /// Time, partition, then ids × n: outbox rows are published.
+    KeepPublished,
+    /// Partition, then ids × n: published rows are outbox rows again.
+    ReplayPublished,
+    /// Partition, then ids × n.
+    RemovePublished,
+}
+
+/// `row` written `rows` times, with commas.
+fn list(row: &str, rows: usize) -> String {
+    let mut out = String::with_capacity((row.len() + 1) * rows);
+    for i in 0..rows {
+        if i > 0 {
+            out.push(',');
+        }
+        out.push_str(row);
+    }
+    out
+}
+
+impl Shape {
+    /// The statement for `rows` rows.
+    pub(in crate::metadata) fn text(self, dialect: Dialect, rows: usize) -> String {
+        let ids = || list("?", rows);
+        let keys = || list("(?,?)", rows);
+        match self {
+            Self::LoadKeys => {
+                let places = match dialect {
+                    Dialect::Sqlite => {
+                        let numbered: Vec<String> = (0..rows).map(|i| format!("({i},?,?,?)")).collect();
+                        let columns = "column1 AS i, column2 AS b, column3 AS k, column4 AS n";
+                        format!("(SELECT {columns} FROM (VALUES {}))", numbered.join(","))
+                    }
+                    Dialect::Mysql => {
+                        let row = "CAST(? AS SIGNED) AS b, CAST(? AS BINARY) AS k, CAST(? AS BINARY) AS n";
+                        let numbered: Vec<String> = (0..rows).map(|i| format!("SELECT {i} AS i, {row}")).collect();
+                        format!("({})", numbered.join(" UNION ALL "))
+                    }
+                };
+                format!(
+                    "SELECT k.i, b.versioning, o.version, o.content, c.etag_md5, c.etag_parts, \
+                     d.content IS NOT NULL FROM {places} k \
+                     LEFT JOIN buckets b ON b.id = k.b \
+                     LEFT JOIN objects o ON o.bucket = k.b AND o.key = k.k \
+                     LEFT JOIN contents c ON c.id = o.content \
+                     LEFT JOIN condemned d ON d.content = k.n"
+                )
+            }
+            Self::InsertContents => format!(
+                "INSERT INTO contents (id, refs, size_bytes, manifest, etag_md5, etag_parts, checksum, parts) VALUES {}",
+                list("(?,1,?,?,?,?,?,?)", rows)
+            ),
+            Self::PutObjects => {
+                format!("REPLACE INTO objects ({OBJECT_COLUMNS}) VALUES {}", list("(?,?,?,?,?,?,?,?,?,?)", rows))
+            }
+            Self::Archive => format!(
+                "INSERT INTO history ({OBJECT_COLUMNS}) SELECT {OBJECT_COLUMNS} FROM objects \
+                 WHERE {}",
+                has_key(dialect, rows)
+            ),
+            Self::RemoveObjects => format!("DELETE FROM objects WHERE {}", has_key(dialect, rows)),
+            Self::InsertMarkers => format!(
+                "INSERT INTO history ({OBJECT_COLUMNS}) VALUES {}",
+                list("(?,?,?,?,NULL,?,?,NULL,NULL,0)", rows)
+            ),
+            Self::Dereference => format!("UPDATE contents SET refs = refs - 1 WHERE id IN ({})", ids()),
+            Self::QueueUnreferenced => format!(
+                "INSERT INTO reclaims (content, manifest, queued_ms) SELECT id, manifest, ? FROM contents \
+                 WHERE id IN ({}) AND refs = 0",
+                ids()
+            ),
+            Self::QueueReclaims => {
+                format!("INSERT INTO reclaims (content, manifest, queued_ms) VALUES {}", list("(?,?,?)", rows))
+            }
+            Self::RemoveContents => format!("DELETE FROM contents WHERE id IN ({})", ids()),
+            Self::PostponeReclaims => format!("UPDATE reclaims SET queued_ms = ? WHERE id IN ({})", ids()),
+            Self::LoadReclaims => format!("SELECT content, manifest FROM reclaims WHERE id IN ({})", ids()),
+            Self::RemoveReclaims => format!("DELETE FROM reclaims WHERE id IN ({})", ids()),
+            Self::RemoveExtents => format!("DELETE FROM extents WHERE extent IN ({})", ids()),
+            Self::Known => {
+                format!("SELECT id FROM {} w WHERE {IS_KNOWN}", wanted(dialect, rows))
+            }
+            Self::Condemn => {
+                let condemned = format!("SELECT w.id, ? FROM {} w WHERE NOT ({IS_KNOWN})", wanted(dialect, rows));
+                insert_new(dialect, "condemned", "content, condemned_ms", &condemned)
+            }
+            Self::Condemned => format!("SELECT content FROM condemned WHERE content IN ({})", ids()),
+            Self::LoadEpochs => format!("SELECT shard, epoch FROM shard_epochs WHERE shard IN ({})", ids()),
+            Self::RaiseEpochs => {
+                let insert = format!("INSERT INTO shard_epochs (shard, epoch) VALUES {}", keys());
+                match dialect {
+                    Dialect::Sqlite => {
+                        format!("{insert} ON CONFLICT (shard) DO UPDATE SET epoch = MAX(epoch, excluded.epoch)")
+                    }
+                    Dialect::Mysql => {
+                        format!("{insert} ON DUPLICATE KEY UPDATE epoch = GREATEST(epoch, VALUES(epoch))")
+                    }
+                }
+            }
+            Self::QueueRepairs => {
+                let insert = format!("INSERT INTO repairs (node, chunk, queued_ms) VALUES {}", list("(?,?,?)", rows));
+                match dialect {
+                    Dialect::Sqlite => format!(
+                        "{insert} ON CONFLICT (chunk, node) \
+                         DO UPDATE SET queued_ms = MAX(queued_ms + 1, excluded.queued_ms)"
+                    ),
+                    Dialect::Mysql => format!(
+                        "{insert} ON DUPLICATE KEY UPDATE queued_ms = GREATEST(queued_ms + 1, VALUES(queued_ms))"
+                    ),
+                }
+            }
+            Self::LockContents => {
+                format!("SELECT id, refs FROM contents WHERE id IN ({}){}", ids(), dialect.for_update())
+            }
+            Self::LockReclaims => {
+                format!("SELECT id, queued_ms FROM reclaims WHERE id IN ({}){}", ids(), dialect.for_update())
+            }
+            Self::RemoveRepairs => {
+                format!("DELETE FROM repairs WHERE {}", vec!["(id = ? AND queued_ms = ?)"; rows].join(" OR "))
+            }
+            Self::AddErrors => {
+                let rows = format!("VALUES {}", list("(?,?,?,?,?,?)", rows));
+                insert_new(dialect, "error_log", "report, at_ms, node, kind, subject, detail", &rows)
+            }
+            Self::InsertOutbox => {
+                format!("INSERT INTO outbox ({OUTBOX_COLUMNS}) VALUES {}", list("(?,?,?,?,?,?,?,?,?)", rows))
+            }
+            Self::RemoveOutbox => format!("DELETE FROM outbox WHERE part = ? AND id IN ({})", ids()),
+            Self::KeepPublished => format!(
+                "REPLACE INTO published ({OUTBOX_COLUMNS}, published_ms) SELECT {OUTBOX_COLUMNS}, ? FROM outbox \
+                 WHERE part = ? AND id IN ({})",
+                ids()
+            ),
+            Self::ReplayPublished => format!(
+                "REPLACE INTO outbox ({OUTBOX_COLUMNS}) SELECT {OUTBOX_COLUMNS} FROM published \
+                 WHERE part = ? AND id IN ({})",
+                ids()
+            ),
+            Self::RemovePublished => format!("DELETE FROM published WHERE part = ? AND id IN ({})", ids()),
+        }
+    }
+}
+
+/// The texts built so far, by shape and number of rows.
+type Texts = HashMap<(Dialect, Shape, usize), Arc<str>>;
+
+/// The statements for all `rows`, each with its values: `head`, then those of its rows.
+pub(super) fn statements<T>(
+    dialect: Dialect,
+    shape: Shape,
+    head: &[Value],
+    rows: &[T],
+    bind: impl Fn(&T) -> Vec<Value>,
+) -> Vec<(SqlStr, Vec<Value>)> {
+    static TEXTS: LazyLock<Mutex<Texts>> = LazyLock::new(Mutex::default);
+    let statement = |rows: &[T]| {
+        let mut values = head.to_vec();
+        for row in rows {
+            values.extend(bind(row));
+        }
+        let key = (dialect, shape, rows.len());
+        let text = TEXTS.lock().entry(key).or_insert_with(|| shape.text(dialect, rows.len()).into()).clone();
+        (AssertSqlSafe(text).into_sql_str(), values)
+    };
+    rows.chunks(ROWS_MAX).map(statement).collect()
+}

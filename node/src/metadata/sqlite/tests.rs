@@ -1,0 +1,368 @@
+//! The conformance suite on SQLite, and what only SQLite can get wrong.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use holdfast_actors::ports::metadata::{
+    CannedAcl, Content, ContentSource, ETag, ListAfter, ListQuery, NewBucket, ObjectAttributes, ReplicaEvidence,
+    WritePrecondition,
+};
+use holdfast_actors::ports::{Journal, MetadataStore, Outbox};
+use holdfast_protocol::{ContentId, Manifest, VersionId};
+use sqlx::Row as _;
+
+use super::error::refused;
+use super::*;
+use crate::metadata::sql::store::boxed;
+use crate::metadata::sql::{listing, shapes};
+
+async fn open(directory: &Path) -> SqliteMetadataStore {
+    SqliteMetadataStore::open(&directory.join("metadata.db"), SqliteOptions::default()).await.unwrap()
+}
+
+/// Runs something on the writer's connection, between the verbs.
+async fn write<T, F>(store: &SqliteMetadataStore, run: F) -> MetadataResult<T>
+where
+    T: Send + 'static,
+    F: for<'a> FnOnce(&'a mut Tx) -> BoxFuture<'a, MetadataResult<T>> + Send + 'static,
+{
+    let (reply, answer) = oneshot::channel();
+    store.backend.submit(writer::verb(run, reply), answer).await
+}
+
+async fn empty_store() -> (Arc<dyn MetadataStore>, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    (Arc::new(open(directory.path()).await), directory)
+}
+
+async fn empty_outbox() -> (Arc<dyn MetadataStore>, Arc<dyn Outbox>, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(directory.path()).await);
+    (store.clone(), store, directory)
+}
+
+mod conformance {
+    holdfast_actors::metadata_conformance!(super::empty_store);
+    holdfast_actors::outbox_conformance!(super::empty_outbox);
+}
+
+async fn empty_journal() -> (Arc<dyn Journal>, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    (Arc::new(open(directory.path()).await), directory)
+}
+
+mod journal {
+    holdfast_actors::journal_conformance!(super::empty_journal);
+}
+
+mod crash;
+mod measure;
+
+fn content(id: ContentId) -> Content {
+    Content {
+        id,
+        manifest: Manifest::single(id, 4096),
+        etag: ETag { md5: [1; 16], parts: None },
+        checksum: None,
+        parts: Vec::new(),
+    }
+}
+
+fn object(bucket: BucketId, key: &str) -> NewObject {
+    NewObject {
+        bucket,
+        key: key.into(),
+        version: VersionId::generate(1),
+        now_ms: 1,
+        owner: "alice".into(),
+        content: ContentSource::New(content(ContentId::generate(1))),
+        attributes: ObjectAttributes::default(),
+        tags: Vec::new(),
+        acl: CannedAcl::Private,
+        precondition: WritePrecondition::default(),
+        event: None,
+        evidence: ReplicaEvidence::default(),
+    }
+}
+
+async fn bucket(store: &SqliteMetadataStore) -> BucketId {
+    let new = NewBucket { name: "b".into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: 1 };
+    store.create_bucket(new).await.unwrap().id
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_and_both_versions_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    bucket(&store).await;
+    store.close().await;
+    let path = directory.path().join("metadata.db");
+    let mut conn = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (77, 'x', 1, x'00', 1)",
+    )
+    .execute(&mut conn)
+    .await
+    .unwrap();
+    let error = SqliteMetadataStore::open(&path, SqliteOptions::default()).await.map(|_| ()).unwrap_err();
+    let OpenError::NewerSchema { found: 77, known } = error else { panic!("{error}") };
+    let text = error.to_string();
+    assert!(known < 77 && text.contains("77") && text.contains(&format!("version {known},")), "{text}");
+}
+
+#[tokio::test]
+async fn the_log_is_flushed_on_every_commit() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let settings = write(&store, |tx| {
+        boxed(async move {
+            let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(tx.conn()).await.unwrap();
+            let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(tx.conn()).await.unwrap();
+            Ok((mode, synchronous))
+        })
+    })
+    .await
+    .unwrap();
+    assert_eq!(settings, ("wal".to_owned(), 2));
+}
+
+#[tokio::test]
+async fn a_reopened_store_has_everything_and_counts_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let id = bucket(&store).await;
+    let before = store.commit_object(object(id, "k")).await.unwrap().object;
+    store.close().await;
+    let store = open(directory.path()).await;
+    assert_eq!(store.object(id, "k", None).await.unwrap(), before);
+    let after = store.commit_object(object(id, "k")).await.unwrap().object;
+    assert!(after.sequence > before.sequence);
+}
+
+/// The writer takes what waits together into one transaction: 64 commits in flight take far fewer flushes.
+#[tokio::test]
+async fn commits_that_wait_together_share_a_flush() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(directory.path()).await);
+    let id = bucket(&store).await;
+    // While this verb runs the others pile up.
+    let (go, gate) = oneshot::channel::<()>();
+    let holding = write(&store, |_| boxed(async move { gate.await.map_err(|_| closed()) }));
+    let commits = (0..200).map(|i| store.commit_object(object(id, &format!("k{i}"))));
+    let piled = futures::future::join_all(commits);
+    let before = log_pages(&directory.path().join("metadata.db-wal"));
+    let ((), results) = futures::join!(
+        async {
+            // Both futures below are queued when first polled; then the gate opens.
+            tokio::task::yield_now().await;
+            go.send(()).unwrap();
+        },
+        async { futures::join!(holding, piled).1 }
+    );
+    assert!(results.iter().all(Result::is_ok));
+    let frames = log_pages(&directory.path().join("metadata.db-wal")) - before;
+    // A commit of its own for each would write three pages or more each.
+    assert!(frames < 200, "{frames} pages logged for 200 commits");
+}
+
+/// Pages in the log: each commit writes each page that it changed once.
+fn log_pages(log: &Path) -> u64 {
+    std::fs::metadata(log).unwrap().len() / 4120
+}
+
+#[tokio::test]
+async fn a_full_queue_answers_busy_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let id = bucket(&store).await;
+    let (go, gate) = oneshot::channel::<()>();
+    let mut holding = Box::pin(write(&store, |_| boxed(async move { gate.await.map_err(|_| closed()) })));
+    assert!(futures::poll!(&mut holding).is_pending());
+    let mut waiting = Vec::new();
+    let mut refused = 0;
+    // The queue, and what the writer may have taken from it.
+    for i in 0..QUEUE_JOBS_MAX + 300 {
+        let mut commit = store.commit_object(object(id, &format!("k{i}")));
+        match futures::poll!(&mut commit) {
+            std::task::Poll::Pending => waiting.push(commit),
+            std::task::Poll::Ready(Err(MetadataError::Busy)) => refused += 1,
+            std::task::Poll::Ready(other) => panic!("{other:?}"),
+        }
+    }
+    // The verb that holds the writer has a place too.
+    assert!(refused > 0 && waiting.len() >= QUEUE_JOBS_MAX - 1, "{refused} refused");
+    go.send(()).unwrap();
+    holding.await.unwrap();
+    for commit in waiting {
+        commit.await.unwrap();
+    }
+}
+
+/// A content id that exists already is refused; the rest of the batch goes through.
+#[tokio::test]
+async fn one_failing_commit_does_not_undo_its_neighbours() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let id = bucket(&store).await;
+    let taken = ContentId::generate(9);
+    let with = |key: &str| NewObject { content: ContentSource::New(content(taken)), ..object(id, key) };
+    store.commit_object(with("first")).await.unwrap();
+    let (go, gate) = oneshot::channel::<()>();
+    let mut holding = Box::pin(write(&store, |_| boxed(async move { gate.await.map_err(|_| closed()) })));
+    assert!(futures::poll!(&mut holding).is_pending());
+    let commits = [object(id, "a"), with("collides"), object(id, "b")].map(|object| store.commit_object(object));
+    let mut commits = Box::pin(futures::future::join_all(commits));
+    assert!(futures::poll!(&mut commits).is_pending());
+    go.send(()).unwrap();
+    holding.await.unwrap();
+    let results = commits.await;
+    assert!(results[0].is_ok() && results[2].is_ok());
+    assert!(matches!(results[1], Err(MetadataError::Unavailable(_))), "{:?}", results[1]);
+    assert!(store.object(id, "a", None).await.is_ok() && store.object(id, "b", None).await.is_ok());
+    assert!(matches!(store.object(id, "collides", None).await, Err(MetadataError::NoSuchKey)));
+}
+
+#[tokio::test]
+async fn a_dropped_caller_loses_the_answer_not_the_write() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let id = bucket(&store).await;
+    let mut abandoned = store.commit_object(object(id, "k"));
+    assert!(futures::poll!(&mut abandoned).is_pending());
+    drop(abandoned);
+    // Verbs are done in order, so that this one's answer comes after.
+    store.commit_object(object(id, "other")).await.unwrap();
+    assert!(store.object(id, "k", None).await.is_ok());
+}
+
+/// A database that may not grow: writes are refused, nothing is lost, reads go on, and room makes writes work again.
+#[tokio::test]
+async fn a_full_database_refuses_writes_and_recovers() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let id = bucket(&store).await;
+    store.commit_object(object(id, "kept")).await.unwrap();
+    let limit = |pages: &'static str| {
+        write(&store, move |tx| {
+            boxed(async move { sqlx::query(pages).execute(tx.conn()).await.map(drop).map_err(refused) })
+        })
+    };
+    limit("PRAGMA max_page_count = 1").await.unwrap();
+    let mut failed = 0;
+    for i in 0..2000 {
+        match store.commit_object(object(id, &format!("{i:01000}"))).await {
+            Ok(_) => {}
+            Err(MetadataError::Unavailable(_) | MetadataError::Unknown(_)) => {
+                failed += 1;
+                break;
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    assert_eq!(failed, 1, "the limit was reached");
+    assert!(store.object(id, "kept", None).await.is_ok());
+    limit("PRAGMA max_page_count = 1000000").await.unwrap();
+    store.commit_object(object(id, "again")).await.unwrap();
+    assert!(store.object(id, "again", None).await.is_ok());
+}
+
+/// No hot statement scans a table or sorts.
+#[tokio::test]
+async fn hot_statements_go_by_index() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let statements = [
+        shapes::Shape::LoadKeys.text(shapes::Dialect::Sqlite, 3),
+        shapes::Shape::Archive.text(shapes::Dialect::Sqlite, 3),
+        shapes::Shape::RemoveObjects.text(shapes::Dialect::Sqlite, 3),
+        shapes::Shape::Dereference.text(shapes::Dialect::Sqlite, 3),
+        shapes::Shape::QueueUnreferenced.text(shapes::Dialect::Sqlite, 3),
+        shapes::Shape::Known.text(shapes::Dialect::Sqlite, 3),
+        shapes::Shape::Condemn.text(shapes::Dialect::Sqlite, 3),
+        shapes::Shape::LoadEpochs.text(shapes::Dialect::Sqlite, 3),
+        "SELECT id, chunk, queued_ms FROM repairs WHERE node = ? AND id > ? ORDER BY id LIMIT ?".to_owned(),
+        listing::LIST_OBJECTS.to_owned(),
+        "SELECT sequence FROM history WHERE bucket = ? AND key = ? AND version = ?".to_owned(),
+        "SELECT sequence FROM history WHERE bucket = ? AND key >= ? AND key < ? ORDER BY key, sequence DESC LIMIT ?"
+            .to_owned(),
+    ];
+    for statement in statements {
+        let parameters = statement.matches('?').count();
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}")));
+        for _ in 0..parameters {
+            query = query.bind(1_i64);
+        }
+        for row in query.fetch_all(&store.backend.readers.0).await.unwrap() {
+            let step: String = row.get(3);
+            // The rows that the statement itself brings may be scanned.
+            let brought = matches!(&*step, "SCAN k" | "SCAN t" | "SCAN w")
+                || step.contains("CONSTANT ROW")
+                || step.contains("VALUES");
+            let scans_rows = step.starts_with("SCAN") && !brought;
+            assert!(!scans_rows && !step.contains("TEMP B-TREE"), "{statement}: {step}");
+        }
+    }
+}
+
+/// Rows fetched for a page follow what the page returns, not what lies under its common prefixes.
+#[tokio::test]
+async fn listing_with_a_delimiter_seeks_past_prefixes() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let id = bucket(&store).await;
+    measure::fill(&store, id, 5, 2_000).await;
+    let recorder = metrics_util::debugging::DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let query = ListQuery { delimiter: Some("/".into()), after: ListAfter::Start, limit: 1000, ..Default::default() };
+    let page = {
+        // Everything below runs on this thread.
+        let _guard = metrics::set_default_local_recorder(&recorder);
+        store.list_objects(id, query).await.unwrap()
+    };
+    assert_eq!(page.common_prefixes.len(), 5);
+    let fetches = snapshotter
+        .snapshot()
+        .into_vec()
+        .into_iter()
+        .find(|(key, ..)| key.key().name() == "holdfast_metadata_list_fetches_total")
+        .map(|(.., value)| value);
+    // One for each prefix, and one that finds the end.
+    assert_eq!(fetches, Some(metrics_util::debugging::DebugValue::Counter(6)));
+}
+
+/// After a COMMIT that failed nobody knows what is on the disk until the log has been read anew. Above all the reaper must not
+/// take the contents of that commit for orphans: the next start may find it done.
+#[tokio::test]
+async fn a_commit_of_unknown_outcome_stops_writes_and_the_search_for_orphans_until_the_next_start() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let id = bucket(&store).await;
+    let before = store.commit_object(object(id, "before")).await.unwrap().object.content.clone().unwrap().id;
+    let failing = Arc::new(AtomicBool::new(false));
+    let hook = failing.clone();
+    write(&store, move |tx| {
+        boxed(async move {
+            let mut handle = tx.conn().lock_handle().await.unwrap();
+            handle.set_commit_hook(move || !hook.load(Ordering::SeqCst));
+            Ok(())
+        })
+    })
+    .await
+    .unwrap();
+    failing.store(true, Ordering::SeqCst);
+    let unknown = object(id, "unknown");
+    let ContentSource::New(content) = unknown.content.clone() else { unreachable!("object() makes a new content") };
+    assert!(matches!(store.commit_object(unknown).await, Err(MetadataError::Unknown(_))));
+    failing.store(false, Ordering::SeqCst);
+    assert!(matches!(store.commit_object(object(id, "after")).await, Err(MetadataError::Unavailable(_))));
+    assert!(matches!(store.due_reclaims(u64::MAX >> 1, 10, None).await, Err(MetadataError::Unavailable(_))));
+    assert!(matches!(store.known_contents(&[content.id]).await, Err(MetadataError::Unavailable(_))));
+    assert_eq!(store.known_contents(&[before]).await.unwrap(), [before]);
+    assert!(store.object(id, "before", None).await.is_ok(), "reads go on");
+    store.close().await;
+    let store = open(directory.path()).await;
+    store.commit_object(object(id, "after")).await.unwrap();
+    assert_eq!(store.known_contents(&[before, content.id]).await.unwrap(), [before]);
+}

@@ -1,0 +1,113 @@
+//! Measurements: `cargo test -p holdfast-node --lib measure -- --ignored --nocapture --test-threads 1`.
+
+use std::time::Instant;
+
+use super::*;
+
+/// `prefixes` common prefixes with `keys` keys each, written straight into the database.
+pub(super) async fn fill(store: &SqliteMetadataStore, bucket: BucketId, prefixes: u32, keys: u32) {
+    let bucket = i64::try_from(bucket.0).unwrap();
+    write(store, move |tx| {
+        boxed(async move {
+            sqlx::query(
+                "INSERT INTO contents (id, refs, size_bytes, manifest, etag_md5) VALUES (x'000000000000000000000000', \
+                     1000000000, 0, x'', x'00000000000000000000000000000000')",
+            )
+            .execute(tx.conn())
+            .await
+            .unwrap();
+            sqlx::query(
+                "WITH RECURSIVE p(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM p WHERE i + 1 < ?2), \
+                     n(j) AS (SELECT 0 UNION ALL SELECT j + 1 FROM n WHERE j + 1 < ?3) \
+                     INSERT INTO objects (bucket, key, sequence, version, content, modified_ms, owner, acl) \
+                     SELECT ?1, CAST(printf('%08d/%08d', i, j) AS BLOB), 0, x'000000000000000000000000', \
+                     x'000000000000000000000000', 0, 'alice', 0 FROM p CROSS JOIN n",
+            )
+            .bind(bucket)
+            .bind(i64::from(prefixes))
+            .bind(i64::from(keys))
+            .execute(tx.conn())
+            .await
+            .unwrap();
+            Ok(())
+        })
+    })
+    .await
+    .unwrap();
+}
+
+/// CPU time of this process, user and system.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn measure_commits_of_64_clients() {
+    let directory = tempfile::tempdir_in(std::env::var("HOLDFAST_MEASURE_DIR").unwrap_or_else(|_| "/var/tmp".into()));
+    let directory = directory.unwrap();
+    let store = Arc::new(open(directory.path()).await);
+    let id = bucket(&store).await;
+    for (name, overwrite) in [("new keys", false), ("overwrites", true)] {
+        let log = super::log_pages(&directory.path().join("metadata.db-wal"));
+        let (started, cpu) = (Instant::now(), cpu_seconds());
+        let per_client = 500u32;
+        let clients = (0..64).map(|client| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for i in 0..per_client {
+                    let key = if overwrite { format!("c{client}") } else { format!("c{client}/object-{i:08}.bin") };
+                    store.commit_object(object(id, &key)).await.unwrap();
+                }
+            })
+        });
+        for client in futures::future::join_all(clients).await {
+            client.unwrap();
+        }
+        let commits = f64::from(64 * per_client);
+        let seconds = started.elapsed().as_secs_f64();
+        println!(
+            "{name}: {:.0} commits/s, {:.1} µs CPU a commit, log {} -> {} pages",
+            commits / seconds,
+            (cpu_seconds() - cpu) * 1e6 / commits,
+            log,
+            super::log_pages(&directory.path().join("metadata.db-wal")),
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn measure_listing_a_million_keys() {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let store = open(directory.path()).await;
+    let id = bucket(&store).await;
+    fill(&store, id, 1000, 1000).await;
+    let list = async |prefix: &str, delimiter: Option<&str>, limit| {
+        let query =
+            ListQuery { prefix: prefix.into(), delimiter: delimiter.map(str::to_owned), limit, ..Default::default() };
+        let started = Instant::now();
+        let page = store.list_objects(id, query).await.unwrap();
+        println!(
+            "prefix {prefix:?} delimiter {delimiter:?}: {} entries, {} prefixes in {:?}",
+            page.entries.len(),
+            page.common_prefixes.len(),
+            started.elapsed()
+        );
+    };
+    list("", Some("/"), 1000).await;
+    list("0000", Some("/"), 1000).await;
+    list("", Some("/"), 10).await;
+    list("", None, 1000).await;
+    list("00000500/", Some("/"), 1000).await;
+    // A million keys under one prefix: one common prefix.
+    list("", Some("0"), 1000).await;
+    let started = Instant::now();
+    for i in 0..1000 {
+        store.object(id, &format!("{i:08}/{i:08}"), None).await.unwrap();
+    }
+    println!("{:?} a read of one object, not cached", started.elapsed() / 1000);
+}

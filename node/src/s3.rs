@@ -1,0 +1,58 @@
+//! The S3 front end, on s3s.
+//!
+//! [`S3Front`] holds what every operation needs. The operations are inherent methods in the files of `s3/`, one file a
+//! subject; `s3/service.rs` maps the `s3s::S3` trait onto them.
+
+use std::sync::Arc;
+
+use holdfast_actors::ports::{ChunkStore, Clock, Locks, MetadataStore};
+
+pub mod access;
+pub mod auth;
+mod bucket_config;
+mod cors;
+pub mod facts;
+pub mod host;
+pub mod http_service;
+pub mod operations;
+mod post;
+pub mod request_id;
+pub mod signature;
+
+mod buckets;
+mod checksums;
+mod convert;
+mod copy;
+mod delete;
+mod errors;
+mod listing;
+mod multipart;
+mod notify;
+mod put;
+mod ranges;
+mod read;
+mod service;
+mod tagging;
+mod unconfigured;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod http_tests;
+
+/// The S3 front end of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct S3Front {
+    /// Metadata, behind its cache.
+    pub(crate) metadata: Arc<dyn MetadataStore>,
+    /// Chunks.
+    pub(crate) chunks: Arc<dyn ChunkStore>,
+    /// What two nodes must not do at once.
+    pub(crate) locks: Arc<dyn Locks>,
+    /// Time of day.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// What GetBucketLocation answers.
+    pub(crate) region: Arc<str>,
+    /// The node's name in events; `None`: nobody is told of changes.
+    pub(crate) events_from: Option<Arc<str>>,
+}

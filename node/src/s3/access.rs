@@ -1,0 +1,442 @@
+//! Who may do what: the S3 front end's access control.
+//!
+//! s3s asks [`AccessControl`] twice for a request: once by operation and path, before the body is read, and once with the
+//! parsed input for the few operations whose permission depends on it (copies, multiple deletes, tags in the body). What
+//! is not expressly allowed is denied, also operations that are not in the [table](super::operations).
+//!
+//! # The decision
+//! 1. A Deny of the bucket's policy refuses everybody, the owner and admins too. Only reading, replacing and deleting the
+//!    policy itself stay open to them, so that nobody locks a bucket for good.
+//! 2. The bucket's owner and admins may do everything.
+//! 3. Others may do what the policy allows.
+//! 4. Everybody may do what a canned ACL `public-read` gives, on the bucket or on the object.
+//!
+//! A caller without permission to list a bucket is not told which keys exist: a missing object is AccessDenied.
+//!
+//! # Cost
+//! For an owner of a bucket without policy the decision is one bucket read and a string comparison. Policies are parsed
+//! once for each revision of a bucket and kept, at most [`CACHED_POLICIES_MAX`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use holdfast_actors::domain::access::acl;
+use holdfast_actors::domain::access::policy::{Attempt, Policy, Verdict};
+use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, BucketId, CannedAcl, ObjectVersion, Tag};
+use holdfast_actors::ports::{Clock, MetadataError, MetadataStore};
+use holdfast_protocol::VersionId;
+use http::{Extensions, HeaderMap};
+use parking_lot::RwLock;
+use s3s::access::{S3Access, S3AccessContext};
+use s3s::dto::{
+    CopyObjectInput, CopySource, DeleteObjectsInput, Error as DeleteError, PutObjectTaggingInput, UploadPartCopyInput,
+};
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
+
+use super::auth::{Authenticator, Caller, FormCaller};
+use super::errors::{ResultExt as _, ToS3 as _};
+use super::facts::{ClientConnection, RequestFacts, Signing, query_value};
+use super::operations::{self, Operation};
+use super::request_id::RequestContext;
+
+/// Most parsed policies kept. Beyond it the cache is emptied: parsing 20 KiB again is cheap.
+const CACHED_POLICIES_MAX: usize = 1024;
+
+/// Actions on the policy itself, which no Deny can take from the owner and from admins.
+const POLICY_ACTIONS: [&str; 3] = ["s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"];
+
+/// Decides about requests. Cheap to clone.
+#[derive(Clone)]
+pub struct AccessControl {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    metadata: Arc<dyn MetadataStore>,
+    authenticator: Arc<Authenticator>,
+    clock: Arc<dyn Clock>,
+    policies: RwLock<HashMap<BucketId, (u64, Arc<Policy>)>>,
+}
+
+/// Keys of a DeleteObjects request that the caller may not delete; they are taken out of the request before the operation
+/// sees it. The operation answers for them with [`DeniedDeletes::take`].
+#[derive(Debug, Clone, Default)]
+pub struct DeniedDeletes(Vec<DeleteError>);
+
+impl DeniedDeletes {
+    /// The errors to add to the answer.
+    pub fn take(extensions: &mut Extensions) -> Vec<DeleteError> {
+        extensions.remove::<Self>().unwrap_or_default().0
+    }
+}
+
+/// The bucket that access control read for a request, so that the operation need not read it again.
+pub fn bucket_of(extensions: &Extensions) -> Option<&Arc<Bucket>> {
+    extensions.get::<Arc<Bucket>>()
+}
+
+/// S3's answer to what is not allowed. It says no more, since details would help those who probe.
+pub(crate) fn access_denied() -> S3Error {
+    s3_error!(AccessDenied, "Access Denied")
+}
+
+/// One thing that a request wants to do.
+struct Wish<'a> {
+    bucket: &'a Arc<Bucket>,
+    action: &'a str,
+    key: Option<&'a str>,
+    /// The version named, for actions on stored objects.
+    version: Option<&'a str>,
+}
+
+impl AccessControl {
+    /// Access control over the buckets of a metadata store.
+    pub fn new(metadata: Arc<dyn MetadataStore>, authenticator: Arc<Authenticator>, clock: Arc<dyn Clock>) -> Self {
+        let inner = Inner { metadata, authenticator, clock, policies: RwLock::default() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Decides one wish by the rules in the module's documentation.
+    async fn authorize(&self, wish: &Wish<'_>, facts: &mut RequestFacts<'_>) -> S3Result<()> {
+        let caller = facts.caller;
+        let bucket = wish.bucket;
+        let privileged = caller.is_admin() || caller.user_name() == Some(bucket.owner.as_str());
+        let Some(text) = bucket.config(BucketConfigKind::Policy) else {
+            if privileged {
+                return Ok(());
+            }
+            return self.authorize_by_acl(wish).await;
+        };
+        if privileged && POLICY_ACTIONS.contains(&wish.action) {
+            return Ok(());
+        }
+        let policy = self.policy(bucket, text)?;
+        if let Some(key) = wish.key
+            && policy.needs_object_tags()
+        {
+            let object = self.object(bucket, key, wish.version).await?;
+            facts.object_tags = object.map_or_else(Vec::new, |object| object.tags.clone());
+        }
+        match evaluate(&policy, wish.bucket, wish.action, wish.key, facts) {
+            Verdict::Deny => Err(access_denied()),
+            Verdict::Allow if privileged => Ok(()),
+            Verdict::Allow => {
+                if reads_object(wish.action)
+                    && let Some(key) = wish.key
+                    && !self.may_list(bucket, Some(&policy), facts)
+                    && self.object(bucket, key, wish.version).await?.is_none()
+                {
+                    return Err(access_denied());
+                }
+                Ok(())
+            }
+            Verdict::Silent if privileged => Ok(()),
+            Verdict::Silent => self.authorize_by_acl(wish).await,
+        }
+    }
+
+    /// What canned ACLs give to everybody.
+    async fn authorize_by_acl(&self, wish: &Wish<'_>) -> S3Result<()> {
+        let Some(key) = wish.key else {
+            let allowed = acl::bucket_acl_allows(bucket_acl(wish.bucket), wish.action);
+            return if allowed { Ok(()) } else { Err(access_denied()) };
+        };
+        if !acl::object_acl_may_allow(wish.action) {
+            return Err(access_denied());
+        }
+        match self.object(wish.bucket, key, wish.version).await? {
+            Some(object) if acl::object_acl_allows(object.acl, wish.action) => Ok(()),
+            // The operation will say that there is no such key, to those who could see it in a listing.
+            None if acl::bucket_acl_allows(bucket_acl(wish.bucket), "s3:ListBucket") => Ok(()),
+            _ => Err(access_denied()),
+        }
+    }
+
+    fn may_list(&self, bucket: &Arc<Bucket>, policy: Option<&Policy>, facts: &RequestFacts<'_>) -> bool {
+        match policy.map(|p| evaluate(p, bucket, "s3:ListBucket", None, facts)) {
+            Some(Verdict::Allow) => true,
+            Some(Verdict::Deny) => false,
+            Some(Verdict::Silent) | None => acl::bucket_acl_allows(bucket_acl(bucket), "s3:ListBucket"),
+        }
+    }
+
+    /// The parsed policy of a bucket.
+    fn policy(&self, bucket: &Bucket, text: &str) -> S3Result<Arc<Policy>> {
+        if let Some((revision, policy)) = self.inner.policies.read().get(&bucket.id)
+            && *revision == bucket.revision
+        {
+            return Ok(Arc::clone(policy));
+        }
+        // It was validated when it was put. Should this build not understand it all the same, nobody gets access by it.
+        let policy = Policy::parse(text, &bucket.name).map_err(|error| {
+            tracing::error!(bucket = bucket.name, %error, "a stored bucket policy is not understood");
+            s3_error!(InternalError, "The policy of this bucket cannot be evaluated; put it again.")
+        })?;
+        let policy = Arc::new(policy);
+        let mut cache = self.inner.policies.write();
+        if cache.len() >= CACHED_POLICIES_MAX && !cache.contains_key(&bucket.id) {
+            cache.clear();
+        }
+        cache.insert(bucket.id, (bucket.revision, Arc::clone(&policy)));
+        Ok(policy)
+    }
+
+    /// A stored object version that is not a delete marker.
+    async fn object(&self, bucket: &Bucket, key: &str, version: Option<&str>) -> S3Result<Option<Arc<ObjectVersion>>> {
+        let version = match version.map(str::parse::<VersionId>) {
+            None => None,
+            Some(Ok(version)) => Some(version),
+            Some(Err(_)) => return Ok(None),
+        };
+        match self.inner.metadata.object(bucket.id, key, version).await {
+            Ok(object) => Ok((!object.is_delete_marker()).then_some(object)),
+            Err(MetadataError::NoSuchKey | MetadataError::NoSuchVersion) => Ok(None),
+            Err(error) => Err(error.to_s3()),
+        }
+    }
+
+    async fn bucket(&self, name: &str) -> S3Result<Arc<Bucket>> {
+        self.inner.metadata.bucket(name).await.s3()
+    }
+
+    /// Checks the source of a copy.
+    async fn check_copy_source<T>(&self, req: &S3Request<T>, source: &CopySource) -> S3Result<()> {
+        let CopySource::Bucket { bucket, key, version_id } = source else {
+            return Err(s3_error!(NotImplemented, "Access points are not supported as copy sources."));
+        };
+        let bucket = self.bucket(bucket).await?;
+        check_expected_owner(&req.headers, "x-amz-source-expected-bucket-owner", &bucket)?;
+        let (action, query) = match version_id {
+            None => ("s3:GetObject", String::new()),
+            Some(version) => ("s3:GetObjectVersion", format!("versionId={version}")),
+        };
+        let wish = Wish { bucket: &bucket, action, key: Some(key), version: version_id.as_deref() };
+        let mut facts = self.facts_of(req, None);
+        facts.query = &query;
+        self.authorize(&wish, &mut facts).await
+    }
+
+    /// The facts of a request whose operation was checked already.
+    fn facts_of<'a, T>(&self, req: &'a S3Request<T>, body_tags: Option<&'a [Tag]>) -> RequestFacts<'a> {
+        let query = req.uri.query().unwrap_or_default();
+        let caller = Caller::of(&req.extensions);
+        RequestFacts {
+            caller,
+            headers: &req.headers,
+            query,
+            connection: req.extensions.get::<ClientConnection>().copied(),
+            signing: signing(caller, req.extensions.get::<FormCaller>().is_some(), &req.headers),
+            now_ms: self.inner.clock.now_ms(),
+            object_tags: Vec::new(),
+            body_tags,
+        }
+    }
+
+    async fn check_operation(&self, operation: &Operation, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
+        let form = cx.extensions_mut().get::<FormCaller>().map(|form| form.0.clone());
+        let caller = match (&form, cx.credentials()) {
+            (Some(form), _) => form.clone(),
+            (None, Some(credentials)) => self.inner.authenticator.caller(&credentials.access_key).await?,
+            (None, None) => Caller::Anonymous,
+        };
+        let extensions = cx.extensions_mut();
+        if let Some(context) = extensions.get::<Arc<RequestContext>>() {
+            context.set_caller(&caller);
+        }
+        extensions.insert(caller.clone());
+        let connection = extensions.get::<ClientConnection>().copied();
+        let bucket = self.check_path(operation, cx, &caller, connection, form.is_some()).await?;
+        if let Some(bucket) = bucket {
+            cx.extensions_mut().insert(bucket);
+        }
+        Ok(())
+    }
+
+    /// The checks by operation, path and headers. Gives the bucket of the path, if there is one.
+    async fn check_path(
+        &self,
+        operation: &Operation,
+        cx: &S3AccessContext<'_>,
+        caller: &Caller,
+        connection: Option<ClientConnection>,
+        is_form: bool,
+    ) -> S3Result<Option<Arc<Bucket>>> {
+        let anonymous = *caller == Caller::Anonymous;
+        if !operation.supported {
+            if anonymous {
+                return Err(access_denied());
+            }
+            return Err(s3_error!(NotImplemented, "{} is not implemented by Holdfast.", operation.name));
+        }
+        if anonymous && has_streaming_payload(cx.headers()) {
+            // s3s decodes chunked payloads of signed requests only; unsigned ones would be stored with their framing.
+            return Err(s3_error!(InvalidRequest, "A chunked payload requires a signed request."));
+        }
+        let query = cx.uri().query().unwrap_or_default();
+        if let Some(name) = unknown_subresource(operation.name, query) {
+            return Err(s3_error!(NotImplemented, "The subresource {name:?} is not implemented by Holdfast."));
+        }
+        if matches!(operation.name, "ListBuckets" | "CreateBucket") {
+            return if anonymous { Err(access_denied()) } else { Ok(None) };
+        }
+        if operation.name == "PostObject" {
+            // A form arrives here as the PutObject that `post` makes of it. One that did not pass it is not let in.
+            return Err(s3_error!(NotImplemented, "This form upload cannot be handled."));
+        }
+        let bucket = self.bucket(cx.s3_path().get_bucket_name().ok_or_else(access_denied)?).await?;
+        check_expected_owner(cx.headers(), "x-amz-expected-bucket-owner", &bucket)?;
+        let mut facts = RequestFacts {
+            caller,
+            headers: cx.headers(),
+            query,
+            connection,
+            signing: signing(caller, is_form, cx.headers()),
+            now_ms: self.inner.clock.now_ms(),
+            object_tags: Vec::new(),
+            body_tags: None,
+        };
+        let version = query_value(query, "versionId").filter(|v| !v.is_empty());
+        for action in needed_actions(operation, version.is_some(), cx.headers()) {
+            let wish =
+                Wish { bucket: &bucket, action, key: cx.s3_path().get_object_key(), version: version.as_deref() };
+            self.authorize(&wish, &mut facts).await?;
+        }
+        Ok(Some(bucket))
+    }
+}
+
+fn evaluate(policy: &Policy, bucket: &Bucket, action: &str, key: Option<&str>, facts: &RequestFacts<'_>) -> Verdict {
+    let attempt = Attempt { user: facts.caller.user_name(), action, bucket: &bucket.name, key };
+    policy.evaluate(&attempt, facts)
+}
+
+/// The canned ACL of a bucket; a document that is not understood gives nothing.
+pub(crate) fn bucket_acl(bucket: &Bucket) -> CannedAcl {
+    bucket.config(BucketConfigKind::Acl).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+/// Actions after which a missing object would be told.
+fn reads_object(action: &str) -> bool {
+    action.starts_with("s3:GetObject")
+}
+
+fn signing(caller: &Caller, is_form: bool, headers: &HeaderMap) -> Signing {
+    match caller {
+        Caller::Anonymous => Signing::None,
+        Caller::User(_) if is_form => Signing::Form,
+        Caller::User(_) if headers.contains_key(http::header::AUTHORIZATION) => Signing::Header,
+        Caller::User(_) => Signing::Query,
+    }
+}
+
+/// The actions that a request needs, all of them. Writes that also set tags or an ACL need those permissions too.
+fn needed_actions(
+    operation: &Operation,
+    names_version: bool,
+    headers: &HeaderMap,
+) -> impl Iterator<Item = &'static str> {
+    let main = match operation.name {
+        // Decided with the parsed input: by key, and by the tags in the body.
+        "DeleteObjects" | "PutObjectTagging" => None,
+        _ if names_version && !operation.version_action.is_empty() => Some(operation.version_action),
+        _ => Some(operation.action),
+    };
+    let second = match operation.name {
+        "GetObjectAttributes" if names_version => Some("s3:GetObjectVersion"),
+        "GetObjectAttributes" => Some("s3:GetObject"),
+        _ => None,
+    };
+    let writes = matches!(operation.name, "PutObject" | "CopyObject" | "CreateMultipartUpload");
+    let tags = (writes && headers.contains_key("x-amz-tagging")).then_some("s3:PutObjectTagging");
+    let acl = (writes && headers.get("x-amz-acl").is_some_and(|acl| acl != "private")).then_some("s3:PutObjectAcl");
+    [main, second, tags, acl].into_iter().flatten()
+}
+
+/// S3's guard against writing to somebody else's bucket of the expected name.
+fn check_expected_owner(headers: &HeaderMap, header: &str, bucket: &Bucket) -> S3Result<()> {
+    match headers.get(header) {
+        Some(owner) if owner.as_bytes() != bucket.owner.as_bytes() => Err(access_denied()),
+        _ => Ok(()),
+    }
+}
+
+fn has_streaming_payload(headers: &HeaderMap) -> bool {
+    let starts = |name: &str, prefix: &[u8]| headers.get(name).is_some_and(|v| v.as_bytes().starts_with(prefix));
+    starts("x-amz-content-sha256", b"STREAMING-") || starts("content-encoding", b"aws-chunked")
+}
+
+/// A subresource that s3s does not know, on a request that would be taken for a plain write or deletion. S3 gains new ones
+/// (`?renameObject`), and carrying one out as PutObject with an empty body would destroy the object.
+fn unknown_subresource<'q>(operation: &str, query: &'q str) -> Option<&'q str> {
+    if query.is_empty()
+        || !matches!(operation, "PutObject" | "CopyObject" | "DeleteObject" | "CreateBucket" | "DeleteBucket")
+    {
+        return None;
+    }
+    query.split('&').find_map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (value.is_empty() && !name.is_empty() && name != "versionId" && !name.starts_with("X-Amz-")).then_some(name)
+    })
+}
+
+#[async_trait]
+impl S3Access for AccessControl {
+    async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
+        let Some(operation) = operations::find(cx.s3_op().name()) else {
+            return Err(s3_error!(NotImplemented, "This operation is not implemented by Holdfast."));
+        };
+        if let Some(context) = cx.extensions_mut().get::<Arc<RequestContext>>() {
+            context.set_operation(operation.name);
+        }
+        self.check_operation(operation, cx).await
+    }
+
+    async fn copy_object(&self, req: &mut S3Request<CopyObjectInput>) -> S3Result<()> {
+        self.check_copy_source(req, &req.input.copy_source).await
+    }
+
+    async fn upload_part_copy(&self, req: &mut S3Request<UploadPartCopyInput>) -> S3Result<()> {
+        self.check_copy_source(req, &req.input.copy_source).await
+    }
+
+    async fn put_object_tagging(&self, req: &mut S3Request<PutObjectTaggingInput>) -> S3Result<()> {
+        let bucket = bucket_of(&req.extensions).ok_or_else(access_denied)?;
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let tags: Vec<Tag> =
+            req.input.tagging.tag_set.iter().map(|t| Tag { key: text(&t.key), value: text(&t.value) }).collect();
+        let version = req.input.version_id.as_deref();
+        let action = if version.is_some() { "s3:PutObjectVersionTagging" } else { "s3:PutObjectTagging" };
+        let wish = Wish { bucket, action, key: Some(&req.input.key), version };
+        self.authorize(&wish, &mut self.facts_of(req, Some(&tags))).await
+    }
+
+    async fn delete_objects(&self, req: &mut S3Request<DeleteObjectsInput>) -> S3Result<()> {
+        let bucket = Arc::clone(bucket_of(&req.extensions).ok_or_else(access_denied)?);
+        let mut denied = Vec::new();
+        let mut allowed = Vec::with_capacity(req.input.delete.objects.len());
+        for object in std::mem::take(&mut req.input.delete.objects) {
+            let version = object.version_id.as_deref();
+            let action = if version.is_some() { "s3:DeleteObjectVersion" } else { "s3:DeleteObject" };
+            let wish = Wish { bucket: &bucket, action, key: Some(&object.key), version };
+            let query = version.map(|v| format!("versionId={v}")).unwrap_or_default();
+            let mut facts = self.facts_of(req, None);
+            facts.query = &query;
+            match self.authorize(&wish, &mut facts).await {
+                Ok(()) => allowed.push(object),
+                Err(error) if *error.code() == S3ErrorCode::AccessDenied => denied.push(DeleteError {
+                    code: Some("AccessDenied".to_owned()),
+                    key: Some(object.key),
+                    message: Some("Access Denied".to_owned()),
+                    version_id: object.version_id,
+                }),
+                Err(error) => return Err(error),
+            }
+        }
+        req.input.delete.objects = allowed;
+        if !denied.is_empty() {
+            req.extensions.insert(DeniedDeletes(denied));
+        }
+        Ok(())
+    }
+}

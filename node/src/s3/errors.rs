@@ -1,0 +1,349 @@
+//! Every error of ports, flows and rules as an S3 error: the one place where codes and statuses are chosen.
+//!
+//! What the client did wrong is said in the message. What the node suffers is logged here, where it is consumed, and told
+//! to the client only as far as it can act on it.
+
+use std::error::Error as _;
+
+use holdfast_actors::domain::objects::attributes::AttributeError;
+use holdfast_actors::domain::objects::checksums::DigestMismatch;
+use holdfast_actors::domain::objects::multipart::CompletionError;
+use holdfast_actors::domain::objects::ranges::{NoSuchPart, RangeNotSatisfiable};
+use holdfast_actors::domain::objects::tags::TagError;
+use holdfast_actors::flow::put::{BodyError, StoreError};
+use holdfast_actors::ports::{ChunkError, MetadataError};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use s3s::{S3Error, S3ErrorCode, s3_error};
+
+/// Seconds after which a client that was told to slow down may try again.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// Errors that have an S3 form.
+pub(crate) trait ToS3 {
+    /// The S3 form.
+    fn to_s3(self) -> S3Error;
+}
+
+/// Shorthand for `map_err(ToS3::to_s3)`.
+pub(crate) trait ResultExt<T> {
+    /// The result with the error in its S3 form.
+    fn s3(self) -> s3s::S3Result<T>;
+}
+
+impl<T, E: ToS3> ResultExt<T> for Result<T, E> {
+    fn s3(self) -> s3s::S3Result<T> {
+        self.map_err(ToS3::to_s3)
+    }
+}
+
+/// Sends headers along with an error. s3s then sends only these, so the content type is among them.
+pub(crate) fn with_headers(
+    mut error: S3Error,
+    headers: impl IntoIterator<Item = (&'static str, HeaderValue)>,
+) -> S3Error {
+    let mut map = HeaderMap::new();
+    map.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    for (name, value) in headers {
+        map.insert(name, value);
+    }
+    error.set_headers(map);
+    error
+}
+
+/// 503 with a hint when to come back.
+pub(crate) fn slow_down() -> S3Error {
+    with_headers(s3_error!(SlowDown, "Please reduce your request rate."), [("retry-after", RETRY_AFTER_SECONDS)])
+}
+
+/// The node cannot do it now, through no fault of the client.
+fn unavailable() -> S3Error {
+    with_headers(
+        s3_error!(ServiceUnavailable, "The service is not able to handle the request now. Please try again."),
+        [("retry-after", RETRY_AFTER_SECONDS)],
+    )
+}
+
+fn internal() -> S3Error {
+    s3_error!(InternalError, "We encountered an internal error. Please try again.")
+}
+
+/// 507: every disk is full. A client gains nothing by trying again at once.
+fn storage_full() -> S3Error {
+    let mut error = S3Error::with_message(
+        S3ErrorCode::Custom("InsufficientStorage".into()),
+        "The node has no space left for new objects.",
+    );
+    error.set_status_code(StatusCode::INSUFFICIENT_STORAGE);
+    with_headers(error, [("retry-after", HeaderValue::from_static("60"))])
+}
+
+impl ToS3 for MetadataError {
+    fn to_s3(self) -> S3Error {
+        match self {
+            Self::NoSuchBucket => s3_error!(NoSuchBucket, "The specified bucket does not exist"),
+            Self::BucketExists { owned_by_caller: true } => s3_error!(
+                BucketAlreadyOwnedByYou,
+                "Your previous request to create the named bucket succeeded and you already own it."
+            ),
+            Self::BucketExists { owned_by_caller: false } => s3_error!(
+                BucketAlreadyExists,
+                "The requested bucket name is not available. Please select a different name and try again."
+            ),
+            Self::BucketNotEmpty => s3_error!(BucketNotEmpty, "The bucket you tried to delete is not empty"),
+            Self::NoSuchKey => s3_error!(NoSuchKey, "The specified key does not exist."),
+            Self::NoSuchVersion => s3_error!(NoSuchVersion, "The specified version does not exist."),
+            Self::NoSuchUpload => s3_error!(
+                NoSuchUpload,
+                "The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted \
+                 or completed."
+            ),
+            Self::InvalidPart(number) => CompletionError::InvalidPart(number).to_s3(),
+            Self::PreconditionFailed => precondition_failed(),
+            Self::NotFound(what) | Self::Exists(what) => {
+                tracing::error!(what, "unexpected answer of the metadata store");
+                internal()
+            }
+            Self::Busy => slow_down(),
+            Self::NoSuchContent => {
+                tracing::warn!("the source of a copy went away again and again");
+                unavailable()
+            }
+            // Nothing was committed, and the client's next attempt starts from the beginning.
+            Self::Condemned => {
+                tracing::warn!("a write took so long that its chunks were given up as orphans");
+                unavailable()
+            }
+            Self::StaleEpoch { shard, current } => {
+                tracing::warn!(%shard, %current, "a write was planned under an epoch that is over");
+                unavailable()
+            }
+            Self::Fenced { name, current } => {
+                tracing::warn!(name, %current, "a write was refused: its lock was granted again since");
+                unavailable()
+            }
+            Self::Unavailable(detail) => {
+                tracing::error!(detail, "metadata store unavailable");
+                unavailable()
+            }
+            Self::Unknown(detail) => {
+                tracing::error!(detail, "outcome of a commit unknown");
+                internal()
+            }
+            Self::Corrupt(detail) => {
+                tracing::error!(detail, "metadata corrupt");
+                internal()
+            }
+        }
+    }
+}
+
+impl ToS3 for ChunkError {
+    fn to_s3(self) -> S3Error {
+        match self {
+            Self::NoSpace => storage_full(),
+            Self::Unavailable(detail) => {
+                tracing::warn!(detail, "chunks cannot be stored or read now");
+                unavailable()
+            }
+            // Ordinary while shards move and sessions lapse; the client repeats the write.
+            error @ (Self::Stale { .. } | Self::Fenced) => {
+                tracing::info!(%error, "a write was refused by its fence");
+                unavailable()
+            }
+            error @ (Self::NotFound(_)
+            | Self::Corrupt { .. }
+            | Self::Exists(_)
+            | Self::Invalid(_)
+            | Self::Io { .. }) => {
+                tracing::error!(%error, source = error.source().map(tracing::field::display), "chunk store failed");
+                internal()
+            }
+        }
+    }
+}
+
+impl ToS3 for StoreError {
+    fn to_s3(self) -> S3Error {
+        match self {
+            Self::Body(error) => body_error(&error),
+            Self::TooShort { .. } => incomplete_body(),
+            Self::TooLong { .. } => s3_error!(InvalidRequest, "The body is longer than the length that was announced."),
+            Self::Digest(error) => error.to_s3(),
+            Self::Chunk(error) => error.to_s3(),
+            Self::Label(error) => {
+                s3_error!(InvalidRequest, "The key and the headers of the object are too long: {error}")
+            }
+        }
+    }
+}
+
+fn incomplete_body() -> S3Error {
+    s3_error!(IncompleteBody, "You did not provide the number of bytes specified by the Content-Length HTTP header.")
+}
+
+/// The error of a body. s3s checks payload hashes and chunk signatures in the stream and keeps the types of what it finds
+/// to itself, so they are told by name.
+fn body_error(error: &BodyError) -> S3Error {
+    let text = error.to_string();
+    let mut code = if text.contains("Sha256Mismatch") {
+        let mut error = S3Error::with_message(
+            S3ErrorCode::Custom("XAmzContentSHA256Mismatch".into()),
+            "The provided 'x-amz-content-sha256' header does not match what was computed.",
+        );
+        error.set_status_code(StatusCode::BAD_REQUEST);
+        error
+    } else if text.contains("SignatureMismatch") {
+        s3_error!(SignatureDoesNotMatch, "The signature of a chunk of the body does not match.")
+    } else if text.contains("FormatError") || text.contains("TooLarge") || text.contains("TooMany") {
+        s3_error!(InvalidRequest, "The aws-chunked encoding of the body is malformed.")
+    } else if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::TimedOut) {
+        s3_error!(
+            RequestTimeout,
+            "Your socket connection to the server was not read from or written to within the timeout period."
+        )
+    } else {
+        incomplete_body()
+    };
+    tracing::debug!(error = text, code = code.code().as_str(), "the body of an upload failed");
+    code.set_source(text.into());
+    code
+}
+
+impl ToS3 for DigestMismatch {
+    fn to_s3(self) -> S3Error {
+        let code = match self {
+            Self::Md5 | Self::Checksum(_) => S3ErrorCode::BadDigest,
+            Self::MissingTrailer(_) => S3ErrorCode::Custom("MalformedTrailerError".into()),
+        };
+        let mut error = S3Error::with_message(code, self.to_string());
+        error.set_status_code(StatusCode::BAD_REQUEST);
+        error
+    }
+}
+
+impl ToS3 for CompletionError {
+    fn to_s3(self) -> S3Error {
+        let code = match self {
+            Self::PartCount => S3ErrorCode::MalformedXML,
+            Self::Order => S3ErrorCode::InvalidPartOrder,
+            Self::InvalidPart(_) => S3ErrorCode::InvalidPart,
+            Self::TooSmall { .. } => S3ErrorCode::EntityTooSmall,
+            Self::TooLarge(_) => S3ErrorCode::EntityTooLarge,
+            Self::SizeMismatch { .. } | Self::ChecksumType => S3ErrorCode::InvalidRequest,
+            Self::BadDigest(_) => S3ErrorCode::BadDigest,
+        };
+        S3Error::with_message(code, self.to_string())
+    }
+}
+
+impl ToS3 for AttributeError {
+    fn to_s3(self) -> S3Error {
+        let code = match self {
+            Self::KeyTooLong(_) => S3ErrorCode::KeyTooLongError,
+            Self::KeyEmpty => S3ErrorCode::InvalidArgument,
+            Self::MetadataTooLarge(_) => S3ErrorCode::MetadataTooLarge,
+        };
+        S3Error::with_message(code, self.to_string())
+    }
+}
+
+impl ToS3 for TagError {
+    fn to_s3(self) -> S3Error {
+        let code = match self {
+            Self::TooMany => S3ErrorCode::Custom("BadRequest".into()),
+            Self::Key | Self::Value | Self::Duplicate => S3ErrorCode::InvalidTag,
+            Self::Malformed => S3ErrorCode::InvalidArgument,
+        };
+        let mut error = S3Error::with_message(code, self.to_string());
+        error.set_status_code(StatusCode::BAD_REQUEST);
+        error
+    }
+}
+
+impl ToS3 for RangeNotSatisfiable {
+    fn to_s3(self) -> S3Error {
+        let error = s3_error!(InvalidRange, "The requested range is not satisfiable");
+        match HeaderValue::try_from(format!("bytes */{}", self.size_bytes)) {
+            Ok(value) => with_headers(error, [("content-range", value)]),
+            Err(_) => error,
+        }
+    }
+}
+
+impl ToS3 for NoSuchPart {
+    fn to_s3(self) -> S3Error {
+        let mut error = S3Error::with_message(
+            S3ErrorCode::Custom("InvalidPartNumber".into()),
+            "The requested partnumber is not satisfiable",
+        );
+        error.set_status_code(StatusCode::RANGE_NOT_SATISFIABLE);
+        error
+    }
+}
+
+/// 412.
+pub(crate) fn precondition_failed() -> S3Error {
+    s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold")
+}
+
+/// 501 for a feature that Holdfast does not have.
+pub(crate) fn not_implemented(what: &str) -> S3Error {
+    s3_error!(NotImplemented, "{what} is not implemented")
+}
+
+/// 400 `InvalidArgument`.
+pub(crate) fn invalid_argument(message: impl Into<std::borrow::Cow<'static, str>>) -> S3Error {
+    S3Error::with_message(S3ErrorCode::InvalidArgument, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_those_of_s3() {
+        let table: Vec<(S3Error, &str, u16)> = vec![
+            (MetadataError::NoSuchBucket.to_s3(), "NoSuchBucket", 404),
+            (MetadataError::BucketExists { owned_by_caller: true }.to_s3(), "BucketAlreadyOwnedByYou", 409),
+            (MetadataError::BucketExists { owned_by_caller: false }.to_s3(), "BucketAlreadyExists", 409),
+            (MetadataError::BucketNotEmpty.to_s3(), "BucketNotEmpty", 409),
+            (MetadataError::NoSuchKey.to_s3(), "NoSuchKey", 404),
+            (MetadataError::NoSuchVersion.to_s3(), "NoSuchVersion", 404),
+            (MetadataError::NoSuchUpload.to_s3(), "NoSuchUpload", 404),
+            (MetadataError::InvalidPart(1).to_s3(), "InvalidPart", 400),
+            (MetadataError::PreconditionFailed.to_s3(), "PreconditionFailed", 412),
+            (MetadataError::Busy.to_s3(), "SlowDown", 503),
+            (MetadataError::Unavailable(String::new()).to_s3(), "ServiceUnavailable", 503),
+            (MetadataError::Unknown(String::new()).to_s3(), "InternalError", 500),
+            (MetadataError::Corrupt(String::new()).to_s3(), "InternalError", 500),
+            (ChunkError::NoSpace.to_s3(), "InsufficientStorage", 507),
+            (ChunkError::Unavailable(String::new()).to_s3(), "ServiceUnavailable", 503),
+            (ChunkError::Invalid(String::new()).to_s3(), "InternalError", 500),
+            (StoreError::TooShort { announced: 2, received: 1 }.to_s3(), "IncompleteBody", 400),
+            (StoreError::Body("UploadStreamError: Sha256Mismatch".into()).to_s3(), "XAmzContentSHA256Mismatch", 400),
+            (StoreError::Body("AwsChunkedStreamError: SignatureMismatch".into()).to_s3(), "SignatureDoesNotMatch", 403),
+            (StoreError::Body("reset".into()).to_s3(), "IncompleteBody", 400),
+            (DigestMismatch::Md5.to_s3(), "BadDigest", 400),
+            (CompletionError::Order.to_s3(), "InvalidPartOrder", 400),
+            (CompletionError::TooSmall { number: 1, size_bytes: 1 }.to_s3(), "EntityTooSmall", 400),
+            (AttributeError::KeyTooLong(1025).to_s3(), "KeyTooLongError", 400),
+            (AttributeError::MetadataTooLarge(2049).to_s3(), "MetadataTooLarge", 400),
+            (TagError::Duplicate.to_s3(), "InvalidTag", 400),
+            (TagError::TooMany.to_s3(), "BadRequest", 400),
+            (RangeNotSatisfiable { size_bytes: 7 }.to_s3(), "InvalidRange", 416),
+            (NoSuchPart(3).to_s3(), "InvalidPartNumber", 416),
+            (not_implemented("x"), "NotImplemented", 501),
+        ];
+        for (error, code, status) in table {
+            assert_eq!(error.code().as_str(), code);
+            assert_eq!(error.status_code().map(|s| s.as_u16()), Some(status), "{code}");
+        }
+    }
+
+    #[test]
+    fn headers_that_clients_act_on() {
+        let header = |error: S3Error, name| error.headers().unwrap().get(name).unwrap().to_str().unwrap().to_owned();
+        assert_eq!(header(MetadataError::Busy.to_s3(), "retry-after"), "1");
+        assert_eq!(header(RangeNotSatisfiable { size_bytes: 7 }.to_s3(), "content-range"), "bytes */7");
+    }
+}

@@ -1,0 +1,126 @@
+//! What bucket policies can ask about a request.
+//!
+//! Nothing is computed before a condition or policy variable asks for it: most buckets have no policy, and most policies
+//! look at two or three facts.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use holdfast_actors::domain::access::policy::{ConditionKey, Facts};
+use holdfast_actors::ports::metadata::Tag;
+use http::HeaderMap;
+use url::form_urlencoded;
+
+use super::auth::Caller;
+
+/// How the client is connected. The HTTP server puts it into each request's extensions; without it a request has no
+/// address, and conditions on `aws:SourceIp` see an absent key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientConnection {
+    /// The client's address, as seen by the socket.
+    pub address: IpAddr,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+}
+
+/// How a request was signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signing {
+    /// By the Authorization header.
+    Header,
+    /// By a presigned URL.
+    Query,
+    /// By a signed form policy.
+    Form,
+    /// Not at all.
+    None,
+}
+
+/// The facts of one request.
+pub(crate) struct RequestFacts<'a> {
+    pub(crate) caller: &'a Caller,
+    pub(crate) headers: &'a HeaderMap,
+    /// The raw query string.
+    pub(crate) query: &'a str,
+    pub(crate) connection: Option<ClientConnection>,
+    pub(crate) signing: Signing,
+    pub(crate) now_ms: u64,
+    /// Tags of the stored object; read only if the policy needs them.
+    pub(crate) object_tags: Vec<Tag>,
+    /// Tags that the request sets in its body; those in the header `x-amz-tagging` are found without it.
+    pub(crate) body_tags: Option<&'a [Tag]>,
+}
+
+/// The first value of a query parameter, decoded.
+pub(crate) fn query_value<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
+    form_urlencoded::parse(query.as_bytes()).find(|(n, _)| n == name).map(|(_, value)| value)
+}
+
+impl RequestFacts<'_> {
+    fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).map(Cow::Borrowed)
+    }
+
+    fn request_tags(&self) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
+        if let Some(tags) = self.body_tags {
+            return tags.iter().map(|t| (Cow::Borrowed(t.key.as_str()), Cow::Borrowed(t.value.as_str()))).collect();
+        }
+        let header = self.headers.get("x-amz-tagging").map_or(&b""[..], |v| v.as_bytes());
+        form_urlencoded::parse(header).collect()
+    }
+
+    fn value(&self, key: &ConditionKey) -> Option<Cow<'_, str>> {
+        match key {
+            ConditionKey::SourceIp => self.connection.map(|c| c.address.to_string().into()),
+            ConditionKey::SecureTransport => self.connection.map(|c| boolean(c.tls)),
+            ConditionKey::Referer => self.header("referer"),
+            ConditionKey::UserAgent => self.header("user-agent"),
+            ConditionKey::UserName => self.caller.user_name().map(Cow::Borrowed),
+            ConditionKey::PrincipalArn => {
+                self.caller.user_name().map(|name| format!("arn:aws:iam::000000000000:user/{name}").into())
+            }
+            ConditionKey::PrincipalType => {
+                Some(if self.caller.user_name().is_some() { "User" } else { "Anonymous" }.into())
+            }
+            // Dates are compared as instants, so that seconds since 1970 serve for both.
+            ConditionKey::CurrentTime | ConditionKey::EpochTime => Some((self.now_ms / 1000).to_string().into()),
+            ConditionKey::Prefix => query_value(self.query, "prefix"),
+            ConditionKey::Delimiter => query_value(self.query, "delimiter"),
+            ConditionKey::MaxKeys => query_value(self.query, "max-keys"),
+            ConditionKey::VersionId => query_value(self.query, "versionId"),
+            ConditionKey::AuthType => match self.signing {
+                Signing::Header => Some("REST-HEADER".into()),
+                Signing::Query => Some("REST-QUERY-STRING".into()),
+                Signing::Form => Some("POST".into()),
+                Signing::None => None,
+            },
+            ConditionKey::SignatureVersion => (self.signing != Signing::None).then(|| "AWS4-HMAC-SHA256".into()),
+            ConditionKey::SignatureAge => {
+                let signed =
+                    query_value(self.query, "X-Amz-Date").and_then(|d| super::signature::parse_amz_date_ms(&d))?;
+                Some(self.now_ms.saturating_sub(signed).to_string().into())
+            }
+            ConditionKey::ExistingObjectTag(name) => {
+                self.object_tags.iter().find(|t| t.key == *name).map(|t| Cow::Borrowed(t.value.as_str()))
+            }
+            ConditionKey::RequestObjectTag(name) => {
+                self.request_tags().into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
+            }
+            ConditionKey::RequestObjectTagKeys => None,
+            ConditionKey::Header(name) => self.header(name),
+        }
+    }
+}
+
+fn boolean(value: bool) -> Cow<'static, str> {
+    if value { "true".into() } else { "false".into() }
+}
+
+impl Facts for RequestFacts<'_> {
+    fn values(&self, key: &ConditionKey) -> Vec<Cow<'_, str>> {
+        match key {
+            ConditionKey::RequestObjectTagKeys => self.request_tags().into_iter().map(|(key, _)| key).collect(),
+            key => self.value(key).into_iter().collect(),
+        }
+    }
+}

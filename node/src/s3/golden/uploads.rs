@@ -1,0 +1,178 @@
+//! Multipart uploads.
+
+use super::*;
+
+const MIB: usize = 1 << 20;
+
+impl World {
+    async fn create_upload(&self, key: &str, headers: &[(&'static str, &str)]) -> String {
+        let mut call = self.post(&format!("/bucket/{key}?uploads"));
+        for (name, value) in headers {
+            call = call.header(name, *value);
+        }
+        call.send().await.expect(200).tag("UploadId")
+    }
+
+    fn part(&self, key: &str, upload: &str, number: u32, data: &[u8]) -> Call<'_> {
+        self.put(&format!("/bucket/{key}?partNumber={number}&uploadId={upload}")).body(data)
+    }
+
+    fn complete(&self, key: &str, upload: &str, parts: &[(u32, String)]) -> Call<'_> {
+        let parts: String = parts
+            .iter()
+            .map(|(number, etag)| format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"))
+            .collect();
+        let body = format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>");
+        self.post(&format!("/bucket/{key}?uploadId={upload}")).body(body)
+    }
+}
+
+#[tokio::test]
+async fn parts_become_an_object() {
+    let world = World::new().await;
+    let (first, last) = (pattern(5 * MIB), pattern(1000));
+    let headers = [
+        ("content-type", "video/mp4"),
+        ("x-amz-meta-a", "1"),
+        ("x-amz-checksum-algorithm", "CRC32"),
+        ("x-amz-checksum-type", "FULL_OBJECT"),
+    ];
+    let upload = world.create_upload("k", &headers).await;
+    let two = world.part("k", &upload, 2, &last).header("x-amz-checksum-crc32", crc32(&last)).send().await.expect(200);
+    let one = world.part("k", &upload, 1, &first).send().await.expect(200);
+    assert_eq!(two.header("x-amz-checksum-crc32"), crc32(&last));
+    let listed = world.get(&format!("/bucket/k?uploadId={upload}")).send().await.expect(200);
+    assert_eq!(listed.tags("PartNumber"), ["1", "2"]);
+    assert_eq!(listed.tags("ChecksumCRC32"), [crc32(&first), crc32(&last)]);
+    let page = world.get(&format!("/bucket/k?max-parts=1&uploadId={upload}")).send().await.expect(200);
+    assert_eq!(
+        (page.tags("PartNumber"), page.tag("IsTruncated"), page.tag("NextPartNumberMarker")),
+        (vec!["1".into()], "true".into(), "1".into())
+    );
+    assert_eq!(world.get("/bucket?uploads").send().await.expect(200).tags("UploadId"), [upload.as_str()]);
+
+    let parts = [(1, one.header("etag")), (2, two.header("etag"))];
+    let done = world.complete("k", &upload, &parts).send().await.expect(200);
+    let digests = [md5::Md5::digest(&first), md5::Md5::digest(&last)].concat();
+    let etag = format!("\"{}-2\"", md5_hex(&digests));
+    let whole = [first.clone(), last.clone()].concat();
+    assert_eq!((done.tag("ETag"), done.tag("ChecksumCRC32")), (etag.clone(), crc32(&whole)));
+    world.complete("k", &upload, &parts).send().await.expect_error(404, "NoSuchUpload");
+
+    let got = world.get("/bucket/k").header("x-amz-checksum-mode", "ENABLED").send().await.expect(200);
+    assert!(got.body() == whole);
+    for (name, value) in [
+        ("etag", etag),
+        ("content-type", "video/mp4".into()),
+        ("x-amz-meta-a", "1".into()),
+        ("x-amz-checksum-crc32", crc32(&whole)),
+        ("x-amz-checksum-type", "FULL_OBJECT".into()),
+    ] {
+        assert_eq!(got.header(name), value);
+    }
+    let part = world.get("/bucket/k?partNumber=2").header("x-amz-checksum-mode", "ENABLED").send().await.expect(206);
+    assert_eq!(part.body(), last);
+    assert_eq!((part.header("x-amz-mp-parts-count"), part.header("x-amz-checksum-crc32")), ("2".into(), crc32(&last)));
+    let border = world.get("/bucket/k").header("range", format!("bytes={}-{}", 5 * MIB - 2, 5 * MIB + 1)).send().await;
+    assert_eq!(border.expect(206).body(), &whole[5 * MIB - 2..5 * MIB + 2]);
+    let attributes = world.get("/bucket/k?attributes").header("x-amz-object-attributes", "ObjectParts").send().await;
+    assert_eq!(
+        (attributes.tag("PartsCount"), attributes.tags("PartNumber")),
+        ("2".into(), vec!["1".into(), "2".into()])
+    );
+    world.assert_chunks(2).await;
+}
+
+#[tokio::test]
+async fn composite_checksums() {
+    let world = World::new().await;
+    let upload = world.create_upload("k", &[("x-amz-checksum-algorithm", "SHA256")]).await;
+    let part = world.part("k", &upload, 1, b"x").send().await.expect(200);
+    assert_eq!(part.header("x-amz-checksum-sha256"), base64(Sha256::digest(b"x")));
+    let wrong = world.part("k", &upload, 1, b"x").header("x-amz-checksum-crc32", crc32(b"x"));
+    wrong.send().await.expect_error(400, "InvalidRequest");
+    let done = world.complete("k", &upload, &[(1, part.header("etag"))]).send().await.expect(200);
+    assert_eq!(done.tag("ChecksumSHA256"), format!("{}-1", base64(Sha256::digest(Sha256::digest(b"x")))));
+    assert_eq!(done.tag("ChecksumType"), "COMPOSITE");
+}
+
+#[tokio::test]
+async fn refusals() {
+    let world = World::new().await;
+    let upload = world.create_upload("k", &[]).await;
+    let small = world.part("k", &upload, 1, b"small").send().await.expect(200).header("etag");
+    let last = world.part("k", &upload, 2, b"last").send().await.expect(200).header("etag");
+    for number in [0, 10_001] {
+        world.part("k", &upload, number, b"x").send().await.expect_error(400, "InvalidArgument");
+    }
+    world.part("other", &upload, 1, b"x").send().await.expect_error(404, "NoSuchUpload");
+    world.part("k", "junk", 1, b"x").send().await.expect_error(404, "NoSuchUpload");
+    world
+        .part("k", &upload, 3, b"x")
+        .header("content-md5", base64([0; 16]))
+        .send()
+        .await
+        .expect_error(400, "BadDigest");
+    let complete = |parts: &[(u32, &str)]| {
+        let parts: Vec<_> = parts.iter().map(|(n, etag)| (*n, (*etag).to_owned())).collect();
+        world.complete("k", &upload, &parts)
+    };
+    complete(&[]).send().await.expect_error(400, "MalformedXML");
+    complete(&[(2, &last), (1, &small)]).send().await.expect_error(400, "InvalidPartOrder");
+    complete(&[(1, &last)]).send().await.expect_error(400, "InvalidPart");
+    complete(&[(1, &small), (3, &last)]).send().await.expect_error(400, "InvalidPart");
+    complete(&[(1, &small), (2, &last)]).send().await.expect_error(400, "EntityTooSmall");
+    let size = complete(&[(1, &small)]).header("x-amz-mp-object-size", "4");
+    size.send().await.expect_error(400, "InvalidRequest");
+    world.put("/bucket/k").body("there").send().await.expect(200);
+    complete(&[(1, &small)]).header("if-none-match", "*").send().await.expect_error(412, "PreconditionFailed");
+    complete(&[(1, &small)]).header("x-amz-mp-object-size", "5").send().await.expect(200);
+    assert_eq!(world.get("/bucket/k").send().await.expect(200).text(), "small");
+}
+
+#[tokio::test]
+async fn abort_ends_an_upload() {
+    let world = World::new().await;
+    let upload = world.create_upload("k", &[]).await;
+    world.part("k", &upload, 1, b"x").send().await.expect(200);
+    world.delete("/bucket").send().await.expect_error(409, "BucketNotEmpty");
+    world.delete(&format!("/bucket/k?uploadId={upload}")).send().await.expect(204);
+    world.delete(&format!("/bucket/k?uploadId={upload}")).send().await.expect_error(404, "NoSuchUpload");
+    world.part("k", &upload, 1, b"x").send().await.expect_error(404, "NoSuchUpload");
+    assert!(world.get("/bucket?uploads").send().await.expect(200).tags("UploadId").is_empty());
+}
+
+#[tokio::test]
+async fn of_two_completions_one_succeeds() {
+    let world = World::new().await;
+    let upload = world.create_upload("k", &[]).await;
+    let etag = world.part("k", &upload, 1, b"x").send().await.expect(200).header("etag");
+    let parts = [(1, etag)];
+    let (a, b) = tokio::join!(world.complete("k", &upload, &parts).send(), world.complete("k", &upload, &parts).send());
+    let mut statuses = [a.status.as_u16(), b.status.as_u16()];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 404]);
+    assert_eq!(world.get("/bucket/k").send().await.expect(200).text(), "x");
+}
+
+#[tokio::test]
+async fn parts_are_copied_by_range() {
+    let world = World::new().await;
+    let data = pattern(6 * MIB);
+    world.put("/bucket/source").body(data.clone()).send().await.expect(200);
+    let upload = world.create_upload("k", &[]).await;
+    let copy = |number: u32| {
+        world
+            .put(&format!("/bucket/k?partNumber={number}&uploadId={upload}"))
+            .header("x-amz-copy-source", "bucket/source")
+    };
+    let one = copy(1).send().await.expect(200).tag("ETag");
+    let two = copy(2).header("x-amz-copy-source-range", "bytes=10-19").send().await.expect(200).tag("ETag");
+    for bad in ["bytes=0-6291456", "bytes=5-", "0-5"] {
+        copy(3).header("x-amz-copy-source-range", bad).send().await.expect_error(400, "InvalidArgument");
+    }
+    copy(3).header("x-amz-copy-source-if-match", "\"junk\"").send().await.expect_error(412, "PreconditionFailed");
+    world.complete("k", &upload, &[(1, one), (2, two)]).send().await.expect(200);
+    world.delete("/bucket/source").send().await.expect(204);
+    assert!(world.get("/bucket/k").send().await.expect(200).body() == [&data[..], &data[10..20]].concat());
+}

@@ -1,0 +1,351 @@
+//! The S3 front end as an HTTP service: s3s, and what stands around it.
+//!
+//! A request passes, in this order: its id and log span; CORS preflight, which is answered here; the gate for the form of
+//! signatures ([`super::signature`]); form uploads, which become a PutObject ([`super::post`]); then s3s, which
+//! authenticates, asks [`super::access`], and calls the operation. On the way back the answer gets the request id (also in
+//! the body of an error), CORS headers, and `Retry-After` if the node is busy; it is logged and counted.
+//!
+//! The service holds no state of a request beyond its future, so a client that goes away cancels it.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use holdfast_actors::ports::{Clock, MetadataStore};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HOST, ORIGIN, RETRY_AFTER, SERVER};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use metrics::{counter, describe_counter, describe_histogram, histogram};
+use percent_encoding::percent_decode_str;
+use s3s::config::{S3Config, StaticConfigProvider};
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, S3, S3Error, S3Result, s3_error};
+use tracing::Instrument;
+
+use super::access::AccessControl;
+use super::auth::{Authenticator, SecretOpener, SharedAuthenticator};
+use super::cors::Cors;
+use super::host::HostNames;
+use super::post::{self, FormContext};
+use super::ranges;
+use super::request_id::{RequestContext, RequestId};
+use super::signature;
+
+/// Largest XML body, in bytes. 1,000 keys of 1,024 bytes to delete, each byte escaped, are 6 MB.
+const XML_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+const X_AMZ_REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
+const X_AMZ_ID_2: HeaderName = HeaderName::from_static("x-amz-id-2");
+
+/// What the front end is told by the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct S3HttpOptions {
+    /// Base names of virtual-hosted style.
+    pub hosts: HostNames,
+    /// What `x-amz-id-2` shows: which node answered.
+    pub node_name: String,
+}
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct S3HttpService {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    s3: S3Service,
+    cors: Cors,
+    hosts: HostNames,
+    authenticator: Arc<Authenticator>,
+    clock: Arc<dyn Clock>,
+    node_name: HeaderValue,
+}
+
+/// Tells the exporter what the metrics of this module mean.
+pub fn describe_metrics() {
+    describe_counter!("holdfast_s3_requests_total", "S3 requests answered, by operation and HTTP status.");
+    describe_histogram!(
+        "holdfast_s3_request_seconds",
+        metrics::Unit::Seconds,
+        "Time from the head of an S3 request to the head of its answer, by operation."
+    );
+}
+
+impl S3HttpService {
+    /// Puts operations, authentication and access control together.
+    pub fn new(
+        operations: impl S3,
+        metadata: Arc<dyn MetadataStore>,
+        secrets: Arc<dyn SecretOpener>,
+        clock: Arc<dyn Clock>,
+        options: S3HttpOptions,
+    ) -> Self {
+        let authenticator = Arc::new(Authenticator::new(Arc::clone(&metadata), secrets, Arc::clone(&clock)));
+        let mut config = S3Config::default();
+        config.xml_max_body_size = XML_BODY_BYTES_MAX;
+        let mut builder = S3ServiceBuilder::new(operations);
+        builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
+        builder.set_auth(SharedAuthenticator(Arc::clone(&authenticator)));
+        builder.set_access(AccessControl::new(Arc::clone(&metadata), Arc::clone(&authenticator), Arc::clone(&clock)));
+        builder.set_host(options.hosts.clone());
+        let node_name =
+            HeaderValue::from_str(&options.node_name).unwrap_or_else(|_| HeaderValue::from_static("holdfast"));
+        let inner = Inner {
+            s3: builder.build(),
+            cors: Cors::new(metadata),
+            hosts: options.hosts,
+            authenticator,
+            clock,
+            node_name,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Answers a request. The body type must be `Send`; it is read as the operation consumes it.
+    pub async fn handle(&self, mut request: Request<Body>) -> Response<Body> {
+        let started = Instant::now();
+        let id = RequestId::generate();
+        let context = Arc::new(RequestContext::new(id));
+        request.extensions_mut().insert(Arc::clone(&context));
+        let span = tracing::info_span!("s3", request_id = %id);
+        let response = self.inner.answer(request, &context).instrument(span.clone()).await;
+        let (operation, status) = (context.operation(), response.status());
+        counter!("holdfast_s3_requests_total", "operation" => operation, "status" => status_label(status)).increment(1);
+        histogram!("holdfast_s3_request_seconds", "operation" => operation).record(started.elapsed());
+        span.in_scope(|| {
+            let user = context.user().unwrap_or("-");
+            let elapsed_us = started.elapsed().as_micros();
+            if status.is_server_error()
+                && status != StatusCode::SERVICE_UNAVAILABLE
+                && status != StatusCode::NOT_IMPLEMENTED
+            {
+                tracing::warn!(operation, user, status = status.as_u16(), elapsed_us, "request failed");
+            } else {
+                tracing::debug!(operation, user, status = status.as_u16(), elapsed_us, "request answered");
+            }
+        });
+        response
+    }
+}
+
+/// Metric label of a status: text that lives for ever, so that a request allocates none.
+fn status_label(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        200 => "200",
+        204 => "204",
+        206 => "206",
+        304 => "304",
+        400 => "400",
+        403 => "403",
+        404 => "404",
+        409 => "409",
+        411 => "411",
+        412 => "412",
+        416 => "416",
+        500 => "500",
+        501 => "501",
+        503 => "503",
+        100..=199 => "1xx",
+        201..=299 => "2xx",
+        300..=399 => "3xx",
+        401..=499 => "4xx",
+        _ => "5xx",
+    }
+}
+
+/// The name in the `Host` header, or in HTTP/2 the authority.
+fn host_of<'a>(headers: &'a HeaderMap, uri: &'a Uri, version: Version) -> &'a str {
+    match headers.get(HOST).and_then(|host| host.to_str().ok()) {
+        Some(host) => host,
+        None if version >= Version::HTTP_2 => uri.authority().map_or("", |authority| authority.as_str()),
+        None => "",
+    }
+}
+
+impl Inner {
+    async fn answer(&self, request: Request<Body>, context: &RequestContext) -> Response<Body> {
+        let method = request.method().clone();
+        let uri = request.uri().clone();
+        let origin = request.headers().get(ORIGIN).and_then(|o| o.to_str().ok()).map(str::to_owned);
+        // Only browsers and forms need the bucket here; s3s finds it on its own.
+        let is_form = method == Method::POST && post::is_form(request.headers());
+        let bucket = if origin.is_some() || is_form || method == Method::OPTIONS {
+            self.bucket_of(request.headers(), &uri, request.version())
+        } else {
+            None
+        };
+        let result = self.dispatch(request, context, bucket.as_ref(), is_form).await;
+        let mut response = result.unwrap_or_else(|error| {
+            tracing::debug!(%error, "request refused");
+            error_response(error)
+        });
+        // s3s knows one status for HeadObject; S3 answers a part or a range as it answers its GET.
+        if method == Method::HEAD
+            && response.status() == StatusCode::OK
+            && response.headers().contains_key(CONTENT_RANGE)
+        {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        if let (Some(origin), Some(bucket)) = (&origin, &bucket)
+            && method != Method::OPTIONS
+        {
+            self.cors.decorate(&bucket.name, origin, method.as_str(), response.headers_mut()).await;
+        }
+        self.finish(&mut response, context.id(), uri.path());
+        response
+    }
+
+    async fn dispatch(
+        &self,
+        mut request: Request<Body>,
+        context: &RequestContext,
+        bucket: Option<&AddressedBucket>,
+        is_form: bool,
+    ) -> S3Result<Response<Body>> {
+        if request.method() == Method::OPTIONS {
+            context.set_operation("Preflight");
+            let headers = self.cors.preflight(bucket.map(|b| b.name.as_str()), request.headers()).await?;
+            let mut response = Response::new(Body::empty());
+            *response.headers_mut() = headers;
+            return Ok(response);
+        }
+        signature::check_form(request.headers(), request.uri())?;
+        if !is_form {
+            let (method, uri) = (request.method().clone(), request.uri().clone());
+            ranges::drop_ignored(&method, &uri, request.headers_mut());
+            return self.s3(request).await;
+        }
+        context.set_operation("PostObject");
+        let bucket = match bucket {
+            Some(bucket) if bucket.path_is_bucket => bucket,
+            Some(_) => return Err(s3_error!(MethodNotAllowed, "A form is posted to a bucket, not to an object.")),
+            None => return Err(s3_error!(MethodNotAllowed, "A form is posted to a bucket.")),
+        };
+        let form_context = FormContext {
+            authenticator: &self.authenticator,
+            bucket: &bucket.name,
+            in_host: bucket.in_host,
+            host: host_of(request.headers(), request.uri(), request.version()).to_owned(),
+            now_ms: self.clock.now_ms(),
+        };
+        post::upload(form_context, request, |put| self.s3(put)).await
+    }
+
+    async fn s3(&self, request: Request<Body>) -> S3Result<Response<Body>> {
+        self.s3.call(request).await.map_err(|error| {
+            tracing::error!(?error, "s3s could not answer");
+            s3_error!(InternalError, "We encountered an internal error. Please try again.")
+        })
+    }
+
+    fn bucket_of(&self, headers: &HeaderMap, uri: &Uri, version: Version) -> Option<AddressedBucket> {
+        let path = percent_decode_str(uri.path()).decode_utf8().ok()?;
+        let path = path.strip_prefix('/').unwrap_or(&path);
+        if let Some(name) = self.hosts.bucket_of(host_of(headers, uri, version)) {
+            return Some(AddressedBucket { name, in_host: true, path_is_bucket: path.is_empty() });
+        }
+        let (name, key) = path.split_once('/').unwrap_or((path, ""));
+        (!name.is_empty()).then(|| AddressedBucket {
+            name: name.to_owned(),
+            in_host: false,
+            path_is_bucket: key.is_empty(),
+        })
+    }
+
+    /// Adds what every answer carries.
+    fn finish(&self, response: &mut Response<Body>, id: RequestId, path: &str) {
+        let id = id.to_string();
+        let status = response.status();
+        if status.is_client_error() || status.is_server_error() {
+            self.complete_error(response, &id, path);
+            if status == StatusCode::SERVICE_UNAVAILABLE && !response.headers().contains_key(RETRY_AFTER) {
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+        }
+        let headers = response.headers_mut();
+        headers.insert(X_AMZ_REQUEST_ID, HeaderValue::from_str(&id).expect("hex digits are a header value"));
+        headers.insert(X_AMZ_ID_2, self.node_name.clone());
+        headers.insert(SERVER, HeaderValue::from_static("Holdfast"));
+    }
+
+    /// Puts resource and ids into the body of an error, which s3s builds without them.
+    fn complete_error(&self, response: &mut Response<Body>, id: &str, path: &str) {
+        const END: &[u8] = b"</Error>";
+        let Some(body) = response.body().bytes() else { return };
+        if !body.ends_with(END) {
+            return;
+        }
+        let decoded = percent_decode_str(path).decode_utf8_lossy();
+        let resource = quick_xml::escape::escape(&*decoded);
+        let node = self.node_name.to_str().unwrap_or_default();
+        let mut text = Vec::with_capacity(body.len() + resource.len() + 128);
+        text.extend_from_slice(&body[..body.len() - END.len()]);
+        // XML 1.0 cannot hold control characters, not even escaped.
+        let resource: String = resource.chars().filter(|c| !c.is_control()).collect();
+        text.extend_from_slice(format!("<Resource>{resource}</Resource>").as_bytes());
+        if !contains(&body, b"<RequestId>") {
+            text.extend_from_slice(format!("<RequestId>{id}</RequestId>").as_bytes());
+        }
+        text.extend_from_slice(format!("<HostId>{}</HostId>", quick_xml::escape::escape(node)).as_bytes());
+        text.extend_from_slice(END);
+        response.headers_mut().remove(CONTENT_LENGTH);
+        *response.body_mut() = Body::from(text);
+    }
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+/// The bucket that a request addresses.
+struct AddressedBucket {
+    name: String,
+    /// Virtual-hosted style.
+    in_host: bool,
+    /// The path names no key.
+    path_is_bucket: bool,
+}
+
+/// An error as S3 sends it.
+pub(crate) fn error_response(error: S3Error) -> Response<Body> {
+    error.to_http_response().unwrap_or_else(|_| {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
+}
+
+type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl hyper::service::Service<Request<hyper::body::Incoming>> for S3HttpService {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn call(&self, request: Request<hyper::body::Incoming>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move { Ok(service.handle(request.map(Body::from)).await) })
+    }
+}
+
+impl<B> tower::Service<Request<B>> for S3HttpService
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move { Ok(service.handle(request.map(Body::http_body_unsync)).await) })
+    }
+}

@@ -1,0 +1,11 @@
+//! The front end from HTTP request to HTTP answer, in one process: requests signed by a signer of our own, the real
+//! service, access control and bucket configuration, over a small metadata store and operations that keep bytes in memory.
+
+mod access;
+mod cors;
+mod forms;
+mod operations;
+mod signatures;
+mod signer;
+mod store;
+mod support;

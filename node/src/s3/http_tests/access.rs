@@ -1,0 +1,280 @@
+//! Who may do what.
+
+use holdfast_actors::ports::metadata::CannedAcl;
+use http::StatusCode;
+
+use super::signer::unsigned;
+use super::support::{Answer, Fixture};
+
+fn allowed(answer: &Answer) -> bool {
+    assert!(answer.status.is_success() || answer.code() == "AccessDenied" || answer.status == 403, "{answer:?}");
+    answer.status.is_success()
+}
+
+#[tokio::test]
+async fn without_a_policy_only_the_owner_and_admins_get_anywhere() {
+    let fixture = Fixture::new();
+    fixture.put_object("k", CannedAcl::Private, &[]);
+    for (method, path) in [
+        ("GET", "/photos/k"),
+        ("PUT", "/photos/n"),
+        ("DELETE", "/photos/n"),
+        ("GET", "/photos"),
+        ("GET", "/photos?acl"),
+    ] {
+        for (user, may) in [("ann", true), ("root", true), ("bob", false)] {
+            assert_eq!(allowed(&fixture.call(user, method, path, &[], b"").await), may, "{user} {method} {path}");
+        }
+        assert!(!allowed(&fixture.anonymous(method, path, &[], b"").await), "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn any_user_lists_and_creates_buckets_and_nobody_else() {
+    let fixture = Fixture::new();
+    assert!(allowed(&fixture.call("bob", "GET", "/", &[], b"").await));
+    assert!(allowed(&fixture.call("bob", "PUT", "/new-bucket", &[], b"").await));
+    assert!(!allowed(&fixture.anonymous("GET", "/", &[], b"").await));
+    assert!(!allowed(&fixture.anonymous("PUT", "/new-bucket", &[], b"").await));
+}
+
+#[tokio::test]
+async fn a_bucket_that_does_not_exist_is_told_to_everybody() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.anonymous("GET", "/nowhere/k", &[], b"").await.code(), "NoSuchBucket");
+    assert_eq!(fixture.call("bob", "PUT", "/nowhere/k", &[], b"").await.code(), "NoSuchBucket");
+    assert_eq!(fixture.call("bob", "HEAD", "/nowhere", &[], b"").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn an_object_of_the_acl_public_read_is_readable_and_its_neighbours_are_not() {
+    let fixture = Fixture::new();
+    fixture.put_object("open", CannedAcl::PublicRead, &[]);
+    fixture.put_object("shut", CannedAcl::Private, &[]);
+    assert!(allowed(&fixture.anonymous("GET", "/photos/open", &[], b"").await));
+    assert!(allowed(&fixture.call("bob", "GET", "/photos/open", &[], b"").await));
+    assert!(!allowed(&fixture.anonymous("GET", "/photos/shut", &[], b"").await));
+    assert!(!allowed(&fixture.anonymous("PUT", "/photos/open", &[], b"x").await));
+    assert!(!allowed(&fixture.anonymous("GET", "/photos/open?acl", &[], b"").await));
+    let missing = fixture.anonymous("GET", "/photos/missing", &[], b"").await;
+    assert_eq!(missing.code(), "AccessDenied", "which keys exist is not told");
+    fixture.call("ann", "PUT", "/photos?acl", &[("x-amz-acl", "public-read")], b"").await;
+    assert!(allowed(&fixture.anonymous("GET", "/photos", &[], b"").await));
+    assert!(!allowed(&fixture.anonymous("GET", "/photos/shut", &[], b"").await), "a public listing opens no object");
+    assert_eq!(fixture.anonymous("GET", "/photos/missing", &[], b"").await.code(), "NoSuchKey");
+}
+
+#[tokio::test]
+async fn acls_are_read_and_written_as_canned_ones() {
+    let fixture = Fixture::new();
+    fixture.put_object("k", CannedAcl::Private, &[]);
+    for path in ["/photos?acl", "/photos/k?acl"] {
+        let before = fixture.call("ann", "GET", path, &[], b"").await;
+        assert!(before.body.contains("FULL_CONTROL") && !before.body.contains("AllUsers"), "{}", before.body);
+        let answer = fixture.call("ann", "PUT", path, &[("x-amz-acl", "public-read")], b"").await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        let public = fixture.call("ann", "GET", path, &[], b"").await;
+        assert!(public.body.contains("global/AllUsers") && public.body.contains("READ"), "{}", public.body);
+        // What was read can be put back, as a tool that copies ACLs does.
+        fixture.call("ann", "PUT", path, &[("x-amz-acl", "private")], b"").await;
+        let answer = fixture.call("ann", "PUT", path, &[], public.body.as_bytes()).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        assert!(fixture.call("ann", "GET", path, &[], b"").await.body.contains("AllUsers"));
+        let more = public.body.replace("<Permission>READ<", "<Permission>WRITE<");
+        assert_eq!(fixture.call("ann", "PUT", path, &[], more.as_bytes()).await.code(), "NotImplemented");
+        let write = [("x-amz-acl", "public-read-write")];
+        assert_eq!(fixture.call("ann", "PUT", path, &write, b"").await.code(), "NotImplemented");
+        assert_eq!(fixture.call("ann", "PUT", path, &[("x-amz-acl", "none")], b"").await.code(), "InvalidArgument");
+        let grant = [("x-amz-grant-read", "id=bob")];
+        assert_eq!(fixture.call("ann", "PUT", path, &grant, b"").await.code(), "NotImplemented");
+    }
+}
+
+#[tokio::test]
+async fn a_policy_opens_what_it_names_and_is_read_back_as_written() {
+    let fixture = Fixture::new();
+    fixture.put_object("public/k", CannedAcl::Private, &[]);
+    fixture.put_object("private/k", CannedAcl::Private, &[]);
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":"*","Action":"s3:GetObject","Resource":"arn:aws:s3:::photos/public/*"},
+               {"Effect":"Allow","Principal":{"AWS":"bob"},"Action":"s3:PutObject","Resource":"arn:aws:s3:::photos/bob/*"}"#,
+        )
+        .await;
+    assert!(fixture.call("ann", "GET", "/photos?policy", &[], b"").await.body.contains("photos/public/*"));
+    assert!(fixture.call("ann", "GET", "/photos?policyStatus", &[], b"").await.body.contains("true"));
+    assert!(allowed(&fixture.anonymous("GET", "/photos/public/k", &[], b"").await));
+    assert!(!allowed(&fixture.anonymous("GET", "/photos/private/k", &[], b"").await));
+    assert_eq!(fixture.anonymous("GET", "/photos/public/missing", &[], b"").await.code(), "AccessDenied");
+    assert!(allowed(&fixture.call("bob", "PUT", "/photos/bob/x", &[], b"x").await));
+    assert!(!allowed(&fixture.call("bob", "PUT", "/photos/other/x", &[], b"x").await));
+    assert!(!allowed(&fixture.anonymous("PUT", "/photos/bob/x", &[], b"x").await));
+    assert!(!allowed(&fixture.call("bob", "GET", "/photos?policy", &[], b"").await));
+    let answer = fixture.call("ann", "DELETE", "/photos?policy", &[], b"").await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT);
+    assert!(!allowed(&fixture.anonymous("GET", "/photos/public/k", &[], b"").await), "at once");
+    assert_eq!(fixture.call("ann", "GET", "/photos?policy", &[], b"").await.code(), "NoSuchBucketPolicy");
+}
+
+#[tokio::test]
+async fn a_deny_binds_owner_and_admin_but_never_takes_the_policy_from_them() {
+    let fixture = Fixture::new();
+    fixture
+        .put_policy(
+            r#"{"Effect":"Deny","Principal":"*","Action":"s3:*","Resource":["arn:aws:s3:::photos","arn:aws:s3:::photos/*"]}"#,
+        )
+        .await;
+    for user in ["ann", "root", "bob"] {
+        assert!(!allowed(&fixture.call(user, "PUT", "/photos/k", &[], b"x").await), "{user}");
+        assert!(!allowed(&fixture.call(user, "GET", "/photos", &[], b"").await), "{user}");
+    }
+    assert!(!allowed(&fixture.call("bob", "DELETE", "/photos?policy", &[], b"").await));
+    assert!(allowed(&fixture.call("root", "GET", "/photos?policy", &[], b"").await));
+    assert!(allowed(&fixture.call("ann", "DELETE", "/photos?policy", &[], b"").await));
+    assert!(allowed(&fixture.call("ann", "PUT", "/photos/k", &[], b"x").await));
+}
+
+#[tokio::test]
+async fn conditions_see_address_listing_parameters_headers_and_tags() {
+    let fixture = Fixture::new();
+    fixture.put_object("released", CannedAcl::Private, &[("state", "released")]);
+    fixture.put_object("draft", CannedAcl::Private, &[("state", "draft")]);
+    let with = |principal: &str, action: &str, resource: &str, condition: &str| {
+        format!(
+            r#"{{"Effect":"Allow","Principal":{principal},"Action":"{action}","Resource":"arn:aws:s3:::photos{resource}","Condition":{condition}}}"#
+        )
+    };
+    fixture
+        .put_policy(&with(r#""*""#, "s3:GetObject", "/*", r#"{"IpAddress":{"aws:SourceIp":"203.0.113.0/24"}}"#))
+        .await;
+    assert!(allowed(&fixture.anonymous("GET", "/photos/draft", &[], b"").await));
+    fixture.put_policy(&with(r#""*""#, "s3:GetObject", "/*", r#"{"IpAddress":{"aws:SourceIp":"10.0.0.0/8"}}"#)).await;
+    assert!(!allowed(&fixture.anonymous("GET", "/photos/draft", &[], b"").await));
+
+    fixture.put_policy(&with(r#""*""#, "s3:ListBucket", "", r#"{"StringEquals":{"s3:prefix":"a b/"}}"#)).await;
+    assert!(allowed(&fixture.anonymous("GET", "/photos?prefix=a%20b%2F", &[], b"").await));
+    assert!(!allowed(&fixture.anonymous("GET", "/photos?prefix=", &[], b"").await));
+    assert!(!allowed(&fixture.anonymous("GET", "/photos", &[], b"").await));
+
+    fixture
+        .put_policy(&with(
+            r#""*""#,
+            "s3:GetObject",
+            "/*",
+            r#"{"StringEquals":{"s3:ExistingObjectTag/state":"released"}}"#,
+        ))
+        .await;
+    assert!(allowed(&fixture.anonymous("GET", "/photos/released", &[], b"").await));
+    assert!(!allowed(&fixture.anonymous("GET", "/photos/draft", &[], b"").await));
+
+    let bob = r#"{"AWS":"bob"}"#;
+    fixture
+        .put_policy(&with(bob, "s3:PutObject*", "/*", r#"{"StringEquals":{"s3:RequestObjectTag/team":"red"}}"#))
+        .await;
+    let put = async |tags| fixture.call("bob", "PUT", "/photos/x", &[("x-amz-tagging", tags)], b"x").await;
+    assert!(allowed(&put("team=red").await) && !allowed(&put("team=blue").await));
+    let tagging = |team: &str| {
+        format!("<Tagging><TagSet><Tag><Key>team</Key><Value>{team}</Value></Tag></TagSet></Tagging>").into_bytes()
+    };
+    for (team, may) in [("red", true), ("blue", false)] {
+        let answer = fixture.call("bob", "PUT", "/photos/draft?tagging", &[], &tagging(team)).await;
+        assert_eq!(allowed(&answer), may, "tags in the body, {team}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_sets_an_acl_or_tags_needs_those_permissions_too() {
+    let fixture = Fixture::new();
+    fixture
+        .put_policy(r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Action":"s3:PutObject","Resource":"arn:aws:s3:::photos/*"}"#)
+        .await;
+    assert!(allowed(&fixture.call("bob", "PUT", "/photos/x", &[], b"x").await));
+    assert!(allowed(&fixture.call("bob", "PUT", "/photos/x", &[("x-amz-acl", "private")], b"x").await));
+    assert!(!allowed(&fixture.call("bob", "PUT", "/photos/x", &[("x-amz-acl", "public-read")], b"x").await));
+    assert!(!allowed(&fixture.call("bob", "PUT", "/photos/x", &[("x-amz-tagging", "a=b")], b"x").await));
+}
+
+#[tokio::test]
+async fn a_copy_needs_to_read_its_source() {
+    let fixture = Fixture::new();
+    fixture.put_object("k", CannedAcl::Private, &[]);
+    let copy = || fixture.call("bob", "PUT", "/drafts/copy", &[("x-amz-copy-source", "/photos/k")], b"");
+    assert!(!allowed(&copy().await));
+    fixture
+        .put_policy(r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Action":"s3:GetObject","Resource":"arn:aws:s3:::photos/k"}"#)
+        .await;
+    assert!(allowed(&copy().await));
+    let version = [("x-amz-copy-source", "/photos/k?versionId=null")];
+    assert!(
+        !allowed(&fixture.call("bob", "PUT", "/drafts/copy", &version, b"").await),
+        "a version is another permission"
+    );
+    let missing = fixture.call("bob", "PUT", "/drafts/copy", &[("x-amz-copy-source", "/nowhere/k")], b"").await;
+    assert_eq!(missing.code(), "NoSuchBucket");
+}
+
+#[tokio::test]
+async fn of_many_deletions_only_the_permitted_ones_happen() {
+    let fixture = Fixture::new();
+    fixture
+        .put_policy(r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Action":"s3:DeleteObject","Resource":"arn:aws:s3:::photos/bob/*"}"#)
+        .await;
+    let body = b"<Delete><Object><Key>bob/1</Key></Object><Object><Key>ann/1</Key></Object>\
+        <Object><Key>bob/2</Key><VersionId>null</VersionId></Object></Delete>";
+    let answer = fixture.call("bob", "POST", "/photos?delete", &[], body).await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    assert!(answer.body.contains("<Deleted><Key>bob/1</Key></Deleted>"), "{}", answer.body);
+    assert_eq!(answer.body.matches("<Code>AccessDenied</Code>").count(), 2, "{}", answer.body);
+    assert_eq!(answer.body.matches("<Deleted>").count(), 1);
+}
+
+#[tokio::test]
+async fn the_expected_owner_guards_against_a_bucket_of_somebody_else() {
+    let fixture = Fixture::new();
+    let put =
+        async |owner| fixture.call("root", "PUT", "/photos/k", &[("x-amz-expected-bucket-owner", owner)], b"x").await;
+    assert!(allowed(&put("ann").await) && !allowed(&put("bob").await));
+}
+
+#[tokio::test]
+async fn policies_cors_and_tags_that_are_not_valid_are_refused_and_change_nothing() {
+    let fixture = Fixture::new();
+    let put = |path: &'static str, body: &'static str| fixture.call("ann", "PUT", path, &[], body.as_bytes());
+    let answer = put("/photos?policy", r#"{"Statement":[{"Effect":"Allow"}]}"#).await;
+    assert_eq!(answer.code(), "MalformedPolicy");
+    assert!(answer.body.contains("statement 1"), "{}", answer.body);
+    let ghost = r#"{"Statement":[{"Effect":"Allow","Principal":{"AWS":"ghost"},"Action":"s3:GetObject","Resource":"arn:aws:s3:::photos/*"}]}"#;
+    let answer = put("/photos?policy", ghost).await;
+    assert_eq!(answer.code(), "MalformedPolicy");
+    assert!(answer.body.contains("ghost"), "{}", answer.body);
+    let cors = "<CORSConfiguration><CORSRule><AllowedMethod>PATCH</AllowedMethod><AllowedOrigin>*</AllowedOrigin></CORSRule></CORSConfiguration>";
+    assert_eq!(put("/photos?cors", cors).await.code(), "InvalidRequest");
+    let tags = "<Tagging><TagSet><Tag><Key>aws:x</Key><Value>1</Value></Tag></TagSet></Tagging>";
+    assert_eq!(put("/photos?tagging", tags).await.code(), "InvalidTag");
+    for (path, code) in
+        [("policy", "NoSuchBucketPolicy"), ("cors", "NoSuchCORSConfiguration"), ("tagging", "NoSuchTagSet")]
+    {
+        assert_eq!(fixture.call("ann", "GET", &format!("/photos?{path}"), &[], b"").await.code(), code);
+    }
+    let tags = "<Tagging><TagSet><Tag><Key>cost</Key><Value>7</Value></Tag></TagSet></Tagging>";
+    assert!(put("/photos?tagging", tags).await.status.is_success());
+    assert!(fixture.call("ann", "GET", "/photos?tagging", &[], b"").await.body.contains("<Key>cost</Key>"));
+}
+
+#[tokio::test]
+async fn a_subresource_that_nobody_knows_is_not_taken_for_a_write() {
+    let fixture = Fixture::new();
+    for (method, path) in [
+        ("PUT", "/photos/k?renameObject"),
+        ("PUT", "/photos/k?encryption="),
+        ("DELETE", "/photos?metadataConfiguration"),
+        ("PUT", "/photos?abac"),
+        ("DELETE", "/photos/k?something"),
+    ] {
+        assert_eq!(fixture.call("ann", method, path, &[], b"").await.code(), "NotImplemented", "{method} {path}");
+    }
+    assert!(fixture.call("ann", "PUT", "/photos/k?x-id=PutObject", &[], b"").await.status.is_success());
+    let url = fixture.signer("ann").presign("DELETE", super::support::HOST, "/photos/k", &[("versionId", "")], "60");
+    let answer = fixture.send(unsigned("DELETE", super::support::HOST, &url, &[], b"")).await;
+    assert!(answer.status.is_success(), "{answer:?}");
+}

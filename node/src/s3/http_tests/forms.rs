@@ -1,0 +1,245 @@
+//! Form uploads.
+
+use base64::Engine;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use s3s::Body;
+
+use super::signer::{Signer, amz_date, unsigned};
+use super::support::{Answer, Fixture, HOST};
+
+const BOUNDARY: &str = "----form-boundary-7MA4YWxk";
+
+/// A form; the file comes last unless `after` names fields behind it.
+fn form(fields: &[(String, String)], file: &[u8], after: &[(&str, &str)]) -> Vec<u8> {
+    let mut body = Vec::new();
+    let field = |name: &str, value: &str| {
+        format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n").into_bytes()
+    };
+    for (name, value) in fields {
+        body.extend(field(name, value));
+    }
+    body.extend(
+        format!(
+            "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"cat.png\"\r\n\
+             Content-Type: image/png\r\n\r\n"
+        )
+        .into_bytes(),
+    );
+    body.extend_from_slice(file);
+    body.extend_from_slice(b"\r\n");
+    for (name, value) in after {
+        body.extend(field(name, value));
+    }
+    body.extend(format!("--{BOUNDARY}--\r\n").into_bytes());
+    body
+}
+
+/// A request whose body arrives in pieces, as over a network.
+fn post(host: &str, path: &str, body: &[u8]) -> Request<Body> {
+    let mut request = unsigned("POST", host, path, &[], body);
+    let pieces: Vec<_> = body
+        .chunks(16 * 1024)
+        .map(|piece| Ok::<_, std::io::Error>(Frame::data(Bytes::copy_from_slice(piece))))
+        .collect();
+    *request.body_mut() = Body::http_body_unsync(StreamBody::new(futures::stream::iter(pieces)));
+    let content_type = format!("multipart/form-data; boundary={BOUNDARY}");
+    request.headers_mut().insert("content-type", content_type.parse().unwrap());
+    request
+}
+
+/// Fields signed by a policy that covers them; `conditions` come on top.
+fn signed(signer: &Signer, fields: &[(&str, &str)], conditions: &str, valid_seconds: u64) -> Vec<(String, String)> {
+    let date = amz_date(signer.at_ms);
+    let credential = format!("{}/{}", signer.access_key, signer.scope());
+    let mut fields: Vec<(String, String)> = fields.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
+    for (name, value) in
+        [("x-amz-algorithm", "AWS4-HMAC-SHA256"), ("x-amz-credential", &credential), ("x-amz-date", &date)]
+    {
+        fields.push((name.into(), value.into()));
+    }
+    let now_s = (signer.at_ms / 1000 + valid_seconds) as i64;
+    let expires = time::OffsetDateTime::from_unix_timestamp(now_s)
+        .unwrap()
+        .format(&time::format_description::well_known::Rfc3339)
+        .unwrap();
+    let mut all: Vec<String> = fields.iter().map(|(n, v)| serde_json::json!({ n.as_str(): v }).to_string()).collect();
+    all.push(r#"{"bucket":"photos"}"#.into());
+    all.extend((!conditions.is_empty()).then(|| conditions.to_owned()));
+    let policy = format!(r#"{{"expiration":"{expires}","conditions":[{}]}}"#, all.join(","));
+    let policy = base64::prelude::BASE64_STANDARD.encode(policy);
+    fields.push(("x-amz-signature".into(), signer.sign_text(&policy)));
+    fields.push(("policy".into(), policy));
+    fields
+}
+
+async fn upload(fixture: &Fixture, fields: &[(String, String)], file: &[u8]) -> Answer {
+    fixture.send(post(HOST, "/photos", &form(fields, file, &[]))).await
+}
+
+#[tokio::test]
+async fn a_signed_form_stores_its_file_with_the_fields_as_headers() {
+    let fixture = Fixture::new();
+    let tags = "<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>";
+    let fields = signed(
+        &fixture.signer("ann"),
+        &[
+            ("Key", "up/${filename}"),
+            ("Content-Type", "image/png"),
+            ("acl", "public-read"),
+            ("x-amz-meta-camera", "old"),
+            ("tagging", tags),
+        ],
+        "",
+        600,
+    );
+    for (host, path) in [(HOST, "/photos"), (HOST, "/photos/"), ("photos.s3.test", "/")] {
+        fixture.stored.lock().clear();
+        let answer = fixture.send(post(host, path, &form(&fields, b"a picture\r\n--of a cat", &[]))).await;
+        assert_eq!(answer.status, StatusCode::NO_CONTENT, "{answer:?}");
+        assert_eq!(answer.header("location"), format!("http://{host}{}/up/cat.png", path.trim_end_matches('/')));
+        assert_eq!(answer.header("etag"), "\"etag\"");
+        let stored = fixture.stored.lock()["photos/up/cat.png"].clone();
+        assert_eq!(stored.bytes, b"a picture\r\n--of a cat");
+        assert_eq!(stored.caller.as_deref(), Some("ann"));
+        assert_eq!(stored.content_type.as_deref(), Some("image/png"));
+        assert_eq!(stored.acl.as_deref(), Some("public-read"));
+        assert_eq!(stored.tagging.as_deref(), Some("a=b"));
+        assert_eq!(stored.metadata.unwrap()["camera"], "old");
+    }
+}
+
+#[tokio::test]
+async fn a_form_may_be_used_until_its_policy_expires() {
+    let fixture = Fixture::new();
+    let mut hour_ago = fixture.signer("ann");
+    hour_ago.at_ms -= 3_600_000;
+    let answer = upload(&fixture, &signed(&hour_ago, &[("key", "k")], "", 7200), b"x").await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT, "{answer:?}");
+    let answer = upload(&fixture, &signed(&hour_ago, &[("key", "k")], "", 3500), b"x").await;
+    assert_eq!((answer.status, answer.code()), (StatusCode::FORBIDDEN, "AccessDenied"));
+    assert!(answer.body.contains("expired"));
+    let mut tomorrow = fixture.signer("ann");
+    tomorrow.at_ms += 86_400_000;
+    let answer = upload(&fixture, &signed(&tomorrow, &[("key", "k")], "", 600), b"x").await;
+    assert_eq!(answer.code(), "RequestTimeTooSkewed");
+}
+
+#[tokio::test]
+async fn a_form_that_breaks_its_policy_or_signature_stores_nothing() {
+    let fixture = Fixture::new();
+    let signer = fixture.signer("ann");
+    let good = signed(&signer, &[("key", "k")], r#"["content-length-range",2,4]"#, 600);
+    let change = |name: &str, value: &str| -> Vec<(String, String)> {
+        good.iter().map(|(n, v)| (n.clone(), if n == name { value.into() } else { v.clone() })).collect()
+    };
+    let mut wrong = signer.clone();
+    wrong.secret.push('x');
+    let mut nobody = signer.clone();
+    nobody.access_key = "KEY-nobody".into();
+    let mut extra = good.clone();
+    extra.insert(0, ("acl".into(), "public-read".into()));
+    let mut version_2 = good.clone();
+    version_2.insert(0, ("AWSAccessKeyId".into(), "KEY-ann".into()));
+    for (fields, file, code) in [
+        (good.clone(), &b"12345"[..], "EntityTooLarge"),
+        (good.clone(), b"1", "EntityTooSmall"),
+        (change("key", "other"), b"123", "AccessDenied"),
+        (change("x-amz-signature", &"0".repeat(64)), b"123", "SignatureDoesNotMatch"),
+        (change("x-amz-signature", "zz"), b"123", "SignatureDoesNotMatch"),
+        (change("policy", "e30="), b"123", "SignatureDoesNotMatch"),
+        (signed(&wrong, &[("key", "k")], "", 600), b"123", "SignatureDoesNotMatch"),
+        (signed(&nobody, &[("key", "k")], "", 600), b"123", "InvalidAccessKeyId"),
+        (extra, b"123", "AccessDenied"),
+        (version_2, b"123", "InvalidRequest"),
+        (good.iter().filter(|(n, _)| n != "key").cloned().collect(), b"123", "AccessDenied"),
+        (good.iter().filter(|(n, _)| n != "x-amz-signature").cloned().collect(), b"123", "InvalidArgument"),
+        (Vec::new(), b"123", "InvalidArgument"),
+        (signed(&fixture.signer("bob"), &[("key", "k")], "", 600), b"123", "AccessDenied"),
+    ] {
+        let answer = upload(&fixture, &fields, file).await;
+        assert_eq!(answer.code(), code, "{fields:?}\n{answer:?}");
+        assert!(fixture.stored.lock().is_empty());
+    }
+    assert_eq!(upload(&fixture, &good, b"123").await.status, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn an_anonymous_form_is_let_in_by_the_bucket_policy_only() {
+    let fixture = Fixture::new();
+    let fields = [("key".to_owned(), "drop/x".to_owned())];
+    assert_eq!(upload(&fixture, &fields, b"x").await.code(), "AccessDenied");
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":"*","Action":"s3:PutObject","Resource":"arn:aws:s3:::photos/drop/*"}"#,
+        )
+        .await;
+    assert_eq!(upload(&fixture, &fields, b"x").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(fixture.stored.lock()["photos/drop/x"].caller, None);
+    let elsewhere = [("key".to_owned(), "x".to_owned())];
+    assert_eq!(upload(&fixture, &elsewhere, b"x").await.code(), "AccessDenied");
+}
+
+#[tokio::test]
+async fn the_answer_is_the_one_that_the_form_asks_for() {
+    let fixture = Fixture::new();
+    let signer = fixture.signer("ann");
+    let with = |name: &'static str, value: &'static str| signed(&signer, &[("key", "a&b"), (name, value)], "", 600);
+    for (value, status) in [
+        ("200", StatusCode::OK),
+        ("201", StatusCode::CREATED),
+        ("204", StatusCode::NO_CONTENT),
+        ("404", StatusCode::NO_CONTENT),
+    ] {
+        let answer = upload(&fixture, &with("success_action_status", value), b"x").await;
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.body.contains("<Key>a&amp;b</Key>"), value == "201", "{}", answer.body);
+    }
+    let answer = upload(&fixture, &with("success_action_redirect", "https://example.com/done?x=1"), b"x").await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER);
+    assert_eq!(answer.header("location"), "https://example.com/done?x=1&bucket=photos&key=a%26b&etag=%22etag%22");
+    let answer = upload(&fixture, &with("success_action_redirect", "javascript:alert(1)"), b"x").await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn large_files_stream_and_must_come_last() {
+    let fixture = Fixture::new();
+    let fields = signed(&fixture.signer("ann"), &[("key", "k")], "", 600);
+    let file: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+    assert_eq!(upload(&fixture, &fields, &file).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(fixture.stored.lock().remove("photos/k").unwrap().bytes, file);
+    let button = [("submit", "Upload")];
+    let answer = fixture.send(post(HOST, "/photos", &form(&fields, &file, &button))).await;
+    assert_eq!(answer.code(), "MalformedPOSTRequest", "{answer:?}");
+    assert!(fixture.stored.lock().is_empty());
+    let small = fixture.send(post(HOST, "/photos", &form(&fields, b"small", &button))).await;
+    assert_eq!(small.status, StatusCode::NO_CONTENT, "{small:?}");
+    assert_eq!(fixture.stored.lock()["photos/k"].bytes, b"small");
+}
+
+#[tokio::test]
+async fn a_form_cut_off_stores_nothing() {
+    let fixture = Fixture::new();
+    let fields = signed(&fixture.signer("ann"), &[("key", "k")], "", 600);
+    for size in [10, 2_000_000] {
+        let whole = form(&fields, &vec![7; size], &[]);
+        let mut request = post(HOST, "/photos", &whole[..whole.len() - 60]);
+        request.headers_mut().insert("content-length", whole.len().into());
+        let answer = fixture.send(request).await;
+        assert_eq!(answer.code(), "IncompleteBody", "{answer:?}");
+        assert!(fixture.stored.lock().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_form_for_an_object_or_for_no_bucket_is_refused() {
+    let fixture = Fixture::new();
+    let body = form(&[("key".into(), "k".into())], b"x", &[]);
+    for path in ["/photos/k", "/"] {
+        assert_eq!(fixture.send(post(HOST, path, &body)).await.code(), "MethodNotAllowed", "{path}");
+    }
+    assert_eq!(fixture.send(post(HOST, "/nowhere", &body)).await.code(), "NoSuchBucket");
+}

@@ -1,0 +1,81 @@
+//! The table of operations against the service and against `docs/s3.md`.
+
+use http::StatusCode;
+
+use super::super::operations::{OPERATIONS, Operation, Target};
+use super::support::Fixture;
+
+const DOCS: &str = include_str!("../../../../docs/s3.md");
+
+fn path(operation: &Operation) -> String {
+    let path = match operation.target {
+        Target::Service => "/",
+        Target::Bucket => "/photos",
+        Target::Object => "/photos/k",
+    };
+    if operation.query.is_empty() { path.to_owned() } else { format!("{path}?{}", operation.query) }
+}
+
+#[tokio::test]
+async fn what_the_table_calls_unsupported_answers_not_implemented() {
+    let fixture = Fixture::new();
+    for operation in OPERATIONS.iter().filter(|o| !o.supported) {
+        let headers: &[(&str, &str)] = match operation.name {
+            "WriteGetObjectResponse" => &[("x-amz-request-route", "r"), ("x-amz-request-token", "t")],
+            _ => &[],
+        };
+        let answer = fixture.call("ann", operation.method, &path(operation), headers, b"").await;
+        assert_eq!(answer.status, StatusCode::NOT_IMPLEMENTED, "{}: {answer:?}", operation.name);
+        assert_eq!(answer.code(), "NotImplemented");
+        let expected = format!("{} is not implemented", operation.name);
+        assert!(answer.body.contains(&expected), "{} was taken for another operation: {}", operation.name, answer.body);
+        let anonymous = fixture.anonymous(operation.method, &path(operation), &[], b"").await;
+        assert!(anonymous.status.is_client_error() || anonymous.status == 501, "{}", operation.name);
+    }
+}
+
+#[tokio::test]
+async fn supported_operations_are_not_refused_by_access_control() {
+    let fixture = Fixture::new();
+    for operation in OPERATIONS.iter().filter(|o| o.supported) {
+        let answer = fixture.call("ann", operation.method, &path(operation), &[], b"").await;
+        let refused = format!("{} is not implemented by Holdfast", operation.name);
+        assert!(!answer.body.contains(&refused) && answer.status != StatusCode::FORBIDDEN, "{answer:?}");
+    }
+}
+
+/// The row of an operation in the documentation's table.
+fn row(operation: &Operation) -> String {
+    let path = match operation.target {
+        Target::Service => "/",
+        Target::Bucket => "/bucket",
+        Target::Object => "/bucket/key",
+    };
+    let query = if operation.query.is_empty() { String::new() } else { format!("?{}", operation.query) };
+    let permission = match (operation.action, operation.version_action) {
+        ("", _) => "—".to_owned(),
+        (action, "") => format!("`{action}`"),
+        (action, version) => format!("`{action}`, `{version}`"),
+    };
+    let answer = if operation.supported { "yes" } else { "NotImplemented" };
+    format!("| {} | `{} {path}{query}` | {permission} | {answer} |", operation.name, operation.method)
+}
+
+#[test]
+fn the_documentation_lists_each_operation_as_the_code_has_it() {
+    let listed: Vec<&str> =
+        DOCS.lines().filter(|line| line.starts_with("| ") && line.matches('`').count() >= 2).collect();
+    let listed: Vec<&str> =
+        listed.into_iter().filter(|l| l.ends_with("| yes |") || l.ends_with("| NotImplemented |")).collect();
+    let expected: Vec<String> = OPERATIONS.iter().map(row).collect();
+    assert_eq!(listed, expected, "the table in docs/s3.md should be:\n{}", expected.join("\n"));
+}
+
+#[test]
+fn the_documentation_names_the_limits_of_the_code() {
+    use holdfast_actors::domain::access::cors::CORS_RULES_MAX;
+    use holdfast_actors::domain::access::policy::POLICY_BYTES_MAX;
+    for limit in [format!("{} KiB", POLICY_BYTES_MAX / 1024), format!("{CORS_RULES_MAX} rules")] {
+        assert!(DOCS.contains(&limit), "{limit}");
+    }
+}

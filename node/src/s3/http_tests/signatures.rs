@@ -1,0 +1,171 @@
+//! Who gets in.
+
+use std::sync::atomic::Ordering;
+
+use holdfast_actors::ports::metadata::CannedAcl;
+use http::StatusCode;
+
+use super::signer::unsigned;
+use super::support::{Fixture, HOST};
+
+const MINUTE_MS: u64 = 60_000;
+
+#[tokio::test]
+async fn a_signed_request_gets_in_path_style_and_virtual_hosted() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.call("ann", "PUT", "/photos/a%20b%2Bc", &[], b"hello").await.status, StatusCode::OK);
+    assert_eq!(fixture.stored.lock()["photos/a b+c"].caller.as_deref(), Some("ann"));
+    let signer = fixture.signer("ann");
+    for host in ["photos.s3.test", "photos.s3.test:9000", "PHOTOS.S3.TEST"] {
+        let answer = fixture.send(signer.request("GET", host, "/a%20b%2Bc", &[], &[], b"")).await;
+        assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "hello"), "{host}");
+    }
+    for host in ["s3.test", "localhost", "storage.intern.example", "127.0.0.1", "[::1]:9000"] {
+        let answer = fixture.send(signer.request("GET", host, "/photos/a%20b%2Bc", &[], &[], b"")).await;
+        assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "hello"), "{host}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_secret_a_changed_request_and_an_unknown_key_are_refused() {
+    let fixture = Fixture::new();
+    let mut wrong = fixture.signer("ann");
+    wrong.secret.push('x');
+    let answer = fixture.send(wrong.request("GET", HOST, "/photos/k", &[], &[], b"")).await;
+    assert_eq!((answer.status, answer.code()), (StatusCode::FORBIDDEN, "SignatureDoesNotMatch"));
+
+    let mut changed = fixture.signer("ann").request("GET", HOST, "/photos/k", &[], &[("range", "bytes=0-1")], b"");
+    changed.headers_mut().insert("range", "bytes=0-9".parse().unwrap());
+    assert_eq!(fixture.send(changed).await.code(), "SignatureDoesNotMatch");
+
+    let mut moved = fixture.signer("ann").request("GET", HOST, "/photos/k", &[], &[], b"");
+    *moved.uri_mut() = "/photos/other".parse().unwrap();
+    assert_eq!(fixture.send(moved).await.code(), "SignatureDoesNotMatch");
+
+    let mut added = fixture.signer("ann").request("PUT", HOST, "/photos/k", &[], &[], b"");
+    added.headers_mut().insert("x-amz-acl", "public-read".parse().unwrap());
+    assert_eq!(fixture.send(added).await.code(), "AccessDenied");
+
+    let mut body = fixture.signer("ann").request("PUT", HOST, "/photos/k", &[], &[], b"one");
+    *body.body_mut() = s3s::Body::from("two".to_owned());
+    let answer = fixture.send(body).await;
+    assert!(answer.status.is_client_error() && fixture.stored.lock().is_empty(), "{answer:?}");
+
+    let mut unknown = fixture.signer("ann");
+    unknown.access_key = "KEY-nobody".into();
+    assert_eq!(
+        fixture.send(unknown.request("GET", HOST, "/photos/k", &[], &[], b"")).await.code(),
+        "InvalidAccessKeyId"
+    );
+}
+
+#[tokio::test]
+async fn clocks_may_differ_by_fifteen_minutes() {
+    let fixture = Fixture::new();
+    let now_ms = fixture.signer("ann").at_ms;
+    for (at_ms, code) in [
+        (now_ms - 14 * MINUTE_MS, ""),
+        (now_ms + 14 * MINUTE_MS, ""),
+        (now_ms - 16 * MINUTE_MS, "RequestTimeTooSkewed"),
+        (now_ms + 16 * MINUTE_MS, "RequestTimeTooSkewed"),
+    ] {
+        let mut signer = fixture.signer("ann");
+        signer.at_ms = at_ms;
+        let answer = fixture.send(signer.request("PUT", HOST, "/photos/k", &[], &[], b"x")).await;
+        assert_eq!(answer.code(), code, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_presigned_url_serves_again_and_again_until_it_expires() {
+    let fixture = Fixture::new();
+    fixture.call("ann", "PUT", "/photos/k", &[], b"hello").await;
+    let get = |url: String| fixture.send(unsigned("GET", HOST, &url, &[], b""));
+    let mut signer = fixture.signer("ann");
+    signer.at_ms -= 30 * MINUTE_MS;
+    let url = signer.presign("GET", HOST, "/photos/k", &[], "3600");
+    for _ in 0..2 {
+        assert_eq!(get(url.clone()).await.body, "hello");
+    }
+    let expired = signer.presign("GET", HOST, "/photos/k", &[], "1790");
+    let answer = get(expired).await;
+    assert_eq!((answer.status, answer.code()), (StatusCode::FORBIDDEN, "AccessDenied"));
+    assert!(answer.body.contains("Request has expired"), "{}", answer.body);
+    let too_long = signer.presign("GET", HOST, "/photos/k", &[], "604801");
+    assert_eq!(get(too_long).await.code(), "AuthorizationQueryParametersError");
+    assert_eq!(get(url.replace("/photos/k", "/photos/other")).await.code(), "SignatureDoesNotMatch");
+    assert_eq!(get(url.replace("Expires=3600", "Expires=3601")).await.code(), "SignatureDoesNotMatch");
+    let put = fixture.send(unsigned("PUT", HOST, &url, &[], b"x")).await;
+    assert_eq!(put.code(), "SignatureDoesNotMatch", "a URL to read is none to write");
+}
+
+#[tokio::test]
+async fn a_disabled_key_or_user_is_out_at_the_next_request() {
+    let fixture = Fixture::new();
+    let url = fixture.signer("ann").presign("PUT", HOST, "/photos/k", &[], "3600");
+    let put = || fixture.send(unsigned("PUT", HOST, &url, &[], b"x"));
+    assert_eq!(put().await.status, StatusCode::OK);
+    fixture.store.change_key("KEY-ann", |key| key.enabled = false);
+    assert_eq!(put().await.code(), "InvalidAccessKeyId");
+    fixture.store.change_key("KEY-ann", |key| key.enabled = true);
+    assert_eq!(put().await.status, StatusCode::OK);
+    fixture.store.change_key("KEY-ann", |key| key.user.enabled = false);
+    assert_eq!(put().await.code(), "AccessDenied");
+    fixture.store.keys.lock().clear();
+    assert_eq!(put().await.code(), "InvalidAccessKeyId");
+}
+
+#[tokio::test]
+async fn a_secret_is_opened_once_and_again_after_it_was_rotated() {
+    let fixture = Fixture::new();
+    for _ in 0..3 {
+        fixture.call("ann", "PUT", "/photos/k", &[], b"x").await;
+    }
+    assert_eq!(fixture.opened.load(Ordering::Relaxed), 1);
+    fixture.store.change_key("KEY-ann", |key| key.sealed_secret = b"terces wen".to_vec());
+    assert_eq!(fixture.call("ann", "PUT", "/photos/k", &[], b"x").await.code(), "SignatureDoesNotMatch");
+    let mut rotated = fixture.signer("ann");
+    rotated.secret = "new secret".into();
+    assert_eq!(fixture.send(rotated.request("PUT", HOST, "/photos/k", &[], &[], b"x")).await.status, StatusCode::OK);
+    assert_eq!(fixture.opened.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn signature_version_2_is_refused_in_header_and_url() {
+    let fixture = Fixture::new();
+    let header =
+        fixture.anonymous("GET", "/photos/k", &[("authorization", "AWS KEY-ann:c2ln"), ("date", "x")], b"").await;
+    assert_eq!(header.code(), "InvalidRequest");
+    assert!(header.body.contains("AWS4-HMAC-SHA256"));
+    let url =
+        fixture.anonymous("GET", "/photos/k?AWSAccessKeyId=KEY-ann&Expires=99999999999&Signature=x", &[], b"").await;
+    assert_eq!(url.code(), "InvalidRequest");
+}
+
+#[tokio::test]
+async fn an_unsigned_chunked_payload_is_not_stored_with_its_framing() {
+    let fixture = Fixture::new();
+    fixture
+        .put_policy(r#"{"Effect":"Allow","Principal":"*","Action":"s3:PutObject","Resource":"arn:aws:s3:::photos/*"}"#)
+        .await;
+    let streaming = [("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER")];
+    let answer = fixture.anonymous("PUT", "/photos/k", &streaming, b"5\r\nhello\r\n0\r\n\r\n").await;
+    assert_eq!(answer.code(), "InvalidRequest");
+    assert!(fixture.stored.lock().is_empty());
+    assert_eq!(fixture.anonymous("PUT", "/photos/k", &[], b"hello").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn every_answer_carries_the_request_id_and_errors_carry_it_in_their_body() {
+    let fixture = Fixture::new();
+    fixture.put_object("k", CannedAcl::Private, &[]);
+    let fine = fixture.call("ann", "GET", "/photos/k", &[], b"").await;
+    assert_eq!(fine.header("x-amz-request-id").len(), 16);
+    assert_eq!(fine.header("server"), "Holdfast");
+    let error = fixture.anonymous("GET", "/photos/k%3C%26", &[], b"").await;
+    let id = error.header("x-amz-request-id");
+    assert_ne!(id, fine.header("x-amz-request-id"));
+    assert!(error.body.contains(&format!("<RequestId>{id}</RequestId>")), "{}", error.body);
+    assert!(error.body.contains("<Resource>/photos/k&lt;&amp;</Resource>"), "{}", error.body);
+    assert!(error.body.contains("<HostId>node-of-test</HostId>"), "{}", error.body);
+}

@@ -1,0 +1,253 @@
+//! A metadata store that holds buckets, keys, users and the facts about objects that access decisions need.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use holdfast_actors::domain::events::EventDraft;
+use holdfast_actors::ports::coordination::Fence;
+use holdfast_actors::ports::metadata::*;
+use holdfast_actors::ports::{MetadataError, MetadataStore};
+use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, Manifest, NodeId, ShardId, UploadId, VersionId};
+use parking_lot::Mutex;
+
+#[derive(Default)]
+pub struct TestStore {
+    pub buckets: Mutex<HashMap<String, Arc<Bucket>>>,
+    pub objects: Mutex<HashMap<(BucketId, String), Arc<ObjectVersion>>>,
+    pub keys: Mutex<HashMap<String, Arc<AccessKey>>>,
+}
+
+impl TestStore {
+    pub fn add_bucket(&self, name: &str, owner: &str) {
+        let mut buckets = self.buckets.lock();
+        let bucket = Bucket {
+            id: BucketId(buckets.len() as u64 + 1),
+            name: name.into(),
+            owner: owner.into(),
+            created_ms: 0,
+            versioning: Versioning::Unversioned,
+            configs: Vec::new(),
+            revision: 1,
+        };
+        buckets.insert(name.into(), Arc::new(bucket));
+    }
+
+    pub fn add_object(&self, bucket: &str, key: &str, acl: CannedAcl, tags: &[(&str, &str)]) {
+        let bucket = Arc::clone(&self.buckets.lock()[bucket]);
+        let content = Arc::new(Content {
+            id: ContentId([0; 12]),
+            manifest: Manifest::default(),
+            etag: ETag { md5: [0; 16], parts: None },
+            checksum: None,
+            parts: Vec::new(),
+        });
+        let object = ObjectVersion {
+            bucket: bucket.id,
+            key: key.into(),
+            version: VersionId::NULL,
+            sequence: 1,
+            is_latest: true,
+            last_modified_ms: 0,
+            owner: bucket.owner.clone(),
+            content: Some(content),
+            attributes: ObjectAttributes::default(),
+            tags: tags.iter().map(|(k, v)| Tag { key: (*k).into(), value: (*v).into() }).collect(),
+            acl,
+        };
+        self.objects.lock().insert((bucket.id, key.into()), Arc::new(object));
+    }
+
+    pub fn add_key(&self, access_key: &str, secret: &str, user: &str, admin: bool) {
+        let key = AccessKey {
+            access_key: access_key.into(),
+            sealed_secret: secret.bytes().rev().collect(),
+            user: User { name: user.into(), admin, enabled: true, created_ms: 0 },
+            enabled: true,
+            description: String::new(),
+            created_ms: 0,
+        };
+        self.keys.lock().insert(access_key.into(), Arc::new(key));
+    }
+
+    pub fn change_key(&self, access_key: &str, change: impl FnOnce(&mut AccessKey)) {
+        let mut keys = self.keys.lock();
+        let mut key = (*keys[access_key]).clone();
+        change(&mut key);
+        keys.insert(access_key.into(), Arc::new(key));
+    }
+}
+
+/// What these tests never ask for.
+fn not_here<T>() -> MetadataResult<T> {
+    Err(MetadataError::Unavailable("not in this store".into()))
+}
+
+#[async_trait]
+impl MetadataStore for TestStore {
+    async fn create_bucket(&self, bucket: NewBucket) -> MetadataResult<Arc<Bucket>> {
+        self.add_bucket(&bucket.name, &bucket.owner);
+        self.bucket(&bucket.name).await
+    }
+    async fn bucket(&self, name: &str) -> MetadataResult<Arc<Bucket>> {
+        self.buckets.lock().get(name).cloned().ok_or(MetadataError::NoSuchBucket)
+    }
+    async fn list_buckets(&self, _: Option<&str>, _: Option<&str>, _: u32) -> MetadataResult<Vec<Arc<Bucket>>> {
+        not_here()
+    }
+    async fn delete_bucket(&self, _: &str) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn set_bucket_config(&self, name: &str, kind: BucketConfigKind, value: Option<String>) -> MetadataResult<()> {
+        let mut buckets = self.buckets.lock();
+        let mut bucket = (**buckets.get(name).ok_or(MetadataError::NoSuchBucket)?).clone();
+        bucket.configs.retain(|(k, _)| *k != kind);
+        bucket.configs.extend(value.map(|value| (kind, value)));
+        bucket.revision += 1;
+        buckets.insert(name.into(), Arc::new(bucket));
+        Ok(())
+    }
+    async fn set_versioning(&self, _: &str, _: Versioning) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn commit_object(&self, _: NewObject) -> MetadataResult<Committed> {
+        not_here()
+    }
+    async fn object(&self, bucket: BucketId, key: &str, _: Option<VersionId>) -> MetadataResult<Arc<ObjectVersion>> {
+        self.objects.lock().get(&(bucket, key.to_owned())).cloned().ok_or(MetadataError::NoSuchKey)
+    }
+    async fn delete_objects(
+        &self,
+        _: BucketId,
+        _: Vec<DeleteRequest>,
+        _: u64,
+    ) -> MetadataResult<Vec<MetadataResult<Deleted>>> {
+        not_here()
+    }
+    async fn set_object_tags(
+        &self,
+        _: BucketId,
+        _: &str,
+        _: Option<VersionId>,
+        _: Vec<Tag>,
+        _: Option<EventDraft>,
+        _: u64,
+    ) -> MetadataResult<VersionId> {
+        not_here()
+    }
+    async fn set_object_acl(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        _: Option<VersionId>,
+        acl: CannedAcl,
+        _: Option<EventDraft>,
+        _: u64,
+    ) -> MetadataResult<VersionId> {
+        let mut objects = self.objects.lock();
+        let at = (bucket, key.to_owned());
+        let mut object = (**objects.get(&at).ok_or(MetadataError::NoSuchKey)?).clone();
+        object.acl = acl;
+        objects.insert(at, Arc::new(object));
+        Ok(VersionId::NULL)
+    }
+    async fn list_objects(&self, _: BucketId, _: ListQuery) -> MetadataResult<ListPage> {
+        not_here()
+    }
+    async fn list_versions(&self, _: BucketId, _: ListVersionsQuery) -> MetadataResult<ListVersionsPage> {
+        not_here()
+    }
+    async fn create_upload(&self, _: NewUpload) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn upload(&self, _: BucketId, _: &str, _: UploadId) -> MetadataResult<Arc<Upload>> {
+        not_here()
+    }
+    async fn put_part(&self, _: BucketId, _: &str, _: UploadId, _: Part, _: ReplicaEvidence) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn list_parts(&self, _: UploadId, _: u16, _: u32) -> MetadataResult<Vec<Part>> {
+        not_here()
+    }
+    async fn list_uploads(&self, _: BucketId, _: ListUploadsQuery) -> MetadataResult<ListUploadsPage> {
+        not_here()
+    }
+    async fn complete_upload(&self, _: CompleteUpload) -> MetadataResult<Committed> {
+        not_here()
+    }
+    async fn abort_upload(&self, _: BucketId, _: &str, _: UploadId, _: u64) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn stale_uploads(&self, _: u64, _: u32) -> MetadataResult<Vec<Arc<Upload>>> {
+        not_here()
+    }
+    async fn due_reclaims(&self, _: u64, _: u32, _: Option<&Fence>) -> MetadataResult<Vec<Reclaim>> {
+        not_here()
+    }
+    async fn finish_reclaims(&self, _: &[u64], _: Option<&Fence>) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn known_contents(&self, _: &[ContentId]) -> MetadataResult<Vec<ContentId>> {
+        not_here()
+    }
+    async fn condemn(&self, _: &[ContentId], _: u64) -> MetadataResult<Vec<ContentId>> {
+        not_here()
+    }
+    async fn forget_condemned(&self, _: u64, _: u32) -> MetadataResult<u64> {
+        not_here()
+    }
+    async fn claim(&self, _: Option<ClusterId>) -> MetadataResult<Option<ClusterId>> {
+        not_here()
+    }
+    async fn raise_epochs(&self, _: &[(ShardId, Epoch)]) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn queue_repairs(&self, _: &[(ChunkId, NodeId)], _: u64) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn repairs(&self, _: NodeId, _: u64, _: u32) -> MetadataResult<Vec<Repair>> {
+        not_here()
+    }
+    async fn finish_repairs(&self, _: &[Repair]) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn repair_backlog(&self) -> MetadataResult<Vec<(NodeId, u64)>> {
+        not_here()
+    }
+    async fn create_user(&self, _: User) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn user(&self, name: &str) -> MetadataResult<Arc<User>> {
+        let keys = self.keys.lock();
+        let key = keys.values().find(|k| k.user.name == name).ok_or(MetadataError::NotFound("user"))?;
+        Ok(Arc::new(key.user.clone()))
+    }
+    async fn list_users(&self, _: Option<&str>, _: u32) -> MetadataResult<Vec<Arc<User>>> {
+        not_here()
+    }
+    async fn set_user_enabled(&self, _: &str, _: bool) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn delete_user(&self, _: &str) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn create_key(&self, _: AccessKey) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn key(&self, access_key: &str) -> MetadataResult<Arc<AccessKey>> {
+        self.keys.lock().get(access_key).cloned().ok_or(MetadataError::NotFound("access key"))
+    }
+    async fn list_keys(&self, _: Option<&str>, _: Option<&str>, _: u32) -> MetadataResult<Vec<Arc<AccessKey>>> {
+        not_here()
+    }
+    async fn set_key_enabled(&self, _: &str, _: bool) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn delete_key(&self, _: &str) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn ping(&self) -> MetadataResult<()> {
+        Ok(())
+    }
+    async fn close(&self) {}
+}

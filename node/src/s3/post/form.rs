@@ -1,0 +1,464 @@
+//! Reading `multipart/form-data` as it arrives: first the fields, bounded, then the file as a stream.
+
+use bytes::{Bytes, BytesMut};
+use holdfast_actors::domain::objects::tags::OBJECT_TAGS_MAX;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http_body_util::BodyExt;
+use s3s::{Body, S3Result, s3_error};
+use url::form_urlencoded;
+
+/// Largest size of all that precedes the file. S3 allows 20 KB; a policy in base64 may need a little more.
+const FIELDS_BYTES_MAX: usize = 64 * 1024;
+/// Most fields.
+const FIELDS_MAX: usize = 200;
+/// Longest boundary, by the standard.
+const BOUNDARY_BYTES_MAX: usize = 70;
+
+/// Why a form cannot be read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum FormError {
+    /// It is not `multipart/form-data`.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// More fields than anybody needs.
+    #[error("the fields of the form are too large")]
+    FieldsTooLarge,
+    /// It ended without a file.
+    #[error("the form has no file")]
+    NoFile,
+    /// The file is large and the request has no length.
+    #[error("the length of the file is not known")]
+    UnknownLength,
+    /// The file does not reach to the end of the form.
+    #[error("the file is not the last field of the form")]
+    FieldsAfterFile,
+    /// The body ended within a part.
+    #[error("the form is incomplete")]
+    Incomplete,
+    /// The body could not be read.
+    #[error("read a form: {0}")]
+    Body(String),
+}
+
+/// The fields of a form.
+#[derive(Debug, Default)]
+pub(super) struct Form {
+    /// Names in lower case.
+    fields: Vec<(String, String)>,
+    filename: String,
+}
+
+impl Form {
+    /// A form without a file, for tests.
+    #[cfg(test)]
+    pub(super) fn of(fields: &[(&str, &str)]) -> Self {
+        let fields = fields.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        Self { fields, filename: String::new() }
+    }
+
+    /// All fields, names in lower case.
+    pub(super) fn fields(&self) -> &[(String, String)] {
+        &self.fields
+    }
+
+    /// A field by its name in lower case.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The key, in which `${filename}` stands for the file's name.
+    pub(super) fn key(&self) -> S3Result<String> {
+        let key = self.get("key").filter(|key| !key.is_empty()).ok_or_else(|| {
+            s3_error!(
+                InvalidArgument,
+                "Bucket POST must contain a field named 'key'.  If it is specified, please check the order of the fields."
+            )
+        })?;
+        // Browsers of old send the whole path.
+        let name = self.filename.rsplit(['/', '\\']).next().unwrap_or_default();
+        Ok(key.replace("${filename}", name))
+    }
+}
+
+/// The boundary that a request's Content-Type names.
+pub(super) fn boundary(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let boundary = parameter(value, "boundary")?;
+    (1..=BOUNDARY_BYTES_MAX).contains(&boundary.len()).then_some(boundary)
+}
+
+/// A parameter of a header such as `form-data; name="a"; filename="b"`.
+fn parameter(header: &str, wanted: &str) -> Option<String> {
+    let mut rest = header.split_once(';')?.1;
+    loop {
+        let (name, after) = rest.split_once('=')?;
+        let name = name.trim();
+        let value;
+        if let Some(quoted) = after.strip_prefix('"') {
+            let mut text = String::new();
+            let mut end = None;
+            let mut chars = quoted.char_indices().peekable();
+            while let Some((at, c)) = chars.next() {
+                match c {
+                    // Only quotes are escaped: a lone backslash is part of a path of Windows.
+                    '\\' if chars.peek().is_some_and(|(_, next)| *next == '"') => {
+                        text.push('"');
+                        chars.next();
+                    }
+                    '"' => {
+                        end = Some(at);
+                        break;
+                    }
+                    c => text.push(c),
+                }
+            }
+            rest = quoted[end? + 1..].trim_start().strip_prefix(';').unwrap_or_default();
+            value = text;
+        } else {
+            let (text, after) = after.split_once(';').unwrap_or((after, ""));
+            value = text.trim().to_owned();
+            rest = after;
+        }
+        if name.eq_ignore_ascii_case(wanted) {
+            return Some(value);
+        }
+    }
+}
+
+/// The position of `needle` in `haystack`.
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    let first = *needle.first()?;
+    let mut from = 0;
+    while let Some(at) = haystack.get(from..)?.iter().position(|b| *b == first) {
+        let at = from + at;
+        if haystack[at..].starts_with(needle) {
+            return Some(at);
+        }
+        from = at + 1;
+    }
+    None
+}
+
+/// Reads a form from a body.
+pub(super) struct FormReader {
+    body: Body,
+    /// What was read and not yet given out.
+    buffer: BytesMut,
+    /// What ends a part: `\r\n--boundary`.
+    delimiter: Vec<u8>,
+    /// Bytes read from the body.
+    read_bytes: u64,
+    /// The file has ended.
+    finished: bool,
+}
+
+impl FormReader {
+    pub(super) fn new(body: Body, boundary: String) -> Self {
+        // The first boundary needs no line end before it: with one put there, all boundaries are alike.
+        let buffer = BytesMut::from(&b"\r\n"[..]);
+        let delimiter = format!("\r\n--{boundary}").into_bytes();
+        Self { body, buffer, delimiter, read_bytes: 0, finished: false }
+    }
+
+    /// Reads more into the buffer; `false` at the end of the body.
+    async fn fill(&mut self) -> Result<bool, FormError> {
+        loop {
+            match self.body.frame().await {
+                None => return Ok(false),
+                Some(Err(error)) => return Err(FormError::Body(error.to_string())),
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.read_bytes += data.len() as u64;
+                        self.buffer.extend_from_slice(data);
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads until `needle` is in the buffer, and gives its position.
+    async fn fill_until(&mut self, needle: &[u8], budget: usize) -> Result<usize, FormError> {
+        loop {
+            if let Some(at) = find(&self.buffer, needle) {
+                return if at <= budget { Ok(at) } else { Err(FormError::FieldsTooLarge) };
+            }
+            if self.buffer.len() > budget + needle.len() {
+                return Err(FormError::FieldsTooLarge);
+            }
+            if !self.fill().await? {
+                return Err(FormError::Incomplete);
+            }
+        }
+    }
+
+    /// Reads the fields up to the file, whose first byte is then the next one.
+    pub(super) async fn read_fields(mut self) -> Result<(Form, Self), FormError> {
+        let mut form = Form::default();
+        let mut budget = FIELDS_BYTES_MAX;
+        let delimiter = self.delimiter.clone();
+        let start = self.fill_until(&delimiter, budget).await?;
+        let _ = self.buffer.split_to(start);
+        loop {
+            // The buffer begins with a delimiter.
+            while self.buffer.len() < delimiter.len() + 2 {
+                if !self.fill().await? {
+                    return Err(FormError::Incomplete);
+                }
+            }
+            match &self.buffer[delimiter.len()..delimiter.len() + 2] {
+                b"--" => return Err(FormError::NoFile),
+                b"\r\n" => {}
+                _ => return Err(FormError::Malformed("A boundary of the form is malformed.")),
+            }
+            let _ = self.buffer.split_to(delimiter.len());
+            let end = self.fill_until(b"\r\n\r\n", budget).await?;
+            let head = self.buffer.split_to(end + 4);
+            let (name, filename) = part_names(&head)?;
+            if name.eq_ignore_ascii_case("file") {
+                form.filename = filename.unwrap_or_default();
+                return Ok((form, self));
+            }
+            budget = budget.checked_sub(head.len()).ok_or(FormError::FieldsTooLarge)?;
+            let end = self.fill_until(&delimiter, budget).await?;
+            budget = budget.checked_sub(end + delimiter.len()).ok_or(FormError::FieldsTooLarge)?;
+            let value = String::from_utf8(self.buffer.split_to(end).to_vec())
+                .map_err(|_| FormError::Malformed("A field of the form is not UTF-8."))?;
+            let name = name.to_ascii_lowercase();
+            // Which of two values is meant, and which of them a policy looks at, must not be open.
+            if form.get(&name).is_some() {
+                return Err(FormError::Malformed("A field of the form occurs twice."));
+            }
+            if form.fields.len() >= FIELDS_MAX {
+                return Err(FormError::FieldsTooLarge);
+            }
+            form.fields.push((name, value));
+        }
+    }
+
+    /// The file's length: known if the file ends within the next `ahead` bytes, else by the request's length. Whether it
+    /// was right shows when the file ends.
+    pub(super) async fn file_length(&mut self, ahead: usize, total_bytes: Option<u64>) -> Result<u64, FormError> {
+        loop {
+            if let Some(end) = find(&self.buffer, &self.delimiter) {
+                return Ok(end as u64);
+            }
+            if self.buffer.len() >= ahead {
+                break;
+            }
+            if !self.fill().await? {
+                return Err(FormError::Incomplete);
+            }
+        }
+        let total = total_bytes.ok_or(FormError::UnknownLength)?;
+        let before = self.read_bytes.saturating_sub(self.buffer.len() as u64);
+        // After the file: the delimiter, `--`, and a line end.
+        total.checked_sub(before + self.delimiter.len() as u64 + 4).ok_or(FormError::Incomplete)
+    }
+
+    /// The next piece of the file; `None` at its end.
+    pub(super) async fn next_piece(&mut self) -> Result<Option<Bytes>, FormError> {
+        loop {
+            if self.finished {
+                return Ok(None);
+            }
+            if let Some(end) = find(&self.buffer, &self.delimiter) {
+                self.finished = true;
+                let piece = self.buffer.split_to(end).freeze();
+                return Ok((!piece.is_empty()).then_some(piece));
+            }
+            // All but what could be the beginning of the delimiter is the file's.
+            let safe = self.buffer.len().saturating_sub(self.delimiter.len() - 1);
+            if safe > 0 {
+                return Ok(Some(self.buffer.split_to(safe).freeze()));
+            }
+            if !self.fill().await? {
+                return Err(FormError::Incomplete);
+            }
+        }
+    }
+}
+
+/// Name and file name in the head of a part.
+fn part_names(head: &[u8]) -> Result<(String, Option<String>), FormError> {
+    const MALFORMED: FormError = FormError::Malformed("A part of the form has no proper Content-Disposition.");
+    let head = std::str::from_utf8(head).map_err(|_| MALFORMED)?;
+    let disposition = head
+        .split("\r\n")
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.trim().eq_ignore_ascii_case("content-disposition"))
+        .map(|(_, value)| value)
+        .ok_or(MALFORMED)?;
+    let name = parameter(disposition, "name").ok_or(MALFORMED)?;
+    Ok((name, parameter(disposition, "filename")))
+}
+
+/// The field `tagging`, an XML document, as the header `x-amz-tagging` has it.
+pub(super) fn tagging_header(xml: &str) -> S3Result<String> {
+    use quick_xml::events::Event;
+    let malformed = || s3_error!(MalformedXML, "The field 'tagging' is not a well-formed Tagging document.");
+    let mut reader = quick_xml::Reader::from_str(xml);
+    let (mut key, mut value): (Option<String>, Option<String>) = (None, None);
+    let mut path: Vec<Vec<u8>> = Vec::new();
+    let mut text = String::new();
+    let mut header = form_urlencoded::Serializer::new(String::new());
+    let mut count = 0;
+    loop {
+        match reader.read_event().map_err(|_| malformed())? {
+            Event::Start(start) => {
+                if path.len() > 4 {
+                    return Err(malformed());
+                }
+                path.push(start.local_name().as_ref().to_vec());
+                text.clear();
+            }
+            Event::Text(t) => text.push_str(&t.decode().map_err(|_| malformed())?),
+            Event::GeneralRef(reference) => {
+                let name = reference.decode().map_err(|_| malformed())?;
+                let escaped = format!("&{name};");
+                text.push_str(&quick_xml::escape::unescape(&escaped).map_err(|_| malformed())?);
+            }
+            Event::End(_) => {
+                let names: Vec<&[u8]> = path.iter().map(Vec::as_slice).collect();
+                match names.as_slice() {
+                    [b"Tagging", b"TagSet", b"Tag", b"Key"] => key = Some(std::mem::take(&mut text)),
+                    [b"Tagging", b"TagSet", b"Tag", b"Value"] => value = Some(std::mem::take(&mut text)),
+                    [b"Tagging", b"TagSet", b"Tag"] => {
+                        count += 1;
+                        if count > OBJECT_TAGS_MAX {
+                            return Err(s3_error!(InvalidTag, "Object tags cannot be greater than 10"));
+                        }
+                        let key = key.take().ok_or_else(malformed)?;
+                        header.append_pair(&key, &value.take().ok_or_else(malformed)?);
+                    }
+                    [b"Tagging"] | [b"Tagging", b"TagSet"] => {}
+                    _ => return Err(malformed()),
+                }
+                path.pop();
+            }
+            Event::Eof if path.is_empty() => return Ok(header.finish()),
+            Event::Eof => return Err(malformed()),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    /// A body that arrives in pieces of `step` bytes.
+    fn body(text: &[u8], step: usize) -> Body {
+        let pieces: Vec<_> = text
+            .chunks(step.max(1))
+            .map(|piece| Ok::<_, std::io::Error>(Frame::data(Bytes::copy_from_slice(piece))))
+            .collect();
+        Body::http_body_unsync(StreamBody::new(futures::stream::iter(pieces).boxed()))
+    }
+
+    async fn read(text: &[u8], step: usize) -> Result<(Form, Vec<u8>), FormError> {
+        let (form, mut reader) = FormReader::new(body(text, step), "XX".into()).read_fields().await?;
+        let mut file = Vec::new();
+        while let Some(piece) = reader.next_piece().await? {
+            file.extend_from_slice(&piece);
+        }
+        Ok((form, file))
+    }
+
+    const FORM: &[u8] = b"--XX\r\nContent-Disposition: form-data; name=\"Key\"\r\n\r\nup/${filename}\r\n\
+        --XX\r\nContent-Disposition: form-data; name=acl\r\nContent-Type: text/plain\r\n\r\nprivate\r\n\
+        --XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"C:\\dir\\a \\\"b\\\".txt\"\r\n\r\n\
+        one\r\n--X\r\ntwo\r\n\r\n--XX--\r\n";
+
+    #[tokio::test]
+    async fn a_form_is_read_the_same_however_it_arrives() {
+        for step in 1..FORM.len() {
+            let (form, file) = read(FORM, step).await.unwrap();
+            assert_eq!(form.get("key"), Some("up/${filename}"));
+            assert_eq!(form.key().unwrap(), "up/a \"b\".txt");
+            assert_eq!(form.get("acl"), Some("private"));
+            assert_eq!(file, b"one\r\n--X\r\ntwo\r\n");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_length_is_known_for_small_files_and_computed_for_large_ones() {
+        for ahead in [0, 1 << 20] {
+            let (_, mut reader) = FormReader::new(body(FORM, 7), "XX".into()).read_fields().await.unwrap();
+            assert_eq!(reader.file_length(ahead, Some(FORM.len() as u64)).await.unwrap(), 15, "{ahead}");
+        }
+        let (_, mut reader) = FormReader::new(body(FORM, 7), "XX".into()).read_fields().await.unwrap();
+        assert!(matches!(reader.file_length(0, None).await, Err(FormError::UnknownLength)));
+    }
+
+    #[tokio::test]
+    async fn a_form_cut_anywhere_is_an_error_and_never_a_shorter_file() {
+        let end = FORM.len() - b"--\r\n".len();
+        for cut in 0..end {
+            assert!(read(&FORM[..cut], 64).await.is_err(), "cut at {cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn bad_forms_are_refused() {
+        let part = |name: &str, value: &str| {
+            format!("--XX\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+        };
+        let no_file = format!("{}--XX--\r\n", part("key", "k"));
+        assert!(matches!(read(no_file.as_bytes(), 64).await, Err(FormError::NoFile)));
+        let twice = format!("{}{}{}--XX--\r\n", part("key", "a"), part("KEY", "b"), part("file", "x"));
+        assert!(matches!(read(twice.as_bytes(), 64).await, Err(FormError::Malformed(_))));
+        let large = format!("{}{}--XX--\r\n", part("key", &"k".repeat(FIELDS_BYTES_MAX)), part("file", "x"));
+        assert!(matches!(read(large.as_bytes(), 1000).await, Err(FormError::FieldsTooLarge)));
+        let many: String = (0..300).map(|n| part(&format!("f{n}"), "")).collect();
+        assert!(matches!(read(many.as_bytes(), 1000).await, Err(FormError::FieldsTooLarge)));
+        assert!(matches!(read(b"--XX\r\nX: y\r\n\r\nz\r\n--XX--", 64).await, Err(FormError::Malformed(_))));
+        assert!(matches!(read(b"--XXY\r\n", 64).await, Err(FormError::Malformed(_))));
+        assert!(matches!(read(b"", 64).await, Err(FormError::Incomplete)));
+    }
+
+    #[test]
+    fn the_boundary_is_found_quoted_or_not() {
+        let of = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, value.parse().unwrap());
+            boundary(&headers)
+        };
+        assert_eq!(of("multipart/form-data; boundary=abc").as_deref(), Some("abc"));
+        assert_eq!(of("multipart/form-data; charset=utf-8; boundary=\"a b\"").as_deref(), Some("a b"));
+        assert_eq!(of("multipart/form-data"), None);
+        assert_eq!(of("multipart/form-data; boundary="), None);
+        assert_eq!(of(&format!("multipart/form-data; boundary={}", "x".repeat(71))), None);
+        assert_eq!(of("multipart/form-data; boundary=\"open"), None);
+    }
+
+    #[test]
+    fn the_tagging_document_becomes_a_header() {
+        let xml = "<Tagging><TagSet><Tag><Key>a b</Key><Value>1&amp;2</Value></Tag><Tag><Key>c</Key><Value></Value></Tag>\
+                   </TagSet></Tagging>";
+        assert_eq!(tagging_header(xml).unwrap(), "a+b=1%262&c=");
+        for bad in
+            ["", "<Tagging>", "<Tagging><TagSet><Tag><Key>a</Key></Tag></TagSet></Tagging>", "<Other/>x<", "<A></A>"]
+        {
+            let result = tagging_header(bad);
+            assert!(bad.is_empty() || bad.starts_with("<Other/>") || result.is_err(), "{bad} {result:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300), step in 1usize..50) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let _ = runtime.block_on(read(&bytes, step));
+            let mut framed = FORM.to_vec();
+            framed.splice(60..60, bytes.iter().copied());
+            let _ = runtime.block_on(read(&framed, step));
+            let _ = tagging_header(&String::from_utf8_lossy(&bytes));
+        }
+    }
+}

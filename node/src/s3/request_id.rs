@@ -1,0 +1,78 @@
+//! Request ids, and what becomes known of a request while it is handled.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use super::auth::Caller;
+
+/// A request's id: 16 upper-case hex digits, as in S3. It goes into the log, the header `x-amz-request-id` and the body of
+/// an error, so that a user's report leads to the log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestId(u64);
+
+impl RequestId {
+    /// A random id.
+    pub fn generate() -> Self {
+        Self(rand::random())
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016X}", self.0)
+    }
+}
+
+/// Shared between the HTTP service around s3s, which logs and counts a request, and access control inside, which learns
+/// what it is.
+#[derive(Debug)]
+pub struct RequestContext {
+    id: RequestId,
+    operation: OnceLock<&'static str>,
+    user: OnceLock<Option<String>>,
+}
+
+impl RequestContext {
+    /// A request of which only the id is known.
+    pub fn new(id: RequestId) -> Self {
+        Self { id, operation: OnceLock::new(), user: OnceLock::new() }
+    }
+
+    /// The id.
+    pub fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// The operation's name; `Unknown` for a request that failed before it was recognised.
+    pub fn operation(&self) -> &'static str {
+        self.operation.get().copied().unwrap_or("Unknown")
+    }
+
+    /// The caller's name; `None` for anonymous requests and those that failed before.
+    pub fn user(&self) -> Option<&str> {
+        self.user.get().and_then(Option::as_deref)
+    }
+
+    /// Called once the operation is known; the first call counts.
+    pub(crate) fn set_operation(&self, name: &'static str) {
+        let _ = self.operation.set(name);
+    }
+
+    /// Called once the caller is known; the first call counts.
+    pub(crate) fn set_caller(&self, caller: &Caller) {
+        let _ = self.user.set(caller.user_name().map(str::to_owned));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_sixteen_hex_digits_and_differ() {
+        let (a, b) = (RequestId::generate().to_string(), RequestId::generate().to_string());
+        assert!(a.len() == 16 && a.bytes().all(|c| c.is_ascii_digit() || (b'A'..=b'F').contains(&c)), "{a}");
+        assert_ne!(a, b);
+        assert_eq!(RequestId(7).to_string(), "0000000000000007");
+    }
+}

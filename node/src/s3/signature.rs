@@ -1,0 +1,229 @@
+//! What a signed request must look like, before s3s computes its signature.
+//!
+//! s3s checks Signature Version 4, the clock's skew (15 minutes) and the expiry of presigned URLs. This gate adds what it
+//! leaves open:
+//! * Signature Version 2 is refused: its header form carries no protected time, so that a captured request could be
+//!   replayed for ever.
+//! * `host` and every `x-amz-*` header must be signed, else whoever can change a request on its way could add, say, a copy
+//!   source or an ACL to it.
+//! * A presigned URL is valid for at most seven days.
+//! * A request is signed in one way, by one header; a second one is refused instead of being taken for no signature.
+//! * The credential's scope names the service `s3`.
+
+use http::{HeaderMap, Uri};
+use s3s::{S3Error, S3Result, s3_error};
+use url::form_urlencoded;
+
+/// Longest validity of a presigned URL.
+pub const PRESIGNED_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
+
+const ALGORITHM: &str = "AWS4-HMAC-SHA256";
+
+/// Headers that need not be signed: the payload's hash and the date are part of what is signed anyway, the others say
+/// nothing about the operation and are added by proxies and SDKs after signing.
+const UNSIGNED_HEADERS: [&str; 5] =
+    ["x-amz-content-sha256", "x-amz-date", "x-amz-user-agent", "x-amz-cf-id", "x-amz-request-id"];
+
+/// Checks the form of a request's signature; requests without one pass.
+///
+/// # Errors
+/// S3's error for what is wrong.
+pub fn check_form(headers: &HeaderMap, uri: &Uri) -> S3Result<()> {
+    let mut authorizations = headers.get_all(http::header::AUTHORIZATION).iter();
+    let authorization = authorizations.next();
+    if authorizations.next().is_some() {
+        return Err(s3_error!(InvalidRequest, "Only one Authorization header is allowed."));
+    }
+    let query = uri.query().unwrap_or_default();
+    let presigned = presigned_parameters(query)?;
+    match (authorization, presigned) {
+        (None, None) => Ok(()),
+        (Some(_), Some(_)) => Err(s3_error!(
+            InvalidArgument,
+            "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string parameter or \
+             the Authorization header should be specified"
+        )),
+        (Some(value), None) => {
+            let value = value.to_str().map_err(|_| malformed("is not ASCII"))?;
+            check_authorization(value, headers)
+        }
+        (None, Some(presigned)) => presigned.check(headers),
+    }
+}
+
+fn check_authorization(value: &str, headers: &HeaderMap) -> S3Result<()> {
+    let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
+    if scheme == "AWS" {
+        return Err(version_2());
+    }
+    if scheme != ALGORITHM {
+        return Err(s3_error!(InvalidArgument, "Unsupported Authorization Type"));
+    }
+    let field = |name: &str| {
+        rest.split(',').find_map(|part| part.trim().strip_prefix(name).and_then(|part| part.strip_prefix('=')))
+    };
+    let credential = field("Credential").ok_or_else(|| malformed("has no Credential"))?;
+    check_service(credential).map_err(malformed)?;
+    let signed = field("SignedHeaders").ok_or_else(|| malformed("has no SignedHeaders"))?;
+    check_signed_headers(signed, headers)
+}
+
+/// What of a presigned URL is checked here.
+#[derive(Default)]
+struct Presigned {
+    expires: Option<String>,
+    signed_headers: Option<String>,
+    credential: Option<String>,
+}
+
+fn presigned_parameters(query: &str) -> S3Result<Option<Presigned>> {
+    let mut presigned = Presigned::default();
+    let mut is_signed = false;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match name.as_ref() {
+            "Signature" => return Err(version_2()),
+            "X-Amz-Signature" => is_signed = true,
+            "X-Amz-Expires" => presigned.expires = Some(value.into_owned()),
+            "X-Amz-SignedHeaders" => presigned.signed_headers = Some(value.into_owned()),
+            "X-Amz-Credential" => presigned.credential = Some(value.into_owned()),
+            _ => {}
+        }
+    }
+    Ok(is_signed.then_some(presigned))
+}
+
+impl Presigned {
+    fn check(&self, headers: &HeaderMap) -> S3Result<()> {
+        let (Some(expires), Some(signed), Some(credential)) = (&self.expires, &self.signed_headers, &self.credential)
+        else {
+            return Err(s3_error!(
+                AuthorizationQueryParametersError,
+                "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, \
+                 X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters."
+            ));
+        };
+        match expires.parse::<u64>() {
+            Err(_) => {
+                return Err(s3_error!(AuthorizationQueryParametersError, "X-Amz-Expires should be a number"));
+            }
+            Ok(seconds) if seconds > PRESIGNED_SECONDS_MAX => {
+                return Err(s3_error!(
+                    AuthorizationQueryParametersError,
+                    "X-Amz-Expires must be less than a week (in seconds); that is, the given X-Amz-Expires must be less \
+                     than 604800 seconds"
+                ));
+            }
+            Ok(_) => {}
+        }
+        check_service(credential)
+            .map_err(|problem| s3_error!(AuthorizationQueryParametersError, "X-Amz-Credential {problem}"))?;
+        check_signed_headers(signed, headers)
+    }
+}
+
+/// `KEY/20260102/region/s3/aws4_request`; access keys may contain slashes, so it is read from the end.
+fn check_service(credential: &str) -> Result<(), &'static str> {
+    let mut parts = credential.rsplit('/');
+    match (parts.next(), parts.next()) {
+        (Some("aws4_request"), Some("s3")) => Ok(()),
+        (Some("aws4_request"), Some(_)) => Err("is for another service; it must be for \"s3\""),
+        _ => Err("is malformed; expecting \"<YOUR-AKID>/YYYYMMDD/REGION/s3/aws4_request\""),
+    }
+}
+
+fn check_signed_headers(signed: &str, headers: &HeaderMap) -> S3Result<()> {
+    let is_signed = |name: &str| signed.split(';').any(|s| s == name);
+    if !is_signed("host") {
+        return Err(s3_error!(AccessDenied, "The host header must be signed."));
+    }
+    let unsigned = headers
+        .keys()
+        .map(http::HeaderName::as_str)
+        .find(|name| name.starts_with("x-amz-") && !UNSIGNED_HEADERS.contains(name) && !is_signed(name));
+    match unsigned {
+        Some(name) => {
+            Err(s3_error!(AccessDenied, "There were headers present in the request which were not signed: {name}"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn version_2() -> S3Error {
+    s3_error!(
+        InvalidRequest,
+        "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."
+    )
+}
+
+fn malformed(problem: &str) -> S3Error {
+    s3_error!(AuthorizationHeaderMalformed, "The authorization header {problem}.")
+}
+
+/// `20260102T030405Z` as milliseconds since 1970.
+pub(crate) fn parse_amz_date_ms(text: &str) -> Option<u64> {
+    let format = time::macros::format_description!("[year][month][day]T[hour][minute][second]Z");
+    let date = time::PrimitiveDateTime::parse(text, format).ok()?;
+    u64::try_from(date.assume_utc().unix_timestamp()).ok()?.checked_mul(1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn code(headers: &[(&'static str, &str)], uri: &str) -> Option<String> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        check_form(&map, &uri.parse().unwrap()).err().map(|e| e.code().as_str().to_owned())
+    }
+
+    const SCOPE: &str = "AK/20260102/us-east-1/s3/aws4_request";
+
+    #[test]
+    fn requests_of_the_right_form_and_unsigned_ones_pass() {
+        let auth = format!("AWS4-HMAC-SHA256 Credential={SCOPE}, SignedHeaders=host;x-amz-acl;x-amz-date, Signature=0");
+        assert_eq!(code(&[("authorization", &auth), ("x-amz-acl", "private"), ("x-amz-date", "d")], "/b/k"), None);
+        assert_eq!(code(&[], "/b/k?prefix=Signature-less"), None);
+        let query = "/b/k?X-Amz-Credential=a%2Fb%2Fc%2Fs3%2Faws4_request&X-Amz-Expires=604800\
+                     &X-Amz-SignedHeaders=host&X-Amz-Signature=0";
+        assert_eq!(code(&[], query), None);
+    }
+
+    #[test]
+    fn each_gap_is_closed_with_the_error_of_s3() {
+        let auth = |signed: &str, scope: &str| {
+            format!("AWS4-HMAC-SHA256 Credential={scope},SignedHeaders={signed},Signature=0")
+        };
+        let header = |value: &str, more: &[(&'static str, &'static str)]| {
+            let mut headers = vec![("authorization", value)];
+            headers.extend(more.iter().copied());
+            code(&headers, "/b/k")
+        };
+        assert_eq!(header("AWS AK:c2ln", &[]).as_deref(), Some("InvalidRequest"));
+        assert_eq!(header("Bearer x", &[]).as_deref(), Some("InvalidArgument"));
+        let signed = auth("host;x-amz-date", SCOPE);
+        assert_eq!(header(&signed, &[("x-amz-copy-source", "b/k")]).as_deref(), Some("AccessDenied"));
+        assert_eq!(header(&auth("x-amz-date", SCOPE), &[]).as_deref(), Some("AccessDenied"));
+        let sts = auth("host", "AK/20260102/us-east-1/sts/aws4_request");
+        assert_eq!(header(&sts, &[]).as_deref(), Some("AuthorizationHeaderMalformed"));
+        assert_eq!(header(&signed, &[("authorization", "AWS4-HMAC-SHA256 x")]).as_deref(), Some("InvalidRequest"));
+        let query = |expires: &str| {
+            format!("/b/k?X-Amz-Credential={SCOPE}&X-Amz-Expires={expires}&X-Amz-SignedHeaders=host&X-Amz-Signature=0")
+        };
+        assert_eq!(code(&[], &query("604801")).as_deref(), Some("AuthorizationQueryParametersError"));
+        assert_eq!(code(&[], &query("-1")).as_deref(), Some("AuthorizationQueryParametersError"));
+        assert_eq!(code(&[("authorization", &signed)], &query("60")).as_deref(), Some("InvalidArgument"));
+        assert_eq!(code(&[("x-amz-acl", "public-read")], &query("60")).as_deref(), Some("AccessDenied"));
+        assert_eq!(code(&[], "/b/k?AWSAccessKeyId=AK&Expires=1&Signature=x").as_deref(), Some("InvalidRequest"));
+        assert_eq!(code(&[], "/b/k?%53ignature=x").as_deref(), Some("InvalidRequest"));
+    }
+
+    #[test]
+    fn amz_dates_are_read() {
+        assert_eq!(parse_amz_date_ms("20231114T221320Z"), Some(1_700_000_000_000));
+        assert_eq!(parse_amz_date_ms("2023-11-14"), None);
+    }
+}

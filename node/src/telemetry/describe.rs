@@ -1,0 +1,302 @@
+//! What each metric means, shown as HELP by Prometheus.
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
+
+pub(super) fn describe() {
+    crate::s3::http_service::describe_metrics();
+    describe_histogram!(
+        "holdfast_s3_transfer_seconds",
+        Unit::Seconds,
+        "Time from a request's head to the last byte of its answer, by class."
+    );
+    describe_counter!("holdfast_s3_received_bytes_total", Unit::Bytes, "Body bytes received from S3 clients.");
+    describe_counter!("holdfast_s3_sent_bytes_total", Unit::Bytes, "Body bytes sent to S3 clients.");
+    describe_gauge!("holdfast_s3_requests_in_flight", "S3 requests being answered.");
+
+    describe_gauge!("holdfast_admission_jobs", "Requests in work, by class.");
+    describe_gauge!("holdfast_admission_bytes", Unit::Bytes, "Bytes that requests in work announced, by class.");
+    describe_gauge!("holdfast_admission_queue_depth", "Requests that wait for a place, by class.");
+    describe_counter!("holdfast_admission_admitted_total", "Requests admitted, by class.");
+    describe_counter!("holdfast_admission_rejected_total", "Requests answered SlowDown, by class and reason.");
+
+    describe_gauge!("holdfast_events_outbox_rows", "Events that wait in this node's partitions of the outbox.");
+    describe_gauge!(
+        "holdfast_events_outbox_oldest_seconds",
+        Unit::Seconds,
+        "Age of the oldest event that waits in this node's partitions of the outbox."
+    );
+    describe_gauge!("holdfast_events_published_kept_rows", "Published events that can be published again.");
+    describe_gauge!("holdfast_events_partitions", "Partitions of the outbox that this node publishes from.");
+    describe_counter!("holdfast_events_published_total", "Messages that the bus acknowledged, by topic.");
+    describe_counter!(
+        "holdfast_events_publish_failures_total",
+        "Messages that the bus did not take, by kind of failure."
+    );
+    describe_counter!("holdfast_events_replayed_total", "Published events that an operator made wait again.");
+    describe_histogram!("holdfast_events_publish_seconds", Unit::Seconds, "Time for the bus to acknowledge a message.");
+    describe_histogram!(
+        "holdfast_events_delay_seconds",
+        Unit::Seconds,
+        "Time from a change's commit to the bus's acknowledgement of its event, by topic."
+    );
+
+    describe_gauge!("holdfast_node_ready", "1 when requests of all kinds are served.");
+    describe_gauge!("holdfast_uptime_seconds", Unit::Seconds, "Time since the start.");
+    describe_gauge!("holdfast_build_info", "Always 1; the version is a label.");
+    describe_counter!("holdfast_actor_restarts_total", "Actors that ended and were started again, by kind.");
+
+    describe_gauge!("holdfast_disk_total_bytes", Unit::Bytes, "Size of the disk's file system.");
+    describe_gauge!("holdfast_disk_free_bytes", Unit::Bytes, "Room left on the disk's file system.");
+    describe_gauge!("holdfast_disk_live_bytes", Unit::Bytes, "Bytes of live chunks on the disk.");
+    describe_gauge!("holdfast_disk_chunks", "Live chunks on the disk.");
+    describe_gauge!("holdfast_disk_segments", "Segment files on the disk.");
+    describe_gauge!("holdfast_disk_health", "1 for the state that the disk is in.");
+    describe_counter!("holdfast_disk_task_failures_total", "Housekeeping that failed, by disk and task.");
+    describe_counter!("holdfast_disk_compacted_bytes_total", Unit::Bytes, "Bytes that compaction moved.");
+
+    describe_counter!("holdfast_cleanup_passes_total", "Cleanup passes, by kind and outcome.");
+    describe_counter!("holdfast_cleanup_items_total", "Uploads aborted, contents reclaimed, orphans deleted.");
+    describe_counter!("holdfast_cleanup_reclaimed_bytes_total", Unit::Bytes, "Payload bytes given back by cleanup.");
+
+    describe_counter!("holdfast_lock_requests_total", "Requests for locks, by backend and outcome.");
+    describe_histogram!(
+        "holdfast_lock_wait_seconds",
+        Unit::Seconds,
+        "Time from a request for a lock to its answer, by backend."
+    );
+    describe_counter!("holdfast_locks_lost_total", "Locks lost while this node held them, by backend.");
+    describe_counter!(
+        "holdfast_lock_fenced_writes_total",
+        "Writes refused since their lock was granted again with a higher token."
+    );
+
+    describe_counter!("holdfast_consumer_messages_total", "Messages handled by consumers, by group and outcome.");
+    describe_counter!(
+        "holdfast_error_reports_total",
+        "Reports for the error log: queued, dropped since the queue was full, or repeated within a minute."
+    );
+    describe_counter!("holdfast_audit_failures_total", "Entries of the audit log that could not be written.");
+
+    describe_counter!("holdfast_chunk_timeouts_total", "Chunks that took longer than limits.chunk_timeout.");
+
+    describe_counter!("holdfast_peer_requests_total", "Operations on peers, by operation and outcome.");
+    describe_counter!("holdfast_peer_served_total", "Operations done for peers, by operation and outcome.");
+    describe_counter!("holdfast_peer_sent_bytes_total", Unit::Bytes, "Payload sent to peers, by operation.");
+    describe_counter!("holdfast_peer_received_bytes_total", Unit::Bytes, "Payload received from peers, by operation.");
+    describe_gauge!("holdfast_peer_in_flight", "Operations on peers that have not ended.");
+    describe_gauge!("holdfast_peer_connections", "Connections with peers, by who dialled.");
+    describe_counter!(
+        "holdfast_peer_handshake_failures_total",
+        "Connections with peers that were refused or did not come about, by side and reason."
+    );
+    describe_counter!("holdfast_peer_corrupt_blocks_total", "Blocks from peers that did not match their checksum.");
+    describe_counter!("holdfast_peer_certificate_renewals_total", "Renewals of this node's certificate.");
+    describe_gauge!("holdfast_shards", "Shards by health, on the controller.");
+    describe_gauge!("holdfast_shards_joining", "Joins under way, on the controller.");
+    describe_gauge!("holdfast_shards_waiting", "Shards whose turn to move has not come, on the controller.");
+    describe_counter!("holdfast_shard_changes_total", "Changes of shards that this node stored as the controller.");
+    describe_counter!("holdfast_rebuild_bytes_total", Unit::Bytes, "Bytes fetched for shards that this node joins.");
+    describe_counter!("holdfast_leftovers_deleted_total", "Chunks deleted since other nodes hold them now.");
+    describe_gauge!("holdfast_repairs_waiting", "Repairs that wait for this node.");
+    describe_counter!("holdfast_repairs_total", "Repairs tried, by outcome.");
+    describe_counter!("holdfast_repair_bytes_total", Unit::Bytes, "Bytes fetched for repairs.");
+    describe_counter!("holdfast_comparisons_total", "Comparisons of a shard's replicas.");
+    describe_counter!("holdfast_comparison_differences_total", "Chunks that a comparison found missing on a replica.");
+    describe_counter!("holdfast_findings_dropped_total", "Damaged chunks found while too many waited for repair.");
+
+    describe_histogram!(
+        "holdfast_replica_quorum_seconds",
+        Unit::Seconds,
+        "Time from the end of a chunk's bytes until enough replicas had it durable."
+    );
+    describe_histogram!(
+        "holdfast_replica_write_seconds",
+        Unit::Seconds,
+        "The same until the write ended, with the wait for stragglers."
+    );
+    describe_counter!(
+        "holdfast_orphan_sweeps_deferred_total",
+        "Walks for orphans put off because a live node could not be asked what it is writing."
+    );
+    describe_counter!("holdfast_replica_reads_total", "Chunks opened for reading, by where they are.");
+    describe_counter!("holdfast_replica_missed_total", "Replicas that did not acknowledge a chunk in time.");
+    describe_counter!(
+        "holdfast_replica_stalls_total",
+        "Replicas given up in the middle of a chunk for making no progress."
+    );
+    describe_counter!("holdfast_replica_abandoned_total", "Chunks given up before enough replicas had them.");
+    describe_counter!("holdfast_replica_replans_total", "Writes planned again since their shard had moved.");
+    describe_counter!("holdfast_replica_refused_total", "Requests of peers refused, by reason.");
+    describe_counter!("holdfast_replica_corrupt_total", "Replicas that a read found damaged.");
+    describe_counter!(
+        "holdfast_replica_repairs_queued_total",
+        "Replicas that reads found damaged or missing, queued for repair."
+    );
+    describe_counter!("holdfast_replica_findings_dropped_total", "The same, dropped since too many waited.");
+    describe_counter!(
+        "holdfast_replica_deletes_left_total",
+        "Chunks left for the sweep of a node that could not be reached."
+    );
+
+    describe_gauge!("holdfast_http_connections", "Connections of S3 clients that are open.");
+    describe_counter!("holdfast_http_accept_errors_total", "Connections that could not be accepted.");
+    describe_counter!("holdfast_http_copied_bytes_total", Unit::Bytes, "Bytes sent by copying them to the socket.");
+    describe_counter!(
+        "holdfast_http_spliced_bytes_total",
+        Unit::Bytes,
+        "Bytes sent from the page cache without a copy."
+    );
+    describe_counter!(
+        "holdfast_http_evicted_before_send_total",
+        "Ranges that left the page cache before they were sent, and were read again."
+    );
+    describe_counter!("holdfast_http_too_slow_total", "Connections cut for being too slow, by direction.");
+    describe_counter!("holdfast_get_aborted_total", "Answers that ended early since a read failed.");
+    describe_counter!("holdfast_put_abandoned_total", "Uploads that ended before they were whole.");
+
+    describe_counter!("holdfast_metadata_commits_total", "Transactions of metadata that were flushed to the disk.");
+    describe_counter!(
+        "holdfast_metadata_commits_failed_total",
+        "Transactions of metadata that could not be committed."
+    );
+    describe_counter!(
+        "holdfast_metadata_rollbacks_total",
+        "Batches of metadata that were taken back and tried one by one."
+    );
+    describe_histogram!("holdfast_metadata_commit_seconds", Unit::Seconds, "Time of a commit of metadata.");
+    describe_histogram!("holdfast_metadata_batch_jobs", "Changes of metadata that shared one commit.");
+    describe_counter!(
+        "holdfast_metadata_retries_total",
+        "Transactions of metadata run again after a deadlock or a broken connection."
+    );
+    describe_gauge!("holdfast_metadata_queue_jobs", "Changes of metadata that wait for the writer.");
+    describe_counter!("holdfast_metadata_refused_total", "Requests to metadata refused since too many waited.");
+    describe_counter!("holdfast_metadata_queries_total", "Reads that asked the metadata server.");
+    describe_counter!("holdfast_metadata_cache_hits_total", "Reads of metadata answered by the cache, by kind.");
+    describe_counter!("holdfast_metadata_cache_misses_total", "Reads of metadata that asked the store, by kind.");
+    describe_counter!(
+        "holdfast_metadata_cache_bypasses_total",
+        "Reads that went to the metadata server without the cache, by reason."
+    );
+    describe_counter!(
+        "holdfast_metadata_cache_fills_total",
+        "Values read that were brought to the cache, by outcome: landed, stale (a write came in between), too_large, an error."
+    );
+    describe_counter!(
+        "holdfast_metadata_cache_writes_total",
+        "Keys written, by what the cache held then: written, emptied, mark_lost (evicted or flushed during the write)."
+    );
+    describe_counter!("holdfast_metadata_cache_turned_off_total", "Times that this node had the cache switched off.");
+    describe_gauge!("holdfast_metadata_cache_state", "The cache in Redis: 0 off, 1 warming, 2 on.");
+    describe_gauge!("holdfast_metadata_cache_generation", "Changes of that state since the cluster was made.");
+    describe_gauge!("holdfast_metadata_cache_waiting_nodes", "Nodes that keep the cache from being on, on one node.");
+    describe_gauge!("holdfast_metadata_cache_writes_in_progress", "Writes that the cache has to know of.");
+    describe_histogram!("holdfast_metadata_cache_seconds", Unit::Seconds, "Round trip to Redis, by step.");
+    describe_counter!("holdfast_metadata_list_fetches_total", "Pages of rows that listings read.");
+
+    describe_gauge!("holdfast_coordination_connected", "1 while the session with ZooKeeper stands.");
+    describe_histogram!("holdfast_coordination_heartbeat_seconds", Unit::Seconds, "Round trip of a heartbeat.");
+    describe_counter!("holdfast_coordination_sessions_expired_total", "Sessions that ended with all that they held.");
+    describe_counter!("holdfast_coordination_resyncs_total", "Times that a mirrored tree was read anew.");
+    describe_counter!("holdfast_coordination_corrupt_total", "Entries in ZooKeeper that are not understood.");
+
+    describe_counter!(
+        "holdfast_storage_corruption_total",
+        "Blocks that did not match their checksum, by who found it."
+    );
+    describe_counter!("holdfast_storage_syncs_total", "Flushes of data to disks.");
+    describe_gauge!("holdfast_buffers_in_use", "Buffers for disk I/O that are lent, by size.");
+    describe_gauge!("holdfast_buffers_free", "Buffers for disk I/O that wait to be lent, by size.");
+    describe_counter!("holdfast_buffer_waits_total", "Times that somebody had to wait for a buffer, by size.");
+    describe_counter!("holdfast_storage_sync_waiters_total", "Writers that waited for a flush; several share one.");
+    describe_counter!("holdfast_storage_fences_total", "Disks that take no writes any more, after an error.");
+    describe_counter!("holdfast_storage_chunks_written_total", "Chunks written.");
+    describe_counter!("holdfast_storage_chunks_deleted_total", "Chunks deleted.");
+    describe_counter!("holdfast_storage_payload_written_bytes_total", Unit::Bytes, "Payload bytes written.");
+    describe_counter!("holdfast_storage_written_bytes_total", Unit::Bytes, "Bytes written, with heads and padding.");
+    describe_counter!("holdfast_storage_read_bytes_total", Unit::Bytes, "Payload bytes read, by where they were.");
+    describe_counter!("holdfast_storage_read_errors_total", "Reads that the disk failed.");
+    describe_counter!("holdfast_storage_punched_bytes_total", Unit::Bytes, "Bytes of dead records given back.");
+    describe_counter!(
+        "holdfast_storage_segments_removed_total",
+        "Segment files removed since nothing in them was alive."
+    );
+    describe_counter!("holdfast_storage_compacted_bytes_total", Unit::Bytes, "Bytes of chunks that compaction moved.");
+    describe_counter!(
+        "holdfast_storage_verified_bytes_total",
+        Unit::Bytes,
+        "Bytes read past the page cache because a repair or a join asked whether a chunk is whole."
+    );
+    describe_counter!("holdfast_storage_scrub_bytes_total", Unit::Bytes, "Bytes that scrubbing read.");
+    describe_counter!("holdfast_storage_scrub_chunks_total", "Chunks that scrubbing compared.");
+    describe_counter!("holdfast_storage_scrub_findings_total", "Damaged chunks that scrubbing found.");
+    describe_counter!("holdfast_storage_scrub_rounds_total", "Rounds of scrubbing that ended.");
+    describe_gauge!("holdfast_storage_capacity_bytes", Unit::Bytes, "Size of the disk's file system.");
+    describe_gauge!("holdfast_storage_free_bytes", Unit::Bytes, "Room left on the disk's file system.");
+    describe_gauge!("holdfast_storage_chunks", "Chunks that can be read.");
+    describe_gauge!("holdfast_storage_payload_bytes", Unit::Bytes, "Payload bytes of the chunks.");
+    describe_gauge!("holdfast_storage_live_bytes", Unit::Bytes, "Bytes of live records, with heads and padding.");
+    describe_gauge!("holdfast_storage_dead_bytes", Unit::Bytes, "Bytes of dead records not given back yet.");
+    describe_gauge!("holdfast_storage_tombstone_bytes", Unit::Bytes, "Bytes of tombstones.");
+    describe_gauge!("holdfast_storage_segments", "Segment files.");
+    describe_gauge!("holdfast_storage_index_memory_bytes", Unit::Bytes, "Memory of the index.");
+    describe_gauge!("holdfast_storage_jobs_waiting", "Jobs that wait for the disk's background thread.");
+    describe_gauge!("holdfast_storage_fenced", "1 when the disk takes no writes.");
+    describe_gauge!("holdfast_storage_full", "1 when the last chunk was refused for want of space.");
+
+    describe_gauge!("process_resident_memory_bytes", Unit::Bytes, "Resident memory.");
+    describe_gauge!("process_virtual_memory_bytes", Unit::Bytes, "Virtual memory.");
+
+    describe_gauge!("process_open_fds", "Open file descriptors.");
+    describe_gauge!("process_max_fds", "Limit of open file descriptors.");
+    describe_gauge!("process_threads", "Threads.");
+}
+
+/// Shows counters of trouble before there is any: an alert on the increase of a counter misses the event that makes it.
+pub(super) fn start_at_zero() {
+    for source in ["read", "scrub", "recovery", "compaction", "verify"] {
+        counter!("holdfast_storage_corruption_total", "source" => source).increment(0);
+    }
+    counter!("holdfast_storage_syncs_total").increment(0);
+    counter!("holdfast_peer_corrupt_blocks_total").increment(0);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    /// The names of metrics in a source text that stand right behind one of `macros`.
+    fn names(text: &str, macros: &[&str]) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for part in macros.iter().flat_map(|name| text.split(name).skip(1)) {
+            let quoted = part.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next());
+            found.extend(quoted.filter(|name| name.starts_with("holdfast_")).map(str::to_owned));
+        }
+        found
+    }
+
+    fn sources(dir: &Path, texts: &mut Vec<String>) {
+        for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+            if entry.path().is_dir() {
+                sources(&entry.path(), texts);
+            } else if entry.path().extension().is_some_and(|extension| extension == "rs") {
+                texts.push(std::fs::read_to_string(entry.path()).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn every_metric_has_a_help_text() {
+        let node = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut texts = Vec::new();
+        for dir in ["src", "storage/src", "../actors/src"] {
+            sources(&node.join(dir), &mut texts);
+        }
+        let text = texts.concat();
+        let used = names(&text, &[" counter!(", "::counter!(", "gauge!(", "histogram!("]);
+        let described = names(&text, &["describe_counter!(", "describe_gauge!(", "describe_histogram!("]);
+        assert!(used.len() > 50, "the search itself is broken: {used:?}");
+        assert_eq!(used.difference(&described).collect::<Vec<_>>(), Vec::<&String>::new());
+    }
+}

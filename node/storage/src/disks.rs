@@ -1,0 +1,251 @@
+//! The disks of a node as one store.
+//!
+//! A chunk lives on one disk. Nothing records which: a lookup asks the indexes of all disks, which costs a hash lookup each. New chunks go
+//! to healthy disks at random, weighted by free space, so that disks of different age fill up together; a disk that refuses
+//! (full, fenced) is passed over for the next one. A disk that failed takes its chunks with it until it is back: replicas
+//! on other nodes are for that.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use hashbrown::HashSet;
+use holdfast_protocol::{ChunkId, ShardId};
+use parking_lot::Mutex;
+use rand::Rng;
+
+use crate::engine::{ChunkStat, Engine, EngineStats};
+use crate::error::{ReadError, WriteError};
+use crate::index::list_order;
+use crate::read::ChunkReader;
+use crate::write::ChunkWriter;
+
+/// For how long the free space that was asked for is good enough to choose by.
+const FREE_SPACE_TTL: Duration = Duration::from_secs(1);
+
+/// All disks of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct DiskSet {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    disks: Vec<Engine>,
+    /// Ids that are being created on any disk.
+    creating: Mutex<HashSet<ChunkId>>,
+    free: Mutex<FreeSpace>,
+}
+
+#[derive(Default)]
+struct FreeSpace {
+    asked: Option<Instant>,
+    bytes: Vec<u64>,
+}
+
+/// Keeps an id from being created on two disks.
+struct Creating {
+    shared: Arc<Shared>,
+    id: ChunkId,
+}
+
+impl Drop for Creating {
+    fn drop(&mut self) {
+        self.shared.creating.lock().remove(&self.id);
+    }
+}
+
+impl DiskSet {
+    /// Joins disks, at least one.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn new(disks: Vec<Engine>) -> Self {
+        assert!(!disks.is_empty(), "a node has at least one disk");
+        let free = Mutex::default();
+        Self { shared: Arc::new(Shared { disks, creating: Mutex::default(), free }) }
+    }
+
+    /// The disks.
+    pub fn disks(&self) -> &[Engine] {
+        &self.shared.disks
+    }
+
+    /// Reserves space for a chunk on one of the disks and starts to write it.
+    ///
+    /// # Errors
+    /// [`WriteError::Exists`]; [`WriteError::NoSpace`] when a healthy disk is full and none takes the chunk;
+    /// [`WriteError::Fenced`] when all are fenced.
+    pub async fn create(&self, id: ChunkId, size_bytes: u32, label: &[u8]) -> Result<ChunkWriter, WriteError> {
+        if !self.shared.creating.lock().insert(id) {
+            return Err(WriteError::Exists(id));
+        }
+        let creating = Creating { shared: Arc::clone(&self.shared), id };
+        if self.stat(&id).is_some() {
+            return Err(WriteError::Exists(id));
+        }
+        let mut refusal = None;
+        for disk in self.candidates() {
+            match self.shared.disks[disk].create(id, size_bytes, label).await {
+                Ok(mut writer) => {
+                    writer.keep(Box::new(creating));
+                    return Ok(writer);
+                }
+                Err(error @ (WriteError::Fenced(_) | WriteError::Io { .. })) => {
+                    refusal.get_or_insert(error);
+                }
+                Err(WriteError::NoSpace) => refusal = Some(WriteError::NoSpace),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refusal.expect("a set of disks is not empty"))
+    }
+
+    /// Disks in the order in which they are tried.
+    fn candidates(&self) -> Vec<usize> {
+        let disks = &self.shared.disks;
+        if disks.len() == 1 {
+            return vec![0];
+        }
+        let mut free = self.free_bytes();
+        for (bytes, disk) in free.iter_mut().zip(disks) {
+            if disk.fenced().is_some() {
+                *bytes = 0;
+            }
+        }
+        // Drawn one after another without putting back, each in proportion to its free space.
+        let mut left: Vec<usize> = (0..disks.len()).collect();
+        let mut order = Vec::with_capacity(left.len());
+        let mut rng = rand::rng();
+        while !left.is_empty() {
+            let total: u128 = left.iter().map(|disk| u128::from(free[*disk]) + 1).sum();
+            let mut drawn = rng.random_range(0..total);
+            let at = left.iter().position(|disk| {
+                let weight = u128::from(free[*disk]) + 1;
+                let hit = drawn < weight;
+                drawn = drawn.saturating_sub(weight);
+                hit
+            });
+            order.push(left.swap_remove(at.expect("what is drawn lies below the total")));
+        }
+        order
+    }
+
+    fn free_bytes(&self) -> Vec<u64> {
+        let mut free = self.shared.free.lock();
+        if free.asked.is_none_or(|asked| asked.elapsed() > FREE_SPACE_TTL) {
+            free.bytes = self.shared.disks.iter().map(Engine::free_bytes).collect();
+            free.asked = Some(Instant::now());
+        }
+        free.bytes.clone()
+    }
+
+    fn disk_of(&self, id: &ChunkId) -> Option<&Engine> {
+        self.shared.disks.iter().find(|disk| disk.stat(id).is_some())
+    }
+
+    /// Reads a range; see [`Engine::read`].
+    ///
+    /// # Errors
+    /// [`ReadError::NotFound`], [`ReadError::Invalid`].
+    pub fn read(&self, id: ChunkId, range: Range<u32>) -> Result<ChunkReader, ReadError> {
+        for disk in &self.shared.disks {
+            match disk.read(id, range.clone()) {
+                Err(ReadError::NotFound(_)) => {}
+                other => return other,
+            }
+        }
+        Err(ReadError::NotFound(id))
+    }
+
+    /// What is stored under `id`.
+    pub fn stat(&self, id: &ChunkId) -> Option<ChunkStat> {
+        self.disk_of(id).and_then(|disk| disk.stat(id))
+    }
+
+    /// Deletes chunks, on all disks at once; see [`Engine::delete`].
+    ///
+    /// # Errors
+    /// The first disk's that failed; some of the chunks may then be deleted.
+    pub async fn delete(&self, ids: &[ChunkId]) -> Result<(), WriteError> {
+        let deletions = self.shared.disks.iter().filter_map(|disk| {
+            let here: Vec<_> = ids.iter().copied().filter(|id| disk.stat(id).is_some()).collect();
+            (!here.is_empty()).then_some(async move { disk.delete(&here).await })
+        });
+        // All to their end: a disk that takes no writes does not keep the others from giving space back.
+        join_all(deletions).await.into_iter().collect()
+    }
+
+    /// At most `limit` chunks that follow `after` in [`list_order`], over all disks.
+    pub fn list(&self, after: Option<&ChunkId>, limit: usize) -> Vec<ChunkStat> {
+        merged(self.shared.disks.iter().map(|disk| disk.list(after, limit)), limit)
+    }
+
+    /// A chunk's label; see [`Engine::label`].
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn label(&self, id: ChunkId) -> Result<Bytes, ReadError> {
+        let disk = self.disk_of(&id).ok_or(ReadError::NotFound(id))?;
+        disk.label(id).await
+    }
+
+    /// Whether a chunk is whole on its disk; see [`Engine::verify`].
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn verify(&self, id: ChunkId) -> Result<ChunkStat, ReadError> {
+        let disk = self.disk_of(&id).ok_or(ReadError::NotFound(id))?;
+        disk.verify(id).await
+    }
+
+    /// As [`DiskSet::list`], of one shard of the cluster only.
+    pub fn list_shard(
+        &self,
+        shard: ShardId,
+        shard_count: u32,
+        after: Option<&ChunkId>,
+        limit: usize,
+    ) -> Vec<ChunkStat> {
+        let pages = self.shared.disks.iter().map(|disk| disk.list_shard(shard, shard_count, after, limit));
+        merged(pages, limit)
+    }
+
+    /// Runs `visit` once on every chunk of one shard of the cluster, disk by disk; see [`Engine::for_each_of_shard`].
+    pub fn for_each_of_shard(&self, shard: ShardId, shard_count: u32, mut visit: impl FnMut(ChunkStat)) {
+        for (n, disk) in self.shared.disks.iter().enumerate() {
+            // A chunk on two disks counts on the first, which is the one that is read. Disks are asked in one order only, so
+            // two walks never wait for each other.
+            let before = &self.shared.disks[..n];
+            disk.for_each_of_shard(shard, shard_count, |stat| {
+                if before.iter().all(|other| other.stat(&stat.id).is_none()) {
+                    visit(stat);
+                }
+            });
+        }
+    }
+
+    /// Each disk in numbers.
+    pub fn stats(&self) -> Vec<EngineStats> {
+        self.shared.disks.iter().map(Engine::stats).collect()
+    }
+
+    /// Shuts all disks down; see [`Engine::shutdown`].
+    ///
+    /// # Errors
+    /// The first disk's that failed, after all were tried.
+    pub async fn shutdown(&self) -> Result<(), WriteError> {
+        let all = join_all(self.shared.disks.iter().map(Engine::shutdown)).await;
+        all.into_iter().collect()
+    }
+}
+
+/// The first `limit` of several sorted pages.
+fn merged(pages: impl Iterator<Item = Vec<ChunkStat>>, limit: usize) -> Vec<ChunkStat> {
+    let mut merged: Vec<_> = pages.flatten().collect();
+    merged.sort_unstable_by(|a, b| list_order(&a.id, &b.id));
+    merged.dedup_by_key(|stat| stat.id);
+    merged.truncate(limit);
+    merged
+}

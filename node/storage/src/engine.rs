@@ -1,0 +1,453 @@
+//! The engine of one disk: a data directory full of segments, an index of it in memory, and the rules between them.
+//!
+//! | module | what |
+//! |---|---|
+//! | `space` | reservations and sequence numbers |
+//! | `make` | making segments |
+//! | `record_io` | writing a whole record, reading and verifying one |
+//! | `delete` | tombstones |
+//! | `compact` | moving chunks out of sparse segments |
+//! | `maintain` | holes, index files, removal of dead segments |
+//! | `retention` | which tombstones are still needed |
+//! | `recover` | opening a directory |
+//! | `scan` | finding the records of a segment that has no index file |
+//! | `small_files` | index files, marks and single blocks, read and written whole |
+//! | `stats` | the disk in numbers |
+//!
+//! **Who owns what.** The index says what exists; a segment says what of it is alive; `Space` says where the next record
+//! goes. Each has its own short locks, and none is held across an await. Lock order: index shard → segment map → pins.
+//!
+//! **Faults.** An error of a write or a sync fences the disk: writes and deletes are refused from then on, reads go on. A full
+//! disk refuses new chunks only, and is asked again at each attempt.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use hashbrown::{HashMap, HashSet};
+use holdfast_protocol::{ChunkId, ShardId};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+use crate::buf::BufferPool;
+use crate::error::{OpenError, ReadError, WriteError, is_full};
+use crate::finding::{Finding, FindingSink, FindingSource};
+use crate::format::superblock::Superblock;
+use crate::index::{Index, Location};
+use crate::io::BlockIo;
+use crate::jobs::JobQueue;
+use crate::read::ChunkReader;
+use crate::segment::{Pin, Segment};
+use crate::write::ChunkWriter;
+
+mod compact;
+mod delete;
+mod maintain;
+mod make;
+mod record_io;
+mod recover;
+mod retention;
+mod scan;
+mod small_files;
+mod space;
+mod stats;
+
+pub use compact::CompactionReport;
+pub(crate) use record_io::{Verdict, verify_record};
+pub use recover::RecoveryReport;
+pub(crate) use space::{Purpose, Reservation, start};
+pub use stats::{EngineStats, SegmentStats};
+
+use retention::Retention;
+use space::{Sequences, Space};
+
+/// How an engine is set up.
+#[derive(Clone)]
+pub struct EngineConfig {
+    /// The data directory; made if it is missing.
+    pub dir: PathBuf,
+    /// The cluster that the directory belongs to; a directory of another one is refused.
+    pub cluster: [u8; 16],
+    /// The node that the directory belongs to; a directory of another one is refused.
+    pub node: [u8; 16],
+    /// Length of a segment in bytes; when the disk is nearly full, shorter ones are made.
+    pub segment_size_bytes: u64,
+    /// Free space that chunks leave on the file system, so that tombstones and index files can always be written.
+    pub reserve_bytes: u64,
+    /// Whether the engine runs its jobs on a thread of its own. Off in simulations, which call [`Engine::run_jobs`].
+    pub background: bool,
+    /// Told of every damage that is found.
+    pub on_finding: Option<FindingSink>,
+}
+
+impl EngineConfig {
+    /// Settings for production: segments of 1 GiB, 256 MiB in reserve, jobs in the background.
+    pub fn new(dir: impl Into<PathBuf>, cluster: [u8; 16], node: [u8; 16]) -> Self {
+        Self {
+            dir: dir.into(),
+            cluster,
+            node,
+            segment_size_bytes: 1 << 30,
+            reserve_bytes: 256 << 20,
+            background: true,
+            on_finding: None,
+        }
+    }
+}
+
+/// What is known about a stored chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkStat {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Payload bytes.
+    pub size_bytes: u32,
+}
+
+/// Where a chunk's record lies on its disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordLocation {
+    /// The segment file.
+    pub path: PathBuf,
+    /// The record, head and padding included, in bytes of the file.
+    pub record: std::ops::Range<u64>,
+    /// The payload.
+    pub payload: std::ops::Range<u64>,
+}
+
+/// The engine of one disk. Cheap to clone; the directory is let go of when the last clone and the last reader and writer
+/// are gone.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: EngineConfig,
+    pub(crate) io: Arc<dyn BlockIo>,
+    pub(crate) pool: Arc<BufferPool>,
+    pub(crate) superblock: Superblock,
+    pub(crate) index: Index,
+    pub(crate) segments: RwLock<HashMap<u32, Arc<Segment>>>,
+    space: Space,
+    sequences: Mutex<Sequences>,
+    retention: Mutex<Retention>,
+    /// Ids that are being created.
+    creating: Mutex<HashSet<ChunkId>>,
+    /// Ids that are being deleted, and by how many: compaction must not move them. Taken under the index shard's lock.
+    deleting: Mutex<HashMap<ChunkId, u32>>,
+    pub(crate) jobs: Arc<JobQueue>,
+    /// Held while queued jobs run: who ends the engine must not overtake a job that the background thread has taken.
+    running_jobs: tokio::sync::Mutex<()>,
+    /// Held while an index file is written.
+    settling: tokio::sync::Mutex<()>,
+    /// Held while compaction runs.
+    compacting: tokio::sync::Mutex<()>,
+    /// The file system cannot punch holes.
+    no_holes: AtomicBool,
+    fence: Mutex<Option<Arc<str>>>,
+    fenced: AtomicBool,
+    full: AtomicBool,
+    closing: AtomicBool,
+    /// Reservations that are not settled.
+    open_writes: AtomicUsize,
+    writes_settled: Notify,
+    syncs: Arc<AtomicU64>,
+    sync_waiters: AtomicU64,
+    _lock: Box<dyn Send + Sync>,
+}
+
+impl Engine {
+    /// Opens a data directory, or makes one, and recovers what a crash left.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the directory is unchanged but for what recovery finished.
+    pub async fn open(
+        config: EngineConfig,
+        io: Arc<dyn BlockIo>,
+        pool: Arc<BufferPool>,
+    ) -> Result<(Self, RecoveryReport), OpenError> {
+        let background = config.background;
+        let (inner, report) = recover::open(config, io, pool).await?;
+        let engine = Self { inner: Arc::new(inner) };
+        if background {
+            maintain::start_thread(&engine.inner)
+                .map_err(|source| OpenError::Io { context: "start the maintenance thread".to_owned(), source })?;
+        }
+        Ok((engine, report))
+    }
+
+    /// Reserves space for a chunk and starts to write it. `label` is opaque, at most 24 KiB.
+    ///
+    /// # Errors
+    /// [`WriteError`]; nothing is visible then.
+    pub async fn create(&self, id: ChunkId, size_bytes: u32, label: &[u8]) -> Result<ChunkWriter, WriteError> {
+        ChunkWriter::start(&self.inner, id, size_bytes, label).await
+    }
+
+    /// Reads `range` of a chunk's payload. Touches no disk; checks happen as pieces are asked for.
+    ///
+    /// # Errors
+    /// [`ReadError::NotFound`], [`ReadError::Invalid`].
+    pub fn read(&self, id: ChunkId, range: std::ops::Range<u32>) -> Result<ChunkReader, ReadError> {
+        let (location, pin) = self.inner.pin(&id).ok_or(ReadError::NotFound(id))?;
+        if range.start > range.end || range.end > location.payload_len() {
+            let detail = format!("{range:?} of {} bytes", location.payload_len());
+            return Err(ReadError::Invalid { chunk: id, detail });
+        }
+        Ok(ChunkReader::new(Arc::clone(&self.inner), id, location, pin, range))
+    }
+
+    /// What is stored under `id`.
+    pub fn stat(&self, id: &ChunkId) -> Option<ChunkStat> {
+        let location = self.inner.index.get(id)?;
+        Some(ChunkStat { id: *id, size_bytes: location.payload_len() })
+    }
+
+    /// Deletes chunks; those that do not exist are skipped. Durable on return. Space comes back when no reader holds it.
+    ///
+    /// Cancel safe: what was begun is either deleted or not.
+    ///
+    /// # Errors
+    /// [`WriteError`]; some of the chunks may then be deleted.
+    pub async fn delete(&self, ids: &[ChunkId]) -> Result<(), WriteError> {
+        self.inner.delete(ids).await
+    }
+
+    /// At most `limit` chunks that follow `after` in [`crate::index::list_order`].
+    pub fn list(&self, after: Option<&ChunkId>, limit: usize) -> Vec<ChunkStat> {
+        let page = self.inner.index.page(after, limit);
+        page.into_iter().map(|(id, location)| ChunkStat { id, size_bytes: location.payload_len() }).collect()
+    }
+
+    /// A chunk's label as it was given to [`Engine::create`], read from the disk and checked.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn label(&self, id: ChunkId) -> Result<bytes::Bytes, ReadError> {
+        crate::read::label(&self.inner, id).await
+    }
+
+    /// Reads a chunk's whole record, head, label and payload, past the page cache, and compares it with its checksums: whether
+    /// the chunk is whole on the disk, whatever is in memory. Costs the read. What does not match is not served from memory
+    /// any more either.
+    ///
+    /// # Errors
+    /// [`ReadError::NotFound`], [`ReadError::Corrupt`], [`ReadError::Io`].
+    pub async fn verify(&self, id: ChunkId) -> Result<ChunkStat, ReadError> {
+        crate::verify::verify(&self.inner, id).await
+    }
+
+    /// As [`Engine::list`], of one shard of the cluster only. Walks the index in memory up to the last chunk that it returns.
+    pub fn list_shard(
+        &self,
+        shard: ShardId,
+        shard_count: u32,
+        after: Option<&ChunkId>,
+        limit: usize,
+    ) -> Vec<ChunkStat> {
+        let page = self.inner.index.page_of(after, limit, |id| ShardId::of_chunk(id, shard_count) == shard);
+        page.into_iter().map(|(id, location)| ChunkStat { id, size_bytes: location.payload_len() }).collect()
+    }
+
+    /// Runs `visit` on every chunk of one shard of the cluster, in list order. `visit` runs under short locks of the index:
+    /// it must not wait, nor ask this engine.
+    pub fn for_each_of_shard(&self, shard: ShardId, shard_count: u32, mut visit: impl FnMut(ChunkStat)) {
+        self.inner.index.for_each(|id, location| {
+            if ShardId::of_chunk(id, shard_count) == shard {
+                visit(ChunkStat { id: *id, size_bytes: location.payload_len() });
+            }
+        });
+    }
+
+    /// Runs the jobs that wait: holes, index files, removal of dead segments. For engines without a background thread.
+    pub async fn run_jobs(&self) {
+        self.inner.run_jobs().await;
+    }
+
+    /// Writes the index files of segments with dead records anew, so that tombstones can be forgotten. The background thread
+    /// does so every few seconds.
+    pub async fn settle(&self) {
+        self.inner.settle_all().await;
+    }
+
+    /// Moves live chunks out of sparse segments, until about `budget_bytes` were moved or nothing is left to do. To be called
+    /// again and again at whatever pace the disk can bear. Cancel safe.
+    ///
+    /// # Errors
+    /// [`WriteError`]; what was not moved stays where it was.
+    pub async fn compact(&self, budget_bytes: u64) -> Result<CompactionReport, WriteError> {
+        self.inner.compact(budget_bytes).await
+    }
+
+    /// Why the disk takes no writes, if it does not.
+    pub fn fenced(&self) -> Option<Arc<str>> {
+        self.inner.fence.lock().clone()
+    }
+
+    /// Identity of the directory, as it is on the disk.
+    pub fn superblock(&self) -> &Superblock {
+        &self.inner.superblock
+    }
+
+    /// Where a chunk's record lies, for operators and tests.
+    pub fn locate(&self, id: &ChunkId) -> Option<RecordLocation> {
+        let location = self.inner.index.get(id)?;
+        let path = self.inner.segment(location.segment)?.path.clone();
+        let start = location.record_offset();
+        let payload_start = start + u64::from(location.payload_offset());
+        Some(RecordLocation {
+            path,
+            record: start..start + u64::from(location.record_len()),
+            payload: payload_start..payload_start + u64::from(location.payload_len()),
+        })
+    }
+
+    /// Bytes free on the file system, 0 if it does not say.
+    pub fn free_bytes(&self) -> u64 {
+        self.inner.io.space(&self.inner.config.dir).map_or(0, |(_, free)| free)
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &std::path::Path {
+        &self.inner.config.dir
+    }
+
+    /// Refuses new writes, waits for those that run, and writes the index files. Reads go on.
+    ///
+    /// # Errors
+    /// [`WriteError::Fenced`] when index files could not be written: the next start scans.
+    pub async fn shutdown(&self) -> Result<(), WriteError> {
+        self.inner.shutdown().await
+    }
+
+    /// Each segment in numbers, by number: for operators who wonder where the space is.
+    pub fn segments(&self) -> Vec<SegmentStats> {
+        self.inner.segments_sorted().iter().map(|segment| self.inner.segment_stats(segment)).collect()
+    }
+
+    /// The disk in numbers. Asks the file system for its free space.
+    pub fn stats(&self) -> EngineStats {
+        self.inner.stats()
+    }
+}
+
+impl Inner {
+    /// Looks a chunk up and pins its record.
+    pub(crate) fn pin(&self, id: &ChunkId) -> Option<(Location, Pin)> {
+        self.index.get_with(id, |location| {
+            let segments = self.segments.read();
+            let segment = segments.get(&location.segment).expect("an indexed chunk's segment is known");
+            (location, segment.pin(location.block))
+        })
+    }
+
+    pub(crate) fn segment(&self, number: u32) -> Option<Arc<Segment>> {
+        self.segments.read().get(&number).cloned()
+    }
+
+    /// All segments by number.
+    pub(crate) fn segments_sorted(&self) -> Vec<Arc<Segment>> {
+        let mut all: Vec<_> = self.segments.read().values().cloned().collect();
+        all.sort_by_key(|segment| segment.number());
+        all
+    }
+
+    /// Whether writes are taken.
+    pub(crate) fn check_writable(&self) -> Result<(), WriteError> {
+        if self.fenced.load(Ordering::SeqCst) {
+            let reason = self.fence.lock().clone();
+            return Err(WriteError::Fenced(reason.unwrap_or_else(|| Arc::from("unknown"))));
+        }
+        if self.closing.load(Ordering::SeqCst) {
+            return Err(WriteError::Closed);
+        }
+        Ok(())
+    }
+
+    /// Takes no writes from now on: the disk failed one.
+    pub(crate) fn fence_off(&self, context: &str, error: &std::io::Error) {
+        let mut fence = self.fence.lock();
+        if fence.is_none() {
+            tracing::error!(disk = %self.config.dir.display(), context, %error, "disk fenced: it takes no writes any more");
+            metrics::counter!("holdfast_storage_fences_total").increment(1);
+            *fence = Some(Arc::from(format!("{context}: {error}")));
+            self.fenced.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Turns the failure of a write into what the caller gets, and fences the disk unless it is only full.
+    pub(crate) fn write_failed(&self, context: &'static str, error: std::io::Error) -> WriteError {
+        if is_full(&error) {
+            self.set_full(true);
+            return WriteError::NoSpace;
+        }
+        self.fence_off(context, &error);
+        WriteError::Io { context, source: Arc::new(error) }
+    }
+
+    pub(crate) fn set_full(&self, full: bool) {
+        if self.full.swap(full, Ordering::SeqCst) != full {
+            let disk = self.config.dir.display();
+            if full {
+                tracing::warn!(%disk, "disk full: new chunks are refused");
+            } else {
+                tracing::info!(%disk, "disk has space again");
+            }
+        }
+    }
+
+    /// Makes the completed writes of a segment durable together with those of others that wait.
+    pub(crate) async fn sync_segment(self: &Arc<Self>, segment: &Segment) -> Result<(), WriteError> {
+        let file = segment.direct().unwrap_or_else(|| Arc::clone(&segment.file));
+        self.sync_waiters.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!("holdfast_storage_sync_waiters_total").increment(1);
+        // Not the engine itself: a batch that everybody left would keep it alive.
+        let syncs = Arc::clone(&self.syncs);
+        let on_sync = move || {
+            syncs.fetch_add(1, Ordering::Relaxed);
+            metrics::counter!("holdfast_storage_syncs_total").increment(1);
+        };
+        segment.commit.sync(&file, on_sync).await.map_err(|error| {
+            self.fence_off("sync segment", &error);
+            WriteError::Io { context: "sync segment", source: error }
+        })
+    }
+
+    /// Reports damage: metric, log, callback.
+    pub(crate) fn found(&self, finding: Finding) {
+        let source = match finding.source {
+            FindingSource::Read => "read",
+            FindingSource::Scrub => "scrub",
+            FindingSource::Recovery => "recovery",
+            FindingSource::Compaction => "compaction",
+            FindingSource::Verify => "verify",
+        };
+        metrics::counter!("holdfast_storage_corruption_total", "source" => source).increment(1);
+        tracing::error!(
+            disk = %self.config.dir.display(), chunk = ?finding.chunk, segment = finding.segment, offset = finding.offset,
+            detail = finding.detail, source, "damaged bytes found on the disk"
+        );
+        if let Some(sink) = &self.config.on_finding
+            && finding.source != FindingSource::Verify
+        {
+            sink(finding);
+        }
+    }
+
+    /// Bytes of live records.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.segments.read().values().map(|segment| segment.state.lock().live_bytes).sum()
+    }
+
+    /// A file of the data directory.
+    pub(crate) async fn read_small_file(&self, name: &str) -> std::io::Result<Vec<u8>> {
+        small_files::read_file(&self.io, &self.pool, &self.config.dir.join(name)).await
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.jobs.close();
+    }
+}

@@ -1,0 +1,492 @@
+//! Opening a data directory: what a clean end, a crash or a damaged disk left becomes a running engine.
+//!
+//! 1. Lock the directory; read or write the superblock; remove what interrupted renames left.
+//! 2. For each segment: its header and the tombstones of its index file. A segment without a good index file is scanned
+//!    ([`super::scan`]).
+//! 3. A scanned record that does not match is *torn* (nobody was told of it) or, at or below the highest stable sequence number
+//!    seen, *damaged*: it stays in the index and answers "corrupt", so that repair learns of it. Everything in a scanned segment
+//!    that is no good record is punched. What no sync is known to have covered (records above the stable number, copies of
+//!    compaction) is written again as it is, and all of it synced, before anything is served: the caches of kernel and
+//!    disk may show what the platter does not have, and after a failed sync no later one would write it.
+//! 4. Chunks enter the index, unless a tombstone kills them (`fill`).
+//! 5. Scanned segments are sealed. After a clean end the last segment goes on where it ended.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::time::{Duration, Instant};
+
+use holdfast_protocol::ChunkId;
+use parking_lot::{Mutex, RwLock};
+use rand::RngCore;
+use tokio::sync::Notify;
+
+use super::make::{index_path, map, segment_path};
+use super::retention::Retention;
+use super::scan::{Scan, Scanned, only_zeros, scan, zero_headers};
+use super::small_files::{read_file, read_prefix, replace_file};
+use super::space::{Sequences, Space};
+use super::{EngineConfig, Inner};
+use crate::buf::{BufferPool, LARGE_BYTES};
+use crate::error::OpenError;
+use crate::finding::{Finding, FindingSource};
+use crate::format::index_file::{HEADER_BYTES as INDEX_HEADER_BYTES, IndexFile, IndexFileHeader};
+use crate::format::record::{Kill, RecordKind};
+use crate::format::segment::{SEGMENT_BYTES_MAX, SegmentHeader};
+use crate::format::superblock::Superblock;
+use crate::format::{BLOCK_BYTES, FormatError};
+use crate::index::Index;
+use crate::io::{BlockFile, BlockIo, OpenMode};
+use crate::jobs::JobQueue;
+use crate::segment::{Segment, SegmentState};
+
+mod fill;
+
+/// How long a start waits for the directory's lock; what a dead process left in its rings ends within milliseconds.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Pause between two tries.
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+
+/// What a start found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Whether the directory was made by this start.
+    pub created: bool,
+    /// Segments read from their index file.
+    pub segments_indexed: u64,
+    /// Segments that had to be scanned.
+    pub segments_scanned: u64,
+    /// Segments whose header and index file are both unusable; their files are left alone.
+    pub segments_unreadable: Vec<u32>,
+    /// Chunks in the index.
+    pub chunks: u64,
+    /// Records whose write a crash interrupted, and which are gone: nobody was told that they exist.
+    pub torn: Vec<ChunkId>,
+    /// Records that are damaged though they were written whole: reading them answers "corrupt".
+    pub damaged: Vec<ChunkId>,
+    /// Wall time in milliseconds.
+    pub elapsed_ms: u64,
+}
+
+/// A segment between its reading and the engine's start.
+struct Found {
+    segment: Arc<Segment>,
+    /// From a scan; index files are read one by one later.
+    scan: Option<Scan>,
+    kills: Vec<Kill>,
+}
+
+struct Opener {
+    config: EngineConfig,
+    io: Arc<dyn BlockIo>,
+    pool: Arc<BufferPool>,
+    jobs: Arc<JobQueue>,
+    report: RecoveryReport,
+    findings: Vec<Finding>,
+    sequence_max: u64,
+}
+
+pub(super) async fn open(
+    config: EngineConfig,
+    io: Arc<dyn BlockIo>,
+    pool: Arc<BufferPool>,
+) -> Result<(Inner, RecoveryReport), OpenError> {
+    let started = Instant::now();
+    check_config(&config)?;
+    let dir = config.dir.clone();
+    io.create_dir(&dir).map_err(failed("create data directory", &dir))?;
+    let lock = lock_dir(&io, &config).await?;
+    let block = io.block_size(&dir).map_err(failed("ask for the block size", &dir))?;
+    if block > BLOCK_BYTES {
+        return Err(OpenError::Config(format!("the disk's blocks of {block} bytes are larger than {BLOCK_BYTES}")));
+    }
+    let report = RecoveryReport::default();
+    let jobs = Arc::<JobQueue>::default();
+    let mut opener = Opener { config, io, pool, jobs, report, findings: vec![], sequence_max: 0 };
+    let superblock = opener.superblock().await?;
+    let (numbers, highest) = opener.clean_and_list()?;
+    let mut found = Vec::with_capacity(numbers.len());
+    for number in numbers {
+        found.extend(opener.load(number, &superblock).await?);
+    }
+    opener.settle_scans(&mut found).await?;
+    let (index, retention) = opener.fill(&mut found).await?;
+    let resumed = opener.resume(&found).await;
+    let inner = opener.build(found, index, retention, resumed, highest, superblock, lock, started);
+    Ok(inner)
+}
+
+/// Takes the lock of the data directory.
+///
+/// The kernel ends what a killed process had in its rings only after the process is gone, and its files, with their locks,
+/// stay open until then: a start right after a kill -9 waits a moment before it takes the directory for somebody else's.
+async fn lock_dir(io: &Arc<dyn BlockIo>, config: &EngineConfig) -> Result<Box<dyn Send + Sync>, OpenError> {
+    let dir = &config.dir;
+    let patience = if config.background { LOCK_PATIENCE } else { Duration::ZERO };
+    let deadline = Instant::now() + patience;
+    loop {
+        match io.lock_dir(dir) {
+            Ok(lock) => return Ok(lock),
+            Err(source) if source.kind() != io::ErrorKind::WouldBlock => {
+                return Err(failed("lock data directory", dir)(source));
+            }
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(LOCK_RETRY).await,
+            Err(_) => return Err(OpenError::Locked { dir: dir.display().to_string() }),
+        }
+    }
+}
+
+fn check_config(config: &EngineConfig) -> Result<(), OpenError> {
+    let size = config.segment_size_bytes;
+    if !(64 << 10..=SEGMENT_BYTES_MAX).contains(&size) || !size.is_multiple_of(BLOCK_BYTES as u64) {
+        return Err(OpenError::Config(format!(
+            "segment size of {size} bytes: must be whole blocks of {BLOCK_BYTES}, from 64 KiB to 4 GiB"
+        )));
+    }
+    Ok(())
+}
+
+fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    let context = format!("{what} {}", path.display());
+    move |source| OpenError::Io { context, source }
+}
+
+impl Opener {
+    /// Reads the superblock, or writes one into an empty directory.
+    async fn superblock(&mut self) -> Result<Superblock, OpenError> {
+        let dir = self.config.dir.clone();
+        let name = dir.display().to_string();
+        let path = dir.join("superblock");
+        let bytes = match read_file(&self.io, &self.pool, &path).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.new_superblock(&path).await,
+            Err(error) => return Err(failed("read superblock", &path)(error)),
+        };
+        let superblock =
+            Superblock::decode(&bytes).map_err(|source| OpenError::Superblock { dir: name.clone(), source })?;
+        for (owner, found, expected) in
+            [("cluster", superblock.cluster, self.config.cluster), ("node", superblock.node, self.config.node)]
+        {
+            if found != expected {
+                let (found, expected) = (ChunkId(found).to_string(), ChunkId(expected).to_string());
+                return Err(OpenError::Foreign { dir: name, owner, found, expected });
+            }
+        }
+        Ok(superblock)
+    }
+
+    async fn new_superblock(&mut self, path: &Path) -> Result<Superblock, OpenError> {
+        let dir = self.config.dir.clone();
+        let files = self.io.list(&dir).map_err(failed("list data directory", &dir))?;
+        if files.iter().any(|path| parse_segment_name(path).is_some()) {
+            return Err(OpenError::NoSuperblock { dir: dir.display().to_string() });
+        }
+        let mut disk = [0; 16];
+        rand::rng().fill_bytes(&mut disk);
+        let superblock =
+            Superblock { cluster: self.config.cluster, node: self.config.node, disk, created_ms: crate::unix_ms() };
+        replace_file(&self.io, &self.pool, &dir, path, &superblock.encode())
+            .await
+            .map_err(failed("write superblock", path))?;
+        self.report.created = true;
+        Ok(superblock)
+    }
+
+    /// Removes leftovers; returns the numbers of the segments, and the highest number that any file has.
+    fn clean_and_list(&self) -> Result<(Vec<u32>, u32), OpenError> {
+        let dir = &self.config.dir;
+        let files = self.io.list(dir).map_err(failed("list data directory", dir))?;
+        let mut segments: Vec<u32> = files
+            .iter()
+            .filter_map(|path| parse_segment_name(path).filter(|(_, kind)| *kind == "data"))
+            .map(|(number, _)| number)
+            .collect();
+        segments.sort_unstable();
+        let mut highest = segments.last().copied().unwrap_or(0);
+        for path in &files {
+            let temporary = path.extension().is_some_and(|extension| extension == "new");
+            let orphan = parse_segment_name(path).is_some_and(|(number, kind)| {
+                highest = highest.max(number);
+                kind == "index" && segments.binary_search(&number).is_err()
+            });
+            if temporary || orphan {
+                self.io.unlink(path).map_err(failed("remove leftover", path))?;
+            }
+        }
+        Ok((segments, highest))
+    }
+
+    /// Opens one segment and reads its tombstones, by scanning it if need be.
+    async fn load(&mut self, number: u32, superblock: &Superblock) -> Result<Option<Found>, OpenError> {
+        let path = segment_path(&self.config.dir, number);
+        let index_path = index_path(&self.config.dir, number);
+        let file = self.io.open(&path, OpenMode::Buffered).map_err(failed("open segment", &path))?;
+        let index = self.read_index_head(&index_path, number).await.map_err(failed("read index file", &index_path))?;
+        let header = match self.segment_header(&file, &path, number, superblock, index.as_ref()).await? {
+            Some(header) => header,
+            None => return Ok(None),
+        };
+        let len = file.len().map_err(failed("ask for the length of", &path))?;
+        if len < header.len_bytes {
+            // A crash between making the file and allocating it; also never read behind the end of a mapping.
+            return self.discard_or_leave(&file, &path, number, len).await.map(|()| None);
+        }
+        let mut state = SegmentState { sealed: true, ..SegmentState::default() };
+        let index = index.filter(|(head, _)| (head.segment, head.salt) == (number, header.salt));
+        let (scan, kills) = match index {
+            Some((head, kills)) => {
+                state.indexed = true;
+                state.cursor = head.tail;
+                state.sequence_max = head.sequence_max;
+                self.report.segments_indexed += 1;
+                (None, kills)
+            }
+            None => {
+                let scan = scan(&self.pool, &file, &header).await.map_err(failed("scan segment", &path))?;
+                state.cursor = scan.tail;
+                state.sequence_max = scan.sequence_max;
+                self.report.segments_scanned += 1;
+                let kills = scan.kills.clone();
+                (Some(scan), kills)
+            }
+        };
+        self.sequence_max = self.sequence_max.max(state.sequence_max);
+        state.tombstone_bytes = (kills.len() * Kill::BYTES) as u64;
+        let mapping = map(&*file, header.len_bytes);
+        let segment = Segment::new(header, path, index_path, file, None, mapping, state, Arc::clone(&self.jobs));
+        segment.set_refresh(&self.pool);
+        Ok(Some(Found { segment, scan, kills }))
+    }
+
+    /// The header of an index file and its tombstones; `None` when the file is missing or damaged.
+    async fn read_index_head(&self, path: &Path, number: u32) -> io::Result<Option<(IndexFileHeader, Vec<Kill>)>> {
+        let bytes = match read_prefix(&self.io, &self.pool, path, |bytes| {
+            IndexFileHeader::decode(bytes).map_or(0, |head| INDEX_HEADER_BYTES + head.kills_len)
+        })
+        .await
+        {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let parsed = IndexFileHeader::decode(&bytes)
+            .and_then(|head| Ok((head, head.decode_kills(bytes.get(INDEX_HEADER_BYTES..).unwrap_or_default())?)));
+        if let Err(error) = &parsed {
+            tracing::warn!(segment = number, %error, "index file unusable: scanning the segment");
+        }
+        Ok(parsed.ok())
+    }
+
+    /// The segment's header. If it is damaged, the index file knows what it said.
+    async fn segment_header(
+        &mut self,
+        file: &Arc<dyn BlockFile>,
+        path: &Path,
+        number: u32,
+        superblock: &Superblock,
+        index: Option<&(IndexFileHeader, Vec<Kill>)>,
+    ) -> Result<Option<SegmentHeader>, OpenError> {
+        let buf = self.pool.acquire(BLOCK_BYTES).await;
+        let (read, buf) = file.read_at(0, buf, BLOCK_BYTES).await;
+        let count = read.map_err(failed("read segment header", path))?;
+        let detail = match SegmentHeader::decode(&buf[..count]) {
+            Ok(header) if header.number == number && header.disk == superblock.disk => return Ok(Some(header)),
+            Ok(_) => "the header belongs to another segment or disk".to_owned(),
+            Err(source @ FormatError::Version { .. }) => {
+                return Err(OpenError::Superblock { dir: path.display().to_string(), source });
+            }
+            Err(error) => error.to_string(),
+        };
+        drop(buf);
+        let len = file.len().map_err(failed("ask for the length of", path))?;
+        if let Some((index, _)) = index.filter(|(index, _)| index.segment == number && index.tail <= len) {
+            self.findings.push(finding(number, 0, format!("segment header: {detail}; taken from the index file")));
+            let len_bytes = (len / BLOCK_BYTES as u64 * BLOCK_BYTES as u64).min(SEGMENT_BYTES_MAX);
+            let (disk, created_ms) = (superblock.disk, 0);
+            return Ok(Some(SegmentHeader { number, salt: index.salt, len_bytes, disk, created_ms }));
+        }
+        self.discard_or_leave(file, path, number, len).await?;
+        Ok(None)
+    }
+
+    /// A segment without a header. If nothing else is in it either, a crash interrupted its making; else it is left alone.
+    async fn discard_or_leave(
+        &mut self,
+        file: &Arc<dyn BlockFile>,
+        path: &Path,
+        number: u32,
+        len: u64,
+    ) -> Result<(), OpenError> {
+        if only_zeros(&self.pool, file, BLOCK_BYTES as u64, len).await.map_err(failed("read segment", path))? {
+            return self.io.unlink(path).map_err(failed("remove unfinished segment", path));
+        }
+        self.findings.push(finding(number, 0, "segment header and index file are unusable".to_owned()));
+        self.report.segments_unreadable.push(number);
+        Ok(())
+    }
+
+    /// Tells torn records from damaged ones, gives the space of what is no record back, and makes durable what was found.
+    async fn settle_scans(&mut self, found: &mut [Found]) -> Result<(), OpenError> {
+        let stable = found.iter().filter_map(|found| found.scan.as_ref()).map(|scan| scan.stable_sequence).max();
+        for Found { segment, scan, .. } in found.iter_mut() {
+            let Some(scan) = scan else { continue };
+            let mut keep = vec![];
+            for mut suspect in std::mem::take(&mut scan.suspects) {
+                let header = suspect.header;
+                let was_whole = Some(header.sequence) <= stable && !header.is_moved();
+                if was_whole {
+                    let chunk = (header.kind == RecordKind::Chunk).then_some(header.id);
+                    let detail = std::mem::take(&mut suspect.detail);
+                    self.findings.push(Finding { chunk, ..finding(segment.number(), suspect.offset, detail) });
+                }
+                match (was_whole, header.kind) {
+                    (true, RecordKind::Chunk) => {
+                        self.report.damaged.push(header.id);
+                        keep.push(suspect);
+                    }
+                    (false, RecordKind::Chunk) => self.report.torn.push(header.id),
+                    (_, RecordKind::Tombstones) => {}
+                }
+            }
+            scan.suspects = keep;
+            let context = || failed("give torn records back of", &segment.path);
+            for (offset, len) in scan.gaps(segment.header.len_bytes) {
+                match segment.file.punch_hole(offset, len) {
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                        zero_headers(&self.pool, &segment.file, segment, offset, len).await.map_err(context())?;
+                    }
+                    other => other.map_err(context())?,
+                }
+            }
+            let unproven = |record: &&Scanned| Some(record.sequence) > stable || record.moved;
+            self.write_again(segment, scan.records.iter().filter(unproven)).await.map_err(context())?;
+            segment.file.sync_data().await.map_err(failed("sync", &segment.path))?;
+        }
+        Ok(())
+    }
+
+    /// Writes records again as they are, past the page cache.
+    async fn write_again(&self, segment: &Segment, records: impl Iterator<Item = &Scanned>) -> io::Result<()> {
+        let mut records = records.peekable();
+        if records.peek().is_none() {
+            return Ok(());
+        }
+        let direct = self.io.open(&segment.path, OpenMode::Direct)?;
+        for record in records {
+            let mut done = 0;
+            while done < record.len {
+                let len = (record.len - done).min(LARGE_BYTES as u64) as usize;
+                let at = record.offset + done;
+                let (read, buf) = segment.file.read_at(at, self.pool.acquire(len).await, len).await;
+                if read? != len {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                direct.write_at(at, buf.freeze(), 0..len).await?;
+                done += len as u64;
+            }
+        }
+        direct.sync_data().await
+    }
+
+    /// After a clean end the last segment goes on: its index file is removed before anything is appended.
+    async fn resume(&mut self, found: &[Found]) -> Option<Arc<Segment>> {
+        let segment = &found.last()?.segment;
+        let due = {
+            let state = segment.state.lock();
+            state.indexed && state.cursor <= segment.header.len_bytes / 4 * 3
+        };
+        // A header that was taken from the index file is worth nothing without it.
+        if !due || segment.header.created_ms == 0 {
+            return None;
+        }
+        match self.reopen(segment).await {
+            Ok(()) => Some(Arc::clone(segment)),
+            Err(error) => {
+                tracing::warn!(segment = segment.number(), %error, "last segment not continued: a new one is made");
+                None
+            }
+        }
+    }
+
+    async fn reopen(&self, segment: &Arc<Segment>) -> io::Result<()> {
+        let bytes = read_file(&self.io, &self.pool, &segment.index_path).await?;
+        let file = IndexFile::decode(&bytes).map_err(io::Error::other)?;
+        let direct = self.io.open(&segment.path, OpenMode::Direct)?;
+        self.io.unlink(&segment.index_path)?;
+        self.io.sync_dir(&self.config.dir)?;
+        let mut state = segment.state.lock();
+        state.sealed = false;
+        state.indexed = false;
+        state.entries = file.entries;
+        state.kills = file.kills;
+        segment.reopen_direct(direct);
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is made by one step of `open`")]
+    fn build(
+        mut self,
+        found: Vec<Found>,
+        index: Index,
+        retention: Retention,
+        resumed: Option<Arc<Segment>>,
+        highest: u32,
+        superblock: Superblock,
+        lock: Box<dyn Send + Sync>,
+        started: Instant,
+    ) -> (Inner, RecoveryReport) {
+        self.report.chunks = index.len() as u64;
+        self.report.elapsed_ms = started.elapsed().as_millis() as u64;
+        let segments = found.into_iter().map(|found| (found.segment.number(), found.segment)).collect();
+        let inner = Inner {
+            space: Space::new(highest + 1, resumed),
+            sequences: Mutex::new(Sequences::starting_at(self.sequence_max + 1)),
+            retention: Mutex::new(retention),
+            creating: Mutex::default(),
+            deleting: Mutex::default(),
+            running_jobs: tokio::sync::Mutex::new(()),
+            settling: tokio::sync::Mutex::new(()),
+            compacting: tokio::sync::Mutex::new(()),
+            no_holes: AtomicBool::new(false),
+            fence: Mutex::new(None),
+            fenced: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            open_writes: AtomicUsize::new(0),
+            writes_settled: Notify::new(),
+            syncs: Arc::default(),
+            sync_waiters: AtomicU64::new(0),
+            segments: RwLock::new(segments),
+            config: self.config,
+            io: self.io,
+            pool: self.pool,
+            jobs: self.jobs,
+            superblock,
+            index,
+            _lock: lock,
+        };
+        for finding in self.findings {
+            inner.found(finding);
+        }
+        let report = self.report;
+        tracing::info!(
+            disk = %inner.config.dir.display(), io = inner.io.name(), chunks = report.chunks,
+            indexed = report.segments_indexed, scanned = report.segments_scanned, torn = report.torn.len(),
+            damaged = report.damaged.len(), elapsed_ms = report.elapsed_ms, "disk opened"
+        );
+        (inner, report)
+    }
+}
+
+fn finding(segment: u32, offset: u64, detail: String) -> Finding {
+    Finding { chunk: None, segment, offset, detail, source: FindingSource::Recovery }
+}
+
+/// Number and kind (`data`, `index`) that a file name says.
+fn parse_segment_name(path: &Path) -> Option<(u32, &str)> {
+    let (number, kind) = path.file_name()?.to_str()?.strip_prefix("segment-")?.split_once('.')?;
+    let number = u32::from_str_radix(number, 16).ok()?;
+    matches!(kind, "data" | "index").then_some((number, kind))
+}

@@ -1,0 +1,179 @@
+//! [`BlockIo`] by `pread` and `pwrite` on a small pool of threads.
+//!
+//! Used where io_uring is refused (old kernels, most container runtimes' seccomp profiles). The pool has a fixed number of
+//! threads, so that a slow disk delays operations and does not grow the process; operations queue in the order in which
+//! they were asked for. The queue is bounded by what is behind it: an operation holds a buffer of the pool, or is the one
+//! sync that its disk has in flight.
+
+use ::std::fs::File;
+use ::std::io;
+use ::std::ops::Range;
+use ::std::os::unix::fs::FileExt;
+use ::std::path::Path;
+use ::std::sync::Arc;
+use ::std::thread;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use super::files::{self, real_directory_operations, real_file_operations};
+use super::{BlockFile, BlockIo, IoFuture, OpenMode};
+use crate::buf::{IoBuf, SharedBuf};
+
+/// Threads for a process: enough to keep a few disks busy at depth four, few enough to cost nothing.
+const THREADS: usize = 8;
+
+/// `BlockIo` on blocking system calls.
+pub struct StdIo {
+    pool: Arc<Pool>,
+}
+
+impl StdIo {
+    /// Starts the threads; they end when the last file and this value are gone.
+    ///
+    /// # Errors
+    /// When threads cannot be started.
+    pub fn new() -> io::Result<StdIo> {
+        Ok(StdIo { pool: Pool::start(THREADS)? })
+    }
+}
+
+impl BlockIo for StdIo {
+    fn name(&self) -> &'static str {
+        "std"
+    }
+
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn BlockFile>> {
+        let file = Arc::new(files::open(path, mode, false)?);
+        Ok(Arc::new(StdFile { file, pool: Arc::clone(&self.pool) }))
+    }
+
+    fn create(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn BlockFile>> {
+        let file = Arc::new(files::open(path, mode, true)?);
+        Ok(Arc::new(StdFile { file, pool: Arc::clone(&self.pool) }))
+    }
+
+    real_directory_operations!();
+}
+
+struct StdFile {
+    file: Arc<File>,
+    pool: Arc<Pool>,
+}
+
+impl BlockFile for StdFile {
+    fn write_at(&self, offset: u64, buf: SharedBuf, range: Range<usize>) -> IoFuture<io::Result<()>> {
+        assert!(range.start <= range.end && range.end <= buf.len(), "write of {range:?} out of {} bytes", buf.len());
+        let file = Arc::clone(&self.file);
+        self.pool.run(move || write_full(&file, offset, &buf[range]))
+    }
+
+    fn read_at(&self, offset: u64, mut buf: IoBuf, len: usize) -> IoFuture<(io::Result<usize>, IoBuf)> {
+        assert!(len <= buf.len(), "read of {len} into {} bytes", buf.len());
+        let file = Arc::clone(&self.file);
+        self.pool.run(move || (read_full(&file, offset, &mut buf[..len]), buf))
+    }
+
+    fn sync_data(&self) -> IoFuture<io::Result<()>> {
+        let file = Arc::clone(&self.file);
+        self.pool.run(move || file.sync_data())
+    }
+
+    real_file_operations!();
+}
+
+fn write_full(file: &File, offset: u64, buf: &[u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.write_at(&buf[done..], offset + done as u64) {
+            Ok(written) => done += files::progress_of_short_write(written, buf.len() - done)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn read_full(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(&mut buf[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if files::is_end_after_short_read(&error, done) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A fixed number of threads and a queue of jobs.
+struct Pool {
+    queue: Arc<Queue>,
+}
+
+struct Queue {
+    state: Mutex<QueueState>,
+    ready: Condvar,
+}
+
+struct QueueState {
+    jobs: ::std::collections::VecDeque<Job>,
+    closed: bool,
+}
+
+impl Pool {
+    fn start(threads: usize) -> io::Result<Arc<Pool>> {
+        let state = QueueState { jobs: ::std::collections::VecDeque::new(), closed: false };
+        let queue = Arc::new(Queue { state: Mutex::new(state), ready: Condvar::new() });
+        // Made first: if a thread cannot be started, its drop ends those that were.
+        let pool = Arc::new(Pool { queue: Arc::clone(&queue) });
+        for number in 0..threads {
+            let queue = Arc::clone(&queue);
+            thread::Builder::new().name(format!("disk-{number}")).spawn(move || work(&queue))?;
+        }
+        Ok(pool)
+    }
+
+    /// Runs `job` on a thread of the pool, from the first poll of the future on, to its end.
+    fn run<T: Send + 'static>(self: &Arc<Self>, job: impl FnOnce() -> T + Send + 'static) -> IoFuture<T> {
+        let pool = Arc::clone(self);
+        Box::pin(async move {
+            let (done, result) = oneshot::channel();
+            let job: Job = Box::new(move || {
+                // Nobody waits if the future was dropped: the operation ran all the same.
+                let _ = done.send(job());
+            });
+            pool.queue.state.lock().jobs.push_back(job);
+            pool.queue.ready.notify_one();
+            result.await.expect("the pool runs its jobs to the end before its threads leave")
+        })
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.queue.state.lock().closed = true;
+        self.queue.ready.notify_all();
+    }
+}
+
+fn work(queue: &Queue) {
+    loop {
+        let mut state = queue.state.lock();
+        let job = loop {
+            if let Some(job) = state.jobs.pop_front() {
+                break job;
+            }
+            if state.closed {
+                return;
+            }
+            queue.ready.wait(&mut state);
+        };
+        drop(state);
+        job();
+    }
+}

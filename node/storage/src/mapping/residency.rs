@@ -1,0 +1,98 @@
+//! Asking the kernel whether a range of a file is in the page cache: `cachestat` (Linux 6.5), which counts without looking
+//! at each page, or else `mincore`.
+
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Mapping, PAGE_BYTES};
+
+/// The system call's number, the same on every architecture.
+const SYS_CACHESTAT: libc::c_long = 451;
+
+/// Cleared when the kernel turns out not to have `cachestat`, or a seccomp profile forbids it.
+static CACHESTAT_WORKS: AtomicBool = AtomicBool::new(true);
+
+/// Pages asked for in one call of `mincore`: 2 MiB, more than one turn of a connection sends.
+const MINCORE_PAGES: usize = 512;
+
+#[repr(C)]
+struct CachestatRange {
+    off: u64,
+    len: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Cachestat {
+    nr_cache: u64,
+    nr_dirty: u64,
+    nr_writeback: u64,
+    nr_evicted: u64,
+    nr_recently_evicted: u64,
+}
+
+/// For a range that is not empty and lies in the mapping.
+pub(super) fn is_resident(mapping: &Mapping, range: Range<u64>) -> bool {
+    let pages = range.start / PAGE_BYTES..range.end.div_ceil(PAGE_BYTES);
+    if CACHESTAT_WORKS.load(Ordering::Relaxed) {
+        match cachestat(mapping, &pages) {
+            Some(cached) => return cached >= pages.end - pages.start,
+            None => CACHESTAT_WORKS.store(false, Ordering::Relaxed),
+        }
+    }
+    mincore(mapping, &pages)
+}
+
+fn cachestat(mapping: &Mapping, pages: &Range<u64>) -> Option<u64> {
+    let range = CachestatRange { off: pages.start * PAGE_BYTES, len: (pages.end - pages.start) * PAGE_BYTES };
+    let mut stat = Cachestat::default();
+    // SAFETY: both structures are laid out as the kernel's and live across the call; the kernel writes only `stat`.
+    let result = unsafe { libc::syscall(SYS_CACHESTAT, mapping.file.as_raw_fd(), &raw const range, &raw mut stat, 0) };
+    (result == 0).then_some(stat.nr_cache)
+}
+
+fn mincore(mapping: &Mapping, pages: &Range<u64>) -> bool {
+    let mut flags = [0u8; MINCORE_PAGES];
+    let mut at = pages.start;
+    while at < pages.end {
+        let count = (pages.end - at).min(MINCORE_PAGES as u64) as usize;
+        // SAFETY: the pages lie in the mapping (its last page counts whole), and `flags` has a byte for each of them.
+        let result = unsafe {
+            let first = mapping.base.as_ptr().add((at * PAGE_BYTES) as usize);
+            libc::mincore(first.cast(), count * PAGE_BYTES as usize, flags.as_mut_ptr())
+        };
+        if result != 0 || flags[..count].iter().any(|flag| flag & 1 == 0) {
+            return false;
+        }
+        at += count as u64;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn both_ways_agree() {
+        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        file.write_all_at(&vec![7; 64 * PAGE_BYTES as usize], 0).unwrap();
+        file.sync_all().unwrap();
+        let mapping = Mapping::new(file.as_fd(), 64 * PAGE_BYTES).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        file.read_exact_at(&mut [0; 4 * PAGE_BYTES as usize], 8 * PAGE_BYTES).unwrap();
+        for first in 0..64 {
+            for pages in [first..first + 1, first..64] {
+                let by_mincore = mincore(&mapping, &pages);
+                assert_eq!(by_mincore, pages.clone().all(|page| (8..12).contains(&page)));
+                if let Some(cached) = cachestat(&mapping, &pages) {
+                    assert_eq!(cached >= pages.end - pages.start, by_mincore);
+                }
+            }
+        }
+    }
+}

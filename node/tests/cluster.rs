@@ -1,0 +1,360 @@
+//! A cluster in one process, as `holdfast dev --nodes` starts it: any node takes any request, the loss of one loses nothing,
+//! and the admin API tells and moves what it says.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use holdfast_node::assemble::Root;
+use holdfast_node::assemble::dev::{self, DevCluster};
+use holdfast_node::config::Config;
+use holdfast_protocol::admin::{
+    ClusterStatus, DrainStatus, ErrorBody, ErrorCode, LayoutCost, LayoutView, Maintenance, NodeInfo, ObjectStat,
+    Readiness, RepairInfo, ShardInfo, Status,
+};
+use http::{Method, StatusCode};
+use serde_json::json;
+
+mod support;
+#[path = "support/admin.rs"]
+mod support_admin;
+
+use support::S3;
+use support_admin::Admin;
+
+/// Longest time for the cluster to come to what is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Cluster {
+    cluster: DevCluster,
+    _dir: tempfile::TempDir,
+}
+
+fn config(dir: &std::path::Path) -> Config {
+    let mut config = support::config(dir);
+    // Set, so that nothing is chosen for people who watch.
+    config.cluster.rebuild_delay = "60 s".parse().expect("a duration");
+    config.cluster.leave_grace = "1 s".parse().expect("a duration");
+    config
+}
+
+impl Cluster {
+    async fn start(nodes: u8) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cluster = dev::start(&config(dir.path()), nodes, Root::Generate).await.expect("the cluster starts");
+        Self { cluster, _dir: dir }
+    }
+
+    fn s3(&self, at: usize) -> S3 {
+        S3::with(self.cluster.node(at).expect("a node"), self.cluster.root().expect("a root credential"))
+    }
+
+    fn admin(&self, at: usize) -> Admin {
+        Admin::of(self.cluster.node(at).expect("a node"), self.cluster.config(at))
+    }
+
+    fn id(&self, at: usize) -> String {
+        self.cluster.node(at).expect("a node").id().to_string()
+    }
+}
+
+/// Asks until the answer is as wanted.
+async fn until<T: std::fmt::Debug>(what: &str, ask: impl AsyncFn() -> T, wanted: impl Fn(&T) -> bool) -> T {
+    let begun = Instant::now();
+    loop {
+        let answer = ask().await;
+        if wanted(&answer) {
+            return answer;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what}: {answer:#?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn content(seed: usize, size: usize) -> Bytes {
+    (0..size).map(|at| (at.wrapping_mul(31) ^ seed.wrapping_mul(131) ^ (at >> 8)) as u8).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_node_took_every_node_gives_and_the_loss_of_one_loses_nothing() {
+    let mut cluster = Cluster::start(3).await;
+    assert_eq!(cluster.s3(0).put("/bucket", Bytes::new()).await.unwrap().0, StatusCode::OK);
+    let sizes = [1, 1_000, 70_000, 3_000_000, 20_000_000];
+    for (at, size) in sizes.into_iter().enumerate() {
+        let path = format!("/bucket/{at}");
+        let (status, body) = cluster.s3(at % 3).put(&path, content(at, size)).await.unwrap();
+        assert_eq!(status, StatusCode::OK, "{body:?}");
+        for reader in 0..3 {
+            let (status, body) = cluster.s3(reader).get(&path).await.unwrap();
+            assert_eq!(status, StatusCode::OK, "{body:?}");
+            assert!(body == content(at, size), "{path} through node {reader}");
+        }
+    }
+    let stat: ObjectStat = cluster.admin(1).get("/v1/objects/bucket/4").await;
+    assert_eq!((stat.chunks.len(), stat.chunks_total, stat.size_bytes), (2, 2, 20_000_000));
+    for chunk in &stat.chunks {
+        assert_eq!(chunk.replicas.len(), 3, "{chunk:?}");
+        assert!(chunk.replicas.iter().filter(|replica| replica.state == "present").count() >= 2, "{chunk:?}");
+    }
+    let admin = cluster.admin(0);
+    let status =
+        until("healthy", || admin.get::<ClusterStatus>("/v1/cluster"), |status| status.health == "healthy").await;
+    assert_eq!(status.nodes.len(), 3);
+    assert!(status.nodes.iter().all(|node| node.state == "ready" && node.shards.member > 0), "{status:#?}");
+    let ready: Readiness = admin.get("/health/ready").await;
+    assert!(ready.ready, "{ready:?}");
+    // Two of three acknowledge, so one may go.
+    let safe: Maintenance = admin.get("/health/maintenance").await;
+    assert!(safe.safe_to_stop, "{safe:?}");
+
+    let lost = cluster.id(2);
+    cluster.cluster.crash(2);
+    for (at, size) in sizes.into_iter().enumerate() {
+        let (status, body) = cluster.s3(at % 2).get(&format!("/bucket/{at}")).await.unwrap();
+        assert_eq!(status, StatusCode::OK, "{body:?}");
+        assert!(body == content(at, size), "object {at} without node 3");
+    }
+    let (status, body) = cluster.s3(0).put("/bucket/after", content(9, 500_000)).await.unwrap();
+    assert_eq!(status, StatusCode::OK, "{body:?}");
+    let status = until(
+        "degraded",
+        || admin.get::<ClusterStatus>("/v1/cluster"),
+        |status| status.health == "degraded" && status.nodes.iter().any(|n| n.id == lost && n.state == "absent"),
+    )
+    .await;
+    assert!(status.reasons.iter().any(|reason| reason.message.contains(&lost)), "{status:#?}");
+    let (code, _) = admin.call(Method::GET, "/health/maintenance", &serde_json::Value::Null).await;
+    assert_eq!(code, StatusCode::PRECONDITION_FAILED, "the second of three must not go too");
+
+    let begun = Instant::now();
+    while let Err(error) = cluster.cluster.restart(2).await {
+        // The last task of the node that was cut off may still have a disk.
+        assert!(begun.elapsed() < PATIENCE, "{error:#}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (status, body) = cluster.s3(2).get("/bucket/after").await.unwrap();
+    assert_eq!(status, StatusCode::OK, "{body:?}");
+    assert!(body == content(9, 500_000));
+    until("healed", || admin.get::<ClusterStatus>("/v1/cluster"), |status| status.health == "healthy").await;
+    let stat: ObjectStat = admin.get("/v1/objects/bucket/after").await;
+    let whole = |stat: &ObjectStat| stat.chunks.iter().all(|c| c.replicas.iter().all(|r| r.state == "present"));
+    assert!(whole(&stat), "healthy was said before the repair: {stat:#?}");
+    cluster.cluster.shutdown().await;
+}
+
+/// An ext4 in a file, mounted for one test: its bytes can be changed beneath its own page cache.
+struct Mounted {
+    image: std::path::PathBuf,
+    at: std::path::PathBuf,
+}
+
+impl Mounted {
+    fn new(image: std::path::PathBuf, at: std::path::PathBuf, mib: u64) -> Self {
+        std::fs::create_dir_all(&at).expect("a directory");
+        std::fs::File::create(&image).and_then(|file| file.set_len(mib << 20)).expect("an image");
+        let run = |program: &str, arguments: &[&std::path::Path]| {
+            std::process::Command::new(program).args(arguments).status().is_ok_and(|status| status.success())
+        };
+        let done = run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), &image])
+            && run("mount", &["-o".as_ref(), "loop".as_ref(), &image, &at]);
+        assert!(done, "this test mounts a file system of its own: it needs root, mkfs.ext4 and a loop device");
+        Self { image, at }
+    }
+
+    /// Flips a bit of a content that lies in it.
+    fn rot(&self, content: &[u8]) {
+        use std::os::unix::fs::FileExt as _;
+
+        let image = std::fs::read(&self.image).expect("the image");
+        let start = image.windows(64).position(|window| window == &content[..64]).expect("it lies on the disk");
+        assert!(image[start..].starts_with(content), "in one piece");
+        let file = std::fs::File::options().write(true).open(&self.image).expect("the image");
+        file.write_all_at(&[image[start + 1_000] ^ 1], start as u64 + 1_000).expect("written");
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        drop(std::process::Command::new("umount").arg("-l").arg(&self.at).status());
+    }
+}
+
+/// On a real disk: the pages of a replica are in memory and good, the bytes beneath them are not any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rot_beneath_resident_pages_is_found_by_scrub_and_healed_by_repair() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config(dir.path());
+    let at = config.node.data_dir.join("dev-cluster").join("node-1");
+    let disk = Mounted::new(dir.path().join("image"), at, 300);
+    let cluster = dev::start(&config, 3, Root::Generate).await.expect("the cluster starts");
+    let s3 = S3::with(cluster.node(0).expect("a node"), cluster.root().expect("a root credential"));
+    let admin = Admin::of(cluster.node(0).expect("a node"), cluster.config(0));
+    assert_eq!(s3.put("/bucket", Bytes::new()).await.unwrap().0, StatusCode::OK);
+    let body: Bytes = rand::random_iter::<u8>().take(300_000).collect();
+    assert_eq!(s3.put("/bucket/key", body.clone()).await.unwrap().0, StatusCode::OK);
+    until("healthy", || admin.get::<ClusterStatus>("/v1/cluster"), |status| status.health == "healthy").await;
+    // Read here, so that its pages are in memory.
+    assert!(s3.get("/bucket/key").await.unwrap().1 == body);
+    disk.rot(&body);
+    assert!(s3.get("/bucket/key").await.unwrap().1 == body);
+    let scrub = async |passes: u64| {
+        let _: serde_json::Value = admin.post("/v1/scrub", json!({})).await;
+        let done = |status: &Status| status.disks[0].scrub.passes >= passes && !status.disks[0].scrub.running;
+        until("the scrub ends", || admin.get::<Status>("/v1/status"), done).await.disks[0].scrub.corrupt
+    };
+    assert_eq!(scrub(1).await, 1);
+    until("healed", || admin.get::<RepairInfo>("/v1/repair"), |info| info.done > 0).await;
+    let info: RepairInfo = admin.get("/v1/repair").await;
+    assert_eq!(info.bytes, 300_000, "the repair went by what is in memory: {info:?}");
+    assert_eq!(scrub(2).await, 1, "it is still damaged");
+    assert!(s3.get("/bucket/key").await.unwrap().1 == body);
+    cluster.shutdown().await;
+    drop(disk);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_drained_only_when_it_holds_nothing() {
+    let cluster = Cluster::start(4).await;
+    assert_eq!(cluster.s3(0).put("/bucket", Bytes::new()).await.unwrap().0, StatusCode::OK);
+    for at in 0..20 {
+        let (status, _) = cluster.s3(at % 4).put(&format!("/bucket/{at}"), content(at, 40_000)).await.unwrap();
+        assert_eq!(status, StatusCode::OK);
+    }
+    let admin = cluster.admin(0);
+    until("healthy", || admin.get::<ClusterStatus>("/v1/cluster"), |status| status.health == "healthy").await;
+    let leaver = cluster.id(3);
+    let path = format!("/v1/nodes/{leaver}");
+    let (code, answer) = admin.call(Method::DELETE, &path, &serde_json::Value::Null).await;
+    let refused: ErrorBody = serde_json::from_slice(&answer).unwrap();
+    assert_eq!((code, refused.error.code), (StatusCode::CONFLICT, ErrorCode::InUse), "{answer:?}");
+    let drain: DrainStatus = admin.post(&format!("{path}/drain"), json!({})).await;
+    assert!(!drain.done && drain.shards_left > 0, "{drain:?}");
+    let drain_path = format!("{path}/drain");
+    let drained = until(
+        "drained",
+        || admin.get::<DrainStatus>(&drain_path),
+        |status| {
+            assert!(!status.done || status.shards_left == 0 && status.chunks_left == Some(0), "{status:?}");
+            status.done
+        },
+    )
+    .await;
+    assert_eq!(drained.bytes_left, Some(0));
+    let shards: Vec<ShardInfo> = admin.get("/v1/shards").await;
+    assert!(shards.iter().all(|shard| shard.replicas.iter().all(|replica| replica.node != leaver)));
+    for at in 0..20 {
+        let (status, body) = cluster.s3(3).get(&format!("/bucket/{at}")).await.unwrap();
+        assert!(status == StatusCode::OK && body == content(at, 40_000), "object {at} through the drained node");
+    }
+    // Three nodes are left for three replicas.
+    let other = format!("/v1/nodes/{}/drain", cluster.id(1));
+    let (code, answer) = admin.call(Method::POST, &other, &json!({})).await;
+    let refused: ErrorBody = serde_json::from_slice(&answer).unwrap();
+    assert_eq!((code, refused.error.code), (StatusCode::CONFLICT, ErrorCode::NotPossible), "{answer:?}");
+    assert_eq!(admin.call(Method::DELETE, &path, &serde_json::Value::Null).await.0, StatusCode::NO_CONTENT);
+    let nodes: Vec<NodeInfo> = admin.get("/v1/nodes").await;
+    assert!(nodes.iter().any(|node| node.id == leaver && !node.in_layout), "{nodes:?}");
+    cluster.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn staged_changes_show_their_cost_and_are_applied_as_shown_or_not_at_all() {
+    let cluster = Cluster::start(3).await;
+    let admin = cluster.admin(2);
+    let before: LayoutView = admin.get("/v1/layout").await;
+    assert_eq!((before.applied.nodes.len(), before.applied.replication_factor), (3, 3));
+    let change = json!({ "change": "set_replication_factor", "replicas": 2 });
+    let staged: LayoutView = admin.post("/v1/layout/changes", change).await;
+    assert_eq!((staged.version, staged.staged.len(), staged.preview.replication_factor), (before.version, 1, 2));
+    let cost: LayoutCost = admin.get("/v1/layout/diff").await;
+    assert_eq!((cost.next_version, cost.replicas_moved), (before.version + 1, 0), "{cost:?}");
+    assert!(cost.shards_changed > 0 && cost.impossible.is_none(), "{cost:?}");
+    let old = json!({ "version": before.version });
+    let (code, answer) = admin.call(Method::POST, "/v1/layout/apply", &old).await;
+    assert_eq!(code, StatusCode::CONFLICT, "{answer:?}");
+    let applied: LayoutView = admin.post("/v1/layout/apply", json!({ "version": cost.next_version })).await;
+    assert_eq!((applied.version, applied.applied.replication_factor), (cost.next_version, 2));
+    let settled =
+        until("healthy", || admin.get::<ClusterStatus>("/v1/cluster"), |status| status.health == "healthy").await;
+    let shards: Vec<ShardInfo> = admin.get("/v1/shards").await;
+    let moved = shards.iter().all(|shard| shard.target.len() == 2 && shard.replicas.len() == 2);
+    assert!(moved, "healthy was said before the new layout was taken up: {settled:#?}");
+    let change = json!({ "change": "set_replication_factor", "replicas": 4 });
+    let _: LayoutView = admin.post("/v1/layout/changes", change).await;
+    let cost: LayoutCost = admin.get("/v1/layout/diff").await;
+    assert!(cost.impossible.is_some(), "{cost:?}");
+    let (code, _) = admin.call(Method::POST, "/v1/layout/apply", &json!({ "version": cost.next_version })).await;
+    assert_eq!(code, StatusCode::CONFLICT, "four replicas on three nodes");
+    let reverted: LayoutView = admin.post("/v1/layout/revert", json!({})).await;
+    assert!(reverted.staged.is_empty());
+    cluster.cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_was_stopped_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config(dir.path());
+    let first = dev::start(&config, 3, Root::Generate).await.expect("the cluster starts");
+    let pair = first.root().expect("a root credential").clone();
+    let s3 = S3::with(first.node(0).expect("a node"), &pair);
+    assert_eq!(s3.put("/bucket", Bytes::new()).await.unwrap().0, StatusCode::OK);
+    assert_eq!(s3.put("/bucket/key", content(1, 300_000)).await.unwrap().0, StatusCode::OK);
+    first.shutdown().await;
+    let second = dev::start(&config, 3, Root::Generate).await.expect("the cluster starts again");
+    let s3 = S3::with(second.node(1).expect("a node"), &pair);
+    let (status, body) = s3.get("/bucket/key").await.unwrap();
+    assert!(status == StatusCode::OK && body == content(1, 300_000), "{status}");
+    // Under epochs that the metadata accepts.
+    assert_eq!(s3.put("/bucket/key", content(2, 300_000)).await.unwrap().0, StatusCode::OK);
+    second.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_runs_alone_says_what_to_set() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = support::config(dir.path());
+    let node = support::start(&config).await;
+    let admin = Admin::of(&node, &config);
+    for path in ["/v1/cluster", "/v1/nodes", "/v1/layout", "/v1/shards", "/v1/repair"] {
+        let (code, answer) = admin.call(Method::GET, path, &serde_json::Value::Null).await;
+        let refused: ErrorBody = serde_json::from_slice(&answer).unwrap();
+        assert_eq!((code, refused.error.code), (StatusCode::CONFLICT, ErrorCode::NotPossible), "{path}");
+        assert!(refused.error.message.contains("cluster.zookeeper"), "{}", refused.error.message);
+    }
+    let s3 = S3::of(&node);
+    assert_eq!(s3.put("/bucket", Bytes::new()).await.unwrap().0, StatusCode::OK);
+    assert_eq!(s3.put("/bucket/a/b", content(1, 1_000)).await.unwrap().0, StatusCode::OK);
+    let stat: ObjectStat = admin.get("/v1/objects/bucket/a%2Fb").await;
+    assert_eq!((stat.key.as_str(), stat.chunks.len()), ("a/b", 1));
+    assert_eq!(
+        (stat.chunks[0].replicas[0].role.as_str(), stat.chunks[0].replicas[0].state.as_str()),
+        ("alone", "present")
+    );
+    let (code, _) = admin.call(Method::GET, "/v1/objects/bucket/none", &serde_json::Value::Null).await;
+    assert_eq!(code, StatusCode::NOT_FOUND);
+    node.shutdown().await;
+}
+
+/// The description is made from the handlers, the routes are not: every path that it names must be one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_described_path_is_served() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = support::config(dir.path());
+    let node = support::start(&config).await;
+    let admin = Admin::of(&node, &config);
+    let served: serde_json::Value = admin.get("/v1/openapi.json").await;
+    assert_eq!(served, serde_json::to_value(holdfast_node::admin::openapi::document()).unwrap());
+    for (path, methods) in served["paths"].as_object().unwrap() {
+        let mut path = path.clone();
+        while let (Some(open), Some(close)) = (path.find('{'), path.find('}')) {
+            path.replace_range(open..=close, "x");
+        }
+        for method in methods.as_object().unwrap().keys() {
+            let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+            let (code, answer) = admin.call(method.clone(), &path, &json!({})).await;
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(!answer.contains("no such path in the admin API"), "{method} {path}: {code}");
+            assert!(!answer.contains("does not take this method"), "{method} {path}: {code}");
+        }
+    }
+    node.shutdown().await;
+}

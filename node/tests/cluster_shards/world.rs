@@ -1,0 +1,447 @@
+//! Several nodes in one process: the real actors over coordination, network and chunks in memory, and one SQLite store. The
+//! client is a quorum write reduced to its rules, so that this stands on nothing but the ports.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use holdfast_actors::domain::placement::ShardHealth;
+use holdfast_actors::flow::cluster_view::{ClusterView, Placement};
+use holdfast_actors::flow::key_locks::ChunkLocks;
+use holdfast_actors::flow::replica_service::{LocalReplicas, ReplicaLimits};
+use holdfast_actors::flow::self_report::SelfReport;
+use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
+use holdfast_actors::ports::chunks::{ChunkReceipt, ChunkSpec, ReplicaStore as _};
+use holdfast_actors::ports::coordination::{ClusterIdentity, Coordination, NodeAddresses, NodeAnnouncement, NodeState};
+use holdfast_actors::ports::metadata::{
+    BucketId, CannedAcl, Content, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes, ReplicaEvidence,
+    WritePrecondition,
+};
+use holdfast_actors::ports::peers::in_process::InProcessNetwork;
+use holdfast_actors::ports::peers::{Peers, ReplicaService, ReplicaWrite};
+use holdfast_actors::ports::{ChunkStore, Clock, MetadataError, MetadataStore, SystemClock};
+use holdfast_actors::service::cluster::{self, ClusterHandle, Findings, ReportInbox};
+use holdfast_actors::service::{ClusterParts, ClusterSettings};
+use holdfast_node::coordination::{InProcessCluster, InProcessCoordination};
+use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
+use holdfast_protocol::cluster::{Layout, LayoutDocument, LayoutNode, ShardState};
+use holdfast_protocol::{ChunkId, ContentId, Manifest, NodeId, ShardId, VersionId};
+use parking_lot::Mutex;
+use rand::Rng;
+
+/// Shards of the clusters here.
+pub const SHARDS: u32 = 12;
+/// Longest time for anything.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A node that runs.
+pub struct TestNode {
+    pub id: NodeId,
+    pub coordination: InProcessCoordination,
+    pub view: Arc<ClusterView>,
+    pub replicas: Arc<LocalReplicas>,
+    pub findings: Arc<Findings>,
+    pub chunk_locks: Arc<ChunkLocks>,
+    pub handle: ClusterHandle,
+    _service: Arc<dyn ReplicaService>,
+}
+
+/// The cluster and its client.
+pub struct World {
+    pub coordination: InProcessCluster,
+    pub network: InProcessNetwork,
+    pub metadata: Arc<dyn MetadataStore>,
+    pub settings: ClusterSettings,
+    pub admin: InProcessCoordination,
+    pub nodes: BTreeMap<u64, TestNode>,
+    /// Disks outlive the processes on them.
+    pub stores: BTreeMap<u64, Arc<MemoryChunkStore>>,
+    /// What was acknowledged.
+    pub written: Mutex<BTreeMap<ChunkId, Bytes>>,
+    identity: ClusterIdentity,
+    bucket: BucketId,
+    _dir: tempfile::TempDir,
+}
+
+pub fn id(node: u64) -> NodeId {
+    NodeId::from(node)
+}
+
+/// Everything quick, nothing so quick that a busy machine changes the outcome.
+pub fn settings() -> ClusterSettings {
+    ClusterSettings {
+        rebuild_delay: Duration::from_millis(300),
+        leave_grace: Duration::from_millis(50),
+        repair_bandwidth_bytes: 1 << 30,
+        comparison_period: Duration::from_secs(600),
+        comparison_settle: Duration::from_millis(50),
+        joins_per_node_max: 3,
+        join_retry: Duration::from_millis(200),
+        copies_max: 2,
+        repair_interval: Duration::from_millis(50),
+        leftovers_interval: Duration::from_millis(500),
+        announce_interval: Duration::from_millis(200),
+        retry_min: Duration::from_millis(10),
+        retry_max: Duration::from_millis(200),
+        ..ClusterSettings::default()
+    }
+}
+
+/// Waits until `check` has nothing to complain about.
+pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> Result<(), String>) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match check().await {
+            Ok(()) => return,
+            Err(why) if Instant::now() > deadline => panic!("{what}: {why}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+impl World {
+    /// Nodes 1 to `nodes`, all in the layout, every shard placed.
+    pub async fn new(nodes: u64, settings: ClusterSettings) -> Self {
+        let mut world = Self::empty(settings).await;
+        for node in 1..=nodes {
+            world.start(node).await;
+        }
+        world.apply(|layout| (1..=nodes).for_each(|node| assign(layout, node))).await;
+        let placed = async || {
+            let count = world.shards().len();
+            if count == SHARDS as usize { Ok(()) } else { Err(format!("{count} shards are placed")) }
+        };
+        eventually("the cluster is founded", placed).await;
+        world
+    }
+
+    pub async fn empty(settings: ClusterSettings) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("metadata.sqlite");
+        let store = SqliteMetadataStore::open(&path, SqliteOptions::default()).await.expect("metadata opens");
+        let metadata: Arc<dyn MetadataStore> = Arc::new(store);
+        let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: 1 };
+        let bucket = metadata.create_bucket(new).await.expect("a bucket").id;
+        let coordination = InProcessCluster::new(Duration::from_millis(400));
+        let admin = coordination.participant();
+        let identity = ClusterIdentity::new(SHARDS, 1);
+        admin.create_cluster(&identity, &LayoutDocument::new(3)).await.expect("a cluster");
+        Self {
+            coordination,
+            network: InProcessNetwork::default(),
+            metadata,
+            settings,
+            admin,
+            nodes: BTreeMap::new(),
+            stores: BTreeMap::new(),
+            written: Mutex::default(),
+            identity,
+            bucket,
+            _dir: dir,
+        }
+    }
+
+    /// What a node is made of, but for its actors.
+    pub fn parts(&mut self, node: u64) -> (ClusterParts, InProcessCoordination, Arc<LocalReplicas>) {
+        let me = id(node);
+        let store = self.stores.entry(node).or_default().clone();
+        let coordination = self.coordination.participant();
+        let view =
+            ClusterView::new(me, SHARDS, coordination.shards(), coordination.membership(), coordination.ownership());
+        let reports = Arc::new(ReportInbox::default());
+        let replicas = LocalReplicas::new(store.clone(), view.clone(), ReplicaLimits::default());
+        let chunk_locks = ChunkLocks::new();
+        let self_report = SelfReport::new();
+        let replicas = replicas.with_reports(reports.clone()).with_chunk_locks(chunk_locks.clone());
+        let replicas = Arc::new(replicas.with_self_report(self_report.clone()));
+        let address = || format!("node-{node}:1");
+        let announcement = NodeAnnouncement {
+            id: me,
+            addresses: NodeAddresses { peer: address(), s3: address(), admin: address() },
+            zone: String::new(),
+            capacity_bytes: 1,
+            free_bytes: 1,
+            version: String::new(),
+            state: NodeState::Ready,
+            publishes: false,
+        };
+        let parts = ClusterParts {
+            cluster: self.identity.id,
+            announcement,
+            view,
+            coordination: Arc::new(coordination.clone()),
+            metadata: self.metadata.clone(),
+            chunks: store,
+            disks: vec![],
+            peers: Arc::new(self.network.peers_of(me)),
+            clock: Arc::new(SystemClock),
+            reports,
+            chunk_locks,
+            self_report,
+            findings: Findings::new(),
+            cache: None,
+            settings: self.settings.clone(),
+            restarts_max: 1_000,
+            restart_window: Duration::from_secs(60),
+        };
+        (parts, coordination, replicas)
+    }
+
+    /// Starts a node, on the disks it had.
+    pub async fn start(&mut self, node: u64) {
+        let (parts, coordination, replicas) = self.parts(node);
+        let (view, findings) = (parts.view.clone(), parts.findings.clone());
+        let chunk_locks = parts.chunk_locks.clone();
+        let service: Arc<dyn ReplicaService> = replicas.clone();
+        self.network.join(id(node), &service);
+        let handle = cluster::start(parts).await.expect("the actors start");
+        handle.registered().await.expect("the node registers");
+        let running =
+            TestNode { id: id(node), coordination, view, replicas, findings, chunk_locks, handle, _service: service };
+        self.nodes.insert(node, running);
+    }
+
+    /// Ends a process as `kill -9` would; its session ends a moment later.
+    pub async fn kill(&mut self, node: u64) {
+        let Some(running) = self.nodes.remove(&node) else { return };
+        self.network.leave(running.id);
+        running.handle.stop(Duration::ZERO).await;
+        running.coordination.close().await;
+    }
+
+    /// Cuts or heals all ways between a node and the others.
+    pub fn isolate(&self, node: u64, cut: bool) {
+        for other in self.stores.keys().filter(|other| **other != node) {
+            self.network.set_cut(id(node), id(*other), cut);
+            self.network.set_cut(id(*other), id(node), cut);
+        }
+    }
+
+    /// Changes the applied layout.
+    pub async fn apply(&self, change: impl Fn(&mut Layout)) {
+        let mut found = self.admin.layout().await.expect("a layout");
+        change(&mut found.value.applied);
+        found.value.version += 1;
+        self.admin.store_layout(found.version, &found.value).await.expect("nobody else changes the layout");
+    }
+
+    pub fn shards(&self) -> BTreeMap<ShardId, ShardState> {
+        self.admin.shards().borrow().shards.iter().map(|(shard, state)| (*shard, state.value.clone())).collect()
+    }
+
+    /// Which node is the controller.
+    pub fn controller(&self) -> Option<u64> {
+        self.nodes.iter().find(|(_, node)| node.handle.is_controller()).map(|(number, _)| *number)
+    }
+
+    fn now_ms(&self) -> u64 {
+        SystemClock.now_ms()
+    }
+
+    /// Writes one object until it is acknowledged.
+    pub async fn put(&self, size: usize) -> ChunkId {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.try_put(size).await {
+                Ok(chunk) => return chunk,
+                Err(why) => assert!(Instant::now() < deadline, "no write is acknowledged: {why}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub async fn put_many(&self, count: usize, size: usize) {
+        for _ in 0..count {
+            self.put(size).await;
+        }
+    }
+
+    /// One attempt at a quorum write, through a node drawn by lot.
+    pub async fn try_put(&self, size: usize) -> Result<ChunkId, String> {
+        let content = ContentId::generate(self.now_ms() / 1000);
+        let chunk = content.chunk(0);
+        let mut bytes = vec![0; size];
+        rand::rng().fill(&mut bytes[..]);
+        let payload = Bytes::from(bytes);
+        let at = rand::rng().random_range(0..self.nodes.len());
+        let through = self.nodes.values().nth(at).ok_or("no node runs")?;
+        let placement = through.view.placement(&chunk).ok_or("its shard is not placed")?;
+        let targets: Vec<NodeId> = placement.state.write_set().collect();
+        let writes = targets.iter().map(|node| self.write(through, *node, &placement, chunk, &payload));
+        let acknowledged = futures::future::join_all(writes).await;
+        let missed: Vec<NodeId> =
+            targets.iter().zip(&acknowledged).filter(|(_, done)| done.is_err()).map(|(node, _)| *node).collect();
+        let members = placement.state.members.iter().filter(|member| !missed.contains(member)).count();
+        let all = targets.len() - missed.len();
+        let state = &placement.state;
+        if members < state.write_quorum() as usize || all < state.target_quorum() as usize {
+            return Err(format!("{acknowledged:?}"));
+        }
+        let mut evidence = ReplicaEvidence::default();
+        let fence = Some((placement.fence.shard, placement.fence.epoch));
+        evidence.add(chunk, ChunkReceipt { fence, missed });
+        let object = NewObject {
+            bucket: self.bucket,
+            key: content.to_string(),
+            version: VersionId::NULL,
+            now_ms: self.now_ms(),
+            owner: "root".into(),
+            content: ContentSource::New(Content {
+                id: content,
+                manifest: Manifest::single(content, size as u64),
+                etag: ETag { md5: [0; 16], parts: None },
+                checksum: None,
+                parts: vec![],
+            }),
+            attributes: ObjectAttributes::default(),
+            tags: vec![],
+            acl: CannedAcl::Private,
+            precondition: WritePrecondition::default(),
+            event: None,
+            evidence,
+        };
+        match self.metadata.commit_object(object).await {
+            Ok(_) => {
+                self.written.lock().insert(chunk, payload);
+                Ok(chunk)
+            }
+            Err(error @ MetadataError::StaleEpoch { .. }) => Err(error.to_string()),
+            Err(error) => panic!("commit: {error}"),
+        }
+    }
+
+    async fn write(
+        &self,
+        through: &TestNode,
+        node: NodeId,
+        placement: &Placement,
+        chunk: ChunkId,
+        payload: &Bytes,
+    ) -> Result<(), String> {
+        let spec = ChunkSpec { id: chunk, size_bytes: payload.len() as u32, label: Bytes::from_static(b"label") };
+        let write = ReplicaWrite { fence: placement.fence, spec };
+        if node == through.id {
+            let mut sink = through.replicas.create(node, write).await.map_err(|e| e.to_string())?;
+            sink.write(payload).await.map_err(|e| e.to_string())?;
+            sink.finish_input().map_err(|e| e.to_string())?;
+            return sink.finish().await.map(drop).map_err(|e| e.to_string());
+        }
+        let peers = self.network.peers_of(through.id);
+        let mut sink = peers.create(node, write).await.map_err(|e| e.to_string())?;
+        sink.send(payload.clone()).await.map_err(|e| e.to_string())?;
+        sink.finish().await.map_err(|e| e.to_string())
+    }
+
+    /// On how many disks, of running nodes or not, a chunk lies whole.
+    pub async fn copies(&self, chunk: ChunkId, payload: &Bytes) -> Vec<u64> {
+        let mut holders = Vec::new();
+        for (number, store) in &self.stores {
+            if holds(store, chunk, payload).await {
+                holders.push(*number);
+            }
+        }
+        holders
+    }
+
+    /// The promise that holds at every moment: whatever was acknowledged lies whole on a write quorum of disks.
+    pub async fn check_nothing_is_lost(&self) {
+        let written = self.written.lock().clone();
+        for (chunk, payload) in &written {
+            let copies = self.copies(*chunk, payload).await;
+            assert!(copies.len() >= 2, "chunk {chunk} lies on {copies:?} only");
+        }
+    }
+
+    /// The state in which nothing is left to be done; what is missing otherwise.
+    pub async fn settled(&self) -> Result<(), String> {
+        let controller = self.controller().ok_or("there is no controller")?;
+        let status = self.nodes[&controller].handle.controller().ok_or("it just lost its lease")?;
+        if status.waiting > 0 || status.unplaced > 0 || status.unraised > 0 {
+            return Err(format!("the controller is not done: {status:?}"));
+        }
+        let layout = self.admin.layout().await.map_err(|e| e.to_string())?.value;
+        if status.layout_version != Some(layout.version) {
+            return Err(format!("the controller has not seen layout {}: {status:?}", layout.version));
+        }
+        let layout = layout.applied;
+        let shards = self.shards();
+        for (shard, state) in &shards {
+            let members: BTreeSet<NodeId> = state.members.iter().copied().collect();
+            if members != state.target.iter().copied().collect()
+                || !state.joining.is_empty()
+                || !state.leaving.is_empty()
+            {
+                return Err(format!("shard {shard} moves: {state:?}, {:?}", self.copies_under_way()));
+            }
+            if let Some(node) = members.iter().find(|m| !layout.nodes.get(m).is_some_and(LayoutNode::takes_data)) {
+                return Err(format!("shard {shard} is on {node}, which is to hold nothing"));
+            }
+        }
+        let backlog = self.metadata.repair_backlog().await.map_err(|e| e.to_string())?;
+        if !backlog.is_empty() {
+            let errors: Vec<_> = self.nodes.values().map(|n| n.handle.repairs().last_errors).collect();
+            return Err(format!("repairs wait: {backlog:?} {errors:?}"));
+        }
+        let written = self.written.lock().clone();
+        for (chunk, payload) in &written {
+            let members = &shards[&ShardId::of_chunk(chunk, SHARDS)].members;
+            let expected: BTreeSet<NodeId> = members.iter().copied().collect();
+            let mut copies: BTreeSet<NodeId> = self.copies(*chunk, payload).await.into_iter().map(id).collect();
+            // The disks of a node that does not run are nobody's to clear.
+            copies.retain(|node| expected.contains(node) || self.nodes.values().any(|running| running.id == *node));
+            if copies != expected {
+                return Err(format!("chunk {chunk} lies on {copies:?}, not on {expected:?}"));
+            }
+        }
+        let mut verified = 0;
+        for node in self.nodes.values() {
+            for (shard, verdict) in node.handle.verified() {
+                verdict.map_err(|why| format!("shard {shard} is not verified by {}: {why}", node.id))?;
+                verified += 1;
+            }
+        }
+        if verified != SHARDS {
+            return Err(format!("{verified} shards are verified"));
+        }
+        // Whichever node is asked.
+        for node in self.nodes.values() {
+            for (shard, verdict) in node.handle.verified_everywhere().await {
+                verdict.map_err(|why| format!("shard {shard} is not verified, says {}: {why}", node.id))?;
+            }
+        }
+        let healthy = status.shards.get(&ShardHealth::Healthy).copied().unwrap_or(0);
+        if healthy == u64::from(SHARDS) { Ok(()) } else { Err(format!("{healthy} shards are healthy: {status:?}")) }
+    }
+
+    fn copies_under_way(&self) -> Vec<String> {
+        self.nodes.values().map(|node| format!("{}: {:?}", node.id, node.handle.rebuild())).collect()
+    }
+
+    pub async fn settle(&self, what: &str) {
+        eventually(what, async || self.settled().await).await;
+        self.check_nothing_is_lost().await;
+    }
+
+    pub async fn stop(mut self) {
+        for node in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.kill(node).await;
+        }
+        self.metadata.close().await;
+    }
+}
+
+/// Gives a node its place in the layout.
+pub fn assign(layout: &mut Layout, node: u64) {
+    layout.nodes.insert(id(node), LayoutNode { zone: format!("zone-{node}"), weight: 1, draining: false });
+}
+
+async fn holds(store: &MemoryChunkStore, chunk: ChunkId, payload: &Bytes) -> bool {
+    let Ok(mut body) = store.read(chunk, 0..payload.len() as u32) else { return false };
+    let mut read = Vec::new();
+    while let Some(piece) = futures::StreamExt::next(&mut body).await {
+        let Ok(piece) = piece else { return false };
+        read.extend_from_slice(&piece);
+    }
+    read == *payload && store.verify(chunk).await.is_ok()
+}

@@ -1,0 +1,379 @@
+//! The ZooKeeper adapter against real ZooKeeper: the port's suite, and faults.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "support/proxy.rs"]
+mod proxy;
+// Shared by path: nothing depends on the crate of the black-box tests.
+#[allow(dead_code, reason = "this test uses a part")]
+#[path = "../../cluster-tests/src/services"]
+mod services {
+    pub mod process;
+    pub mod zookeeper;
+}
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use holdfast_actors::ports::coordination::conformance::{Connection, Harness, Participant, announcement, found, until};
+use holdfast_actors::ports::coordination::{
+    ClusterIdentity, Coordination, CoordinationError, FORMAT, LeaseName, SessionState,
+};
+use holdfast_node::coordination::{Digest, ZookeeperConfig, ZookeeperCoordination};
+use holdfast_protocol::cluster::{LayoutDocument, ShardState};
+use holdfast_protocol::{Epoch, NodeId, ShardId};
+use proxy::{Flow, Proxy};
+use rustix::process::{Pid, Signal, kill_process};
+use services::zookeeper::Ensemble;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, timeout};
+
+const SESSION_TIMEOUT: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// One server for all tests that do not harm it; each has a chroot of its own.
+static SERVER: LazyLock<Ensemble> = LazyLock::new(|| Ensemble::start(1));
+
+fn config(servers: impl Into<String>) -> ZookeeperConfig {
+    static TESTS: AtomicU64 = AtomicU64::new(0);
+    let chroot = format!("/holdfast/test-{}", TESTS.fetch_add(1, Ordering::Relaxed));
+    ZookeeperConfig { session_timeout: SESSION_TIMEOUT, ..ZookeeperConfig::new(servers, chroot) }
+}
+
+async fn server() -> &'static Ensemble {
+    spawn_blocking(|| &*SERVER).await.unwrap()
+}
+
+struct Cable(Proxy);
+
+#[async_trait]
+impl Connection for Cable {
+    async fn cut(&self) {
+        self.0.set(Flow::Stalled);
+    }
+
+    async fn restore(&self) {
+        self.0.set(Flow::Open);
+    }
+}
+
+struct ZookeeperHarness {
+    config: ZookeeperConfig,
+}
+
+impl ZookeeperHarness {
+    async fn new() -> Self {
+        Self { config: config(server().await.connect_string()) }
+    }
+
+    async fn behind_proxy(&self) -> (Participant, Proxy) {
+        let proxy = Proxy::start(server().await.servers[0].address()).await;
+        let config = ZookeeperConfig { servers: proxy.address.to_string(), ..self.config.clone() };
+        let coordination = Arc::new(ZookeeperCoordination::connect(config).await.unwrap());
+        (Participant { coordination, connection: Arc::new(Cable(proxy.clone())) }, proxy)
+    }
+}
+
+#[async_trait]
+impl Harness for ZookeeperHarness {
+    async fn participant(&self) -> Participant {
+        self.behind_proxy().await.0
+    }
+}
+
+mod conformance {
+    use super::*;
+
+    holdfast_actors::coordination_conformance!(ZookeeperHarness::new().await);
+}
+
+fn shard(nodes: &[u64]) -> ShardState {
+    ShardState::founding(nodes.iter().map(|n| NodeId::from(*n)).collect())
+}
+
+/// Writers that raise the layout's version by compare-and-set until told to stop. Returns how many writes were
+/// acknowledged and how many have an unknown outcome.
+async fn raise_until(participant: Arc<dyn Coordination>, stop: Instant) -> (u64, u64) {
+    let (mut done, mut unknown) = (0, 0);
+    while Instant::now() < stop {
+        let Ok(mut layout) = participant.layout().await else { continue };
+        layout.value.version += 1;
+        match participant.store_layout(layout.version, &layout.value).await {
+            Ok(_) => done += 1,
+            Err(CoordinationError::Unknown(_)) => unknown += 1,
+            Err(CoordinationError::Conflict(_) | CoordinationError::Unavailable(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    (done, unknown)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn write_whose_answer_is_lost_is_found_to_have_happened() {
+    let harness = ZookeeperHarness::new().await;
+    let (a, proxy) = harness.behind_proxy().await;
+    found(&a).await;
+    let mut layout = a.layout().await.unwrap();
+    layout.value.version = 7;
+    proxy.set(Flow::AnswersHeld);
+    let write = tokio::spawn({
+        let (a, layout) = (a.clone(), layout.clone());
+        async move { a.store_layout(layout.version, &layout.value).await }
+    });
+    let b = harness.participant().await;
+    until(b.watch_layout(), |l| l.as_ref().is_some_and(|l| l.value.version == 7)).await;
+    proxy.sever();
+    proxy.set(Flow::Open);
+    let version = timeout(PATIENCE, write).await.unwrap().unwrap().expect("it happened");
+    assert_eq!(b.layout().await.unwrap().version, version);
+
+    // Likewise for a place in a queue: one candidate, not two.
+    let name = LeaseName::new("x").unwrap();
+    a.acquire(&name, NodeId::from(1)).await.unwrap().release().await;
+    until(b.leases(), |l| !l.contains_key("x")).await;
+    proxy.set(Flow::AnswersHeld);
+    let acquiring = tokio::spawn({
+        let (a, name) = (a.clone(), name.clone());
+        async move { a.acquire(&name, NodeId::from(1)).await }
+    });
+    until(b.leases(), |l| l.contains_key("x")).await;
+    proxy.sever();
+    proxy.set(Flow::Open);
+    let lease = timeout(PATIENCE, acquiring).await.unwrap().unwrap().unwrap();
+    lease.release().await;
+    assert!(b.try_acquire(&name, NodeId::from(2)).await.unwrap().is_some(), "nothing is left in the queue");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_write_is_lost_or_done_twice_while_connections_break() {
+    let harness = ZookeeperHarness::new().await;
+    let (first, _) = harness.behind_proxy().await;
+    found(&first).await;
+    let stop = Instant::now() + Duration::from_secs(6);
+    let mut writers = tokio::task::JoinSet::new();
+    for i in 0..3_u64 {
+        let (participant, proxy) = harness.behind_proxy().await;
+        writers.spawn(raise_until(participant.coordination.clone(), stop));
+        tokio::spawn(async move {
+            // Keeps the participant's session for as long as connections break.
+            let _participant = participant;
+            let mut pause = 90 + 40 * i;
+            while Instant::now() < stop {
+                sleep(Duration::from_millis(pause)).await;
+                proxy.set(Flow::AnswersHeld);
+                sleep(Duration::from_millis(10)).await;
+                proxy.sever();
+                proxy.set(Flow::Open);
+                pause = 50 + (pause * 7) % 300;
+            }
+        });
+    }
+    let (mut done, mut unknown) = (0, 0);
+    for (d, u) in timeout(PATIENCE, writers.join_all()).await.unwrap() {
+        done += d;
+        unknown += u;
+    }
+    let last = first.layout().await.unwrap().value.version;
+    println!("{done} acknowledged, {unknown} unknown, {last} happened");
+    assert!(done > 20 && (done..=done + unknown).contains(&last), "{done} acknowledged, {unknown} unknown, {last}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_credentials_are_denied() {
+    let digest = |password: &str| Some(Digest { user: "holdfast".into(), password: password.into() });
+    let own = ZookeeperConfig { digest: digest("right"), ..config(server().await.connect_string()) };
+    let a = ZookeeperCoordination::connect(own.clone()).await.unwrap();
+    a.create_cluster(&ClusterIdentity::new(16, 0), &LayoutDocument::new(3)).await.unwrap();
+    let b = ZookeeperCoordination::connect(own.clone()).await.unwrap();
+    b.cluster().await.unwrap();
+    for other in [digest("wrong"), None] {
+        let refused = ZookeeperCoordination::connect(ZookeeperConfig { digest: other, ..own.clone() }).await;
+        assert!(matches!(refused, Err(CoordinationError::Denied(_))), "{:?}", refused.err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn newer_format_and_nonsense_are_refused() {
+    let own = config(server().await.connect_string());
+    let a = ZookeeperCoordination::connect(own.clone()).await.unwrap();
+    a.create_cluster(&ClusterIdentity::new(16, 0), &LayoutDocument::new(3)).await.unwrap();
+    let raw = zookeeper_client::Client::connect(&own.servers).await.unwrap();
+    let path = format!("{}/cluster", own.chroot);
+    let newer = format!(r#"{{"nonce":"x","value":{{"format":{},"other":1}}}}"#, FORMAT + 1);
+    raw.set_data(&path, newer.as_bytes(), None).await.unwrap();
+    assert_eq!(a.cluster().await, Err(CoordinationError::Format { found: FORMAT + 1, known: FORMAT }));
+    raw.set_data(&path, b"nonsense", None).await.unwrap();
+    assert!(matches!(a.cluster().await, Err(CoordinationError::Corrupt(_))));
+    raw.set_data(&format!("{}/layout", own.chroot), b"{", None).await.unwrap();
+    assert!(matches!(a.layout().await, Err(CoordinationError::Corrupt(_))));
+    let shown = a.watch_layout().borrow().clone();
+    assert_eq!(shown.expect("the last good one stays").value, LayoutDocument::new(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unreachable_ensemble_is_said_in_time() {
+    let start = Instant::now();
+    let refused = ZookeeperCoordination::connect(config("127.0.0.1:1")).await;
+    assert!(matches!(refused, Err(CoordinationError::Unavailable(_))), "{:?}", refused.err());
+    assert!(start.elapsed() < SESSION_TIMEOUT * 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_leader_and_restarted_ensemble_lose_nothing() {
+    let mut ensemble = spawn_blocking(|| Ensemble::start(3)).await.unwrap();
+    let own = ZookeeperConfig { session_timeout: Duration::from_secs(10), ..config(ensemble.connect_string()) };
+    let connect = || async { Arc::new(ZookeeperCoordination::connect(own.clone()).await.unwrap()) };
+    let (a, b) = (connect().await, connect().await);
+    let identity = ClusterIdentity::new(16, 0);
+    a.create_cluster(&identity, &LayoutDocument::new(3)).await.unwrap();
+    let registration = a.register(identity.id, announcement(1)).await.unwrap();
+    let lease = a.acquire(&LeaseName::controller(), NodeId::from(1)).await.unwrap();
+    let version = a.store_shard(ShardId(0), None, &shard(&[1]), &lease).await.unwrap();
+
+    let stop = Instant::now() + Duration::from_secs(10);
+    let writers = [tokio::spawn(raise_until(a.clone(), stop)), tokio::spawn(raise_until(b.clone(), stop))];
+    sleep(Duration::from_secs(1)).await;
+    let before = b.layout().await.unwrap().value.version;
+    let leader = ensemble.leader();
+    ensemble.servers[leader].kill();
+    let (mut done, mut unknown) = (0, 0);
+    for writer in writers {
+        let (d, u) = writer.await.unwrap();
+        done += d;
+        unknown += u;
+    }
+    let last = b.layout().await.unwrap().value.version;
+    println!("{done} acknowledged, {unknown} unknown, {last} happened, {before} before the kill");
+    assert!((done..=done + unknown).contains(&last), "{done} acknowledged, {unknown} unknown, {last} happened");
+    assert!(last > before, "writes go on with a new leader");
+    until(a.session(), |s| *s == SessionState::Connected).await;
+    assert!(lease.is_held(), "sessions outlive a leader");
+    let mut next = shard(&[1]);
+    next.epoch = Epoch(2);
+    let version = a.store_shard(ShardId(0), Some(version), &next, &lease).await.unwrap();
+    let members = until(b.membership(), |m| m.nodes.len() == 1).await;
+    assert_eq!(members.nodes[&NodeId::from(1)].incarnation, registration.incarnation);
+
+    // The whole ensemble goes and comes back.
+    let ensemble = spawn_blocking(move || {
+        ensemble.kill_all();
+        ensemble.start_all();
+        ensemble
+    })
+    .await
+    .unwrap();
+    let states = until(a.session(), |s| matches!(s, SessionState::Connected | SessionState::Expired)).await;
+    println!("after the restart: {states:?}");
+    // Whether the session outlived it depends on how long it took; both ways must be consistent.
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = a.renew_session().await {
+        assert!(Instant::now() < deadline, "{error}");
+        sleep(Duration::from_millis(200)).await;
+    }
+    while let Err(error) = b.renew_session().await {
+        assert!(Instant::now() < deadline, "{error}");
+        sleep(Duration::from_millis(200)).await;
+    }
+    until(a.session(), |s| *s == SessionState::Connected).await;
+    until(b.session(), |s| *s == SessionState::Connected).await;
+    assert_eq!(b.layout().await.unwrap().value.version, last);
+    assert_eq!(b.shard(ShardId(0)).await.unwrap().value, next);
+    assert_eq!(b.cluster().await.unwrap(), identity);
+    let stored = a.store_shard(ShardId(0), Some(version), &next, &lease).await;
+    assert_eq!(stored.is_ok(), lease.is_held(), "{stored:?}");
+    drop(ensemble);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leader_without_a_majority_proves_nothing() {
+    let ensemble = spawn_blocking(|| Ensemble::start(3)).await.unwrap();
+    let leader = ensemble.leader();
+    let only = ensemble.servers[leader].address().to_string();
+    let session_timeout = Duration::from_secs(3);
+    let a = ZookeeperCoordination::connect(ZookeeperConfig { session_timeout, ..config(only) }).await.unwrap();
+    a.create_cluster(&ClusterIdentity::new(16, 0), &LayoutDocument::new(3)).await.unwrap();
+    assert!(a.ownership().is_proven());
+    // The others are paused, not gone: for five seconds the leader believes that it leads, and answers what needs no
+    // majority.
+    let followers = || ensemble.servers.iter().enumerate().filter(|(i, _)| *i != leader).map(|(_, s)| s);
+    let start = Instant::now();
+    followers().for_each(|s| s.signal(Signal::STOP));
+    let state = until(a.session(), |s| s.is_fenced()).await;
+    let elapsed = start.elapsed();
+    assert!(!a.ownership().is_proven(), "{state:?}");
+    followers().for_each(|s| s.signal(Signal::CONT));
+    assert!(elapsed < Duration::from_secs(4), "fenced after {elapsed:?}: not by the session's end");
+}
+
+/// The program of the test below: an owner that writes and says what it believes. Run by itself it does nothing.
+#[tokio::test]
+async fn paused_owner_program() {
+    let Ok(servers) = std::env::var("HOLDFAST_TEST_PAUSED_SERVERS") else { return };
+    let chroot = std::env::var("HOLDFAST_TEST_PAUSED_CHROOT").unwrap();
+    let own = ZookeeperConfig { session_timeout: SESSION_TIMEOUT, ..ZookeeperConfig::new(servers, chroot) };
+    let a = ZookeeperCoordination::connect(own).await.unwrap();
+    let cluster = a.cluster().await.unwrap().id;
+    a.register(cluster, announcement(1)).await.unwrap();
+    let lease = a.acquire(&LeaseName::controller(), NodeId::from(1)).await.unwrap();
+    let mut state = shard(&[1]);
+    let mut version = a.store_shard(ShardId(0), None, &state, &lease).await.unwrap();
+    loop {
+        state.epoch = state.epoch.next();
+        // It asks, then is stopped in the middle of its work as likely as not.
+        let believed = lease.is_held();
+        let result = a.store_shard(ShardId(0), Some(version), &state, &lease).await;
+        println!("before={believed} after={} stored={}", lease.is_held(), result.is_ok());
+        match result {
+            Ok(next) => version = next,
+            Err(error) => {
+                println!("refused: {error}");
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn paused_process_is_fenced_when_it_continues() {
+    let harness = ZookeeperHarness::new().await;
+    let b = harness.participant().await;
+    found(&b).await;
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["paused_owner_program", "--exact", "--nocapture"])
+        .env("HOLDFAST_TEST_PAUSED_SERVERS", &harness.config.servers)
+        .env("HOLDFAST_TEST_PAUSED_CHROOT", &harness.config.chroot)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_child(&child);
+    let output = BufReader::new(child.stdout.take().unwrap());
+    until(b.shards(), |s| s.shards.get(&ShardId(0)).is_some_and(|s| s.value.epoch > Epoch(5))).await;
+
+    kill_process(pid, Signal::STOP).unwrap();
+    let name = LeaseName::controller();
+    let lease = timeout(PATIENCE, b.acquire(&name, NodeId::from(2))).await.expect("its session ends").unwrap();
+    until(b.membership(), |m| m.nodes.is_empty()).await;
+    let present = b.shard(ShardId(0)).await.unwrap();
+    let mut mine = shard(&[2]);
+    mine.epoch = present.value.epoch.next();
+    b.store_shard(ShardId(0), Some(present.version), &mine, &lease).await.unwrap();
+    kill_process(pid, Signal::CONT).unwrap();
+
+    let lines = spawn_blocking(move || {
+        let lines: Vec<String> = output.lines().map_while(Result::ok).collect();
+        child.wait().unwrap();
+        lines
+    });
+    let lines = timeout(PATIENCE, lines).await.expect("it notices").unwrap();
+    let tail: Vec<&String> = lines.iter().rev().take(6).collect();
+    assert!(lines.iter().any(|l| l.starts_with("refused: ")), "{tail:?}");
+    // Whatever it was doing when it was stopped, it knows afterwards that it was not the owner at the end.
+    let refused = lines.iter().find(|l| l.ends_with("stored=false")).expect("the write was refused");
+    assert!(refused.contains("after=false"), "{tail:?}");
+    assert_eq!(b.shard(ShardId(0)).await.unwrap().value, mine, "nothing of the paused process got through");
+    assert!(lease.is_held());
+}

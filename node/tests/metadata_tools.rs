@@ -1,0 +1,170 @@
+//! Metadata that was saved comes back as it was, and what labels hold is found again on the disks alone (promise D10).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
+use holdfast_actors::ports::metadata::{
+    BucketConfigKind, CannedAcl, ListVersionsQuery, MetadataStore, NewBucket, Versioning,
+};
+use holdfast_actors::ports::{ChunkSpec, ChunkStore};
+use holdfast_node::assemble::cluster_tools::{RebuildOptions, dump, from_chunks, load};
+use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
+use holdfast_protocol::label::{ChunkLabel, PartLabel};
+use holdfast_protocol::{ContentId, UploadId, VersionId};
+
+const WRITE: RebuildOptions = RebuildOptions { dry_run: false, add: false, complete_uploads: false };
+
+async fn store(dir: &tempfile::TempDir, name: &str) -> Arc<dyn MetadataStore> {
+    let opened = SqliteMetadataStore::open(&dir.path().join(name), SqliteOptions::default()).await;
+    Arc::new(opened.expect("metadata opens"))
+}
+
+fn label(key: &str, version: VersionId, created_ms: u64, part: Option<PartLabel>) -> ChunkLabel {
+    ChunkLabel {
+        bucket: "bucket".into(),
+        key: key.into(),
+        version,
+        part,
+        content_size_bytes: 5,
+        created_ms,
+        attributes: Some(
+            r#"{"owner":"alice","content_type":"text/plain","tags":[{"key":"a","value":"b"}],"acl":"public-read"}"#
+                .into(),
+        ),
+    }
+}
+
+async fn write(chunks: &dyn ChunkStore, content: ContentId, label: &ChunkLabel, payload: &'static [u8]) {
+    let label = Bytes::from(label.encode().expect("a label"));
+    let spec = ChunkSpec { id: content.chunk(0), size_bytes: payload.len() as u32, label };
+    let mut sink = chunks.create(spec).await.expect("a sink");
+    sink.write(payload).await.expect("written");
+    sink.finish_input().expect("whole");
+    sink.finish().await.expect("durable");
+}
+
+async fn versions(metadata: &dyn MetadataStore) -> Vec<(String, VersionId, bool, u64)> {
+    let bucket = metadata.bucket("bucket").await.expect("the bucket");
+    let query = ListVersionsQuery { limit: 1_000, ..ListVersionsQuery::default() };
+    let page = metadata.list_versions(bucket.id, query).await.expect("a page");
+    page.entries.iter().map(|v| (v.key.clone(), v.version, v.is_latest, v.last_modified_ms)).collect()
+}
+
+#[tokio::test]
+async fn objects_and_uploads_are_found_again_by_their_labels() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let chunks = MemoryChunkStore::default();
+    let (first, second) = (VersionId::generate(1), VersionId::generate(2));
+    let content = |n: u8| ContentId([n; 12]);
+    write(&chunks, content(1), &label("plain", VersionId::NULL, 10, None), b"older").await;
+    write(&chunks, content(2), &label("plain", VersionId::NULL, 20, None), b"newer").await;
+    write(&chunks, content(3), &label("kept", first, 30, None), b"first").await;
+    write(&chunks, content(4), &label("kept", second, 40, None), b"again").await;
+    let part = PartLabel { upload: UploadId([7; 16]), number: 1 };
+    write(&chunks, content(5), &label("parts", VersionId::NULL, 50, Some(part)), b"parts").await;
+
+    let metadata = store(&dir, "rebuilt").await;
+    let counted =
+        from_chunks(&chunks, &*metadata, "root", RebuildOptions { dry_run: true, ..WRITE }).await.expect("counted");
+    assert_eq!((counted.objects, counted.uploads, counted.parts, counted.superseded), (3, 1, 1, 1));
+    assert!(metadata.list_buckets(None, None, 1).await.expect("buckets").is_empty(), "a dry run writes nothing");
+    let report = from_chunks(&chunks, &*metadata, "root", WRITE).await.expect("rebuilt");
+    assert_eq!((report.objects, report.without_md5, report.bytes), (3, 0, 15));
+    assert_eq!(
+        versions(&*metadata).await,
+        [
+            ("kept".into(), second, true, 40),
+            ("kept".into(), first, false, 30),
+            ("plain".into(), VersionId::NULL, true, 20)
+        ]
+    );
+    let bucket = metadata.bucket("bucket").await.expect("the bucket");
+    let plain = metadata.object(bucket.id, "plain", None).await.expect("the object");
+    let etag = plain.content.as_ref().expect("content").etag.to_string();
+    assert_eq!(etag, "0c10f4a0c12ba89211235026b861263d", "the MD5 of the bytes");
+    assert_eq!(plain.attributes.content_type.as_deref(), Some("text/plain"));
+    assert_eq!((plain.owner.as_str(), plain.acl, plain.tags.len()), ("alice", CannedAcl::PublicRead, 1));
+    // The next node of a cluster finds what is known already.
+    let again = from_chunks(&chunks, &*metadata, "root", WRITE).await.expect("rebuilt");
+    assert_eq!((again.objects, again.known), (0, 4));
+    metadata.close().await;
+}
+
+/// Each node of a cluster has some of the parts. Together they are the upload, and an object once that is asked for.
+#[tokio::test]
+async fn multipart_objects_come_back_from_several_nodes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let nodes = [MemoryChunkStore::default(), MemoryChunkStore::default()];
+    let content = |n: u8| ContentId([n; 12]);
+    let part = |upload: u8, number| Some(PartLabel { upload: UploadId([upload; 16]), number });
+    let of = |size: u64, created_ms, part| ChunkLabel {
+        content_size_bytes: size,
+        ..label("large", VersionId::NULL, created_ms, part)
+    };
+    let large: &'static [u8] = vec![7; 5 << 20].leak();
+    write(&nodes[0], content(1), &of(5 << 20, 10, part(1, 1)), large).await;
+    write(&nodes[0], content(2), &of(5, 20, part(1, 3)), b"third").await;
+    // The second part was stored twice; only the first node still has the older one.
+    write(&nodes[0], content(3), &of(5 << 20, 11, part(1, 2)), large).await;
+    write(&nodes[1], content(4), &of(5 << 20, 15, part(1, 2)), large).await;
+    // Another one whose beginning is nowhere.
+    write(&nodes[1], content(5), &of(5, 30, part(2, 2)), b"alone").await;
+
+    let metadata = store(&dir, "rebuilt").await;
+    let first = from_chunks(&nodes[0], &*metadata, "root", WRITE).await.expect("rebuilt");
+    assert_eq!((first.uploads, first.parts, first.completed), (1, 3, 0));
+    let bucket = metadata.bucket("bucket").await.expect("the bucket");
+    assert!(metadata.object(bucket.id, "large", None).await.is_err(), "an upload is no object before that is said");
+    let options = RebuildOptions { add: true, complete_uploads: true, ..WRITE };
+    let second = from_chunks(&nodes[1], &*metadata, "root", options).await.expect("rebuilt");
+    assert_eq!((second.uploads, second.parts, second.completed), (1, 2, 1));
+    let object = metadata.object(bucket.id, "large", None).await.expect("the object");
+    let made = object.content.as_ref().expect("content");
+    let extents: Vec<ContentId> = made.manifest.extents.iter().map(|extent| extent.content).collect();
+    assert_eq!(extents, [content(1), content(4), content(2)]);
+    assert_eq!((made.etag.parts, object.owner.as_str(), object.last_modified_ms), (Some(3), "alice", 20));
+    assert_eq!(object.attributes.content_type.as_deref(), Some("text/plain"));
+    // What some object has is not brought back as an upload again.
+    let again = from_chunks(&nodes[1], &*metadata, "root", WRITE).await.expect("rebuilt");
+    assert_eq!((again.uploads, again.parts), (0, 0));
+    metadata.close().await;
+}
+
+#[tokio::test]
+async fn a_backup_comes_back_as_it_was_and_one_that_was_cut_off_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let source = store(&dir, "source").await;
+    let chunks = MemoryChunkStore::default();
+    let (first, second) = (VersionId::generate(1), VersionId::generate(2));
+    write(&chunks, ContentId([1; 12]), &label("key", VersionId::NULL, 10, None), b"plain").await;
+    write(&chunks, ContentId([2; 12]), &label("key", first, 20, None), b"first").await;
+    write(&chunks, ContentId([3; 12]), &label("key", second, 30, None), b"again").await;
+    from_chunks(&chunks, &*source, "root", WRITE).await.expect("objects");
+    let other = NewBucket { name: "other".into(), owner: "root".into(), acl: CannedAcl::PublicRead, now_ms: 5 };
+    source.create_bucket(other).await.expect("a bucket");
+    let config = Some("{}".to_owned());
+    source.set_bucket_config("other", BucketConfigKind::Policy, config).await.expect("a policy");
+
+    let mut file = Vec::new();
+    let counts = dump(&*source, &mut file).await.expect("a backup");
+    assert_eq!((counts.users, counts.buckets, counts.versions), (2, 2, 3));
+    let target = store(&dir, "target").await;
+    assert_eq!(load(&*target, &mut file.as_slice()).await.expect("restored"), counts);
+    assert_eq!(versions(&*target).await, versions(&*source).await);
+    let (before, after) = (source.bucket("other").await.expect("it"), target.bucket("other").await.expect("it"));
+    assert_eq!((&after.configs, after.versioning), (&before.configs, Versioning::Unversioned));
+    let before = source.bucket("bucket").await.expect("it").versioning;
+    assert_eq!(target.bucket("bucket").await.expect("it").versioning, before);
+    let refused = load(&*target, &mut file.as_slice()).await.expect_err("metadata that is in use");
+    assert!(refused.to_string().contains("holds buckets already"), "{refused}");
+
+    let empty = store(&dir, "empty").await;
+    let lines: Vec<&[u8]> = file.split_inclusive(|byte| *byte == b'\n').collect();
+    let cut = lines[..lines.len() - 1].concat();
+    let refused = load(&*empty, &mut cut.as_slice()).await.expect_err("a backup that was cut off");
+    assert!(refused.to_string().contains("cut off"), "{refused}");
+    for metadata in [source, target, empty] {
+        metadata.close().await;
+    }
+}

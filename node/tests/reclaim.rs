@@ -1,0 +1,213 @@
+//! Space comes back, and only what nothing refers to goes: passes over real metadata and chunks in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_actors::domain::cleanup::PassEnd;
+use holdfast_actors::flow::duty::Duty;
+use holdfast_actors::flow::reclaim::{ClusterDuty, InFlightWrites, Limits, Reclaimer, Writers};
+use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
+use holdfast_actors::ports::coordination::Ownership;
+use holdfast_actors::ports::locks::LockName;
+use holdfast_actors::ports::metadata::{
+    BucketId, CannedAcl, Content, ContentSource, DeleteRequest, ETag, NewBucket, NewObject, NewUpload,
+    ObjectAttributes, Part, ReplicaEvidence, WritePrecondition,
+};
+use holdfast_actors::ports::{ChunkStore, Clock, MetadataStore, SystemClock};
+use holdfast_node::locks::InProcessLocks;
+use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
+use holdfast_protocol::{ContentId, Manifest, UploadId, VersionId};
+
+struct World {
+    reclaimer: Reclaimer,
+    chunks: Arc<MemoryChunkStore>,
+    bucket: BucketId,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    async fn new(limits: Limits) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("metadata.sqlite");
+        let store = SqliteMetadataStore::open(&path, SqliteOptions::default()).await.expect("metadata opens");
+        let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: 1 };
+        let bucket = store.create_bucket(new).await.expect("a bucket").id;
+        let chunks = Arc::new(MemoryChunkStore::new());
+        let reclaimer = Reclaimer {
+            metadata: Arc::new(store),
+            chunks: chunks.clone(),
+            cluster: None,
+            clock: Arc::new(SystemClock),
+            in_flight: InFlightWrites::new(Duration::from_secs(3600)),
+            limits,
+        };
+        Self { reclaimer, chunks, bucket, _dir: dir }
+    }
+
+    /// Stores one chunk that belongs to nobody yet.
+    fn store(&self, begun_seconds: u64) -> ContentId {
+        let content = ContentId::generate(begun_seconds);
+        self.chunks.insert(content.chunk(0), Bytes::from_static(b"bytes"));
+        content
+    }
+
+    fn has(&self, content: ContentId) -> bool {
+        self.chunks.stat(content.chunk(0)).is_some()
+    }
+
+    async fn commit(&self, key: &str, content: ContentId) {
+        let content = Content {
+            id: content,
+            manifest: Manifest::single(content, 5),
+            etag: ETag { md5: [0; 16], parts: None },
+            checksum: None,
+            parts: vec![],
+        };
+        let object = NewObject {
+            bucket: self.bucket,
+            key: key.into(),
+            version: VersionId::generate(1),
+            now_ms: SystemClock.now_ms(),
+            owner: "root".into(),
+            content: ContentSource::New(content),
+            attributes: ObjectAttributes::default(),
+            tags: vec![],
+            acl: CannedAcl::Private,
+            precondition: WritePrecondition::default(),
+            event: None,
+            evidence: ReplicaEvidence::default(),
+        };
+        self.reclaimer.metadata.commit_object(object).await.expect("a commit");
+    }
+
+    async fn sweep(&self) -> u64 {
+        let (mut cursor, mut items) = (None, 0);
+        loop {
+            let (stats, end) = self.reclaimer.sweep_orphans(&mut cursor).await.expect("a sweep");
+            items += stats.items;
+            if end == PassEnd::Done {
+                return items;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn orphans_of_an_earlier_process_go_and_known_contents_and_writes_in_flight_stay() {
+    let world = World::new(Limits { page: 2, pages: 1, ..Limits::default() }).await;
+    let now = SystemClock.now_seconds();
+    let mut orphans = Vec::new();
+    let mut known = Vec::new();
+    for number in 0..5 {
+        orphans.push(world.store(now - 1));
+        let content = world.store(now - 1);
+        world.commit(&format!("key-{number}"), content).await;
+        known.push(content);
+    }
+    let writing = ContentId::generate(now);
+    world.reclaimer.in_flight.on_create(writing);
+    world.chunks.insert(writing.chunk(0), Bytes::from_static(b"half an object"));
+
+    assert_eq!(world.sweep().await, 5);
+    assert!(orphans.iter().all(|content| !world.has(*content)));
+    assert!(known.iter().all(|content| world.has(*content)));
+    assert!(world.has(writing));
+}
+
+/// What other nodes say that they are writing.
+struct Told(Result<Option<u64>, String>);
+
+#[async_trait::async_trait]
+impl Writers for Told {
+    async fn oldest_seconds(&self) -> Result<Option<u64>, String> {
+        self.0.clone()
+    }
+}
+
+/// A slow upload that another node coordinates put a chunk here hours ago, and puts the next one here in hours.
+#[tokio::test]
+async fn what_another_node_may_be_writing_is_no_orphan_however_long_it_takes() {
+    let mut world = World::new(Limits::default()).await;
+    let writing = world.store(1_000);
+    let younger = world.store(1_500);
+    let older = world.store(999);
+    let duty = |told| ClusterDuty {
+        local: world.chunks.clone(),
+        duty: Duty::new(Arc::new(InProcessLocks::new()), LockName::new("cleanup").expect("a name")),
+        ownership: Ownership::default(),
+        sweep_from: std::time::Instant::now(),
+        writers: Arc::new(Told(told)),
+    };
+    let unknown = duty(Err("node 2 cannot be asked".into()));
+    let (some, none) = (duty(Ok(Some(1_000))), duty(Ok(None)));
+    world.reclaimer.cluster = Some(unknown);
+    let refused = world.reclaimer.sweep_orphans(&mut None).await.unwrap_err();
+    assert!(refused.to_string().contains("node 2 cannot be asked"), "{refused}");
+    assert!(world.has(writing) && world.has(younger) && world.has(older), "nobody knows");
+    world.reclaimer.cluster = Some(some);
+    assert_eq!(world.sweep().await, 1);
+    assert!(!world.has(older) && world.has(writing) && world.has(younger));
+    world.commit("slow", writing).await;
+    world.reclaimer.cluster = Some(none);
+    assert_eq!(world.sweep().await, 1);
+    assert!(world.has(writing) && !world.has(younger));
+}
+
+#[tokio::test]
+async fn a_deleted_object_is_reclaimed_after_the_grace_and_not_before() {
+    let world = World::new(Limits::default()).await;
+    let content = world.store(1);
+    world.commit("key", content).await;
+    let request = DeleteRequest {
+        key: "key".into(),
+        version: None,
+        marker_version: VersionId::generate(1),
+        owner: "root".into(),
+        precondition: WritePrecondition::default(),
+        event: None,
+    };
+    let deleted_ms = SystemClock.now_ms() - 1_000;
+    world.reclaimer.metadata.delete_objects(world.bucket, vec![request], deleted_ms).await.expect("a deletion");
+
+    world.reclaimer.reclaim_due(3_600_000).await.expect("a pass");
+    assert!(world.has(content), "within the grace");
+    assert_eq!(world.sweep().await, 0, "what is queued for reclaiming is no orphan");
+
+    let (stats, end) = world.reclaimer.reclaim_due(0).await.expect("a pass");
+    assert_eq!((stats.items, stats.chunks, stats.bytes, end), (1, 1, 5, PassEnd::Done));
+    assert!(!world.has(content));
+    assert_eq!(world.reclaimer.reclaim_due(0).await.expect("a pass").0.items, 0, "forgotten once deleted");
+}
+
+#[tokio::test]
+async fn an_upload_that_nobody_finishes_gives_its_parts_back() {
+    let world = World::new(Limits::default()).await;
+    let begun_ms = SystemClock.now_ms() - 10_000;
+    let id = UploadId::generate();
+    let new = NewUpload {
+        id,
+        bucket: world.bucket,
+        key: "key".into(),
+        owner: "root".into(),
+        now_ms: begun_ms,
+        attributes: ObjectAttributes::default(),
+        tags: vec![],
+        acl: CannedAcl::Private,
+        checksum: None,
+    };
+    world.reclaimer.metadata.create_upload(new).await.expect("an upload");
+    let content = world.store(1);
+    let part = Part { number: 1, content, size_bytes: 5, md5: [0; 16], checksum: None, last_modified_ms: begun_ms };
+    world.reclaimer.metadata.put_part(world.bucket, "key", id, part, ReplicaEvidence::default()).await.expect("a part");
+
+    assert_eq!(world.reclaimer.abort_stale_uploads(60_000).await.expect("a pass").0.items, 0, "still young");
+    assert_eq!(world.sweep().await, 0, "a part of an upload is no orphan");
+    assert_eq!(world.reclaimer.abort_stale_uploads(5_000).await.expect("a pass").0.items, 1);
+    // The abort happened in this very millisecond: it is due in the next one.
+    let begun = std::time::Instant::now();
+    while world.has(content) {
+        world.reclaimer.reclaim_due(0).await.expect("a pass");
+        assert!(begun.elapsed() < Duration::from_secs(10), "the part is not reclaimed");
+    }
+}

@@ -1,0 +1,30 @@
+//! Buckets.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Bucket {
+    /// Unique name.
+    pub name: String,
+    /// Name of the user who owns it.
+    pub owner: String,
+    /// `unversioned`, `enabled` or `suspended`.
+    pub versioning: String,
+    /// Names of the configuration documents that are set, such as `policy`.
+    #[serde(default)]
+    pub configured: Vec<String>,
+    /// When it was made.
+    pub created_ms: u64,
+}
+
+/// `POST /v1/buckets`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewBucket {
+    /// S3's rules for names apply.
+    pub name: String,
+    /// Name of an existing user.
+    pub owner: String,
+}

@@ -1,0 +1,20 @@
+//! What crosses a boundary in Holdfast: identifiers, checksums, the label that every chunk carries on disk, and the
+//! types of the admin API. There is no I/O here, and nothing here depends on another crate of the workspace.
+
+pub mod admin;
+pub mod checksum;
+pub mod chunk_order;
+pub mod cluster;
+pub mod events;
+pub mod ids;
+pub mod journal;
+pub mod label;
+pub mod manifest;
+pub mod peer;
+
+pub use checksum::{ChecksumAlgorithm, ChecksumType};
+pub use cluster::{ClusterId, Epoch, NodeId, ShardId};
+pub use events::{EventId, EventName};
+pub use ids::{ChunkId, ContentId, UploadId, VersionId};
+pub use label::ChunkLabel;
+pub use manifest::{CHUNK_SIZE_MAX, Extent, Manifest};
