@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::io::tcp::TcpSettings;
 use redis::{
     Client, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError, RedisResult, ScriptInvocation,
     TlsCertificates,
@@ -61,7 +62,8 @@ impl Redis {
         if let Some(password) = &options.password {
             settings = settings.set_password(password);
         }
-        let info = info.set_redis_settings(settings);
+        // A command is small and waited for: it must not wait for the acknowledgement of the one before.
+        let info = info.set_redis_settings(settings).set_tcp_settings(TcpSettings::default().set_nodelay(true));
         let client = match &options.tls_ca {
             None => Client::open(info)?,
             Some(file) => {

@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 mod error;
 mod groups;
 mod migrate;
+mod nodelay;
 mod options;
 mod pool;
 mod snapshot;

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::error::{Failure, OpenError, failure, is_denied, refused, timed_out};
+use super::nodelay;
 use super::options::MysqlOptions;
 use super::tx::bound;
 use crate::metadata::sql::{Dialect, Reader, Value};
@@ -111,6 +112,7 @@ impl Pool {
     pub(super) async fn connect(&self) -> Result<MySqlConnection, sqlx::Error> {
         let made = async {
             let mut conn = self.0.connect.connect().await?;
+            nodelay::set_towards(self.0.connect.get_port());
             sqlx::raw_sql(self.0.settings.clone()).execute(&mut conn).await?;
             Ok(conn)
         };
