@@ -177,27 +177,4 @@ fn said(error: &RedisError) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:abc\r\n# Replication\r\n\
-                        role:master\r\nmaster_replid:def\r\n";
-
-    #[test]
-    fn a_primary_of_its_own_can_hold_the_cache() {
-        assert_eq!(judge(INFO).unwrap(), "abc-def");
-    }
-
-    #[test]
-    fn what_cannot_hold_it_is_told_why() {
-        for (from, to, why) in [
-            ("standalone", "cluster", "Redis Cluster"),
-            ("7.0.15", "6.2.1", "7.0 or newer"),
-            ("role:master", "role:slave", "replica"),
-            ("run_id:abc", "", "run_id"),
-        ] {
-            let error = judge(&INFO.replace(from, to)).unwrap_err();
-            assert!(error.contains(why), "{error}");
-        }
-    }
-}
+mod tests;

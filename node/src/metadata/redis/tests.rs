@@ -21,7 +21,7 @@ use crate::coordination::{InProcessCluster, InProcessCoordination};
 
 #[allow(dead_code, reason = "these tests use a part")]
 #[path = "../../../../cluster-tests/src/services"]
-mod services {
+pub(super) mod services {
     pub mod process;
     pub mod redis;
     pub mod tcp_proxy;
