@@ -124,6 +124,8 @@ struct Serving<'a> {
     held: HashMap<String, (Instant, Duration)>,
     /// Rows of such keys in the last look: the next one reads so many more.
     held_rows: usize,
+    /// Whether the last look saw as many rows as it asked for, and the next one may ask for more.
+    sees_more: bool,
     /// Published, to be removed.
     done: Vec<u64>,
     /// Since when there are some.
@@ -143,6 +145,7 @@ impl<'a> Serving<'a> {
             taken: HashSet::new(),
             held: HashMap::new(),
             held_rows: 0,
+            sees_more: false,
             done: Vec::new(),
             done_since: None,
             pipeline,
@@ -180,7 +183,10 @@ impl<'a> Serving<'a> {
             if self.until_removal().is_zero() {
                 self.remove_done().await;
             }
-            if failed && !progress {
+            if failed && !progress && self.sees_more {
+                // The keys that were refused hide others, which may not be.
+                tokio::time::sleep(settings.backoff.0).await;
+            } else if failed && !progress {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(settings.backoff.1);
             } else if progress {
@@ -213,6 +219,7 @@ impl<'a> Serving<'a> {
         let batch = self.context.parts.settings.batch as usize;
         let limit = (self.taken.len() + self.held_rows + batch).min(WINDOW_MAX);
         let rows = self.context.parts.outbox.lowest(self.partition, limit as u32).await?;
+        self.sees_more = rows.len() == limit && limit < WINDOW_MAX;
         let now = Instant::now();
         self.held_rows = rows.iter().filter(|row| self.held.contains_key(&row.message.order_key)).count();
         if self.held_rows == 0 {
@@ -290,6 +297,10 @@ impl<'a> Serving<'a> {
         let settings = &self.context.parts.settings;
         let pause = self.held.get(&end.order_key).map_or(settings.backoff.0, |(_, pause)| *pause);
         let next = (pause * 2).min(settings.backoff.1);
+        // Those that were held already were counted by the look.
+        if !self.held.contains_key(&end.order_key) {
+            self.held_rows += end.left.len();
+        }
         self.held.insert(end.order_key, (Instant::now() + pause, next));
         self.failed(error.to_string(), error.kind());
         // A message that took too long has paused already.
