@@ -506,6 +506,7 @@ async fn backup_is_of_one_moment() {
                     marker_version: VersionId::generate(2),
                     owner: "alice".into(),
                     precondition: WritePrecondition::default(),
+                    only_if: None,
                     event: None,
                 };
                 for deleted in store.delete_objects(id, vec![gone], 2).await.unwrap() {
