@@ -2,36 +2,34 @@
 //!
 //! A pass goes over the buckets that have rules. In each it does two things, both in bounded batches:
 //!
-//! * **Rechecks** first: keys of which something changed that a walk may have passed (see
-//!   [`MetadataStore::rechecks`]) are judged by all rules.
 //! * **Streams**: for every age that rules name, a walk in order of age goes on from where it stood to what is old enough now
 //!   ([`LifecycleRules::streams`]). Its place is saved after each batch, so that a restart goes on there. What a walk has
 //!   passed is not looked at again: the cost follows what becomes due, not what is stored.
+//! * **Rechecks**: keys of which something changed that a walk may have passed (see [`MetadataStore::rechecks`]) are judged by
+//!   all rules.
 //!
 //! Nothing is deleted but the very version that was judged: each deletion names its sequence number, and the transaction
-//! compares ([`OnlyIf`]). When it is refused, the walk stops before that version and judges what is there now.
+//! compares ([`OnlyIf`](crate::ports::metadata::OnlyIf)). When it is refused, the walk stops before that version and judges
+//! what is there now.
 //!
 //! **In a cluster** this is the business of one node, the holder of a lock ([`crate::flow::duty`]), whose token the database checks
 //! where places are saved. A former holder that does not know yet deletes at most what is due anyway.
 //!
 //! A pass that fails is repeated after a pause that grows; what it did stays done. Each call of the store has a time limit.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_protocol::{EventName, VersionId};
-
 use super::duty::Duty;
 use crate::domain::cleanup::PassEnd;
-use crate::domain::events::{EventContext, EventDraft, HOLDFAST_PRINCIPAL, NotificationRules};
+use crate::domain::events::EventDraft;
 use crate::domain::lifecycle::{Day, Due, LifecycleAction, LifecycleRules, Stream, StreamKind};
 use crate::ports::coordination::{Fence, Ownership};
-use crate::ports::metadata::{
-    AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind, DeleteRequest, OnlyIf, Standing, WritePrecondition,
-};
+use crate::ports::metadata::{AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind};
 use crate::ports::{Clock, MetadataError, MetadataStore};
 
+mod act;
 mod run;
 
 pub use run::run;
@@ -163,12 +161,6 @@ struct Job {
     now_ms: u64,
 }
 
-/// A version that is to go, and why.
-struct Doomed<'a> {
-    version: &'a AgedVersion,
-    due: Due,
-}
-
 impl LifecycleParts {
     /// One pass over all buckets. [`PassEnd::More`]: some had more to do than one pass takes.
     ///
@@ -226,27 +218,31 @@ impl LifecycleParts {
         stats: &mut LifecycleStats,
     ) -> Result<bool, LifecycleError> {
         let Some(job) = self.job(listed, fence).await? else { return Ok(false) };
-        let mut more = self.run_rechecks(&job, stats).await?;
+        let mut more = false;
         let streams = job.rules.streams(job.now_ms, self.settings.day);
-        if streams.is_empty() {
-            return Ok(more);
-        }
         let cursors = self.metadata.lifecycle_cursors(job.bucket.id, job.rules.generation);
         let cursors = self.timed("read lifecycle cursors", cursors).await?;
         for stream in &streams {
+            // Rules may have been changed, the duty lost, the node fenced: a batch is the most that is done then.
+            if !self.still_holds(&job).await? {
+                return Ok(true);
+            }
             let cursor = cursors.iter().find(|(name, _)| *name == stream.name);
             let mut at = cursor.map(|(_, at)| at.clone()).unwrap_or_default();
             let mut batches = 0;
             while at.at_ms <= stream.until_ms && self.step(&job, stream, &mut at, stats).await? {
                 batches += 1;
-                // Rules may have been changed, the duty lost, the node fenced: a batch is the most that is done then.
-                if batches >= self.settings.batches_max || !self.still_holds(&job).await? {
+                if !self.still_holds(&job).await? {
+                    return Ok(true);
+                }
+                if batches >= self.settings.batches_max {
                     more = true;
                     break;
                 }
             }
         }
-        Ok(more)
+        // Last, for what the walks have done may have left something to be looked at: a marker that hides nothing any more.
+        Ok(self.run_rechecks(&job, stats).await? || more)
     }
 
     /// The bucket as it is now, with its rules; `None`: it has none that are understood.
@@ -260,7 +256,7 @@ impl LifecycleParts {
                 return Ok(None);
             }
         };
-        let event = self.teller.as_ref().map(|teller| draft(teller, &bucket));
+        let event = self.teller.as_ref().map(|teller| act::draft(teller, &bucket));
         Ok(Some(Job { bucket, rules, event, fence, now_ms: self.clock.now_ms() }))
     }
 
@@ -279,15 +275,15 @@ impl LifecycleParts {
         if rechecks.is_empty() {
             return Ok(false);
         }
-        let versions: Vec<&AgedVersion> = rechecks.iter().flat_map(|recheck| &recheck.versions).collect();
+        // A key may have been noted more than once.
+        let mut seen = HashSet::new();
+        let mut versions: Vec<&AgedVersion> = rechecks.iter().flat_map(|recheck| &recheck.versions).collect();
+        versions.retain(|version| seen.insert((version.key.as_str(), version.version)));
         let refused = self.judge_all(job, &versions, stats).await?;
         // What was refused was changed since, by something that is not noted, perhaps: it is judged again.
         let is_open = |version: &AgedVersion| refused.iter().any(|place| *versions[*place] == *version);
-        let done: Vec<u64> = rechecks
-            .iter()
-            .filter(|recheck| !recheck.versions.iter().any(is_open))
-            .map(|recheck| recheck.id)
-            .collect();
+        let done: Vec<u64> =
+            rechecks.iter().filter(|recheck| !recheck.versions.iter().any(is_open)).map(|recheck| recheck.id).collect();
         let finish = self.metadata.finish_rechecks(&done, job.fence.as_ref());
         self.guarded("finish rechecks", finish).await?;
         Ok(!refused.is_empty() || rechecks.len() >= batch as usize)
@@ -356,98 +352,8 @@ impl LifecycleParts {
 
     async fn save(&self, job: &Job, stream: &Stream, at: &AgePosition) -> Result<(), LifecycleError> {
         let fence = job.fence.as_ref();
-        let save =
-            self.metadata.save_lifecycle_cursor(job.bucket.id, job.rules.generation, &stream.name, at, fence);
+        let save = self.metadata.save_lifecycle_cursor(job.bucket.id, job.rules.generation, &stream.name, at, fence);
         self.guarded("save a lifecycle cursor", save).await
-    }
-
-    /// Judges versions and deletes those that are due, and of their keys what rules do not keep any longer. Returns the places
-    /// of those whose deletion was refused.
-    async fn judge_all(
-        &self,
-        job: &Job,
-        versions: &[&AgedVersion],
-        stats: &mut LifecycleStats,
-    ) -> Result<Vec<usize>, LifecycleError> {
-        stats.examined += versions.len() as u64;
-        let (mut places, mut doomed, mut keys) = (Vec::new(), Vec::new(), BTreeSet::new());
-        for (place, version) in versions.iter().enumerate() {
-            if let Some(due) = job.rules.judge(version, 0, job.now_ms, self.settings.day) {
-                places.push(place);
-                doomed.push(Doomed { version, due });
-            }
-            if version.standing == Standing::Noncurrent {
-                keys.insert(version.key.as_str());
-            }
-        }
-        let refused = self.delete(job, &doomed, stats).await?;
-        for key in keys {
-            self.trim(job, key, stats).await?;
-        }
-        Ok(refused.into_iter().map(|at| places[at]).collect())
-    }
-
-    /// Removes noncurrent versions of a key beyond the number that rules keep.
-    async fn trim(&self, job: &Job, key: &str, stats: &mut LifecycleStats) -> Result<(), LifecycleError> {
-        for (keep, days) in job.rules.keeps(key) {
-            let Some(old_ms) = self.settings.day.last_due_ms(job.now_ms, days) else { continue };
-            let mut after = 0;
-            loop {
-                let batch = self.settings.batch;
-                let page = self.metadata.surplus_versions(job.bucket.id, key, keep, after, batch);
-                let page = self.timed("list surplus versions", page).await?;
-                stats.examined += page.len() as u64;
-                let judged = page.iter().filter_map(|version| {
-                    let due = job.rules.judge(version, keep, job.now_ms, self.settings.day)?;
-                    Some(Doomed { version, due })
-                });
-                let doomed: Vec<Doomed<'_>> = judged.collect();
-                // What is refused has become the latest version, or is gone.
-                self.delete(job, &doomed, stats).await?;
-                match page.last() {
-                    // They are in the order of age: beyond a young one are only younger ones.
-                    Some(last) if page.len() >= batch as usize && last.since_ms <= old_ms => after = last.sequence,
-                    _ => break,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes what was judged, if it is still what it was. Returns the places of those that were refused.
-    async fn delete(
-        &self,
-        job: &Job,
-        doomed: &[Doomed<'_>],
-        stats: &mut LifecycleStats,
-    ) -> Result<Vec<usize>, LifecycleError> {
-        if doomed.is_empty() {
-            return Ok(Vec::new());
-        }
-        let now_ms = self.clock.now_ms();
-        let requests: Vec<DeleteRequest> = doomed.iter().map(|one| request(job, one, now_ms)).collect();
-        let results = self.metadata.delete_objects(job.bucket.id, requests, now_ms);
-        let results = self.timed("delete versions", results).await?;
-        let (mut refused, mut failed) = (Vec::new(), None);
-        for (place, (one, result)) in doomed.iter().zip(results).enumerate() {
-            match result {
-                Ok(_) => stats.count(one.due, job.now_ms),
-                Err(MetadataError::PreconditionFailed) => {
-                    stats.changed += 1;
-                    tell(one.due.action, "changed");
-                    refused.push(place);
-                }
-                Err(error) => {
-                    tell(one.due.action, "failed");
-                    failed = Some(error);
-                }
-            }
-        }
-        match failed {
-            // The place of the walk is not saved: what did not go is judged again.
-            Some(error) => Err(error.into()),
-            None => Ok(refused),
-        }
     }
 
     /// A write that carries the duty's fence.
@@ -475,39 +381,4 @@ impl LifecycleParts {
             Err(_) => Err(LifecycleError::Timeout(what)),
         }
     }
-}
-
-fn request(job: &Job, one: &Doomed<'_>, now_ms: u64) -> DeleteRequest {
-    let (version, is_alone) = match one.due.action {
-        LifecycleAction::ExpireCurrent => (None, false),
-        LifecycleAction::RemoveMarker => (Some(one.version.version), true),
-        LifecycleAction::RemoveNoncurrent | LifecycleAction::AbortUpload => (Some(one.version.version), false),
-    };
-    DeleteRequest {
-        key: one.version.key.clone(),
-        version,
-        marker_version: VersionId::generate(now_ms / 1_000),
-        owner: job.bucket.owner.clone(),
-        precondition: WritePrecondition::default(),
-        only_if: Some(OnlyIf { sequence: one.version.sequence, is_alone }),
-        event: job.event.clone(),
-    }
-}
-
-/// The event of a deletion in this bucket.
-fn draft(teller: &LifecycleTeller, bucket: &Bucket) -> EventDraft {
-    let text = bucket.config(BucketConfigKind::Notification);
-    // As for requests: telling too much is better than telling nothing.
-    let rules = text.and_then(|text| serde_json::from_str::<NotificationRules>(text).ok());
-    let context = EventContext {
-        bucket: bucket.name.clone(),
-        bucket_owner: bucket.owner.clone(),
-        rules: rules.map(Arc::new),
-        region: teller.region.clone(),
-        principal: HOLDFAST_PRINCIPAL.to_owned(),
-        source_ip: String::new(),
-        request_id: String::new(),
-        node: teller.node.clone(),
-    };
-    EventDraft { context: Arc::new(context), name: EventName::LifecycleExpirationDelete }
 }

@@ -5,9 +5,9 @@ ALTER TABLE objects ADD KEY objects_by_age (bucket, modified_ms, `key`);
 ALTER TABLE uploads ADD KEY uploads_by_bucket_age (bucket, created_ms, id);
 
 -- `latest` is 1 for a delete marker that is its key's latest version, its `since_ms` is when it was made. All other rows are
--- noncurrent since `since_ms`.
+-- noncurrent since `since_ms`. What a program writes that does not know of this comes of no age.
 ALTER TABLE history ADD COLUMN latest INT NOT NULL DEFAULT 0;
-ALTER TABLE history ADD COLUMN since_ms BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE history ADD COLUMN since_ms BIGINT NOT NULL DEFAULT 9223372036854775807;
 UPDATE history h
     JOIN (SELECT bucket, `key`, sequence,
                  LEAD(modified_ms) OVER (PARTITION BY bucket, `key` ORDER BY sequence) AS next_ms FROM history) n

@@ -5,9 +5,9 @@ CREATE INDEX objects_by_age ON objects (bucket, modified_ms, key);
 CREATE INDEX uploads_by_bucket_age ON uploads (bucket, created_ms, id);
 
 -- `latest` is 1 for a delete marker that is its key's latest version; its `since_ms` is when it was made. All other rows are
--- noncurrent since `since_ms`.
+-- noncurrent since `since_ms`. What a program writes that does not know of this comes of no age.
 ALTER TABLE history ADD COLUMN latest INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE history ADD COLUMN since_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE history ADD COLUMN since_ms INTEGER NOT NULL DEFAULT 9223372036854775807;
 UPDATE history SET
     since_ms = COALESCE(
         (SELECT n.modified_ms FROM history n WHERE n.bucket = history.bucket AND n.key = history.key

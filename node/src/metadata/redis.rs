@@ -32,10 +32,10 @@ use futures::FutureExt as _;
 use holdfast_actors::domain::events::EventDraft;
 use holdfast_actors::ports::coordination::{CacheFollower, CacheSeen, Coordination, Fence};
 use holdfast_actors::ports::metadata::{
-    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind, BucketId, CannedAcl, Committed, CompleteUpload, DeleteRequest, Deleted,
-    ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage, ListVersionsQuery, MetadataError,
-    MetadataResult, MetadataStore, NewBucket, NewObject, NewUpload, ObjectVersion, Part, Recheck, Reclaim, Repair,
-    ReplicaEvidence, Tag, Upload, User, Versioning,
+    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind, BucketId, CannedAcl, Committed,
+    CompleteUpload, DeleteRequest, Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage,
+    ListVersionsQuery, MetadataError, MetadataResult, MetadataStore, NewBucket, NewObject, NewUpload, ObjectVersion,
+    Part, Recheck, Reclaim, Repair, ReplicaEvidence, Tag, Upload, User, Versioning,
 };
 use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId, UploadId, VersionId};
 use tokio::sync::watch;

@@ -55,8 +55,13 @@ impl S3Front {
     pub(crate) fn expiration(&self, bucket: &Bucket, object: &ObjectVersion) -> Option<String> {
         let content = object.content.as_ref().filter(|_| object.is_latest)?;
         let rules = self.lifecycle.rules(bucket)?;
-        let (due_ms, id) =
-            rules.expiry(&object.key, content.size_bytes(), &object.tags, object.last_modified_ms, self.lifecycle.day)?;
+        let (due_ms, id) = rules.expiry(
+            &object.key,
+            content.size_bytes(),
+            &object.tags,
+            object.last_modified_ms,
+            self.lifecycle.day,
+        )?;
         let date = http_date(&timestamp(due_ms)).ok()?;
         Some(format!("expiry-date=\"{date}\", rule-id=\"{}\"", encoded(id)))
     }
@@ -66,9 +71,10 @@ impl S3Front {
         req: S3Request<PutBucketLifecycleConfigurationInput>,
     ) -> S3Result<S3Response<PutBucketLifecycleConfigurationOutput>> {
         let bucket = self.config_bucket(&req, &req.input.bucket).await?;
-        let configuration = req.input.lifecycle_configuration.ok_or_else(|| {
-            s3_error!(MissingRequestBodyError, "Request Body is empty")
-        })?;
+        let configuration = req
+            .input
+            .lifecycle_configuration
+            .ok_or_else(|| s3_error!(MissingRequestBodyError, "Request Body is empty"))?;
         let rules = LifecycleRules {
             // Below 2⁶³, as databases count.
             generation: rand::random::<u64>() >> 1,
@@ -151,16 +157,20 @@ fn rule(rule: dto::LifecycleRule) -> S3Result<LifecycleRule> {
         None => None,
         Some(expiration) => Some(NoncurrentExpiration {
             days: count(
-                expiration.noncurrent_days.ok_or_else(|| malformed("NoncurrentVersionExpiration has NoncurrentDays"))?,
+                expiration
+                    .noncurrent_days
+                    .ok_or_else(|| malformed("NoncurrentVersionExpiration has NoncurrentDays"))?,
             ),
             keep: expiration.newer_noncurrent_versions.map(count),
         }),
     };
     let abort_uploads_days = match rule.abort_incomplete_multipart_upload {
         None => None,
-        Some(abort) => Some(count(abort.days_after_initiation.ok_or_else(|| {
-            malformed("AbortIncompleteMultipartUpload has DaysAfterInitiation")
-        })?)),
+        Some(abort) => Some(count(
+            abort
+                .days_after_initiation
+                .ok_or_else(|| malformed("AbortIncompleteMultipartUpload has DaysAfterInitiation"))?,
+        )),
     };
     Ok(LifecycleRule {
         id: rule.id.filter(|id| !id.is_empty()).unwrap_or_else(|| format!("{:032x}", rand::random::<u128>())),

@@ -5,9 +5,7 @@ use proptest::prelude::*;
 use holdfast_protocol::VersionId;
 
 use super::*;
-use crate::domain::lifecycle::{
-    Expiration, LifecycleRule, NoncurrentExpiration, RuleFilter, StreamKind,
-};
+use crate::domain::lifecycle::{Expiration, LifecycleRule, NoncurrentExpiration, RuleFilter, StreamKind};
 
 const DAY_MS: u64 = 86_400_000;
 /// 1 January 2024, 12:00.

@@ -74,10 +74,7 @@ fn markers_and_uploads_have_no_tags_and_no_sizes() {
         || RuleFilter { larger_than_bytes: Some(1), ..RuleFilter::default() },
     ];
     for filter in filters {
-        assert!(matches!(
-            fault(|rule| (rule.filter, rule.expiration) = (filter(), markers)),
-            RuleFault::Request(_)
-        ));
+        assert!(matches!(fault(|rule| (rule.filter, rule.expiration) = (filter(), markers)), RuleFault::Request(_)));
         assert!(matches!(
             fault(|rule| (rule.filter, rule.abort_uploads_days) = (filter(), Some(1))),
             RuleFault::Request(_)
@@ -94,9 +91,15 @@ fn conditions_of_a_filter_are_those_that_s3_takes() {
     let (a, b) = (tag("a", "1"), tag("a", "2"));
     let two = RuleFilter { prefix: Some("p".into()), tags: vec![a.clone()], ..RuleFilter::default() };
     assert!(matches!(filter(two.clone()), RuleFault::Malformed(_)));
-    assert_eq!(check(vec![LifecycleRule { filter: RuleFilter { form: FilterForm::And, ..two.clone() }, ..rule() }]), Ok(()));
+    assert_eq!(
+        check(vec![LifecycleRule { filter: RuleFilter { form: FilterForm::And, ..two.clone() }, ..rule() }]),
+        Ok(())
+    );
     let and = |filter: RuleFilter| RuleFilter { form: FilterForm::And, ..filter };
-    assert!(matches!(filter(and(RuleFilter { tags: vec![a.clone()], ..RuleFilter::default() })), RuleFault::Malformed(_)));
+    assert!(matches!(
+        filter(and(RuleFilter { tags: vec![a.clone()], ..RuleFilter::default() })),
+        RuleFault::Malformed(_)
+    ));
     assert!(matches!(filter(and(RuleFilter { tags: vec![a, b], ..RuleFilter::default() })), RuleFault::Request(_)));
     let sizes = RuleFilter { larger_than_bytes: Some(5), smaller_than_bytes: Some(5), ..RuleFilter::default() };
     assert!(matches!(filter(and(sizes)), RuleFault::Request(_)));

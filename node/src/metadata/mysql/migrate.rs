@@ -160,9 +160,7 @@ fn only_makes(sql: &str) -> Option<Vec<Made>> {
                 for assignment in at_commas(assignments)? {
                     let set = assignment.split_once('=')?.0.trim();
                     let set = set.rsplit('.').next().unwrap_or(set);
-                    let is_new = |made: &Made| {
-                        matches!(made, Made::Column { table, column } if *table == wanted && column == set)
-                    };
+                    let is_new = |made: &Made| matches!(made, Made::Column { table, column } if *table == wanted && column == set);
                     if !made.iter().any(is_new) {
                         return None;
                     }

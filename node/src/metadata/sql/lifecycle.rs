@@ -142,14 +142,8 @@ pub(super) async fn save_cursor<S: Session>(
     let (bucket, generation) = (rows::signed(bucket.0), rows::signed(generation));
     let sql = "DELETE FROM lifecycle_cursors WHERE bucket = ? AND generation <> ?";
     tx.execute(sql, values![bucket, generation]).await?;
-    let values = values![
-        bucket,
-        stream,
-        generation,
-        rows::signed(at.at_ms),
-        at.name.as_bytes(),
-        rows::signed(at.sequence)
-    ];
+    let values =
+        values![bucket, stream, generation, rows::signed(at.at_ms), at.name.as_bytes(), rows::signed(at.sequence)];
     let sql = "REPLACE INTO lifecycle_cursors (bucket, stream, generation, at_ms, name, sequence) \
          VALUES (?, ?, ?, ?, ?, ?)";
     tx.execute(sql, values).await.map(drop)

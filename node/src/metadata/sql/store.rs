@@ -9,10 +9,10 @@ use futures::future::BoxFuture;
 use holdfast_actors::domain::events::EventDraft;
 use holdfast_actors::ports::coordination::Fence;
 use holdfast_actors::ports::metadata::{
-    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind, BucketId, CannedAcl, Committed, CompleteUpload, DeleteRequest, Deleted,
-    ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage, ListVersionsQuery, MetadataResult,
-    MetadataStore, NewBucket, NewObject, NewUpload, ObjectVersion, Part, Recheck, Reclaim, Repair, ReplicaEvidence, Tag, Upload,
-    User, Versioning,
+    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind, BucketId, CannedAcl, Committed,
+    CompleteUpload, DeleteRequest, Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage,
+    ListVersionsQuery, MetadataResult, MetadataStore, NewBucket, NewObject, NewUpload, ObjectVersion, Part, Recheck,
+    Reclaim, Repair, ReplicaEvidence, Tag, Upload, User, Versioning,
 };
 use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId, UploadId, VersionId};
 
@@ -20,7 +20,9 @@ use tokio::sync::watch;
 
 use super::locks::Epochs;
 use super::versions::{Change, What};
-use super::{Locks, Reader, Session, buckets, fences, lifecycle, listing, reads, reclaims, replicas, uploads, users, versions};
+use super::{
+    Locks, Reader, Session, buckets, fences, lifecycle, listing, reads, reclaims, replicas, uploads, users, versions,
+};
 
 /// A database that runs verbs.
 pub(in crate::metadata) trait Backend: Send + Sync + 'static {

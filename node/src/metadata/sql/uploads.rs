@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use holdfast_actors::ports::metadata::{
-    AgePosition, BucketId, Committed, CompleteUpload, ContentSource, MetadataError, MetadataResult, NewObject, NewUpload, Part,
-    ReplicaEvidence, Upload,
+    AgePosition, BucketId, Committed, CompleteUpload, ContentSource, MetadataError, MetadataResult, NewObject,
+    NewUpload, Part, ReplicaEvidence, Upload,
 };
 use holdfast_protocol::{ContentId, Manifest, UploadId};
 use sqlx::AssertSqlSafe;

@@ -72,10 +72,7 @@ async fn what_cannot_be_carried_out_is_refused_and_changes_nothing() {
         (format!("{ALL}<Expiration><Date>2030-01-01T00:00:01Z</Date></Expiration>"), "InvalidArgument"),
         (format!("{ALL}<NoncurrentVersionExpiration/>"), "MalformedXML"),
         (format!("{ALL}<AbortIncompleteMultipartUpload/>"), "MalformedXML"),
-        (
-            format!("<Filter><Prefix>a</Prefix><Tag><Key>k</Key><Value>v</Value></Tag></Filter>{DAYS}"),
-            "MalformedXML",
-        ),
+        (format!("<Filter><Prefix>a</Prefix><Tag><Key>k</Key><Value>v</Value></Tag></Filter>{DAYS}"), "MalformedXML"),
     ] {
         let answer = world.put("/bucket?lifecycle").body(rule(&rest)).send().await.expect_error(400, code);
         if code == "InvalidStorageClass" {
@@ -84,7 +81,8 @@ async fn what_cannot_be_carried_out_is_refused_and_changes_nothing() {
     }
     let status = xml(&format!("<Rule><Status>On</Status>{ALL}{DAYS}</Rule>"));
     world.put("/bucket?lifecycle").body(status).send().await.expect_error(400, "MalformedXML");
-    let twice = rule(&format!("{ALL}{DAYS}")).repeat(2).replace("</LifecycleConfiguration><LifecycleConfiguration>", "");
+    let twice =
+        rule(&format!("{ALL}{DAYS}")).repeat(2).replace("</LifecycleConfiguration><LifecycleConfiguration>", "");
     world.put("/bucket?lifecycle").body(twice).send().await.expect_error(400, "InvalidArgument");
     world.put("/bucket?lifecycle").body(xml("")).send().await.expect_error(400, "MalformedXML");
     let kept = world.get("/bucket?lifecycle").send().await.expect(200);

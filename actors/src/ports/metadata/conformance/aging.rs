@@ -311,7 +311,8 @@ pub async fn changes_that_move_nothing_are_noted_while_there_are_rules(store: St
 pub async fn a_cursor_under_a_lower_token_is_refused(store: Store) {
     let id = bucket_with(&store, "b", Versioning::Unversioned).await;
     let fence = |token| Fence { name: LeaseName::new("lifecycle").unwrap(), token: FencingToken(token) };
-    let (at, later) = (AgePosition { at_ms: 1, ..AgePosition::default() }, AgePosition { at_ms: 2, ..Default::default() });
+    let (at, later) =
+        (AgePosition { at_ms: 1, ..AgePosition::default() }, AgePosition { at_ms: 2, ..Default::default() });
     store.save_lifecycle_cursor(id, 1, "a", &at, Some(&fence(2))).await.unwrap();
     let refused = store.save_lifecycle_cursor(id, 1, "a", &later, Some(&fence(1))).await;
     assert!(matches!(refused, Err(MetadataError::Fenced { .. })), "{refused:?}");
