@@ -450,3 +450,45 @@ async fn a_node_that_does_not_hold_the_lock_does_nothing() {
     world.parts.cluster = None;
     assert_eq!(world.pass().await.expired, 1);
 }
+
+/// Waits until a key is gone, at most half a minute.
+async fn until_gone(world: &World, key: &str) {
+    let begun = std::time::Instant::now();
+    while world.exists(key).await {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{key} does not go");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+/// Of two nodes the holder of the lock does the work, and when it is gone the other one goes on.
+#[tokio::test]
+async fn the_loop_runs_where_the_lock_is_and_moves_with_it() {
+    let world = World::new(Versioning::Unversioned).await;
+    world.rules(vec![after_days(1)]).await;
+    let locks = Arc::new(InProcessLocks::new());
+    let mut nodes = Vec::new();
+    for _ in 0..2 {
+        let ownership = Ownership::default();
+        ownership.extend(tokio::time::Instant::now(), std::time::Duration::from_secs(600));
+        let duty = Duty::new(locks.clone(), LockName::new("lifecycle").unwrap());
+        let mut parts = world.parts.clone();
+        parts.settings.interval = std::time::Duration::from_millis(10);
+        parts.cluster = Some(LifecycleDuty { duty: duty.clone(), ownership: ownership.clone() });
+        nodes.push((tokio::spawn(holdfast_actors::flow::lifecycle::run(parts)), duty, ownership));
+    }
+    world.put("first").await;
+    world.at(NOON + 2 * DAY);
+    until_gone(&world, "first").await;
+    // Fenced, it does nothing while it holds the lock.
+    let holder = nodes.iter().position(|(_, duty, _)| duty.fence().is_some()).unwrap();
+    nodes[holder].2.revoke();
+    world.put("second").await;
+    world.at(NOON + 4 * DAY);
+    assert!(world.exists("second").await);
+    nodes[holder].0.abort();
+    until_gone(&world, "second").await;
+    assert!(nodes[1 - holder].1.fence().is_some());
+    for (node, ..) in &nodes {
+        node.abort();
+    }
+}

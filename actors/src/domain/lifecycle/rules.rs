@@ -198,7 +198,7 @@ impl LifecycleRule {
         if days == Some(0) {
             return Err(RuleFault::Argument("'Days' for Expiration action must be a positive integer"));
         }
-        if date_ms.is_some_and(|date_ms| date_ms % MIDNIGHT_MS != 0) {
+        if date_ms.is_some_and(|date_ms| !date_ms.is_multiple_of(MIDNIGHT_MS)) {
             return Err(RuleFault::Argument("'Date' must be at midnight GMT"));
         }
         if lone_markers == Some(true) {
