@@ -460,11 +460,6 @@ impl RunningNode {
         self.events.kill_loop("journal")
     }
 
-    /// Kills the actor that carries lifecycle rules out, for tests of supervision.
-    pub fn kill_lifecycle(&self) -> bool {
-        self.lifecycle.kill_actor("lifecycle")
-    }
-
     /// Every actor below the supervisor.
     pub fn actor_kinds(&self) -> Vec<ChildKind> {
         let disks = (0..self.disks.disks().len()).map(ChildKind::Disk);

@@ -27,6 +27,10 @@ pub(super) async fn start(
     cluster: Option<LifecycleDuty>,
     node_name: &str,
 ) -> anyhow::Result<LoopsHandle> {
+    if day(config) != Day::REAL {
+        let day = config.lifecycle.day;
+        tracing::warn!(%day, "lifecycle.day is not a day: objects with lifecycle rules expire early, as only tests want it");
+    }
     let teller = config
         .events
         .is_on()

@@ -410,7 +410,7 @@ async fn what_an_older_program_wrote_is_put_in_order_of_age() {
     ] {
         sqlx::query(sql).execute(&mut conn).await.unwrap();
     }
-    conn.close().await.unwrap();
+    sqlx::Connection::close(conn).await.unwrap();
     let store = open(directory.path()).await;
     let aged = async |kind| {
         let found = store.aged_versions(id, kind, &AgePosition::default(), 99, 10).await.unwrap();
