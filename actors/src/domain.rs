@@ -4,6 +4,7 @@ pub mod access;
 pub mod admission;
 pub mod cleanup;
 pub mod events;
+pub mod lifecycle;
 pub mod objects;
 pub mod placement;
 pub mod restarts;

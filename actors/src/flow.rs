@@ -6,6 +6,7 @@ pub mod duty;
 pub mod get;
 pub mod hashing;
 pub mod key_locks;
+pub mod lifecycle;
 pub mod put;
 pub mod reclaim;
 pub mod relay;

@@ -35,6 +35,8 @@ class Node:
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="boto3-", dir=work))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
         environment["HOLDFAST_S3_DOMAINS"] = "s3.localhost"
+        # Lifecycle rules are to be seen at work: their days pass quickly.
+        environment["HOLDFAST_LIFECYCLE_DAY"], environment["HOLDFAST_LIFECYCLE_INTERVAL"] = "3 s", "500 ms"
         with open(self.directory / "node.log", "wb") as log:
             self.process = subprocess.Popen(
                 [binary, "dev", "--data-dir", self.directory / "data", "--s3-addr", "127.0.0.1:0",

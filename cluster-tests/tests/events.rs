@@ -374,3 +374,59 @@ fn bucket_notification_configuration_chooses_what_is_told() {
     told.sort();
     assert_eq!(told, [format!("{BUCKET}/in/a.jpg"), format!("{BUCKET}/last")]);
 }
+
+#[test]
+fn what_lifecycle_rules_delete_is_told_where_a_bucket_wants_it() {
+    let service = service();
+    let dir = tempfile::tempdir().unwrap();
+    let mut environment = environment(&service, dir.path(), "lifecycle", SECRET_KEY);
+    environment.push(("HOLDFAST_LIFECYCLE_DAY", "3 s".into()));
+    environment.push(("HOLDFAST_LIFECYCLE_INTERVAL", "500 ms".into()));
+    let node = start_on(&dir.path().join("data"), &environment);
+    let client = node.client();
+    client.create_bucket(BUCKET);
+    let configure = |subject: &str, xml: &str| {
+        let (path, query) = (format!("/{BUCKET}"), [(subject, "")]);
+        let request = Request { method: "PUT", path: &path, query: &query, body: xml.as_bytes(), ..Request::default() };
+        let answer = client.send(&request).unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    configure("versioning", "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>");
+    configure(
+        "notification",
+        "<NotificationConfiguration><TopicConfiguration><Id>expired</Id><Topic>arn:aws:sns:::holdfast</Topic>\
+         <Event>s3:LifecycleExpiration:*</Event></TopicConfiguration></NotificationConfiguration>",
+    );
+    for key in ["gone", "stays"] {
+        assert_eq!(client.put(BUCKET, key, b"x").unwrap().status, 200);
+    }
+    configure(
+        "lifecycle",
+        "<LifecycleConfiguration><Rule><ID>a</ID><Status>Enabled</Status><Filter><Prefix>gone</Prefix></Filter>\
+         <Expiration><Days>1</Days></Expiration><NoncurrentVersionExpiration><NoncurrentDays>1</NoncurrentDays>\
+         </NoncurrentVersionExpiration></Rule></LifecycleConfiguration>",
+    );
+    eventually("all versions of the object are gone", PATIENCE, || {
+        let (path, query) = (format!("/{BUCKET}"), [("versions", "")]);
+        let listed = client.send(&Request { method: "GET", path: &path, query: &query, ..Request::default() });
+        listed.is_ok_and(|listed| !listed.text().contains("<Key>gone</Key>"))
+    });
+    assert_eq!(client.get(BUCKET, "gone").unwrap().status, 404);
+    assert_eq!(client.get(BUCKET, "stays").unwrap().status, 200);
+    wait_until_published(&node);
+    let tail = node.cli(&["events", "tail", "--oldest", "--idle", "1s", "--json"]);
+    let told: Vec<(String, String)> = tail
+        .lines()
+        .map(|line| {
+            let event: Value = serde_json::from_str(line).unwrap();
+            let record = &event["body"]["Records"][0];
+            assert_eq!(record["userIdentity"]["principalId"], "holdfast", "{record:#}");
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            (text(&record["eventName"]), text(&record["s3"]["object"]["key"]))
+        })
+        .collect();
+    let names = ["LifecycleExpiration:DeleteMarkerCreated", "LifecycleExpiration:Delete", "LifecycleExpiration:Delete"];
+    assert_eq!(told, names.map(|name| (name.to_owned(), "gone".to_owned())));
+    let done = node.metric("holdfast_lifecycle_actions_total", &["remove_noncurrent", "done"]).unwrap();
+    assert_eq!(done, Some(1.0));
+}

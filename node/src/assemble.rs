@@ -5,6 +5,7 @@
 //! | `data_dir`, `limits`, `root`, `vault`, `storage`, `locks`, `journal`, `parts`, `front` | what every node is made of |
 //! | `cluster`, `transport` | what makes a node one of a cluster, whatever stands behind the ports |
 //! | `events` | the bus, and the relay to it |
+//! | `lifecycle` | the loop that carries lifecycle rules out |
 //! | `zookeeper` | a cluster of ZooKeeper, MySQL and QUIC |
 //! | `dev` | a cluster in one process |
 //! | `cluster_tools` | what is done to a node that is stopped: make a cluster, join one, save and rebuild metadata |
@@ -32,6 +33,7 @@ use holdfast_actors::ports::coordination::{Coordination, NodeAddresses, NodeStat
 use holdfast_actors::ports::peers::ReplicaService;
 use holdfast_actors::ports::{ChunkStore, Clock, Disk, Locks, MetadataStore, SystemClock};
 use holdfast_actors::service::cluster::{ClusterHandle, Findings};
+use holdfast_actors::service::loops::LoopsHandle;
 use holdfast_actors::service::{self, ChildKind, NodeHandle};
 use holdfast_protocol::NodeId;
 use holdfast_storage::DiskSet;
@@ -56,6 +58,7 @@ pub mod dev;
 mod events;
 mod front;
 mod journal;
+mod lifecycle;
 mod limits;
 mod locks;
 mod parts;
@@ -101,6 +104,7 @@ pub struct RunningNode {
     actors: NodeHandle,
     cluster: Option<RunningCluster>,
     events: RunningEvents,
+    lifecycle: LoopsHandle,
     metadata: Arc<dyn MetadataStore>,
     disks: DiskSet,
     server: HttpServer,
@@ -291,6 +295,9 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
     };
     let events = RunningEvents::start(&config, outbox.clone(), clock.clone(), owner.clone(), filling).await?;
     let root = root::ensure(&*metadata, &*vault, root, clock.now_ms()).await?;
+    let duty = cluster.as_ref().map(|(joint, _)| joint.lifecycle_duty());
+    let front_name = hex::encode(data_dir.id());
+    let lifecycle = lifecycle::start(&config, metadata.clone(), clock.clone(), duty, &front_name).await?;
     let front = FrontParts {
         metadata: metadata.clone(),
         chunks: chunks.clone(),
@@ -299,7 +306,7 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
         opener: vault.clone(),
         actors: actors.clone(),
         rings,
-        node_name: hex::encode(data_dir.id()),
+        node_name: front_name,
         ownership: cluster.as_ref().map(|(joint, _)| joint.coordination.ownership()),
     };
     let server = front::serve_s3(&config, front)?;
@@ -360,6 +367,7 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
         }),
         actors,
         events,
+        lifecycle,
         metadata,
         disks,
         server,
@@ -477,6 +485,7 @@ impl RunningNode {
             actors,
             cluster,
             events,
+            lifecycle,
             metadata,
             disks,
             server,
@@ -495,6 +504,7 @@ impl RunningNode {
         if !drained.in_time {
             tracing::warn!(all_left = drained.all_left, "requests were cut off by the stop");
         }
+        step("stop carrying out lifecycle rules", lifecycle.stop(STOP_STEP_MAX)).await;
         step("stop publishing events", events.stop(STOP_STEP_MAX)).await;
         let mut close_metadata = true;
         if let Some(mut cluster) = cluster {

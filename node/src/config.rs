@@ -38,6 +38,8 @@ pub struct Config {
     pub storage: StorageConfig,
     /// Giving space back.
     pub cleanup: CleanupConfig,
+    /// Rules of buckets about the age of objects.
+    pub lifecycle: LifecycleConfig,
     /// The cluster that the node is one of.
     pub cluster: ClusterConfig,
     /// The cluster's metadata.
@@ -247,6 +249,22 @@ impl Default for CleanupConfig {
             interval: Span::seconds(30),
             orphan_interval: Span::hours(1),
         }
+    }
+}
+
+/// `[lifecycle]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LifecycleConfig {
+    /// Time between looks for what is due by lifecycle rules.
+    pub interval: Span,
+    /// How long a day of a rule is. For tests only.
+    pub day: Span,
+}
+
+impl Default for LifecycleConfig {
+    fn default() -> Self {
+        Self { interval: Span::minutes(5), day: Span::days(1) }
     }
 }
 

@@ -25,6 +25,7 @@ mod convert;
 mod copy;
 mod delete;
 mod errors;
+mod lifecycle;
 mod listing;
 mod multipart;
 mod notify;
@@ -39,6 +40,8 @@ mod unconfigured;
 mod golden;
 #[cfg(test)]
 mod http_tests;
+
+pub(crate) use lifecycle::LifecycleView;
 
 /// The S3 front end of a node. Cheap to clone.
 #[derive(Clone)]
@@ -55,4 +58,6 @@ pub struct S3Front {
     pub(crate) region: Arc<str>,
     /// The node's name in events; `None`: nobody is told of changes.
     pub(crate) events_from: Option<Arc<str>>,
+    /// When objects expire.
+    pub(crate) lifecycle: Arc<LifecycleView>,
 }

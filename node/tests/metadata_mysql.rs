@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, Content, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes, ReplicaEvidence,
-    WritePrecondition,
+    AgePosition, AgedKind, BucketId, CannedAcl, Content, ContentSource, DeleteRequest, ETag, NewBucket, NewObject,
+    ObjectAttributes, ReplicaEvidence, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::{Journal, MetadataError, MetadataStore, Outbox};
 use holdfast_node::metadata::mysql::OpenError;
@@ -478,6 +478,65 @@ async fn migration_that_was_cut_off_is_run_again_and_spares_what_is_not_its_own(
     assert_eq!(kept, 1);
 }
 
+/// What a migration adds to tables that were there is taken away again and made anew, and filled from what they hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn migration_that_adds_to_tables_is_run_again_wherever_it_was_cut_off() {
+    let server = server().await;
+    let database = server.database().await;
+    let store = open(server.options(&database)).await;
+    let id = bucket(&*store).await;
+    store.set_versioning("b", Versioning::Enabled).await.unwrap();
+    for now_ms in [10, 20] {
+        store.commit_object(NewObject { now_ms, ..object(id, "k") }).await.unwrap();
+    }
+    for (key, now_ms) in [("k", 30), ("marker", 40)] {
+        let gone = DeleteRequest {
+            key: key.into(),
+            version: None,
+            marker_version: VersionId::generate(2),
+            owner: "alice".into(),
+            precondition: WritePrecondition::default(),
+            only_if: None,
+            event: None,
+        };
+        store.delete_objects(id, vec![gone], now_ms).await.unwrap().remove(0).unwrap();
+    }
+    store.commit_object(NewObject { now_ms: 50, ..object(id, "current") }).await.unwrap();
+    store.close().await;
+    let mut conn = server.connect(&database).await;
+    let undone: [&[&str]; 4] = [
+        &[],
+        &["DROP TABLE lifecycle_rechecks"],
+        &["DROP TABLE lifecycle_rechecks, lifecycle_cursors", "ALTER TABLE history DROP KEY history_by_age"],
+        &[
+            "DROP TABLE lifecycle_rechecks, lifecycle_cursors",
+            "ALTER TABLE history DROP KEY history_by_age",
+            "ALTER TABLE history DROP COLUMN since_ms",
+            "ALTER TABLE history DROP COLUMN latest",
+            "ALTER TABLE uploads DROP KEY uploads_by_bucket_age",
+        ],
+    ];
+    for undo in undone {
+        for sql in undo {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(*sql)).execute(&mut conn).await.unwrap();
+        }
+        sqlx::raw_sql("UPDATE _sqlx_migrations SET success = FALSE WHERE version = 5")
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        let store = open(server.options(&database)).await;
+        let aged = async |kind| {
+            let found = store.aged_versions(id, kind, &AgePosition::default(), 99, 10).await.unwrap();
+            found.into_iter().map(|v| (v.key, v.last_modified_ms, v.since_ms)).collect::<Vec<_>>()
+        };
+        let row = |key: &str, modified_ms, since_ms| (key.to_owned(), modified_ms, since_ms);
+        assert_eq!(aged(AgedKind::Noncurrent).await, [row("k", 10, 20), row("k", 20, 30)], "{undo:?}");
+        assert_eq!(aged(AgedKind::Markers).await, [row("k", 30, 30), row("marker", 40, 40)], "{undo:?}");
+        assert_eq!(aged(AgedKind::Current).await, [row("current", 50, 50)], "{undo:?}");
+        store.close().await;
+    }
+}
+
 /// A backup holds what was there at one moment, whatever is written while it is read page by page.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backup_is_of_one_moment() {
@@ -500,12 +559,13 @@ async fn backup_is_of_one_moment() {
             let mut keys = ["a", "z"];
             while !stop.load(Ordering::Relaxed) {
                 store.commit_object(object(id, keys[1])).await.unwrap();
-                let gone = holdfast_actors::ports::metadata::DeleteRequest {
+                let gone = DeleteRequest {
                     key: keys[0].into(),
                     version: None,
                     marker_version: VersionId::generate(2),
                     owner: "alice".into(),
                     precondition: WritePrecondition::default(),
+                    only_if: None,
                     event: None,
                 };
                 for deleted in store.delete_objects(id, vec![gone], 2).await.unwrap() {

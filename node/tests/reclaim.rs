@@ -165,6 +165,7 @@ async fn a_deleted_object_is_reclaimed_after_the_grace_and_not_before() {
         marker_version: VersionId::generate(1),
         owner: "root".into(),
         precondition: WritePrecondition::default(),
+        only_if: None,
         event: None,
     };
     let deleted_ms = SystemClock.now_ms() - 1_000;

@@ -224,6 +224,61 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Uploads begun before `before_ms`, oldest first, at most `limit`.
     async fn stale_uploads(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<Arc<Upload>>>;
 
+    // --- lifecycle ---------------------------------------------------------------------------------------------------
+
+    /// Versions of a bucket in order of age, those after `after` and up to `until_ms`, at most `limit`. The cost follows what
+    /// is returned.
+    async fn aged_versions(
+        &self,
+        bucket: BucketId,
+        kind: AgedKind,
+        after: &AgePosition,
+        until_ms: u64,
+        limit: u32,
+    ) -> MetadataResult<Vec<AgedVersion>>;
+
+    /// Noncurrent versions of a key but for the `keep` newest of them, oldest first, those with a sequence above `after`, at
+    /// most `limit`.
+    async fn surplus_versions(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        keep: u32,
+        after: u64,
+        limit: u32,
+    ) -> MetadataResult<Vec<AgedVersion>>;
+
+    /// Unfinished uploads of a bucket in order of their begin, as [`MetadataStore::aged_versions`].
+    async fn aged_uploads(
+        &self,
+        bucket: BucketId,
+        after: &AgePosition,
+        until_ms: u64,
+        limit: u32,
+    ) -> MetadataResult<Vec<Arc<Upload>>>;
+
+    /// How far the walks of a bucket have come under the rules of `generation`, by name.
+    async fn lifecycle_cursors(&self, bucket: BucketId, generation: u64) -> MetadataResult<Vec<(String, AgePosition)>>;
+
+    /// Remembers how far one walk has come, and forgets what was remembered of other generations. `fence` as in
+    /// [`MetadataStore::due_reclaims`]. All is forgotten when the bucket's lifecycle rules are set or removed.
+    async fn save_lifecycle_cursor(
+        &self,
+        bucket: BucketId,
+        generation: u64,
+        stream: &str,
+        at: &AgePosition,
+        fence: Option<&Fence>,
+    ) -> MetadataResult<()>;
+
+    /// Keys of a bucket to be looked at once more, oldest change first, at most `limit`. While a bucket has lifecycle rules,
+    /// such a note is written in the transaction of each change that moves no version in the order of age, but may make one
+    /// due: of tags, of which version is the latest, and of whether a delete marker hides anything.
+    async fn rechecks(&self, bucket: BucketId, limit: u32) -> MetadataResult<Vec<Recheck>>;
+
+    /// Forgets rechecks that are done. `fence` as in [`MetadataStore::due_reclaims`].
+    async fn finish_rechecks(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()>;
+
     // --- reclaiming --------------------------------------------------------------------------------------------------
 
     /// Contents dereferenced before `before_ms`, at most `limit`, that are still not referenced (checked in the same

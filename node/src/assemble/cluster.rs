@@ -13,6 +13,7 @@ use holdfast_actors::domain::admission::DiskHealth;
 use holdfast_actors::flow::cluster_view::ClusterView;
 use holdfast_actors::flow::duty::Duty;
 use holdfast_actors::flow::key_locks::ChunkLocks;
+use holdfast_actors::flow::lifecycle::LifecycleDuty;
 use holdfast_actors::flow::reclaim::{ClusterDuty, Writers};
 use holdfast_actors::flow::replica_service::{LocalReplicas, ReplicaLimits};
 use holdfast_actors::flow::replicate::{MetadataRepairs, ReplicateOptions, ReplicateParts, ReplicatedChunks};
@@ -39,6 +40,9 @@ const REGISTRATION_SESSIONS: u32 = 6;
 
 /// The lock of the node that ends unfinished uploads and reclaims contents.
 const CLEANUP_LOCK: &str = "cleanup";
+
+/// The lock of the node that carries lifecycle rules out.
+const LIFECYCLE_LOCK: &str = "lifecycle";
 
 /// What the nodes of a cluster have in common, opened for one of them.
 pub(super) struct ClusterPorts {
@@ -178,6 +182,12 @@ impl Joint {
                 self_report: self.self_report.clone(),
             }),
         }
+    }
+
+    /// What the loop of lifecycle rules has to know.
+    pub(super) fn lifecycle_duty(&self) -> LifecycleDuty {
+        let name = LockName::new(LIFECYCLE_LOCK).expect("it is a name");
+        LifecycleDuty { duty: Duty::new(self.locks.clone(), name), ownership: self.coordination.ownership() }
     }
 
     /// Starts the actors and waits until the others see this node.

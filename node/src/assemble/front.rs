@@ -14,11 +14,11 @@ use crate::config::{Config, RuntimeKind};
 use crate::http::pace::Pace;
 use crate::http::server::{self, ConnInfo, DataPlane, HttpServer, ServerConfig};
 use crate::http::tls::{Tls, TlsFiles};
-use crate::s3::S3Front;
 use crate::s3::auth::SecretOpener;
 use crate::s3::facts::ClientConnection;
 use crate::s3::host::HostNames;
 use crate::s3::http_service::{S3HttpOptions, S3HttpService};
+use crate::s3::{LifecycleView, S3Front};
 
 /// What S3 is served from.
 pub(super) struct FrontParts {
@@ -45,6 +45,7 @@ pub(super) fn serve_s3(config: &Config, parts: FrontParts) -> anyhow::Result<Htt
         clock: clock.clone(),
         region: config.s3.region.as_str().into(),
         events_from: config.events.is_on().then(|| node_name.as_str().into()),
+        lifecycle: Arc::new(LifecycleView::new(super::lifecycle::day(config))),
     };
     let options = S3HttpOptions {
         hosts: HostNames::new(config.s3.domains.iter().map(String::as_str)).context("s3.domains")?,

@@ -38,6 +38,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         (limits.chunk_timeout, ("limits", "chunk_timeout")),
         (config.cleanup.interval, ("cleanup", "interval")),
         (config.cleanup.orphan_interval, ("cleanup", "orphan_interval")),
+        (config.lifecycle.interval, ("lifecycle", "interval")),
         (config.storage.checkpoint_interval, ("storage", "checkpoint_interval")),
         (config.storage.compact_interval, ("storage", "compact_interval")),
     ] {
@@ -61,6 +62,13 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         ("cleanup", "orphan_age"),
         "a slow upload could be taken for left over",
         "write at least twice what limits.chunk_timeout is",
+    );
+
+    require(
+        (Span::seconds(1)..=Span::days(1)).contains(&config.lifecycle.day),
+        ("lifecycle", "day"),
+        "no day of a lifecycle rule",
+        "write \"1 d\"; anything shorter, from \"1 s\", is for tests: it makes objects expire early",
     );
 
     let storage = &config.storage;

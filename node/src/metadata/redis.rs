@@ -32,10 +32,10 @@ use futures::FutureExt as _;
 use holdfast_actors::domain::events::EventDraft;
 use holdfast_actors::ports::coordination::{CacheFollower, CacheSeen, Coordination, Fence};
 use holdfast_actors::ports::metadata::{
-    AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, Committed, CompleteUpload, DeleteRequest, Deleted,
-    ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage, ListVersionsQuery, MetadataError,
-    MetadataResult, MetadataStore, NewBucket, NewObject, NewUpload, ObjectVersion, Part, Reclaim, Repair,
-    ReplicaEvidence, Tag, Upload, User, Versioning,
+    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind, BucketId, CannedAcl, Committed,
+    CompleteUpload, DeleteRequest, Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage,
+    ListVersionsQuery, MetadataError, MetadataResult, MetadataStore, NewBucket, NewObject, NewUpload, ObjectVersion,
+    Part, Recheck, Reclaim, Repair, ReplicaEvidence, Tag, Upload, User, Versioning,
 };
 use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId, UploadId, VersionId};
 use tokio::sync::watch;
@@ -428,6 +428,61 @@ impl<S: MetadataStore + ?Sized> MetadataStore for RedisCachedStore<S> {
 
     async fn stale_uploads(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<Arc<Upload>>> {
         self.inner.stale_uploads(before_ms, limit).await
+    }
+
+    async fn aged_versions(
+        &self,
+        bucket: BucketId,
+        kind: AgedKind,
+        after: &AgePosition,
+        until_ms: u64,
+        limit: u32,
+    ) -> MetadataResult<Vec<AgedVersion>> {
+        self.inner.aged_versions(bucket, kind, after, until_ms, limit).await
+    }
+
+    async fn surplus_versions(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        keep: u32,
+        after: u64,
+        limit: u32,
+    ) -> MetadataResult<Vec<AgedVersion>> {
+        self.inner.surplus_versions(bucket, key, keep, after, limit).await
+    }
+
+    async fn aged_uploads(
+        &self,
+        bucket: BucketId,
+        after: &AgePosition,
+        until_ms: u64,
+        limit: u32,
+    ) -> MetadataResult<Vec<Arc<Upload>>> {
+        self.inner.aged_uploads(bucket, after, until_ms, limit).await
+    }
+
+    async fn lifecycle_cursors(&self, bucket: BucketId, generation: u64) -> MetadataResult<Vec<(String, AgePosition)>> {
+        self.inner.lifecycle_cursors(bucket, generation).await
+    }
+
+    async fn save_lifecycle_cursor(
+        &self,
+        bucket: BucketId,
+        generation: u64,
+        stream: &str,
+        at: &AgePosition,
+        fence: Option<&Fence>,
+    ) -> MetadataResult<()> {
+        self.inner.save_lifecycle_cursor(bucket, generation, stream, at, fence).await
+    }
+
+    async fn rechecks(&self, bucket: BucketId, limit: u32) -> MetadataResult<Vec<Recheck>> {
+        self.inner.rechecks(bucket, limit).await
+    }
+
+    async fn finish_rechecks(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()> {
+        self.inner.finish_rechecks(ids, fence).await
     }
 
     async fn due_reclaims(&self, before_ms: u64, limit: u32, fence: Option<&Fence>) -> MetadataResult<Vec<Reclaim>> {

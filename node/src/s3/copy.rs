@@ -170,7 +170,8 @@ impl S3Front {
                     result => result.s3()?,
                 }
             };
-            return Ok(S3Response::new(copied(&committed, source)));
+            let expiration = self.expiration(&bucket, &committed.object);
+            return Ok(S3Response::new(CopyObjectOutput { expiration, ..copied(&committed, source) }));
         }
         Err(MetadataError::NoSuchContent.to_s3())
     }

@@ -34,6 +34,7 @@ impl S3Front {
             marker_version: self.new_version(),
             owner: owner_of_writes(&req, &bucket),
             precondition,
+            only_if: None,
             event: self.event(&req.extensions, &bucket, EventName::RemovedDelete),
         };
         let mut results = self.metadata.delete_objects(bucket.id, vec![request], self.clock.now_ms()).await.s3()?;
@@ -82,6 +83,7 @@ impl S3Front {
                     marker_version: self.new_version(),
                     owner: owner.clone(),
                     precondition: precondition_of(object.e_tag.as_ref())?,
+                    only_if: None,
                     event: event.clone(),
                 }),
                 Err(error) => errors.push(error_entry(&object.key, object.version_id.clone(), &error)),

@@ -5,6 +5,7 @@
 
 use std::error::Error as _;
 
+use holdfast_actors::domain::lifecycle::RuleFault;
 use holdfast_actors::domain::objects::attributes::AttributeError;
 use holdfast_actors::domain::objects::checksums::DigestMismatch;
 use holdfast_actors::domain::objects::multipart::CompletionError;
@@ -291,6 +292,36 @@ pub(crate) fn not_implemented(what: &str) -> S3Error {
     s3_error!(NotImplemented, "{what} is not implemented")
 }
 
+/// Rules that move objects to where there is nothing.
+pub(crate) fn no_cold_tier() -> S3Error {
+    let mut error = s3_error!(
+        InvalidStorageClass,
+        "The storage class you specified is not valid: this node has no cold tier, so a rule cannot have Transition or \
+         NoncurrentVersionTransition"
+    );
+    error.set_status_code(StatusCode::BAD_REQUEST);
+    error
+}
+
+/// 404 with S3's code for what is not there.
+pub(crate) fn not_configured(code: S3ErrorCode, message: &'static str) -> S3Error {
+    let mut error = S3Error::with_message(code, message);
+    // s3s takes the status of some of these codes from the operations that set them.
+    error.set_status_code(StatusCode::NOT_FOUND);
+    error
+}
+
+impl ToS3 for RuleFault {
+    fn to_s3(self) -> S3Error {
+        let code = match &self {
+            Self::Malformed(_) => S3ErrorCode::MalformedXML,
+            Self::Request(_) => S3ErrorCode::InvalidRequest,
+            Self::Argument(_) => S3ErrorCode::InvalidArgument,
+        };
+        S3Error::with_message(code, self.to_string())
+    }
+}
+
 /// 400 `InvalidArgument`.
 pub(crate) fn invalid_argument(message: impl Into<std::borrow::Cow<'static, str>>) -> S3Error {
     S3Error::with_message(S3ErrorCode::InvalidArgument, message)
@@ -333,6 +364,10 @@ mod tests {
             (RangeNotSatisfiable { size_bytes: 7 }.to_s3(), "InvalidRange", 416),
             (NoSuchPart(3).to_s3(), "InvalidPartNumber", 416),
             (not_implemented("x"), "NotImplemented", 501),
+            (no_cold_tier(), "InvalidStorageClass", 400),
+            (RuleFault::Malformed("x").to_s3(), "MalformedXML", 400),
+            (RuleFault::Request("x").to_s3(), "InvalidRequest", 400),
+            (RuleFault::Argument("x").to_s3(), "InvalidArgument", 400),
         ];
         for (error, code, status) in table {
             assert_eq!(error.code().as_str(), code);

@@ -25,6 +25,7 @@ use crate::locks::InProcessLocks;
 use crate::metadata::sqlite::{SqliteMetadataStore, SqliteOptions};
 
 mod copies;
+mod lifecycle;
 mod listings;
 mod objects;
 mod unconfigured;
@@ -68,6 +69,7 @@ impl World {
             clock: Arc::new(SystemClock),
             region: REGION.into(),
             events_from: Some("node".into()),
+            lifecycle: Arc::default(),
         };
         let opener = |sealed: &[u8], _: &str| -> Result<Zeroizing<String>, OpenSecretError> {
             Ok(Zeroizing::new(String::from_utf8_lossy(sealed).into_owned()))

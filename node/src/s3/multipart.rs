@@ -304,6 +304,7 @@ impl S3Front {
 
         let mut output = CompleteMultipartUploadOutput {
             location: Some(location(&req.headers, &req.input.bucket, &req.input.key)),
+            expiration: self.expiration(&bucket, &committed.object),
             version_id: answered_version(&committed),
             bucket: Some(req.input.bucket),
             key: Some(req.input.key),

@@ -173,7 +173,11 @@ impl S3Front {
         };
         let committed = self.write_object(&bucket, head, size_bytes, body, checks).await?;
 
-        let mut output = PutObjectOutput { version_id: answered_version(&committed), ..Default::default() };
+        let mut output = PutObjectOutput {
+            expiration: self.expiration(&bucket, &committed.object),
+            version_id: answered_version(&committed),
+            ..Default::default()
+        };
         if let Some(content) = &committed.object.content {
             output.e_tag = Some(etag(&content.etag));
             if let Some(checksum) = &content.checksum {

@@ -36,10 +36,12 @@ operations! {
     put_bucket_versioning(PutBucketVersioningInput) -> PutBucketVersioningOutput;
     // Configuration of buckets
     delete_bucket_cors(DeleteBucketCorsInput) -> DeleteBucketCorsOutput;
+    delete_bucket_lifecycle(DeleteBucketLifecycleInput) -> DeleteBucketLifecycleOutput;
     delete_bucket_policy(DeleteBucketPolicyInput) -> DeleteBucketPolicyOutput;
     delete_bucket_tagging(DeleteBucketTaggingInput) -> DeleteBucketTaggingOutput;
     get_bucket_acl(GetBucketAclInput) -> GetBucketAclOutput;
     get_bucket_cors(GetBucketCorsInput) -> GetBucketCorsOutput;
+    get_bucket_lifecycle_configuration(GetBucketLifecycleConfigurationInput) -> GetBucketLifecycleConfigurationOutput;
     get_bucket_ownership_controls(GetBucketOwnershipControlsInput) -> GetBucketOwnershipControlsOutput;
     get_bucket_policy(GetBucketPolicyInput) -> GetBucketPolicyOutput;
     get_bucket_policy_status(GetBucketPolicyStatusInput) -> GetBucketPolicyStatusOutput;
@@ -47,6 +49,8 @@ operations! {
     get_bucket_tagging(GetBucketTaggingInput) -> GetBucketTaggingOutput;
     put_bucket_acl(PutBucketAclInput) -> PutBucketAclOutput;
     put_bucket_cors(PutBucketCorsInput) -> PutBucketCorsOutput;
+    put_bucket_lifecycle_configuration(PutBucketLifecycleConfigurationInput)
+        -> PutBucketLifecycleConfigurationOutput;
     put_bucket_notification_configuration(PutBucketNotificationConfigurationInput)
         -> PutBucketNotificationConfigurationOutput;
     put_bucket_policy(PutBucketPolicyInput) -> PutBucketPolicyOutput;
@@ -54,7 +58,6 @@ operations! {
     // What no bucket has configured
     get_bucket_accelerate_configuration(GetBucketAccelerateConfigurationInput) -> GetBucketAccelerateConfigurationOutput;
     get_bucket_encryption(GetBucketEncryptionInput) -> GetBucketEncryptionOutput;
-    get_bucket_lifecycle_configuration(GetBucketLifecycleConfigurationInput) -> GetBucketLifecycleConfigurationOutput;
     get_bucket_logging(GetBucketLoggingInput) -> GetBucketLoggingOutput;
     get_bucket_notification_configuration(GetBucketNotificationConfigurationInput) -> GetBucketNotificationConfigurationOutput;
     get_bucket_replication(GetBucketReplicationInput) -> GetBucketReplicationOutput;

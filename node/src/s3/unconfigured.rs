@@ -1,21 +1,13 @@
-//! What a bucket of S3 can have and none has here: lifecycle rules, encryption and the like.
+//! What a bucket of S3 can have and none has here: encryption, replication and the like.
 //!
 //! SDKs, terraform and consoles ask for all of it. They are told what S3 tells of a bucket on which nothing was configured,
 //! and that is the truth, since whoever configures something gets NotImplemented. Each answer asks whether the bucket exists.
 
-use http::StatusCode;
 use s3s::dto::*;
-use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
+use s3s::{S3ErrorCode, S3Request, S3Response, S3Result};
 
 use super::S3Front;
-
-/// 404 with S3's code for what is not there.
-fn not_configured(code: S3ErrorCode, message: &'static str) -> S3Error {
-    let mut error = S3Error::with_message(code, message);
-    // s3s takes the status of some of these codes from the operations that set them.
-    error.set_status_code(StatusCode::NOT_FOUND);
-    error
-}
+use super::errors::not_configured;
 
 /// Operations whose answer is an error.
 macro_rules! missing {
@@ -49,8 +41,6 @@ missing! {
     get_bucket_encryption(GetBucketEncryptionInput) -> GetBucketEncryptionOutput:
         S3ErrorCode::ServerSideEncryptionConfigurationNotFoundError,
         "The server side encryption configuration was not found";
-    get_bucket_lifecycle_configuration(GetBucketLifecycleConfigurationInput) -> GetBucketLifecycleConfigurationOutput:
-        S3ErrorCode::NoSuchLifecycleConfiguration, "The lifecycle configuration does not exist";
     get_bucket_replication(GetBucketReplicationInput) -> GetBucketReplicationOutput:
         S3ErrorCode::ReplicationConfigurationNotFoundError, "The replication configuration was not found";
     get_bucket_website(GetBucketWebsiteInput) -> GetBucketWebsiteOutput:

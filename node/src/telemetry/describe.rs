@@ -54,6 +54,17 @@ pub(super) fn describe() {
     describe_counter!("holdfast_disk_task_failures_total", "Housekeeping that failed, by disk and task.");
     describe_counter!("holdfast_disk_compacted_bytes_total", Unit::Bytes, "Bytes that compaction moved.");
 
+    describe_counter!(
+        "holdfast_lifecycle_actions_total",
+        "What lifecycle rules did, by action and outcome; changed: the version was another one by then, and was spared."
+    );
+    describe_counter!("holdfast_lifecycle_examined_total", "Versions and uploads that lifecycle rules looked at.");
+    describe_counter!("holdfast_lifecycle_passes_total", "Passes over the lifecycle rules of all buckets, by outcome.");
+    describe_gauge!(
+        "holdfast_lifecycle_lag_seconds",
+        Unit::Seconds,
+        "For how long the longest due of what lifecycle rules do now has been due; 0 when nothing is left."
+    );
     describe_counter!("holdfast_cleanup_passes_total", "Cleanup passes, by kind and outcome.");
     describe_counter!("holdfast_cleanup_items_total", "Uploads aborted, contents reclaimed, orphans deleted.");
     describe_counter!("holdfast_cleanup_reclaimed_bytes_total", Unit::Bytes, "Payload bytes given back by cleanup.");

@@ -11,7 +11,7 @@
 
 use holdfast_protocol::VersionId;
 
-use crate::ports::metadata::{Deleted, ETag, MetadataError, Versioning, WritePrecondition};
+use crate::ports::metadata::{Deleted, ETag, MetadataError, OnlyIf, Versioning, WritePrecondition};
 
 /// The current row of a key, as far as decisions need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Current {
     pub version: VersionId,
     /// Its ETag, for preconditions.
     pub etag: ETag,
+    /// Its sequence number.
+    pub sequence: u64,
 }
 
 /// A row of a key's history, as far as decisions need it.
@@ -29,6 +31,8 @@ pub struct Past {
     pub version: VersionId,
     /// Whether it is a delete marker.
     pub delete_marker: bool,
+    /// Its sequence number.
+    pub sequence: u64,
 }
 
 /// What becomes of the current row.
@@ -101,6 +105,28 @@ pub fn check_precondition(precondition: &WritePrecondition, current: Option<&Cur
         if wanted.is_some_and(|etag| etag != current.etag) {
             return Err(MetadataError::PreconditionFailed);
         }
+    }
+    Ok(())
+}
+
+/// Holds a deletion of `version` against what was judged before. `history` as for [`plan_delete`].
+///
+/// # Errors
+/// `PreconditionFailed`.
+pub fn check_only_if(
+    only_if: &OnlyIf,
+    version: Option<VersionId>,
+    current: Option<&Current>,
+    history: &History,
+) -> Result<(), MetadataError> {
+    let named = version.is_none_or(|wanted| current.is_some_and(|current| current.version == wanted));
+    let (sequence, is_alone) = if named {
+        (current.map(|current| current.sequence), history.newest[0].is_none())
+    } else {
+        (history.named.map(|past| past.sequence), current.is_none() && history.newest[1].is_none())
+    };
+    if sequence != Some(only_if.sequence) || (only_if.is_alone && !is_alone) {
+        return Err(MetadataError::PreconditionFailed);
     }
     Ok(())
 }
@@ -229,11 +255,11 @@ mod tests {
     const ETAG: ETag = ETag { md5: [7; 16], parts: None };
 
     fn current(version: VersionId) -> Current {
-        Current { version, etag: ETAG }
+        Current { version, etag: ETAG, sequence: 5 }
     }
 
     fn past(version: VersionId, delete_marker: bool) -> Option<Past> {
-        Some(Past { version, delete_marker })
+        Some(Past { version, delete_marker, sequence: 3 })
     }
 
     fn put(versioning: Versioning, current: Option<Current>) -> PutPlan {
@@ -329,6 +355,27 @@ mod tests {
         // The same, when a marker hides the key.
         let history = History { newest: [past(V2, true), past(V1, false)], named: past(V1, false) };
         assert_eq!(delete(Versioning::Enabled, Some(V1), None, history).promotion, Promotion::None);
+    }
+
+    #[test]
+    fn a_deletion_of_what_was_judged_wants_the_very_same_version() {
+        let only = |sequence, is_alone| OnlyIf { sequence, is_alone };
+        let check = |only_if, version, current: Option<Current>, history| {
+            check_only_if(&only_if, version, current.as_ref(), &history).is_ok()
+        };
+        let none = History::default();
+        assert!(check(only(5, false), None, Some(current(V1)), none));
+        assert!(check(only(5, false), Some(V1), Some(current(V1)), none));
+        assert!(!check(only(4, false), None, Some(current(V1)), none), "it was changed since");
+        assert!(!check(only(5, false), None, None, none), "it is gone");
+        // A marker that hides nothing, and one that does.
+        let alone = History { newest: [past(V1, true), None], named: past(V1, true) };
+        let hiding = History { newest: [past(V1, true), past(V2, false)], named: past(V1, true) };
+        assert!(check(only(3, true), Some(V1), None, alone));
+        assert!(!check(only(3, true), Some(V1), None, hiding));
+        assert!(!check(only(3, true), Some(V1), Some(current(V2)), alone), "an object took its place");
+        assert!(check(only(3, false), Some(V1), Some(current(V2)), alone));
+        assert!(!check(only(3, true), Some(V3), None, History { named: None, ..alone }));
     }
 
     #[test]

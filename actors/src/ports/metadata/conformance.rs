@@ -16,6 +16,7 @@ use super::{
     WritePrecondition,
 };
 
+pub mod aging;
 pub mod buckets;
 pub mod listing;
 pub mod model;
@@ -93,6 +94,17 @@ macro_rules! metadata_conformance {
             listing::a_deleted_version_marker_loses_nothing,
             model::random_histories_match_a_naive_model,
             model::random_uploads_list_as_a_naive_model,
+            aging::current_versions_come_by_age_and_pages_go_on,
+            aging::noncurrent_versions_count_from_their_successor,
+            aging::latest_markers_tell_whether_they_hide_anything,
+            aging::an_expiry_spares_what_was_changed_since_it_was_judged,
+            aging::a_lone_marker_goes_only_while_it_is_alone,
+            aging::surplus_versions_are_those_beyond_the_newest,
+            aging::uploads_come_by_age,
+            aging::cursors_are_kept_for_one_generation,
+            aging::changes_that_move_nothing_are_noted_while_there_are_rules,
+            aging::a_cursor_under_a_lower_token_is_refused,
+            aging::random_histories_age_as_a_naive_model,
             users::users_are_made_listed_and_removed,
             users::keys_belong_to_users,
             users::a_user_with_buckets_stays,
@@ -176,6 +188,7 @@ pub(crate) fn delete_request(key: &str, version: Option<VersionId>) -> DeleteReq
         marker_version: VersionId::generate(T0 / 1000),
         owner: "alice".into(),
         precondition: WritePrecondition::default(),
+        only_if: None,
         event: None,
     }
 }

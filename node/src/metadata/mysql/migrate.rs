@@ -2,8 +2,8 @@
 //!
 //! DDL commits by itself on MySQL, so a node that dies in the middle of a migration leaves half of it, and a row in sqlx's
 //! table that says so. No node opens such a database, so nothing that the migration made is in use: where it only makes
-//! tables (and fills those), they are dropped and it is run again. A table that holds rows which the migration did not put
-//! there is somebody else's, and is left alone. A migration that changes tables which were there before is for a person to
+//! tables, columns and keys (and fills those), they are dropped and it is run again. A table that holds rows which the migration
+//! did not put there is somebody else's, and is left alone. A migration that changes what was there before is for a person to
 //! look at: [`OpenError::HalfMigrated`] says what to do.
 
 use std::time::Duration;
@@ -18,10 +18,20 @@ pub(super) const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a migration of which nothing else is needed makes.
 #[derive(Debug, PartialEq, Eq)]
-struct Made {
-    table: String,
-    /// The migration puts rows into it itself.
-    filled: bool,
+enum Made {
+    Table {
+        table: String,
+        /// The migration puts rows into it itself.
+        filled: bool,
+    },
+    Column {
+        table: String,
+        column: String,
+    },
+    Key {
+        table: String,
+        key: String,
+    },
 }
 
 /// Applies what is missing, after a look whether the database is not from the future. One node at a time: sqlx's own lock
@@ -59,23 +69,38 @@ async fn exists(conn: &mut MySqlConnection, table: &str) -> Result<bool, sqlx::E
 async fn take_back(conn: &mut MySqlConnection, version: i64) -> Result<(), OpenError> {
     let half = |detail: String| OpenError::HalfMigrated { version, detail };
     let migration = MIGRATIONS.iter().find(|migration| migration.version == version);
-    let Some(made) = migration.and_then(|migration| only_makes_tables(migration.sql.as_str())) else {
-        return Err(half("it changes tables that were there before".to_owned()));
+    let Some(made) = migration.and_then(|migration| only_makes(migration.sql.as_str())) else {
+        return Err(half("it changes what was there before".to_owned()));
     };
     let mut left = Vec::new();
-    for Made { table, filled } in made {
-        if !exists(conn, &table).await? {
-            continue;
+    // The last first: a key goes before its columns.
+    for made in made.into_iter().rev() {
+        match made {
+            Made::Table { table, filled } => {
+                if !exists(conn, &table).await? {
+                    continue;
+                }
+                let any = AssertSqlSafe(format!("SELECT 1 FROM `{table}` LIMIT 1"));
+                if !filled && sqlx::query(any).fetch_optional(&mut *conn).await?.is_some() {
+                    return Err(half(format!("table {table} holds rows that are not the migration's")));
+                }
+                left.push(format!("DROP TABLE `{table}`"));
+            }
+            Made::Column { table, column } => {
+                if has(conn, "columns", "column_name", &table, &column).await? {
+                    left.push(format!("ALTER TABLE `{table}` DROP COLUMN `{column}`"));
+                }
+            }
+            Made::Key { table, key } => {
+                if has(conn, "statistics", "index_name", &table, &key).await? {
+                    left.push(format!("ALTER TABLE `{table}` DROP KEY `{key}`"));
+                }
+            }
         }
-        let any = AssertSqlSafe(format!("SELECT 1 FROM `{table}` LIMIT 1"));
-        if !filled && sqlx::query(any).fetch_optional(&mut *conn).await?.is_some() {
-            return Err(half(format!("table {table} holds rows that are not the migration's")));
-        }
-        left.push(table);
     }
-    tracing::warn!(version, tables = ?left, "a migration of the metadata database was cut off: it is taken back and run again");
-    for table in left {
-        sqlx::query(AssertSqlSafe(format!("DROP TABLE `{table}`"))).execute(&mut *conn).await?;
+    tracing::warn!(version, steps = ?left, "a migration of the metadata database was cut off: it is taken back and run again");
+    for statement in left {
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut *conn).await?;
     }
     sqlx::query("DELETE FROM _sqlx_migrations WHERE version = ? AND success = FALSE")
         .bind(version)
@@ -84,25 +109,97 @@ async fn take_back(conn: &mut MySqlConnection, version: i64) -> Result<(), OpenE
     Ok(())
 }
 
-/// The tables that a migration makes, if it does nothing else but fill them.
-fn only_makes_tables(sql: &str) -> Option<Vec<Made>> {
+/// Whether a table has a column or a key of this name.
+async fn has(
+    conn: &mut MySqlConnection,
+    view: &str,
+    column: &str,
+    table: &str,
+    name: &str,
+) -> Result<bool, sqlx::Error> {
+    let sql = format!(
+        "SELECT 1 FROM information_schema.{view} WHERE table_schema = DATABASE() AND table_name = ? AND {column} = ? LIMIT 1"
+    );
+    Ok(sqlx::query(AssertSqlSafe(sql)).bind(table).bind(name).fetch_optional(conn).await?.is_some())
+}
+
+/// What a migration makes, if it does nothing else but fill it.
+fn only_makes(sql: &str) -> Option<Vec<Made>> {
     // Comments may hold anything.
     let code: Vec<&str> = sql.lines().map(|line| line.split_once("--").map_or(line, |(code, _)| code)).collect();
     let mut made: Vec<Made> = Vec::new();
     for statement in code.join("\n").split(';') {
-        let mut words = statement.split_whitespace();
-        let Some(verb) = words.next() else { continue };
-        let (object, table) = (words.next()?, words.next()?.trim_matches('`'));
-        if !table.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-            return None;
-        }
-        match (verb, object) {
-            ("CREATE", "TABLE") if table != "IF" => made.push(Made { table: table.to_owned(), filled: false }),
-            ("INSERT", "INTO") => made.iter_mut().find(|made| made.table == table)?.filled = true,
+        let words: Vec<&str> = statement.split_whitespace().collect();
+        match words[..] {
+            [] => {}
+            ["CREATE", "TABLE", table, ..] if table != "IF" => {
+                made.push(Made::Table { table: name_of(table)?, filled: false });
+            }
+            ["INSERT", "INTO", table, ..] => {
+                let wanted = name_of(table)?;
+                let place = made.iter_mut().find_map(|made| match made {
+                    Made::Table { table, filled } if *table == wanted => Some(filled),
+                    _ => None,
+                });
+                *place? = true;
+            }
+            ["ALTER", "TABLE", table, "ADD", kind @ ("COLUMN" | "KEY"), name, ..] => {
+                // One change a statement, so that each is there or not.
+                if changes(statement)? != 1 {
+                    return None;
+                }
+                let (table, name) = (name_of(table)?, name_of(name)?);
+                made.push(match kind {
+                    "COLUMN" => Made::Column { table, column: name },
+                    _ => Made::Key { table, key: name },
+                });
+            }
+            ["UPDATE", table, ..] => {
+                let wanted = name_of(table)?;
+                let (_, assignments) = statement.rsplit_once(" SET ")?;
+                for assignment in at_commas(assignments)? {
+                    let set = assignment.split_once('=')?.0.trim();
+                    let set = set.rsplit('.').next().unwrap_or(set);
+                    let is_new = |made: &Made| matches!(made, Made::Column { table, column } if *table == wanted && column == set);
+                    if !made.iter().any(is_new) {
+                        return None;
+                    }
+                }
+            }
             _ => return None,
         }
     }
     Some(made)
+}
+
+/// A name without its quotes, if it is a plain one.
+fn name_of(word: &str) -> Option<String> {
+    let name = word.trim_matches('`');
+    let is_plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    is_plain.then(|| name.to_owned())
+}
+
+/// How many changes an ALTER TABLE makes.
+fn changes(statement: &str) -> Option<usize> {
+    at_commas(statement).map(|parts| parts.len())
+}
+
+/// Cuts at the commas that stand in no parentheses; `None`: those do not match.
+fn at_commas(text: &str) -> Option<Vec<&str>> {
+    let (mut parts, mut depth, mut begin) = (Vec::new(), 0_u32, 0);
+    for (at, character) in text.char_indices() {
+        match character {
+            '(' => depth += 1,
+            ')' => depth = depth.checked_sub(1)?,
+            ',' if depth == 0 => {
+                parts.push(&text[begin..at]);
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[begin..]);
+    (depth == 0).then_some(parts)
 }
 
 #[cfg(test)]
@@ -110,24 +207,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_migration_can_be_taken_back() {
+    fn every_migration_so_far_can_be_taken_back() {
+        for migration in MIGRATIONS.iter() {
+            assert!(only_makes(migration.sql.as_str()).is_some(), "{}", migration.version);
+        }
+    }
+
+    #[test]
+    fn what_a_migration_makes_is_known() {
         let first = MIGRATIONS.iter().next().expect("there is one");
-        let made = only_makes_tables(first.sql.as_str()).expect("it only makes tables");
-        assert!(made.contains(&Made { table: "objects".into(), filled: false }), "{made:?}");
-        assert!(made.contains(&Made { table: "lock_slots".into(), filled: true }), "{made:?}");
+        let made = only_makes(first.sql.as_str()).expect("it only makes tables");
+        assert!(made.contains(&Made::Table { table: "objects".into(), filled: false }), "{made:?}");
+        assert!(made.contains(&Made::Table { table: "lock_slots".into(), filled: true }), "{made:?}");
+        let made = only_makes(
+            "ALTER TABLE a ADD COLUMN y INT NOT NULL DEFAULT 0; UPDATE a b JOIN c ON c.x = b.x SET b.y = IF(c.x, 1, 2);\n\
+             ALTER TABLE a ADD KEY k (x, `y`);",
+        );
+        let (table, column, key) = ("a".to_owned(), "y".to_owned(), "k".to_owned());
+        assert_eq!(made, Some(vec![Made::Column { table: table.clone(), column }, Made::Key { table, key }]));
     }
 
     #[test]
     fn a_migration_that_touches_what_was_there_is_left_to_people() {
-        assert!(only_makes_tables("CREATE TABLE a (x INT);\n-- b\nINSERT INTO a (x) VALUES (1);\n").is_some());
+        assert!(only_makes("CREATE TABLE a (x INT);\n-- b\nINSERT INTO a (x) VALUES (1);\n").is_some());
         for other in [
-            "ALTER TABLE a ADD COLUMN y INT;",
+            "ALTER TABLE a DROP COLUMN y;",
+            "ALTER TABLE a ADD COLUMN y INT, DROP COLUMN x;",
+            "ALTER TABLE a ADD COLUMN y INT; UPDATE a SET x = 1;",
+            "ALTER TABLE a ADD COLUMN y INT; UPDATE a SET y = 1, x = 1;",
+            "ALTER TABLE a ADD COLUMN y INT; UPDATE b SET y = 1;",
+            "ALTER TABLE a ADD UNIQUE KEY k (x);",
             "CREATE TABLE a (x INT); DROP TABLE b;",
             "INSERT INTO b (x) VALUES (1);",
             "CREATE INDEX i ON a (x);",
             "CREATE TABLE IF NOT EXISTS a (x INT);x",
         ] {
-            assert_eq!(only_makes_tables(other), None, "{other}");
+            assert_eq!(only_makes(other), None, "{other}");
         }
     }
 }

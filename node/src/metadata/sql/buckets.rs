@@ -131,6 +131,15 @@ async fn write_config<S: Session>(
     Ok(())
 }
 
+async fn forget_lifecycle<S: Session>(tx: &mut S, bucket: BucketId) -> MetadataResult<()> {
+    for statement in
+        ["DELETE FROM lifecycle_cursors WHERE bucket = ?", "DELETE FROM lifecycle_rechecks WHERE bucket = ?"]
+    {
+        tx.execute(statement, values![rows::signed(bucket.0)]).await?;
+    }
+    Ok(())
+}
+
 pub(super) async fn set_config<S: Session>(
     tx: &mut S,
     name: &str,
@@ -139,6 +148,10 @@ pub(super) async fn set_config<S: Session>(
 ) -> MetadataResult<()> {
     let id = id_of(tx, name).await?;
     write_config(tx, id, kind, value).await?;
+    if kind == BucketConfigKind::Lifecycle {
+        // Everything is looked at anew.
+        forget_lifecycle(tx, id).await?;
+    }
     let sql = "UPDATE buckets SET revision = revision + 1 WHERE id = ?";
     tx.execute(sql, values![rows::signed(id.0)]).await?;
     Ok(())
@@ -160,7 +173,8 @@ pub(super) async fn set_versioning<S: Session>(tx: &mut S, name: &str, versionin
 }
 
 pub(super) async fn delete<S: Session>(tx: &mut S, name: &str) -> MetadataResult<()> {
-    let id = rows::signed(id_of(tx, name).await?.0);
+    let bucket = id_of(tx, name).await?;
+    let id = rows::signed(bucket.0);
     let used = tx
         .fetch_optional(
             "SELECT EXISTS (SELECT 1 FROM objects WHERE bucket = ?) OR EXISTS (SELECT 1 FROM history WHERE bucket = ?) \
@@ -174,5 +188,5 @@ pub(super) async fn delete<S: Session>(tx: &mut S, name: &str) -> MetadataResult
     for statement in ["DELETE FROM bucket_configs WHERE bucket = ?", "DELETE FROM buckets WHERE id = ?"] {
         tx.execute(statement, values![id]).await?;
     }
-    Ok(())
+    forget_lifecycle(tx, bucket).await
 }

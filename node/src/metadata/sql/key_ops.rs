@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use holdfast_actors::domain::events::EventOutcome;
 use holdfast_actors::domain::objects::versioning::{
-    Current, CurrentFate, History, Past, Promotion, delete_needs_history, plan_delete, plan_put, put_touches_history,
+    Current, CurrentFate, History, Past, Promotion, check_only_if, delete_needs_history, plan_delete, plan_put,
+    put_touches_history,
 };
 use holdfast_actors::ports::metadata::{
     BucketId, Committed, Content, ContentSource, DeleteRequest, Deleted, MetadataError, MetadataResult, NewObject,
@@ -22,7 +23,7 @@ use super::locks::Epochs;
 use super::outbox::NewRow;
 use super::reads::content_from_row;
 use super::shapes::OBJECT_COLUMNS;
-use super::{Fields, Locks, Session, Shape, Value, outbox, replicas, values};
+use super::{Fields, Locks, Session, Shape, Value, lifecycle, outbox, replicas, values};
 use crate::metadata::rows;
 
 /// One operation on the versions of one key.
@@ -152,6 +153,8 @@ struct Effects<'a> {
     taken: Vec<ContentId>,
     remove_past: Vec<(Key<'a>, VersionId)>,
     archive: Vec<Key<'a>>,
+    /// Keys whose latest version may be a delete marker that another version takes the place of.
+    supersede: Vec<Key<'a>>,
     remove: Vec<Key<'a>>,
     put: Vec<(&'a NewObject, VersionId, i64, ContentId)>,
     markers: Vec<(Key<'a>, VersionId, i64, u64, &'a str)>,
@@ -159,6 +162,8 @@ struct Effects<'a> {
     raise_marker: Vec<(Key<'a>, VersionId, i64)>,
     /// What is told of the group.
     events: Vec<NewRow>,
+    /// Keys that lifecycle rules are to look at once more.
+    rechecks: Vec<Key<'a>>,
     /// Replicas that missed a chunk.
     repairs: Vec<(ChunkId, NodeId, u64)>,
     now_ms: u64,
@@ -222,7 +227,11 @@ async fn load<S: Session>(tx: &mut S, ops: &[KeyOp]) -> MetadataResult<Vec<Loade
             let etag = row.bytes_or_null(4)?;
             let etag = etag.ok_or_else(|| MetadataError::Corrupt("an object without its content".into()))?;
             slot.current = Some((
-                Current { version: rows::version_id(version)?, etag: rows::etag(etag, row.number_or_null(5)?)? },
+                Current {
+                    version: rows::version_id(version)?,
+                    etag: rows::etag(etag, row.number_or_null(5)?)?,
+                    sequence: rows::unsigned(row.number(7)?)?,
+                },
                 rows::content_id(row.bytes(3)?)?,
             ));
         }
@@ -268,6 +277,9 @@ async fn plan_one_put<'a, S: Session>(
         effects.remove_past(key, past);
     }
     effects.settle_current(key, plan.current, current, true);
+    if current.is_none() && versioning != Versioning::Unversioned {
+        effects.supersede.push(key);
+    }
     let sequence = tx.take_sequence();
     effects.put.push((object, plan.version, sequence, content.id));
     if object.event.is_some() {
@@ -317,6 +329,9 @@ async fn plan_one_delete<'a, S: Session>(
     } else {
         LoadedHistory::default()
     };
+    if let Some(only_if) = &request.only_if {
+        check_only_if(only_if, request.version, current_view, &history.view())?;
+    }
     let plan = plan_delete(
         versioning,
         request.version,
@@ -332,12 +347,18 @@ async fn plan_one_delete<'a, S: Session>(
     }
     effects.settle_current(key, plan.current, current, false);
     if let Some(version) = plan.add_marker {
+        if current.is_none() {
+            effects.supersede.push(key);
+        }
         effects.markers.push((key, version, tx.take_sequence(), now_ms, &request.owner));
     }
     match plan.promotion {
         Promotion::None => {}
         Promotion::ToCurrent(version) => effects.promote.push((key, version, tx.take_sequence())),
         Promotion::MarkerStays(version) => effects.raise_marker.push((key, version, tx.take_sequence())),
+    }
+    if plan.promotion != Promotion::None || bares_marker(current_view, &history, plan.remove_past) {
+        effects.rechecks.push(key);
     }
     let removed = plan.remove_past.is_some() && history.named.is_some()
         || plan.current == CurrentFate::Remove && current.is_some();
@@ -354,6 +375,12 @@ async fn plan_one_delete<'a, S: Session>(
         effects.events.extend(outbox::row_of(tx, request.event.as_ref(), &outcome)?);
     }
     Ok(KeyDone::Deleted(plan.deleted))
+}
+
+/// Whether the row of history that goes may be all that the key's latest version, a delete marker, still hides.
+fn bares_marker(current: Option<&Current>, history: &LoadedHistory, gone: Option<VersionId>) -> bool {
+    let [Some(newest), Some(second)] = history.newest else { return false };
+    current.is_none() && newest.past.delete_marker && gone == Some(second.past.version)
 }
 
 impl<'a> Effects<'a> {
@@ -404,17 +431,19 @@ async fn load_content<S: Session>(tx: &mut S, id: ContentId) -> MetadataResult<O
 fn past_from_row(row: &impl Fields) -> MetadataResult<PastRow> {
     let content = row.bytes_or_null(1)?.map(rows::content_id).transpose()?;
     let version = rows::version_id(row.bytes(0)?)?;
-    Ok(PastRow { past: Past { version, delete_marker: content.is_none() }, content })
+    let sequence = rows::unsigned(row.number(2)?)?;
+    Ok(PastRow { past: Past { version, delete_marker: content.is_none(), sequence }, content })
 }
 
 async fn load_past<S: Session>(tx: &mut S, key: Key<'_>, version: VersionId) -> MetadataResult<Option<PastRow>> {
-    let sql = "SELECT version, content FROM history WHERE bucket = ? AND `key` = ? AND version = ?";
+    let sql = "SELECT version, content, sequence FROM history WHERE bucket = ? AND `key` = ? AND version = ?";
     let row = tx.fetch_optional(sql, version_values(key, version)).await?;
     row.as_ref().map(past_from_row).transpose()
 }
 
 async fn load_newest<S: Session>(tx: &mut S, key: Key<'_>) -> MetadataResult<[Option<PastRow>; 2]> {
-    let sql = "SELECT version, content FROM history WHERE bucket = ? AND `key` = ? ORDER BY sequence DESC LIMIT 2";
+    let sql = "SELECT version, content, sequence FROM history WHERE bucket = ? AND `key` = ? \
+         ORDER BY sequence DESC LIMIT 2";
     let found = tx.fetch(sql, key_values(key)).await?;
     let mut newest = [None; 2];
     for (slot, row) in newest.iter_mut().zip(&found) {
@@ -439,7 +468,9 @@ async fn apply<S: Session>(tx: &mut S, effects: &Effects<'_>) -> MetadataResult<
     for (key, version) in &effects.remove_past {
         remove_past(tx, *key, *version).await?;
     }
-    tx.execute_many(Shape::Archive, &[], &effects.archive, |key| key_values(*key)).await?;
+    let now = values![rows::signed(effects.now_ms)];
+    tx.execute_many(Shape::SupersedeMarkers, &now, &effects.supersede, |key| key_values(*key)).await?;
+    tx.execute_many(Shape::Archive, &now, &effects.archive, |key| key_values(*key)).await?;
     tx.execute_many(Shape::RemoveObjects, &[], &effects.remove, |key| key_values(*key)).await?;
     tx.execute_many(Shape::PutObjects, &[], &effects.put, |(object, version, sequence, content)| {
         values![
@@ -468,6 +499,7 @@ async fn apply<S: Session>(tx: &mut S, effects: &Effects<'_>) -> MetadataResult<
                 version.as_bytes(),
                 rows::signed(*now_ms),
                 *owner,
+                rows::signed(*now_ms),
             ]
         },
     )
@@ -478,11 +510,15 @@ async fn apply<S: Session>(tx: &mut S, effects: &Effects<'_>) -> MetadataResult<
     for (key, version, sequence) in &effects.raise_marker {
         let mut values = values![*sequence];
         values.extend(version_values(*key, *version));
-        let sql = "UPDATE history SET sequence = ? WHERE bucket = ? AND `key` = ? AND version = ?";
+        let sql = "UPDATE history SET sequence = ?, latest = 1, since_ms = modified_ms \
+             WHERE bucket = ? AND `key` = ? AND version = ?";
         tx.execute(sql, values).await?;
     }
     replicas::queue_repairs(tx, &effects.repairs).await?;
     outbox::insert(tx, &effects.events).await?;
+    for (bucket, key) in &effects.rechecks {
+        lifecycle::queue_recheck(tx, *bucket, key, None).await?;
+    }
     apply_references(tx, effects).await
 }
 

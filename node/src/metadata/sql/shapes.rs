@@ -24,6 +24,14 @@ pub(in crate::metadata) enum Dialect {
 }
 
 impl Dialect {
+    /// Names the index that a table of a SELECT is read by, where the order of the rows depends on it.
+    pub(in crate::metadata) fn by_index(self, index: &str) -> String {
+        match self {
+            Self::Sqlite => format!("INDEXED BY {index}"),
+            Self::Mysql => format!("FORCE INDEX ({index})"),
+        }
+    }
+
     /// Ends a SELECT whose rows must stay as they are until the commit. SQLite's writer is alone anyway.
     pub(in crate::metadata) const fn for_update(self) -> &'static str {
         match self {
@@ -82,8 +90,10 @@ pub(in crate::metadata) enum Shape {
     InsertContents,
     /// Object rows × n, over what is there.
     PutObjects,
-    /// `(bucket, key)` × n: current rows to history.
+    /// Time, then `(bucket, key)` × n: current rows to history.
     Archive,
+    /// Time, then `(bucket, key)` × n: delete markers that are the latest version are that no more.
+    SupersedeMarkers,
     /// `(bucket, key)` × n.
     RemoveObjects,
     /// Delete marker rows × n.
@@ -134,6 +144,8 @@ pub(in crate::metadata) enum Shape {
     ReplayPublished,
     /// Partition, then ids × n.
     RemovePublished,
+    /// Recheck ids × n.
+    RemoveRechecks,
 }
 
 /// `row` written `rows` times, with commas.
@@ -169,7 +181,7 @@ impl Shape {
                 };
                 format!(
                     "SELECT k.i, b.versioning, o.version, o.content, c.etag_md5, c.etag_parts, \
-                     d.content IS NOT NULL FROM {places} k \
+                     d.content IS NOT NULL, o.sequence FROM {places} k \
                      LEFT JOIN buckets b ON b.id = k.b \
                      LEFT JOIN objects o ON o.bucket = k.b AND o.key = k.k \
                      LEFT JOIN contents c ON c.id = o.content \
@@ -184,14 +196,19 @@ impl Shape {
                 format!("REPLACE INTO objects ({OBJECT_COLUMNS}) VALUES {}", list("(?,?,?,?,?,?,?,?,?,?)", rows))
             }
             Self::Archive => format!(
-                "INSERT INTO history ({OBJECT_COLUMNS}) SELECT {OBJECT_COLUMNS} FROM objects \
+                "INSERT INTO history ({OBJECT_COLUMNS}, latest, since_ms) SELECT {OBJECT_COLUMNS}, 0, ? FROM objects \
                  WHERE {}",
+                has_key(dialect, rows)
+            ),
+            // The sum keeps the database from going by the index on what is latest.
+            Self::SupersedeMarkers => format!(
+                "UPDATE history SET latest = 0, since_ms = ? WHERE latest + 0 = 1 AND ({})",
                 has_key(dialect, rows)
             ),
             Self::RemoveObjects => format!("DELETE FROM objects WHERE {}", has_key(dialect, rows)),
             Self::InsertMarkers => format!(
-                "INSERT INTO history ({OBJECT_COLUMNS}) VALUES {}",
-                list("(?,?,?,?,NULL,?,?,NULL,NULL,0)", rows)
+                "INSERT INTO history ({OBJECT_COLUMNS}, latest, since_ms) VALUES {}",
+                list("(?,?,?,?,NULL,?,?,NULL,NULL,0,1,?)", rows)
             ),
             Self::Dereference => format!("UPDATE contents SET refs = refs - 1 WHERE id IN ({})", ids()),
             Self::QueueUnreferenced => format!(
@@ -266,6 +283,7 @@ impl Shape {
                  WHERE part = ? AND id IN ({})",
                 ids()
             ),
+            Self::RemoveRechecks => format!("DELETE FROM lifecycle_rechecks WHERE id IN ({})", ids()),
             Self::RemovePublished => format!("DELETE FROM published WHERE part = ? AND id IN ({})", ids()),
         }
     }

@@ -9,10 +9,10 @@ use futures::future::BoxFuture;
 use holdfast_actors::domain::events::EventDraft;
 use holdfast_actors::ports::coordination::Fence;
 use holdfast_actors::ports::metadata::{
-    AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, Committed, CompleteUpload, DeleteRequest, Deleted,
-    ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage, ListVersionsQuery, MetadataResult,
-    MetadataStore, NewBucket, NewObject, NewUpload, ObjectVersion, Part, Reclaim, Repair, ReplicaEvidence, Tag, Upload,
-    User, Versioning,
+    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind, BucketId, CannedAcl, Committed,
+    CompleteUpload, DeleteRequest, Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage,
+    ListVersionsQuery, MetadataResult, MetadataStore, NewBucket, NewObject, NewUpload, ObjectVersion, Part, Recheck,
+    Reclaim, Repair, ReplicaEvidence, Tag, Upload, User, Versioning,
 };
 use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId, UploadId, VersionId};
 
@@ -20,7 +20,9 @@ use tokio::sync::watch;
 
 use super::locks::Epochs;
 use super::versions::{Change, What};
-use super::{Locks, Reader, Session, buckets, fences, listing, reads, reclaims, replicas, uploads, users, versions};
+use super::{
+    Locks, Reader, Session, buckets, fences, lifecycle, listing, reads, reclaims, replicas, uploads, users, versions,
+};
 
 /// A database that runs verbs.
 pub(in crate::metadata) trait Backend: Send + Sync + 'static {
@@ -263,6 +265,81 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
         uploads::stale(self.backend.reads(), before_ms, limit).await
     }
 
+    async fn aged_versions(
+        &self,
+        bucket: BucketId,
+        kind: AgedKind,
+        after: &AgePosition,
+        until_ms: u64,
+        limit: u32,
+    ) -> MetadataResult<Vec<AgedVersion>> {
+        lifecycle::versions(self.backend.reads(), bucket, kind, after, until_ms, limit).await
+    }
+
+    async fn surplus_versions(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        keep: u32,
+        after: u64,
+        limit: u32,
+    ) -> MetadataResult<Vec<AgedVersion>> {
+        lifecycle::surplus(self.backend.reads(), bucket, key, keep, after, limit).await
+    }
+
+    async fn aged_uploads(
+        &self,
+        bucket: BucketId,
+        after: &AgePosition,
+        until_ms: u64,
+        limit: u32,
+    ) -> MetadataResult<Vec<Arc<Upload>>> {
+        uploads::aged(self.backend.reads(), bucket, after, until_ms, limit).await
+    }
+
+    async fn lifecycle_cursors(&self, bucket: BucketId, generation: u64) -> MetadataResult<Vec<(String, AgePosition)>> {
+        lifecycle::cursors(self.backend.reads(), bucket, generation).await
+    }
+
+    async fn save_lifecycle_cursor(
+        &self,
+        bucket: BucketId,
+        generation: u64,
+        stream: &str,
+        at: &AgePosition,
+        fence: Option<&Fence>,
+    ) -> MetadataResult<()> {
+        let (locks, fence) = (Locks::none().fence(fence), fence.cloned());
+        let owned = Arc::new((stream.to_owned(), at.clone()));
+        self.backend
+            .write(locks, move |tx| {
+                let (owned, fence) = (owned.clone(), fence.clone());
+                boxed(async move {
+                    fences::check(tx, fence.as_ref()).await?;
+                    lifecycle::save_cursor(tx, bucket, generation, &owned.0, &owned.1).await
+                })
+            })
+            .await
+    }
+
+    async fn rechecks(&self, bucket: BucketId, limit: u32) -> MetadataResult<Vec<Recheck>> {
+        lifecycle::rechecks(self.backend.reads(), bucket, limit).await
+    }
+
+    async fn finish_rechecks(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()> {
+        let (locks, fence) = (Locks::none().fence(fence), fence.cloned());
+        let ids: Arc<[u64]> = ids.into();
+        self.backend
+            .write(locks, move |tx| {
+                let (ids, fence) = (ids.clone(), fence.clone());
+                boxed(async move {
+                    fences::check(tx, fence.as_ref()).await?;
+                    lifecycle::finish_rechecks(tx, &ids).await
+                })
+            })
+            .await
+    }
+
     async fn due_reclaims(&self, before_ms: u64, limit: u32, fence: Option<&Fence>) -> MetadataResult<Vec<Reclaim>> {
         let (locks, fence) = (Locks::none().reclaims().fence(fence), fence.cloned());
         self.backend
@@ -464,7 +541,8 @@ impl<B: Backend> SqlMetadataStore<B> {
         version: Option<VersionId>,
         change: Change,
     ) -> MetadataResult<VersionId> {
-        let locks = Locks::none().key(bucket, key);
+        // The bucket stays as it is, with the lifecycle rules that the change is noted for.
+        let locks = Locks::none().key(bucket, key).in_bucket(bucket);
         let events = change.event.is_some();
         let owned = Arc::new((key.to_owned(), change));
         let changed = self.backend.write(locks, move |tx| {

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use holdfast_actors::ports::metadata::{
-    BucketId, Committed, CompleteUpload, ContentSource, MetadataError, MetadataResult, NewObject, NewUpload, Part,
-    ReplicaEvidence, Upload,
+    AgePosition, BucketId, Committed, CompleteUpload, ContentSource, MetadataError, MetadataResult, NewObject,
+    NewUpload, Part, ReplicaEvidence, Upload,
 };
 use holdfast_protocol::{ContentId, Manifest, UploadId};
+use sqlx::AssertSqlSafe;
 
 use super::key_ops::{KeyDone, KeyOp, run_group};
 use super::{Fields, Reader, Session, reclaims, replicas, values};
@@ -81,6 +82,35 @@ pub(super) async fn stale<R: Reader>(reads: &R, before_ms: u64, limit: u32) -> M
             values![rows::signed(before_ms), i64::from(limit)],
         )
         .await?;
+    found.iter().map(|row| from_row(row).map(Arc::new)).collect()
+}
+
+/// Those of a bucket in order of their begin.
+pub(super) async fn aged<R: Reader>(
+    reads: &R,
+    bucket: BucketId,
+    after: &AgePosition,
+    until_ms: u64,
+    limit: u32,
+) -> MetadataResult<Vec<Arc<Upload>>> {
+    // Before all ids is the empty one.
+    let id: Vec<u8> = match after.name.as_str() {
+        "" => Vec::new(),
+        name => {
+            let id = name.parse::<UploadId>();
+            id.map_err(|_| MetadataError::Corrupt("the id of an upload in a cursor".into()))?.as_bytes().to_vec()
+        }
+    };
+    let sql = format!(
+        "SELECT u.id, u.bucket, u.key, u.owner, u.created_ms, u.attributes, u.tags, u.acl, u.checksum, b.name \
+         FROM uploads u {} JOIN buckets b ON b.id = u.bucket \
+         WHERE u.bucket = ? AND u.created_ms >= ? AND u.created_ms <= ? AND (u.created_ms > ? OR u.id > ?) \
+         ORDER BY u.created_ms, u.id LIMIT ?",
+        R::DIALECT.by_index("uploads_by_bucket_age")
+    );
+    let (at_ms, until_ms) = (rows::signed(after.at_ms), rows::signed(until_ms));
+    let values = values![rows::signed(bucket.0), at_ms, until_ms, at_ms, id, i64::from(limit)];
+    let found = reads.fetch(AssertSqlSafe(sql), values).await?;
     found.iter().map(|row| from_row(row).map(Arc::new)).collect()
 }
 

@@ -7,7 +7,7 @@ use holdfast_actors::domain::events::{EventDraft, EventOutcome};
 use holdfast_actors::ports::metadata::{BucketId, CannedAcl, MetadataError, MetadataResult, Tag, Versioning};
 use holdfast_protocol::VersionId;
 
-use super::{Fields as _, Session, Value, outbox, values};
+use super::{Fields as _, Session, Value, lifecycle, outbox, values};
 use crate::metadata::rows;
 
 /// What is changed.
@@ -67,6 +67,9 @@ pub(super) async fn change<S: Session>(
     };
     values.extend(place);
     tx.execute(statement, values).await?;
+    if matches!(change.what, What::Tags(_)) {
+        lifecycle::queue_recheck(tx, bucket, key, (!found.current).then_some(found.version)).await?;
+    }
     if change.event.is_some() {
         let version_text = found.version.to_string();
         let outcome = EventOutcome {

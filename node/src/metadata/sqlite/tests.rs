@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use holdfast_actors::ports::metadata::{
-    CannedAcl, Content, ContentSource, ETag, ListAfter, ListQuery, NewBucket, ObjectAttributes, ReplicaEvidence,
-    WritePrecondition,
+    AgePosition, AgedKind, CannedAcl, Content, ContentSource, ETag, ListAfter, ListQuery, NewBucket, ObjectAttributes,
+    ReplicaEvidence, WritePrecondition,
 };
 use holdfast_actors::ports::{Journal, MetadataStore, Outbox};
 use holdfast_protocol::{ContentId, Manifest, VersionId};
@@ -365,4 +365,99 @@ async fn a_commit_of_unknown_outcome_stops_writes_and_the_search_for_orphans_unt
     let store = open(directory.path()).await;
     store.commit_object(object(id, "after")).await.unwrap();
     assert_eq!(store.known_contents(&[before, content.id]).await.unwrap(), [before]);
+}
+
+/// A database of the time before versions were kept in order of age.
+#[tokio::test]
+async fn what_an_older_program_wrote_is_put_in_order_of_age() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let id = bucket(&store).await;
+    store.set_versioning("b", holdfast_actors::ports::metadata::Versioning::Enabled).await.unwrap();
+    let put = async |key: &str, now_ms| {
+        store.commit_object(NewObject { now_ms, ..object(id, key) }).await.unwrap();
+    };
+    let mark = async |key: &str, now_ms| {
+        let gone = DeleteRequest {
+            key: key.into(),
+            version: None,
+            marker_version: VersionId::generate(2),
+            owner: "alice".into(),
+            precondition: WritePrecondition::default(),
+            only_if: None,
+            event: None,
+        };
+        store.delete_objects(id, vec![gone], now_ms).await.unwrap().remove(0).unwrap();
+    };
+    put("k", 10).await;
+    put("k", 20).await;
+    mark("k", 30).await;
+    mark("marker", 40).await;
+    put("over", 50).await;
+    put("over", 60).await;
+    store.close().await;
+    let path = directory.path().join("metadata.db");
+    let mut conn = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    for sql in [
+        "DROP INDEX history_by_age",
+        "ALTER TABLE history DROP COLUMN latest",
+        "ALTER TABLE history DROP COLUMN since_ms",
+        "DROP INDEX objects_by_age",
+        "DROP INDEX uploads_by_bucket_age",
+        "DROP TABLE lifecycle_cursors",
+        "DROP TABLE lifecycle_rechecks",
+        "DELETE FROM _sqlx_migrations WHERE version = 6",
+    ] {
+        sqlx::query(sql).execute(&mut conn).await.unwrap();
+    }
+    sqlx::Connection::close(conn).await.unwrap();
+    let store = open(directory.path()).await;
+    let aged = async |kind| {
+        let found = store.aged_versions(id, kind, &AgePosition::default(), 99, 10).await.unwrap();
+        found.into_iter().map(|v| (v.key, v.last_modified_ms, v.since_ms)).collect::<Vec<_>>()
+    };
+    let row = |key: &str, modified_ms, since_ms| (key.to_owned(), modified_ms, since_ms);
+    assert_eq!(aged(AgedKind::Noncurrent).await, [row("k", 10, 20), row("k", 20, 30), row("over", 50, 60)]);
+    assert_eq!(aged(AgedKind::Markers).await, [row("k", 30, 30), row("marker", 40, 40)]);
+    assert_eq!(aged(AgedKind::Current).await, [row("over", 60, 60)]);
+}
+
+/// What is due is found by the index alone, however much is stored.
+#[tokio::test]
+async fn pages_in_order_of_age_are_scans_of_an_index() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let id = bucket(&store).await;
+    measure::fill(&store, id, 1, 10).await;
+    let bucket = rows_signed(id);
+    let plans = write(&store, move |tx| {
+        boxed(async move {
+            let mut plans = Vec::new();
+            for sql in [
+                "SELECT o.key FROM objects o INDEXED BY objects_by_age WHERE o.bucket = ?1 AND o.modified_ms >= 1 \
+                 AND o.modified_ms <= 9 AND (o.modified_ms > 1 OR o.key > x'') ORDER BY o.modified_ms, o.key LIMIT 5",
+                "SELECT o.key FROM history o INDEXED BY history_by_age WHERE o.bucket = ?1 AND o.latest = 0 \
+                 AND o.since_ms >= 1 AND o.since_ms <= 9 AND (o.since_ms > 1 OR o.key > x'' OR (o.key = x'' AND \
+                 o.sequence > 1)) ORDER BY o.since_ms, o.key, o.sequence LIMIT 5",
+                "UPDATE history SET latest = 0, since_ms = 1 WHERE latest + 0 = 1 AND ((bucket, key) IN (VALUES (?1, x'61')))",
+            ] {
+                let plan = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")));
+                let steps = plan.bind(bucket).fetch_all(tx.conn()).await.map_err(refused)?;
+                let text: Vec<String> = steps.iter().map(|row| row.get::<String, _>("detail")).collect();
+                plans.push(text.join("; "));
+            }
+            Ok(plans)
+        })
+    });
+    let plans = plans.await.unwrap();
+    assert!(plans[0].contains("objects_by_age (bucket=? AND modified_ms>? AND modified_ms<?)"), "{}", plans[0]);
+    assert!(plans[1].contains("history_by_age (bucket=? AND latest=? AND since_ms>? AND since_ms<?)"), "{}", plans[1]);
+    assert!(plans[2].contains("(bucket=? AND key=?)"), "{}", plans[2]);
+    for plan in &plans[..2] {
+        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+    }
+}
+
+fn rows_signed(id: BucketId) -> i64 {
+    i64::try_from(id.0).unwrap()
 }

@@ -181,6 +181,41 @@ impl MetadataStore for TestStore {
     async fn stale_uploads(&self, _: u64, _: u32) -> MetadataResult<Vec<Arc<Upload>>> {
         not_here()
     }
+    async fn aged_versions(
+        &self,
+        _: BucketId,
+        _: AgedKind,
+        _: &AgePosition,
+        _: u64,
+        _: u32,
+    ) -> MetadataResult<Vec<AgedVersion>> {
+        not_here()
+    }
+    async fn surplus_versions(&self, _: BucketId, _: &str, _: u32, _: u64, _: u32) -> MetadataResult<Vec<AgedVersion>> {
+        not_here()
+    }
+    async fn aged_uploads(&self, _: BucketId, _: &AgePosition, _: u64, _: u32) -> MetadataResult<Vec<Arc<Upload>>> {
+        not_here()
+    }
+    async fn lifecycle_cursors(&self, _: BucketId, _: u64) -> MetadataResult<Vec<(String, AgePosition)>> {
+        not_here()
+    }
+    async fn save_lifecycle_cursor(
+        &self,
+        _: BucketId,
+        _: u64,
+        _: &str,
+        _: &AgePosition,
+        _: Option<&Fence>,
+    ) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn rechecks(&self, _: BucketId, _: u32) -> MetadataResult<Vec<Recheck>> {
+        not_here()
+    }
+    async fn finish_rechecks(&self, _: &[u64], _: Option<&Fence>) -> MetadataResult<()> {
+        not_here()
+    }
     async fn due_reclaims(&self, _: u64, _: u32, _: Option<&Fence>) -> MetadataResult<Vec<Reclaim>> {
         not_here()
     }

@@ -224,6 +224,7 @@ impl Fixture {
             clock: Arc::new(SystemClock),
             region: "us-east-1".into(),
             events_from: None,
+            lifecycle: Arc::default(),
         };
         let operations = Operations { front, stored: Arc::clone(&stored) };
         let options = S3HttpOptions { hosts: HostNames::new(["s3.test"]).unwrap(), node_name: "node-of-test".into() };

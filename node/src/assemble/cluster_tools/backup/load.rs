@@ -140,6 +140,7 @@ impl Loader<'_> {
                 marker_version: version,
                 owner: line.owner,
                 precondition: WritePrecondition::default(),
+                only_if: None,
                 event: None,
             };
             let deleted = self.metadata.delete_objects(bucket.id, vec![request], line.last_modified_ms).await?;

@@ -111,3 +111,35 @@ async fn measure_listing_a_million_keys() {
     }
     println!("{:?} a read of one object, not cached", started.elapsed() / 1000);
 }
+
+/// Finding a thousand objects that are due among ten thousand, and among a million that are not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn measure_finding_what_is_due() {
+    for (prefixes, keys, every) in [(10, 1_000, 10), (1_000, 1_000, 1_000)] {
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        let store = open(directory.path()).await;
+        let id = bucket(&store).await;
+        fill(&store, id, prefixes, keys).await;
+        write(&store, move |tx| {
+            boxed(async move {
+                let sql = "UPDATE objects SET modified_ms = CASE WHEN CAST(substr(key, 10) AS INTEGER) % ?1 = 0 \
+                           THEN 1 ELSE 1000000 END";
+                sqlx::query(sql).bind(every).execute(tx.conn()).await.map_err(refused).map(drop)
+            })
+        })
+        .await
+        .unwrap();
+        let mut due = 0;
+        let started = Instant::now();
+        let mut at = AgePosition::default();
+        loop {
+            let page = store.aged_versions(id, AgedKind::Current, &at, 999, 256).await.unwrap();
+            let Some(last) = page.last() else { break };
+            at = last.position();
+            due += page.len();
+        }
+        let took = started.elapsed();
+        println!("{due} due among {}: {took:?}, {:?} each", prefixes * keys, took / due.max(1) as u32);
+    }
+}

@@ -1,0 +1,126 @@
+//! Lifecycle configuration, and when objects expire.
+
+use super::*;
+
+fn xml(rules: &str) -> String {
+    format!("<LifecycleConfiguration>{rules}</LifecycleConfiguration>")
+}
+
+fn rule(rest: &str) -> String {
+    xml(&format!("<Rule><ID>a</ID><Status>Enabled</Status>{rest}</Rule>"))
+}
+
+const DAYS: &str = "<Expiration><Days>3</Days></Expiration>";
+const ALL: &str = "<Filter><Prefix></Prefix></Filter>";
+
+#[tokio::test]
+async fn rules_are_read_back_as_they_were_put_until_they_are_deleted() {
+    let world = World::new().await;
+    world.get("/bucket?lifecycle").send().await.expect_error(404, "NoSuchLifecycleConfiguration");
+    let rules = "<Rule><ID>one</ID><Prefix>old/</Prefix><Status>Disabled</Status><Expiration><Date>2030-01-01T00:00:00Z</Date>\
+         </Expiration></Rule>\
+         <Rule><Filter><And><Prefix>logs/</Prefix><Tag><Key>k</Key><Value>v</Value></Tag>\
+         <ObjectSizeGreaterThan>5</ObjectSizeGreaterThan><ObjectSizeLessThan>50</ObjectSizeLessThan></And></Filter>\
+         <Status>Enabled</Status><Expiration><Days>7</Days></Expiration>\
+         <NoncurrentVersionExpiration><NoncurrentDays>2</NoncurrentDays>\
+         <NewerNoncurrentVersions>3</NewerNoncurrentVersions></NoncurrentVersionExpiration></Rule>\
+         <Rule><ID>three</ID><Filter></Filter><Status>Enabled</Status><Expiration>\
+         <ExpiredObjectDeleteMarker>true</ExpiredObjectDeleteMarker></Expiration>\
+         <AbortIncompleteMultipartUpload><DaysAfterInitiation>4</DaysAfterInitiation></AbortIncompleteMultipartUpload></Rule>";
+    world.put("/bucket?lifecycle").body(xml(rules)).send().await.expect(200);
+    let answer = world.get("/bucket?lifecycle").send().await.expect(200);
+    let ids = answer.tags("ID");
+    assert_eq!((ids.len(), ids[0].as_str(), ids[2].as_str()), (3, "one", "three"));
+    assert!(!ids[1].is_empty(), "an id is made");
+    for (element, values) in [
+        ("Status", vec!["Disabled", "Enabled", "Enabled"]),
+        ("Prefix", vec!["old/", "logs/"]),
+        ("Days", vec!["7"]),
+        ("NoncurrentDays", vec!["2"]),
+        ("NewerNoncurrentVersions", vec!["3"]),
+        ("ObjectSizeGreaterThan", vec!["5"]),
+        ("ObjectSizeLessThan", vec!["50"]),
+        ("Key", vec!["k"]),
+        ("ExpiredObjectDeleteMarker", vec!["true"]),
+        ("DaysAfterInitiation", vec!["4"]),
+    ] {
+        assert_eq!(answer.tags(element), values, "{element}");
+    }
+    assert!(answer.tag("Date").starts_with("2030-01-01T00:00:00"), "{}", answer.text());
+    world.delete("/bucket?lifecycle").send().await.expect(204);
+    world.get("/bucket?lifecycle").send().await.expect_error(404, "NoSuchLifecycleConfiguration");
+    world.delete("/bucket?lifecycle").send().await.expect(204);
+    world.get("/no-such-bucket?lifecycle").send().await.expect_error(404, "NoSuchBucket");
+    world.put("/bucket?lifecycle").body(xml(rules)).user(Some("bob")).send().await.expect_error(403, "AccessDenied");
+}
+
+#[tokio::test]
+async fn what_cannot_be_carried_out_is_refused_and_changes_nothing() {
+    let world = World::new().await;
+    world.put("/bucket?lifecycle").body(rule(&format!("{ALL}{DAYS}"))).send().await.expect(200);
+    let transition = "<Transition><Days>1</Days><StorageClass>GLACIER</StorageClass></Transition>";
+    let noncurrent = "<NoncurrentVersionTransition><NoncurrentDays>1</NoncurrentDays>\
+         <StorageClass>GLACIER</StorageClass></NoncurrentVersionTransition>";
+    for (rest, code) in [
+        (format!("{ALL}{transition}"), "InvalidStorageClass"),
+        (format!("{ALL}{DAYS}{noncurrent}"), "InvalidStorageClass"),
+        (DAYS.to_owned(), "MalformedXML"),
+        (format!("<Prefix></Prefix>{ALL}{DAYS}"), "MalformedXML"),
+        (ALL.to_owned(), "InvalidRequest"),
+        (format!("{ALL}<Expiration><Days>0</Days></Expiration>"), "InvalidArgument"),
+        (format!("{ALL}<Expiration><Days>-1</Days></Expiration>"), "InvalidArgument"),
+        (format!("{ALL}<Expiration><Date>2030-01-01T00:00:01Z</Date></Expiration>"), "InvalidArgument"),
+        (format!("{ALL}<NoncurrentVersionExpiration/>"), "MalformedXML"),
+        (format!("{ALL}<AbortIncompleteMultipartUpload/>"), "MalformedXML"),
+        (format!("<Filter><Prefix>a</Prefix><Tag><Key>k</Key><Value>v</Value></Tag></Filter>{DAYS}"), "MalformedXML"),
+    ] {
+        let answer = world.put("/bucket?lifecycle").body(rule(&rest)).send().await.expect_error(400, code);
+        if code == "InvalidStorageClass" {
+            assert!(answer.tag("Message").contains("no cold tier"), "{}", answer.text());
+        }
+    }
+    let status = xml(&format!("<Rule><Status>On</Status>{ALL}{DAYS}</Rule>"));
+    world.put("/bucket?lifecycle").body(status).send().await.expect_error(400, "MalformedXML");
+    let twice =
+        rule(&format!("{ALL}{DAYS}")).repeat(2).replace("</LifecycleConfiguration><LifecycleConfiguration>", "");
+    world.put("/bucket?lifecycle").body(twice).send().await.expect_error(400, "InvalidArgument");
+    world.put("/bucket?lifecycle").body(xml("")).send().await.expect_error(400, "MalformedXML");
+    let kept = world.get("/bucket?lifecycle").send().await.expect(200);
+    assert_eq!((kept.tags("ID"), kept.tag("Days").as_str()), (vec!["a".to_owned()], "3"));
+}
+
+#[tokio::test]
+async fn answers_tell_when_a_latest_version_expires_and_by_which_rule() {
+    let world = World::new().await;
+    world.put("/bucket/logs/a").body("x").send().await.expect(200);
+    let plain = world.head("/bucket/logs/a").send().await.expect(200);
+    assert!(!plain.headers.contains_key("x-amz-expiration"));
+    let rules = xml(
+        "<Rule><ID>two days</ID><Status>Enabled</Status><Filter><Prefix>logs/</Prefix></Filter><Expiration><Days>2</Days>\
+         </Expiration></Rule><Rule><ID>date</ID><Status>Enabled</Status><Filter><Prefix>d</Prefix></Filter><Expiration>\
+         <Date>2040-02-29T00:00:00Z</Date></Expiration></Rule>",
+    );
+    world.put("/bucket?lifecycle").body(rules).send().await.expect(200);
+    let put = world.put("/bucket/logs/b").body("x").send().await.expect(200).header("x-amz-expiration");
+    let head = world.head("/bucket/logs/b").send().await.expect(200).header("x-amz-expiration");
+    let got = world.get("/bucket/logs/a").send().await.expect(200).header("x-amz-expiration");
+    for told in [&put, &head, &got] {
+        assert!(told.starts_with("expiry-date=\"") && told.contains(" 00:00:00 GMT\""), "{told}");
+        assert!(told.ends_with(", rule-id=\"two%20days\""), "{told}");
+    }
+    assert_eq!(put, head);
+    let dated = world.put("/bucket/d").body("x").send().await.expect(200).header("x-amz-expiration");
+    assert_eq!(dated, "expiry-date=\"Wed, 29 Feb 2040 00:00:00 GMT\", rule-id=\"date\"");
+    let other = world.put("/bucket/other").body("x").send().await.expect(200);
+    assert!(!other.headers.contains_key("x-amz-expiration"));
+
+    // Of older versions nothing is told; and nothing at all without rules.
+    world.enable_versioning().await;
+    let old = world.put("/bucket/logs/a").body("y").send().await.expect(200).header("x-amz-version-id");
+    world.put("/bucket/logs/a").body("z").send().await.expect(200);
+    let old = world.head(&format!("/bucket/logs/a?versionId={old}")).send().await.expect(200);
+    assert!(!old.headers.contains_key("x-amz-expiration"));
+    world.delete("/bucket?lifecycle").send().await.expect(204);
+    let plain = world.head("/bucket/logs/a").send().await.expect(200);
+    assert!(!plain.headers.contains_key("x-amz-expiration"));
+}

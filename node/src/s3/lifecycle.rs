@@ -1,0 +1,278 @@
+//! Lifecycle configuration of buckets, and what answers tell of when an object expires.
+//!
+//! The rules are in `holdfast_actors::domain::lifecycle`; they are carried out in the background
+//! (`holdfast_actors::flow::lifecycle`). Here they are read from XML and written to it, and shown in `x-amz-expiration`. A node has
+//! no cold tier: rules that move objects to one are refused whole, rather than taken and never done.
+
+use std::sync::Arc;
+
+use holdfast_actors::domain::lifecycle::{
+    Day, Expiration, FilterForm, LifecycleRule, LifecycleRules, NoncurrentExpiration, RuleFault, RuleFilter,
+};
+use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, BucketId, ObjectVersion, Tag};
+use s3s::dto::{self, *};
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
+use time::OffsetDateTime;
+
+use super::S3Front;
+use super::bucket_config::{stored, to_json};
+use super::convert::{http_date, timestamp};
+use super::errors::{ResultExt as _, ToS3 as _, no_cold_tier, not_configured};
+
+/// Configurations that are kept parsed: a bucket that is read often has its own in there.
+const PARSED_MAX: u64 = 1_000;
+
+/// What S3 says of the least size of transitions, if nothing was said.
+const TRANSITION_MINIMUM: &str = TransitionDefaultMinimumObjectSize::ALL_STORAGE_CLASSES_128K;
+
+/// What the front end knows of expiry: how long a day is, and the rules of buckets, parsed.
+pub(crate) struct LifecycleView {
+    day: Day,
+    parsed: moka::sync::Cache<(BucketId, u64), Option<Arc<LifecycleRules>>>,
+}
+
+impl LifecycleView {
+    pub(crate) fn new(day: Day) -> Self {
+        Self { day, parsed: moka::sync::Cache::new(PARSED_MAX) }
+    }
+
+    /// The rules of a bucket, if it has any that are understood.
+    fn rules(&self, bucket: &Bucket) -> Option<Arc<LifecycleRules>> {
+        bucket.config(BucketConfigKind::Lifecycle)?;
+        let read = || stored::<LifecycleRules>(bucket, BucketConfigKind::Lifecycle).ok().flatten().map(Arc::new);
+        self.parsed.get_with((bucket.id, bucket.revision), read)
+    }
+}
+
+impl Default for LifecycleView {
+    fn default() -> Self {
+        Self::new(Day::REAL)
+    }
+}
+
+impl S3Front {
+    /// `x-amz-expiration` of a latest version: when it expires, and by which rule.
+    pub(crate) fn expiration(&self, bucket: &Bucket, object: &ObjectVersion) -> Option<String> {
+        let content = object.content.as_ref().filter(|_| object.is_latest)?;
+        let rules = self.lifecycle.rules(bucket)?;
+        let (due_ms, id) = rules.expiry(
+            &object.key,
+            content.size_bytes(),
+            &object.tags,
+            object.last_modified_ms,
+            self.lifecycle.day,
+        )?;
+        let date = http_date(&timestamp(due_ms)).ok()?;
+        Some(format!("expiry-date=\"{date}\", rule-id=\"{}\"", encoded(id)))
+    }
+
+    pub(crate) async fn put_bucket_lifecycle_configuration(
+        &self,
+        req: S3Request<PutBucketLifecycleConfigurationInput>,
+    ) -> S3Result<S3Response<PutBucketLifecycleConfigurationOutput>> {
+        let bucket = self.config_bucket(&req, &req.input.bucket).await?;
+        let configuration = req
+            .input
+            .lifecycle_configuration
+            .ok_or_else(|| s3_error!(MissingRequestBodyError, "Request Body is empty"))?;
+        let rules = LifecycleRules {
+            // Below 2⁶³, as databases count.
+            generation: rand::random::<u64>() >> 1,
+            transition_minimum: req.input.transition_default_minimum_object_size.map(|size| size.as_str().to_owned()),
+            rules: configuration.rules.into_iter().map(rule).collect::<S3Result<_>>()?,
+        };
+        rules.check().s3()?;
+        self.set_config(&bucket.name, BucketConfigKind::Lifecycle, Some(to_json(&rules))).await?;
+        Ok(S3Response::new(PutBucketLifecycleConfigurationOutput {
+            transition_default_minimum_object_size: Some(transition_minimum(&rules)),
+        }))
+    }
+
+    pub(crate) async fn get_bucket_lifecycle_configuration(
+        &self,
+        req: S3Request<GetBucketLifecycleConfigurationInput>,
+    ) -> S3Result<S3Response<GetBucketLifecycleConfigurationOutput>> {
+        let bucket = self.config_bucket(&req, &req.input.bucket).await?;
+        let rules: LifecycleRules = stored(&bucket, BucketConfigKind::Lifecycle)?.ok_or_else(|| {
+            not_configured(S3ErrorCode::NoSuchLifecycleConfiguration, "The lifecycle configuration does not exist")
+        })?;
+        Ok(S3Response::new(GetBucketLifecycleConfigurationOutput {
+            transition_default_minimum_object_size: Some(transition_minimum(&rules)),
+            rules: Some(rules.rules.into_iter().map(shown).collect()),
+        }))
+    }
+
+    pub(crate) async fn delete_bucket_lifecycle(
+        &self,
+        req: S3Request<DeleteBucketLifecycleInput>,
+    ) -> S3Result<S3Response<DeleteBucketLifecycleOutput>> {
+        self.set_config(&req.input.bucket, BucketConfigKind::Lifecycle, None).await?;
+        Ok(S3Response::new(DeleteBucketLifecycleOutput::default()))
+    }
+}
+
+fn transition_minimum(rules: &LifecycleRules) -> TransitionDefaultMinimumObjectSize {
+    rules.transition_minimum.clone().unwrap_or_else(|| TRANSITION_MINIMUM.to_owned()).into()
+}
+
+/// An id as it stands in a header.
+fn encoded(id: &str) -> String {
+    let mut encoded = String::with_capacity(id.len());
+    for byte in id.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => encoded.push(char::from(byte)),
+            other => encoded.push_str(&format!("%{other:02X}")),
+        }
+    }
+    encoded
+}
+
+/// A number of days or versions; what is negative is as wrong as nought.
+fn count(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or(0)
+}
+
+fn malformed(what: &'static str) -> S3Error {
+    RuleFault::Malformed(what).to_s3()
+}
+
+fn rule(rule: dto::LifecycleRule) -> S3Result<LifecycleRule> {
+    let moves = rule.transitions.is_some_and(|list| !list.is_empty())
+        || rule.noncurrent_version_transitions.is_some_and(|list| !list.is_empty());
+    if moves {
+        return Err(no_cold_tier());
+    }
+    let enabled = match rule.status.as_str() {
+        ExpirationStatus::ENABLED => true,
+        ExpirationStatus::DISABLED => false,
+        _ => return Err(malformed("Status is Enabled or Disabled")),
+    };
+    let filter = match (rule.prefix, rule.filter) {
+        (Some(_), Some(_)) => return Err(malformed("a rule has a Filter or a Prefix, not both")),
+        (None, None) => return Err(malformed("a rule has a Filter")),
+        (Some(prefix), None) => RuleFilter { form: FilterForm::Prefix, prefix: Some(prefix), ..RuleFilter::default() },
+        (None, Some(filter)) => filter_of(filter)?,
+    };
+    let noncurrent = match rule.noncurrent_version_expiration {
+        None => None,
+        Some(expiration) => Some(NoncurrentExpiration {
+            days: count(
+                expiration
+                    .noncurrent_days
+                    .ok_or_else(|| malformed("NoncurrentVersionExpiration has NoncurrentDays"))?,
+            ),
+            keep: expiration.newer_noncurrent_versions.map(count),
+        }),
+    };
+    let abort_uploads_days = match rule.abort_incomplete_multipart_upload {
+        None => None,
+        Some(abort) => Some(count(
+            abort
+                .days_after_initiation
+                .ok_or_else(|| malformed("AbortIncompleteMultipartUpload has DaysAfterInitiation"))?,
+        )),
+    };
+    Ok(LifecycleRule {
+        id: rule.id.filter(|id| !id.is_empty()).unwrap_or_else(|| format!("{:032x}", rand::random::<u128>())),
+        enabled,
+        filter,
+        expiration: rule.expiration.map(expiration_of).transpose()?,
+        noncurrent,
+        abort_uploads_days,
+    })
+}
+
+fn expiration_of(expiration: LifecycleExpiration) -> S3Result<Expiration> {
+    let date_ms = expiration.date.map(|date| {
+        let ms = OffsetDateTime::from(date).unix_timestamp_nanos() / 1_000_000;
+        u64::try_from(ms).map_err(|_| RuleFault::Argument("'Date' is before 1970").to_s3())
+    });
+    Ok(Expiration {
+        days: expiration.days.map(count),
+        date_ms: date_ms.transpose()?,
+        lone_markers: expiration.expired_object_delete_marker,
+    })
+}
+
+fn filter_of(filter: LifecycleRuleFilter) -> S3Result<RuleFilter> {
+    let bytes = |size: Option<i64>| {
+        let bytes = size.map(u64::try_from).transpose();
+        bytes.map_err(|_| RuleFault::Argument("a size in a Filter is negative").to_s3())
+    };
+    let LifecycleRuleFilter { and, object_size_greater_than, object_size_less_than, prefix, tag } = filter;
+    let single = RuleFilter {
+        form: FilterForm::Single,
+        prefix,
+        tags: tag.into_iter().map(tag_of).collect(),
+        larger_than_bytes: bytes(object_size_greater_than)?,
+        smaller_than_bytes: bytes(object_size_less_than)?,
+    };
+    let Some(and) = and else { return Ok(single) };
+    if single != RuleFilter::default() {
+        return Err(malformed("a Filter has nothing beside And"));
+    }
+    Ok(RuleFilter {
+        form: FilterForm::And,
+        prefix: and.prefix,
+        tags: and.tags.unwrap_or_default().into_iter().map(tag_of).collect(),
+        larger_than_bytes: bytes(and.object_size_greater_than)?,
+        smaller_than_bytes: bytes(and.object_size_less_than)?,
+    })
+}
+
+fn tag_of(tag: dto::Tag) -> Tag {
+    Tag { key: tag.key.unwrap_or_default(), value: tag.value.unwrap_or_default() }
+}
+
+/// A rule as it was written.
+fn shown(rule: LifecycleRule) -> dto::LifecycleRule {
+    let days = |days: u32| i32::try_from(days).unwrap_or(i32::MAX);
+    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let shown_tag = |tag: Tag| dto::Tag { key: Some(tag.key), value: Some(tag.value) };
+    let RuleFilter { form, prefix, tags, larger_than_bytes, smaller_than_bytes } = rule.filter;
+    let (greater, less) = (larger_than_bytes.map(bytes), smaller_than_bytes.map(bytes));
+    let (prefix, filter) = match form {
+        FilterForm::Prefix => (prefix, None),
+        FilterForm::Single => {
+            let filter = LifecycleRuleFilter {
+                and: None,
+                object_size_greater_than: greater,
+                object_size_less_than: less,
+                prefix,
+                tag: tags.into_iter().next().map(shown_tag),
+            };
+            (None, Some(filter))
+        }
+        FilterForm::And => {
+            let tags: Vec<dto::Tag> = tags.into_iter().map(shown_tag).collect();
+            let and = LifecycleRuleAndOperator {
+                object_size_greater_than: greater,
+                object_size_less_than: less,
+                prefix,
+                tags: (!tags.is_empty()).then_some(tags),
+            };
+            (None, Some(LifecycleRuleFilter { and: Some(and), ..LifecycleRuleFilter::default() }))
+        }
+    };
+    let status = if rule.enabled { ExpirationStatus::ENABLED } else { ExpirationStatus::DISABLED };
+    dto::LifecycleRule {
+        abort_incomplete_multipart_upload: rule
+            .abort_uploads_days
+            .map(|after| AbortIncompleteMultipartUpload { days_after_initiation: Some(days(after)) }),
+        expiration: rule.expiration.map(|expiration| LifecycleExpiration {
+            date: expiration.date_ms.map(timestamp),
+            days: expiration.days.map(days),
+            expired_object_delete_marker: expiration.lone_markers,
+        }),
+        filter,
+        id: Some(rule.id),
+        noncurrent_version_expiration: rule.noncurrent.map(|noncurrent| NoncurrentVersionExpiration {
+            newer_noncurrent_versions: noncurrent.keep.map(days),
+            noncurrent_days: Some(days(noncurrent.days)),
+        }),
+        noncurrent_version_transitions: None,
+        prefix,
+        status: ExpirationStatus::from_static(status),
+        transitions: None,
+    }
+}

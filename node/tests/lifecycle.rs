@@ -1,0 +1,494 @@
+//! Lifecycle rules over real metadata, at times that the test chooses: what is due goes, once, and nothing else does.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use holdfast_actors::domain::cleanup::PassEnd;
+use holdfast_actors::domain::lifecycle::{Expiration, LifecycleRule, LifecycleRules, NoncurrentExpiration, RuleFilter};
+use holdfast_actors::flow::duty::Duty;
+use holdfast_actors::flow::lifecycle::{
+    LifecycleDuty, LifecycleParts, LifecycleSettings, LifecycleStats, LifecycleTeller,
+};
+use holdfast_actors::ports::coordination::Ownership;
+use holdfast_actors::ports::locks::LockName;
+use holdfast_actors::ports::metadata::{
+    BucketConfigKind, BucketId, CannedAcl, Content, ContentSource, DeleteRequest, ETag, ListUploadsQuery,
+    ListVersionsQuery, NewBucket, NewObject, NewUpload, ObjectAttributes, ReplicaEvidence, Tag, Versioning,
+    WritePrecondition,
+};
+use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, Outbox};
+use holdfast_node::locks::InProcessLocks;
+use holdfast_node::metadata::{CacheOptions, CachedMetadataStore, SqliteMetadataStore, SqliteOptions};
+use holdfast_protocol::events::PARTITIONS;
+use holdfast_protocol::{ContentId, Manifest, UploadId, VersionId};
+
+const HOUR: u64 = 3_600_000;
+const DAY: u64 = 24 * HOUR;
+/// 1 January 2024, 12:00.
+const NOON: u64 = 1_704_110_400_000;
+
+struct HandClock(AtomicU64);
+
+impl Clock for HandClock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+struct World {
+    parts: LifecycleParts,
+    outbox: Arc<dyn Outbox>,
+    clock: Arc<HandClock>,
+    bucket: BucketId,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    async fn new(versioning: Versioning) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metadata.sqlite");
+        let store = Arc::new(SqliteMetadataStore::open(&path, SqliteOptions::default()).await.unwrap());
+        let outbox: Arc<dyn Outbox> = store.clone();
+        let metadata: Arc<dyn MetadataStore> = Arc::new(CachedMetadataStore::new(store, &CacheOptions::default()));
+        let new = NewBucket { name: "bucket".into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: NOON };
+        let bucket = metadata.create_bucket(new).await.unwrap().id;
+        if versioning != Versioning::Unversioned {
+            metadata.set_versioning("bucket", versioning).await.unwrap();
+        }
+        let clock = Arc::new(HandClock(AtomicU64::new(NOON)));
+        let parts = LifecycleParts {
+            metadata,
+            clock: clock.clone(),
+            cluster: None,
+            teller: Some(LifecycleTeller { node: "node".into(), region: "us-east-1".into() }),
+            settings: LifecycleSettings::default(),
+        };
+        Self { parts, outbox, clock, bucket, _dir: dir }
+    }
+
+    fn store(&self) -> &dyn MetadataStore {
+        &*self.parts.metadata
+    }
+
+    fn at(&self, now_ms: u64) {
+        self.clock.0.store(now_ms, Ordering::Relaxed);
+    }
+
+    async fn rules(&self, rules: Vec<LifecycleRule>) {
+        let rules = LifecycleRules { generation: rand::random::<u64>() >> 1, rules, ..LifecycleRules::default() };
+        rules.check().unwrap();
+        let text = serde_json::to_string(&rules).unwrap();
+        self.store().set_bucket_config("bucket", BucketConfigKind::Lifecycle, Some(text)).await.unwrap();
+    }
+
+    async fn put(&self, key: &str) -> VersionId {
+        self.put_tagged(key, &[]).await
+    }
+
+    async fn put_tagged(&self, key: &str, tags: &[(&str, &str)]) -> VersionId {
+        let now_ms = self.clock.now_ms();
+        let id = ContentId::generate(now_ms / 1_000);
+        let content = Content {
+            id,
+            manifest: Manifest::single(id, 5),
+            etag: ETag { md5: [0; 16], parts: None },
+            checksum: None,
+            parts: vec![],
+        };
+        let object = NewObject {
+            bucket: self.bucket,
+            key: key.into(),
+            version: VersionId::generate(now_ms / 1_000),
+            now_ms,
+            owner: "alice".into(),
+            content: ContentSource::New(content),
+            attributes: ObjectAttributes::default(),
+            tags: tags_of(tags),
+            acl: CannedAcl::Private,
+            precondition: WritePrecondition::default(),
+            event: None,
+            evidence: ReplicaEvidence::default(),
+        };
+        self.store().commit_object(object).await.unwrap().object.version
+    }
+
+    async fn delete(&self, key: &str, version: Option<VersionId>) {
+        let request = DeleteRequest {
+            key: key.into(),
+            version,
+            marker_version: VersionId::generate(1),
+            owner: "alice".into(),
+            precondition: WritePrecondition::default(),
+            only_if: None,
+            event: None,
+        };
+        for deleted in self.store().delete_objects(self.bucket, vec![request], self.clock.now_ms()).await.unwrap() {
+            deleted.unwrap();
+        }
+    }
+
+    async fn tag(&self, key: &str, version: Option<VersionId>, tags: &[(&str, &str)]) {
+        let now_ms = self.clock.now_ms();
+        self.store().set_object_tags(self.bucket, key, version, tags_of(tags), None, now_ms).await.unwrap();
+    }
+
+    /// Passes until nothing is left, and what they did together.
+    async fn pass(&self) -> LifecycleStats {
+        let mut all = LifecycleStats::default();
+        for _ in 0..1_000 {
+            let (stats, end) = self.parts.pass().await.unwrap();
+            all.examined += stats.examined;
+            all.expired += stats.expired;
+            all.noncurrent += stats.noncurrent;
+            all.markers += stats.markers;
+            all.uploads += stats.uploads;
+            all.changed += stats.changed;
+            if end == PassEnd::Done {
+                return all;
+            }
+        }
+        panic!("passes do not come to an end");
+    }
+
+    async fn exists(&self, key: &str) -> bool {
+        match self.store().object(self.bucket, key, None).await {
+            Ok(object) => !object.is_delete_marker(),
+            Err(MetadataError::NoSuchKey) => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// `(key, version, is a marker)` of everything.
+    async fn versions(&self) -> Vec<(String, VersionId, bool)> {
+        let query = ListVersionsQuery { limit: 1_000, ..ListVersionsQuery::default() };
+        let page = self.store().list_versions(self.bucket, query).await.unwrap();
+        page.entries.iter().map(|v| (v.key.clone(), v.version, v.is_delete_marker())).collect()
+    }
+
+    /// Events told, in the order of their ids: name and key.
+    async fn events(&self) -> Vec<String> {
+        let mut rows = Vec::new();
+        for part in 0..PARTITIONS {
+            rows.extend(self.outbox.lowest(part, 1_000).await.unwrap());
+        }
+        rows.sort_by_key(|row| row.message.id.sequence);
+        rows.iter().map(|row| format!("{} {}", row.message.tag, row.message.order_key)).collect()
+    }
+}
+
+fn tags_of(tags: &[(&str, &str)]) -> Vec<Tag> {
+    tags.iter().map(|(key, value)| Tag { key: (*key).into(), value: (*value).into() }).collect()
+}
+
+fn rule(id: &str) -> LifecycleRule {
+    LifecycleRule {
+        id: id.into(),
+        enabled: true,
+        filter: RuleFilter::default(),
+        expiration: None,
+        noncurrent: None,
+        abort_uploads_days: None,
+    }
+}
+
+fn after_days(days: u32) -> LifecycleRule {
+    LifecycleRule {
+        expiration: Some(Expiration { days: Some(days), ..Expiration::default() }),
+        ..rule(&format!("after {days}"))
+    }
+}
+
+fn prefix(prefix: &str) -> RuleFilter {
+    RuleFilter { prefix: Some(prefix.into()), ..RuleFilter::default() }
+}
+
+#[tokio::test]
+async fn an_object_expires_at_its_midnight_and_one_that_was_overwritten_since_does_not() {
+    let world = World::new(Versioning::Unversioned).await;
+    world.rules(vec![LifecycleRule { filter: prefix("logs/"), ..after_days(1) }]).await;
+    for key in ["logs/old", "logs/overwritten", "other"] {
+        world.put(key).await;
+        assert!(world.exists(key).await, "and is in the cache from here on");
+    }
+    world.at(NOON + DAY);
+    world.put("logs/overwritten").await;
+    assert_eq!(world.pass().await.expired, 0, "a day old, but the midnight is not there");
+    let midnight = NOON + DAY + 12 * HOUR;
+    world.at(midnight - 1);
+    assert_eq!(world.pass().await.examined, 0);
+    world.at(midnight);
+    assert_eq!(world.pass().await.expired, 1);
+    assert!(!world.exists("logs/old").await && world.exists("logs/overwritten").await && world.exists("other").await);
+    assert_eq!(world.events().await, ["LifecycleExpiration:Delete bucket/logs/old"]);
+    world.at(midnight + DAY);
+    assert_eq!(world.pass().await.expired, 1);
+    assert!(!world.exists("logs/overwritten").await);
+}
+
+#[tokio::test]
+async fn a_versioned_object_goes_step_by_step_under_a_marker_until_nothing_is_left() {
+    let world = World::new(Versioning::Enabled).await;
+    let lone = Some(Expiration { lone_markers: Some(true), ..Expiration::default() });
+    world
+        .rules(vec![
+            LifecycleRule { noncurrent: Some(NoncurrentExpiration { days: 2, keep: None }), ..after_days(1) },
+            LifecycleRule { expiration: lone, ..rule("markers") },
+        ])
+        .await;
+    let version = world.put("k").await;
+    world.at(NOON + 2 * DAY);
+    assert_eq!(world.pass().await.expired, 1);
+    let versions = world.versions().await;
+    assert_eq!(versions.len(), 2);
+    assert!(versions[0].2 && versions[1] == ("k".to_owned(), version, false), "{versions:?}");
+    assert!(!world.exists("k").await);
+
+    world.at(NOON + 4 * DAY);
+    assert_eq!(world.pass().await.noncurrent, 0, "noncurrent since two days, but the midnight is not there");
+    world.at(NOON + 5 * DAY);
+    let stats = world.pass().await;
+    assert_eq!((stats.noncurrent, stats.markers), (1, 1), "the marker hides nothing from then on");
+    assert_eq!(world.versions().await, []);
+    assert_eq!(
+        world.events().await,
+        [
+            "LifecycleExpiration:DeleteMarkerCreated bucket/k",
+            "LifecycleExpiration:Delete bucket/k",
+            "LifecycleExpiration:Delete bucket/k",
+        ]
+    );
+    world.store().set_bucket_config("bucket", BucketConfigKind::Lifecycle, None).await.unwrap();
+    world.store().delete_bucket("bucket").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_marker_that_hides_something_stays() {
+    let world = World::new(Versioning::Enabled).await;
+    let lone = Some(Expiration { lone_markers: Some(true), ..Expiration::default() });
+    world.rules(vec![LifecycleRule { expiration: lone, ..rule("markers") }]).await;
+    let version = world.put("hidden").await;
+    world.delete("hidden", None).await;
+    world.delete("never", None).await;
+    world.at(NOON + DAY);
+    assert_eq!(world.pass().await.markers, 1);
+    let left: Vec<String> = world.versions().await.into_iter().map(|(key, ..)| key).collect();
+    assert_eq!(left, ["hidden", "hidden"]);
+    assert_eq!(world.pass().await.examined, 0);
+    // A client removes what it hides.
+    world.delete("hidden", Some(version)).await;
+    assert_eq!(world.pass().await.markers, 1);
+    assert_eq!(world.versions().await, []);
+}
+
+#[tokio::test]
+async fn the_newest_noncurrent_versions_are_kept_whatever_their_age() {
+    let world = World::new(Versioning::Enabled).await;
+    let noncurrent = Some(NoncurrentExpiration { days: 1, keep: Some(2) });
+    world.rules(vec![LifecycleRule { noncurrent, ..rule("keep 2") }]).await;
+    let mut made = Vec::new();
+    for hour in 0..4 {
+        world.at(NOON + hour * HOUR);
+        made.push(world.put("k").await);
+    }
+    world.at(NOON + DAY);
+    assert_eq!(world.pass().await.noncurrent, 0, "too many, but too young");
+    world.at(NOON + 2 * DAY);
+    assert_eq!(world.pass().await.noncurrent, 1);
+    world.at(NOON + 9 * DAY);
+    assert_eq!(world.pass().await.noncurrent, 0, "old, but not too many");
+    // One more makes an old one one too many.
+    made.push(world.put("k").await);
+    world.at(NOON + 9 * DAY + HOUR);
+    assert_eq!(world.pass().await.noncurrent, 1);
+    let left: Vec<VersionId> = world.versions().await.into_iter().map(|(_, version, _)| version).collect();
+    assert_eq!(left, [made[4], made[3], made[2]]);
+}
+
+#[tokio::test]
+async fn a_change_of_tags_counts_also_when_the_time_has_passed() {
+    let world = World::new(Versioning::Enabled).await;
+    let filter = RuleFilter { tags: tags_of(&[("keep", "no")]), ..RuleFilter::default() };
+    let noncurrent = Some(NoncurrentExpiration { days: 1, keep: None });
+    world.rules(vec![LifecycleRule { filter, noncurrent, ..after_days(1) }]).await;
+    let old = world.put("k").await;
+    world.put("k").await;
+    world.put_tagged("spared", &[("keep", "no")]).await;
+    world.tag("spared", None, &[]).await;
+    world.at(NOON + 5 * DAY);
+    let stats = world.pass().await;
+    assert_eq!((stats.expired, stats.noncurrent), (0, 0));
+    world.tag("k", Some(old), &[("keep", "no")]).await;
+    assert_eq!(world.pass().await.noncurrent, 1);
+    world.tag("k", None, &[("keep", "no")]).await;
+    assert_eq!(world.pass().await.expired, 1);
+    assert!(!world.exists("k").await && world.exists("spared").await);
+    assert_eq!(world.pass().await.examined, 0, "all is done");
+}
+
+#[tokio::test]
+async fn an_old_version_that_is_the_latest_again_expires() {
+    let world = World::new(Versioning::Enabled).await;
+    world.rules(vec![after_days(1)]).await;
+    world.put("k").await;
+    world.at(NOON + HOUR);
+    let above = world.put("k").await;
+    world.at(NOON + 5 * DAY);
+    // The one above goes before a pass sees it; the one below is as old.
+    world.pass().await;
+    let marker = world.versions().await[0].1;
+    world.delete("k", Some(marker)).await;
+    world.delete("k", Some(above)).await;
+    assert!(world.exists("k").await);
+    assert_eq!(world.pass().await.expired, 1);
+    assert!(!world.exists("k").await);
+}
+
+#[tokio::test]
+async fn unfinished_uploads_of_a_prefix_are_aborted() {
+    let world = World::new(Versioning::Unversioned).await;
+    world.rules(vec![LifecycleRule { filter: prefix("in/"), abort_uploads_days: Some(1), ..rule("uploads") }]).await;
+    for (key, begun_ms) in [("in/old", NOON), ("out/old", NOON), ("in/young", NOON + DAY)] {
+        let new = NewUpload {
+            id: UploadId::generate(),
+            bucket: world.bucket,
+            key: key.into(),
+            owner: "alice".into(),
+            now_ms: begun_ms,
+            attributes: ObjectAttributes::default(),
+            tags: vec![],
+            acl: CannedAcl::Private,
+            checksum: None,
+        };
+        world.store().create_upload(new).await.unwrap();
+    }
+    world.at(NOON + 2 * DAY);
+    assert_eq!(world.pass().await.uploads, 1);
+    let query = ListUploadsQuery { limit: 10, ..ListUploadsQuery::default() };
+    let left = world.store().list_uploads(world.bucket, query).await.unwrap().entries;
+    let keys: Vec<&str> = left.iter().map(|upload| upload.new.key.as_str()).collect();
+    assert_eq!(keys, ["in/young", "out/old"]);
+    assert_eq!(world.events().await, [] as [String; 0]);
+}
+
+/// Each object is looked at once when its time has come; new rules look at all of that age anew.
+#[tokio::test]
+async fn the_cost_follows_what_becomes_due() {
+    let world = World::new(Versioning::Unversioned).await;
+    world.rules(vec![LifecycleRule { filter: prefix("gone/"), ..after_days(1) }]).await;
+    for number in 0..10 {
+        world.put(&format!("kept/{number}")).await;
+    }
+    world.put("gone/a").await;
+    world.at(NOON + DAY);
+    for number in 0..300 {
+        world.put(&format!("young/{number}")).await;
+    }
+    world.at(NOON + 2 * DAY);
+    let stats = world.pass().await;
+    assert_eq!((stats.examined, stats.expired), (11, 1));
+    assert_eq!(world.pass().await.examined, 0);
+    world.at(NOON + 2 * DAY + 11 * HOUR);
+    assert_eq!(world.pass().await.examined, 0, "not before the next midnight");
+    world.rules(vec![LifecycleRule { filter: prefix("kept/"), ..after_days(1) }]).await;
+    let stats = world.pass().await;
+    assert_eq!((stats.examined, stats.expired), (10, 10));
+    world.at(NOON + 3 * DAY);
+    assert_eq!(world.pass().await.examined, 300);
+}
+
+#[tokio::test]
+async fn a_pass_does_so_much_and_the_next_one_goes_on_even_after_a_restart() {
+    let mut world = World::new(Versioning::Unversioned).await;
+    world.parts.settings = LifecycleSettings { batch: 3, batches_max: 2, ..LifecycleSettings::default() };
+    world.rules(vec![LifecycleRule { filter: prefix("gone/"), ..after_days(1) }]).await;
+    for number in 0..20 {
+        world.put(&format!("kept/{number}")).await;
+    }
+    world.at(NOON + HOUR);
+    for number in 0..4 {
+        world.put(&format!("gone/{number}")).await;
+    }
+    world.at(NOON + 2 * DAY);
+    let mut examined = Vec::new();
+    loop {
+        // Nothing but the store remembers.
+        let (stats, end) = world.parts.clone().pass().await.unwrap();
+        examined.push(stats.examined);
+        if end == PassEnd::Done {
+            break;
+        }
+    }
+    assert_eq!(examined.iter().sum::<u64>(), 24, "{examined:?}");
+    assert!(examined.len() >= 4 && examined.iter().all(|count| *count <= 6), "{examined:?}");
+    assert!(!world.exists("gone/3").await && world.exists("kept/3").await);
+}
+
+#[tokio::test]
+async fn disabled_and_removed_rules_do_nothing() {
+    let world = World::new(Versioning::Unversioned).await;
+    world.put("k").await;
+    world.rules(vec![LifecycleRule { enabled: false, ..after_days(1) }]).await;
+    world.at(NOON + 9 * DAY);
+    assert_eq!(world.pass().await, LifecycleStats::default());
+    world.rules(vec![after_days(1)]).await;
+    world.store().set_bucket_config("bucket", BucketConfigKind::Lifecycle, None).await.unwrap();
+    assert_eq!(world.pass().await, LifecycleStats::default());
+    assert!(world.exists("k").await);
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_hold_the_lock_does_nothing() {
+    let mut world = World::new(Versioning::Unversioned).await;
+    world.put("k").await;
+    world.rules(vec![after_days(1)]).await;
+    world.at(NOON + 9 * DAY);
+    let duty = Duty::new(Arc::new(InProcessLocks::new()), LockName::new("lifecycle").unwrap());
+    world.parts.cluster = Some(LifecycleDuty { duty, ownership: Ownership::default() });
+    assert_eq!(world.pass().await, LifecycleStats::default());
+    world.parts.cluster = None;
+    assert_eq!(world.pass().await.expired, 1);
+}
+
+/// Waits until a key is gone, at most half a minute.
+async fn until_gone(world: &World, key: &str) {
+    let begun = std::time::Instant::now();
+    while world.exists(key).await {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{key} does not go");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+/// Of two nodes the holder of the lock does the work, and when it is gone the other one goes on.
+#[tokio::test]
+async fn the_loop_runs_where_the_lock_is_and_moves_with_it() {
+    let world = World::new(Versioning::Unversioned).await;
+    world.rules(vec![after_days(1)]).await;
+    let locks = Arc::new(InProcessLocks::new());
+    let mut nodes = Vec::new();
+    for _ in 0..2 {
+        let ownership = Ownership::default();
+        ownership.extend(tokio::time::Instant::now(), std::time::Duration::from_secs(600));
+        let duty = Duty::new(locks.clone(), LockName::new("lifecycle").unwrap());
+        let mut parts = world.parts.clone();
+        parts.settings.interval = std::time::Duration::from_millis(10);
+        parts.cluster = Some(LifecycleDuty { duty: duty.clone(), ownership: ownership.clone() });
+        nodes.push((tokio::spawn(holdfast_actors::flow::lifecycle::run(parts)), duty, ownership));
+    }
+    world.put("first").await;
+    world.at(NOON + 2 * DAY);
+    until_gone(&world, "first").await;
+    // Fenced, it does nothing while it holds the lock.
+    let holder = nodes.iter().position(|(_, duty, _)| duty.fence().is_some()).unwrap();
+    nodes[holder].2.revoke();
+    world.put("second").await;
+    world.at(NOON + 4 * DAY);
+    assert!(world.exists("second").await);
+    nodes[holder].0.abort();
+    until_gone(&world, "second").await;
+    assert!(nodes[1 - holder].1.fence().is_some());
+    for (node, ..) in &nodes {
+        node.abort();
+    }
+}
