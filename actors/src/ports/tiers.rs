@@ -27,6 +27,8 @@ use bytes::Bytes;
 use futures::Stream;
 use holdfast_protocol::ContentId;
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 
 /// Why an operation on a tier failed; each variant asks another thing of the caller.
 #[derive(Debug, thiserror::Error)]
