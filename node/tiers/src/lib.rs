@@ -3,3 +3,4 @@
 
 pub mod directory;
 mod in_flight;
+pub mod oss;
