@@ -164,12 +164,10 @@ impl ColdTier for OssTier {
     async fn check(&self) -> TierResult<TierHealth> {
         self.store.reach().await?;
         let mut health = TierHealth::default();
-        match self.store.versioning().await {
-            Some(BucketVersioningStatus::Enabled) => health.notes.push(format!(
-                "versioning of the bucket {} is on: what is deleted stays, and is paid for",
-                self.store.config.bucket
-            )),
-            Some(_) | None => {}
+        if self.store.versioning().await == Some(BucketVersioningStatus::Enabled) {
+            let bucket = &self.store.config.bucket;
+            let note = format!("versioning of the bucket {bucket} is on: what is deleted stays, and is paid for");
+            health.notes.push(note);
         }
         Ok(health)
     }

@@ -11,7 +11,7 @@ pub(super) const PARTS_MAX: u64 = 10_000;
 /// The smallest part that S3 takes (OSS takes 100 KiB), the last one excepted.
 const PART_BYTES_MIN: u64 = 5 << 20;
 /// More than this would only cost memory.
-const PART_BYTES_MAX: u64 = 512 << 20;
+pub(super) const PART_BYTES_MAX: u64 = 512 << 20;
 /// The largest object of S3; OSS takes 48.8 TiB.
 const OBJECT_BYTES_MAX: u64 = 5 << 40;
 /// A name has 512 bytes at most, of which a piece's own part takes fewer than 100.
@@ -245,7 +245,8 @@ mod tests {
 
     #[test]
     fn each_mistake_is_named() {
-        let cases: [(&str, fn(&mut OssConfig)); 21] = [
+        type Spoil = fn(&mut OssConfig);
+        let cases: [(&str, Spoil); 21] = [
             ("https://", |c| c.endpoint = "oss-cn-hangzhou.aliyuncs.com".into()),
             ("https://", |c| c.endpoint = "ftp://host".into()),
             ("without the bucket", |c| c.endpoint = "https://host/bucket".into()),

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use aws_config::imds;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::provider::error::CredentialsError;
@@ -37,10 +38,15 @@ pub(super) fn provider(source: &CredentialsSource, http: &SharedHttpClient) -> T
             from_environment(|name| env::var(name).ok()).map(SharedCredentialsProvider::new)
         }
         CredentialsSource::InstanceRole => {
-            let config = ProviderConfig::without_region().with_http_client(http.clone());
-            Ok(SharedCredentialsProvider::new(ImdsCredentialsProvider::builder().configure(&config).build()))
+            Ok(SharedCredentialsProvider::new(instance_role(http, imds::Client::builder())))
         }
     }
+}
+
+/// The keys that the instance's own service gives, through the one client of HTTP that there is.
+fn instance_role(http: &SharedHttpClient, client: imds::client::Builder) -> ImdsCredentialsProvider {
+    let config = ProviderConfig::without_region().with_http_client(http.clone());
+    ImdsCredentialsProvider::builder().configure(&config).imds_client(client.configure(&config).build()).build()
 }
 
 fn from_environment(variable: impl Fn(&str) -> Option<String>) -> TierResult<Credentials> {
@@ -111,9 +117,51 @@ fn parse(text: &str) -> Result<Credentials, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
     use std::fs::{self, Permissions};
 
+    use http_body_util::Full;
+    use hyper::body::{Bytes, Incoming};
+    use hyper::service::service_fn;
+    use hyper::{Method, Request, Response};
+    use hyper_util::rt::TokioIo;
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    const ROLE: &str = "/latest/meta-data/iam/security-credentials/";
+
+    /// The service of an instance that has a role.
+    async fn instance(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+        let keys = r#"{"Code": "Success", "Type": "AWS-HMAC", "LastUpdated": "2026-01-01T00:00:00Z",
+            "AccessKeyId": "id", "SecretAccessKey": "secret", "Token": "token", "Expiration": "2100-01-01T00:00:00Z"}"#;
+        let answer = Response::builder().header("x-aws-ec2-metadata-token-ttl-seconds", "21600");
+        let known = request.headers().get("x-aws-ec2-metadata-token").is_some_and(|token| token == "pass");
+        let (status, text) = match (request.method(), request.uri().path()) {
+            (&Method::PUT, "/latest/api/token") => (200, "pass"),
+            (&Method::GET, ROLE) if known => (200, "role"),
+            (&Method::GET, path) if known && path.strip_prefix(ROLE) == Some("role") => (200, keys),
+            _ => (404, ""),
+        };
+        Ok(answer.status(status).body(Full::from(text)).unwrap())
+    }
+
+    #[tokio::test]
+    async fn role_of_the_instance_gives_keys() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                let serving = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(connection), service_fn(instance));
+                tokio::spawn(async move { serving.await.ok() });
+            }
+        });
+        let http = aws_smithy_http_client::Builder::new().build_http();
+        let client = imds::Client::builder().endpoint(endpoint).unwrap();
+        let keys = instance_role(&http, client).provide_credentials().await.unwrap();
+        assert_eq!((keys.access_key_id(), keys.session_token()), ("id", Some("token")));
+    }
 
     #[test]
     fn both_formats_are_read() {

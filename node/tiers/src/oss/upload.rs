@@ -9,7 +9,7 @@ use holdfast_actors::ports::tiers::{PieceName, PieceSpec, TierError, TierResult}
 use md5::{Digest as _, Md5};
 use tokio::task::JoinSet;
 
-use super::config::{Encryption, OssConfig, PARTS_MAX};
+use super::config::{Encryption, OssConfig, PART_BYTES_MAX, PARTS_MAX};
 use super::errors;
 use super::store::{Store, corrupt};
 use crate::in_flight::PutBody;
@@ -31,11 +31,12 @@ impl Part {
         let Some(first) = body.next(bytes_max as usize).await? else { return Ok(None) };
         let mut sum = Md5::new();
         sum.update(&first);
-        // The reservation is a promise of the caller's: it grows with what really comes.
         let mut bytes = BytesMut::from(first);
         while let left @ 1.. = bytes_max - bytes.len() as u64 {
             let Some(more) = body.next(left as usize).await? else { break };
             sum.update(&more);
+            // All of it at once, the first time.
+            bytes.reserve(left as usize);
             bytes.extend_from_slice(&more);
         }
         Ok(Some(Self { bytes: bytes.freeze(), md5: sum.finalize().into() }))
@@ -81,6 +82,10 @@ fn storage_class_of(config: &OssConfig) -> Option<StorageClass> {
 impl Store {
     /// Puts a small piece.
     pub(super) async fn put_at_once(&self, name: &PieceName, piece: &PieceSpec, body: &mut PutBody) -> TierResult<()> {
+        // A name that was reserved for less must not be a way around the limit of memory.
+        if piece.size_bytes > PART_BYTES_MAX {
+            return Err(TierError::Invalid(format!("{name} was reserved for a smaller piece")));
+        }
         let short = || TierError::Invalid("the body is empty".into());
         let part = Part::gather(body, piece.size_bytes).await?.ok_or_else(short)?;
         // Only the end of the body says that it has no more than was announced.

@@ -77,6 +77,18 @@ async fn wrong_keys_are_denied_by_name() {
 }
 
 #[tokio::test]
+async fn keys_that_went_away_are_denied() {
+    let rig = Rig::start().await;
+    let tier = rig.tier();
+    rig.remove_keys();
+    assert_denied(&tier, "credentials").await;
+    assert!(matches!(OssTier::new(rig.config()), Err(TierError::Denied(_))), "a new one says so at once");
+    rig.write_keys(crate::ACCESS_KEY, crate::SECRET_KEY);
+    // What came back is taken without a restart.
+    stored(&tier, SMALL_BYTES).await;
+}
+
+#[tokio::test]
 async fn missing_bucket_is_denied_and_not_taken_for_missing_pieces() {
     let rig = Rig::start().await;
     let tier = OssTier::new(OssConfig { bucket: "another".into(), ..rig.config() }).unwrap();

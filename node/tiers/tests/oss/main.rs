@@ -36,6 +36,10 @@ impl Rig {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     }
 
+    fn remove_keys(&self) {
+        fs::remove_file(self.folder.path().join("keys")).unwrap();
+    }
+
     fn config(&self) -> OssConfig {
         OssConfig {
             prefix: "clusters/one".into(),

@@ -147,10 +147,12 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     state.requests.fetch_add(1, Ordering::SeqCst);
-    // As OSS, which takes no trailers of checksums.
+    // As OSS, which takes no checksums in trailers; ours are in Content-MD5, and nothing else is to be sent.
+    let is_checksum = |name: &str| name.starts_with("x-amz-checksum") || name.starts_with("x-amz-sdk-checksum");
     let payload = request.headers().get("x-amz-content-sha256").and_then(|value| value.to_str().ok());
     if payload.is_some_and(|payload| payload.starts_with("STREAMING"))
         || request.headers().contains_key("x-amz-trailer")
+        || request.headers().keys().any(|name| is_checksum(name.as_str()))
     {
         return Ok(refusal(501, "NotImplemented"));
     }
@@ -189,9 +191,9 @@ impl State {
         let mut fault = self.fault.lock();
         match &mut *fault {
             Fault::Errors { left: 0, .. } => Fault::None,
-            Fault::Errors { left, status, code } => {
+            Fault::Errors { left, .. } => {
                 *left -= 1;
-                Fault::Errors { left: *left, status: *status, code: *code }
+                *fault
             }
             Fault::AfterFirstPart => {
                 let later_part = query.contains("partNumber=") && !query.contains("partNumber=1&");
