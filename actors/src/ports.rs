@@ -11,6 +11,7 @@ pub mod locks;
 pub mod metadata;
 pub mod outbox;
 pub mod peers;
+pub mod tiers;
 
 pub use chunks::{ChunkBody, ChunkError, ChunkSink, ChunkSpec, ChunkStore};
 pub use clock::{Clock, SystemClock};
@@ -22,3 +23,4 @@ pub use locks::{LockError, Locks};
 pub use metadata::{MetadataError, MetadataStore};
 pub use outbox::Outbox;
 pub use peers::{PeerError, Peers, ReplicaService};
+pub use tiers::{ColdTier, TierError};
