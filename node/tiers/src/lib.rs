@@ -1,2 +1,4 @@
 //! Cold tiers: adapters of the [`ColdTier`](holdfast_actors::ports::ColdTier) port.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
+pub mod fastdfs;
