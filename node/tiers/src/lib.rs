@@ -2,5 +2,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod directory;
+pub mod fastdfs;
 mod in_flight;
 pub mod oss;
