@@ -8,9 +8,10 @@
 //! * **Rechecks**: keys of which something changed that a walk may have passed (see [`MetadataStore::rechecks`]) are judged by
 //!   all rules.
 //!
-//! Nothing is deleted but the very version that was judged: each deletion names its sequence number, and the transaction
-//! compares ([`OnlyIf`](crate::ports::metadata::OnlyIf)). When it is refused, the walk stops before that version and judges
-//! what is there now.
+//! Nothing is deleted but the very version that was judged, under the very rules: each deletion names its sequence number and the
+//! bucket's revision, and where those do not say all, tags and the number of newer versions; the transaction compares
+//! ([`OnlyIf`](crate::ports::metadata::OnlyIf)). When it is refused, the walk stops before that version and judges what is
+//! there now.
 //!
 //! **In a cluster** this is the business of one node, the holder of a lock ([`crate::flow::duty`]), whose token the database checks
 //! where places are saved. A former holder that does not know yet deletes at most what is due anyway.
@@ -218,7 +219,7 @@ impl LifecycleParts {
         stats: &mut LifecycleStats,
     ) -> Result<bool, LifecycleError> {
         let Some(job) = self.job(listed, fence).await? else { return Ok(false) };
-        let mut more = false;
+        let (mut more, mut damage) = (false, None);
         let streams = job.rules.streams(job.now_ms, self.settings.day);
         let cursors = self.metadata.lifecycle_cursors(job.bucket.id, job.rules.generation);
         let cursors = self.timed("read lifecycle cursors", cursors).await?;
@@ -229,20 +230,35 @@ impl LifecycleParts {
             }
             let cursor = cursors.iter().find(|(name, _)| *name == stream.name);
             let mut at = cursor.map(|(_, at)| at.clone()).unwrap_or_default();
-            let mut batches = 0;
-            while at.at_ms <= stream.until_ms && self.step(&job, stream, &mut at, stats).await? {
-                batches += 1;
-                if !self.still_holds(&job).await? {
-                    return Ok(true);
-                }
-                if batches >= self.settings.batches_max {
-                    more = true;
-                    break;
-                }
+            match self.walk(&job, stream, &mut at, stats).await {
+                Ok(left) => more |= left,
+                // One damaged row must not keep the other walks from their work.
+                Err(error @ LifecycleError::Metadata(MetadataError::Corrupt(_))) => damage = Some(error),
+                Err(error) => return Err(error),
             }
         }
         // Last, for what the walks have done may have left something to be looked at: a marker that hides nothing any more.
-        Ok(self.run_rechecks(&job, stats).await? || more)
+        let left = self.run_rechecks(&job, stats).await?;
+        damage.map_or(Ok(left || more), Err)
+    }
+
+    /// Batches of one stream. Moves `at`; whether there is more.
+    async fn walk(
+        &self,
+        job: &Job,
+        stream: &Stream,
+        at: &mut AgePosition,
+        stats: &mut LifecycleStats,
+    ) -> Result<bool, LifecycleError> {
+        for _ in 0..self.settings.batches_max {
+            if at.at_ms > stream.until_ms || !self.step(job, stream, at, stats).await? {
+                return Ok(false);
+            }
+            if !self.still_holds(job).await? {
+                break;
+            }
+        }
+        Ok(true)
     }
 
     /// The bucket as it is now, with its rules; `None`: it has none that are understood.
@@ -274,6 +290,10 @@ impl LifecycleParts {
         let rechecks = self.timed("list rechecks", self.metadata.rechecks(job.bucket.id, batch)).await?;
         if rechecks.is_empty() {
             return Ok(false);
+        }
+        // After they were listed: what is noted under later rules is for those to judge.
+        if !self.still_holds(job).await? {
+            return Ok(true);
         }
         // A key may have been noted more than once.
         let mut seen = HashSet::new();
@@ -332,6 +352,10 @@ impl LifecycleParts {
             let Some(due) = job.rules.judge_upload(&new.key, new.now_ms, job.now_ms, self.settings.day) else {
                 continue;
             };
+            // An abort cannot be held against the rules in its transaction.
+            if !self.still_holds(job).await? {
+                return Ok(true);
+            }
             let abort = self.metadata.abort_upload(new.bucket, &new.key, new.id, self.clock.now_ms());
             match self.timed("abort upload", abort).await {
                 Ok(()) => stats.count(due, job.now_ms),

@@ -109,7 +109,8 @@ pub fn check_precondition(precondition: &WritePrecondition, current: Option<&Cur
     Ok(())
 }
 
-/// Holds a deletion of `version` against what was judged before. `history` as for [`plan_delete`].
+/// Holds a deletion of `version` against what was judged before, as far as the key's versions tell. `history` as for
+/// [`plan_delete`].
 ///
 /// # Errors
 /// `PreconditionFailed`.
@@ -359,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_deletion_of_what_was_judged_wants_the_very_same_version() {
-        let only = |sequence, is_alone| OnlyIf { sequence, is_alone };
+        let only = |sequence, is_alone| OnlyIf { sequence, is_alone, ..OnlyIf::default() };
         let check = |only_if, version, current: Option<Current>, history| {
             check_only_if(&only_if, version, current.as_ref(), &history).is_ok()
         };

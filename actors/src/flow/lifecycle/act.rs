@@ -10,13 +10,15 @@ use crate::domain::events::{EventContext, EventDraft, HOLDFAST_PRINCIPAL, Notifi
 use crate::domain::lifecycle::{Due, LifecycleAction};
 use crate::ports::MetadataError;
 use crate::ports::metadata::{
-    AgedVersion, Bucket, BucketConfigKind, DeleteRequest, OnlyIf, Standing, WritePrecondition,
+    AgedVersion, Bucket, BucketConfigKind, DeleteRequest, OnlyIf, OnlyNoncurrent, Standing, WritePrecondition,
 };
 
 /// A version that is to go, and why.
 struct Doomed<'a> {
     version: &'a AgedVersion,
     due: Due,
+    /// How many noncurrent versions of its key were newer, at least.
+    newer: u32,
 }
 
 impl LifecycleParts {
@@ -33,7 +35,7 @@ impl LifecycleParts {
         for (place, version) in versions.iter().enumerate() {
             if let Some(due) = job.rules.judge(version, 0, job.now_ms, self.settings.day) {
                 places.push(place);
-                doomed.push(Doomed { version, due });
+                doomed.push(Doomed { version, due, newer: 0 });
             }
             if version.standing == Standing::Noncurrent {
                 keys.insert(version.key.as_str());
@@ -51,14 +53,15 @@ impl LifecycleParts {
         for (keep, days) in job.rules.keeps(key) {
             let Some(old_ms) = self.settings.day.last_due_ms(job.now_ms, days) else { continue };
             let mut after = 0;
-            loop {
+            // One key may have any number of versions.
+            while self.still_holds(job).await? {
                 let batch = self.settings.batch;
                 let page = self.metadata.surplus_versions(job.bucket.id, key, keep, after, batch);
                 let page = self.timed("list surplus versions", page).await?;
                 stats.examined += page.len() as u64;
                 let judged = page.iter().filter_map(|version| {
                     let due = job.rules.judge(version, keep, job.now_ms, self.settings.day)?;
-                    Some(Doomed { version, due })
+                    Some(Doomed { version, due, newer: keep })
                 });
                 let doomed: Vec<Doomed<'_>> = judged.collect();
                 // What is refused has become the latest version, or is gone.
@@ -122,7 +125,13 @@ fn request(job: &Job, one: &Doomed<'_>, now_ms: u64) -> DeleteRequest {
         marker_version: VersionId::generate(now_ms / 1_000),
         owner: job.bucket.owner.clone(),
         precondition: WritePrecondition::default(),
-        only_if: Some(OnlyIf { sequence: one.version.sequence, is_alone }),
+        only_if: Some(OnlyIf {
+            sequence: one.version.sequence,
+            is_alone,
+            revision: Some(job.bucket.revision),
+            noncurrent: (one.due.action == LifecycleAction::RemoveNoncurrent)
+                .then(|| OnlyNoncurrent { tags: one.version.tags.clone(), newer: one.newer }),
+        }),
         event: job.event.clone(),
     }
 }

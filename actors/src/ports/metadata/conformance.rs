@@ -98,6 +98,8 @@ macro_rules! metadata_conformance {
             aging::noncurrent_versions_count_from_their_successor,
             aging::latest_markers_tell_whether_they_hide_anything,
             aging::an_expiry_spares_what_was_changed_since_it_was_judged,
+            aging::a_noncurrent_version_goes_only_as_it_was_judged,
+            aging::what_was_judged_under_other_rules_stays,
             aging::a_lone_marker_goes_only_while_it_is_alone,
             aging::surplus_versions_are_those_beyond_the_newest,
             aging::uploads_come_by_age,

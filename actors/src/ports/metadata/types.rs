@@ -356,12 +356,25 @@ pub struct DeleteRequest {
 
 /// A version as it was when somebody decided that it is to go, else `PreconditionFailed`: the latest version if the deletion
 /// names none, else the one named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OnlyIf {
     /// Its sequence number, which changes with everything that is changed of a latest version.
     pub sequence: u64,
     /// Whether it must be the only version of its key.
     pub is_alone: bool,
+    /// The [`Bucket::revision`] under which it was judged: under another one other rules may hold. `None`: any.
+    pub revision: Option<u64>,
+    /// What must hold beside, where it is a noncurrent version.
+    pub noncurrent: Option<OnlyNoncurrent>,
+}
+
+/// What may change of a noncurrent version's case while its sequence number stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OnlyNoncurrent {
+    /// Its tags.
+    pub tags: Vec<Tag>,
+    /// How many noncurrent versions of its key must be newer, at least.
+    pub newer: u32,
 }
 
 /// What a deletion did.

@@ -131,10 +131,14 @@ async fn write_config<S: Session>(
     Ok(())
 }
 
+/// Of the notes only as many as a transaction can remove at once: rules must be removable however much waits. What is left is
+/// judged by later rules, or by none.
 async fn forget_lifecycle<S: Session>(tx: &mut S, bucket: BucketId) -> MetadataResult<()> {
-    for statement in
-        ["DELETE FROM lifecycle_cursors WHERE bucket = ?", "DELETE FROM lifecycle_rechecks WHERE bucket = ?"]
-    {
+    for statement in [
+        "DELETE FROM lifecycle_cursors WHERE bucket = ?",
+        "DELETE FROM lifecycle_rechecks WHERE id IN \
+         (SELECT id FROM (SELECT id FROM lifecycle_rechecks WHERE bucket = ? ORDER BY id LIMIT 10000) some)",
+    ] {
         tx.execute(statement, values![rows::signed(bucket.0)]).await?;
     }
     Ok(())

@@ -115,6 +115,8 @@ impl KeyOp {
 struct Loaded {
     /// `None`: no such bucket.
     versioning: Option<Versioning>,
+    /// Of the bucket.
+    revision: Option<u64>,
     current: Option<(Current, ContentId)>,
     /// Whether the content that a put brings was given up.
     condemned: bool,
@@ -216,13 +218,14 @@ async fn load<S: Session>(tx: &mut S, ops: &[KeyOp]) -> MetadataResult<Vec<Loade
     });
     let found = found.await?;
     let mut loaded: Vec<Loaded> =
-        ops.iter().map(|_| Loaded { versioning: None, current: None, condemned: false }).collect();
+        ops.iter().map(|_| Loaded { versioning: None, revision: None, current: None, condemned: false }).collect();
     for row in found {
         let place = row.number(0)?;
         let slot = usize::try_from(place).ok().and_then(|place| loaded.get_mut(place));
         let slot = slot.ok_or_else(|| MetadataError::Corrupt("a row of no key".into()))?;
         slot.versioning = row.number_or_null(1)?.map(rows::versioning).transpose()?;
         slot.condemned = row.number(6)? != 0;
+        slot.revision = row.number_or_null(8)?.map(rows::unsigned).transpose()?;
         if let Some(version) = row.bytes_or_null(2)? {
             let etag = row.bytes_or_null(4)?;
             let etag = etag.ok_or_else(|| MetadataError::Corrupt("an object without its content".into()))?;
@@ -330,7 +333,13 @@ async fn plan_one_delete<'a, S: Session>(
         LoadedHistory::default()
     };
     if let Some(only_if) = &request.only_if {
+        if only_if.revision.is_some() && only_if.revision != loaded.revision {
+            return Err(MetadataError::PreconditionFailed);
+        }
         check_only_if(only_if, request.version, current_view, &history.view())?;
+        if let (Some(noncurrent), Some(version)) = (&only_if.noncurrent, request.version) {
+            lifecycle::check_noncurrent(tx, key, version, only_if.sequence, noncurrent).await?;
+        }
     }
     let plan = plan_delete(
         versioning,

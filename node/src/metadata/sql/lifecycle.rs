@@ -4,7 +4,8 @@
 //! a whole bucket.
 
 use holdfast_actors::ports::metadata::{
-    AgePosition, AgedKind, AgedVersion, BucketConfigKind, BucketId, MetadataError, MetadataResult, Recheck, Standing,
+    AgePosition, AgedKind, AgedVersion, BucketConfigKind, BucketId, MetadataError, MetadataResult, OnlyNoncurrent,
+    Recheck, Standing,
 };
 use holdfast_protocol::VersionId;
 use sqlx::AssertSqlSafe;
@@ -15,9 +16,15 @@ use crate::metadata::rows;
 /// What an [`AgedVersion`] is read from, but for the time since when it is what it is, and the two numbers of [`standing`].
 const COLUMNS: &str = "o.key, o.sequence, o.version, o.modified_ms, o.tags, c.size_bytes, o.content";
 
-/// Whether a row of history has others beside it. One that is the latest has no current row beside it.
-const HAS_OTHERS: &str = "EXISTS (SELECT 1 FROM history n WHERE n.bucket = o.bucket AND n.key = o.key \
-     AND n.sequence <> o.sequence)";
+/// Whether a row of history has others beside it. A marker that is said to be the latest may have a current row beside it, where
+/// a program put that one which knows nothing of `latest`.
+const HAS_OTHERS: &str = "(EXISTS (SELECT 1 FROM history n WHERE n.bucket = o.bucket AND n.key = o.key \
+     AND n.sequence <> o.sequence) \
+     OR EXISTS (SELECT 1 FROM objects n WHERE n.bucket = o.bucket AND n.key = o.key))";
+
+/// Of rows of history `n` those that count as noncurrent. Markers of such a program may be the latest version: better one
+/// version too many is kept.
+const COUNTS: &str = "n.latest + 0 = 0 AND (n.content IS NOT NULL OR n.since_ms < 9223372036854775807)";
 
 const CURRENT: i64 = 0;
 const NONCURRENT: i64 = 1;
@@ -35,7 +42,8 @@ fn standing(code: i64, has_others: i64) -> MetadataResult<Standing> {
 /// A version from [`COLUMNS`], the time, the standing, and whether there are others.
 fn version_from_row(row: &impl Fields) -> MetadataResult<AgedVersion> {
     let size_bytes = row.number_or_null(5)?.map(rows::unsigned).transpose()?;
-    if row.bytes_or_null(6)?.is_some() && size_bytes.is_none() {
+    // A current one without a size is never due: it is passed, and reported by whoever reads it.
+    if row.bytes_or_null(6)?.is_some() && size_bytes.is_none() && row.number(8)? != CURRENT {
         return Err(MetadataError::Corrupt("content of an object is missing".into()));
     }
     Ok(AgedVersion {
@@ -105,13 +113,45 @@ pub(super) async fn surplus<R: Reader>(
     let sql = format!(
         "SELECT {COLUMNS}, o.since_ms, {NONCURRENT}, 1 FROM history o LEFT JOIN contents c ON c.id = o.content \
          WHERE o.bucket = ? AND o.key = ? AND o.latest + 0 = 0 AND o.sequence > ? \
-         AND o.sequence <= (SELECT n.sequence FROM history n WHERE n.bucket = ? AND n.key = ? AND n.latest + 0 = 0 \
+         AND o.sequence <= (SELECT n.sequence FROM history n WHERE n.bucket = ? AND n.key = ? AND {COUNTS} \
          ORDER BY n.sequence DESC LIMIT 1 OFFSET ?) ORDER BY o.sequence LIMIT ?"
     );
     let (bucket, key) = (rows::signed(bucket.0), key.as_bytes());
     let values = values![bucket, key, rows::signed(after), bucket, key, i64::from(keep), i64::from(limit)];
     let found = reads.fetch(AssertSqlSafe(sql), values).await?;
     found.iter().map(version_from_row).collect()
+}
+
+/// Holds a deletion of a noncurrent version against what was judged and its sequence number does not show.
+///
+/// # Errors
+/// `PreconditionFailed`.
+pub(super) async fn check_noncurrent<S: Session>(
+    tx: &mut S,
+    (bucket, key): (BucketId, &str),
+    version: VersionId,
+    sequence: u64,
+    judged: &OnlyNoncurrent,
+) -> MetadataResult<()> {
+    let (bucket, key) = (rows::signed(bucket.0), key.as_bytes());
+    let sql = "SELECT tags FROM history WHERE bucket = ? AND `key` = ? AND version = ?";
+    let row = tx.fetch_optional(sql, values![bucket, key, version.as_bytes()]).await?;
+    let tags = row.map(|row| row.text_or_null(0).and_then(rows::tags)).transpose()?;
+    if tags.as_ref() != Some(&judged.tags) {
+        return Err(MetadataError::PreconditionFailed);
+    }
+    if judged.newer > 0 {
+        let sql = format!(
+            "SELECT n.sequence FROM history n WHERE n.bucket = ? AND n.key = ? AND {COUNTS} AND n.sequence > ? \
+             ORDER BY n.sequence LIMIT ?"
+        );
+        let values = values![bucket, key, rows::signed(sequence), i64::from(judged.newer)];
+        let newer = tx.fetch(AssertSqlSafe(sql), values).await?;
+        if newer.len() < judged.newer as usize {
+            return Err(MetadataError::PreconditionFailed);
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn cursors<R: Reader>(

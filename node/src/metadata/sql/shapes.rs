@@ -181,7 +181,7 @@ impl Shape {
                 };
                 format!(
                     "SELECT k.i, b.versioning, o.version, o.content, c.etag_md5, c.etag_parts, \
-                     d.content IS NOT NULL, o.sequence FROM {places} k \
+                     d.content IS NOT NULL, o.sequence, b.revision FROM {places} k \
                      LEFT JOIN buckets b ON b.id = k.b \
                      LEFT JOIN objects o ON o.bucket = k.b AND o.key = k.k \
                      LEFT JOIN contents c ON c.id = o.content \

@@ -10,7 +10,7 @@ use super::{Store, T0, bucket_with, delete, delete_request, object, put, seeds, 
 use crate::ports::coordination::{Fence, FencingToken, LeaseName};
 use crate::ports::metadata::{
     AgePosition, AgedKind, AgedVersion, BucketConfigKind, BucketId, DeleteRequest, Deleted, ListVersionsQuery,
-    MetadataError, MetadataResult, NewObject, NewUpload, OnlyIf, Standing, Tag, Versioning,
+    MetadataError, MetadataResult, NewObject, NewUpload, OnlyIf, OnlyNoncurrent, Standing, Tag, Versioning,
 };
 
 /// All versions of a kind up to a time, page by page.
@@ -46,7 +46,7 @@ async fn delete_if(
     version: Option<VersionId>,
     is_alone: bool,
 ) -> MetadataResult<Deleted> {
-    let only_if = Some(OnlyIf { sequence: judged.sequence, is_alone });
+    let only_if = Some(OnlyIf { sequence: judged.sequence, is_alone, ..OnlyIf::default() });
     let request = DeleteRequest { only_if, ..delete_request(&judged.key, version) };
     store.delete_objects(id, vec![request], T0).await.unwrap().remove(0)
 }
@@ -157,6 +157,58 @@ pub async fn an_expiry_spares_what_was_changed_since_it_was_judged(store: Store)
         let again = delete_if(&store, id, &judged("same"), None, false).await;
         assert!(matches!(again, Err(MetadataError::PreconditionFailed)));
     }
+}
+
+async fn delete_only(store: &Store, id: BucketId, version: &AgedVersion, only_if: OnlyIf) -> bool {
+    let only_if = Some(OnlyIf { sequence: version.sequence, ..only_if });
+    let request = DeleteRequest { only_if, ..delete_request(&version.key, Some(version.version)) };
+    match store.delete_objects(id, vec![request], T0).await.unwrap().remove(0) {
+        Ok(_) => true,
+        Err(MetadataError::PreconditionFailed) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Its tags and how many are newer change while its number stays.
+pub async fn a_noncurrent_version_goes_only_as_it_was_judged(store: Store) {
+    let id = bucket_with(&store, "b", Versioning::Enabled).await;
+    let mut made = Vec::new();
+    for at in 0..4 {
+        made.push(put_at(&store, id, "k", T0 + at).await);
+    }
+    let tag = |value: &str| vec![Tag { key: "keep".into(), value: value.into() }];
+    store.set_object_tags(id, "k", Some(made[0]), tag("no"), None, T0).await.unwrap();
+    let judged = aged(&store, id, AgedKind::Noncurrent, T0 + 9, 10).await;
+    let first = judged.iter().find(|version| version.version == made[0]).unwrap();
+    assert_eq!(first.tags, tag("no"));
+    let only = |tags, newer| OnlyIf { noncurrent: Some(OnlyNoncurrent { tags, newer }), ..OnlyIf::default() };
+
+    store.set_object_tags(id, "k", Some(made[0]), tag("yes"), None, T0).await.unwrap();
+    assert!(!delete_only(&store, id, first, only(tag("no"), 0)).await, "it was tagged anew");
+    // Two are newer: the third one is the latest version.
+    assert!(!delete_only(&store, id, first, only(tag("yes"), 3)).await);
+    delete(&store, id, "k", Some(made[1])).await.unwrap();
+    assert!(!delete_only(&store, id, first, only(tag("yes"), 2)).await, "it is one of the two that are kept");
+    mark_at(&store, id, "k", T0 + 9).await;
+    assert!(delete_only(&store, id, first, only(tag("yes"), 2)).await, "under a marker the latest one is noncurrent");
+}
+
+/// Other rules, or none, may hold under another revision of the bucket.
+pub async fn what_was_judged_under_other_rules_stays(store: Store) {
+    let id = bucket_with(&store, "b", Versioning::Enabled).await;
+    let (old, new) = (put_at(&store, id, "k", T0).await, put_at(&store, id, "k", T0 + 1).await);
+    let under = store.bucket("b").await.unwrap().revision;
+    let judged = aged(&store, id, AgedKind::Noncurrent, T0 + 9, 10).await.remove(0);
+    let current = aged(&store, id, AgedKind::Current, T0 + 9, 10).await.remove(0);
+    assert_eq!((judged.version, current.version), (old, new));
+    store.set_bucket_config("b", BucketConfigKind::Lifecycle, None).await.unwrap();
+    let only = |revision| OnlyIf { revision: Some(revision), ..OnlyIf::default() };
+    for version in [&judged, &current] {
+        assert!(!delete_only(&store, id, version, only(under)).await);
+    }
+    let now = store.bucket("b").await.unwrap().revision;
+    assert!(delete_only(&store, id, &judged, only(now)).await);
+    assert!(delete_only(&store, id, &current, only(now)).await);
 }
 
 /// Not when an object came, nor when it hides something.
