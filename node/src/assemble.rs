@@ -104,7 +104,8 @@ pub struct RunningNode {
     actors: NodeHandle,
     cluster: Option<RunningCluster>,
     events: RunningEvents,
-    lifecycle: LoopsHandle,
+    /// `None`: this node carries no rules out.
+    lifecycle: Option<LoopsHandle>,
     metadata: Arc<dyn MetadataStore>,
     disks: DiskSet,
     server: HttpServer,
@@ -504,7 +505,9 @@ impl RunningNode {
         if !drained.in_time {
             tracing::warn!(all_left = drained.all_left, "requests were cut off by the stop");
         }
-        step("stop carrying out lifecycle rules", lifecycle.stop(STOP_STEP_MAX)).await;
+        if let Some(lifecycle) = lifecycle {
+            step("stop carrying out lifecycle rules", lifecycle.stop(STOP_STEP_MAX)).await;
+        }
         step("stop publishing events", events.stop(STOP_STEP_MAX)).await;
         let mut close_metadata = true;
         if let Some(mut cluster) = cluster {

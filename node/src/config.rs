@@ -256,6 +256,8 @@ impl Default for CleanupConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LifecycleConfig {
+    /// Whether this node may carry lifecycle rules out.
+    pub enabled: bool,
     /// Time between looks for what is due by lifecycle rules.
     pub interval: Span,
     /// How long a day of a rule is. For tests only.
@@ -264,7 +266,7 @@ pub struct LifecycleConfig {
 
 impl Default for LifecycleConfig {
     fn default() -> Self {
-        Self { interval: Span::minutes(5), day: Span::days(1) }
+        Self { enabled: true, interval: Span::minutes(5), day: Span::days(1) }
     }
 }
 

@@ -33,6 +33,7 @@ mod put;
 mod ranges;
 mod read;
 mod service;
+mod strict_xml;
 mod tagging;
 mod unconfigured;
 

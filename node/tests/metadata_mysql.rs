@@ -325,6 +325,37 @@ async fn four_nodes_start_on_an_empty_database() {
     }
 }
 
+/// What another node's migration takes is not known: a node that starts meanwhile asks for its turn again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_waits_for_the_migration_of_another_however_long() {
+    let server = server().await;
+    let database = server.database().await;
+    let mut other = server.connect(&database).await;
+    let lock = "SELECT GET_LOCK(CONCAT('holdfast.', MD5(DATABASE())), 0)";
+    let locked: i64 = sqlx::query_scalar(lock).fetch_one(&mut other).await.unwrap();
+    assert_eq!(locked, 1);
+    let starting = MysqlMetadataStore::open(server.options(&database));
+    // For how long each statement has waited that asks for the lock: less than before means that it is another one.
+    let waits = "SELECT CAST(time AS SIGNED) FROM information_schema.processlist \
+                 WHERE db = DATABASE() AND info LIKE 'SELECT GET_LOCK(%'";
+    let seen = async move {
+        let (begun, mut before) = (Instant::now(), 0);
+        loop {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it does not wait, or does not ask again");
+            let waited: Option<i64> = sqlx::query_scalar(waits).fetch_optional(&mut other).await.unwrap();
+            match waited {
+                Some(waited) if waited < before => break,
+                Some(waited) => before = waited,
+                None => {}
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        other.close().await.unwrap();
+    };
+    let (store, ()) = futures::future::join(starting, seen).await;
+    store.unwrap().close().await;
+}
+
 #[tokio::test]
 async fn a_newer_schema_is_refused_and_both_versions_named() {
     let server = server().await;

@@ -61,6 +61,8 @@ pub struct LifecycleSettings {
     pub buckets: u32,
     /// Time for one call of the store.
     pub call_timeout: Duration,
+    /// Time from the start, or from a leap of the clock, to the first pass; none: clocks are not compared either.
+    pub hold: Duration,
 }
 
 impl Default for LifecycleSettings {
@@ -73,6 +75,7 @@ impl Default for LifecycleSettings {
             batches_max: 16,
             buckets: 100,
             call_timeout: Duration::from_secs(30),
+            hold: Duration::from_secs(900),
         }
     }
 }

@@ -39,7 +39,7 @@ pub use options::{MysqlOptions, MysqlTls, exposure};
 pub use snapshot::MysqlSnapshot;
 
 use groups::{QUEUE_OPS_MAX, Waiting};
-use migrate::{MIGRATION_TIMEOUT, migrate};
+use migrate::migrate;
 use pool::{Pool, closed};
 use tx::{Tx, transaction};
 
@@ -66,7 +66,8 @@ pub struct Mysql {
 }
 
 impl SqlMetadataStore<Mysql> {
-    /// Connects and brings the schema up to date. Several nodes may do so at once: one migrates, the others wait.
+    /// Connects and brings the schema up to date. Several nodes may do so at once: one migrates, the others wait, for as long
+    /// as that takes: an index over a large table may take hours.
     ///
     /// # Errors
     /// See [`OpenError`]; a schema newer than this binary's is refused and left alone.
@@ -85,7 +86,7 @@ impl SqlMetadataStore<Mysql> {
                 None => return Err(OpenError::Database(error)),
             },
         };
-        tokio::time::timeout(MIGRATION_TIMEOUT, migrate(&mut conn)).await.map_err(|_| OpenError::TimedOut)??;
+        migrate(&mut conn).await?;
         conn.close().await?;
         let (queue, waiting) = mpsc::channel(QUEUE_OPS_MAX);
         let groups = tokio::spawn(groups::run(pool.clone(), waiting));

@@ -2,8 +2,9 @@
 //!
 //! A request passes, in this order: its id and log span; CORS preflight, which is answered here; the gate for the form of
 //! signatures ([`super::signature`]); form uploads, which become a PutObject ([`super::post`]); then s3s, which
-//! authenticates, asks [`super::access`], and calls the operation. On the way back the answer gets the request id (also in
-//! the body of an error), CORS headers, and `Retry-After` if the node is busy; it is logged and counted.
+//! authenticates, asks [`super::access`], and calls the operation; documents that decide what is deleted are looked at on
+//! their way into it ([`super::strict_xml`]). On the way back the answer gets the request id (also in the body of an error),
+//! CORS headers, and `Retry-After` if the node is busy; it is logged and counted.
 //!
 //! The service holds no state of a request beyond its future, so a client that goes away cancels it.
 
@@ -33,9 +34,10 @@ use super::post::{self, FormContext};
 use super::ranges;
 use super::request_id::{RequestContext, RequestId};
 use super::signature;
+use super::strict_xml;
 
 /// Largest XML body, in bytes. 1,000 keys of 1,024 bytes to delete, each byte escaped, are 6 MB.
-const XML_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub(super) const XML_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 const X_AMZ_REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 const X_AMZ_ID_2: HeaderName = HeaderName::from_static("x-amz-id-2");
@@ -166,7 +168,7 @@ fn host_of<'a>(headers: &'a HeaderMap, uri: &'a Uri, version: Version) -> &'a st
 }
 
 impl Inner {
-    async fn answer(&self, request: Request<Body>, context: &RequestContext) -> Response<Body> {
+    async fn answer(&self, request: Request<Body>, context: &Arc<RequestContext>) -> Response<Body> {
         let method = request.method().clone();
         let uri = request.uri().clone();
         let origin = request.headers().get(ORIGIN).and_then(|o| o.to_str().ok()).map(str::to_owned);
@@ -201,7 +203,7 @@ impl Inner {
     async fn dispatch(
         &self,
         mut request: Request<Body>,
-        context: &RequestContext,
+        context: &Arc<RequestContext>,
         bucket: Option<&AddressedBucket>,
         is_form: bool,
     ) -> S3Result<Response<Body>> {
@@ -216,7 +218,12 @@ impl Inner {
         if !is_form {
             let (method, uri) = (request.method().clone(), request.uri().clone());
             ranges::drop_ignored(&method, &uri, request.headers_mut());
-            return self.s3(request).await;
+            let refused = strict_xml::watch(&mut request, context);
+            let response = self.s3(request).await;
+            return match refused.and_then(|refused| refused.take()) {
+                Some(error) => Err(error),
+                None => response,
+            };
         }
         context.set_operation("PostObject");
         let bucket = match bucket {

@@ -1,4 +1,7 @@
 //! The rules of a bucket as they are stored, and which of them can be taken.
+//!
+//! What is stored may be a newer version's. A condition that this one does not know would be left out when it is read, and the
+//! rule be about more than it is meant for: so no field is passed over, and such rules are not understood at all.
 
 use std::collections::HashSet;
 
@@ -22,6 +25,7 @@ const MIDNIGHT_MS: u64 = 86_400_000;
 
 /// All rules of a bucket.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LifecycleRules {
     /// A number of this configuration that no other has, below 2⁶³: how far walks have come counts under it only.
     pub generation: u64,
@@ -34,6 +38,7 @@ pub struct LifecycleRules {
 
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LifecycleRule {
     /// Its id.
     pub id: String,
@@ -67,6 +72,7 @@ pub enum FilterForm {
 
 /// What a rule is about: all conditions must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RuleFilter {
     /// As it was written.
     pub form: FilterForm,
@@ -86,6 +92,7 @@ pub struct RuleFilter {
 
 /// What becomes of latest versions. Exactly one of these is set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Expiration {
     /// Days of age.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -100,6 +107,7 @@ pub struct Expiration {
 
 /// What becomes of older versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NoncurrentExpiration {
     /// Days since another version took its place.
     pub days: u32,

@@ -143,3 +143,23 @@ fn rules_are_read_as_they_are_stored() {
     let text = serde_json::to_string(&full).expect("it serialises");
     assert_eq!(serde_json::from_str::<LifecycleRules>(&text).expect("it is read"), full);
 }
+
+#[test]
+fn rules_with_a_condition_of_a_newer_version_are_not_understood_rather_than_wider() {
+    let rules = LifecycleRules {
+        rules: vec![LifecycleRule {
+            filter: RuleFilter { prefix: Some("logs/".into()), ..RuleFilter::default() },
+            noncurrent: Some(NoncurrentExpiration { days: 3, keep: None }),
+            ..rule()
+        }],
+        ..LifecycleRules::default()
+    };
+    let stored = serde_json::to_value(&rules).expect("it serialises");
+    assert!(serde_json::from_value::<LifecycleRules>(stored.clone()).is_ok());
+    for place in ["", "/rules/0", "/rules/0/filter", "/rules/0/expiration", "/rules/0/noncurrent"] {
+        let mut newer = stored.clone();
+        newer.pointer_mut(place).expect("it is there")["only_if_cold"] = true.into();
+        let error = serde_json::from_value::<LifecycleRules>(newer).expect_err(place);
+        assert!(error.to_string().contains("only_if_cold"), "{place}: {error}");
+    }
+}

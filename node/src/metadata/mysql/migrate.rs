@@ -5,6 +5,9 @@
 //! tables, columns and keys (and fills those), they are dropped and it is run again. A table that holds rows which the migration
 //! did not put there is somebody else's, and is left alone. A migration that changes what was there before is for a person to
 //! look at: [`OpenError::HalfMigrated`] says what to do.
+//!
+//! A migration has no time limit. An index over a large table takes as long as it takes, and what is cut off has to begin anew:
+//! with a limit it might never come to its end.
 
 use std::time::Duration;
 
@@ -13,8 +16,12 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use super::{MIGRATIONS, OpenError};
 
-/// How long the first node may take to make the schema, with others waiting.
-pub(super) const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long the server waits for the lock in one statement. Nodes ask again after that.
+const TURN: Duration = Duration::from_secs(5);
+/// Turns between two lines in the log: a minute.
+const TURNS_SAID: u32 = 12;
+/// How long the server may take for an answer, beyond what it waits for the lock.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a migration of which nothing else is needed makes.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,30 +41,71 @@ enum Made {
     },
 }
 
-/// Applies what is missing, after a look whether the database is not from the future. One node at a time: sqlx's own lock
-/// asks MariaDB to wait forever in a way that it takes for not at all. The lock ends with the connection.
+/// Applies what is missing, after a look whether the database is not from the future. One node at a time; the others wait.
 pub(super) async fn migrate(conn: &mut MySqlConnection) -> Result<(), OpenError> {
-    let lock = "SELECT GET_LOCK(CONCAT('holdfast.', MD5(DATABASE())), ?)";
-    let locked: Option<i64> =
-        sqlx::query_scalar(lock).bind(MIGRATION_TIMEOUT.as_secs() as i64).fetch_one(&mut *conn).await?;
-    if locked != Some(1) {
-        return Err(OpenError::TimedOut);
-    }
+    take_turn(conn).await?;
+    let Found { newest, half } = in_time(look(conn)).await?;
     let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
-    if exists(conn, "_sqlx_migrations").await? {
-        let row = sqlx::query("SELECT MAX(version) FROM _sqlx_migrations").fetch_one(&mut *conn).await?;
-        let found: Option<i64> = row.try_get(0)?;
-        if let Some(found) = found.filter(|found| *found > known) {
-            return Err(OpenError::NewerSchema { found, known });
-        }
-        let half = "SELECT version FROM _sqlx_migrations WHERE success = FALSE ORDER BY version";
-        let half: Vec<i64> = sqlx::query_scalar(half).fetch_all(&mut *conn).await?;
-        for version in half {
-            take_back(conn, version).await?;
-        }
+    if let Some(found) = newest.filter(|found| *found > known) {
+        return Err(OpenError::NewerSchema { found, known });
+    }
+    if newest.is_some_and(|newest| newest < known) || !half.is_empty() {
+        tracing::warn!(
+            from = newest,
+            to = known,
+            "the schema of the metadata database is brought up to date: on a large database this may take hours; do not stop \
+             this node, other nodes wait for it"
+        );
+    }
+    for version in &half {
+        take_back(conn, *version).await?;
     }
     MIGRATIONS.run_direct(None, conn, false).await?;
     Ok(())
+}
+
+/// Waits until it is this node's turn to look at the schema, for as long as another one is at it. sqlx's own lock asks MariaDB
+/// to wait forever in a way that it takes for not at all. The lock ends with the connection.
+async fn take_turn(conn: &mut MySqlConnection) -> Result<(), OpenError> {
+    let mut turns = 0_u32;
+    loop {
+        let lock = "SELECT GET_LOCK(CONCAT('holdfast.', MD5(DATABASE())), ?)";
+        let lock = sqlx::query_scalar::<_, Option<i64>>(lock).bind(TURN.as_secs() as i64);
+        let locked = in_time(async { Ok(lock.fetch_one(&mut *conn).await?) }).await?;
+        match locked {
+            Some(1) => return Ok(()),
+            Some(_) => {}
+            None => return Err(sqlx::Error::Protocol("the server refused the lock of migrations".to_owned()).into()),
+        }
+        if turns.is_multiple_of(TURNS_SAID) {
+            tracing::info!(
+                "another node brings the schema of the metadata database up to date: waiting for it to be done"
+            );
+        }
+        turns = turns.wrapping_add(1);
+    }
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T, OpenError>>) -> Result<T, OpenError> {
+    tokio::time::timeout(TURN + ANSWER_TIMEOUT, answer).await.unwrap_or(Err(OpenError::TimedOut))
+}
+
+/// What migrations left.
+#[derive(Default)]
+struct Found {
+    /// The newest one that was begun.
+    newest: Option<i64>,
+    /// Those that were cut off.
+    half: Vec<i64>,
+}
+
+async fn look(conn: &mut MySqlConnection) -> Result<Found, OpenError> {
+    if !exists(conn, "_sqlx_migrations").await? {
+        return Ok(Found::default());
+    }
+    let row = sqlx::query("SELECT MAX(version) FROM _sqlx_migrations").fetch_one(&mut *conn).await?;
+    let half = "SELECT version FROM _sqlx_migrations WHERE success = FALSE ORDER BY version";
+    Ok(Found { newest: row.try_get(0)?, half: sqlx::query_scalar(half).fetch_all(&mut *conn).await? })
 }
 
 async fn exists(conn: &mut MySqlConnection, table: &str) -> Result<bool, sqlx::Error> {

@@ -90,6 +90,40 @@ async fn what_cannot_be_carried_out_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn xml_that_would_be_passed_over_in_part_is_refused_and_changes_nothing() {
+    let world = World::new().await;
+    world.put("/bucket?lifecycle").body(rule(&format!("{ALL}{DAYS}"))).send().await.expect(200);
+    let days = |days: &str| format!("{ALL}<Expiration><Days>{days}</Days></Expiration>");
+    for (rest, element) in [
+        (format!("<Filter><Prefix><![CDATA[logs/]]></Prefix></Filter>{DAYS}"), "Prefix"),
+        (format!("<Filter>logs/</Filter>{DAYS}"), "Filter"),
+        (format!("{ALL}{DAYS}<OnlyIf>cold</OnlyIf>"), "OnlyIf"),
+        (days("1,000"), "Days"),
+        (days("3.5"), "Days"),
+        (days(""), "Days"),
+    ] {
+        let put = || world.put("/bucket?x-id=x&lifecycle").body(rule(&rest));
+        let answer = put().send().await.expect_error(400, "MalformedXML");
+        assert!(answer.tag("Message").contains(element), "{rest}: {}", answer.text());
+        put().user(Some("bob")).send().await.expect_error(403, "AccessDenied");
+        let framed = Payload::Trailer("x-amz-checksum-crc32", "AAAAAA==");
+        put().payload(framed).send().await.expect_error(501, "NotImplemented");
+    }
+    // A number between spaces is a number, but s3s does not read it.
+    world.put("/bucket?lifecycle").body(rule(&days(" 4 "))).send().await.expect_error(400, "MalformedXML");
+    let mut large = rule(&days("5"));
+    large.insert_str(0, &" ".repeat(8 * 1024 * 1024));
+    world.put("/bucket?lifecycle").body(large).send().await.expect_error(400, "MaxMessageLengthExceeded");
+    let forged = world.put("/bucket?lifecycle").payload(Payload::WronglySigned).body(rule(&days("5"))).send().await;
+    assert!(!forged.status.is_success(), "{forged:?}");
+    let kept = world.get("/bucket?lifecycle").send().await.expect(200);
+    assert_eq!(kept.tag("Days"), "3");
+    let written = format!("<?xml version=\"1.0\"?>\n<!-- x -->{}\n", rule(&format!("\n {}\n", days("6"))));
+    world.put("/bucket?lifecycle").body(written).send().await.expect(200);
+    assert_eq!(world.get("/bucket?lifecycle").send().await.expect(200).tag("Days"), "6");
+}
+
+#[tokio::test]
 async fn answers_tell_when_a_latest_version_expires_and_by_which_rule() {
     let world = World::new().await;
     world.put("/bucket/logs/a").body("x").send().await.expect(200);

@@ -315,6 +315,27 @@ async fn tags_of_objects() {
 }
 
 #[tokio::test]
+async fn keys_to_delete_are_read_whole_or_not_at_all() {
+    let world = World::new().await;
+    for key in ["a", "a/b"] {
+        world.put(&format!("/bucket/{key}")).body("x").send().await.expect(200);
+    }
+    for (object, element) in [("<Key>a<![CDATA[/b]]></Key>", "Key"), ("<Key>a</Key>/b", "Object")] {
+        let body = format!("<Delete><Object>{object}</Object></Delete>");
+        let answer = world.post("/bucket?delete").body(body.clone()).send().await.expect_error(400, "MalformedXML");
+        assert!(answer.tag("Message").contains(element), "{}", answer.text());
+        let framed = Payload::Trailer("x-amz-checksum-crc32", "AAAAAA==");
+        world.post("/bucket?delete").payload(framed).body(body).send().await.expect_error(501, "NotImplemented");
+    }
+    world.get("/bucket/a").send().await.expect(200);
+    let body = "<?xml version=\"1.0\"?>\n<Delete>\n<Object><Key>a&#x2f;b</Key></Object></Delete>";
+    let answer = world.post("/bucket?delete").body(body).send().await.expect(200);
+    assert_eq!(answer.tags("Key"), ["a/b"]);
+    world.get("/bucket/a").send().await.expect(200);
+    world.get("/bucket/a/b").send().await.expect_error(404, "NoSuchKey");
+}
+
+#[tokio::test]
 async fn delete_many() {
     let world = World::new().await;
     for key in ["a", "b", "c"] {

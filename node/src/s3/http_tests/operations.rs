@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use super::super::operations::{OPERATIONS, Operation, Target};
-use super::support::Fixture;
+use super::support::{Fixture, HOST};
 
 const DOCS: &str = include_str!("../../../../docs/s3.md");
 
@@ -41,6 +41,20 @@ async fn supported_operations_are_not_refused_by_access_control() {
         let answer = fixture.call("ann", operation.method, &path(operation), &[], b"").await;
         let refused = format!("{} is not implemented by Holdfast", operation.name);
         assert!(!answer.body.contains(&refused) && answer.status != StatusCode::FORBIDDEN, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn keys_to_delete_are_looked_at_in_whatever_way_the_bucket_is_addressed() {
+    let fixture = Fixture::new();
+    for (host, path) in [(HOST, "/photos"), (HOST, "/photos/"), ("photos.s3.test", "/")] {
+        for (key, status) in [("a", 200), ("a<![CDATA[/b]]>", 400)] {
+            let body = format!("<Delete><Object><Key>{key}</Key></Object></Delete>");
+            let request = fixture.signer("ann").request("POST", host, path, &[("delete", "")], &[], body.as_bytes());
+            let answer = fixture.send(request).await;
+            assert_eq!(answer.status.as_u16(), status, "{host} {path} {answer:?}");
+            assert_eq!(answer.code(), if status == 200 { "" } else { "MalformedXML" });
+        }
     }
 }
 

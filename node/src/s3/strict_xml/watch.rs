@@ -1,0 +1,147 @@
+//! The body of a request that is looked at on its way to s3s.
+//!
+//! s3s reads a body only after it has found the operation and the caller, and access control had nothing against it. The body
+//! is looked at there, so that nobody else can make the node keep a document in memory, and so that it is s3s who says which
+//! operation it is. The hash of the body is still s3s's business: it gets the same bytes. Bodies in the framing of `aws-chunked`
+//! are refused: clients use it for objects, and s3s has no document from them either (it then says `IncompleteBody`).
+//!
+//! s3s has one error for a body that fails, so the true one is left in [`Refused`].
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream};
+use futures::{Stream as _, StreamExt as _, TryStreamExt as _};
+use http::{Method, Request};
+use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use parking_lot::Mutex;
+use s3s::{Body, S3Error, StdError, s3_error};
+use url::form_urlencoded;
+
+use super::super::errors::not_implemented;
+use super::super::http_service::XML_BODY_BYTES_MAX;
+use super::super::request_id::RequestContext;
+use super::{Document, check};
+
+/// Why a body was refused, if it was.
+#[derive(Clone, Default)]
+pub(in crate::s3) struct Refused(Arc<Mutex<Option<S3Error>>>);
+
+impl Refused {
+    /// The error to answer with, whatever s3s made of it.
+    pub(in crate::s3) fn take(&self) -> Option<S3Error> {
+        self.0.lock().take()
+    }
+
+    fn set(&self, error: S3Error) -> StdError {
+        let said = error.to_string();
+        *self.0.lock() = Some(error);
+        said.into()
+    }
+}
+
+impl Document {
+    /// What the request may be, by its method and query. The path is left to s3s.
+    fn of(method: &Method, query: &str) -> Option<Self> {
+        let (document, parameter) = match *method {
+            Method::PUT => (Self::Lifecycle, "lifecycle"),
+            Method::POST => (Self::Delete, "delete"),
+            _ => return None,
+        };
+        form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == parameter).then_some(document)
+    }
+
+    fn operation(self) -> &'static str {
+        match self {
+            Self::Lifecycle => "PutBucketLifecycleConfiguration",
+            Self::Delete => "DeleteObjects",
+        }
+    }
+}
+
+/// Has the body of a request looked at, if it may be one of the documents; `None`: it is not.
+pub(in crate::s3) fn watch(request: &mut Request<Body>, context: &Arc<RequestContext>) -> Option<Refused> {
+    let document = Document::of(request.method(), request.uri().query()?)?;
+    let hash = request.headers().get("x-amz-content-sha256");
+    // As s3s decides it.
+    let is_framed = hash.is_some_and(|hash| hash.as_bytes().starts_with(b"STREAMING-"));
+    let (refused, context) = (Refused::default(), Arc::clone(context));
+    let (body, kept) = (std::mem::take(request.body_mut()), refused.clone());
+    let size_hint = http_body::Body::size_hint(&body);
+    let first = async move {
+        // Known by now: s3s asks access control before it reads.
+        if context.operation() != document.operation() {
+            return Ok(body);
+        }
+        looked_at(body, document, is_framed, &kept).await
+    };
+    let pieces = stream::once(first).try_flatten().boxed();
+    *request.body_mut() = Body::http_body_unsync(Watched { pieces, size_hint });
+    Some(refused)
+}
+
+async fn looked_at(body: Body, document: Document, is_framed: bool, refused: &Refused) -> Result<Body, StdError> {
+    if is_framed {
+        return Err(refused.set(not_implemented("an aws-chunked body of this request")));
+    }
+    let read = Limited::new(body, XML_BODY_BYTES_MAX).collect().await.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            return refused.set(s3_error!(MaxMessageLengthExceeded, "Your request was too large."));
+        }
+        error
+    })?;
+    let bytes = read.to_bytes();
+    check(&bytes, document).map_err(|what| {
+        refused.set(s3_error!(
+            MalformedXML,
+            "The XML you provided was not well-formed or did not validate against our published schema: {what}"
+        ))
+    })?;
+    Ok(Body::from(bytes))
+}
+
+/// A body in pieces of which the length is known as long as nothing was read.
+struct Watched {
+    pieces: BoxStream<'static, Result<Bytes, StdError>>,
+    size_hint: SizeHint,
+}
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = StdError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
+        let this = self.get_mut();
+        this.size_hint = SizeHint::default();
+        this.pieces.as_mut().poll_next(cx).map_ok(Frame::data)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.size_hint.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_told_by_method_and_query_however_that_is_written() {
+        for (method, query, document) in [
+            (Method::PUT, "lifecycle", Some(Document::Lifecycle)),
+            (Method::PUT, "x-id=PutBucketLifecycleConfiguration&lifecycle=", Some(Document::Lifecycle)),
+            (Method::PUT, "lifec%79cle", Some(Document::Lifecycle)),
+            (Method::PUT, "delete", None),
+            (Method::POST, "delete", Some(Document::Delete)),
+            (Method::POST, "d%65lete&x", Some(Document::Delete)),
+            (Method::POST, "lifecycle", None),
+            (Method::GET, "lifecycle", None),
+            (Method::PUT, "prefix=lifecycle", None),
+        ] {
+            assert_eq!(Document::of(&method, query), document, "{method} {query}");
+        }
+    }
+}
