@@ -4,6 +4,8 @@
 
 #[path = "support/proxy.rs"]
 mod proxy;
+#[path = "support/sessions.rs"]
+mod sessions;
 // Shared by path: nothing depends on the crate of the black-box tests.
 #[allow(dead_code, reason = "this test uses a part")]
 #[path = "../../cluster-tests/src/services"]
@@ -29,6 +31,8 @@ use holdfast_protocol::{Epoch, NodeId, ShardId};
 use proxy::{Flow, Proxy};
 use rustix::process::{Pid, Signal, kill_process};
 use services::zookeeper::Ensemble;
+use sessions::{connect, try_connect};
+use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -37,6 +41,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 
 /// One server for all tests that do not harm it; each has a chroot of its own.
 static SERVER: LazyLock<Ensemble> = LazyLock::new(|| Ensemble::start(1));
+/// Tests with three servers of their own run one after the other: six of them at once are too slow for their sessions.
+static THREE_SERVERS: Mutex<()> = Mutex::const_new(());
 
 fn config(servers: impl Into<String>) -> ZookeeperConfig {
     static TESTS: AtomicU64 = AtomicU64::new(0);
@@ -73,7 +79,7 @@ impl ZookeeperHarness {
     async fn behind_proxy(&self) -> (Participant, Proxy) {
         let proxy = Proxy::start(server().await.servers[0].address()).await;
         let config = ZookeeperConfig { servers: proxy.address.to_string(), ..self.config.clone() };
-        let coordination = Arc::new(ZookeeperCoordination::connect(config).await.unwrap());
+        let coordination = Arc::new(connect(&config).await);
         (Participant { coordination, connection: Arc::new(Cable(proxy.clone())) }, proxy)
     }
 }
@@ -95,21 +101,90 @@ fn shard(nodes: &[u64]) -> ShardState {
     ShardState::founding(nodes.iter().map(|n| NodeId::from(*n)).collect())
 }
 
-/// Writers that raise the layout's version by compare-and-set until told to stop. Returns how many writes were
-/// acknowledged and how many have an unknown outcome.
-async fn raise_until(participant: Arc<dyn Coordination>, stop: Instant) -> (u64, u64) {
-    let (mut done, mut unknown) = (0, 0);
-    while Instant::now() < stop {
-        let Ok(mut layout) = participant.layout().await else { continue };
+/// What several writers of the layout did, and when it is enough.
+struct Writes {
+    acknowledged: AtomicU64,
+    /// The outcome is unknown.
+    unknown: AtomicU64,
+    breaks: AtomicU64,
+    /// Acknowledged ones.
+    wanted: AtomicU64,
+    wanted_breaks: u64,
+    deadline: Instant,
+}
+
+impl Writes {
+    fn new(wanted: u64, wanted_breaks: u64) -> Arc<Self> {
+        Arc::new(Self {
+            acknowledged: AtomicU64::new(0),
+            unknown: AtomicU64::new(0),
+            breaks: AtomicU64::new(0),
+            wanted: AtomicU64::new(wanted),
+            wanted_breaks,
+            deadline: Instant::now() + PATIENCE,
+        })
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::SeqCst)
+    }
+
+    /// There are as many as are wanted, or there will not be.
+    fn enough(&self) -> bool {
+        let all = self.acknowledged() >= self.wanted.load(Ordering::SeqCst)
+            && self.breaks.load(Ordering::SeqCst) >= self.wanted_breaks;
+        all || Instant::now() >= self.deadline
+    }
+
+    /// Each write that was acknowledged happened once, the others once or not at all.
+    fn check(&self, happened: u64) {
+        let (done, unknown) = (self.acknowledged(), self.unknown.load(Ordering::SeqCst));
+        println!("{done} acknowledged, {unknown} unknown, {happened} happened");
+        assert!((done..=done + unknown).contains(&happened), "{done} acknowledged, {unknown} unknown, {happened}");
+    }
+}
+
+/// Raises the layout's version by compare-and-set until it was done often enough.
+async fn raise_until_enough(participant: Arc<dyn Coordination>, writes: Arc<Writes>) {
+    while !writes.enough() {
+        let mut layout = match participant.layout().await {
+            Ok(layout) => layout,
+            Err(error) => {
+                if error == CoordinationError::SessionExpired {
+                    // A machine so busy that nothing was heard of the session in time. The next round looks again.
+                    participant.renew_session().await.ok();
+                }
+                sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+        };
         layout.value.version += 1;
         match participant.store_layout(layout.version, &layout.value).await {
-            Ok(_) => done += 1,
-            Err(CoordinationError::Unknown(_)) => unknown += 1,
-            Err(CoordinationError::Conflict(_) | CoordinationError::Unavailable(_)) => {}
+            Ok(_) => {
+                writes.acknowledged.fetch_add(1, Ordering::SeqCst);
+            }
+            Err(CoordinationError::Unknown(_)) => {
+                writes.unknown.fetch_add(1, Ordering::SeqCst);
+            }
+            // Nothing happened.
+            Err(
+                CoordinationError::Conflict(_) | CoordinationError::Unavailable(_) | CoordinationError::SessionExpired,
+            ) => {}
             Err(error) => panic!("{error}"),
         }
     }
-    (done, unknown)
+}
+
+/// The version of the layout, of a service that may be away for a moment.
+async fn layout_version(participant: &dyn Coordination) -> u64 {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match participant.layout().await {
+            Ok(layout) => return layout.value.version,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -119,12 +194,12 @@ async fn write_whose_answer_is_lost_is_found_to_have_happened() {
     found(&a).await;
     let mut layout = a.layout().await.unwrap();
     layout.value.version = 7;
+    let b = harness.participant().await;
     proxy.set(Flow::AnswersHeld);
     let write = tokio::spawn({
         let (a, layout) = (a.clone(), layout.clone());
         async move { a.store_layout(layout.version, &layout.value).await }
     });
-    let b = harness.participant().await;
     until(b.watch_layout(), |l| l.as_ref().is_some_and(|l| l.value.version == 7)).await;
     proxy.sever();
     proxy.set(Flow::Open);
@@ -153,45 +228,52 @@ async fn no_write_is_lost_or_done_twice_while_connections_break() {
     let harness = ZookeeperHarness::new().await;
     let (first, _) = harness.behind_proxy().await;
     found(&first).await;
-    let stop = Instant::now() + Duration::from_secs(6);
+    let mut participants = Vec::new();
+    for _ in 0..3 {
+        participants.push(harness.behind_proxy().await);
+    }
+    let writes = Writes::new(60, 60);
     let mut writers = tokio::task::JoinSet::new();
-    for i in 0..3_u64 {
-        let (participant, proxy) = harness.behind_proxy().await;
-        writers.spawn(raise_until(participant.coordination.clone(), stop));
+    for (i, (participant, proxy)) in (0_u64..).zip(participants.clone()) {
+        writers.spawn(raise_until_enough(participant.coordination, writes.clone()));
+        let writes = writes.clone();
         tokio::spawn(async move {
-            // Keeps the participant's session for as long as connections break.
-            let _participant = participant;
             let mut pause = 90 + 40 * i;
-            while Instant::now() < stop {
+            while !writes.enough() {
+                let before = writes.acknowledged();
                 sleep(Duration::from_millis(pause)).await;
+                // A machine on which nothing is done between two breaks proves nothing.
+                let calm = Instant::now() + Duration::from_secs(2);
+                while writes.acknowledged() == before && Instant::now() < calm {
+                    sleep(Duration::from_millis(10)).await;
+                }
                 proxy.set(Flow::AnswersHeld);
                 sleep(Duration::from_millis(10)).await;
                 proxy.sever();
                 proxy.set(Flow::Open);
+                writes.breaks.fetch_add(1, Ordering::SeqCst);
                 pause = 50 + (pause * 7) % 300;
             }
         });
     }
-    let (mut done, mut unknown) = (0, 0);
-    for (d, u) in timeout(PATIENCE, writers.join_all()).await.unwrap() {
-        done += d;
-        unknown += u;
-    }
-    let last = first.layout().await.unwrap().value.version;
-    println!("{done} acknowledged, {unknown} unknown, {last} happened");
-    assert!(done > 20 && (done..=done + unknown).contains(&last), "{done} acknowledged, {unknown} unknown, {last}");
+    timeout(PATIENCE * 2, writers.join_all()).await.unwrap();
+    // Until here: a proxy that nobody holds breaks connections for good.
+    drop(participants);
+    writes.check(layout_version(&*first).await);
+    let (done, breaks) = (writes.acknowledged(), writes.breaks.load(Ordering::SeqCst));
+    assert!(done > 20 && breaks > 20, "only {done} writes were acknowledged while connections broke {breaks} times");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_credentials_are_denied() {
     let digest = |password: &str| Some(Digest { user: "holdfast".into(), password: password.into() });
     let own = ZookeeperConfig { digest: digest("right"), ..config(server().await.connect_string()) };
-    let a = ZookeeperCoordination::connect(own.clone()).await.unwrap();
+    let a = connect(&own).await;
     a.create_cluster(&ClusterIdentity::new(16, 0), &LayoutDocument::new(3)).await.unwrap();
-    let b = ZookeeperCoordination::connect(own.clone()).await.unwrap();
+    let b = connect(&own).await;
     b.cluster().await.unwrap();
     for other in [digest("wrong"), None] {
-        let refused = ZookeeperCoordination::connect(ZookeeperConfig { digest: other, ..own.clone() }).await;
+        let refused = try_connect(&ZookeeperConfig { digest: other, ..own.clone() }).await;
         assert!(matches!(refused, Err(CoordinationError::Denied(_))), "{:?}", refused.err());
     }
 }
@@ -199,9 +281,9 @@ async fn other_credentials_are_denied() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn newer_format_and_nonsense_are_refused() {
     let own = config(server().await.connect_string());
-    let a = ZookeeperCoordination::connect(own.clone()).await.unwrap();
+    let a = connect(&own).await;
     a.create_cluster(&ClusterIdentity::new(16, 0), &LayoutDocument::new(3)).await.unwrap();
-    let raw = zookeeper_client::Client::connect(&own.servers).await.unwrap();
+    let raw = sessions::raw(&own.servers).await;
     let path = format!("{}/cluster", own.chroot);
     let newer = format!(r#"{{"nonce":"x","value":{{"format":{},"other":1}}}}"#, FORMAT + 1);
     raw.set_data(&path, newer.as_bytes(), None).await.unwrap();
@@ -224,32 +306,38 @@ async fn unreachable_ensemble_is_said_in_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_leader_and_restarted_ensemble_lose_nothing() {
+    let _alone = THREE_SERVERS.lock().await;
     let mut ensemble = spawn_blocking(|| Ensemble::start(3)).await.unwrap();
-    let own = ZookeeperConfig { session_timeout: Duration::from_secs(10), ..config(ensemble.connect_string()) };
-    let connect = || async { Arc::new(ZookeeperCoordination::connect(own.clone()).await.unwrap()) };
-    let (a, b) = (connect().await, connect().await);
+    // Patient with servers that have just started.
+    let own = ZookeeperConfig {
+        session_timeout: Duration::from_secs(30),
+        operation_timeout: Duration::from_secs(15),
+        ..config(ensemble.connect_string())
+    };
+    let (a, b) = (Arc::new(connect(&own).await), Arc::new(connect(&own).await));
     let identity = ClusterIdentity::new(16, 0);
     a.create_cluster(&identity, &LayoutDocument::new(3)).await.unwrap();
     let registration = a.register(identity.id, announcement(1)).await.unwrap();
     let lease = a.acquire(&LeaseName::controller(), NodeId::from(1)).await.unwrap();
     let version = a.store_shard(ShardId(0), None, &shard(&[1]), &lease).await.unwrap();
 
-    let stop = Instant::now() + Duration::from_secs(10);
-    let writers = [tokio::spawn(raise_until(a.clone(), stop)), tokio::spawn(raise_until(b.clone(), stop))];
-    sleep(Duration::from_secs(1)).await;
-    let before = b.layout().await.unwrap().value.version;
     let leader = ensemble.leader();
-    ensemble.servers[leader].kill();
-    let (mut done, mut unknown) = (0, 0);
-    for writer in writers {
-        let (d, u) = writer.await.unwrap();
-        done += d;
-        unknown += u;
+    let writes = Writes::new(u64::MAX, 0);
+    let writers = [&a, &b].map(|writer| tokio::spawn(raise_until_enough(writer.clone(), writes.clone())));
+    while writes.acknowledged() < 10 && !writes.enough() {
+        sleep(Duration::from_millis(10)).await;
     }
-    let last = b.layout().await.unwrap().value.version;
-    println!("{done} acknowledged, {unknown} unknown, {last} happened, {before} before the kill");
-    assert!((done..=done + unknown).contains(&last), "{done} acknowledged, {unknown} unknown, {last} happened");
-    assert!(last > before, "writes go on with a new leader");
+    // In the middle of the work.
+    ensemble.servers[leader].kill();
+    let before = writes.acknowledged();
+    // The old leader's last answers may still be on their way to both of them: these are more.
+    writes.wanted.store(before + 20, Ordering::SeqCst);
+    for writer in writers {
+        timeout(PATIENCE * 2, writer).await.unwrap().unwrap();
+    }
+    assert!(before > 0 && writes.acknowledged() >= before + 20, "writes go on with a new leader");
+    let last = layout_version(&*b).await;
+    writes.check(last);
     until(a.session(), |s| *s == SessionState::Connected).await;
     assert!(lease.is_held(), "sessions outlive a leader");
     let mut next = shard(&[1]);
@@ -290,11 +378,12 @@ async fn killed_leader_and_restarted_ensemble_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leader_without_a_majority_proves_nothing() {
+    let _alone = THREE_SERVERS.lock().await;
     let ensemble = spawn_blocking(|| Ensemble::start(3)).await.unwrap();
     let leader = ensemble.leader();
     let only = ensemble.servers[leader].address().to_string();
     let session_timeout = Duration::from_secs(3);
-    let a = ZookeeperCoordination::connect(ZookeeperConfig { session_timeout, ..config(only) }).await.unwrap();
+    let a = connect(&ZookeeperConfig { session_timeout, ..config(only) }).await;
     a.create_cluster(&ClusterIdentity::new(16, 0), &LayoutDocument::new(3)).await.unwrap();
     assert!(a.ownership().is_proven());
     // The others are paused, not gone: for five seconds the leader believes that it leads, and answers what needs no
@@ -315,7 +404,7 @@ async fn paused_owner_program() {
     let Ok(servers) = std::env::var("HOLDFAST_TEST_PAUSED_SERVERS") else { return };
     let chroot = std::env::var("HOLDFAST_TEST_PAUSED_CHROOT").unwrap();
     let own = ZookeeperConfig { session_timeout: SESSION_TIMEOUT, ..ZookeeperConfig::new(servers, chroot) };
-    let a = ZookeeperCoordination::connect(own).await.unwrap();
+    let a = connect(&own).await;
     let cluster = a.cluster().await.unwrap().id;
     a.register(cluster, announcement(1)).await.unwrap();
     let lease = a.acquire(&LeaseName::controller(), NodeId::from(1)).await.unwrap();

@@ -4,6 +4,8 @@
 
 #[path = "support/proxy.rs"]
 mod proxy;
+#[path = "support/sessions.rs"]
+mod sessions;
 // Shared by path: nothing depends on the crate of the black-box tests.
 #[allow(dead_code, reason = "this test uses a part")]
 #[path = "../../cluster-tests/src/services"]
@@ -13,7 +15,7 @@ mod services {
     pub mod zookeeper;
 }
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -100,6 +102,12 @@ impl Harness for RedisHarness {
         assert_eq!(spawn_blocking(move || REDIS.command(&["DEL", &key])).await.unwrap(), ":1");
     }
 
+    async fn waiting(&self, lock: &LockName) -> Option<usize> {
+        let key = format!("{}lock:{{{lock}}}:queue", self.prefix);
+        let answer = spawn_blocking(move || REDIS.command(&["ZCARD", &key])).await.unwrap();
+        Some(answer.strip_prefix(':').unwrap().parse().unwrap())
+    }
+
     fn time_limit(&self) -> Duration {
         TIME_LIMIT
     }
@@ -121,7 +129,7 @@ impl ZookeeperHarness {
             session_timeout: SESSION,
             ..ZookeeperConfig::new(proxy.address.to_string(), self.chroot.clone())
         };
-        (Arc::new(ZookeeperCoordination::connect(config).await.unwrap()), proxy)
+        (Arc::new(sessions::connect(&config).await), proxy)
     }
 }
 
@@ -134,8 +142,19 @@ impl Harness for ZookeeperHarness {
     }
 
     async fn take_away(&self, lease: &Lease) {
-        let raw = zookeeper_client::Client::connect(&ZOOKEEPER.connect_string()).await.unwrap();
+        let raw = sessions::raw(&ZOOKEEPER.connect_string()).await;
         raw.delete(&format!("{}{}", self.chroot, lease.key()), None).await.unwrap();
+    }
+
+    async fn waiting(&self, lock: &LockName) -> Option<usize> {
+        // The holder's place is one of them.
+        let raw = sessions::raw(&ZOOKEEPER.connect_string()).await;
+        match raw.list_children(&format!("{}/locks/{lock}", self.chroot)).await {
+            Ok(places) => Some(places.len()),
+            Err(zookeeper_client::Error::NoNode) => Some(0),
+            // A session that ended at once, on a busy machine.
+            Err(_) => None,
+        }
     }
 
     fn time_limit(&self) -> Duration {
@@ -364,15 +383,17 @@ async fn paused_holder_program() {
     let store = SqliteMetadataStore::open(std::path::Path::new(&file), SqliteOptions::default()).await.unwrap();
     let lease = locks.acquire(&name("paused"), PATIENCE).await.unwrap();
     println!("holds {}", lease.token());
-    loop {
-        // What it believes is asked before the write, as a holder would: it may be stopped in between.
-        let believed = lease.is_held();
+    // What it believes is asked before it waits for its next write, as a holder would: it may be stopped in between. In a
+    // write it is never stopped, with the database's lock in its hands.
+    let mut believed = lease.is_held();
+    while let Some(Ok(_)) = spawn_blocking(|| std::io::stdin().lines().next()).await.unwrap() {
         let result = write(&store, &lease.fence()).await;
-        println!("believed={believed} written={} held={}", result.is_ok(), lease.is_held());
+        let held = lease.is_held();
+        println!("believed={believed} written={} held={held}", result.is_ok());
         if result.is_err() {
             return;
         }
-        sleep(Duration::from_millis(10)).await;
+        believed = held;
     }
 }
 
@@ -385,10 +406,13 @@ async fn write_of_a_holder_paused_past_its_time_limit_is_refused() {
         .args(["paused_holder_program", "--exact", "--nocapture"])
         .env("HOLDFAST_TEST_LOCK_REDIS", server.address().to_string())
         .env("HOLDFAST_TEST_LOCK_METADATA", dir.path().join("metadata.sqlite"))
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let pid = Pid::from_child(&child);
+    let mut input = child.stdin.take().unwrap();
+    writeln!(input, "write").unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let output = spawn_blocking(move || {
         let mut line = String::new();
@@ -404,6 +428,9 @@ async fn write_of_a_holder_paused_past_its_time_limit_is_refused() {
     let next = locks.acquire(&name("paused"), PATIENCE).await.unwrap();
     write(&store, &next.fence()).await.unwrap();
     kill_process(pid, Signal::CONT).unwrap();
+    writeln!(input, "write").unwrap();
+    // There is no third: a holder whose second write gets through ends too.
+    drop(input);
     let lines = spawn_blocking(move || {
         let lines: Vec<String> = output.lines().map_while(Result::ok).collect();
         child.wait().unwrap();

@@ -402,7 +402,7 @@ async fn a_pool_without_a_free_connection_answers_busy_in_time() {
     let database = server.database().await;
     let options = MysqlOptions {
         connections: 2,
-        acquire_timeout: Duration::from_millis(300),
+        acquire_timeout: Duration::from_secs(3),
         lock_timeout: Duration::from_secs(30),
         query_timeout: Duration::from_secs(60),
         ..server.options(&database)
@@ -420,7 +420,7 @@ async fn a_pool_without_a_free_connection_answers_busy_in_time() {
         let started = Instant::now();
         match store.bucket("b").await {
             Err(MetadataError::Busy) => {
-                assert!(started.elapsed() < Duration::from_secs(5));
+                assert!(started.elapsed() < Duration::from_secs(15));
                 break;
             }
             Ok(_) => assert!(Instant::now() < deadline, "the connections are taken"),
@@ -607,8 +607,11 @@ async fn backup_is_of_one_moment() {
             }
         }
     });
-    let mut beside = 0;
-    for _ in 0..10 {
+    // On a busy machine the writer may stand still for many of them.
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let (mut rounds, mut beside) = (0, 0);
+    while rounds < 10 || (beside <= 10 && Instant::now() < deadline) {
+        rounds += 1;
         let before = swaps.load(Ordering::Relaxed);
         let snapshot = store.snapshot().await.unwrap();
         let mut file = Vec::new();

@@ -126,8 +126,9 @@ impl Ensemble {
             std::fs::create_dir_all(home.join("data")).unwrap();
             std::fs::write(home.join("data/myid"), format!("{}\n", i + 1)).unwrap();
             let data = home.join("data").display().to_string();
+            // Sessions may be longer than twenty ticks, for tests in which the ensemble is away for a while.
             let mut config = format!(
-                "tickTime=500\ninitLimit=20\nsyncLimit=10\ndataDir={data}\nclientPort={port}\n\
+                "tickTime=500\ninitLimit=20\nsyncLimit=10\nmaxSessionTimeout=60000\ndataDir={data}\nclientPort={port}\n\
                  clientPortAddress=127.0.0.1\nadmin.enableServer=false\nmaxClientCnxns=0\n\
                  4lw.commands.whitelist=ruok,srvr,stat,mntr\n"
             );
@@ -159,13 +160,20 @@ impl Ensemble {
         self.servers.iter_mut().for_each(Server::kill);
     }
 
-    /// Which server leads.
+    /// Which server leads. Blocks: one that is slow to say so is asked again.
     ///
     /// # Panics
     /// When none does.
     pub fn leader(&self) -> usize {
         let leads = |s: &Server| matches!(s.mode().as_deref(), Some("leader" | "standalone"));
-        self.servers.iter().position(leads).expect("the ensemble has a leader")
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            if let Some(leader) = self.servers.iter().position(leads) {
+                return leader;
+            }
+            assert!(Instant::now() < deadline, "the ensemble has no leader");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// For clients.

@@ -173,6 +173,10 @@ mod tests {
             self.0.take_away(lease);
         }
 
+        async fn waiting(&self, lock: &LockName) -> Option<usize> {
+            Some(self.0.shared.lock().queues.get(lock).map_or(0, |queue| queue.waiting.len()))
+        }
+
         fn time_limit(&self) -> Duration {
             Duration::from_millis(500)
         }

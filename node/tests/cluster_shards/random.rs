@@ -12,9 +12,11 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 use rand::{Rng, SeedableRng};
 
-use crate::world::{SHARDS, World, assign, eventually, id, settings};
+use crate::world::{SHARDS, World, assign, eventually_within, id, settings};
 
 const NODES: u64 = 6;
+/// How long it may take until all is well after all that.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// At most one node at a time is down, cut off or without its session: two might be the quorum of something that no third
 /// disk has yet.
@@ -93,7 +95,8 @@ async fn scenario(seed: u64) {
     for node in world.nodes.values() {
         node.handle.start_comparison();
     }
-    eventually(&format!("seed {seed}: all is well in the end"), async || world.settled().await).await;
+    let well = format!("seed {seed}: all is well in the end");
+    eventually_within(PATIENCE, &well, async || world.settled().await).await;
     world.check_nothing_is_lost().await;
     world.stop().await;
 }

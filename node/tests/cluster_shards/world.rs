@@ -88,12 +88,21 @@ pub fn settings() -> ClusterSettings {
     }
 }
 
-/// Waits until `check` has nothing to complain about.
-pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> Result<(), String>) {
-    let deadline = Instant::now() + PATIENCE;
+/// Waits until `check` has nothing to complain about, and returns what it found.
+pub async fn eventually<T>(what: &str, check: impl AsyncFnMut() -> Result<T, String>) -> T {
+    eventually_within(PATIENCE, what, check).await
+}
+
+/// The same, for what may take longer or shorter.
+pub async fn eventually_within<T>(
+    patience: Duration,
+    what: &str,
+    mut check: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         match check().await {
-            Ok(()) => return,
+            Ok(found) => return found,
             Err(why) if Instant::now() > deadline => panic!("{what}: {why}"),
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
@@ -233,6 +242,11 @@ impl World {
     /// Which node is the controller.
     pub fn controller(&self) -> Option<u64> {
         self.nodes.iter().find(|(_, node)| node.handle.is_controller()).map(|(number, _)| *number)
+    }
+
+    /// Waits for one: between two of them there is none.
+    pub async fn a_controller(&self) -> u64 {
+        eventually("there is a controller", async || self.controller().ok_or("none".into())).await
     }
 
     fn now_ms(&self) -> u64 {

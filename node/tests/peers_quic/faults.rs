@@ -30,14 +30,25 @@ fn impatient() -> PeerOptions {
     }
 }
 
+/// Patient with everything but payload that is not taken: on a busy machine nothing else comes to its end by being late.
+fn steady(progress: Duration) -> PeerOptions {
+    PeerOptions {
+        progress_timeout: progress,
+        request_timeout: Duration::from_secs(30),
+        idle_timeout: Duration::from_secs(30),
+        dial_timeout: Duration::from_secs(20),
+        ..impatient()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peer_that_stops_mid_stream_is_unreachable() {
     // So patient that only the end of the connection can end this: on a busy machine half a second without progress may be over
     // before the thread ran that was to hear of the end.
     let patient = PeerOptions {
-        progress_timeout: Duration::from_secs(60),
         request_timeout: Duration::from_secs(60),
-        ..impatient()
+        idle_timeout: Duration::from_secs(5),
+        ..steady(Duration::from_secs(60))
     };
     let mut cluster = Cluster::new(ClusterId::generate());
     let (a, b) = (cluster.node(patient.clone()), cluster.node(patient));
@@ -128,10 +139,11 @@ async fn peer_that_falls_silent_is_noticed_and_found_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stalled_peer_times_out_and_holds_no_more_than_its_window() {
     let mut cluster = Cluster::new(ClusterId::generate());
-    let a = cluster.node(impatient());
+    let options = steady(Duration::from_secs(3));
+    let a = cluster.node(options.clone());
     // Its first write of payload never ends.
     let store = Arc::new(MemoryChunkStore::stalling_at(1));
-    let b = cluster.node_on(impatient(), Arc::clone(&store));
+    let b = cluster.node_on(options, Arc::clone(&store));
     let (peers, id) = (a.peers(), ContentId([1; 12]).chunk(0));
     let mut sink = peers.create(b.id, write_of(id, CHUNK_SIZE_MAX as usize)).await.unwrap();
     let mut taken = 0;
@@ -156,10 +168,11 @@ async fn stalled_peer_times_out_and_holds_no_more_than_its_window() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peer_that_does_not_answer_times_out() {
     let mut cluster = Cluster::new(ClusterId::generate());
-    let options = PeerOptions { durable_timeout: Duration::from_millis(300), ..impatient() };
+    let patient = steady(Duration::from_secs(3));
+    let options = PeerOptions { durable_timeout: Duration::from_millis(300), ..patient.clone() };
     let a = cluster.node(options);
     let store = Arc::new(MemoryChunkStore::stalling_at(0));
-    let b = cluster.node_on(impatient(), store);
+    let b = cluster.node_on(patient, store);
     let error = a.peers().delete(b.id, &[ContentId([1; 12]).chunk(0)]).await.unwrap_err();
     assert!(matches!(error, PeerError::Timeout { node } if node == b.id), "{error}");
 }

@@ -80,11 +80,11 @@ async fn never_served(connection: Result<quinn::Connection, quinn::ConnectionErr
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn expired_certificate_is_refused() {
     let (mut cluster, a, b) = two(PeerOptions::default());
-    cluster.lifetime = Duration::from_secs(3);
+    cluster.lifetime = Duration::from_secs(9);
     let late = cluster.node(PeerOptions::default());
     late.identity.renew().unwrap();
     let certificate = late.identity.certified_key();
-    let expired = SystemTime::now() + Duration::from_secs(4);
+    let expired = SystemTime::now() + Duration::from_secs(10);
     while SystemTime::now() < expired {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -128,7 +128,7 @@ async fn one_way(to: std::net::SocketAddr) -> std::net::SocketAddr {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flood_of_strangers_is_bounded_and_peers_still_get_in() {
-    let (_cluster, a, b) = two(PeerOptions { dial_timeout: Duration::from_secs(5), ..PeerOptions::default() });
+    let (_cluster, a, b) = two(PeerOptions { dial_timeout: Duration::from_secs(15), ..PeerOptions::default() });
     let into = one_way(b.address()).await;
     let tls = tls_of_strangers();
     let stranger = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();

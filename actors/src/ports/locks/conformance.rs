@@ -43,6 +43,11 @@ pub trait Harness: Send + Sync {
     /// Takes a lock away from its holder, as the service does with one that it gave up.
     async fn take_away(&self, lease: &Lease);
 
+    /// How many stand in the queue of a lock, its holder counted or not; `None` where that cannot be seen.
+    async fn waiting(&self, _lock: &LockName) -> Option<usize> {
+        None
+    }
+
     /// How long the service waits for a holder that it does not hear of.
     fn time_limit(&self) -> Duration;
 }
@@ -88,11 +93,29 @@ async fn take(participant: &Participant, lock: &LockName) -> Lease {
 }
 
 /// A place in the queue, taken by a task.
-async fn stand(participant: &Participant, lock: &LockName) -> tokio::task::JoinHandle<LockResult<Lease>> {
-    let (participant, lock) = (participant.clone(), lock.clone());
-    let waiter = tokio::spawn(async move { participant.acquire(&lock, PATIENCE).await });
-    // Nothing shows from outside when it has its place; a request takes far less.
-    sleep(Duration::from_millis(300)).await;
+async fn stand(
+    harness: &dyn Harness,
+    participant: &Participant,
+    lock: &LockName,
+) -> tokio::task::JoinHandle<LockResult<Lease>> {
+    let before = harness.waiting(lock).await;
+    let waiter = tokio::spawn({
+        let (participant, lock) = (participant.clone(), lock.clone());
+        async move { participant.acquire(&lock, PATIENCE).await }
+    });
+    match before {
+        // Its request may take long on a busy machine.
+        Some(before) => {
+            let deadline = Instant::now() + PATIENCE;
+            while harness.waiting(lock).await.is_none_or(|now| now <= before) {
+                assert!(!waiter.is_finished(), "somebody else holds it");
+                assert!(Instant::now() < deadline, "it takes no place in the queue");
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+        // Nothing shows from outside when it has its place; a request takes far less.
+        None => sleep(Duration::from_millis(300)).await,
+    }
     assert!(!waiter.is_finished(), "somebody else holds it");
     waiter
 }
@@ -138,7 +161,7 @@ pub async fn waiters_are_served_in_order(harness: &dyn Harness) {
     let mut waiters = Vec::new();
     for _ in 0..3 {
         let participant = harness.participant().await;
-        waiters.push(stand(&participant, &lock).await);
+        waiters.push(stand(harness, &participant, &lock).await);
     }
     // Who holds it now comes again, behind the others, and so does everybody who asks without waiting.
     assert!(timed_out(&holder.acquire(&lock, Duration::ZERO).await));
@@ -171,8 +194,8 @@ pub async fn dropped_waiter_leaves_the_queue(harness: &dyn Harness) {
     let lock = name("dropped");
     let (a, b, c) = (harness.participant().await, harness.participant().await, harness.participant().await);
     let lease = take(&a, &lock).await;
-    let waiter = stand(&b, &lock).await;
-    let next = stand(&c, &lock).await;
+    let waiter = stand(harness, &b, &lock).await;
+    let next = stand(harness, &c, &lock).await;
     waiter.abort();
     assert!(waiter.await.unwrap_err().is_cancelled());
     lease.release().await;
@@ -183,7 +206,7 @@ pub async fn dropped_lease_gives_the_lock_back(harness: &dyn Harness) {
     let lock = name("drop");
     let (a, b) = (harness.participant().await, harness.participant().await);
     let lease = take(&a, &lock).await;
-    let waiter = stand(&b, &lock).await;
+    let waiter = stand(harness, &b, &lock).await;
     let begun = Instant::now();
     drop(lease);
     assert!(granted(waiter).await.is_held());
@@ -246,7 +269,7 @@ pub async fn silent_holder_knows_before_the_next_is_granted(harness: &dyn Harnes
     let (a, b) = (harness.participant().await, harness.participant().await);
     let Some(connection) = &a.connection else { return };
     let lease = take(&a, &lock).await;
-    let waiter = stand(&b, &lock).await;
+    let waiter = stand(harness, &b, &lock).await;
     connection.cut().await;
     let waiting = Instant::now();
     while lease.is_held() {
