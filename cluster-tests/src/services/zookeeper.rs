@@ -159,13 +159,20 @@ impl Ensemble {
         self.servers.iter_mut().for_each(Server::kill);
     }
 
-    /// Which server leads.
+    /// Which server leads. It may be busy, or still to be elected.
     ///
     /// # Panics
-    /// When none does.
+    /// When none does in time.
     pub fn leader(&self) -> usize {
         let leads = |s: &Server| matches!(s.mode().as_deref(), Some("leader" | "standalone"));
-        self.servers.iter().position(leads).expect("the ensemble has a leader")
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            if let Some(leader) = self.servers.iter().position(leads) {
+                return leader;
+            }
+            assert!(Instant::now() < deadline, "the ensemble has no leader after {START_PATIENCE:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// For clients.
