@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ring::{digest, hmac};
@@ -14,6 +14,10 @@ use time::OffsetDateTime;
 
 /// No answer takes longer than this in a healthy test.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// For how long a node may refuse by 503 what it is asked again and again, while others come and go.
+const REFUSED_MAX: Duration = Duration::from_secs(30);
+/// Pause of a client that was refused.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 const QUERY: &AsciiSet = &PATH.add(b'/');
@@ -136,6 +140,36 @@ impl Client {
         // A server that refuses early answers before it has read the body, and may close then: the answer counts.
         let sent = connection.write(request.body);
         connection.read_response(request.method).map_err(|error| sent.err().unwrap_or(error))
+    }
+
+    /// The answer to a request that is made again while it is 503, as every client does it. A cluster may answer so while
+    /// one of its nodes is lost, refused or comes back, and not for ever.
+    ///
+    /// # Panics
+    /// When nothing else is answered in half a minute, or nothing at all.
+    pub fn send_until_served(&self, request: &Request<'_>) -> Response {
+        let begin = Instant::now();
+        loop {
+            let response = self.send(request).unwrap();
+            if response.status != 503 {
+                return response;
+            }
+            let (method, path, text) = (request.method, request.path, response.text());
+            assert!(begin.elapsed() < REFUSED_MAX, "{method} {path} is refused for {REFUSED_MAX:?}: {text}");
+            println!("{method} {path}: 503 {}", response.code());
+            std::thread::sleep(REFUSED_PAUSE);
+        }
+    }
+
+    /// GET of a key by [`Client::send_until_served`].
+    pub fn get_until_served(&self, bucket: &str, key: &str) -> Response {
+        self.send_until_served(&Request { method: "GET", path: &format!("/{bucket}/{key}"), ..Request::default() })
+    }
+
+    /// PUT of a key by [`Client::send_until_served`].
+    pub fn put_until_served(&self, bucket: &str, key: &str, body: &[u8]) -> Response {
+        let path = format!("/{bucket}/{key}");
+        self.send_until_served(&Request { method: "PUT", path: &path, body, ..Request::default() })
     }
 
     /// GET of a key.

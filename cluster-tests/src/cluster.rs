@@ -207,7 +207,7 @@ impl Cluster {
         let made = self.offline(at, &["cluster", "join", "--token-file", &token, "--json"]);
         let id = text(&made, "node_id");
         self.members[at].node.restart();
-        crate::eventually("the others see the new node", Duration::from_secs(30), || {
+        crate::eventually("the others see the new node", HEAL, || {
             let status = self.status(self.alive()).unwrap_or_default();
             status["nodes"].as_array().is_some_and(|nodes| nodes.iter().any(|node| node["id"] == id.as_str()))
         });
@@ -273,10 +273,10 @@ impl Cluster {
     /// The place of the node that is the controller.
     ///
     /// # Panics
-    /// When there is none within half a minute.
+    /// When there is none in time.
     pub fn controller(&self) -> usize {
         let mut found = None;
-        crate::eventually("a controller", Duration::from_secs(30), || {
+        crate::eventually("a controller", HEAL, || {
             let status = self.status(self.alive());
             let id = status.and_then(|status| status["controller"].as_str().map(str::to_owned));
             found = id.and_then(|id| self.members.iter().position(|member| member.id == id));

@@ -255,8 +255,9 @@ fn time_to_end(connection: &mut Connection, limit: Duration) -> Option<Duration>
 
 #[test]
 fn slow_senders_are_cut_off_in_the_head_and_in_the_body() {
-    let (_node, client) = start(&[("HOLDFAST_LIMITS_HEADER_TIMEOUT", "1s"), ("HOLDFAST_LIMITS_IDLE_TIMEOUT", "1s")]);
-    let limit = Duration::from_secs(20);
+    let (_node, client) = start(&[("HOLDFAST_LIMITS_HEADER_TIMEOUT", "3s"), ("HOLDFAST_LIMITS_IDLE_TIMEOUT", "3s")]);
+    // Less than the half minute that is waited for a body by default.
+    let limit = Duration::from_secs(25);
 
     let mut silent_head = client.connect().unwrap();
     silent_head.write(b"GET /bad HTTP/1.1\r\nhost: ").unwrap();
@@ -286,11 +287,13 @@ fn slow_senders_are_cut_off_in_the_head_and_in_the_body() {
 
 #[test]
 fn slow_but_steady_senders_are_served() {
-    let (_node, client) = start(&[("HOLDFAST_LIMITS_IDLE_TIMEOUT", "2s")]);
-    let body = content::bytes(8, 60_000);
+    // A window of three seconds wants 16 KiB: any piece is enough for one, so that no stall of the sender is its end. All
+    // of them take longer than two windows.
+    let (_node, client) = start(&[("HOLDFAST_LIMITS_IDLE_TIMEOUT", "3s")]);
+    let body = content::bytes(8, 800_000);
     let mut connection = client.connect().unwrap();
     connection.write(put_head(&client, "steady", body.len(), UNSIGNED).as_bytes()).unwrap();
-    for piece in body.chunks(6_000) {
+    for piece in body.chunks(40_000) {
         connection.write(piece).unwrap();
         std::thread::sleep(Duration::from_millis(400));
     }
@@ -300,7 +303,7 @@ fn slow_but_steady_senders_are_served() {
 
 #[test]
 fn readers_that_stop_reading_are_cut_off_and_hold_nothing() {
-    let (_node, client) = start(&[("HOLDFAST_LIMITS_IDLE_TIMEOUT", "1s")]);
+    let (node, client) = start(&[("HOLDFAST_LIMITS_IDLE_TIMEOUT", "2s")]);
     assert_eq!(client.put("bad", "large", &content::bytes(1, 40 << 20)).unwrap().status, 200);
     let request = Request { method: "GET", path: "/bad/large", ..Request::default() };
     let mut readers: Vec<Connection> = (0..8)
@@ -312,7 +315,9 @@ fn readers_that_stop_reading_are_cut_off_and_hold_nothing() {
             connection
         })
         .collect();
-    std::thread::sleep(Duration::from_secs(4));
+    let open = || node.metric("holdfast_http_connections", &[]).unwrap().expect("the metric exists");
+    // Less than the half minute that is waited for a reader by default.
+    eventually("the node to give them up", Duration::from_secs(25), || open() == 0.0);
     for reader in &mut readers {
         // What is in the sockets' buffers still comes; then the connection has to end, short of the object.
         let mut got = 0;
@@ -321,7 +326,7 @@ fn readers_that_stop_reading_are_cut_off_and_hold_nothing() {
         while let Ok(n @ 1..) = reader.read(&mut buffer) {
             got += n;
         }
-        assert!(got < 40 << 20, "a reader that slept for four times the limit got everything");
+        assert!(got < 40 << 20, "a reader that was given up got everything");
     }
     assert_healthy(&client);
 }
@@ -358,7 +363,7 @@ fn disconnects_at_every_stage_of_a_multipart_upload_leave_it_usable() {
     connection.write(head.as_bytes()).unwrap();
     connection.write(xml.as_bytes()).unwrap();
     drop(connection);
-    eventually("the completed object", Duration::from_secs(20), || {
+    eventually("the completed object", Duration::from_secs(60), || {
         let again = client.send(&complete).unwrap();
         assert!(again.status == 200 || again.code() == "NoSuchUpload", "{}", again.text());
         client.get("bad", "mp").unwrap().body == body

@@ -5,7 +5,6 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use holdfast_cluster_tests::cluster::{Cluster, HEAL, Options};
 use holdfast_cluster_tests::disk::{SmallDisk, flip_bytes, locate};
@@ -17,7 +16,7 @@ const BUCKET: &str = "disks";
 fn read_all(cluster: &Cluster, at: usize, objects: u64, len: usize) {
     let client = cluster.client(at);
     for n in 0..objects {
-        let response = client.get(BUCKET, &format!("k{n}")).unwrap();
+        let response = client.get_until_served(BUCKET, &format!("k{n}"));
         assert_eq!(response.status, 200, "k{n} through node {at}: {}", response.text());
         assert!(response.body == content::bytes(n, len), "k{n} through node {at} has other bytes");
     }
@@ -45,14 +44,15 @@ fn disks_that_fill_up_rot_or_are_replaced_cost_no_object() {
     for at in 0..3 {
         read_all(&cluster, at, objects, SIZE);
     }
-    let status = cluster.status(0).unwrap();
-    assert_ne!(status["health"], "healthy", "a node without room is not told of: {status}");
+    eventually("a node without room is told of", HEAL, || {
+        cluster.status(0).is_some_and(|status| status["health"] != "healthy")
+    });
     for n in 20..objects {
         assert_eq!(cluster.client(0).delete(BUCKET, &format!("k{n}")).unwrap().status, 204);
     }
     let objects = 20;
     cluster.wait_until_healthy("the full disk has room again", HEAL);
-    assert_eq!(repairs_waiting(&cluster, 0), Some(0));
+    eventually("no repair waits", HEAL, || repairs_waiting(&cluster, 0) == Some(0));
 
     // Rot in one replica: never served, told of, repaired.
     cluster.members[0].node.stop();
@@ -72,7 +72,11 @@ fn disks_that_fill_up_rot_or_are_replaced_cost_no_object() {
     read_all(&cluster, 1, objects, SIZE);
     eventually("everything is on the new disk", HEAL, || {
         (0..objects).all(|n| {
-            let stat = cluster.cli(0, &["object", "stat", &format!("{BUCKET}/k{n}")]);
+            let output = cluster.members[0].node.try_cli(&["object", "stat", &format!("{BUCKET}/k{n}"), "--json"]);
+            if !output.status.success() {
+                return false;
+            }
+            let stat: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
             let chunks = stat["chunks"].as_array().unwrap();
             let replicas = chunks.iter().map(|chunk| chunk["replicas"].as_array().unwrap());
             replicas.flatten().filter(|replica| replica["state"] == "present").count() == 3 * chunks.len()
@@ -124,7 +128,8 @@ fn nodes_that_do_not_belong_are_refused_and_harm_nobody() {
     let mut cluster = Cluster::start(3);
     cluster.client(0).create_bucket(BUCKET);
     let put_in = |cluster: &Cluster, n: u64| {
-        let put = cluster.client(n as usize % 3).put(BUCKET, &format!("k{n}"), &content::bytes(n, 200_000)).unwrap();
+        let client = cluster.client(n as usize % 3);
+        let put = client.put_until_served(BUCKET, &format!("k{n}"), &content::bytes(n, 200_000));
         assert_eq!(put.status, 200, "{}", put.text());
     };
     put_in(&cluster, 0);
@@ -186,15 +191,16 @@ fn nodes_that_do_not_belong_are_refused_and_harm_nobody() {
     refused("a member with a foreign authority", &output, &["cluster"]);
     fs::remove_dir_all(&own).unwrap();
     fs::rename(&kept, &own).unwrap();
-    let put = cluster.client(0).put(BUCKET, "k9", &content::bytes(9, 200_000)).unwrap();
+    let put = cluster.client(0).put_until_served(BUCKET, "k9", &content::bytes(9, 200_000));
     assert_eq!(put.status, 200, "{}", put.text());
     cluster.members[2].node.restart();
 
     for n in 0..4 {
         put_in(&cluster, n);
         for at in 0..3 {
-            assert!(cluster.client(at).get(BUCKET, &format!("k{n}")).unwrap().body == content::bytes(n, 200_000));
+            let got = cluster.client(at).get_until_served(BUCKET, &format!("k{n}"));
+            assert!(got.body == content::bytes(n, 200_000), "k{n} through node {at}: {}", got.status);
         }
     }
-    cluster.wait_until_healthy("after all of them", Duration::from_secs(30));
+    cluster.wait_until_healthy("after all of them", HEAL);
 }

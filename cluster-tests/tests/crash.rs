@@ -209,8 +209,7 @@ impl Writer {
         self.connection = None;
         let keys: Vec<String> = self.model.keys().map(str::to_owned).collect();
         for key in keys {
-            let path = format!("/{BUCKET}/{key}");
-            let response = self.send(&Request { method: "GET", path: &path, ..Request::default() }).unwrap();
+            let response = self.client.get_until_served(BUCKET, &key);
             let got = match response.status {
                 200 => Some(response.body.as_slice()),
                 404 => None,
@@ -250,7 +249,7 @@ fn kill_9_under_mixed_load_loses_nothing_acknowledged_and_shows_nothing_unfinish
             // The moment of the kill follows from progress, so that slow machines kill as late as fast ones.
             let begin = std::time::Instant::now();
             while acknowledged.load(Ordering::Relaxed) < kill_at
-                && begin.elapsed() < Duration::from_secs(20)
+                && begin.elapsed() < Duration::from_secs(60)
                 && !running.iter().all(std::thread::ScopedJoinHandle::is_finished)
             {
                 std::thread::sleep(Duration::from_millis(1));

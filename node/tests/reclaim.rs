@@ -209,6 +209,6 @@ async fn an_upload_that_nobody_finishes_gives_its_parts_back() {
     let begun = std::time::Instant::now();
     while world.has(content) {
         world.reclaimer.reclaim_due(0).await.expect("a pass");
-        assert!(begun.elapsed() < Duration::from_secs(10), "the part is not reclaimed");
+        assert!(begun.elapsed() < Duration::from_secs(60), "the part is not reclaimed");
     }
 }

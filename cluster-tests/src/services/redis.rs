@@ -11,8 +11,8 @@ use tempfile::TempDir;
 use super::process::{Process, free_port};
 
 const INSTALL: &str = "these tests need Redis: apt-get install --no-install-recommends redis-server";
-const START_PATIENCE: Duration = Duration::from_secs(30);
-const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+const START_PATIENCE: Duration = Duration::from_secs(60);
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// One server, running or not. It writes nothing to its disk unless it is told to ([`Server::save`]).
 #[derive(Debug)]

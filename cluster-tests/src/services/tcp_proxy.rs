@@ -170,7 +170,7 @@ mod tests {
         let mut stream = client(&proxy);
         let mut buffer = [0; 4];
         stream.write_all(b"ping").unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         stream.read_exact(&mut buffer).unwrap();
 
         for flow in [Flow::Stalled, Flow::AnswersHeld] {
@@ -179,7 +179,7 @@ mod tests {
             stream.write_all(b"pong").unwrap();
             assert!(stream.read_exact(&mut buffer).is_err());
             proxy.set(Flow::Open);
-            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
             stream.read_exact(&mut buffer).unwrap();
             assert_eq!(&buffer, b"pong");
         }

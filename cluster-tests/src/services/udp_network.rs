@@ -171,6 +171,10 @@ mod tests {
     #[test]
     fn each_direction_of_a_pair_is_cut_whoever_opened_the_connection() {
         let sockets = [socket().unwrap(), socket().unwrap(), socket().unwrap()];
+        for socket in &sockets {
+            // The threads of a relay may have to wait for their turn.
+            socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        }
         let network = UdpNetwork::default();
         let relays: Vec<_> = (0..3).map(|i| network.relay(i, sockets[i].local_addr().unwrap())).collect();
         let ask = |from: usize, to: usize| exchange(&sockets[from], &sockets[to], relays[to]);

@@ -160,10 +160,10 @@ impl Ensemble {
         self.servers.iter_mut().for_each(Server::kill);
     }
 
-    /// Which server leads. Blocks: one that is slow to say so is asked again.
+    /// Which server leads. It may be busy, or still to be elected.
     ///
     /// # Panics
-    /// When none does.
+    /// When none does in time.
     pub fn leader(&self) -> usize {
         let leads = |s: &Server| matches!(s.mode().as_deref(), Some("leader" | "standalone"));
         let deadline = Instant::now() + START_PATIENCE;
@@ -171,7 +171,7 @@ impl Ensemble {
             if let Some(leader) = self.servers.iter().position(leads) {
                 return leader;
             }
-            assert!(Instant::now() < deadline, "the ensemble has no leader");
+            assert!(Instant::now() < deadline, "the ensemble has no leader after {START_PATIENCE:?}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }

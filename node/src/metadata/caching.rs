@@ -96,6 +96,21 @@ impl<V> Flights<V> {
         shared
     }
 
+    /// How many readers wait for the loads that are in flight.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        let inner = self.0.lock();
+        let shared = inner.loads.values().filter_map(WeakShared::upgrade);
+        // Less the one that is held here.
+        shared.map(|load| load.strong_count().map_or(0, |count| count - 1)).sum()
+    }
+
+    /// Loads that were joined and have not landed.
+    #[cfg(test)]
+    pub(super) fn in_flight(&self) -> usize {
+        self.0.lock().loads.len()
+    }
+
     /// Nobody is to join this load any more.
     pub(super) fn land(&self, name: &[u8]) {
         self.0.lock().loads.remove(name);

@@ -202,9 +202,9 @@ pub async fn connect(server: &HttpServer) -> TcpStream {
 
 /// Waits for something that other threads do, without a fixed sleep.
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(25);
     while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not within 20 s");
+        assert!(Instant::now() < deadline, "{what}: not within 25 s");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

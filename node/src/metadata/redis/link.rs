@@ -22,7 +22,8 @@ use super::connect::{self, Connected};
 use super::entry::{Answer, SCRIPT, Step, nonce};
 use super::options::RedisCacheOptions;
 
-/// How often a connection is looked after, and how long the server may take to answer then.
+/// How often a connection is looked after, and how long the server may take to answer then if readers and writers do not
+/// wait for longer.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Pauses between tries to connect.
 const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(2);
@@ -264,7 +265,8 @@ impl Link {
             if !self.0.live.load_full().is_some_and(|present| Arc::ptr_eq(&present, live)) {
                 return;
             }
-            match timeout(CHECK_EVERY, connect::identify(&mut live.connection.connection.clone())).await {
+            let limit = self.0.options.read_timeout.max(CHECK_EVERY);
+            match timeout(limit, connect::identify(&mut live.connection.connection.clone())).await {
                 Ok(Ok(server)) if server == live.server => {
                     let problem = self.probe(live).await.err();
                     if self.0.live.load_full().is_some_and(|present| Arc::ptr_eq(&present, live)) {
@@ -282,8 +284,9 @@ impl Link {
     async fn probe(&self, live: &Live) -> Result<(), String> {
         let token = nonce();
         let steps = [Step::Mark { token: token.clone(), ttl: PROBE_TTL }, Step::Finish { token, value: None }];
+        let limit = self.0.options.write_timeout.max(CHECK_EVERY);
         for step in steps {
-            self.step_on(live, &self.0.probe_key, &step, CHECK_EVERY).await.map_err(|error| error.to_string())?;
+            self.step_on(live, &self.0.probe_key, &step, limit).await.map_err(|error| error.to_string())?;
         }
         Ok(())
     }
