@@ -50,7 +50,7 @@ async fn serve(parts: &LifecycleParts) -> String {
                 say(&stats);
                 metrics::counter!("holdfast_lifecycle_examined_total").increment(stats.examined);
                 lag.set(if end == PassEnd::More { stats.lag_ms as f64 / 1_000.0 } else { 0.0 });
-                if end == PassEnd::More { BREATH } else { parts.settings.interval }
+                pause_after(&stats, end, parts.settings.interval)
             }
             Err(error) => {
                 failures = (failures + 1).min(10);
@@ -61,6 +61,13 @@ async fn serve(parts: &LifecycleParts) -> String {
         // Nodes that were started together do not ask together.
         tokio::time::sleep(pause.mul_f64(rand::random_range(1.0..1.25))).await;
     }
+}
+
+/// How long to wait after a pass that succeeded.
+fn pause_after(stats: &LifecycleStats, end: PassEnd, interval: Duration) -> Duration {
+    // Nothing but refusals: whatever they come from, asking again at once would only be refused again.
+    let is_stuck = stats.changed > 0 && !stats.did_anything();
+    if end == PassEnd::More && !is_stuck { BREATH } else { interval }
 }
 
 /// The time of day and the time that passes, read at one moment.
@@ -144,6 +151,16 @@ mod tests {
         let begun = Instant::now();
         clocks.settle(clock, HOLD).await;
         begun.elapsed()
+    }
+
+    #[test]
+    fn only_what_gets_on_is_gone_on_with_at_once() {
+        let pause = |stats, end| pause_after(&stats, end, HOLD);
+        let none = LifecycleStats::default();
+        assert_eq!(pause(none, PassEnd::Done), HOLD);
+        assert_eq!(pause(none, PassEnd::More), BREATH, "there were only young ones so far");
+        assert_eq!(pause(LifecycleStats { changed: 3, ..none }, PassEnd::More), HOLD, "refused, and nothing done");
+        assert_eq!(pause(LifecycleStats { changed: 3, expired: 1, ..none }, PassEnd::More), BREATH);
     }
 
     #[tokio::test(start_paused = true)]
