@@ -11,6 +11,7 @@ pub mod locks;
 pub mod metadata;
 pub mod outbox;
 pub mod peers;
+pub mod tiering;
 pub mod tiers;
 
 pub use chunks::{ChunkBody, ChunkError, ChunkSink, ChunkSpec, ChunkStore};
@@ -23,4 +24,5 @@ pub use locks::{LockError, Locks};
 pub use metadata::{MetadataError, MetadataStore};
 pub use outbox::Outbox;
 pub use peers::{PeerError, Peers, ReplicaService};
+pub use tiering::TierLedger;
 pub use tiers::{ColdTier, TierError};

@@ -14,7 +14,7 @@ use holdfast_actors::flow::lifecycle::{
 use holdfast_actors::ports::coordination::Ownership;
 use holdfast_actors::ports::locks::LockName;
 use holdfast_actors::ports::metadata::{
-    BucketConfigKind, BucketId, CannedAcl, Content, ContentSource, DeleteRequest, ETag, ListUploadsQuery,
+    BucketConfigKind, BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, ListUploadsQuery,
     ListVersionsQuery, NewBucket, NewObject, NewUpload, ObjectAttributes, ReplicaEvidence, Tag, Versioning,
     WritePrecondition,
 };
@@ -96,6 +96,7 @@ impl World {
             etag: ETag { md5: [0; 16], parts: None },
             checksum: None,
             parts: vec![],
+            place: ContentPlace::Cluster,
         };
         let object = NewObject {
             bucket: self.bucket,
@@ -110,6 +111,7 @@ impl World {
             precondition: WritePrecondition::default(),
             event: None,
             evidence: ReplicaEvidence::default(),
+            class: None,
         };
         self.store().commit_object(object).await.unwrap().object.version
     }
@@ -360,6 +362,7 @@ async fn unfinished_uploads_of_a_prefix_are_aborted() {
             tags: vec![],
             acl: CannedAcl::Private,
             checksum: None,
+            class: None,
         };
         world.store().create_upload(new).await.unwrap();
     }

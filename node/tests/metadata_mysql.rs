@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use holdfast_actors::ports::metadata::{
-    AgePosition, AgedKind, BucketId, CannedAcl, Content, ContentSource, DeleteRequest, ETag, NewBucket, NewObject,
-    ObjectAttributes, ReplicaEvidence, Versioning, WritePrecondition,
+    AgePosition, AgedKind, BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, NewBucket,
+    NewObject, ObjectAttributes, ReplicaEvidence, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::{Journal, MetadataError, MetadataStore, Outbox};
 use holdfast_node::metadata::mysql::OpenError;
@@ -67,6 +67,7 @@ fn object(bucket: BucketId, key: &str) -> NewObject {
         etag: ETag { md5: [1; 16], parts: None },
         checksum: None,
         parts: Vec::new(),
+        place: ContentPlace::Cluster,
     };
     NewObject {
         bucket,
@@ -81,6 +82,7 @@ fn object(bucket: BucketId, key: &str) -> NewObject {
         precondition: WritePrecondition::default(),
         event: None,
         evidence: ReplicaEvidence::default(),
+        class: None,
     }
 }
 

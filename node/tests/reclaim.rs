@@ -11,7 +11,7 @@ use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::coordination::Ownership;
 use holdfast_actors::ports::locks::LockName;
 use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, Content, ContentSource, DeleteRequest, ETag, NewBucket, NewObject, NewUpload,
+    BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, NewBucket, NewObject, NewUpload,
     ObjectAttributes, Part, ReplicaEvidence, WritePrecondition,
 };
 use holdfast_actors::ports::{ChunkStore, Clock, MetadataStore, SystemClock};
@@ -63,6 +63,7 @@ impl World {
             etag: ETag { md5: [0; 16], parts: None },
             checksum: None,
             parts: vec![],
+            place: ContentPlace::Cluster,
         };
         let object = NewObject {
             bucket: self.bucket,
@@ -77,6 +78,7 @@ impl World {
             precondition: WritePrecondition::default(),
             event: None,
             evidence: ReplicaEvidence::default(),
+            class: None,
         };
         self.reclaimer.metadata.commit_object(object).await.expect("a commit");
     }
@@ -196,6 +198,7 @@ async fn an_upload_that_nobody_finishes_gives_its_parts_back() {
         tags: vec![],
         acl: CannedAcl::Private,
         checksum: None,
+        class: None,
     };
     world.reclaimer.metadata.create_upload(new).await.expect("an upload");
     let content = world.store(1);

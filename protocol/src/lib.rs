@@ -11,6 +11,7 @@ pub mod journal;
 pub mod label;
 pub mod manifest;
 pub mod peer;
+pub mod tiers;
 
 pub use checksum::{ChecksumAlgorithm, ChecksumType};
 pub use cluster::{ClusterId, Epoch, NodeId, ShardId};
@@ -18,3 +19,4 @@ pub use events::{EventId, EventName};
 pub use ids::{ChunkId, ContentId, UploadId, VersionId};
 pub use label::ChunkLabel;
 pub use manifest::{CHUNK_SIZE_MAX, Extent, Manifest};
+pub use tiers::{ColdPlace, TierName};

@@ -159,7 +159,7 @@ mod tests {
 
     use super::*;
     use crate::ports::chunks::memory::MemoryChunkStore;
-    use crate::ports::metadata::ETag;
+    use crate::ports::metadata::{ContentPlace, ETag};
 
     /// A content of the extents given, with bytes that tell where they are.
     async fn stored(sizes: &[u64]) -> (Arc<MemoryChunkStore>, Arc<Content>, Vec<u8>) {
@@ -181,6 +181,7 @@ mod tests {
             etag: ETag { md5: [0; 16], parts: None },
             checksum: None,
             parts: vec![],
+            place: ContentPlace::Cluster,
         };
         (store, Arc::new(content), all)
     }

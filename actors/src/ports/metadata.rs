@@ -83,6 +83,9 @@ pub enum MetadataError {
     /// A user, key or other named thing does not exist.
     #[error("no such {0}")]
     NotFound(&'static str),
+    /// Objects lie in the tier, are on their way there, or remains of some wait to be deleted.
+    #[error("the tier is in use")]
+    TierInUse,
     /// A user, key or other named thing exists already.
     #[error("the {0} exists already")]
     Exists(&'static str),
@@ -95,6 +98,12 @@ pub enum MetadataError {
     /// The outcome of a commit is not known: it may have happened. Chunks must not be deleted on it; the reaper decides.
     #[error("the outcome of the commit is unknown: {0}")]
     Unknown(String),
+    /// The move was taken over by another attempt, changed, or is over: nothing happened.
+    #[error("the move was taken over or is over")]
+    Superseded,
+    /// RestoreObject of a version that is no cold one.
+    #[error("the object's storage class is not one that can be restored")]
+    NotCold,
     /// Stored metadata cannot be understood.
     #[error("metadata is corrupt: {0}")]
     Corrupt(String),
@@ -278,6 +287,20 @@ pub trait MetadataStore: Send + Sync + 'static {
 
     /// Forgets rechecks that are done. `fence` as in [`MetadataStore::due_reclaims`].
     async fn finish_rechecks(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()>;
+
+    // --- moves between tiers -----------------------------------------------------------------------------------------
+
+    /// Asks for the bytes of a version to be moved. For a move to a tier or to the cluster's disks the class becomes what was
+    /// asked for when the move is done; a restore is [`Restore::Ongoing`] from now on. The queue that movers take from is
+    /// [`super::TierLedger`]'s. Fails with `NoSuchKey`, `NoSuchVersion` (also for delete markers), `PreconditionFailed`; a
+    /// restore of a version of class `STANDARD` with `NotCold`.
+    async fn request_move(&self, request: MoveRequest) -> MetadataResult<MoveQueued>;
+
+    /// Ends a move in one transaction: compares the attempt and the content, makes the new content the version's, takes the
+    /// pieces that the attempt reserved off the list of what is to be deleted, and lets go of the old content, whose chunks
+    /// or pieces are reclaimed after the grace. Where it was a restore, the way back is queued for its end. Fails with
+    /// `Superseded` (also when a reserved piece is being deleted), `Condemned`, `StaleEpoch`.
+    async fn commit_move(&self, commit: CommitMove) -> MetadataResult<MoveEnd>;
 
     // --- reclaiming --------------------------------------------------------------------------------------------------
 

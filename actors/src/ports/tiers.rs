@@ -21,11 +21,12 @@
 use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
-use holdfast_protocol::ContentId;
+use holdfast_protocol::{ContentId, TierName};
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -118,6 +119,18 @@ pub struct TierHealth {
     pub free_bytes: Option<u64>,
     /// What an operator should know: servers that do not answer, lag of replicas.
     pub notes: Vec<String>,
+}
+
+/// The tiers that this node can reach, by name. Which there are changes while it runs.
+pub trait Tiers: Send + Sync + 'static {
+    /// A tier.
+    ///
+    /// # Errors
+    /// [`TierError::Denied`] when none of this name is set up, or its settings are not understood.
+    fn tier(&self, name: &TierName) -> TierResult<Arc<dyn ColdTier>>;
+
+    /// The names of all that are set up, sorted, those included that cannot be reached.
+    fn names(&self) -> Vec<TierName>;
 }
 
 /// A cold store. See the module's rules.

@@ -87,7 +87,10 @@ impl From<MetadataError> for ApiError {
             | MetadataError::NoSuchVersion
             | MetadataError::NotFound(_) => ErrorCode::NotFound,
             MetadataError::BucketExists { .. } | MetadataError::Exists(_) => ErrorCode::Exists,
-            MetadataError::BucketNotEmpty => ErrorCode::InUse,
+            MetadataError::BucketNotEmpty | MetadataError::TierInUse => ErrorCode::InUse,
+            MetadataError::PreconditionFailed | MetadataError::Superseded | MetadataError::NotCold => {
+                ErrorCode::Conflict
+            }
             MetadataError::Busy
             | MetadataError::Unavailable(_)
             | MetadataError::Unknown(_)

@@ -17,10 +17,11 @@ use futures::FutureExt as _;
 use holdfast_actors::domain::events::EventDraft;
 use holdfast_actors::ports::coordination::Fence;
 use holdfast_actors::ports::metadata::{
-    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind, BucketId, CannedAcl, Committed,
-    CompleteUpload, DeleteRequest, Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage,
-    ListVersionsQuery, MetadataError, MetadataResult, MetadataStore, NewBucket, NewObject, NewUpload, ObjectVersion,
-    Part, Recheck, Reclaim, Repair, ReplicaEvidence, Tag, Upload, User, Versioning,
+    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind, BucketId, CannedAcl, CommitMove,
+    Committed, CompleteUpload, DeleteRequest, Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery,
+    ListVersionsPage, ListVersionsQuery, MetadataError, MetadataResult, MetadataStore, MoveEnd, MoveQueued,
+    MoveRequest, NewBucket, NewObject, NewUpload, ObjectVersion, Part, Recheck, Reclaim, Repair, ReplicaEvidence, Tag,
+    Upload, User, Versioning,
 };
 use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId, UploadId, VersionId};
 
@@ -370,6 +371,16 @@ impl<S: MetadataStore + ?Sized> MetadataStore for CachedMetadataStore<S> {
 
     async fn finish_rechecks(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()> {
         self.inner.finish_rechecks(ids, fence).await
+    }
+
+    async fn request_move(&self, request: MoveRequest) -> MetadataResult<MoveQueued> {
+        let mark = self.objects.mark([object_key(request.bucket, &request.key)]);
+        self.write(mark, nothing, |inner| async move { inner.request_move(request).await }).await
+    }
+
+    async fn commit_move(&self, commit: CommitMove) -> MetadataResult<MoveEnd> {
+        let mark = self.objects.mark([object_key(commit.bucket, &commit.key)]);
+        self.write(mark, nothing, |inner| async move { inner.commit_move(commit).await }).await
     }
 
     async fn due_reclaims(&self, before_ms: u64, limit: u32, fence: Option<&Fence>) -> MetadataResult<Vec<Reclaim>> {

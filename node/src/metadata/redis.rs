@@ -32,10 +32,11 @@ use futures::FutureExt as _;
 use holdfast_actors::domain::events::EventDraft;
 use holdfast_actors::ports::coordination::{CacheFollower, CacheSeen, Coordination, Fence};
 use holdfast_actors::ports::metadata::{
-    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind, BucketId, CannedAcl, Committed,
-    CompleteUpload, DeleteRequest, Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage,
-    ListVersionsQuery, MetadataError, MetadataResult, MetadataStore, NewBucket, NewObject, NewUpload, ObjectVersion,
-    Part, Recheck, Reclaim, Repair, ReplicaEvidence, Tag, Upload, User, Versioning,
+    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind, BucketId, CannedAcl, CommitMove,
+    Committed, CompleteUpload, DeleteRequest, Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery,
+    ListVersionsPage, ListVersionsQuery, MetadataError, MetadataResult, MetadataStore, MoveEnd, MoveQueued,
+    MoveRequest, NewBucket, NewObject, NewUpload, ObjectVersion, Part, Recheck, Reclaim, Repair, ReplicaEvidence, Tag,
+    Upload, User, Versioning,
 };
 use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId, UploadId, VersionId};
 use tokio::sync::watch;
@@ -483,6 +484,16 @@ impl<S: MetadataStore + ?Sized> MetadataStore for RedisCachedStore<S> {
 
     async fn finish_rechecks(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()> {
         self.inner.finish_rechecks(ids, fence).await
+    }
+
+    async fn request_move(&self, request: MoveRequest) -> MetadataResult<MoveQueued> {
+        let names = vec![object(request.bucket, &request.key)];
+        self.write(names, nothing, |inner: Arc<S>| async move { inner.request_move(request).await }).await
+    }
+
+    async fn commit_move(&self, commit: CommitMove) -> MetadataResult<MoveEnd> {
+        let names = vec![object(commit.bucket, &commit.key)];
+        self.write(names, nothing, |inner: Arc<S>| async move { inner.commit_move(commit).await }).await
     }
 
     async fn due_reclaims(&self, before_ms: u64, limit: u32, fence: Option<&Fence>) -> MetadataResult<Vec<Reclaim>> {

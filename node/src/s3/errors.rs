@@ -104,6 +104,13 @@ impl ToS3 for MetadataError {
                 tracing::error!(what, "unexpected answer of the metadata store");
                 internal()
             }
+            Self::NotCold => {
+                s3_error!(InvalidObjectState, "Restore is not allowed for the object's current storage class")
+            }
+            Self::Superseded | Self::TierInUse => {
+                tracing::error!("unexpected answer of the metadata store");
+                internal()
+            }
             Self::Busy => slow_down(),
             Self::NoSuchContent => {
                 tracing::warn!("the source of a copy went away again and again");

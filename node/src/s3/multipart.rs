@@ -128,6 +128,7 @@ impl S3Front {
             tags,
             acl,
             checksum,
+            class: None,
         };
         let id = upload.id;
         self.metadata.create_upload(upload).await.s3()?;

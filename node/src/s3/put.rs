@@ -9,8 +9,8 @@ use holdfast_actors::domain::objects::tags::parse_tagging_header;
 use holdfast_actors::domain::objects::{SINGLE_PUT_SIZE_MAX, attributes};
 use holdfast_actors::flow::put::{BodyError, StoreRequest, StoredContent, store};
 use holdfast_actors::ports::metadata::{
-    Bucket, CannedAcl, Committed, Content, ContentSource, ETag, NewObject, ObjectAttributes, ReplicaEvidence, Tag,
-    Versioning, WritePrecondition,
+    Bucket, CannedAcl, Committed, Content, ContentPlace, ContentSource, ETag, NewObject, ObjectAttributes,
+    ReplicaEvidence, Tag, Versioning, WritePrecondition,
 };
 use holdfast_protocol::checksum::Checksum;
 use holdfast_protocol::{ChunkLabel, ContentId, EventName, VersionId};
@@ -86,6 +86,7 @@ impl ObjectHead {
             precondition: self.precondition,
             event: self.event,
             evidence,
+            class: None,
         }
     }
 }
@@ -125,6 +126,7 @@ pub(crate) fn single_content(stored: &StoredContent, checksum: Option<Checksum>)
         etag: ETag { md5: stored.digests.md5, parts: None },
         checksum,
         parts: vec![],
+        place: ContentPlace::Cluster,
     }
 }
 

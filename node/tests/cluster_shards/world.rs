@@ -15,8 +15,8 @@ use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::chunks::{ChunkReceipt, ChunkSpec, ReplicaStore as _};
 use holdfast_actors::ports::coordination::{ClusterIdentity, Coordination, NodeAddresses, NodeAnnouncement, NodeState};
 use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, Content, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes, ReplicaEvidence,
-    WritePrecondition,
+    BucketId, CannedAcl, Content, ContentPlace, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes,
+    ReplicaEvidence, WritePrecondition,
 };
 use holdfast_actors::ports::peers::in_process::InProcessNetwork;
 use holdfast_actors::ports::peers::{Peers, ReplicaService, ReplicaWrite};
@@ -307,6 +307,7 @@ impl World {
                 etag: ETag { md5: [0; 16], parts: None },
                 checksum: None,
                 parts: vec![],
+                place: ContentPlace::Cluster,
             }),
             attributes: ObjectAttributes::default(),
             tags: vec![],
@@ -314,6 +315,7 @@ impl World {
             precondition: WritePrecondition::default(),
             event: None,
             evidence,
+            class: None,
         };
         match self.metadata.commit_object(object).await {
             Ok(_) => {

@@ -40,6 +40,7 @@ fn version(standing: Standing) -> AgedVersion {
         since_ms: NOON,
         size_bytes: (!matches!(standing, Standing::Marker { .. })).then_some(5),
         tags: Vec::new(),
+        class: None,
     }
 }
 

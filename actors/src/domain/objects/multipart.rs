@@ -4,7 +4,7 @@ use holdfast_protocol::checksum::Checksum;
 use holdfast_protocol::{ChecksumAlgorithm, ChecksumType, ContentId, Extent, Manifest};
 
 use super::{OBJECT_SIZE_MAX, checksums};
-use crate::ports::metadata::{Content, ETag, ObjectPart, Part};
+use crate::ports::metadata::{Content, ContentPlace, ETag, ObjectPart, Part};
 
 /// Highest part number, and most parts of an object.
 pub const PART_NUMBER_MAX: u16 = 10_000;
@@ -180,6 +180,7 @@ pub fn assemble(
                     checksum: part.checksum.as_ref().filter(|_| show_checksums).map(|(_, value)| value.clone()),
                 })
                 .collect(),
+            place: ContentPlace::Cluster,
         },
     })
 }

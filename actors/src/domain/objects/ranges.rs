@@ -87,7 +87,7 @@ mod tests {
     use holdfast_protocol::{ContentId, Manifest};
 
     use super::*;
-    use crate::ports::metadata::ETag;
+    use crate::ports::metadata::{ContentPlace, ETag};
 
     fn from(first: u64, last: Option<u64>) -> ByteRange {
         ByteRange::From { first, last }
@@ -131,6 +131,7 @@ mod tests {
             etag: ETag { md5: [0; 16], parts: None },
             checksum: None,
             parts: vec![],
+            place: ContentPlace::Cluster,
         };
         assert_eq!(part_range(&content, 1).unwrap().0, 0..30);
         assert_eq!(part_range(&content, 2), Err(NoSuchPart(2)));

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use holdfast_protocol::{ContentId, Extent, Manifest, UploadId, VersionId};
 
 use super::{
-    Bucket, BucketId, CannedAcl, Committed, Content, ContentSource, DeleteRequest, Deleted, ETag, MetadataResult,
-    MetadataStore, NewBucket, NewObject, NewUpload, ObjectAttributes, ObjectVersion, Part, ReplicaEvidence, Versioning,
-    WritePrecondition,
+    Bucket, BucketId, CannedAcl, Committed, Content, ContentPlace, ContentSource, DeleteRequest, Deleted, ETag,
+    MetadataResult, MetadataStore, NewBucket, NewObject, NewUpload, ObjectAttributes, ObjectVersion, Part,
+    ReplicaEvidence, Versioning, WritePrecondition,
 };
 
 pub mod aging;
@@ -155,6 +155,7 @@ pub(crate) fn content(seed: u8) -> Content {
         etag: etag(seed),
         checksum: None,
         parts: Vec::new(),
+        place: ContentPlace::Cluster,
     }
 }
 
@@ -172,6 +173,7 @@ pub(crate) fn object(bucket: BucketId, key: &str, seed: u8) -> NewObject {
         precondition: WritePrecondition::default(),
         event: None,
         evidence: ReplicaEvidence::default(),
+        class: None,
     }
 }
 
@@ -222,6 +224,7 @@ pub(crate) fn upload(bucket: BucketId, key: &str) -> NewUpload {
         attributes: ObjectAttributes { content_type: Some("video/mp4".into()), ..ObjectAttributes::default() },
         tags: Vec::new(),
         acl: CannedAcl::Private,
+        class: None,
         checksum: None,
     }
 }
@@ -250,6 +253,7 @@ pub(super) fn assembled(parts: &[Part]) -> Content {
             .iter()
             .map(|p| super::ObjectPart { number: p.number, size_bytes: p.size_bytes, checksum: None })
             .collect(),
+        place: ContentPlace::Cluster,
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use holdfast_protocol::checksum::Checksum;
 use holdfast_protocol::{
-    ChecksumAlgorithm, ChecksumType, ChunkId, ContentId, Epoch, Manifest, NodeId, ShardId, UploadId, VersionId,
+    ChecksumAlgorithm, ChecksumType, ChunkId, ColdPlace, ContentId, Epoch, Manifest, NodeId, ShardId, TierName,
+    UploadId, VersionId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -54,12 +55,14 @@ pub enum BucketConfigKind {
     Lifecycle,
     /// Event notifications.
     Notification,
+    /// The storage class of objects that are stored without one: the name of a tier. Absent: `STANDARD`.
+    StorageClass,
 }
 
 impl BucketConfigKind {
     /// All kinds.
-    pub const ALL: [Self; 6] =
-        [Self::Policy, Self::Cors, Self::Tagging, Self::Acl, Self::Lifecycle, Self::Notification];
+    pub const ALL: [Self; 7] =
+        [Self::Policy, Self::Cors, Self::Tagging, Self::Acl, Self::Lifecycle, Self::Notification, Self::StorageClass];
 
     /// The stored name.
     pub const fn as_str(self) -> &'static str {
@@ -70,6 +73,7 @@ impl BucketConfigKind {
             Self::Acl => "acl",
             Self::Lifecycle => "lifecycle",
             Self::Notification => "notification",
+            Self::StorageClass => "storage_class",
         }
     }
 }
@@ -186,13 +190,28 @@ pub struct ObjectPart {
     pub checksum: Option<Vec<u8>>,
 }
 
+/// Where the bytes of a content are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ContentPlace {
+    /// On the disks of the cluster: the manifest's chunks.
+    #[default]
+    Cluster,
+    /// In a cold tier. The manifest says only how many bytes there are.
+    Tier(Arc<ColdPlace>),
+    /// Listings do not say.
+    NotLoaded,
+}
+
 /// Bytes with all that follows from them; shared by the copies of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
     /// Its name. The id of a plain PUT's one extent; a fresh one for a multipart object.
     pub id: ContentId,
-    /// Where the bytes are.
+    /// The chunks that hold the bytes, if they are on the cluster's disks. Of a content in a tier: one extent of its own id and
+    /// size, which no chunks stand behind.
     pub manifest: Manifest,
+    /// Where the bytes are.
+    pub place: ContentPlace,
     /// ETag.
     pub etag: ETag,
     /// The checksum the client asked for or S3 adds by default.
@@ -206,6 +225,23 @@ impl Content {
     pub fn size_bytes(&self) -> u64 {
         self.manifest.size_bytes()
     }
+
+    /// Where in a tier the bytes are; `None`: on the cluster's disks.
+    pub fn cold(&self) -> Option<&Arc<ColdPlace>> {
+        match &self.place {
+            ContentPlace::Tier(place) => Some(place),
+            ContentPlace::Cluster | ContentPlace::NotLoaded => None,
+        }
+    }
+}
+
+/// Whether somebody asked for a cold object to lie on the cluster's disks for a while (RestoreObject).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Restore {
+    /// It was asked for, and is not there yet.
+    Ongoing,
+    /// It lies there until then, in milliseconds since 1970. A time that is over counts as no restore at all.
+    Until(u64),
 }
 
 /// One version of an object, or a delete marker (`content` is `None`).
@@ -233,6 +269,11 @@ pub struct ObjectVersion {
     pub tags: Vec<Tag>,
     /// ACL.
     pub acl: CannedAcl,
+    /// Storage class: the tier where the bytes are to lie; `None`: `STANDARD`, on the cluster's disks. Where they are now says
+    /// [`Content::place`]; a move is under way as long as the two differ.
+    pub class: Option<TierName>,
+    /// State of a restore.
+    pub restore: Option<Restore>,
 }
 
 impl ObjectVersion {
@@ -318,6 +359,8 @@ pub struct NewObject {
     pub tags: Vec<Tag>,
     /// ACL.
     pub acl: CannedAcl,
+    /// Storage class. Where the content does not lie there, a move is queued in the same transaction.
+    pub class: Option<TierName>,
     /// Conditions.
     pub precondition: WritePrecondition,
     /// Of the chunks of a [`ContentSource::New`]; empty for a shared one.
@@ -426,6 +469,10 @@ pub struct ListEntry {
     pub owner: String,
     /// Checksum algorithm and type, if the object has a checksum.
     pub checksum: Option<(ChecksumAlgorithm, ChecksumType)>,
+    /// As in [`ObjectVersion`].
+    pub class: Option<TierName>,
+    /// As in [`ObjectVersion`].
+    pub restore: Option<Restore>,
 }
 
 /// A page of a listing.
@@ -484,6 +531,8 @@ pub struct NewUpload {
     pub tags: Vec<Tag>,
     /// ACL of the object to be.
     pub acl: CannedAcl,
+    /// Storage class of the object to be.
+    pub class: Option<TierName>,
     /// Checksum algorithm and type, if the client chose one.
     pub checksum: Option<(ChecksumAlgorithm, ChecksumType)>,
 }
@@ -597,6 +646,8 @@ pub struct AgedVersion {
     pub size_bytes: Option<u64>,
     /// Tags.
     pub tags: Vec<Tag>,
+    /// Storage class.
+    pub class: Option<TierName>,
 }
 
 impl AgedVersion {
@@ -692,4 +743,103 @@ impl fmt::Debug for AccessKey {
             .field("enabled", &self.enabled)
             .finish_non_exhaustive()
     }
+}
+
+/// Why bytes are to be moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MoveReason {
+    /// The version was stored with this class.
+    Stored,
+    /// A lifecycle rule.
+    Lifecycle,
+    /// An operator.
+    Command,
+    /// RestoreObject: to the cluster's disks for so many milliseconds; the class stays.
+    Restore {
+        /// For how long, from the moment it is there.
+        keep_ms: u64,
+    },
+    /// The time of a restore is over.
+    Return,
+}
+
+/// A version whose bytes are to be moved.
+#[derive(Debug, Clone)]
+pub struct MoveRequest {
+    /// Bucket.
+    pub bucket: BucketId,
+    /// Key.
+    pub key: String,
+    /// Version; `None`: the latest.
+    pub version: Option<VersionId>,
+    /// To which tier; `None`: to the cluster's disks. Ignored for a [`MoveReason::Restore`].
+    pub to: Option<TierName>,
+    /// Why: [`MoveReason::Lifecycle`], [`MoveReason::Command`] or [`MoveReason::Restore`].
+    pub reason: MoveReason,
+    /// What was judged before; `None`: whatever is there.
+    pub only_if: Option<OnlyIf>,
+    /// What is told if the request is new (`s3:ObjectRestore:Post`); `None`: nothing.
+    pub event: Option<EventDraft>,
+    /// Now.
+    pub now_ms: u64,
+}
+
+/// What a [`MoveRequest`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MoveQueued {
+    /// A move waits for a mover. One to the same place that was queued before goes on; one to another place is given up.
+    Queued,
+    /// The bytes lie there already (and the class is the wanted one now, if it was another).
+    InPlace,
+    /// A restore that is there ends at another time now.
+    Extended,
+    /// A restore is under way already.
+    Ongoing,
+}
+
+/// Where a move has brought the bytes.
+#[derive(Debug, Clone)]
+pub enum Moved {
+    /// To a new content, with a fresh id, in a tier or on the cluster's disks.
+    To {
+        /// The content.
+        content: Content,
+        /// Of its chunks; empty for one in a tier.
+        evidence: ReplicaEvidence,
+    },
+    /// Nowhere: there are none, or they lie where they are wanted. Only the class changes.
+    Nowhere,
+}
+
+/// The end of a move: the version's content is exchanged, if it is still the one that was moved.
+#[derive(Debug, Clone)]
+pub struct CommitMove {
+    /// Which move ([`crate::ports::tiering::Move`]).
+    pub id: u64,
+    /// The attempt that did it.
+    pub attempt: u64,
+    /// Bucket.
+    pub bucket: BucketId,
+    /// Key.
+    pub key: String,
+    /// Version.
+    pub version: VersionId,
+    /// What was moved.
+    pub from: ContentId,
+    /// Where to.
+    pub moved: Moved,
+    /// What is told of it; `None`: nothing.
+    pub event: Option<EventDraft>,
+    /// Now.
+    pub now_ms: u64,
+}
+
+/// How a move ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MoveEnd {
+    /// The version has its new content, the old one lost a reference.
+    Done,
+    /// The version is gone or has another content by now: it won. The move is forgotten, and what it stored stays with what is
+    /// to be deleted.
+    Overtaken,
 }

@@ -24,8 +24,8 @@ use anyhow::{Context, bail};
 use futures::StreamExt;
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::metadata::{
-    CannedAcl, Content, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes, ReplicaEvidence, Tag, User,
-    Versioning, WritePrecondition,
+    CannedAcl, Content, ContentPlace, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes, ReplicaEvidence,
+    Tag, User, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
 use holdfast_protocol::label::ChunkLabel;
@@ -320,13 +320,21 @@ async fn commit(
         version,
         now_ms: found.created_ms,
         owner: told.unwrap_or_else(|| owner.to_owned()),
-        content: ContentSource::New(Content { id: found.content, manifest, etag, checksum: None, parts: vec![] }),
+        content: ContentSource::New(Content {
+            id: found.content,
+            manifest,
+            etag,
+            checksum: None,
+            parts: vec![],
+            place: ContentPlace::Cluster,
+        }),
         attributes,
         tags,
         acl,
         precondition: WritePrecondition::default(),
         event: None,
         evidence: ReplicaEvidence::default(),
+        class: None,
     };
     metadata.commit_object(object).await.with_context(failed)?;
     report.objects += 1;

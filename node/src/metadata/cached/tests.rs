@@ -1,7 +1,7 @@
 //! The conformance suite through the cache, and what only the cache can get wrong.
 
 use holdfast_actors::ports::metadata::{
-    Content, ContentSource, ETag, ObjectAttributes, ReplicaEvidence, WritePrecondition,
+    Content, ContentPlace, ContentSource, ETag, ObjectAttributes, ReplicaEvidence, WritePrecondition,
 };
 use holdfast_protocol::Manifest;
 
@@ -40,6 +40,7 @@ fn object(bucket: BucketId, key: &str) -> NewObject {
             etag: ETag { md5: [1; 16], parts: None },
             checksum: None,
             parts: Vec::new(),
+            place: ContentPlace::Cluster,
         }),
         attributes: ObjectAttributes::default(),
         tags: Vec::new(),
@@ -47,6 +48,7 @@ fn object(bucket: BucketId, key: &str) -> NewObject {
         precondition: WritePrecondition::default(),
         event: None,
         evidence: ReplicaEvidence::default(),
+        class: None,
     }
 }
 

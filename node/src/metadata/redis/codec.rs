@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use holdfast_actors::ports::metadata::{
-    AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, Content, ETag, MetadataError, ObjectVersion, User,
-    Versioning,
+    AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, Content, ContentPlace, ETag, MetadataError,
+    ObjectVersion, User, Versioning,
 };
 use holdfast_protocol::checksum::Checksum;
 use holdfast_protocol::{ChecksumAlgorithm, ChecksumType, ContentId, Manifest, VersionId};
@@ -175,6 +175,8 @@ impl Entry for ObjectVersion {
             attributes: fields.json()?,
             tags: fields.json()?,
             content: if fields.flag()? { Some(Arc::new(read_content(fields)?)) } else { None },
+            class: None,
+            restore: None,
         })
     }
 }
@@ -218,6 +220,7 @@ fn read_content(fields: &mut Reader<'_>) -> Option<Content> {
             None
         },
         parts: fields.json()?,
+        place: ContentPlace::Cluster,
     })
 }
 
@@ -404,6 +407,7 @@ mod tests {
                 parts: multipart.then_some(2),
             }),
             parts: if multipart { vec![ObjectPart { number: 1, size_bytes: 5, checksum: None }] } else { vec![] },
+            place: ContentPlace::Cluster,
         };
         ObjectVersion {
             bucket: BucketId(3),
@@ -417,6 +421,8 @@ mod tests {
             attributes: ObjectAttributes { content_type: Some("text/plain".into()), ..Default::default() },
             tags: vec![Tag { key: "a".into(), value: "b".into() }],
             acl: CannedAcl::PublicRead,
+            class: None,
+            restore: None,
         }
     }
 

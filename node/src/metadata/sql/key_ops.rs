@@ -308,6 +308,8 @@ async fn plan_one_put<'a, S: Session>(
         attributes: object.attributes.clone(),
         tags: object.tags.clone(),
         acl: object.acl,
+        class: object.class.clone(),
+        restore: None,
     });
     Ok(KeyDone::Put(Committed { object, versioning }))
 }

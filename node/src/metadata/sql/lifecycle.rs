@@ -55,6 +55,7 @@ fn version_from_row(row: &impl Fields) -> MetadataResult<AgedVersion> {
         since_ms: rows::unsigned(row.number(7)?)?,
         size_bytes,
         tags: rows::tags(row.text_or_null(4)?)?,
+        class: None,
     })
 }
 

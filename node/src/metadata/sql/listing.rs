@@ -41,6 +41,8 @@ fn entry_from_row(row: &impl Fields) -> MetadataResult<ListEntry> {
         last_modified_ms: rows::unsigned(row.number(4)?)?,
         owner: row.text(5)?.to_owned(),
         checksum: row.bytes_or_null(6)?.map(rows::checksum_kind).transpose()?,
+        class: None,
+        restore: None,
     })
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use holdfast_actors::ports::metadata::{BucketId, Content, MetadataError, MetadataResult, ObjectVersion};
+use holdfast_actors::ports::metadata::{BucketId, Content, ContentPlace, MetadataError, MetadataResult, ObjectVersion};
 use holdfast_protocol::{ContentId, VersionId};
 use sqlx::AssertSqlSafe;
 
@@ -19,6 +19,7 @@ pub(super) fn content_from_row(row: &impl Fields, id: ContentId, at: usize) -> M
         etag: rows::etag(row.bytes(at + 1)?, row.number_or_null(at + 2)?)?,
         checksum: row.bytes_or_null(at + 3)?.map(rows::checksum).transpose()?,
         parts: rows::parts(row.text_or_null(at + 4)?)?,
+        place: ContentPlace::Cluster,
     })
 }
 
@@ -43,6 +44,8 @@ pub(super) fn version_from_row(row: &impl Fields, bucket: BucketId, is_latest: b
         attributes: rows::attributes(row.text_or_null(6)?)?,
         tags: rows::tags(row.text_or_null(7)?)?,
         acl: rows::acl(row.number(8)?)?,
+        class: None,
+        restore: None,
     })
 }
 

@@ -9,10 +9,11 @@ use futures::future::BoxFuture;
 use holdfast_actors::domain::events::EventDraft;
 use holdfast_actors::ports::coordination::Fence;
 use holdfast_actors::ports::metadata::{
-    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind, BucketId, CannedAcl, Committed,
-    CompleteUpload, DeleteRequest, Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage,
-    ListVersionsQuery, MetadataResult, MetadataStore, NewBucket, NewObject, NewUpload, ObjectVersion, Part, Recheck,
-    Reclaim, Repair, ReplicaEvidence, Tag, Upload, User, Versioning,
+    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind, BucketId, CannedAcl, CommitMove,
+    Committed, CompleteUpload, DeleteRequest, Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery,
+    ListVersionsPage, ListVersionsQuery, MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest, NewBucket,
+    NewObject, NewUpload, ObjectVersion, Part, Recheck, Reclaim, Repair, ReplicaEvidence, Tag, Upload, User,
+    Versioning,
 };
 use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId, UploadId, VersionId};
 
@@ -338,6 +339,14 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
                 })
             })
             .await
+    }
+
+    async fn request_move(&self, _request: MoveRequest) -> MetadataResult<MoveQueued> {
+        Err(holdfast_actors::ports::MetadataError::Unavailable("not built yet".into()))
+    }
+
+    async fn commit_move(&self, _commit: CommitMove) -> MetadataResult<MoveEnd> {
+        Err(holdfast_actors::ports::MetadataError::Unavailable("not built yet".into()))
     }
 
     async fn due_reclaims(&self, before_ms: u64, limit: u32, fence: Option<&Fence>) -> MetadataResult<Vec<Reclaim>> {

@@ -26,6 +26,7 @@ pub(super) fn from_row(row: &impl Fields) -> MetadataResult<Upload> {
         tags: rows::tags(row.text_or_null(6)?)?,
         acl: rows::acl(row.number(7)?)?,
         checksum: row.bytes_or_null(8)?.map(rows::checksum_kind).transpose()?,
+        class: None,
     };
     Ok(Upload { new, bucket_name: row.text(9)?.to_owned() })
 }
@@ -249,6 +250,7 @@ pub(super) async fn complete<S: Session>(tx: &mut S, completion: CompleteUpload)
         precondition: completion.precondition,
         evidence: ReplicaEvidence::default(),
         event: completion.event,
+        class: upload.class,
     };
     let committed = match run_group(tx, &[KeyOp::put(object)]).await?.pop() {
         Some(Ok(KeyDone::Put(committed))) => committed,

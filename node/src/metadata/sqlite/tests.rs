@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use holdfast_actors::ports::metadata::{
-    AgePosition, AgedKind, CannedAcl, Content, ContentSource, ETag, ListAfter, ListQuery, NewBucket, ObjectAttributes,
-    ReplicaEvidence, WritePrecondition,
+    AgePosition, AgedKind, CannedAcl, Content, ContentPlace, ContentSource, ETag, ListAfter, ListQuery, NewBucket,
+    ObjectAttributes, ReplicaEvidence, WritePrecondition,
 };
 use holdfast_actors::ports::{Journal, MetadataStore, Outbox};
 use holdfast_protocol::{ContentId, Manifest, VersionId};
@@ -65,6 +65,7 @@ fn content(id: ContentId) -> Content {
         etag: ETag { md5: [1; 16], parts: None },
         checksum: None,
         parts: Vec::new(),
+        place: ContentPlace::Cluster,
     }
 }
 
@@ -82,6 +83,7 @@ fn object(bucket: BucketId, key: &str) -> NewObject {
         precondition: WritePrecondition::default(),
         event: None,
         evidence: ReplicaEvidence::default(),
+        class: None,
     }
 }
 

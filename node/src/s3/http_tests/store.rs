@@ -41,6 +41,7 @@ impl TestStore {
             etag: ETag { md5: [0; 16], parts: None },
             checksum: None,
             parts: Vec::new(),
+            place: ContentPlace::Cluster,
         });
         let object = ObjectVersion {
             bucket: bucket.id,
@@ -54,6 +55,8 @@ impl TestStore {
             attributes: ObjectAttributes::default(),
             tags: tags.iter().map(|(k, v)| Tag { key: (*k).into(), value: (*v).into() }).collect(),
             acl,
+            class: None,
+            restore: None,
         };
         self.objects.lock().insert((bucket.id, key.into()), Arc::new(object));
     }
@@ -115,6 +118,12 @@ impl MetadataStore for TestStore {
     }
     async fn object(&self, bucket: BucketId, key: &str, _: Option<VersionId>) -> MetadataResult<Arc<ObjectVersion>> {
         self.objects.lock().get(&(bucket, key.to_owned())).cloned().ok_or(MetadataError::NoSuchKey)
+    }
+    async fn request_move(&self, _: MoveRequest) -> MetadataResult<MoveQueued> {
+        not_here()
+    }
+    async fn commit_move(&self, _: CommitMove) -> MetadataResult<MoveEnd> {
+        not_here()
     }
     async fn delete_objects(
         &self,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use holdfast_actors::ports::metadata::{
-    AccessKey, Bucket, CannedAcl, Content, ContentSource, DeleteRequest, NewBucket, NewObject, NewUpload, Part,
-    ReplicaEvidence, User, Versioning, WritePrecondition,
+    AccessKey, Bucket, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, NewBucket, NewObject, NewUpload,
+    Part, ReplicaEvidence, User, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::{MetadataError, MetadataStore};
 use holdfast_protocol::{ContentId, Manifest, UploadId, VersionId};
@@ -153,7 +153,7 @@ impl Loader<'_> {
         let source = if self.seen.insert(id) {
             let manifest = Manifest::decode(&hex::decode(&content.manifest)?).map_err(|e| anyhow::anyhow!("{e}"))?;
             let ContentLine { etag, checksum, parts, .. } = content;
-            ContentSource::New(Content { id, manifest, etag, checksum, parts })
+            ContentSource::New(Content { id, manifest, etag, checksum, parts, place: ContentPlace::Cluster })
         } else {
             ContentSource::Shared(id)
         };
@@ -170,6 +170,7 @@ impl Loader<'_> {
             precondition: WritePrecondition::default(),
             event: None,
             evidence: ReplicaEvidence::default(),
+            class: None,
         };
         self.metadata.commit_object(object).await?;
         Ok(())
@@ -187,6 +188,7 @@ impl Loader<'_> {
             tags: line.tags,
             acl: line.acl,
             checksum: line.checksum,
+            class: None,
         };
         self.metadata.create_upload(upload).await?;
         self.counts.uploads += 1;

@@ -10,8 +10,8 @@ use anyhow::Context;
 use holdfast_actors::domain::objects::multipart::PART_SIZE_MIN;
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::metadata::{
-    Bucket, CompleteUpload, Content, ETag, ListUploadsQuery, NewUpload, ObjectPart, Part, ReplicaEvidence, Upload,
-    WritePrecondition,
+    Bucket, CompleteUpload, Content, ContentPlace, ETag, ListUploadsQuery, NewUpload, ObjectPart, Part,
+    ReplicaEvidence, Upload, WritePrecondition,
 };
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
 use holdfast_protocol::manifest::{Extent, Manifest};
@@ -103,6 +103,7 @@ async fn create(
         tags,
         acl,
         checksum: None,
+        class: None,
     };
     metadata.create_upload(upload).await
 }
@@ -178,6 +179,7 @@ fn completion(upload: &Upload, parts: &[Part], stored_ms: u64) -> CompleteUpload
         etag,
         checksum: None,
         parts: parts.iter().map(told).collect(),
+        place: ContentPlace::Cluster,
     };
     CompleteUpload {
         bucket: upload.new.bucket,

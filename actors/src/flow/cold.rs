@@ -1,0 +1,3 @@
+//! Cold objects: bringing their bytes to a tier and back, and reading them there.
+
+pub mod blocks;
