@@ -795,7 +795,8 @@ pub enum MoveQueued {
     InPlace,
     /// A restore that is there ends at another time now.
     Extended,
-    /// A restore is under way already.
+    /// A restore is under way already. To a [`MoveReason::Lifecycle`]: also one that is there and not over. Nothing changed; the
+    /// end of the restore notes the key as one to be looked at again.
     Ongoing,
 }
 
