@@ -7,7 +7,6 @@ pub mod attributes;
 pub mod checksums;
 pub mod conditions;
 pub mod digests;
-pub mod label;
 pub mod listing;
 pub mod multipart;
 pub mod ranges;

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use futures::Stream;
 use holdfast_actors::domain::objects::checksums::DEFAULT_ALGORITHM;
 use holdfast_actors::domain::objects::conditions::parse_etag;
-use holdfast_actors::domain::objects::label::LabelAttributes;
 use holdfast_actors::domain::objects::multipart::{
     self, Assembled, ExpectedObject, NamedPart, PART_NUMBER_MAX, check_order,
 };
@@ -33,7 +32,7 @@ use super::convert::{
     upload_id, write_precondition,
 };
 use super::errors::{ResultExt as _, invalid_argument, not_implemented};
-use super::put::{announced_length, answered_version, body_stream};
+use super::put::{LabelAttributes, announced_length, answered_version, body_stream};
 
 /// Completions that name fewer parts are done before a lock is had.
 const LOCKED_PARTS_MIN: usize = 1_000;

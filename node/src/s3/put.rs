@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::Stream;
 use holdfast_actors::domain::events::EventDraft;
-use holdfast_actors::domain::objects::label::LabelAttributes;
 use holdfast_actors::domain::objects::tags::parse_tagging_header;
 use holdfast_actors::domain::objects::{SINGLE_PUT_SIZE_MAX, attributes};
 use holdfast_actors::flow::put::{BodyError, StoreRequest, StoredContent, store};
@@ -18,6 +17,7 @@ use holdfast_protocol::{ChunkLabel, ContentId, EventName, VersionId};
 use s3s::dto::{PutObjectInput, PutObjectOutput, StreamingBlob};
 use s3s::stream::ByteStream as _;
 use s3s::{Body, S3Request, S3Response, S3Result, s3_error};
+use serde::Serialize;
 
 use super::S3Front;
 use super::auth::FormCaller;
@@ -36,6 +36,17 @@ pub(crate) struct ObjectHead {
     pub(crate) acl: CannedAcl,
     pub(crate) precondition: WritePrecondition,
     pub(crate) event: Option<EventDraft>,
+}
+
+/// What the first chunk of an object tells beside its key, so that metadata can be rebuilt from the disks.
+#[derive(Serialize)]
+pub(crate) struct LabelAttributes<'a> {
+    pub(crate) owner: &'a str,
+    #[serde(flatten)]
+    pub(crate) attributes: &'a ObjectAttributes,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(crate) tags: &'a [Tag],
+    pub(crate) acl: CannedAcl,
 }
 
 impl ObjectHead {
