@@ -9,3 +9,4 @@ mod recall;
 mod source;
 pub mod sweep;
 mod work;
+pub mod stub;

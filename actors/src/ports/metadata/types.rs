@@ -703,6 +703,8 @@ pub struct Reclaim {
     pub id: u64,
     /// The chunks to delete.
     pub manifest: Manifest,
+    /// Of a content that lay in a tier: its stub is to be deleted. Its pieces are on the list of pieces to delete by then.
+    pub stub: Option<ContentId>,
 }
 
 /// A user of the node.

@@ -36,7 +36,8 @@ pub(super) async fn due<S: Session>(tx: &mut S, before_ms: u64, limit: u32) -> M
         .await?;
     let mut claims: Vec<(Reclaim, ContentId)> = Vec::with_capacity(found.len());
     for row in &found {
-        let reclaim = Reclaim { id: rows::unsigned(row.number(0)?)?, manifest: rows::manifest(row.bytes(2)?)? };
+        let reclaim =
+            Reclaim { id: rows::unsigned(row.number(0)?)?, manifest: rows::manifest(row.bytes(2)?)?, stub: None };
         claims.push((reclaim, rows::content_id(row.bytes(1)?)?));
     }
     if S::DIALECT != Dialect::Sqlite {
