@@ -701,9 +701,9 @@ pub struct Recheck {
 pub struct Reclaim {
     /// For [`super::MetadataStore::finish_reclaims`].
     pub id: u64,
-    /// The chunks to delete.
+    /// The chunks to delete. Empty for a content that lay in a tier: its pieces are on that tier's list when this is told.
     pub manifest: Manifest,
-    /// Of a content that lay in a tier: its stub is to be deleted. Its pieces are on the list of pieces to delete by then.
+    /// A content that lay in a tier: its stub, the chunk [`u32::MAX`] of it, is to be deleted.
     pub stub: Option<ContentId>,
 }
 
