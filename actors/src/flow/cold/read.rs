@@ -73,14 +73,14 @@ pub struct ColdReadSettings {
 }
 
 impl Default for ColdReadSettings {
-    /// 16 MiB of cache; 64 streams, for 10 s; 20 s without a byte; idle after 10 s.
+    /// 16 MiB of cache; 64 streams, for 10 s; 20 s without a byte; idle after 5 s.
     fn default() -> Self {
         Self {
             cache_bytes_max: 16 << 20,
             streams_max: 64,
             stream_wait_max: Duration::from_secs(10),
             stall_max: Duration::from_secs(20),
-            idle_max: Duration::from_secs(10),
+            idle_max: Duration::from_secs(5),
         }
     }
 }
@@ -344,16 +344,20 @@ async fn bring(
 ) -> (Result<Bytes, ColdReadError>, Option<Arc<Flight>>) {
     let wanted = blocks.start;
     loop {
-        let on = match flight.take().filter(|flight| flight.reaches(wanted)) {
-            Some(flight) => flight,
-            None => match shared.flights.join(&shared, content, &place, wanted, blocks.end) {
-                Joined::Cached(block) => return (Ok(block), None),
+        let on = match flight.take() {
+            Some(flight) if flight.reaches(wanted) => flight,
+            ahead => match shared.flights.join(&shared, content, &place, wanted, blocks.end) {
+                Joined::Cached(block) => return (Ok(block), ahead.filter(|flight| flight.may_bring(wanted + 1))),
                 Joined::Flight(flight) => flight,
             },
         };
-        if let Some(result) = on.block(wanted).await {
-            let flight = result.is_ok().then_some(on);
-            return (result, flight);
+        match on.block(wanted).await {
+            Some(result) => {
+                let flight = result.is_ok().then_some(on);
+                return (result, flight);
+            }
+            // Another reader drew it on; what it brought is in the cache.
+            None => flight = Some(on),
         }
     }
 }

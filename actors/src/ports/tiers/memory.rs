@@ -67,19 +67,41 @@ impl Drop for OpenBody {
     }
 }
 
+/// A buffer of the tier that somebody holds, or a slice of it.
+struct HeldBuffer(Vec<u8>, Arc<AtomicU64>);
+
+impl AsRef<[u8]> for HeldBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for HeldBuffer {
+    fn drop(&mut self) {
+        self.1.fetch_sub(self.0.len() as u64, Ordering::Relaxed);
+    }
+}
+
 /// The tier. See the module's documentation.
 pub struct MemoryTier {
     piece_bytes_max: u64,
     state: Mutex<State>,
     open: Arc<AtomicUsize>,
     sent_bytes: Arc<AtomicU64>,
+    held_bytes: Arc<AtomicU64>,
 }
 
 impl MemoryTier {
     /// An empty tier that takes pieces of at most so many bytes.
     pub fn new(piece_bytes_max: u64) -> Self {
         let state = State { step_bytes: STEP_BYTES, ..State::default() };
-        Self { piece_bytes_max, state: Mutex::new(state), open: Arc::default(), sent_bytes: Arc::default() }
+        Self {
+            piece_bytes_max,
+            state: Mutex::new(state),
+            open: Arc::default(),
+            sent_bytes: Arc::default(),
+            held_bytes: Arc::default(),
+        }
     }
 
     /// Puts a piece there.
@@ -122,6 +144,11 @@ impl MemoryTier {
     /// Bytes given out by all `get`s.
     pub fn sent_bytes(&self) -> u64 {
         self.sent_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of buffers that were given out and are held, be it for a slice of them.
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes.load(Ordering::Relaxed)
     }
 
     /// The names of the pieces.
@@ -200,12 +227,19 @@ impl ColdTier for MemoryTier {
             let bytes = piece.slice(range.start as usize..range.end as usize);
             (body_of(&bytes, fault, state.step_bytes), fault, state.pause)
         };
-        let (held, sent) = (OpenBody::new(&self.open), Arc::clone(&self.sent_bytes));
-        let steps = stream::iter(steps).then(move |step| {
-            let _held = &held;
-            if let Ok(bytes) = &step {
+        let open = OpenBody::new(&self.open);
+        let (sent, held) = (Arc::clone(&self.sent_bytes), Arc::clone(&self.held_bytes));
+        let steps = match fault {
+            Some(GetFault::StallAt(_)) => stream::iter(steps).chain(stream::pending()).left_stream(),
+            _ => stream::iter(steps).right_stream(),
+        };
+        let body = steps.then(move |step| {
+            let _open = &open;
+            let step = step.map(|bytes| {
                 sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            }
+                held.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                Bytes::from_owner(HeldBuffer(bytes.to_vec(), Arc::clone(&held)))
+            });
             async move {
                 if !pause.is_zero() {
                     tokio::time::sleep(pause).await;
@@ -213,10 +247,7 @@ impl ColdTier for MemoryTier {
                 step
             }
         });
-        match fault {
-            Some(GetFault::StallAt(_)) => Ok(steps.chain(stream::pending()).boxed()),
-            _ => Ok(steps.boxed()),
-        }
+        Ok(body.boxed())
     }
 
     async fn size_bytes(&self, name: &PieceName) -> TierResult<u64> {

@@ -172,6 +172,12 @@ impl Flights {
         Joined::Flight(flight)
     }
 
+    /// Contents that are remembered.
+    #[cfg(test)]
+    pub(super) fn contents(&self) -> usize {
+        self.0.lock().by_content.len()
+    }
+
     /// Takes the tier's streams from readers that have not read for so long; they go on with another one.
     pub(super) fn drop_idle(&self, idle_max: Duration) {
         let all: Vec<_> = self.0.lock().by_content.values().flatten().filter_map(Weak::upgrade).collect();
