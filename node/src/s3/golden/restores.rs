@@ -4,8 +4,9 @@ use holdfast_actors::ports::Clock as _;
 use holdfast_actors::ports::metadata::{CommitMove, Content, ContentPlace, MoveEnd, Moved, ReplicaEvidence};
 use holdfast_actors::ports::tiering::Claim;
 use holdfast_actors::ports::tiers::PieceName;
+use holdfast_protocol::events::PARTITIONS;
 use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
-use holdfast_protocol::{ColdPlace, ContentId, Manifest, NodeId};
+use holdfast_protocol::{ColdPlace, ContentId, Manifest, NodeId, VersionId};
 
 use super::*;
 
@@ -34,7 +35,7 @@ async fn restore_is_refused_for_what_is_not_cold_or_not_there() {
     world.restore("/bucket/none?restore").send().await.expect_error(404, "NoSuchKey");
     world.restore("/none/k?restore").send().await.expect_error(404, "NoSuchBucket");
     world.restore("/bucket/cold?restore&versionId=junk").send().await.expect_error(400, "InvalidArgument");
-    let version = "0".repeat(32);
+    let version = VersionId::generate(1);
     world.restore(&format!("/bucket/cold?restore&versionId={version}")).send().await.expect_error(404, "NoSuchVersion");
     world.restore("/bucket/cold?restore").user(Some("bob")).send().await.expect_error(403, "AccessDenied");
     world.restore("/bucket/cold?restore").user(None).send().await.expect_error(403, "AccessDenied");
@@ -115,6 +116,16 @@ impl World {
         moves.len()
     }
 
+    /// How often an event told of a restore that begins.
+    async fn restores_told(&self) -> usize {
+        let mut told = 0;
+        for part in 0..PARTITIONS {
+            let rows = self.outbox.lowest(part, 1_000).await.unwrap();
+            told += rows.iter().filter(|row| row.message.tag.to_string().contains("Restore")).count();
+        }
+        told
+    }
+
     /// `x-amz-restore` of HEAD; empty if there is none.
     async fn restore_of(&self, target: &str) -> String {
         let head = self.head(target).send().await.expect(200);
@@ -161,6 +172,7 @@ async fn restore_is_told_from_its_request_to_its_end() {
     // Restored again, it ends at another time.
     let longer = "<RestoreRequest><Days>300</Days></RestoreRequest>";
     world.post("/bucket/cold?restore").body(longer).send().await.expect(200);
+    assert_eq!(world.restores_told().await, 1, "only the one that began");
     assert_ne!(world.restore_of("/bucket/cold").await, restored);
     assert_ne!(world.listed_restore().await.1, until);
 }
@@ -181,7 +193,8 @@ async fn version_is_restored_by_its_id_and_others_are_not() {
 async fn copies_of_cold_objects_share_their_content() {
     let world = World::with_cold().await;
     assert_eq!(world.finish_moves().await, 1);
-    let copy = world.put("/bucket/copy").header("x-amz-copy-source", "bucket/cold").header("x-amz-storage-class", "OSS");
+    let copy =
+        world.put("/bucket/copy").header("x-amz-copy-source", "bucket/cold").header("x-amz-storage-class", "OSS");
     let copied = copy.send().await.expect(200);
     assert_eq!(copied.tag("ETag"), format!("\"{}\"", md5_hex(b"xyz")));
     assert_eq!(world.finish_moves().await, 0, "it lies where it is to lie");
