@@ -306,6 +306,7 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
         metadata: metadata.clone(),
         chunks: chunks.clone(),
         cold: Arc::new(cold),
+        tiers: Arc::new(EmptyTiers),
         locks,
         clock: clock.clone(),
         opener: vault.clone(),
