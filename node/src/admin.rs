@@ -10,9 +10,12 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::routing::{delete, get, patch, post, put};
+use holdfast_actors::flow::report::Reporter;
 use holdfast_actors::ports::{ChunkStore, Clock, Disk, Journal, MetadataStore};
 use holdfast_actors::service::NodeHandle;
 use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::tiers::TierRegistry;
 
 mod audit;
 mod buckets;
@@ -40,7 +43,6 @@ pub use credentials::{Pair, SecretSealer, add_key, new_pair};
 pub use error::ApiError;
 pub use events::EventsAdmin;
 pub use server::serve;
-pub use tiers::TiersAdmin;
 pub use token::{Token, TokenError};
 
 /// What the admin API works on, as soon as it is there. Cheap to clone.
@@ -69,7 +71,9 @@ pub struct AdminParts {
     /// Events.
     pub events: EventsAdmin,
     /// Cold tiers.
-    pub tiers: TiersAdmin,
+    pub tiers: TierRegistry,
+    /// Where damage is reported.
+    pub reporter: Reporter,
     /// Time of day.
     pub clock: Arc<dyn Clock>,
     /// Seals the secrets of new keys.

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use holdfast_actors::flow::report::Reporter;
 use holdfast_actors::ports::metadata::{BucketConfigKind, MoveReason};
 use holdfast_actors::ports::tiering::{LaneBacklog, TierRecord, TierUsage};
 use holdfast_actors::ports::tiers::{ColdTier, PieceName, TierError, TierHealth};
@@ -22,7 +21,7 @@ use tokio::time::Instant;
 
 use super::error::Body;
 use super::{AdminState, ApiError};
-use crate::tiers::{TierRegistry, TierState};
+use crate::tiers::TierState;
 
 pub(super) mod moves;
 pub(super) mod verify;
@@ -35,14 +34,6 @@ const PAGE: u32 = 1_000;
 const ERRORS_SHOWN: usize = 8;
 /// Buckets read at a time.
 const BUCKETS: u32 = 1_000;
-
-/// What the admin API does with cold tiers.
-pub struct TiersAdmin {
-    /// The tiers, as rows and as what stands behind them.
-    pub registry: TierRegistry,
-    /// Where damage is reported.
-    pub reporter: Reporter,
-}
 
 impl From<TierError> for ApiError {
     fn from(error: TierError) -> Self {
@@ -58,7 +49,7 @@ impl From<TierError> for ApiError {
 
 impl AdminState {
     fn ledger(&self) -> &dyn TierLedger {
-        &**self.tiers.registry.ledger()
+        &**self.tiers.ledger()
     }
 
     async fn tier_record(&self, name: &str) -> Result<TierRecord, ApiError> {
@@ -107,7 +98,7 @@ fn use_of(tier: &TierName, usage: &[TierUsage]) -> TierUse {
 }
 
 fn view(state: &AdminState, record: &TierRecord, lanes: &[LaneBacklog]) -> TierView {
-    let seen = state.tiers.registry.states().into_iter().find(|seen| seen.name == record.name);
+    let seen = state.tiers.states().into_iter().find(|seen| seen.name == record.name);
     let settings = told(record);
     let up = match seen.as_ref().and_then(|seen| seen.is_up) {
         Some(true) => "up",
@@ -163,7 +154,7 @@ pub(super) async fn show(
 
 /// What this node changed it need not wait for. If it cannot be read now, the registry's loop will.
 async fn take_over(state: &AdminState) {
-    if let Err(error) = state.tiers.registry.refresh_now().await {
+    if let Err(error) = state.tiers.refresh_now().await {
         tracing::warn!(%error, "cold tiers are taken over later");
     }
 }
@@ -185,7 +176,7 @@ pub(super) async fn add(
     if state.ledger().tiers().await?.iter().any(|record| record.name == name) {
         return Err(MetadataError::Exists("tier").into());
     }
-    let prepared = state.tiers.registry.build_for_add(&name, new.settings).await?;
+    let prepared = state.tiers.build_for_add(&name, new.settings).await?;
     let record = state.ledger().add_tier(name, prepared.stored, state.clock.now_ms()).await?;
     take_over(&state).await;
     tracing::info!(tier = %record.name, "tier added");
@@ -211,7 +202,7 @@ pub(super) async fn change(
         let message = format!("the tier is at revision {}: somebody else changed it", stored.revision);
         return Err(ApiError::new(ErrorCode::Conflict, message));
     }
-    let prepared = state.tiers.registry.build_for_change(&stored.name, change.settings).await?;
+    let prepared = state.tiers.build_for_change(&stored.name, change.settings).await?;
     holds_what_it_should(&state, &stored.name, &*prepared.tier).await?;
     let record = state.ledger().change_tier(&stored.name, prepared.stored).await?;
     take_over(&state).await;
@@ -337,7 +328,7 @@ pub(super) async fn check(
 ) -> Result<Json<TierCheck>, ApiError> {
     let name = state.tier_record(&tier).await?.name;
     let begun = Instant::now();
-    let found = state.tiers.registry.check(&name).await;
+    let found = state.tiers.check(&name).await;
     let elapsed_ms = begun.elapsed().as_millis() as u64;
     let (up, error, health) = match found {
         Ok(health) => (true, None, health),

@@ -288,11 +288,7 @@ async fn verify_one(state: &AdminState, name: &TierName, tier: &dyn ColdTier, re
                 }
             }
             let subject = format!("tier {name} content {}", reading.id);
-            state.tiers.reporter.report(
-                ErrorKind::Corruption,
-                subject,
-                format!("{piece} is damaged ({what}): {detail}"),
-            );
+            state.reporter.report(ErrorKind::Corruption, subject, format!("{piece} is damaged ({what}): {detail}"));
             metrics::counter!("holdfast_tier_verify_damaged_total", "tier" => name.to_string()).increment(1);
             Found::Damaged(DamagedContent {
                 content: reading.id.to_string(),
@@ -332,7 +328,7 @@ pub(in super::super) async fn verify(
     let from = asked.after.as_deref().map(str::parse).transpose()?;
     let bytes_max = asked.bytes_max.unwrap_or(BYTES[1]).clamp(BYTES[0], BYTES[2]);
     let name = state.tier_record(&tier).await?.name;
-    let tier = state.tiers.registry.tier(&name)?;
+    let tier = state.tiers.tier(&name)?;
     let plan = Plan::make(state.ledger(), &name, from, sample, bytes_max).await?;
     let until = Instant::now() + BEGIN_MAX;
     let mut readings = stream::iter(&plan.readings)
