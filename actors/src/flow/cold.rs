@@ -7,6 +7,6 @@ pub mod mover;
 mod offload;
 mod recall;
 mod source;
+pub mod stub;
 pub mod sweep;
 mod work;
-pub mod stub;
