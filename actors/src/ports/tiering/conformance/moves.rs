@@ -281,3 +281,39 @@ pub async fn moves_are_paged_and_counted(world: World) {
     assert_eq!(world.ledger.move_backlog(T0).await.unwrap()[0].oldest_due_ms, None);
     assert_ne!(names_of(first), names_of(&paged[4]));
 }
+
+pub async fn overwrites_and_moves_race_without_losing_a_content(world: World) {
+    let id = bucket(&world.store, "b").await.id;
+    let mut contents = Vec::new();
+    for n in 0..20_u8 {
+        let old = world.put(id, "k", n, Some(oss())).await.object;
+        let job = world.claim_one(&oss(), T0 + 100).await;
+        world.reserve(&job).await;
+        let cold = moved_content(&job, old.content.as_ref().unwrap());
+        let (ended, new) =
+            futures::future::join(world.commit_to(&job, cold.clone(), T0 + 101), put(&world.store, id, "k", n)).await;
+        let read = latest(&world.store, id, "k").await.unwrap();
+        assert_eq!(content_of(&read), content_of(&new.object), "what was written last is there");
+        contents.push(content_of(&old));
+        match ended.unwrap() {
+            MoveEnd::Done => contents.push(cold.id),
+            MoveEnd::Overtaken => {
+                assert_eq!(world.store.known_contents(&[cold.id]).await.unwrap(), []);
+                let left = world.ledger.due_pieces(&oss(), LATER, T0, 10).await.unwrap();
+                assert_eq!(left.len(), 3, "nothing that was stored is forgotten");
+                world.ledger.finish_pieces(&left, T0).await.unwrap();
+                let left = world.ledger.due_pieces(&oss(), T0, T0, 10).await.unwrap();
+                world.ledger.finish_pieces(&left, T0).await.unwrap();
+            }
+        }
+        contents.push(content_of(&new.object));
+    }
+    let last = contents.pop().unwrap();
+    let due = world.store.due_reclaims(LATER, 1000, None).await.unwrap();
+    assert_eq!(due.len(), contents.len(), "each is reclaimed once");
+    for reclaim in due {
+        world.store.finish_reclaims(&[reclaim.id], None).await.unwrap();
+    }
+    assert_eq!(world.store.known_contents(&contents).await.unwrap(), []);
+    assert_eq!(world.store.known_contents(&[last]).await.unwrap(), [last]);
+}

@@ -206,3 +206,41 @@ pub async fn contents_of_a_tier_are_paged_and_counted(world: World) {
     assert_eq!(row("EMPTY"), (0, 0, 0));
     assert_eq!(usage.len(), 3);
 }
+
+pub async fn of_a_commit_and_a_sweep_exactly_one_has_the_pieces(world: World) {
+    let id = bucket(&world.store, "b").await.id;
+    for n in 0..20_u8 {
+        let key = format!("k{n}");
+        let hot = world.put(id, &key, n, Some(oss())).await.object;
+        let job = world.claim_one(&oss(), T0 + 100).await;
+        world.reserve(&job).await;
+        let content = moved_content(&job, hot.content.as_ref().unwrap());
+        let commit = world.commit_to(&job, content.clone(), T0 + 101);
+        let sweep = world.ledger.due_pieces(&oss(), LATER, LATER + 1, 10);
+        // Each is the first to start in every other round.
+        let (committed, swept) = if n % 2 == 0 {
+            futures::future::join(commit, sweep).await
+        } else {
+            let (swept, committed) = futures::future::join(sweep, commit).await;
+            (committed, swept)
+        };
+        let swept = swept.unwrap();
+        let read = latest(&world.store, id, &key).await.unwrap();
+        match committed {
+            Ok(end) => {
+                assert_eq!((end, swept.len()), (MoveEnd::Done, 0));
+                assert_eq!(read.content.as_deref(), Some(&content));
+            }
+            Err(MetadataError::Superseded) => {
+                assert_eq!(sorted(&swept), names_of(&job));
+                assert_eq!(read, hot);
+                world.ledger.finish_pieces(&swept, T0).await.unwrap();
+                let rest = world.ledger.due_pieces(&oss(), T0, LATER, 10).await.unwrap();
+                world.ledger.finish_pieces(&rest, T0).await.unwrap();
+                world.ledger.drop_move(job.id, job.attempt).await.unwrap();
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+        assert_eq!(world.listed(&oss()).await, 0);
+    }
+}
