@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use futures::StreamExt as _;
 use holdfast_protocol::cluster::Joiner;
-use holdfast_protocol::{ChunkLabel, ContentId, VersionId};
+use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
+use holdfast_protocol::{ChunkLabel, ColdPlace, ContentId, Manifest, STUB_INDEX, VersionId};
 use tokio::time::Instant;
 
 use super::peers::{Stall, Stalling};
@@ -164,6 +165,52 @@ async fn content_is_told_of_as_long_as_it_is_being_written() {
     };
     stored.settle(commit).await.unwrap();
     assert_eq!(report.oldest_write_seconds(), None);
+}
+
+/// The stub of a cold content is a chunk like others: on every replica, with the evidence that its commit is judged by, and one
+/// deletion reaches all.
+#[tokio::test(start_paused = true)]
+async fn a_stub_is_on_every_replica_and_is_deleted_from_all() {
+    use crate::flow::cold::stub::write_stub;
+    use crate::ports::metadata::{Content, ContentPlace, ETag, MoveEnd};
+
+    let cluster = TestCluster::new(4, 3);
+    let chunks: Arc<dyn ChunkStore> = Arc::new(chunks_on(&cluster, 3));
+    let id = ContentId::generate(1_234);
+    let place = ColdPlace {
+        tier: "OSS".parse().unwrap(),
+        size_bytes: 5,
+        piece_bytes: u64::from(BLOCK_BYTES_MIN),
+        block_bytes: BLOCK_BYTES_MIN,
+        names: vec!["piece".into()],
+        sums: vec![1],
+    };
+    let content = Content {
+        id,
+        manifest: Manifest::single(id, 5),
+        place: ContentPlace::Tier(Arc::new(place)),
+        etag: ETag { md5: [1; 16], parts: None },
+        checksum: None,
+        parts: vec![],
+    };
+    let label = ChunkLabel {
+        bucket: "b".into(),
+        key: "k".into(),
+        version: VersionId::NULL,
+        part: None,
+        content_size_bytes: 5,
+        created_ms: 0,
+        attributes: None,
+        is_stub: true,
+    };
+    let stub = write_stub(&chunks, &content, label).await.unwrap();
+    let chunk = id.chunk(STUB_INDEX);
+    assert_eq!(stub.evidence.epochs, [(cluster.nodes[0].view.shard_of(&chunk), EPOCH)]);
+    assert_eq!(stub.evidence.missed, []);
+    assert_eq!(holders(&cluster, chunk), [0, 1, 2]);
+    stub.settle(async { Ok(MoveEnd::Done) }).await.unwrap();
+    chunks.delete(&[chunk]).await.unwrap();
+    assert!(holders(&cluster, chunk).is_empty());
 }
 
 /// A cut of each way, before each step of a write.
