@@ -32,6 +32,7 @@ fn label(key: &str, version: VersionId, created_ms: u64, part: Option<PartLabel>
             r#"{"owner":"alice","content_type":"text/plain","tags":[{"key":"a","value":"b"}],"acl":"public-read"}"#
                 .into(),
         ),
+        is_stub: false,
     }
 }
 
