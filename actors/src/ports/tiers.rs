@@ -30,6 +30,8 @@ use holdfast_protocol::{ContentId, TierName};
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "conformance")]
+pub mod memory;
 
 /// Why an operation on a tier failed; each variant asks another thing of the caller.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +144,20 @@ pub trait Tiers: Send + Sync + 'static {
 
     /// The names of all that are set up, sorted, those included that cannot be reached.
     fn names(&self) -> Vec<TierName>;
+}
+
+/// The tiers of a node that has none.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EmptyTiers;
+
+impl Tiers for EmptyTiers {
+    fn tier(&self, name: &TierName) -> TierResult<Arc<dyn ColdTier>> {
+        Err(TierError::Denied(format!("no tier {name} is set up on this node")))
+    }
+
+    fn names(&self) -> Vec<TierName> {
+        Vec::new()
+    }
 }
 
 /// A cold store. See the module's rules.

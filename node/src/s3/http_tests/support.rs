@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
+use holdfast_actors::flow::cold::read::{ColdReadSettings, ColdReads};
 use holdfast_actors::ports::chunks::{ChunkBody, ChunkError, ChunkInfo, ChunkSink, ChunkSpec, ChunkStore};
+use holdfast_actors::ports::tiers::EmptyTiers;
 use holdfast_actors::ports::{Clock, SystemClock};
 use holdfast_protocol::ChunkId;
 use http::{Request, Response, StatusCode};
@@ -220,6 +222,7 @@ impl Fixture {
         let front = S3Front {
             metadata: store.clone(),
             chunks: Arc::new(NoChunks),
+            cold: Arc::new(ColdReads::new(Arc::new(EmptyTiers), ColdReadSettings::default())),
             locks: Arc::new(InProcessLocks::new()),
             clock: Arc::new(SystemClock),
             region: "us-east-1".into(),
