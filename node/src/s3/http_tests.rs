@@ -5,6 +5,7 @@ mod access;
 mod cors;
 mod forms;
 mod operations;
+mod restores;
 mod signatures;
 mod signer;
 mod store;

@@ -14,7 +14,7 @@ use holdfast_actors::ports::metadata::{
     ReplicaEvidence, Tag, Versioning, WritePrecondition,
 };
 use holdfast_protocol::checksum::Checksum;
-use holdfast_protocol::{ChunkLabel, ContentId, EventName, VersionId};
+use holdfast_protocol::{ChunkLabel, ContentId, EventName, TierName, VersionId};
 use s3s::dto::{PutObjectInput, PutObjectOutput, StreamingBlob};
 use s3s::stream::ByteStream as _;
 use s3s::{Body, S3Request, S3Response, S3Result, s3_error};
@@ -34,6 +34,8 @@ pub(crate) struct ObjectHead {
     pub(crate) attributes: ObjectAttributes,
     pub(crate) tags: Vec<Tag>,
     pub(crate) acl: CannedAcl,
+    /// Storage class; `None`: `STANDARD`.
+    pub(crate) class: Option<TierName>,
     pub(crate) precondition: WritePrecondition,
     pub(crate) event: Option<EventDraft>,
 }
@@ -46,7 +48,7 @@ impl ObjectHead {
             attributes: &self.attributes,
             tags: &self.tags,
             acl: self.acl,
-            class: None,
+            class: self.class.as_ref(),
         };
         Ok(ChunkLabel {
             bucket: bucket.name.clone(),
@@ -81,7 +83,7 @@ impl ObjectHead {
             precondition: self.precondition,
             event: self.event,
             evidence,
-            class: None,
+            class: self.class,
         }
     }
 }
@@ -154,6 +156,7 @@ impl S3Front {
         let body = body_stream(input.body.take());
         let bucket =
             self.bucket_of(&req.extensions, &req.input.bucket, req.input.expected_bucket_owner.as_deref()).await?;
+        let class = self.class_of_write(&bucket, req.input.storage_class.as_ref()).await?;
         let name = match req.extensions.get::<FormCaller>() {
             Some(_) => EventName::CreatedPost,
             None => EventName::CreatedPut,
@@ -166,6 +169,7 @@ impl S3Front {
             attributes,
             tags,
             acl,
+            class,
             precondition,
         };
         let committed = self.write_object(&bucket, head, size_bytes, body, checks).await?;

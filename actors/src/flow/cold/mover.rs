@@ -31,7 +31,7 @@ use crate::flow::lifecycle::LifecycleTeller;
 use crate::flow::report::Reporter;
 use crate::flow::shards::ByteBudget;
 use crate::ports::coordination::Ownership;
-use crate::ports::tiering::{Claim, LaneBacklog, Move};
+use crate::ports::tiering::{Claim, Move};
 use crate::ports::tiers::Tiers;
 use crate::ports::{ChunkStore, Clock, MetadataError, MetadataStore, TierLedger};
 
@@ -56,8 +56,6 @@ pub struct MoverSettings {
     pub claim: Duration,
     /// Time between looks for new moves and new tiers.
     pub poll: Duration,
-    /// Time between looks at what waits, for metrics.
-    pub backlog: Duration,
     /// Moves at once, of one lane and on this node.
     pub moves_per_tier: usize,
     /// Bytes a second, of all lanes on this node: those that go out or come in, and those that are read back. `None`: as fast
@@ -88,7 +86,6 @@ impl Default for MoverSettings {
         Self {
             claim: Duration::from_secs(120),
             poll: Duration::from_secs(5),
-            backlog: Duration::from_secs(15),
             moves_per_tier: 4,
             bytes_per_second: None,
             piece_grace: Duration::from_secs(3600),
@@ -194,7 +191,7 @@ pub(super) struct Mover {
 /// Runs for ever; ends only by a bug, and says which.
 pub async fn run(parts: MoverParts) -> String {
     let mover = Arc::new(Mover::new(parts));
-    tokio::join!(mover.tell_backlog(), mover.keep_lanes());
+    mover.keep_lanes().await;
     "the movers ended".to_owned()
 }
 
@@ -339,28 +336,4 @@ impl Mover {
             self.breakers.on_success(lane);
         }
     }
-
-    /// Tells metrics what waits, for ever.
-    async fn tell_backlog(&self) {
-        let Self { parts: MoverParts { tiers, ledger, clock, settings, .. }, .. } = self;
-        loop {
-            match self.timed("read the backlog of moves", ledger.move_backlog(clock.now_ms())).await {
-                Ok(backlog) => {
-                    for lane in tiers.names() {
-                        tell_lane(&lane, backlog.iter().find(|one| one.lane == lane), clock.now_ms());
-                    }
-                }
-                Err(error) => tracing::debug!(%error, "the backlog of moves cannot be read"),
-            }
-            self.pause(settings.backlog).await;
-        }
-    }
-}
-
-fn tell_lane(lane: &TierName, backlog: Option<&LaneBacklog>, now_ms: u64) {
-    let tier = lane.to_string();
-    let since_ms = backlog.and_then(|backlog| backlog.oldest_due_ms);
-    let lag_ms = since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
-    metrics::gauge!("holdfast_tier_moves_due", "tier" => tier.clone()).set(backlog.map_or(0, |lane| lane.due) as f64);
-    metrics::gauge!("holdfast_tier_lag_seconds", "tier" => tier).set(lag_ms as f64 / 1_000.0);
 }

@@ -16,6 +16,10 @@ pub struct TestStore {
     pub buckets: Mutex<HashMap<String, Arc<Bucket>>>,
     pub objects: Mutex<HashMap<(BucketId, String), Arc<ObjectVersion>>>,
     pub keys: Mutex<HashMap<String, Arc<AccessKey>>>,
+    /// What the next request for a move is answered.
+    pub queued: Mutex<Option<MoveQueued>>,
+    /// The moves that were asked for.
+    pub moves: Mutex<Vec<MoveRequest>>,
 }
 
 impl TestStore {
@@ -119,8 +123,9 @@ impl MetadataStore for TestStore {
     async fn object(&self, bucket: BucketId, key: &str, _: Option<VersionId>) -> MetadataResult<Arc<ObjectVersion>> {
         self.objects.lock().get(&(bucket, key.to_owned())).cloned().ok_or(MetadataError::NoSuchKey)
     }
-    async fn request_move(&self, _: MoveRequest) -> MetadataResult<MoveQueued> {
-        not_here()
+    async fn request_move(&self, request: MoveRequest) -> MetadataResult<MoveQueued> {
+        self.moves.lock().push(request);
+        self.queued.lock().take().ok_or(MetadataError::NotCold)
     }
     async fn commit_move(&self, _: CommitMove) -> MetadataResult<MoveEnd> {
         not_here()

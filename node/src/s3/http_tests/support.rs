@@ -40,6 +40,7 @@ pub struct Stored {
     pub content_type: Option<String>,
     pub acl: Option<String>,
     pub tagging: Option<String>,
+    pub class: Option<String>,
     pub metadata: Option<HashMap<String, String>>,
 }
 
@@ -111,6 +112,7 @@ operations! {
         get_object_acl(GetObjectAclInput) -> GetObjectAclOutput;
         put_object_acl(PutObjectAclInput) -> PutObjectAclOutput;
         get_bucket_ownership_controls(GetBucketOwnershipControlsInput) -> GetBucketOwnershipControlsOutput;
+        restore_object(RestoreObjectInput) -> RestoreObjectOutput;
         get_bucket_request_payment(GetBucketRequestPaymentInput) -> GetBucketRequestPaymentOutput;
     }
 
@@ -154,6 +156,7 @@ operations! {
             content_type: req.input.content_type.clone().map(|c| c.to_string()),
             acl: req.input.acl.as_ref().map(|a| a.as_str().to_owned()),
             tagging: req.input.tagging.clone(),
+            class: req.input.storage_class.as_ref().map(|c| c.as_str().to_owned()),
             metadata: req.input.metadata.clone(),
         };
         self.stored.lock().insert(format!("{}/{}", req.input.bucket, req.input.key), stored);
@@ -227,6 +230,7 @@ impl Fixture {
             clock: Arc::new(SystemClock),
             region: "us-east-1".into(),
             events_from: None,
+            tiers: Arc::new(EmptyTiers),
             lifecycle: Arc::default(),
         };
         let operations = Operations { front, stored: Arc::clone(&stored) };
