@@ -307,9 +307,10 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
         node_name: hex::encode(data_dir.id()),
     };
     let tiers = tiers::start(&config, tiers).await?;
-    let (kept, journal_clock, settings) = (journal.clone(), clock.clone(), config.journal.clone());
+    let (kept, reports) = (journal.clone(), reporter.clone());
+    let (journal_clock, settings) = (clock.clone(), config.journal.clone());
     let filling = move |bus| {
-        journal::worker(JournalParts { journal: kept, bus, reporter, clock: journal_clock, config: settings })
+        journal::worker(JournalParts { journal: kept, bus, reporter: reports, clock: journal_clock, config: settings })
     };
     let events = RunningEvents::start(&config, outbox.clone(), clock.clone(), owner.clone(), filling).await?;
     let root = root::ensure(&*metadata, &*vault, root, clock.now_ms()).await?;
@@ -354,6 +355,7 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
         clock,
         sealer: vault,
         tiers: tiers.registry.clone(),
+        reporter,
         token,
         metrics,
         events: EventsAdmin { on: config.events.is_on(), bus: events.bus(), outbox, relay: events.status(), owner },

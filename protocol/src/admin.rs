@@ -19,6 +19,7 @@ mod objects;
 mod repair;
 mod shards;
 mod status;
+mod tiering;
 mod tiers;
 
 pub use buckets::{Bucket, NewBucket};
@@ -31,6 +32,10 @@ pub use objects::{ChunkReplica, ObjectChunk, ObjectStat};
 pub use repair::{ComparisonInfo, CopyInfo, RepairInfo};
 pub use shards::{ShardInfo, ShardReplica};
 pub use status::{AdmissionStatus, CleanupStatus, DiskStatus, Maintenance, Readiness, Reason, ScrubStatus, Status};
+pub use tiering::{
+    ChangeTier, DamagedContent, MoveError, MoveView, MovesPage, NewTier, RequestMoves, RequestedMoves, RetriedMoves,
+    SetStorageClass, TierBacklog, TierCheck, TierStatus, TierUse, TierView, UnreadContent, VerifiedTier, VerifyTier,
+};
 pub use tiers::{
     DirectorySettings, FastdfsSettings, OssAddressing, OssCredentials, OssEncryption, OssSettings, SecretText,
     TierSettings,

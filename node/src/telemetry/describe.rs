@@ -97,6 +97,10 @@ pub(super) fn describe() {
         Unit::Seconds,
         "For how long the longest due move of the cold tier has been due; 0 when none is."
     );
+    describe_counter!(
+        "holdfast_tier_verify_damaged_total",
+        "Contents in the cold tier that `holdfast tier verify` found missing or damaged."
+    );
 
     describe_counter!("holdfast_lock_requests_total", "Requests for locks, by backend and outcome.");
     describe_histogram!(
