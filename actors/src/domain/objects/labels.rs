@@ -24,7 +24,7 @@ pub struct LabelAttributes<'a> {
 }
 
 /// The label of what a move writes for a version: the chunks of a content that comes back to the cluster's disks, or the stub of
-/// one in a tier. `bucket` is the name of its bucket.
+/// one in a tier. `bucket` is the name of its bucket, `class` the storage class that the version has when the move is done.
 ///
 /// Its time is that of the version, not of the move: a rebuild then finds that the content is no newer than the version, and
 /// between it and the content that it was moved from the younger content decides. An upload that the bytes once came in by is
@@ -32,13 +32,17 @@ pub struct LabelAttributes<'a> {
 ///
 /// # Errors
 /// When the headers cannot be written as JSON.
-pub fn label_of_moved(bucket: &str, object: &ObjectVersion) -> serde_json::Result<ChunkLabel> {
+pub fn label_of_moved(
+    bucket: &str,
+    object: &ObjectVersion,
+    class: Option<&TierName>,
+) -> serde_json::Result<ChunkLabel> {
     let attributes = LabelAttributes {
         owner: &object.owner,
         attributes: &object.attributes,
         tags: &object.tags,
         acl: object.acl,
-        class: object.class.as_ref(),
+        class,
     };
     Ok(ChunkLabel {
         bucket: bucket.to_owned(),

@@ -121,16 +121,9 @@ impl Mover {
         let size_bytes = subject.content.size_bytes();
         let block_bytes = ColdPlace::block_bytes_for(size_bytes);
         let piece_bytes = ColdPlace::piece_bytes_for(block_bytes, tier.piece_bytes_max());
-        let place = ColdPlace {
-            tier: name.clone(),
-            size_bytes,
-            piece_bytes,
-            block_bytes,
-            names: Vec::new(),
-            sums: Vec::new(),
-        };
-        let mut parcel =
-            Parcel { mover: self, job, source: &subject.source, name, tier: tier.clone(), content, place };
+        let place =
+            ColdPlace { tier: name.clone(), size_bytes, piece_bytes, block_bytes, names: Vec::new(), sums: Vec::new() };
+        let mut parcel = Parcel { mover: self, job, source: &subject.source, name, tier: tier.clone(), content, place };
         for index in 0..parcel.place.piece_count() as u32 {
             parcel.store(index).await?;
         }

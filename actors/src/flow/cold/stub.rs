@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_protocol::stub::StubPart;
-use holdfast_protocol::{ChunkLabel, ColdStub, ContentId, STUB_INDEX};
+use holdfast_protocol::{ChunkLabel, ColdStub, ContentId, Manifest, STUB_INDEX};
 
 use crate::flow::chunk_guard::ChunkGuard;
-use crate::ports::metadata::{Content, MetadataResult, MoveEnd, ObjectPart, ReplicaEvidence};
+use crate::ports::metadata::{Content, ContentPlace, ETag, MetadataResult, MoveEnd, ObjectPart, ReplicaEvidence};
 use crate::ports::{ChunkError, ChunkSpec, ChunkStore};
 
 /// A durable stub that nothing refers to yet. Dropped, it is deleted in the background.
@@ -92,15 +92,28 @@ pub fn stub_of(content: &Content) -> Option<ColdStub> {
     })
 }
 
+/// The content that a stub tells of: the inverse of [`stub_of`].
+pub fn content_of(id: ContentId, stub: ColdStub) -> Content {
+    let part =
+        |part: StubPart| ObjectPart { number: part.number, size_bytes: part.size_bytes, checksum: part.checksum };
+    Content {
+        id,
+        manifest: Manifest::single(id, stub.place.size_bytes),
+        place: ContentPlace::Tier(Arc::new(stub.place)),
+        etag: ETag { md5: stub.etag_md5, parts: stub.etag_parts },
+        checksum: stub.checksum,
+        parts: stub.parts.into_iter().map(part).collect(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
-    use holdfast_protocol::{ColdPlace, Manifest, VersionId};
+    use holdfast_protocol::{ColdPlace, VersionId};
 
     use super::*;
     use crate::ports::MetadataError;
     use crate::ports::chunks::memory::{Fault, MemoryChunkStore};
-    use crate::ports::metadata::{ContentPlace, ETag};
 
     const ID: ContentId = ContentId([7; 12]);
 
@@ -162,7 +175,8 @@ mod tests {
         assert_eq!(ids, [ID.chunk(u32::MAX)]);
         let told = ChunkLabel::decode(&memory.label(ids[0]).unwrap()).unwrap();
         assert_eq!(told, ChunkLabel { content_size_bytes: 5, is_stub: true, ..label() });
-        assert_eq!(ColdStub::decode(&memory.payload(ids[0]).unwrap()).unwrap(), stub_of(&content()).unwrap());
+        let stub = ColdStub::decode(&memory.payload(ids[0]).unwrap()).unwrap();
+        assert_eq!(content_of(ID, stub), content());
     }
 
     #[tokio::test]

@@ -90,7 +90,9 @@ impl MoveError {
         match self {
             Self::Source(SourceError::Damaged { tier, .. } | SourceError::Short { tier, .. })
             | Self::ReadBack(SourceError::Damaged { tier, .. } | SourceError::Short { tier, .. }) => Some(tier),
-            other => other.of_tier().filter(|(_, error)| matches!(error, TierError::Corrupt { .. })).map(|(tier, _)| tier),
+            other => {
+                other.of_tier().filter(|(_, error)| matches!(error, TierError::Corrupt { .. })).map(|(tier, _)| tier)
+            }
         }
     }
 
@@ -301,7 +303,8 @@ impl Mover {
         }
         let settings = &self.parts.settings;
         // Where the tier as a whole fails it is left alone anyway, and when it works again, nothing waits for an hour.
-        let longest = if failing.is_some() { settings.breaker_max.min(settings.backoff_max) } else { settings.backoff_max };
+        let longest =
+            if failing.is_some() { settings.breaker_max.min(settings.backoff_max) } else { settings.backoff_max };
         let pause = pause_after(job.failures.saturating_add(1), settings.backoff_min, longest);
         let due_ms = self.parts.clock.now_ms() + pause.as_millis() as u64;
         let text = error.to_string();
