@@ -15,7 +15,8 @@
 //! another's, and what a dead one has stored is stored again. Within an attempt a failed piece is repeated on its own, under
 //! its name and a few times, so that a large object gets on over a tier that fails now and then.
 //!
-//! A tier that fails as a whole is left alone for a while, and lanes do not wait for each other.
+//! A tier that fails as a whole is left alone for a while, and lanes do not wait for each other. What waits in them is told to
+//! metrics by whoever keeps the registry of tiers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -282,20 +283,18 @@ impl Mover {
         let mut moves = JoinSet::new();
         loop {
             let free = self.free_places(&lane, moves.len()).await;
-            let claimed = match self.claim(&lane, free).await {
-                Ok(claimed) => claimed,
+            match self.claim(&lane, free).await {
+                // There is nothing to try a tier by that says that it works again.
+                Ok(claimed) if claimed.is_empty() && free > 0 => self.forgive(&lane),
+                Ok(claimed) => {
+                    for job in claimed {
+                        let mover = self.clone();
+                        moves.spawn(async move { mover.carry_out(&job).await });
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(tier = %lane, %error, "moves cannot be claimed, it is tried again");
-                    Vec::new()
                 }
-            };
-            if free > 0 && claimed.is_empty() && moves.is_empty() && self.is_member() {
-                // There is nothing to try it by.
-                self.forgive(&lane);
-            }
-            for job in claimed {
-                let mover = self.clone();
-                moves.spawn(async move { mover.carry_out(&job).await });
             }
             tokio::select! {
                 Some(ended) = moves.join_next() => if let Err(error) = ended {
