@@ -25,12 +25,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
+use holdfast_actors::flow::cold::read::{ColdReadSettings, ColdReads};
 use holdfast_actors::flow::reclaim::{self, InFlightWrites, Reclaimer};
 use holdfast_actors::flow::relay::RelayOwner;
 use holdfast_actors::flow::report::Reporter;
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::coordination::{Coordination, NodeAddresses, NodeState};
 use holdfast_actors::ports::peers::ReplicaService;
+use holdfast_actors::ports::tiers::EmptyTiers;
 use holdfast_actors::ports::{ChunkStore, Clock, Disk, Locks, MetadataStore, SystemClock};
 use holdfast_actors::service::cluster::{ClusterHandle, Findings};
 use holdfast_actors::service::loops::LoopsHandle;
@@ -290,6 +292,7 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
         None => RelayOwner::Alone,
         Some((joint, _)) => RelayOwner::Cluster { coordination: joint.coordination.clone(), me },
     };
+    let cold = ColdReads::with_reporter(Arc::new(EmptyTiers), ColdReadSettings::default(), Some(reporter.clone()));
     let (kept, journal_clock, settings) = (journal.clone(), clock.clone(), config.journal.clone());
     let filling = move |bus| {
         journal::worker(JournalParts { journal: kept, bus, reporter, clock: journal_clock, config: settings })
@@ -302,6 +305,7 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
     let front = FrontParts {
         metadata: metadata.clone(),
         chunks: chunks.clone(),
+        cold: Arc::new(cold),
         locks,
         clock: clock.clone(),
         opener: vault.clone(),

@@ -5,6 +5,7 @@ pub mod blocks;
 mod events;
 pub mod mover;
 mod offload;
+pub mod read;
 mod recall;
 mod source;
 pub mod stub;

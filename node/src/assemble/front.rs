@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
+use holdfast_actors::flow::cold::read::ColdReads;
 use holdfast_actors::ports::coordination::Ownership;
 use holdfast_actors::ports::{ChunkStore, Clock, Locks, MetadataStore};
 use holdfast_actors::service::NodeHandle;
@@ -24,6 +25,7 @@ use crate::s3::{LifecycleView, S3Front};
 pub(super) struct FrontParts {
     pub(super) metadata: Arc<dyn MetadataStore>,
     pub(super) chunks: Arc<dyn ChunkStore>,
+    pub(super) cold: Arc<ColdReads>,
     pub(super) locks: Arc<dyn Locks>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) opener: Arc<dyn SecretOpener>,
@@ -37,10 +39,11 @@ pub(super) struct FrontParts {
 
 /// Starts to listen and to serve.
 pub(super) fn serve_s3(config: &Config, parts: FrontParts) -> anyhow::Result<HttpServer> {
-    let FrontParts { metadata, chunks, locks, clock, opener, actors, rings, node_name, ownership } = parts;
+    let FrontParts { metadata, chunks, cold, locks, clock, opener, actors, rings, node_name, ownership } = parts;
     let front = S3Front {
         metadata: metadata.clone(),
         chunks,
+        cold,
         locks,
         clock: clock.clone(),
         region: config.s3.region.as_str().into(),

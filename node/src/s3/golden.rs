@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use bytes::Bytes;
+use holdfast_actors::flow::cold::read::{ColdReadSettings, ColdReads};
 use holdfast_actors::ports::SystemClock;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{AccessKey, User};
+use holdfast_actors::ports::tiers::EmptyTiers;
 use holdfast_actors::ports::{ChunkStore, MetadataStore};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::BodyExt as _;
@@ -65,6 +67,7 @@ impl World {
         let front = S3Front {
             metadata: Arc::clone(&metadata),
             chunks: Arc::clone(&chunks) as Arc<dyn ChunkStore>,
+            cold: Arc::new(ColdReads::new(Arc::new(EmptyTiers), ColdReadSettings::default())),
             locks: Arc::new(InProcessLocks::new()),
             clock: Arc::new(SystemClock),
             region: REGION.into(),
