@@ -196,8 +196,7 @@ impl TierReader {
             Some(open) if open.left > 0 => open,
             _ => self.open_at(block.start).await?,
         };
-        let place = self.place.clone();
-        let mut check = BlockCheck::new(&place, self.block);
+        let mut check = BlockCheck::new(self.place.clone(), self.block);
         let mut wanted = block.end - block.start;
         while wanted > 0 {
             if open.rest.is_empty() {
