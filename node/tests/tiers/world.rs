@@ -286,7 +286,7 @@ impl World {
             return reader.try_collect::<Vec<Bytes>>().await.unwrap().concat();
         };
         let tier = self.registry.tier(&place.tier).unwrap();
-        let mut check = BlockCheck::new(place, 0);
+        let mut check = BlockCheck::new(place.clone(), 0);
         let mut all = Vec::new();
         for (index, name) in place.names.iter().enumerate() {
             let piece = place.piece(index as u32);

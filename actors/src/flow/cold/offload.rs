@@ -141,7 +141,8 @@ impl Mover {
 
     /// Reads all pieces and compares them with the checksums that were made of what went out (promise D5).
     async fn read_back(&self, place: &Arc<ColdPlace>, tier: Arc<dyn ColdTier>) -> Result<(), MoveError> {
-        let stored = Source::Tier { tier, place: place.clone() };
+        // What came back damaged once is not asked for again: a tier that damages is not to have the only copy.
+        let stored = Source::Tier { tier, place: place.clone(), tries: 1 };
         for index in 0..place.piece_count() as u32 {
             let mut retries = Retries::new(&self.parts.settings);
             while let Err(error) = self.read_back_piece(&stored, place.piece(index)).await {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
 use holdfast_protocol::{ColdPlace, TierName};
 
+use super::backoff::pause_after;
 use super::blocks::{BlockCheck, BlockMismatch};
 use crate::flow::get::ContentReader;
 use crate::ports::metadata::Content;
@@ -18,6 +19,10 @@ use crate::ports::{ChunkError, ChunkStore};
 
 /// Time for the next bytes. Every store has limits of its own; this one is for a bug in one of them.
 const STEP_MAX: Duration = Duration::from_secs(600);
+
+/// Before a block is asked for again: at first, at most.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Why bytes cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +73,15 @@ impl SourceError {
             Self::Stalled => false,
         }
     }
+
+    /// Whether the tier may give it at another try, or from another copy.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Tier { error, .. } => matches!(error, TierError::Unavailable(_) | TierError::Corrupt { .. }),
+            Self::Damaged { .. } | Self::Short { .. } => true,
+            Self::Chunk(_) | Self::Stalled => false,
+        }
+    }
 }
 
 /// Verified bytes, in order.
@@ -89,6 +103,8 @@ pub(super) enum Source {
         tier: Arc<dyn ColdTier>,
         /// Where in it.
         place: Arc<ColdPlace>,
+        /// How often one block is asked for: other copies of it may be whole.
+        tries: u32,
     },
 }
 
@@ -105,8 +121,8 @@ impl Source {
                 });
                 steps.boxed()
             }
-            Self::Tier { tier, place } => {
-                let reader = TierReader::new(tier.clone(), place.clone(), range);
+            Self::Tier { tier, place, tries } => {
+                let reader = TierReader::new(tier.clone(), place.clone(), *tries, range);
                 stream::try_unfold(reader, |mut reader| async move {
                     let bytes = reader.next().await?;
                     Ok(bytes.map(|bytes| (bytes, reader)))
@@ -123,6 +139,7 @@ struct TierReader {
     place: Arc<ColdPlace>,
     /// What is still to be handed out.
     range: Range<u64>,
+    tries: u32,
     /// The next block.
     block: usize,
     /// The piece that is being read, and what of it is still to come.
@@ -138,9 +155,9 @@ struct Open {
 }
 
 impl TierReader {
-    fn new(tier: Arc<dyn ColdTier>, place: Arc<ColdPlace>, range: Range<u64>) -> Self {
+    fn new(tier: Arc<dyn ColdTier>, place: Arc<ColdPlace>, tries: u32, range: Range<u64>) -> Self {
         let block = place.blocks(&range).start;
-        Self { tier, place, range, block, open: None }
+        Self { tier, place, range, tries, block, open: None }
     }
 
     fn failed(&self, error: TierError) -> SourceError {
@@ -153,7 +170,20 @@ impl TierReader {
             return Ok(None);
         }
         let block = self.place.block(self.block);
-        let bytes = self.next_block(&block).await?;
+        let mut failures = 0;
+        let bytes = loop {
+            match self.next_block(&block).await {
+                Ok(bytes) => break bytes,
+                Err(error) => {
+                    failures += 1;
+                    if failures >= self.tries || !error.may_pass() {
+                        return Err(error);
+                    }
+                    tracing::debug!(%error, failures, "a block is asked for again");
+                    tokio::time::sleep(pause_after(failures, PAUSE_MIN, PAUSE_MAX)).await;
+                }
+            }
+        };
         self.block += 1;
         let from = (self.range.start - block.start) as usize;
         let to = (self.range.end.min(block.end) - block.start) as usize;
@@ -166,8 +196,7 @@ impl TierReader {
             Some(open) if open.left > 0 => open,
             _ => self.open_at(block.start).await?,
         };
-        let place = self.place.clone();
-        let mut check = BlockCheck::new(&*place, self.block);
+        let mut check = BlockCheck::new(self.place.clone(), self.block);
         let mut wanted = block.end - block.start;
         while wanted > 0 {
             if open.rest.is_empty() {
@@ -176,6 +205,7 @@ impl TierReader {
                     Some(Ok(bytes)) => bytes,
                     Some(Err(error)) => return Err(self.failed(error)),
                     None => {
+                        self.tier.doubt(&open.name);
                         let (tier, piece) = (self.place.tier.clone(), open.name.to_string());
                         return Err(SourceError::Short { tier, piece, missing: open.left });
                     }
@@ -186,11 +216,11 @@ impl TierReader {
             let taken = open.rest.split_to(take as usize);
             wanted -= take;
             open.left -= take;
-            check.push(taken).map_err(|mismatch| SourceError::Damaged {
-                tier: self.place.tier.clone(),
-                piece: open.name.to_string(),
-                mismatch,
-            })?;
+            if let Err(mismatch) = check.push(taken) {
+                self.tier.doubt(&open.name);
+                let (tier, piece) = (self.place.tier.clone(), open.name.to_string());
+                return Err(SourceError::Damaged { tier, piece, mismatch });
+            }
         }
         let Some(bytes) = check.next_block() else {
             return Err(self.failed(TierError::Invalid("a block that is none".into())));

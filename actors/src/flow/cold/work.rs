@@ -239,7 +239,7 @@ impl Mover {
                 Ok(Source::Cluster { chunks: self.parts.chunks.clone(), content: content.clone() })
             }
             ContentPlace::Tier(place) => match self.parts.tiers.tier(&place.tier) {
-                Ok(tier) => Ok(Source::Tier { tier, place: place.clone() }),
+                Ok(tier) => Ok(Source::Tier { tier, place: place.clone(), tries: self.parts.settings.piece_tries }),
                 Err(error) => Err(MoveError::Source(SourceError::Tier { tier: place.tier.clone(), error })),
             },
             ContentPlace::NotLoaded => {

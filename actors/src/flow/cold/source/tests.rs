@@ -14,6 +14,15 @@ struct Slices {
     pieces: Vec<Bytes>,
     step: usize,
     gets: AtomicUsize,
+    /// So many requests are answered with a wrong byte, and how often it was told so.
+    damages: usize,
+    doubts: AtomicUsize,
+}
+
+impl Slices {
+    fn new(pieces: Vec<Bytes>, step: usize) -> Self {
+        Self { pieces, step, gets: AtomicUsize::new(0), damages: 0, doubts: AtomicUsize::new(0) }
+    }
 }
 
 #[async_trait]
@@ -35,11 +44,14 @@ impl ColdTier for Slices {
     }
 
     async fn get(&self, name: &PieceName, range: Range<u64>) -> TierResult<ColdBody> {
-        self.gets.fetch_add(1, Ordering::Relaxed);
+        let number = self.gets.fetch_add(1, Ordering::Relaxed);
         let piece = &self.pieces[name.as_str().parse::<usize>().unwrap()];
         // A short piece ends early without an error.
         let data = piece.slice((range.start as usize).min(piece.len())..(range.end as usize).min(piece.len()));
-        let steps: Vec<_> = data.chunks(self.step).map(|step| Ok(data.slice_ref(step))).collect();
+        let mut steps: Vec<_> = data.chunks(self.step).map(|step| Ok(data.slice_ref(step))).collect();
+        if number < self.damages {
+            steps[0] = Ok(vec![!data[0]; self.step.min(data.len())].into());
+        }
         Ok(stream::iter(steps).boxed())
     }
 
@@ -49,6 +61,10 @@ impl ColdTier for Slices {
 
     async fn delete(&self, _: &PieceName) -> TierResult<()> {
         unreachable!("it is only read")
+    }
+
+    fn doubt(&self, _: &PieceName) {
+        self.doubts.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn check(&self) -> TierResult<TierHealth> {
@@ -70,8 +86,8 @@ fn stored(data: &Bytes, blocks_a_piece: usize, step: usize) -> (Arc<Slices>, Sou
         names: (0..pieces.len()).map(|index| index.to_string()).collect(),
         sums: sums.finish(),
     };
-    let tier = Arc::new(Slices { pieces, step, gets: AtomicUsize::new(0) });
-    (tier.clone(), Source::Tier { tier, place: Arc::new(place) })
+    let tier = Arc::new(Slices::new(pieces, step));
+    (tier.clone(), Source::Tier { tier, place: Arc::new(place), tries: 1 })
 }
 
 fn pattern(len: usize) -> Bytes {
@@ -88,7 +104,7 @@ fn with_piece(tier: &Slices, source: &Source, index: usize, piece: Bytes) -> Sou
     let Source::Tier { place, .. } = source else { unreachable!("it is in a tier") };
     let mut pieces = tier.pieces.clone();
     pieces[index] = piece;
-    Source::Tier { tier: Arc::new(Slices { pieces, step: tier.step, gets: AtomicUsize::new(0) }), place: place.clone() }
+    Source::Tier { tier: Arc::new(Slices::new(pieces, tier.step)), place: place.clone(), tries: 1 }
 }
 
 proptest! {
@@ -148,4 +164,18 @@ async fn piece_that_ends_early_is_damage() {
     let error = read(&source, 0..data.len() as u64).await.unwrap_err();
     assert!(matches!(error, SourceError::Short { missing: 1, .. }), "{error}");
     assert!(error.is_damage());
+}
+
+#[tokio::test(start_paused = true)]
+async fn block_that_came_damaged_is_asked_for_again_as_often_as_is_allowed() {
+    let data = pattern(3 * BLOCK);
+    let (slices, source) = stored(&data, 3, 50_000);
+    let Source::Tier { place, .. } = source else { unreachable!("it is in a tier") };
+    for (damages, is_read) in [(0, true), (3, true), (4, false)] {
+        let tier = Arc::new(Slices { damages, ..Slices::new(slices.pieces.clone(), slices.step) });
+        let source = Source::Tier { tier: tier.clone(), place: place.clone(), tries: 4 };
+        let got = read(&source, 0..data.len() as u64).await;
+        assert_eq!(got.is_ok_and(|got| got == data), is_read, "{damages}");
+        assert_eq!(tier.doubts.load(Ordering::Relaxed), damages, "the tier is told, so that it takes another copy");
+    }
 }
