@@ -135,7 +135,7 @@ impl S3Front {
         }
         let bucket = self.bucket_of(&req.extensions, &input.bucket, input.expected_bucket_owner.as_deref()).await?;
         let owner = owner_of_writes(&req, &bucket);
-        let class = self.class_of_write(&bucket, input.storage_class.as_ref())?;
+        let class = self.class_of_write(&bucket, input.storage_class.as_ref()).await?;
 
         for _ in 0..SOURCE_READS_MAX {
             let source = self

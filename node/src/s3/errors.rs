@@ -64,7 +64,7 @@ pub(crate) fn slow_down() -> S3Error {
 }
 
 /// The node cannot do it now, through no fault of the client.
-fn unavailable() -> S3Error {
+pub(super) fn unavailable() -> S3Error {
     with_headers(
         s3_error!(ServiceUnavailable, "The service is not able to handle the request now. Please try again."),
         [("retry-after", RETRY_AFTER_SECONDS)],

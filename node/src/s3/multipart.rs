@@ -130,7 +130,7 @@ impl S3Front {
             tags,
             acl,
             checksum,
-            class: self.class_of_write(&bucket, req.input.storage_class.as_ref())?,
+            class: self.class_of_write(&bucket, req.input.storage_class.as_ref()).await?,
         };
         let id = upload.id;
         self.metadata.create_upload(upload).await.s3()?;

@@ -156,7 +156,7 @@ impl S3Front {
         let body = body_stream(input.body.take());
         let bucket =
             self.bucket_of(&req.extensions, &req.input.bucket, req.input.expected_bucket_owner.as_deref()).await?;
-        let class = self.class_of_write(&bucket, req.input.storage_class.as_ref())?;
+        let class = self.class_of_write(&bucket, req.input.storage_class.as_ref()).await?;
         let name = match req.extensions.get::<FormCaller>() {
             Some(_) => EventName::CreatedPost,
             None => EventName::CreatedPut,
