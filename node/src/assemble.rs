@@ -26,14 +26,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use holdfast_actors::flow::cold::read::{ColdReadSettings, ColdReads};
 use holdfast_actors::flow::reclaim::{self, InFlightWrites, Reclaimer};
 use holdfast_actors::flow::relay::RelayOwner;
 use holdfast_actors::flow::report::Reporter;
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::coordination::{Coordination, NodeAddresses, NodeState};
 use holdfast_actors::ports::peers::ReplicaService;
-use holdfast_actors::ports::tiers::EmptyTiers;
 use holdfast_actors::ports::{ChunkStore, Clock, Disk, Locks, MetadataStore, SystemClock};
 use holdfast_actors::service::cluster::{ClusterHandle, Findings};
 use holdfast_actors::service::loops::LoopsHandle;
@@ -296,7 +294,19 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
         None => RelayOwner::Alone,
         Some((joint, _)) => RelayOwner::Cluster { coordination: joint.coordination.clone(), me },
     };
-    let cold = ColdReads::with_reporter(Arc::new(EmptyTiers), ColdReadSettings::default(), Some(reporter.clone()));
+    let tiers = TierParts {
+        ledger,
+        metadata: metadata.clone(),
+        chunks: chunks.clone(),
+        clock: clock.clone(),
+        sealer: vault.clone(),
+        opener: vault.clone(),
+        reporter: reporter.clone(),
+        me,
+        ownership: cluster.as_ref().map(|(joint, _)| joint.coordination.ownership()),
+        node_name: hex::encode(data_dir.id()),
+    };
+    let tiers = tiers::start(&config, tiers).await?;
     let (kept, reports) = (journal.clone(), reporter.clone());
     let (journal_clock, settings) = (clock.clone(), config.journal.clone());
     let filling = move |bus| {
@@ -307,22 +317,11 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
     let duty = cluster.as_ref().map(|(joint, _)| joint.lifecycle_duty());
     let front_name = hex::encode(data_dir.id());
     let lifecycle = lifecycle::start(&config, metadata.clone(), clock.clone(), duty, &front_name).await?;
-    let tiers = TierParts {
-        ledger,
-        metadata: metadata.clone(),
-        chunks: chunks.clone(),
-        clock: clock.clone(),
-        sealer: vault.clone(),
-        opener: vault.clone(),
-        me,
-        node_name: front_name.clone(),
-    };
-    let tiers = tiers::start(&config, tiers).await?;
     let front = FrontParts {
         metadata: metadata.clone(),
         chunks: chunks.clone(),
-        cold: Arc::new(cold),
-        tiers: Arc::new(EmptyTiers),
+        cold: tiers.reads.clone(),
+        tiers: Arc::new(tiers.registry.clone()),
         locks,
         clock: clock.clone(),
         opener: vault.clone(),

@@ -7,10 +7,12 @@ use bytes::Bytes;
 use holdfast_actors::flow::cold::stub::write_stub;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{
-    BucketConfigKind, CannedAcl, Content, ContentPlace, ETag, ListVersionsQuery, MetadataStore, MoveEnd, NewBucket,
-    ObjectPart, ObjectVersion, Versioning,
+    BucketConfigKind, BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag,
+    ListVersionsQuery, MetadataStore, MoveEnd, NewBucket, NewObject, NewUpload, ObjectAttributes, ObjectPart,
+    ObjectVersion, ReplicaEvidence, User, Versioning, WritePrecondition,
 };
-use holdfast_actors::ports::{ChunkSpec, ChunkStore};
+use holdfast_actors::ports::tiering::{Move, TierRecord};
+use holdfast_actors::ports::{ChunkSpec, ChunkStore, TierLedger};
 use holdfast_node::assemble::cluster_tools::{RebuildOptions, dump, from_chunks, load};
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::checksum::Checksum;
@@ -23,7 +25,7 @@ use md5::Digest;
 
 const WRITE: RebuildOptions = RebuildOptions { dry_run: false, add: false, complete_uploads: false };
 
-async fn store(dir: &tempfile::TempDir, name: &str) -> Arc<dyn MetadataStore> {
+async fn store(dir: &tempfile::TempDir, name: &str) -> Arc<SqliteMetadataStore> {
     let opened = SqliteMetadataStore::open(&dir.path().join(name), SqliteOptions::default()).await;
     Arc::new(opened.expect("metadata opens"))
 }
@@ -309,24 +311,139 @@ async fn a_backup_comes_back_as_it_was_and_one_that_was_cut_off_is_refused() {
     source.set_bucket_config("other", BucketConfigKind::Policy, config).await.expect("a policy");
 
     let mut file = Vec::new();
-    let counts = dump(&*source, &mut file).await.expect("a backup");
+    let counts = dump(&*source, &*source, &mut file).await.expect("a backup");
     assert_eq!((counts.users, counts.buckets, counts.versions), (2, 2, 3));
     let target = store(&dir, "target").await;
-    assert_eq!(load(&*target, &mut file.as_slice()).await.expect("restored"), counts);
+    assert_eq!(load(&*target, &*target, &mut file.as_slice()).await.expect("restored"), counts);
     assert_eq!(versions(&*target).await, versions(&*source).await);
     let (before, after) = (source.bucket("other").await.expect("it"), target.bucket("other").await.expect("it"));
     assert_eq!((&after.configs, after.versioning), (&before.configs, Versioning::Unversioned));
     let before = source.bucket("bucket").await.expect("it").versioning;
     assert_eq!(target.bucket("bucket").await.expect("it").versioning, before);
-    let refused = load(&*target, &mut file.as_slice()).await.expect_err("metadata that is in use");
+    let refused = load(&*target, &*target, &mut file.as_slice()).await.expect_err("metadata that is in use");
     assert!(refused.to_string().contains("holds buckets already"), "{refused}");
 
     let empty = store(&dir, "empty").await;
     let lines: Vec<&[u8]> = file.split_inclusive(|byte| *byte == b'\n').collect();
     let cut = lines[..lines.len() - 1].concat();
-    let refused = load(&*empty, &mut cut.as_slice()).await.expect_err("a backup that was cut off");
+    let refused = load(&*empty, &*empty, &mut cut.as_slice()).await.expect_err("a backup that was cut off");
     assert!(refused.to_string().contains("cut off"), "{refused}");
     for metadata in [source, target, empty] {
+        metadata.close().await;
+    }
+}
+
+/// A commit of `content` to the test's bucket.
+fn commit_of(bucket: BucketId, key: &str, content: ContentSource, class: Option<TierName>, now_ms: u64) -> NewObject {
+    NewObject {
+        bucket,
+        key: key.into(),
+        version: VersionId::generate(now_ms),
+        now_ms,
+        owner: "root".into(),
+        content,
+        attributes: ObjectAttributes::default(),
+        tags: vec![],
+        acl: CannedAcl::Private,
+        class,
+        precondition: WritePrecondition::default(),
+        evidence: ReplicaEvidence::default(),
+        event: None,
+    }
+}
+
+#[tokio::test]
+async fn a_backup_brings_tiers_and_cold_objects_back_and_their_moves_are_queued_anew() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let source = store(&dir, "source").await;
+    source.create_user(User { name: "root".into(), admin: true, enabled: true, created_ms: 1 }).await.expect("a user");
+    let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: 1 };
+    let bucket = source.create_bucket(new).await.expect("a bucket").id;
+    source.set_versioning("bucket", Versioning::Enabled).await.expect("versioning");
+    let (oss, fastdfs) = (tier("OSS"), tier("FASTDFS"));
+    source.add_tier(oss.clone(), r#"{"secret":"sealed"}"#.into(), 5).await.expect("a tier");
+    source.add_tier(fastdfs.clone(), "{}".into(), 6).await.expect("a tier");
+    let etag = ETag { md5: [1; 16], parts: Some(5) };
+    let (cold, other) = (cold_content(ContentId([1; 12]), "OSS", etag), cold_content(ContentId([2; 12]), "OSS", etag));
+    let hot = Content { id: ContentId([3; 12]), place: ContentPlace::Cluster, ..cold.clone() };
+    let hot = Content { manifest: Manifest::single(hot.id, 5), ..hot };
+    // In place; copies of it, to the same class and to two others; an older version in a tier; one that waits for its move.
+    for (key, content, class, now_ms) in [
+        ("cold", ContentSource::New(cold.clone()), Some(&oss), 10),
+        ("copy", ContentSource::Shared(cold.id), Some(&oss), 20),
+        ("copy-to-cluster", ContentSource::Shared(cold.id), None, 30),
+        ("copy-to-fastdfs", ContentSource::Shared(cold.id), Some(&fastdfs), 40),
+        ("history", ContentSource::New(other.clone()), Some(&oss), 50),
+        ("history", ContentSource::New(hot.clone()), Some(&oss), 60),
+    ] {
+        let object = commit_of(bucket, key, content, class.cloned(), now_ms);
+        source.commit_object(object).await.unwrap_or_else(|error| panic!("{key}: {error}"));
+    }
+    let upload = NewUpload {
+        id: UploadId([9; 16]),
+        bucket,
+        key: "upload".into(),
+        owner: "root".into(),
+        now_ms: 70,
+        attributes: ObjectAttributes::default(),
+        tags: vec![],
+        acl: CannedAcl::Private,
+        class: Some(oss.clone()),
+        checksum: None,
+    };
+    source.create_upload(upload).await.expect("an upload");
+
+    let mut file = Vec::new();
+    let counts = dump(&*source, &*source, &mut file).await.expect("a backup");
+    assert_eq!((counts.tiers, counts.versions, counts.uploads), (2, 6, 1));
+    let target = store(&dir, "target").await;
+    assert_eq!(load(&*target, &*target, &mut file.as_slice()).await.expect("restored"), counts);
+
+    let told = |tiers: Vec<TierRecord>| -> Vec<_> {
+        tiers.into_iter().map(|tier| (tier.name, tier.settings, tier.created_ms)).collect()
+    };
+    assert_eq!(told(target.tiers().await.expect("tiers")), told(source.tiers().await.expect("tiers")));
+    let restored = target.bucket("bucket").await.expect("the bucket").id;
+    for (key, version, ..) in versions(&*source).await {
+        let before = source.object(bucket, &key, Some(version)).await.expect("the version");
+        let after = target.object(restored, &key, Some(version)).await.expect("the version");
+        assert_eq!((&after.content, &after.class), (&before.content, &before.class), "{key}");
+    }
+    assert_eq!(latest(&*target, "copy").await.content.as_deref(), Some(&cold));
+    let upload = target.upload(restored, "upload", UploadId([9; 16])).await.expect("the upload");
+    assert_eq!(upload.new.class, Some(oss.clone()));
+    let waiting = |moves: Vec<Move>| -> BTreeSet<_> {
+        moves.into_iter().map(|it| (it.key, it.content, it.lane, it.to)).collect()
+    };
+    let expected = BTreeSet::from([
+        ("copy-to-cluster".to_owned(), cold.id, oss.clone(), None),
+        ("copy-to-fastdfs".to_owned(), cold.id, fastdfs.clone(), Some(fastdfs)),
+        ("history".to_owned(), hot.id, oss.clone(), Some(oss)),
+    ]);
+    assert_eq!(waiting(source.moves(None, 0, 100).await.expect("moves")), expected);
+    assert_eq!(waiting(target.moves(None, 0, 100).await.expect("moves")), expected);
+
+    // Copies count as references: only after the last one is gone the content goes, and its stub with it.
+    let delete = |key: &str, version| DeleteRequest {
+        key: key.into(),
+        version: Some(version),
+        marker_version: VersionId::generate(1),
+        owner: "root".into(),
+        precondition: WritePrecondition::default(),
+        only_if: None,
+        event: None,
+    };
+    let mut due = vec![];
+    for (key, version, ..) in versions(&*target).await.into_iter().filter(|(key, ..)| key.starts_with("co")) {
+        assert_eq!(due, [], "{key} is still there");
+        for deleted in target.delete_objects(restored, vec![delete(&key, version)], 100).await.expect("an answer") {
+            deleted.expect("deleted");
+        }
+        due = target.due_reclaims(1_000, 10, None).await.expect("reclaims");
+    }
+    let stubs: Vec<_> = due.iter().map(|reclaim| reclaim.stub).collect();
+    assert_eq!(stubs, [Some(cold.id)]);
+    for metadata in [source, target] {
         metadata.close().await;
     }
 }

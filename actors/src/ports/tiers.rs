@@ -190,6 +190,10 @@ pub trait ColdTier: Send + Sync + 'static {
     /// [`TierError::NotFound`], [`TierError::Corrupt`], [`TierError::Unavailable`], [`TierError::Denied`]; the body too.
     async fn get(&self, name: &PieceName, range: Range<u64>) -> TierResult<ColdBody>;
 
+    /// Bytes of this piece that [`ColdTier::get`] gave are not those that were stored. Where there are several copies, the next
+    /// `get` of it begins with another one. Never waits.
+    fn doubt(&self, _name: &PieceName) {}
+
     /// How many bytes the tier holds under a name.
     ///
     /// # Errors

@@ -8,8 +8,8 @@
 //! `InvalidStorageClass`.
 //!
 //! A bucket's default may come to name a tier that is not set up any more. Writes that rely on it are then refused by 503: the
-//! request is not wrong, and an operator can set things right. To store the object elsewhere would put it where its owner did not
-//! want it, and nobody would notice. Who cannot wait names a class.
+//! request is not wrong, an operator can set things right, and a node that has not heard of a new tier yet soon has. To store the
+//! object elsewhere would put it where its owner did not want it, and nobody would notice. Who cannot wait names a class.
 
 use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, Restore};
 use holdfast_protocol::TierName;
@@ -103,11 +103,13 @@ impl S3Front {
             return Ok(Some(None));
         }
         let Ok(tier) = name.parse::<TierName>() else { return Ok(None) };
-        let is_set_up = self.tiers.is_set_up(&tier).await.map_err(|error| {
-            tracing::warn!(%error, %tier, "which tiers are set up cannot be found out");
-            unavailable()
-        })?;
-        Ok(is_set_up.then_some(Some(tier)))
+        match self.tiers.is_set_up(&tier).await {
+            Ok(is_set_up) => Ok(is_set_up.then_some(Some(tier))),
+            Err(error) => {
+                tracing::warn!(%tier, %error, "whether there is such a storage class cannot be found out");
+                Err(unavailable())
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! service, access control and bucket configuration, over a small metadata store and operations that keep bytes in memory.
 
 mod access;
+mod cold;
 mod cors;
 mod forms;
 mod operations;

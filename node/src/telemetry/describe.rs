@@ -74,6 +74,16 @@ pub(super) fn describe() {
     describe_counter!("holdfast_tier_cache_hits_total", "Blocks of cold objects that were read from memory.");
     describe_counter!("holdfast_tier_cache_misses_total", "Blocks of cold objects that were not in memory.");
 
+    describe_counter!(
+        "holdfast_tier_moves_total",
+        "Moves to (out) and from (in) a cold tier, by outcome; overtaken: the object was changed meanwhile."
+    );
+    describe_counter!(
+        "holdfast_tier_moved_bytes_total",
+        Unit::Bytes,
+        "Bytes moved to (out) and from (in) a cold tier."
+    );
+    describe_counter!("holdfast_tier_pieces_deleted_total", "Deletions in a cold tier of what nothing refers to.");
     describe_counter!("holdfast_cleanup_passes_total", "Cleanup passes, by kind and outcome.");
     describe_counter!("holdfast_cleanup_items_total", "Uploads aborted, contents reclaimed, orphans deleted.");
     describe_counter!("holdfast_cleanup_reclaimed_bytes_total", Unit::Bytes, "Payload bytes given back by cleanup.");

@@ -89,7 +89,9 @@ mod tests {
     #[test]
     fn pauses_double_up_to_the_longest() {
         let hour = Duration::from_secs(3600);
-        for (failures, seconds) in [(0, 5), (1, 5), (2, 10), (3, 20), (10, 2_560), (11, 3_600), (40, 3_600), (u32::MAX, 3_600)] {
+        for (failures, seconds) in
+            [(0, 5), (1, 5), (2, 10), (3, 20), (10, 2_560), (11, 3_600), (40, 3_600), (u32::MAX, 3_600)]
+        {
             let pause = pause_after(failures, 5 * SECOND, hour).as_secs_f64();
             let least = f64::from(seconds);
             assert!(pause >= least && pause < least * 1.25, "{failures}: {pause}");

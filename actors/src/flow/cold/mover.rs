@@ -15,7 +15,8 @@
 //! another's, and what a dead one has stored is stored again. Within an attempt a failed piece is repeated on its own, under
 //! its name and a few times, so that a large object gets on over a tier that fails now and then.
 //!
-//! A tier that fails as a whole is left alone for a while, and lanes do not wait for each other.
+//! A tier that fails as a whole is left alone for a while, and lanes do not wait for each other. What waits in them is told to
+//! metrics by whoever keeps the registry of tiers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ use crate::flow::lifecycle::LifecycleTeller;
 use crate::flow::report::Reporter;
 use crate::flow::shards::ByteBudget;
 use crate::ports::coordination::Ownership;
-use crate::ports::tiering::{Claim, LaneBacklog, Move};
+use crate::ports::tiering::{Claim, Move};
 use crate::ports::tiers::Tiers;
 use crate::ports::{ChunkStore, Clock, MetadataError, MetadataStore, TierLedger};
 
@@ -56,8 +57,6 @@ pub struct MoverSettings {
     pub claim: Duration,
     /// Time between looks for new moves and new tiers.
     pub poll: Duration,
-    /// Time between looks at what waits, for metrics.
-    pub backlog: Duration,
     /// Moves at once, of one lane and on this node.
     pub moves_per_tier: usize,
     /// Bytes a second, of all lanes on this node: those that go out or come in, and those that are read back. `None`: as fast
@@ -88,7 +87,6 @@ impl Default for MoverSettings {
         Self {
             claim: Duration::from_secs(120),
             poll: Duration::from_secs(5),
-            backlog: Duration::from_secs(15),
             moves_per_tier: 4,
             bytes_per_second: None,
             piece_grace: Duration::from_secs(3600),
@@ -194,7 +192,7 @@ pub(super) struct Mover {
 /// Runs for ever; ends only by a bug, and says which.
 pub async fn run(parts: MoverParts) -> String {
     let mover = Arc::new(Mover::new(parts));
-    tokio::join!(mover.tell_backlog(), mover.keep_lanes());
+    mover.keep_lanes().await;
     "the movers ended".to_owned()
 }
 
@@ -285,20 +283,18 @@ impl Mover {
         let mut moves = JoinSet::new();
         loop {
             let free = self.free_places(&lane, moves.len()).await;
-            let claimed = match self.claim(&lane, free).await {
-                Ok(claimed) => claimed,
+            match self.claim(&lane, free).await {
+                // There is nothing to try a tier by that says that it works again.
+                Ok(claimed) if claimed.is_empty() && free > 0 => self.forgive(&lane),
+                Ok(claimed) => {
+                    for job in claimed {
+                        let mover = self.clone();
+                        moves.spawn(async move { mover.carry_out(&job).await });
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(tier = %lane, %error, "moves cannot be claimed, it is tried again");
-                    Vec::new()
                 }
-            };
-            if free > 0 && claimed.is_empty() && moves.is_empty() && self.is_member() {
-                // There is nothing to try it by.
-                self.forgive(&lane);
-            }
-            for job in claimed {
-                let mover = self.clone();
-                moves.spawn(async move { mover.carry_out(&job).await });
             }
             tokio::select! {
                 Some(ended) = moves.join_next() => if let Err(error) = ended {
@@ -339,28 +335,4 @@ impl Mover {
             self.breakers.on_success(lane);
         }
     }
-
-    /// Tells metrics what waits, for ever.
-    async fn tell_backlog(&self) {
-        let Self { parts: MoverParts { tiers, ledger, clock, settings, .. }, .. } = self;
-        loop {
-            match self.timed("read the backlog of moves", ledger.move_backlog(clock.now_ms())).await {
-                Ok(backlog) => {
-                    for lane in tiers.names() {
-                        tell_lane(&lane, backlog.iter().find(|one| one.lane == lane), clock.now_ms());
-                    }
-                }
-                Err(error) => tracing::debug!(%error, "the backlog of moves cannot be read"),
-            }
-            self.pause(settings.backlog).await;
-        }
-    }
-}
-
-fn tell_lane(lane: &TierName, backlog: Option<&LaneBacklog>, now_ms: u64) {
-    let tier = lane.to_string();
-    let since_ms = backlog.and_then(|backlog| backlog.oldest_due_ms);
-    let lag_ms = since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
-    metrics::gauge!("holdfast_tier_moves_due", "tier" => tier.clone()).set(backlog.map_or(0, |lane| lane.due) as f64);
-    metrics::gauge!("holdfast_tier_lag_seconds", "tier" => tier).set(lag_ms as f64 / 1_000.0);
 }

@@ -1,8 +1,8 @@
 //! To a tier: bytes are cut into pieces, stored, read back and compared.
 //!
 //! Piece after piece is named, its name made durable, and stored. Checksums of the blocks are made of the very bytes that go
-//! out. When all pieces are there they are read back, in order, and every block is held against its checksum. Only then the
-//! content may take the place of the one before.
+//! out. When all pieces are there they are read back, in order, and every block is held against its checksum. Then the stub is
+//! written (promise D10), and only then the content may take the place of the one before.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,10 +16,11 @@ use super::backoff::pause_after;
 use super::blocks::BlockSums;
 use super::mover::{Mover, MoverSettings};
 use super::source::{Source, SourceError};
+use super::stub::write_stub;
 use super::work::{MoveError, Ready, Subject};
 use crate::flow::shards::ByteBudget;
 use crate::ports::ChunkError;
-use crate::ports::metadata::{Content, ContentPlace, Moved, ReplicaEvidence};
+use crate::ports::metadata::{Content, ContentPlace};
 use crate::ports::tiering::Move;
 use crate::ports::tiers::{ColdBody, ColdTier, PieceName, PieceSpec, TierError, TierResult};
 
@@ -117,20 +118,12 @@ impl Mover {
     pub(super) async fn offload(&self, job: &Move, subject: &Subject, name: &TierName) -> Result<Ready, MoveError> {
         let tier = self.parts.tiers.tier(name).map_err(|error| MoveError::Tier { tier: name.clone(), error })?;
         let content = ContentId::generate(self.parts.clock.now_seconds());
-        let hold = self.parts.chunks.begin_content(content);
         let size_bytes = subject.content.size_bytes();
         let block_bytes = ColdPlace::block_bytes_for(size_bytes);
         let piece_bytes = ColdPlace::piece_bytes_for(block_bytes, tier.piece_bytes_max());
-        let place = ColdPlace {
-            tier: name.clone(),
-            size_bytes,
-            piece_bytes,
-            block_bytes,
-            names: Vec::new(),
-            sums: Vec::new(),
-        };
-        let mut parcel =
-            Parcel { mover: self, job, source: &subject.source, name, tier: tier.clone(), content, place };
+        let place =
+            ColdPlace { tier: name.clone(), size_bytes, piece_bytes, block_bytes, names: Vec::new(), sums: Vec::new() };
+        let mut parcel = Parcel { mover: self, job, source: &subject.source, name, tier: tier.clone(), content, place };
         for index in 0..parcel.place.piece_count() as u32 {
             parcel.store(index).await?;
         }
@@ -142,8 +135,8 @@ impl Mover {
             place: ContentPlace::Tier(place),
             ..Content::clone(&subject.content)
         };
-        let evidence = ReplicaEvidence::default();
-        Ok(Ready { moved: Moved::To { content, evidence }, stored: None, hold })
+        let stub = write_stub(&self.parts.chunks, &content, subject.label(job)?).await.map_err(MoveError::Stub)?;
+        Ok(Ready::Tier(content, stub))
     }
 
     /// Reads all pieces and compares them with the checksums that were made of what went out (promise D5).

@@ -10,9 +10,8 @@ use super::offload::spend;
 use super::source::SourceError;
 use super::work::{MoveError, Ready, Subject};
 use crate::domain::objects::checksums::DigestMismatch;
-use crate::domain::objects::label::label_of_version;
 use crate::flow::put::{BodyError, StoreError, StoreRequest, store};
-use crate::ports::metadata::{Content, ContentPlace, Moved};
+use crate::ports::metadata::{Content, ContentPlace};
 use crate::ports::tiering::Move;
 
 impl Mover {
@@ -22,7 +21,7 @@ impl Mover {
         let size_bytes = subject.content.size_bytes();
         let request = StoreRequest {
             content: ContentId::generate(self.parts.clock.now_seconds()),
-            label: label_of_version(&job.bucket_name, &subject.version, size_bytes)?,
+            label: subject.label(job)?,
             algorithms: Vec::new(),
         };
         let budget = self.budget.clone();
@@ -46,8 +45,7 @@ impl Mover {
             place: ContentPlace::Cluster,
             ..Content::clone(&subject.content)
         };
-        let evidence = stored.evidence.clone();
-        Ok(Ready { moved: Moved::To { content, evidence }, stored: Some(stored), hold: None })
+        Ok(Ready::Cluster(content, stored))
     }
 }
 

@@ -142,7 +142,8 @@ impl SweeperParts {
         }
         stats.given += given as u64;
         stats.deleted += done.len() as u64;
-        metrics::counter!("holdfast_tier_pieces_deleted_total", "tier" => name.to_string()).increment(done.len() as u64);
+        metrics::counter!("holdfast_tier_pieces_deleted_total", "tier" => name.to_string())
+            .increment(done.len() as u64);
         Ok(given)
     }
 

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_protocol::TierName;
 use holdfast_protocol::journal::ErrorKind;
+use holdfast_protocol::{ChunkLabel, TierName};
 use tokio::time::Instant;
 
 use super::backoff::pause_after;
 use super::events::draft_of_move;
 use super::mover::{Mover, MoverError, Outcome};
 use super::source::{Source, SourceError};
+use super::stub::StoredStub;
 use crate::domain::events::EventDraft;
+use crate::domain::objects::labels::label_of_moved;
 use crate::flow::put::{StoreError, StoredContent};
-use crate::ports::chunks::ContentHold;
-use crate::ports::metadata::{CommitMove, Content, ContentPlace, MoveEnd, Moved, ObjectVersion};
+use crate::ports::metadata::{
+    CommitMove, Content, ContentPlace, MetadataResult, MoveEnd, MoveReason, Moved, ObjectVersion,
+};
 use crate::ports::tiering::Move;
 use crate::ports::tiers::TierError;
 use crate::ports::{ChunkError, MetadataError};
@@ -90,7 +93,9 @@ impl MoveError {
         match self {
             Self::Source(SourceError::Damaged { tier, .. } | SourceError::Short { tier, .. })
             | Self::ReadBack(SourceError::Damaged { tier, .. } | SourceError::Short { tier, .. }) => Some(tier),
-            other => other.of_tier().filter(|(_, error)| matches!(error, TierError::Corrupt { .. })).map(|(tier, _)| tier),
+            other => {
+                other.of_tier().filter(|(_, error)| matches!(error, TierError::Corrupt { .. })).map(|(tier, _)| tier)
+            }
         }
     }
 
@@ -110,12 +115,13 @@ impl MoveError {
 }
 
 /// A move whose bytes are where they are wanted.
-pub(super) struct Ready {
-    pub(super) moved: Moved,
-    /// Owns the chunks, where they are on the cluster.
-    pub(super) stored: Option<StoredContent>,
-    /// Says that the content is under way, until the commit is over.
-    pub(super) hold: Option<ContentHold>,
+pub(super) enum Ready {
+    /// They were there before, or there are none.
+    InPlace,
+    /// On the cluster's disks; who holds them owns the chunks.
+    Cluster(Content, StoredContent),
+    /// In a tier; who holds the stub owns it.
+    Tier(Content, StoredStub),
 }
 
 /// What is to be moved, as it was read.
@@ -123,6 +129,17 @@ pub(super) struct Subject {
     pub(super) version: Arc<ObjectVersion>,
     pub(super) content: Arc<Content>,
     pub(super) source: Source,
+}
+
+impl Subject {
+    /// The label of the chunks that the move writes.
+    pub(super) fn label(&self, job: &Move) -> Result<ChunkLabel, MoveError> {
+        let class = match job.reason {
+            MoveReason::Stored | MoveReason::Lifecycle | MoveReason::Command => job.to.as_ref(),
+            MoveReason::Restore { .. } | MoveReason::Return => self.version.class.as_ref(),
+        };
+        Ok(label_of_moved(&job.bucket_name, &self.version, class)?)
+    }
 }
 
 impl Mover {
@@ -155,9 +172,9 @@ impl Mover {
             self.timed("drop a move", self.parts.ledger.drop_move(job.id, job.attempt)).await?;
             return Ok(Outcome::Overtaken);
         };
-        let done = match &ready.moved {
-            Moved::To { content, .. } => Outcome::Moved { bytes: content.size_bytes() },
-            Moved::Nowhere => Outcome::InPlace,
+        let done = match &ready {
+            Ready::Cluster(content, _) | Ready::Tier(content, _) => Outcome::Moved { bytes: content.size_bytes() },
+            Ready::InPlace => Outcome::InPlace,
         };
         match self.commit(job, ready, event).await? {
             MoveEnd::Done => Ok(done),
@@ -205,7 +222,7 @@ impl Mover {
         };
         let event = self.event(job).await?;
         if content.size_bytes() == 0 || content.cold().map(|place| &place.tier) == job.to.as_ref() {
-            return Ok(Some((Ready { moved: Moved::Nowhere, stored: None, hold: None }, event)));
+            return Ok(Some((Ready::InPlace, event)));
         }
         let source = self.source(&content)?;
         let subject = Subject { version, content, source };
@@ -239,7 +256,21 @@ impl Mover {
     }
 
     async fn commit(&self, job: &Move, ready: Ready, event: Option<EventDraft>) -> Result<MoveEnd, MoveError> {
-        let Ready { moved, stored, hold } = ready;
+        let result = match ready {
+            Ready::InPlace => self.commit_moved(job, Moved::Nowhere, event).await,
+            Ready::Cluster(content, stored) => {
+                let moved = Moved::To { content, evidence: stored.evidence.clone() };
+                stored.settle_move(self.commit_moved(job, moved, event)).await
+            }
+            Ready::Tier(content, stub) => {
+                let moved = Moved::To { content, evidence: stub.evidence.clone() };
+                stub.settle(self.commit_moved(job, moved, event)).await
+            }
+        };
+        result.map_err(|error| MoverError::from(error).into())
+    }
+
+    async fn commit_moved(&self, job: &Move, moved: Moved, event: Option<EventDraft>) -> MetadataResult<MoveEnd> {
         let commit = CommitMove {
             id: job.id,
             attempt: job.attempt,
@@ -251,29 +282,10 @@ impl Mover {
             event,
             now_ms: self.parts.clock.now_ms(),
         };
-        let commit = async {
-            let commit = self.parts.metadata.commit_move(commit);
-            match tokio::time::timeout(self.parts.settings.call_timeout, commit).await {
-                Ok(result) => result,
-                Err(_) => Err(MetadataError::Unknown("the commit of a move took too long".into())),
-            }
-        };
-        let result = match stored {
-            Some(stored) => {
-                let mut is_overtaken = false;
-                let result = stored.settle(async {
-                    let end = commit.await?;
-                    is_overtaken = end == MoveEnd::Overtaken;
-                    // An error, so that the chunks are deleted, which nothing refers to.
-                    if is_overtaken { Err(MetadataError::NoSuchContent) } else { Ok(end) }
-                });
-                let result = result.await;
-                if is_overtaken { Ok(MoveEnd::Overtaken) } else { result }
-            }
-            None => commit.await,
-        };
-        drop(hold);
-        result.map_err(|error| MoverError::from(error).into())
+        match tokio::time::timeout(self.parts.settings.call_timeout, self.parts.metadata.commit_move(commit)).await {
+            Ok(result) => result,
+            Err(_) => Err(MetadataError::Unknown("the commit of a move took too long".into())),
+        }
     }
 
     async fn on_failure(&self, job: &Move, error: &MoveError) -> Outcome {
@@ -301,7 +313,8 @@ impl Mover {
         }
         let settings = &self.parts.settings;
         // Where the tier as a whole fails it is left alone anyway, and when it works again, nothing waits for an hour.
-        let longest = if failing.is_some() { settings.breaker_max.min(settings.backoff_max) } else { settings.backoff_max };
+        let longest =
+            if failing.is_some() { settings.breaker_max.min(settings.backoff_max) } else { settings.backoff_max };
         let pause = pause_after(job.failures.saturating_add(1), settings.backoff_min, longest);
         let due_ms = self.parts.clock.now_ms() + pause.as_millis() as u64;
         let text = error.to_string();

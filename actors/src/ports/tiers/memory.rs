@@ -49,6 +49,7 @@ struct State {
     step_bytes: usize,
     /// What was asked for.
     gets: Vec<(PieceName, Range<u64>)>,
+    doubts: usize,
 }
 
 /// Counts the bodies that are held.
@@ -134,6 +135,11 @@ impl MemoryTier {
     /// What was asked for, in order.
     pub fn gets(&self) -> Vec<(PieceName, Range<u64>)> {
         self.state.lock().gets.clone()
+    }
+
+    /// How often a piece was doubted.
+    pub fn doubts(&self) -> usize {
+        self.state.lock().doubts
     }
 
     /// Bodies of `get` that are held by somebody.
@@ -248,6 +254,10 @@ impl ColdTier for MemoryTier {
             }
         });
         Ok(body.boxed())
+    }
+
+    fn doubt(&self, _: &PieceName) {
+        self.state.lock().doubts += 1;
     }
 
     async fn size_bytes(&self, name: &PieceName) -> TierResult<u64> {

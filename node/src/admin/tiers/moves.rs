@@ -30,7 +30,7 @@ const DAYS_MAX: u32 = 36_500;
 /// Which moves are asked for.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in super::super) struct Which {
+pub(in crate::admin) struct Which {
     tier: Option<String>,
     bucket: Option<String>,
     prefix: Option<String>,
@@ -91,7 +91,7 @@ fn to_api(found: Move, buckets: &HashMap<BucketId, String>) -> MoveView {
         (status = "default", description = "An error", body = ErrorBody),
     )
 )]
-pub(in super::super) async fn list(
+pub(in crate::admin) async fn list(
     State(state): State<AdminState>,
     query: Result<Query<Which>, QueryRejection>,
 ) -> Result<Json<MovesPage>, ApiError> {
@@ -107,7 +107,7 @@ pub(in super::super) async fn list(
         Some(name) => Some(state.metadata.bucket(name).await?.id),
         None => None,
     };
-    let after = which.after.as_deref().map(str::parse).transpose();
+    let after = which.after.as_deref().map(str::parse::<u64>).transpose();
     let after = after.map_err(|_| ApiError::invalid("`after` is the `next` of the page before"))?;
     let limit = which.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, 1_000);
     let mut found = state.ledger().moves(lane.as_ref(), after.unwrap_or(0), limit).await?;
@@ -168,7 +168,7 @@ struct Wanted {
         (status = "default", description = "An error", body = ErrorBody),
     )
 )]
-pub(in super::super) async fn request(
+pub(in crate::admin) async fn request(
     State(state): State<AdminState>,
     Body(asked): Body<RequestMoves>,
 ) -> Result<Json<RequestedMoves>, ApiError> {
@@ -212,7 +212,9 @@ async fn page(state: &AdminState, wanted: &Wanted, asked: &RequestMoves) -> Resu
         limit: asked.limit.unwrap_or(OBJECTS_DEFAULT).clamp(1, 1_000),
     };
     let listed = state.metadata.list_objects(wanted.bucket, query).await?;
-    let asking = listed.entries.iter().map(|entry| async move {
+    let entries = &listed.entries;
+    let asking = stream::iter(0..entries.len()).map(|at| async move {
+        let entry = &entries[at];
         let done = match ask(state, wanted, &entry.key, None).await {
             Ok(done) => Some(done),
             // It was deleted since it was listed, or is none that can be restored.
@@ -221,7 +223,7 @@ async fn page(state: &AdminState, wanted: &Wanted, asked: &RequestMoves) -> Resu
         };
         Ok(counted(done, entry.size_bytes))
     });
-    let mut all = stream::iter(asking)
+    let mut all = asking
         .buffer_unordered(AT_ONCE)
         .try_fold(RequestedMoves::default(), |mut all, one| async move {
             all.add(one);

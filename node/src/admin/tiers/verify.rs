@@ -103,7 +103,7 @@ impl Sample {
         let [.., a, b, c, d, e, f, g, h] = content.0;
         // The finish of SplitMix64: ids of one second may be alike, and another seed must choose others.
         let mut mixed =
-            u64::from_be_bytes([a, b, c, d, e, f, g, h]) ^ (u64::from(self.seed) << 32 | u64::from(self.seed));
+            u64::from_be_bytes([a, b, c, d, e, f, g, h]) ^ u64::from(self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ (mixed >> 31)) >> 32 < self.share
@@ -214,16 +214,15 @@ async fn read(tier: &dyn ColdTier, place: &ColdPlace, blocks: &Range<usize>) -> 
         let length = run.end - run.start;
         let name = place.names.get(run.index as usize).map_or("", String::as_str);
         let piece = PieceName::new(name).map_err(|error| damaged(name, "missing", error.to_string()))?;
-        let failed = |error| async { wrong(tier, place, run.index, &piece, error).await };
         let mut body = match tier.get(&piece, run.start..run.end).await {
             Ok(body) => body,
-            Err(error) => return Err(failed(error).await),
+            Err(error) => return Err(wrong(tier, place, run.index, &piece, error).await),
         };
         let mut came = 0;
         while let Some(bytes) = body.next().await {
             let bytes = match bytes {
                 Ok(bytes) => bytes,
-                Err(error) => return Err(failed(error).await),
+                Err(error) => return Err(wrong(tier, place, run.index, &piece, error).await),
             };
             came += bytes.len() as u64;
             let mismatch = |error: BlockMismatch| damaged(name, "mismatch", error.to_string());
@@ -319,23 +318,23 @@ async fn is_still_there(
         (status = "default", description = "An error; 503 if nothing at all could be read", body = ErrorBody),
     )
 )]
-pub(in super::super) async fn verify(
+pub(in crate::admin) async fn verify(
     State(state): State<AdminState>,
     Path(tier): Path<String>,
     Body(asked): Body<VerifyTier>,
 ) -> Result<Json<VerifiedTier>, ApiError> {
     let sample = Sample::of(&asked)?;
-    let from = asked.after.as_deref().map(str::parse).transpose()?;
+    let from = asked.after.as_deref().map(str::parse::<Place>).transpose()?;
     let bytes_max = asked.bytes_max.unwrap_or(BYTES[1]).clamp(BYTES[0], BYTES[2]);
     let name = state.tier_record(&tier).await?.name;
     let tier = state.tiers.tier(&name)?;
     let plan = Plan::make(state.ledger(), &name, from, sample, bytes_max).await?;
     let until = Instant::now() + BEGIN_MAX;
-    let mut readings = stream::iter(&plan.readings)
-        .map(|reading| {
+    let mut readings = stream::iter(0..plan.readings.len())
+        .map(|at| {
             // In order: once one is too late, all behind it are.
             let is_late = Instant::now() >= until;
-            let (state, name, tier) = (&state, &name, &*tier);
+            let (state, name, tier, reading) = (&state, &name, &*tier, &plan.readings[at]);
             async move { if is_late { None } else { Some(verify_one(state, name, tier, reading).await) } }
         })
         .buffered(AT_ONCE);

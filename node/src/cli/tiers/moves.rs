@@ -22,7 +22,7 @@ const LOOK_SHARE: u32 = 10;
 const TRY_AGAIN: [u64; 4] = [1, 2, 5, 10];
 
 #[derive(Args)]
-pub(in super::super) struct Which {
+pub(in crate::cli) struct Which {
     /// One object as BUCKET/KEY; or a bucket, with --prefix or --all.
     #[arg(value_name = "BUCKET[/KEY]")]
     what: String,
@@ -46,7 +46,7 @@ pub(in super::super) struct Which {
 }
 
 #[derive(Args)]
-pub(in super::super) struct MoveArgs {
+pub(in crate::cli) struct MoveArgs {
     #[command(flatten)]
     which: Which,
     /// Storage class: a tier's name, or STANDARD for the cluster's own disks.
@@ -55,7 +55,7 @@ pub(in super::super) struct MoveArgs {
 }
 
 #[derive(Args)]
-pub(in super::super) struct RecallArgs {
+pub(in crate::cli) struct RecallArgs {
     #[command(flatten)]
     which: Which,
     /// Only for so many days: their class stays, and they go back at the end.

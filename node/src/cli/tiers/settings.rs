@@ -29,7 +29,7 @@ Examples:
 See docs/tiers.md.";
 
 #[derive(Args, Debug, Default)]
-pub(super) struct SettingsArgs {
+pub(in crate::cli) struct SettingsArgs {
     /// Files below this directory, which every node sees under the same path.
     #[arg(long, value_name = "PATH", help_heading = "Directory")]
     directory: Option<String>,

@@ -38,7 +38,7 @@ impl FromStr for Share {
 }
 
 #[derive(Args)]
-pub(in super::super) struct VerifyArgs {
+pub(in crate::cli) struct VerifyArgs {
     /// The tier.
     name: String,
     /// Read everything.
@@ -74,10 +74,11 @@ pub(super) async fn run(args: VerifyArgs, out: Output) -> CliResult {
         )?;
         ProgressBar::new(expected).with_style(style)
     };
+    let path = format!("{path}/verify");
     let mut all = VerifiedTier::default();
     loop {
         let page = tokio::select! {
-            page = patiently(|| api.post::<VerifiedTier>(&format!("{path}/verify"), &request)) => page,
+            page = patiently(|| api.post::<VerifiedTier>(&path, &request)) => page,
             _ = tokio::signal::ctrl_c() => Err(Failure { exit: Exit::Failed, error: anyhow::anyhow!("interrupted") }),
         };
         match page {

@@ -8,7 +8,7 @@ use holdfast_actors::domain::events::EventDraft;
 use holdfast_actors::ports::coordination::Fence;
 use holdfast_actors::ports::metadata::*;
 use holdfast_actors::ports::{MetadataError, MetadataStore};
-use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, Manifest, NodeId, ShardId, UploadId, VersionId};
+use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, Extent, Manifest, NodeId, ShardId, UploadId, VersionId};
 use parking_lot::Mutex;
 
 #[derive(Default)]
@@ -38,15 +38,29 @@ impl TestStore {
     }
 
     pub fn add_object(&self, bucket: &str, key: &str, acl: CannedAcl, tags: &[(&str, &str)]) {
+        self.add_object_of(bucket, key, ContentId([0; 12]), Manifest::default(), ContentPlace::Cluster, acl, tags);
+    }
+
+    /// An object of Ann's in her bucket, whose bytes are somewhere.
+    pub fn add_photo(&self, key: &str, id: ContentId, size_bytes: u64, place: ContentPlace) {
+        let manifest = Manifest { extents: vec![Extent { content: id, size_bytes }] };
+        self.add_object_of("photos", key, id, manifest, place, CannedAcl::Private, &[]);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a test")]
+    fn add_object_of(
+        &self,
+        bucket: &str,
+        key: &str,
+        id: ContentId,
+        manifest: Manifest,
+        place: ContentPlace,
+        acl: CannedAcl,
+        tags: &[(&str, &str)],
+    ) {
         let bucket = Arc::clone(&self.buckets.lock()[bucket]);
-        let content = Arc::new(Content {
-            id: ContentId([0; 12]),
-            manifest: Manifest::default(),
-            etag: ETag { md5: [0; 16], parts: None },
-            checksum: None,
-            parts: Vec::new(),
-            place: ContentPlace::Cluster,
-        });
+        let etag = ETag { md5: [0; 16], parts: None };
+        let content = Arc::new(Content { id, manifest, place, etag, checksum: None, parts: Vec::new() });
         let object = ObjectVersion {
             bucket: bucket.id,
             key: key.into(),

@@ -23,7 +23,7 @@ const UNAVAILABLE_MAX: u32 = 4;
 /// Nothing is asked for again when the first failure is so long ago.
 const RETRY_FOR: Duration = Duration::from_secs(15);
 /// How often a block is asked for when damaged bytes come.
-const DAMAGED_MAX: u32 = 3;
+const DAMAGED_MAX: u32 = 4;
 /// Before the second request; four times as long before each further one.
 const PAUSE: Duration = Duration::from_millis(100);
 /// While one waits for a stream, those that stand still are looked for in these steps.
@@ -229,6 +229,7 @@ impl Fetch {
             Fault::Damaged(detail) => {
                 metrics::counter!("holdfast_tier_corrupt_total", "tier" => tier.to_string()).increment(1);
                 tracing::warn!(%tier, content = %self.content, block = self.next, detail, "a tier gives damaged bytes");
+                self.doubt();
                 self.failures.damaged += 1;
                 if self.failures.damaged >= DAMAGED_MAX {
                     let detail = format!("content {}, block {}: {detail}", self.content, self.next);
@@ -240,6 +241,14 @@ impl Fetch {
         };
         sleep(PAUSE * 4u32.pow(tries - 1)).await;
         Ok(())
+    }
+
+    /// Tells the tier, which may have another copy.
+    fn doubt(&self) {
+        let run = self.place.locate(self.place.block(self.next).start, self.place.block(self.end - 1).end);
+        if let (Ok(tier), Ok(name)) = (self.shared.tiers.tier(&self.place.tier), self.piece_name(run.index)) {
+            tier.doubt(&name);
+        }
     }
 
     /// Reports an error that ends the run.

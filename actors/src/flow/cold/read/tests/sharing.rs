@@ -109,7 +109,7 @@ async fn failure_ends_all_who_wait_after_a_bounded_number_of_requests() {
 #[tokio::test(start_paused = true)]
 async fn failure_of_a_block_is_not_one_of_those_behind_it() {
     let world = World::of_blocks(9, 100, ColdReadSettings::default());
-    for number in 0..3 {
+    for number in 0..4 {
         world.tier.fail_get(number, GetFault::FlipAt(0));
     }
     let (mut early, mut late) = (world.open_all(), world.open(2 * BLOCK..3 * BLOCK));
