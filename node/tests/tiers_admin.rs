@@ -23,6 +23,7 @@ use holdfast_tiers::directory::{DirectoryConfig, DirectoryTier};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+#[allow(dead_code, reason = "this test uses a part")]
 mod support;
 #[path = "support/admin.rs"]
 mod support_admin;
@@ -69,7 +70,7 @@ impl World {
     }
 
     async fn put(&self, path: &str, body: &[u8]) {
-        let sent = S3::of(&self.node).send(Method::PUT, path, Bytes::copy_from_slice(body)).await;
+        let sent = S3::of(&self.node).put(path, Bytes::copy_from_slice(body)).await;
         assert_eq!(sent.expect("an answer").0, StatusCode::OK, "{path}");
     }
 
