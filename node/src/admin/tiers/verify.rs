@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use futures::{StreamExt as _, stream};
 use holdfast_actors::flow::cold::blocks::{BlockCheck, BlockMismatch};
 use holdfast_actors::ports::TierLedger;
@@ -22,6 +22,7 @@ use holdfast_protocol::{ColdPlace, ContentId, TierName};
 use tokio::time::{Instant, timeout};
 
 use super::{AdminState, ApiError, Body};
+use crate::admin::audit::GoesOn;
 
 /// Contents read from metadata at a time: each may bring a quarter of a MiB of checksums.
 const ROWS: u32 = 64;
@@ -322,7 +323,7 @@ pub(in crate::admin) async fn verify(
     State(state): State<AdminState>,
     Path(tier): Path<String>,
     Body(asked): Body<VerifyTier>,
-) -> Result<Json<VerifiedTier>, ApiError> {
+) -> Result<(Option<Extension<GoesOn>>, Json<VerifiedTier>), ApiError> {
     let sample = Sample::of(&asked)?;
     let from = asked.after.as_deref().map(str::parse::<Place>).transpose()?;
     let bytes_max = asked.bytes_max.unwrap_or(BYTES[1]).clamp(BYTES[0], BYTES[2]);
@@ -361,7 +362,7 @@ pub(in crate::admin) async fn verify(
         Some(unread) if found.bytes == 0 && found.damaged.is_empty() => {
             Err(ApiError::unavailable(format!("nothing could be read from {name}: {}", unread.error)))
         }
-        _ => Ok(Json(found)),
+        _ => Ok((GoesOn::after(asked.after.as_ref()), Json(found))),
     }
 }
 
