@@ -294,6 +294,19 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
         None => RelayOwner::Alone,
         Some((joint, _)) => RelayOwner::Cluster { coordination: joint.coordination.clone(), me },
     };
+    let tiers = TierParts {
+        ledger,
+        metadata: metadata.clone(),
+        chunks: chunks.clone(),
+        clock: clock.clone(),
+        sealer: vault.clone(),
+        opener: vault.clone(),
+        reporter: reporter.clone(),
+        me,
+        ownership: cluster.as_ref().map(|(joint, _)| joint.coordination.ownership()),
+        node_name: hex::encode(data_dir.id()),
+    };
+    let tiers = tiers::start(&config, tiers).await?;
     let (kept, reports) = (journal.clone(), reporter.clone());
     let (journal_clock, settings) = (clock.clone(), config.journal.clone());
     let filling = move |bus| {
@@ -304,20 +317,11 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
     let duty = cluster.as_ref().map(|(joint, _)| joint.lifecycle_duty());
     let front_name = hex::encode(data_dir.id());
     let lifecycle = lifecycle::start(&config, metadata.clone(), clock.clone(), duty, &front_name).await?;
-    let tiers = TierParts {
-        ledger,
-        metadata: metadata.clone(),
-        chunks: chunks.clone(),
-        clock: clock.clone(),
-        sealer: vault.clone(),
-        opener: vault.clone(),
-        me,
-        node_name: front_name.clone(),
-    };
-    let tiers = tiers::start(&config, tiers).await?;
     let front = FrontParts {
         metadata: metadata.clone(),
         chunks: chunks.clone(),
+        cold: tiers.reads.clone(),
+        tiers: Arc::new(tiers.registry.clone()),
         locks,
         clock: clock.clone(),
         opener: vault.clone(),

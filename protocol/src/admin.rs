@@ -28,7 +28,7 @@ pub use events::{EventInfo, EventsLag, EventsPage, PartitionLag, ReplayEvents, R
 pub use keys::{CreatedKey, Key, NewKey, NewUser, RotateKey, SetEnabled, User};
 pub use layout::{ApplyLayout, LayoutCost, LayoutNodeCost, LayoutState, LayoutView, StageChange};
 pub use nodes::{DrainStatus, NodeInfo, NodeShards};
-pub use objects::{ChunkReplica, ObjectChunk, ObjectStat};
+pub use objects::{ChunkReplica, ObjectChunk, ObjectCold, ObjectRestore, ObjectStat};
 pub use repair::{ComparisonInfo, CopyInfo, RepairInfo};
 pub use shards::{ShardInfo, ShardReplica};
 pub use status::{AdmissionStatus, CleanupStatus, DiskStatus, Maintenance, Readiness, Reason, ScrubStatus, Status};

@@ -33,6 +33,7 @@ use crate::ports::{Clock, MetadataError, MetadataStore};
 mod act;
 mod run;
 
+pub(super) use act::draft;
 pub use run::run;
 
 /// Why a pass ended early. What it did before stays done.

@@ -11,13 +11,20 @@ use holdfast_actors::domain::objects::checksums::DigestMismatch;
 use holdfast_actors::domain::objects::multipart::CompletionError;
 use holdfast_actors::domain::objects::ranges::{NoSuchPart, RangeNotSatisfiable};
 use holdfast_actors::domain::objects::tags::TagError;
+use holdfast_actors::flow::cold::read::ColdReadError;
+use holdfast_actors::flow::get::ReadError;
 use holdfast_actors::flow::put::{BodyError, StoreError};
 use holdfast_actors::ports::{ChunkError, MetadataError};
+use holdfast_protocol::TierName;
+use holdfast_protocol::tiers::STANDARD;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use s3s::{S3Error, S3ErrorCode, s3_error};
 
 /// Seconds after which a client that was told to slow down may try again.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// The same for who wants an object in a cold tier that cannot be reached, which lasts longer.
+const RETRY_TIER_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("10");
 
 /// Errors that have an S3 form.
 pub(crate) trait ToS3 {
@@ -57,7 +64,7 @@ pub(crate) fn slow_down() -> S3Error {
 }
 
 /// The node cannot do it now, through no fault of the client.
-fn unavailable() -> S3Error {
+pub(super) fn unavailable() -> S3Error {
     with_headers(
         s3_error!(ServiceUnavailable, "The service is not able to handle the request now. Please try again."),
         [("retry-after", RETRY_AFTER_SECONDS)],
@@ -170,10 +177,43 @@ impl ToS3 for ChunkError {
     }
 }
 
+impl ToS3 for ReadError {
+    fn to_s3(self) -> S3Error {
+        match self {
+            Self::Chunk(error) => error.to_s3(),
+            Self::Cold(error) => error.to_s3(),
+        }
+    }
+}
+
+impl ToS3 for ColdReadError {
+    fn to_s3(self) -> S3Error {
+        match &self {
+            Self::Unavailable { tier, .. } | Self::Denied { tier, .. } => {
+                tracing::warn!(error = %self, "a cold object cannot be read now");
+                let message =
+                    format!("The storage tier {tier} that holds the object cannot be reached now. Please try again.");
+                with_headers(
+                    S3Error::with_message(S3ErrorCode::ServiceUnavailable, message),
+                    [("retry-after", RETRY_TIER_AFTER_SECONDS)],
+                )
+            }
+            Self::Missing { .. } | Self::Corrupt { .. } | Self::Invalid(_) => {
+                tracing::error!(error = %self, "a cold object cannot be read");
+                internal()
+            }
+        }
+    }
+}
+
 impl ToS3 for StoreError {
     fn to_s3(self) -> S3Error {
         match self {
-            Self::Body(error) => body_error(&error),
+            // The body of a copy is an object that is read here.
+            Self::Body(error) => match error.downcast::<ReadError>() {
+                Ok(error) => error.to_s3(),
+                Err(error) => body_error(&error),
+            },
             Self::TooShort { .. } => incomplete_body(),
             Self::TooLong { .. } => s3_error!(InvalidRequest, "The body is longer than the length that was announced."),
             Self::Digest(error) => error.to_s3(),
@@ -299,6 +339,28 @@ pub(crate) fn not_implemented(what: &str) -> S3Error {
     s3_error!(NotImplemented, "{what} is not implemented")
 }
 
+/// A storage class that is none. The message names those that are.
+pub(crate) fn no_such_class(tiers: &[TierName]) -> S3Error {
+    let classes: Vec<&str> = std::iter::once(STANDARD).chain(tiers.iter().map(TierName::as_str)).collect();
+    let mut error = s3_error!(
+        InvalidStorageClass,
+        "The storage class you specified is not valid. Here are: {}",
+        classes.join(", ")
+    );
+    error.set_status_code(StatusCode::BAD_REQUEST);
+    error
+}
+
+/// 503: the bucket's default class names no tier. Until an operator acts, a client gains nothing by trying again at once.
+pub(crate) fn lost_default_class(class: &str) -> S3Error {
+    let error = s3_error!(
+        ServiceUnavailable,
+        "No tier is set up for {class}, the default storage class of this bucket. Name a storage class in the request, or have \
+         the tier or the default changed."
+    );
+    with_headers(error, [("retry-after", HeaderValue::from_static("60"))])
+}
+
 /// Rules that move objects to where there is nothing.
 pub(crate) fn no_cold_tier() -> S3Error {
     let mut error = s3_error!(
@@ -338,6 +400,14 @@ pub(crate) fn invalid_argument(message: impl Into<std::borrow::Cow<'static, str>
 mod tests {
     use super::*;
 
+    fn tier() -> holdfast_protocol::TierName {
+        "OSS".parse().unwrap()
+    }
+
+    fn cold(error: ColdReadError) -> S3Error {
+        ReadError::from(error).to_s3()
+    }
+
     #[test]
     fn statuses_are_those_of_s3() {
         let table: Vec<(S3Error, &str, u16)> = vec![
@@ -357,6 +427,15 @@ mod tests {
             (ChunkError::NoSpace.to_s3(), "InsufficientStorage", 507),
             (ChunkError::Unavailable(String::new()).to_s3(), "ServiceUnavailable", 503),
             (ChunkError::Invalid(String::new()).to_s3(), "InternalError", 500),
+            (cold(ColdReadError::Unavailable { tier: tier(), detail: "x".into() }), "ServiceUnavailable", 503),
+            (cold(ColdReadError::Denied { tier: tier(), detail: "x".into() }), "ServiceUnavailable", 503),
+            (cold(ColdReadError::Corrupt { tier: tier(), detail: "x".into() }), "InternalError", 500),
+            (cold(ColdReadError::Missing { tier: tier(), piece: "x".into() }), "InternalError", 500),
+            (
+                StoreError::Body(ReadError::from(ChunkError::Unavailable("a copy's source".into())).into()).to_s3(),
+                "ServiceUnavailable",
+                503,
+            ),
             (StoreError::TooShort { announced: 2, received: 1 }.to_s3(), "IncompleteBody", 400),
             (StoreError::Body("UploadStreamError: Sha256Mismatch".into()).to_s3(), "XAmzContentSHA256Mismatch", 400),
             (StoreError::Body("AwsChunkedStreamError: SignatureMismatch".into()).to_s3(), "SignatureDoesNotMatch", 403),
@@ -372,6 +451,9 @@ mod tests {
             (NoSuchPart(3).to_s3(), "InvalidPartNumber", 416),
             (not_implemented("x"), "NotImplemented", 501),
             (no_cold_tier(), "InvalidStorageClass", 400),
+            (no_such_class(&[]), "InvalidStorageClass", 400),
+            (lost_default_class("OSS"), "ServiceUnavailable", 503),
+            (MetadataError::NotCold.to_s3(), "InvalidObjectState", 403),
             (RuleFault::Malformed("x").to_s3(), "MalformedXML", 400),
             (RuleFault::Request("x").to_s3(), "InvalidRequest", 400),
             (RuleFault::Argument("x").to_s3(), "InvalidArgument", 400),
@@ -386,6 +468,9 @@ mod tests {
     fn headers_that_clients_act_on() {
         let header = |error: S3Error, name| error.headers().unwrap().get(name).unwrap().to_str().unwrap().to_owned();
         assert_eq!(header(MetadataError::Busy.to_s3(), "retry-after"), "1");
+        let away = cold(ColdReadError::Unavailable { tier: tier(), detail: "10.0.0.7 refuses".into() });
+        assert!(!away.message().unwrap().contains("10.0.0.7"), "clients are not told of the inside");
+        assert_eq!(header(away, "retry-after"), "10");
         assert_eq!(header(RangeNotSatisfiable { size_bytes: 7 }.to_s3(), "content-range"), "bytes */7");
     }
 }

@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use bytes::Bytes;
+use holdfast_actors::flow::cold::read::{ColdReadSettings, ColdReads};
 use holdfast_actors::ports::SystemClock;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{AccessKey, User};
-use holdfast_actors::ports::{ChunkStore, MetadataStore};
+use holdfast_actors::ports::tiers::{ColdTier, TierError, TierResult, Tiers};
+use holdfast_actors::ports::{ChunkStore, MetadataStore, Outbox, TierLedger};
+use holdfast_protocol::TierName;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use ring::hmac;
@@ -24,19 +27,37 @@ use super::http_service::{S3HttpOptions, S3HttpService};
 use crate::locks::InProcessLocks;
 use crate::metadata::sqlite::{SqliteMetadataStore, SqliteOptions};
 
+mod classes;
 mod copies;
 mod lifecycle;
 mod listings;
 mod objects;
+mod restores;
 mod unconfigured;
 mod uploads;
 mod versions;
 
 const REGION: &str = "us-east-1";
 
+/// Tiers of which nothing but the names is there: the front end never asks for more.
+struct NamedTiers;
+
+impl Tiers for NamedTiers {
+    fn tier(&self, name: &TierName) -> TierResult<Arc<dyn ColdTier>> {
+        Err(TierError::Denied(format!("{name} is but a name")))
+    }
+
+    fn names(&self) -> Vec<TierName> {
+        ["FASTDFS", "OSS"].iter().map(|name| name.parse().unwrap()).collect()
+    }
+}
+
 /// A front end with the buckets and users of a test.
 struct World {
     service: S3HttpService,
+    metadata: Arc<dyn MetadataStore>,
+    ledger: Arc<dyn TierLedger>,
+    outbox: Arc<dyn Outbox>,
     chunks: Arc<MemoryChunkStore>,
     _directory: tempfile::TempDir,
 }
@@ -46,8 +67,8 @@ impl World {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("metadata.sqlite");
-        let metadata: Arc<dyn MetadataStore> =
-            Arc::new(SqliteMetadataStore::open(&path, SqliteOptions::default()).await.unwrap());
+        let store = Arc::new(SqliteMetadataStore::open(&path, SqliteOptions::default()).await.unwrap());
+        let metadata: Arc<dyn MetadataStore> = store.clone();
         for name in ["alice", "bob"] {
             let user = User { name: name.into(), admin: false, enabled: true, created_ms: 0 };
             metadata.create_user(user.clone()).await.unwrap();
@@ -65,18 +86,21 @@ impl World {
         let front = S3Front {
             metadata: Arc::clone(&metadata),
             chunks: Arc::clone(&chunks) as Arc<dyn ChunkStore>,
+            cold: Arc::new(ColdReads::new(Arc::new(NamedTiers), ColdReadSettings::default())),
             locks: Arc::new(InProcessLocks::new()),
             clock: Arc::new(SystemClock),
             region: REGION.into(),
             events_from: Some("node".into()),
+            tiers: Arc::new(NamedTiers),
             lifecycle: Arc::default(),
         };
         let opener = |sealed: &[u8], _: &str| -> Result<Zeroizing<String>, OpenSecretError> {
             Ok(Zeroizing::new(String::from_utf8_lossy(sealed).into_owned()))
         };
-        let service =
-            S3HttpService::new(front, metadata, Arc::new(opener), Arc::new(SystemClock), S3HttpOptions::default());
-        let world = Self { service, chunks, _directory: directory };
+        let (kept, clock) = (Arc::clone(&metadata), Arc::new(SystemClock));
+        let service = S3HttpService::new(front, metadata, Arc::new(opener), clock, S3HttpOptions::default());
+        let (ledger, outbox) = (store.clone(), store);
+        let world = Self { service, metadata: kept, ledger, outbox, chunks, _directory: directory };
         world.put("/bucket").send().await.expect(200);
         world
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::Stream;
 use holdfast_actors::domain::objects::checksums::DEFAULT_ALGORITHM;
 use holdfast_actors::domain::objects::conditions::parse_etag;
+use holdfast_actors::domain::objects::labels::LabelAttributes;
 use holdfast_actors::domain::objects::multipart::{
     self, Assembled, ExpectedObject, NamedPart, PART_NUMBER_MAX, check_order,
 };
@@ -27,12 +28,13 @@ use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::S3Front;
 use super::checksums::{self, BodyChecks, given_checksums, set_checksum};
+use super::classes;
 use super::convert::{
     attribute_headers, canned_acl, etag, owner, owner_of_writes, refuse_customer_key, refuse_unsupported, timestamp,
     upload_id, write_precondition,
 };
 use super::errors::{ResultExt as _, invalid_argument, not_implemented};
-use super::put::{LabelAttributes, announced_length, answered_version, body_stream};
+use super::put::{announced_length, answered_version, body_stream};
 
 /// Completions that name fewer parts are done before a lock is had.
 const LOCKED_PARTS_MIN: usize = 1_000;
@@ -128,7 +130,7 @@ impl S3Front {
             tags,
             acl,
             checksum,
-            class: None,
+            class: self.class_of_write(&bucket, req.input.storage_class.as_ref()).await?,
         };
         let id = upload.id;
         self.metadata.create_upload(upload).await.s3()?;
@@ -203,8 +205,13 @@ impl S3Front {
     ) -> S3Result<Part> {
         let new = &upload.new;
         let begun_ms = self.clock.now_ms();
-        let attributes =
-            LabelAttributes { owner: &new.owner, attributes: &new.attributes, tags: &new.tags, acl: new.acl };
+        let attributes = LabelAttributes {
+            owner: &new.owner,
+            attributes: &new.attributes,
+            tags: &new.tags,
+            acl: new.acl,
+            class: new.class.as_ref(),
+        };
         let request = StoreRequest {
             content: ContentId::generate(begun_ms / 1000),
             label: ChunkLabel {
@@ -215,6 +222,7 @@ impl S3Front {
                 content_size_bytes: size_bytes,
                 created_ms: begun_ms,
                 attributes: Some(serde_json::to_string(&attributes).map_err(s3s::S3Error::internal_error)?),
+                is_stub: false,
             },
             algorithms: checks.algorithms.clone(),
         };
@@ -380,7 +388,7 @@ impl S3Front {
             part_number_marker: Some(i32::from(after)),
             next_part_number_marker: parts.last().map(|part| i32::from(part.number)),
             parts: Some(shown),
-            storage_class: Some(dto::StorageClass::from_static(dto::StorageClass::STANDARD)),
+            storage_class: Some(classes::shown(upload.new.class.as_ref())),
             ..Default::default()
         }))
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::Stream;
 use holdfast_actors::domain::objects::conditions::{ReadConditions, ReadDecision};
 use holdfast_actors::domain::objects::ranges::{ByteRange, NoSuchPart, part_range};
-use holdfast_actors::flow::get::ContentReader;
+use holdfast_actors::flow::get::ObjectReader;
 use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::metadata::{Bucket, Content, ObjectPart, ObjectVersion, Versioning};
 use http::HeaderValue;
@@ -24,13 +24,14 @@ use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 use super::S3Front;
 use super::auth::Caller;
 use super::checksums::{self, set_checksum};
+use super::classes;
 use super::convert::{
     DEFAULT_CONTENT_TYPE, etag, http_date, read_conditions, refuse_customer_key, timestamp, version_id,
 };
 use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, precondition_failed, with_headers};
 
 /// The body of an answer. s3s asks for `Sync`; exclusive access through `get_mut` takes no lock.
-struct ObjectBody(Mutex<ContentReader>);
+struct ObjectBody(Mutex<ObjectReader>);
 
 impl Stream for ObjectBody {
     type Item = Result<Bytes, s3s::StdError>;
@@ -205,8 +206,8 @@ impl S3Front {
         let body = if length == 0 {
             None
         } else {
-            let mut reader =
-                ContentReader::new(Arc::clone(&self.chunks), Arc::clone(&content), selection.range.clone());
+            let range = selection.range.clone();
+            let mut reader = ObjectReader::new(&self.chunks, &self.cold, Arc::clone(&content), range).s3()?;
             reader.prefetch().await.s3()?;
             Some(StreamingBlob::new(ObjectBody(Mutex::new(reader))))
         };
@@ -227,6 +228,8 @@ impl S3Front {
             last_modified: Some(timestamp(object.last_modified_ms)),
             metadata: user_metadata(&object),
             parts_count: selection.parts_count,
+            restore: classes::restore_header(object.restore, self.clock.now_ms()),
+            storage_class: classes::header(object.class.as_ref()),
             tag_count: (!object.tags.is_empty()).then_some(object.tags.len() as i32),
             version_id: shown_version(&bucket, &object),
             website_redirect_location: attributes.website_redirect_location.clone(),
@@ -275,6 +278,8 @@ impl S3Front {
             last_modified: Some(timestamp(object.last_modified_ms)),
             metadata: user_metadata(&object),
             parts_count: selection.parts_count,
+            restore: classes::restore_header(object.restore, self.clock.now_ms()),
+            storage_class: classes::header(object.class.as_ref()),
             version_id: shown_version(&bucket, &object),
             website_redirect_location: attributes.website_redirect_location.clone(),
             ..Default::default()
@@ -329,9 +334,7 @@ impl S3Front {
             match name {
                 "ETag" => output.e_tag = Some(etag(&content.etag)),
                 "ObjectSize" => output.object_size = Some(content.size_bytes() as i64),
-                "StorageClass" => {
-                    output.storage_class = Some(dto::StorageClass::from_static(dto::StorageClass::STANDARD));
-                }
+                "StorageClass" => output.storage_class = Some(classes::shown(object.class.as_ref())),
                 "Checksum" => {
                     output.checksum = content.checksum.as_ref().map(|checksum| {
                         let mut shown = dto::Checksum {
