@@ -263,19 +263,31 @@ async fn wrong(tier: &dyn ColdTier, place: &ColdPlace, index: u32, piece: &Piece
     }
 }
 
+/// Reads what seems damaged once more, since it may have been the way; if it is, it looks whether the tier has another copy.
+async fn read_well(name: &TierName, tier: &dyn ColdTier, reading: &Reading) -> Result<u64, Wrong> {
+    let read = || read(tier, &reading.place, &reading.blocks);
+    match read().await {
+        Err(Wrong::Damaged { piece, what, detail }) => {
+            tracing::warn!(tier = %name, content = %reading.id, piece, what, detail, "read once more");
+        }
+        done => return done,
+    }
+    let (piece, what, mut detail) = match read().await {
+        Err(Wrong::Damaged { piece, what, detail }) => (piece, what, detail),
+        done => return done,
+    };
+    if let Ok(doubted) = PieceName::new(piece.as_str()) {
+        tier.doubt(&doubted);
+        if read().await.is_ok() {
+            detail.push_str("; another copy in the tier is right");
+        }
+    }
+    Err(Wrong::Damaged { piece, what, detail })
+}
+
 async fn verify_one(state: &AdminState, name: &TierName, tier: &dyn ColdTier, reading: &Reading) -> Found {
     let unread = |error: String| Found::Unread(UnreadContent { content: reading.id.to_string(), error });
-    let twice = async {
-        match read(tier, &reading.place, &reading.blocks).await {
-            // It may have been the way, not what lies there.
-            Err(Wrong::Damaged { piece, what, detail }) => {
-                tracing::warn!(tier = %name, content = %reading.id, piece, what, detail, "read once more");
-                read(tier, &reading.place, &reading.blocks).await
-            }
-            done => done,
-        }
-    };
-    match timeout(READ_MAX, twice).await {
+    match timeout(READ_MAX, read_well(name, tier, reading)).await {
         Ok(Ok(bytes)) => Found::Right { bytes },
         Err(_) => unread(format!("not read within {} s", READ_MAX.as_secs())),
         Ok(Err(Wrong::Unread(error))) => unread(error.to_string()),
