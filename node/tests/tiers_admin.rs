@@ -15,14 +15,16 @@ use holdfast_node::assemble::RunningNode;
 use holdfast_node::config::Config;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::admin::{
-    Bucket, ErrorBody, ErrorCode, MovesPage, RequestedMoves, RetriedMoves, TierCheck, TierStatus, TierView,
+    Bucket, ErrorBody, ErrorCode, MovesPage, Page, RequestedMoves, RetriedMoves, TierCheck, TierStatus, TierView,
     VerifiedTier,
 };
+use holdfast_protocol::journal::{AuditRecord, Entry};
 use holdfast_protocol::{ColdPlace, ContentId, Manifest, NodeId, TierName};
 use holdfast_tiers::directory::{DirectoryConfig, DirectoryTier};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+#[allow(dead_code, reason = "this test uses a part")]
 mod support;
 #[path = "support/admin.rs"]
 mod support_admin;
@@ -69,7 +71,7 @@ impl World {
     }
 
     async fn put(&self, path: &str, body: &[u8]) {
-        let sent = S3::of(&self.node).send(Method::PUT, path, Bytes::copy_from_slice(body)).await;
+        let sent = S3::of(&self.node).put(path, Bytes::copy_from_slice(body)).await;
         assert_eq!(sent.expect("an answer").0, StatusCode::OK, "{path}");
     }
 
@@ -228,8 +230,8 @@ async fn objects_are_asked_for_page_by_page_and_can_be_asked_for_again() {
         world.put(&format!("/bucket/{key}"), b"0123456789").await;
     }
     let ask = |after: Option<String>| {
-        let body = json!({ "bucket": "bucket", "prefix": "a/", "to": "COLD", "limit": 2, "after": after });
-        admin.post::<RequestedMoves>("/v1/moves", body)
+        let body = json!({ "prefix": "a/", "to": "COLD", "limit": 2, "after": after });
+        admin.post::<RequestedMoves>("/v1/buckets/bucket/moves", body)
     };
     let first = ask(None).await;
     assert_eq!((first.objects, first.queued, first.queued_bytes, first.next.as_deref()), (2, 2, 20, Some("a/2")));
@@ -268,26 +270,30 @@ async fn objects_are_asked_for_page_by_page_and_can_be_asked_for_again() {
     assert_eq!(admin.post::<RetriedMoves>("/v1/tiers/COLD/retry", json!({})).await.moves, 2);
 
     for wrong in [
-        json!({ "bucket": "bucket", "key": "a/1", "prefix": "a", "to": "COLD" }),
-        json!({ "bucket": "bucket", "version": "null", "to": "COLD" }),
-        json!({ "bucket": "bucket", "key": "a/1", "to": "COLD", "days": 1 }),
-        json!({ "bucket": "bucket", "key": "a/1", "to": "STANDARD", "days": 0 }),
-        json!({ "bucket": "bucket", "key": "a/1", "to": "cold" }),
+        json!({ "key": "a/1", "prefix": "a", "to": "COLD" }),
+        json!({ "version": "null", "to": "COLD" }),
+        json!({ "key": "a/1", "to": "COLD", "days": 1 }),
+        json!({ "key": "a/1", "to": "STANDARD", "days": 0 }),
+        json!({ "key": "a/1", "to": "cold" }),
     ] {
-        let (status, _, _) = world.refused(Method::POST, "/v1/moves", &wrong).await;
+        let (status, _, _) = world.refused(Method::POST, "/v1/buckets/bucket/moves", &wrong).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{wrong}");
     }
-    for missing in [
-        json!({ "bucket": "none", "key": "a/1", "to": "COLD" }),
-        json!({ "bucket": "bucket", "key": "none", "to": "COLD" }),
-        json!({ "bucket": "bucket", "key": "a/1", "to": "NONE" }),
+    for (bucket, missing) in [
+        ("none", json!({ "key": "a/1", "to": "COLD" })),
+        ("bucket", json!({ "key": "none", "to": "COLD" })),
+        ("bucket", json!({ "key": "a/1", "to": "NONE" })),
     ] {
-        let (status, _, _) = world.refused(Method::POST, "/v1/moves", &missing).await;
+        let path = format!("/v1/buckets/{bucket}/moves");
+        let (status, _, _) = world.refused(Method::POST, &path, &missing).await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{missing}");
     }
     let restore: RequestedMoves =
-        admin.post("/v1/moves", json!({ "bucket": "bucket", "prefix": "b/", "to": "STANDARD", "days": 1 })).await;
+        admin.post("/v1/buckets/bucket/moves", json!({ "prefix": "b/", "to": "STANDARD", "days": 1 })).await;
     assert_eq!((restore.objects, restore.passed_over), (1, 1), "what is not cold is not restored");
+    let audit: Page<Entry<AuditRecord>> = admin.get("/v1/audit?action=POST%20/v1/buckets/%7Bname%7D/moves").await;
+    let asked = audit.items.iter().filter(|entry| entry.record.result == 200).count();
+    assert_eq!(asked, 3, "a command of several pages is one entry");
     world.node.shutdown().await;
 }
 
@@ -301,8 +307,8 @@ async fn verification_finds_what_is_missing_short_and_changed_and_goes_on_within
     for key in ["mismatch", "missing", "right", "short"] {
         world.put(&format!("/bucket/{key}"), &data).await;
     }
-    let asked = json!({ "bucket": "bucket", "to": "COLD" });
-    assert_eq!(admin.post::<RequestedMoves>("/v1/moves", asked).await.queued, 4);
+    let asked = json!({ "to": "COLD" });
+    assert_eq!(admin.post::<RequestedMoves>("/v1/buckets/bucket/moves", asked).await.queued, 4);
     let moved = world.move_all("COLD", &root, &data, 16 << 20).await;
     assert_eq!(moved.len(), 4);
     let status: TierStatus = admin.get("/v1/tiers/COLD/status").await;

@@ -29,6 +29,17 @@ const OPERATOR_BYTES_MAX: usize = 128;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Client(pub(super) SocketAddr);
 
+/// Marks the answer to a call that goes on with what an earlier one began: a command of many pages is one entry.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GoesOn;
+
+impl GoesOn {
+    /// For a call that says where to go on, or not.
+    pub(super) fn after(after: Option<&String>) -> Option<Extension<Self>> {
+        after.map(|_| Extension(Self))
+    }
+}
+
 /// The name is a claim: the token is what is checked.
 fn actor(request: &Request) -> String {
     let told = request.headers().get(OPERATOR).and_then(|name| name.to_str().ok()).map(str::trim).unwrap_or_default();
@@ -63,6 +74,9 @@ pub(super) async fn record(
     let journal = state.journal.clone();
     let whole = async move {
         let response = next.run(request).await;
+        if response.extensions().get::<GoesOn>().is_some() {
+            return response;
+        }
         record.result = response.status().as_u16();
         let written = match tokio::time::timeout(WRITE_MAX, journal.add_audit(&record)).await {
             Ok(result) => result.map_err(|error| error.to_string()),

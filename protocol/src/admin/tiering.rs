@@ -178,13 +178,11 @@ pub struct RetriedMoves {
     pub moves: u64,
 }
 
-/// `POST /v1/moves`: objects that are to lie elsewhere. One call deals with one object, or with one page of those that begin with
+/// `POST /v1/buckets/{name}/moves`: objects that are to lie elsewhere. One call deals with one object, or with one page of those that begin with
 /// a prefix: the answer's `next` is the `after` of the next call.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RequestMoves {
-    /// Bucket.
-    pub bucket: String,
     /// One object. Without it, all latest versions whose keys begin with `prefix`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
@@ -350,8 +348,8 @@ mod tests {
 
     #[test]
     fn requests_refuse_what_they_do_not_know() {
-        assert!(serde_json::from_str::<RequestMoves>(r#"{"bucket":"b","to":"OSS","prefix":"p"}"#).is_ok());
-        assert!(serde_json::from_str::<RequestMoves>(r#"{"bucket":"b","to":"OSS","perfix":"p"}"#).is_err());
+        assert!(serde_json::from_str::<RequestMoves>(r#"{"to":"OSS","prefix":"p"}"#).is_ok());
+        assert!(serde_json::from_str::<RequestMoves>(r#"{"to":"OSS","perfix":"p"}"#).is_err());
         assert!(serde_json::from_str::<VerifyTier>(r#"{"sample":0.5}"#).is_ok());
         assert!(serde_json::from_str::<VerifyTier>(r#"{"all":true}"#).is_err());
     }

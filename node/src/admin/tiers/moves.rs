@@ -1,10 +1,10 @@
-//! `/v1/moves`: what moves, and what is to.
+//! `/v1/moves` and `/v1/buckets/{name}/moves`: what moves, and what is to.
 
 use std::collections::{HashMap, HashSet};
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::metadata::{BucketId, ListAfter, ListQuery, MoveQueued, MoveReason, MoveRequest};
@@ -15,6 +15,7 @@ use holdfast_protocol::{TierName, VersionId};
 use serde::Deserialize;
 
 use super::{AdminState, ApiError, BUCKETS, Body};
+use crate::admin::audit::GoesOn;
 
 /// Moves on a page.
 const LIMIT_DEFAULT: u32 = 100;
@@ -159,10 +160,11 @@ struct Wanted {
     reason: MoveReason,
 }
 
-/// Asks for objects to lie elsewhere: one, or a page of those below a prefix. Nodes move them in the background. Asking again
-/// changes nothing.
+/// Asks for objects of a bucket to lie elsewhere: one, or a page of those below a prefix. Nodes move them in the background. Asking
+/// again changes nothing.
 #[utoipa::path(
-    post, path = "/v1/moves", tag = "tiers", operation_id = "request_moves", request_body = RequestMoves,
+    post, path = "/v1/buckets/{name}/moves", tag = "tiers", operation_id = "request_moves", request_body = RequestMoves,
+    params(("name" = String, Path, description = "The bucket")),
     responses(
         (status = 200, description = "What was done with the page's objects", body = RequestedMoves),
         (status = "default", description = "An error", body = ErrorBody),
@@ -170,8 +172,9 @@ struct Wanted {
 )]
 pub(in crate::admin) async fn request(
     State(state): State<AdminState>,
+    Path(name): Path<String>,
     Body(asked): Body<RequestMoves>,
-) -> Result<Json<RequestedMoves>, ApiError> {
+) -> Result<(Option<Extension<GoesOn>>, Json<RequestedMoves>), ApiError> {
     let to = state.class(&asked.to).await?;
     let reason = match asked.days {
         None => MoveReason::Command,
@@ -181,12 +184,16 @@ pub(in crate::admin) async fn request(
         Some(_) if to.is_some() => return Err(ApiError::invalid("days go with STANDARD only")),
         Some(_) => return Err(ApiError::invalid(format!("days are 1 to {DAYS_MAX}"))),
     };
-    let bucket = state.metadata.bucket(&asked.bucket).await?.id;
-    let wanted = Wanted { bucket, to, reason };
-    match &asked.key {
-        Some(key) => one(&state, &wanted, key, &asked).await.map(Json),
-        None => page(&state, &wanted, &asked).await.map(Json),
+    let wanted = Wanted { bucket: state.metadata.bucket(&name).await?.id, to, reason };
+    let done = match &asked.key {
+        Some(key) => one(&state, &wanted, key, &asked).await?,
+        None => page(&state, &wanted, &asked).await?,
+    };
+    if asked.after.is_none() {
+        let (key, prefix) = (asked.key.as_deref(), asked.prefix.as_deref());
+        tracing::info!(bucket = name, key, prefix, to = asked.to, days = asked.days, "objects are to be moved");
     }
+    Ok((GoesOn::after(asked.after.as_ref()), Json(done)))
 }
 
 async fn one(state: &AdminState, wanted: &Wanted, key: &str, asked: &RequestMoves) -> Result<RequestedMoves, ApiError> {

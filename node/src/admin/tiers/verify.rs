@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use futures::{StreamExt as _, stream};
 use holdfast_actors::flow::cold::blocks::{BlockCheck, BlockMismatch};
 use holdfast_actors::ports::TierLedger;
@@ -22,6 +22,7 @@ use holdfast_protocol::{ColdPlace, ContentId, TierName};
 use tokio::time::{Instant, timeout};
 
 use super::{AdminState, ApiError, Body};
+use crate::admin::audit::GoesOn;
 
 /// Contents read from metadata at a time: each may bring a quarter of a MiB of checksums.
 const ROWS: u32 = 64;
@@ -262,19 +263,31 @@ async fn wrong(tier: &dyn ColdTier, place: &ColdPlace, index: u32, piece: &Piece
     }
 }
 
+/// Reads what seems damaged once more, since it may have been the way; if it is, it looks whether the tier has another copy.
+async fn read_well(name: &TierName, tier: &dyn ColdTier, reading: &Reading) -> Result<u64, Wrong> {
+    let read = || read(tier, &reading.place, &reading.blocks);
+    match read().await {
+        Err(Wrong::Damaged { piece, what, detail }) => {
+            tracing::warn!(tier = %name, content = %reading.id, piece, what, detail, "read once more");
+        }
+        done => return done,
+    }
+    let (piece, what, mut detail) = match read().await {
+        Err(Wrong::Damaged { piece, what, detail }) => (piece, what, detail),
+        done => return done,
+    };
+    if let Ok(doubted) = PieceName::new(piece.as_str()) {
+        tier.doubt(&doubted);
+        if read().await.is_ok() {
+            detail.push_str("; another copy in the tier is right");
+        }
+    }
+    Err(Wrong::Damaged { piece, what, detail })
+}
+
 async fn verify_one(state: &AdminState, name: &TierName, tier: &dyn ColdTier, reading: &Reading) -> Found {
     let unread = |error: String| Found::Unread(UnreadContent { content: reading.id.to_string(), error });
-    let twice = async {
-        match read(tier, &reading.place, &reading.blocks).await {
-            // It may have been the way, not what lies there.
-            Err(Wrong::Damaged { piece, what, detail }) => {
-                tracing::warn!(tier = %name, content = %reading.id, piece, what, detail, "read once more");
-                read(tier, &reading.place, &reading.blocks).await
-            }
-            done => done,
-        }
-    };
-    match timeout(READ_MAX, twice).await {
+    match timeout(READ_MAX, read_well(name, tier, reading)).await {
         Ok(Ok(bytes)) => Found::Right { bytes },
         Err(_) => unread(format!("not read within {} s", READ_MAX.as_secs())),
         Ok(Err(Wrong::Unread(error))) => unread(error.to_string()),
@@ -322,7 +335,7 @@ pub(in crate::admin) async fn verify(
     State(state): State<AdminState>,
     Path(tier): Path<String>,
     Body(asked): Body<VerifyTier>,
-) -> Result<Json<VerifiedTier>, ApiError> {
+) -> Result<(Option<Extension<GoesOn>>, Json<VerifiedTier>), ApiError> {
     let sample = Sample::of(&asked)?;
     let from = asked.after.as_deref().map(str::parse::<Place>).transpose()?;
     let bytes_max = asked.bytes_max.unwrap_or(BYTES[1]).clamp(BYTES[0], BYTES[2]);
@@ -361,7 +374,7 @@ pub(in crate::admin) async fn verify(
         Some(unread) if found.bytes == 0 && found.damaged.is_empty() => {
             Err(ApiError::unavailable(format!("nothing could be read from {name}: {}", unread.error)))
         }
-        _ => Ok(Json(found)),
+        _ => Ok((GoesOn::after(asked.after.as_ref()), Json(found))),
     }
 }
 

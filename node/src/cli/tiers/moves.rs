@@ -8,7 +8,7 @@ use holdfast_protocol::tiers::STANDARD;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, sleep};
 
-use super::super::client::{ApiClient, ClientArgs};
+use super::super::client::{ApiClient, ClientArgs, segment};
 use super::super::output::{Output, bytes};
 use super::super::{CliResult, Exit, Failure};
 
@@ -74,7 +74,8 @@ pub(super) async fn recall(args: RecallArgs, out: Output) -> CliResult {
 }
 
 impl Which {
-    fn request(&self, to: String, days: Option<u32>) -> CliResult<RequestMoves> {
+    /// The bucket, and what is asked of it.
+    fn request(&self, to: String, days: Option<u32>) -> CliResult<(String, RequestMoves)> {
         let usage = |message: &str| Err(Failure::usage(anyhow::anyhow!("{message}")));
         let (bucket, key) = match self.what.split_once('/') {
             Some((bucket, key)) if !key.is_empty() => (bucket, Some(key.to_owned())),
@@ -89,8 +90,7 @@ impl Which {
             (Some(_), false) if self.after.is_some() => return usage("--after goes with --prefix or --all"),
             _ => {}
         }
-        Ok(RequestMoves {
-            bucket: bucket.to_owned(),
+        let request = RequestMoves {
             key,
             version: self.version_id.clone(),
             prefix: self.prefix.clone(),
@@ -98,15 +98,16 @@ impl Which {
             days,
             after: self.after.clone(),
             limit: None,
-        })
+        };
+        Ok((bucket.to_owned(), request))
     }
 
-    async fn run(&self, request: RequestMoves, out: Output) -> CliResult {
+    async fn run(&self, (bucket, request): (String, RequestMoves), out: Output) -> CliResult {
         let api = self.client.connect()?.with_timeout(ANSWER_TIMEOUT).without_reuse();
-        let all = ask(&api, request.clone(), out).await?;
+        let all = ask(&api, &bucket, request.clone(), out).await?;
         if self.wait && all.queued > 0 {
             tokio::select! {
-                done = wait(&api, &request, all.queued, out) => done?,
+                done = wait(&api, &bucket, &request, all.queued, out) => done?,
                 _ = tokio::signal::ctrl_c() => {
                     let error = anyhow::anyhow!("interrupted: what was asked for moves on in the background");
                     return Err(Failure { exit: Exit::Failed, error });
@@ -141,12 +142,13 @@ fn bar(out: Output, length: Option<u64>, template: &str) -> CliResult<ProgressBa
 }
 
 /// Asks for all pages.
-async fn ask(api: &ApiClient, mut request: RequestMoves, out: Output) -> CliResult<RequestedMoves> {
+async fn ask(api: &ApiClient, bucket: &str, mut request: RequestMoves, out: Output) -> CliResult<RequestedMoves> {
+    let path = format!("/buckets/{}/moves", segment(bucket));
     let progress = bar(out, None, "{spinner} {pos} objects asked for, {per_sec}, {elapsed}; {msg}")?;
     let mut all = RequestedMoves::default();
     loop {
         let page = tokio::select! {
-            page = patiently(|| api.post::<RequestedMoves>("/moves", &request)) => page,
+            page = patiently(|| api.post::<RequestedMoves>(&path, &request)) => page,
             _ = tokio::signal::ctrl_c() => Err(Failure { exit: Exit::Failed, error: anyhow::anyhow!("interrupted") }),
         };
         match page {
@@ -196,12 +198,12 @@ struct Left {
     error: Option<String>,
 }
 
-async fn left(api: &ApiClient, request: &RequestMoves) -> CliResult<Left> {
+async fn left(api: &ApiClient, bucket: &str, request: &RequestMoves) -> CliResult<Left> {
     let mut left = Left::default();
     let mut after: Option<String> = None;
     loop {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
-        query.append_pair("bucket", &request.bucket).append_pair("unfinished", "true").append_pair("limit", "1000");
+        query.append_pair("bucket", bucket).append_pair("unfinished", "true").append_pair("limit", "1000");
         for (name, value) in [("key", &request.key), ("prefix", &request.prefix), ("after", &after)] {
             if let Some(value) = value {
                 query.append_pair(name, value);
@@ -225,11 +227,11 @@ async fn left(api: &ApiClient, request: &RequestMoves) -> CliResult<Left> {
 }
 
 /// Waits until nothing of the request moves.
-async fn wait(api: &ApiClient, request: &RequestMoves, queued: u64, out: Output) -> CliResult {
+async fn wait(api: &ApiClient, bucket: &str, request: &RequestMoves, queued: u64, out: Output) -> CliResult {
     let progress = bar(out, Some(queued), "{bar:30} {pos} of {len} moved, {per_sec}, {eta} left{msg}")?;
     loop {
         let begun = Instant::now();
-        let left = left(api, request).await?;
+        let left = left(api, bucket, request).await?;
         if left.moves == 0 {
             progress.finish_and_clear();
             return Ok(());
@@ -257,18 +259,18 @@ mod tests {
         args: MoveArgs,
     }
 
-    fn request(line: &str) -> Option<RequestMoves> {
+    fn request(line: &str) -> Option<(String, RequestMoves)> {
         let line = Line::try_parse_from(std::iter::once("move").chain(line.split(' '))).ok()?;
         line.args.which.request(line.args.to, None).ok()
     }
 
     #[test]
     fn an_object_or_many_are_named_and_never_a_whole_bucket_by_mistake() {
-        let one = request("b/a/key --to OSS --version-id v").unwrap();
-        assert_eq!((one.bucket.as_str(), one.key.as_deref(), one.version.as_deref()), ("b", Some("a/key"), Some("v")));
-        let some = request("b --prefix 2019/ --to OSS --after 2019/x").unwrap();
+        let (bucket, one) = request("b/a/key --to OSS --version-id v").unwrap();
+        assert_eq!((bucket.as_str(), one.key.as_deref(), one.version.as_deref()), ("b", Some("a/key"), Some("v")));
+        let (_, some) = request("b --prefix 2019/ --to OSS --after 2019/x").unwrap();
         assert_eq!((some.key, some.prefix.as_deref(), some.after.as_deref()), (None, Some("2019/"), Some("2019/x")));
-        assert!(request("b --all --to OSS").is_some_and(|all| all.prefix.is_none() && all.key.is_none()));
+        assert!(request("b --all --to OSS").is_some_and(|(_, all)| all.prefix.is_none() && all.key.is_none()));
         for line in [
             "b --to OSS",
             "b/ --to OSS",

@@ -80,7 +80,7 @@ pub(in crate::cli) struct SettingsArgs {
     /// The only group to store in [default: the tracker chooses].
     #[arg(long, value_name = "GROUP", help_heading = "FastDFS")]
     fastdfs_group: Option<String>,
-    /// Where a storage is reached whose own address is not: IP[:PORT]=HOST[:PORT]; once for each.
+    /// Where a storage is reached whose own address is not, such as 172.17.0.2=10.0.0.7 or with ports; once for each.
     #[arg(long, value_name = "FROM=TO", value_parser = mapping, help_heading = "FastDFS")]
     fastdfs_map: Vec<(String, String)>,
 
