@@ -216,7 +216,8 @@ pub async fn of_a_commit_and_a_sweep_exactly_one_has_the_pieces(world: World) {
         world.reserve(&job).await;
         let content = moved_content(&job, hot.content.as_ref().unwrap());
         let commit = world.commit_to(&job, content.clone(), T0 + 101);
-        let sweep = world.ledger.due_pieces(&oss(), LATER, LATER + 1, 10);
+        let tier = oss();
+        let sweep = world.ledger.due_pieces(&tier, LATER, LATER + 1, 10);
         // Each is the first to start in every other round.
         let (committed, swept) = if n % 2 == 0 {
             futures::future::join(commit, sweep).await
