@@ -208,7 +208,7 @@ pub async fn contents_of_a_tier_are_paged_and_counted(world: World) {
 }
 
 pub async fn of_a_commit_and_a_sweep_exactly_one_has_the_pieces(world: World) {
-    let id = bucket(&world.store, "b").await.id;
+    let (id, lane) = (bucket(&world.store, "b").await.id, oss());
     for n in 0..20_u8 {
         let key = format!("k{n}");
         let hot = world.put(id, &key, n, Some(oss())).await.object;
@@ -216,8 +216,7 @@ pub async fn of_a_commit_and_a_sweep_exactly_one_has_the_pieces(world: World) {
         world.reserve(&job).await;
         let content = moved_content(&job, hot.content.as_ref().unwrap());
         let commit = world.commit_to(&job, content.clone(), T0 + 101);
-        let tier = oss();
-        let sweep = world.ledger.due_pieces(&tier, LATER, LATER + 1, 10);
+        let sweep = world.ledger.due_pieces(&lane, LATER, LATER + 1, 10);
         // Each is the first to start in every other round.
         let (committed, swept) = if n % 2 == 0 {
             futures::future::join(commit, sweep).await
