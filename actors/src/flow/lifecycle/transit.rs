@@ -1,0 +1,86 @@
+//! Versions that are due to be moved to another storage class.
+
+use std::collections::HashSet;
+
+use futures::{StreamExt as _, stream};
+use holdfast_protocol::TierName;
+
+use super::act::Judged;
+use super::{Job, LifecycleError, LifecycleParts, LifecycleStats, tell};
+use crate::domain::lifecycle::{LifecycleAction, LifecycleRules, Stream, StreamKind};
+use crate::ports::MetadataError;
+use crate::ports::metadata::{Bucket, MoveReason, MoveRequest, Standing};
+
+/// Moves that are asked for at once: each is a short transaction of its own.
+const REQUESTS_AT_ONCE: usize = 8;
+
+impl LifecycleParts {
+    /// Tiers that rules name and that are not set up.
+    pub(super) fn missing_tiers(&self, bucket: &Bucket, rules: &LifecycleRules) -> HashSet<TierName> {
+        let named = rules.tiers();
+        let Some(tiers) = self.tiers.as_ref().filter(|_| !named.is_empty()) else { return HashSet::new() };
+        let known = tiers.names();
+        let missing: HashSet<TierName> = named.into_iter().filter(|tier| !known.contains(tier)).cloned().collect();
+        for tier in &missing {
+            tracing::warn!(
+                bucket = bucket.name,
+                %tier,
+                "lifecycle rules name a tier that is not set up: nothing is moved there until it is"
+            );
+        }
+        missing
+    }
+
+    /// Whether what a stream is about can be done now. What it would pass is not looked at again.
+    pub(super) fn can_walk(&self, job: &Job, stream: &Stream) -> bool {
+        stream.tier.as_ref().is_none_or(|tier| !job.missing.contains(tier))
+            && (stream.kind != StreamKind::Read || self.reads.is_some())
+    }
+
+    /// Puts what was judged on the queue of moves, if it is still what it was. Returns the places of those that were refused.
+    pub(super) async fn request_moves(
+        &self,
+        job: &Job,
+        judged: &[&Judged<'_>],
+        stats: &mut LifecycleStats,
+    ) -> Result<Vec<usize>, LifecycleError> {
+        let now_ms = self.clock.now_ms();
+        let ask = |one: &&Judged<'_>| self.metadata.request_move(request(job, one, now_ms));
+        let asked: Vec<_> = judged.iter().map(ask).collect();
+        let answers = stream::iter(asked).map(|ask| self.timed("ask for a move", ask)).buffered(REQUESTS_AT_ONCE);
+        let answers: Vec<_> = answers.collect().await;
+        let (mut refused, mut failed) = (Vec::new(), None);
+        for (one, answer) in judged.iter().zip(answers) {
+            match answer {
+                Ok(_) => stats.count(&one.due, job.now_ms),
+                Err(LifecycleError::Metadata(
+                    MetadataError::PreconditionFailed | MetadataError::NoSuchKey | MetadataError::NoSuchVersion,
+                )) => {
+                    stats.changed += 1;
+                    tell(LifecycleAction::Transition, "changed");
+                    refused.push(one.place);
+                }
+                Err(error) => {
+                    tell(LifecycleAction::Transition, "failed");
+                    failed = Some(error);
+                }
+            }
+        }
+        // The place of the walk is not saved: what did not go is judged again.
+        failed.map_or(Ok(refused), Err)
+    }
+}
+
+fn request(job: &Job, one: &Judged<'_>, now_ms: u64) -> MoveRequest {
+    MoveRequest {
+        bucket: job.bucket.id,
+        key: one.version.key.clone(),
+        version: (one.version.standing == Standing::Noncurrent).then_some(one.version.version),
+        to: one.due.to.clone(),
+        reason: MoveReason::Lifecycle,
+        only_if: Some(one.only_if(job)),
+        // The mover tells, when it is done.
+        event: None,
+        now_ms,
+    }
+}
