@@ -31,6 +31,7 @@ use holdfast_actors::flow::report::Reporter;
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::coordination::{Coordination, NodeAddresses, NodeState};
 use holdfast_actors::ports::peers::ReplicaService;
+use holdfast_actors::ports::tiers::EmptyTiers;
 use holdfast_actors::ports::{ChunkStore, Clock, Disk, Locks, MetadataStore, SystemClock};
 use holdfast_actors::service::cluster::{ClusterHandle, Findings};
 use holdfast_actors::service::loops::LoopsHandle;
@@ -302,6 +303,7 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
     let front = FrontParts {
         metadata: metadata.clone(),
         chunks: chunks.clone(),
+        tiers: Arc::new(EmptyTiers),
         locks,
         clock: clock.clone(),
         opener: vault.clone(),

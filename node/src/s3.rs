@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use holdfast_actors::ports::tiers::Tiers;
 use holdfast_actors::ports::{ChunkStore, Clock, Locks, MetadataStore};
 
 pub mod access;
@@ -21,6 +22,7 @@ pub mod signature;
 
 mod buckets;
 mod checksums;
+mod classes;
 mod convert;
 mod copy;
 mod delete;
@@ -32,6 +34,7 @@ mod notify;
 mod put;
 mod ranges;
 mod read;
+mod restore;
 mod service;
 mod strict_xml;
 mod tagging;
@@ -59,6 +62,8 @@ pub struct S3Front {
     pub(crate) region: Arc<str>,
     /// The node's name in events; `None`: nobody is told of changes.
     pub(crate) events_from: Option<Arc<str>>,
+    /// The cold tiers, whose names are the storage classes beside `STANDARD`.
+    pub(crate) tiers: Arc<dyn Tiers>,
     /// When objects expire.
     pub(crate) lifecycle: Arc<LifecycleView>,
 }

@@ -133,6 +133,19 @@ pub trait Tiers: Send + Sync + 'static {
     fn names(&self) -> Vec<TierName>;
 }
 
+/// The tiers of a node that has none.
+pub struct EmptyTiers;
+
+impl Tiers for EmptyTiers {
+    fn tier(&self, name: &TierName) -> TierResult<Arc<dyn ColdTier>> {
+        Err(TierError::Denied(format!("no tier {name} is set up")))
+    }
+
+    fn names(&self) -> Vec<TierName> {
+        vec![]
+    }
+}
+
 /// A cold store. See the module's rules.
 #[async_trait]
 pub trait ColdTier: Send + Sync + 'static {

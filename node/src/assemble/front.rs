@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use holdfast_actors::ports::coordination::Ownership;
+use holdfast_actors::ports::tiers::Tiers;
 use holdfast_actors::ports::{ChunkStore, Clock, Locks, MetadataStore};
 use holdfast_actors::service::NodeHandle;
 use holdfast_storage::buf::BufferPool;
@@ -24,6 +25,7 @@ use crate::s3::{LifecycleView, S3Front};
 pub(super) struct FrontParts {
     pub(super) metadata: Arc<dyn MetadataStore>,
     pub(super) chunks: Arc<dyn ChunkStore>,
+    pub(super) tiers: Arc<dyn Tiers>,
     pub(super) locks: Arc<dyn Locks>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) opener: Arc<dyn SecretOpener>,
@@ -37,13 +39,14 @@ pub(super) struct FrontParts {
 
 /// Starts to listen and to serve.
 pub(super) fn serve_s3(config: &Config, parts: FrontParts) -> anyhow::Result<HttpServer> {
-    let FrontParts { metadata, chunks, locks, clock, opener, actors, rings, node_name, ownership } = parts;
+    let FrontParts { metadata, chunks, tiers, locks, clock, opener, actors, rings, node_name, ownership } = parts;
     let front = S3Front {
         metadata: metadata.clone(),
         chunks,
         locks,
         clock: clock.clone(),
         region: config.s3.region.as_str().into(),
+        tiers,
         events_from: config.events.is_on().then(|| node_name.as_str().into()),
         lifecycle: Arc::new(LifecycleView::new(super::lifecycle::day(config))),
     };

@@ -198,7 +198,6 @@ macro_rules! refuse_unsupported {
         {
             return Err(not_implemented("granting by header"));
         }
-        $crate::s3::convert::check_storage_class(input.storage_class.as_ref().map(|class| class.as_str()))?;
     }};
 }
 pub(crate) use refuse_unsupported;
@@ -215,14 +214,6 @@ macro_rules! refuse_customer_key {
     };
 }
 pub(crate) use refuse_customer_key;
-
-/// The one storage class there is.
-pub(crate) fn check_storage_class(class: Option<&str>) -> S3Result<()> {
-    match class {
-        None | Some("STANDARD") => Ok(()),
-        Some(_) => Err(s3_error!(InvalidStorageClass, "The storage class you specified is not valid")),
-    }
-}
 
 /// An HTTP date.
 pub(crate) fn http_date(time: &Timestamp) -> S3Result<String> {

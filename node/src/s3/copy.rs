@@ -3,6 +3,9 @@
 //! A copy shares the content of its source: no byte moves, whatever the size, and the copy keeps ETag and checksum. Only
 //! when the request wants another checksum than the source has are the bytes read and written anew. A part copy always
 //! writes anew, since a part's chunks belong to its upload.
+//!
+//! That holds for cold objects too: a copy of one is as cold. The class of a copy is the one that the request names, or the
+//! bucket's default, never its source's; where the bytes lie elsewhere, they are moved after the commit.
 
 use std::sync::Arc;
 
@@ -121,6 +124,8 @@ impl S3Front {
             && name.version.is_none()
             && !replace_metadata
             && !redirects
+            // How clients change the class of an object. S3 does not look whether it was another one.
+            && input.storage_class.is_none()
         {
             return Err(s3_error!(
                 InvalidRequest,
@@ -130,6 +135,7 @@ impl S3Front {
         }
         let bucket = self.bucket_of(&req.extensions, &input.bucket, input.expected_bucket_owner.as_deref()).await?;
         let owner = owner_of_writes(&req, &bucket);
+        let class = self.class_of_write(&bucket, input.storage_class.as_ref())?;
 
         for _ in 0..SOURCE_READS_MAX {
             let source = self
@@ -152,6 +158,7 @@ impl S3Front {
                 attributes,
                 tags: if replace_tags { given_tags.clone() } else { source.object.tags.clone() },
                 acl,
+                class: class.clone(),
                 precondition: precondition.clone(),
                 event: self.event(&req.extensions, &bucket, EventName::CreatedCopy),
             };

@@ -13,6 +13,8 @@ use holdfast_actors::domain::objects::ranges::{NoSuchPart, RangeNotSatisfiable};
 use holdfast_actors::domain::objects::tags::TagError;
 use holdfast_actors::flow::put::{BodyError, StoreError};
 use holdfast_actors::ports::{ChunkError, MetadataError};
+use holdfast_protocol::TierName;
+use holdfast_protocol::tiers::STANDARD;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use s3s::{S3Error, S3ErrorCode, s3_error};
 
@@ -299,6 +301,28 @@ pub(crate) fn not_implemented(what: &str) -> S3Error {
     s3_error!(NotImplemented, "{what} is not implemented")
 }
 
+/// A storage class that is none. The message names those that are.
+pub(crate) fn no_such_class(tiers: &[TierName]) -> S3Error {
+    let classes: Vec<&str> = std::iter::once(STANDARD).chain(tiers.iter().map(TierName::as_str)).collect();
+    let mut error = s3_error!(
+        InvalidStorageClass,
+        "The storage class you specified is not valid. Here are: {}",
+        classes.join(", ")
+    );
+    error.set_status_code(StatusCode::BAD_REQUEST);
+    error
+}
+
+/// 503: the bucket's default class names no tier. Until an operator acts, a client gains nothing by trying again at once.
+pub(crate) fn lost_default_class(class: &str) -> S3Error {
+    let error = s3_error!(
+        ServiceUnavailable,
+        "No tier is set up for {class}, the default storage class of this bucket. Name a storage class in the request, or have \
+         the tier or the default changed."
+    );
+    with_headers(error, [("retry-after", HeaderValue::from_static("60"))])
+}
+
 /// Rules that move objects to where there is nothing.
 pub(crate) fn no_cold_tier() -> S3Error {
     let mut error = s3_error!(
@@ -372,6 +396,9 @@ mod tests {
             (NoSuchPart(3).to_s3(), "InvalidPartNumber", 416),
             (not_implemented("x"), "NotImplemented", 501),
             (no_cold_tier(), "InvalidStorageClass", 400),
+            (no_such_class(&[]), "InvalidStorageClass", 400),
+            (lost_default_class("OSS"), "ServiceUnavailable", 503),
+            (MetadataError::NotCold.to_s3(), "InvalidObjectState", 403),
             (RuleFault::Malformed("x").to_s3(), "MalformedXML", 400),
             (RuleFault::Request("x").to_s3(), "InvalidRequest", 400),
             (RuleFault::Argument("x").to_s3(), "InvalidArgument", 400),

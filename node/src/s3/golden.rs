@@ -8,7 +8,9 @@ use bytes::Bytes;
 use holdfast_actors::ports::SystemClock;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{AccessKey, User};
+use holdfast_actors::ports::tiers::{ColdTier, TierError, TierResult, Tiers};
 use holdfast_actors::ports::{ChunkStore, MetadataStore};
+use holdfast_protocol::TierName;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use ring::hmac;
@@ -24,19 +26,35 @@ use super::http_service::{S3HttpOptions, S3HttpService};
 use crate::locks::InProcessLocks;
 use crate::metadata::sqlite::{SqliteMetadataStore, SqliteOptions};
 
+mod classes;
 mod copies;
 mod lifecycle;
 mod listings;
 mod objects;
+mod restores;
 mod unconfigured;
 mod uploads;
 mod versions;
 
 const REGION: &str = "us-east-1";
 
+/// Tiers of which nothing but the names is there: the front end never asks for more.
+struct NamedTiers;
+
+impl Tiers for NamedTiers {
+    fn tier(&self, name: &TierName) -> TierResult<Arc<dyn ColdTier>> {
+        Err(TierError::Denied(format!("{name} is but a name")))
+    }
+
+    fn names(&self) -> Vec<TierName> {
+        ["FASTDFS", "OSS"].iter().map(|name| name.parse().unwrap()).collect()
+    }
+}
+
 /// A front end with the buckets and users of a test.
 struct World {
     service: S3HttpService,
+    metadata: Arc<dyn MetadataStore>,
     chunks: Arc<MemoryChunkStore>,
     _directory: tempfile::TempDir,
 }
@@ -69,14 +87,15 @@ impl World {
             clock: Arc::new(SystemClock),
             region: REGION.into(),
             events_from: Some("node".into()),
+            tiers: Arc::new(NamedTiers),
             lifecycle: Arc::default(),
         };
         let opener = |sealed: &[u8], _: &str| -> Result<Zeroizing<String>, OpenSecretError> {
             Ok(Zeroizing::new(String::from_utf8_lossy(sealed).into_owned()))
         };
-        let service =
-            S3HttpService::new(front, metadata, Arc::new(opener), Arc::new(SystemClock), S3HttpOptions::default());
-        let world = Self { service, chunks, _directory: directory };
+        let (kept, clock) = (Arc::clone(&metadata), Arc::new(SystemClock));
+        let service = S3HttpService::new(front, metadata, Arc::new(opener), clock, S3HttpOptions::default());
+        let world = Self { service, metadata: kept, chunks, _directory: directory };
         world.put("/bucket").send().await.expect(200);
         world
     }

@@ -2,8 +2,8 @@
 //!
 //! A request passes, in this order: its id and log span; CORS preflight, which is answered here; the gate for the form of
 //! signatures ([`super::signature`]); form uploads, which become a PutObject ([`super::post`]); then s3s, which
-//! authenticates, asks [`super::access`], and calls the operation; documents that decide what is deleted are looked at on
-//! their way into it ([`super::strict_xml`]). On the way back the answer gets the request id (also in the body of an error),
+//! authenticates, asks [`super::access`], and calls the operation; documents that decide what is deleted or moved are
+//! looked at on their way into it ([`super::strict_xml`]). On the way back the answer gets the request id (also in the body of an error),
 //! CORS headers, and `Retry-After` if the node is busy; it is logged and counted.
 //!
 //! The service holds no state of a request beyond its future, so a client that goes away cancels it.
@@ -33,6 +33,7 @@ use super::host::HostNames;
 use super::post::{self, FormContext};
 use super::ranges;
 use super::request_id::{RequestContext, RequestId};
+use super::restore::Accepted;
 use super::signature;
 use super::strict_xml;
 
@@ -137,6 +138,7 @@ impl S3HttpService {
 fn status_label(status: StatusCode) -> &'static str {
     match status.as_u16() {
         200 => "200",
+        202 => "202",
         204 => "204",
         206 => "206",
         304 => "304",
@@ -190,6 +192,10 @@ impl Inner {
             && response.headers().contains_key(CONTENT_RANGE)
         {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        // And one for RestoreObject, which tells by it whether bytes have to be moved.
+        if response.extensions_mut().remove::<Accepted>().is_some() {
+            *response.status_mut() = StatusCode::ACCEPTED;
         }
         if let (Some(origin), Some(bucket)) = (&origin, &bucket)
             && method != Method::OPTIONS

@@ -27,7 +27,7 @@ const TRANSITION_MINIMUM: &str = TransitionDefaultMinimumObjectSize::ALL_STORAGE
 
 /// What the front end knows of expiry: how long a day is, and the rules of buckets, parsed.
 pub(crate) struct LifecycleView {
-    day: Day,
+    pub(super) day: Day,
     parsed: moka::sync::Cache<(BucketId, u64), Option<Arc<LifecycleRules>>>,
 }
 

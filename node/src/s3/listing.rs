@@ -17,6 +17,7 @@ use s3s::{S3Request, S3Response, S3Result};
 
 use super::S3Front;
 use super::checksums::{dto_algorithm, dto_type};
+use super::classes::{self, RestoreStatuses};
 use super::convert::{etag, owner, timestamp, upload_id, version_id};
 use super::errors::{ResultExt as _, invalid_argument};
 
@@ -125,7 +126,7 @@ fn checksum_fields(
     (checksum.map(|(algorithm, _)| vec![dto_algorithm(algorithm)]), checksum.map(|(_, t)| dto_type(t)))
 }
 
-fn object(entry: &ListEntry, names: Names, with_owner: bool) -> dto::Object {
+fn object(entry: &ListEntry, names: Names, restores: RestoreStatuses, with_owner: bool) -> dto::Object {
     let (checksum_algorithm, checksum_type) = checksum_fields(entry.checksum);
     dto::Object {
         checksum_algorithm,
@@ -134,9 +135,9 @@ fn object(entry: &ListEntry, names: Names, with_owner: bool) -> dto::Object {
         key: Some(names.show(&entry.key)),
         last_modified: Some(timestamp(entry.last_modified_ms)),
         owner: with_owner.then(|| owner(&entry.owner)),
-        restore_status: None,
+        restore_status: restores.show(entry.restore),
         size: Some(entry.size_bytes as i64),
-        storage_class: Some(dto::ObjectStorageClass::from_static(dto::ObjectStorageClass::STANDARD)),
+        storage_class: Some(classes::shown(entry.class.as_ref())),
     }
 }
 
@@ -168,6 +169,7 @@ impl S3Front {
     ) -> S3Result<S3Response<ListObjectsOutput>> {
         let S3Request { input, extensions, .. } = req;
         let names = Names::of(input.encoding_type.as_ref())?;
+        let restores = RestoreStatuses::of(input.optional_object_attributes.as_deref(), self.clock.now_ms())?;
         let limit = page_limit(input.max_keys, "max-keys")?;
         let prefix = input.prefix.unwrap_or_default();
         let delimiter = delimiter_of(input.delimiter.as_ref());
@@ -181,7 +183,7 @@ impl S3Front {
         // Without a delimiter clients go on after the last key.
         let next = page.next.as_ref().filter(|_| delimiter.is_some()).and_then(marker_of);
         Ok(S3Response::new(ListObjectsOutput {
-            contents: Some(page.entries.iter().map(|entry| object(entry, names, true)).collect()),
+            contents: Some(page.entries.iter().map(|entry| object(entry, names, restores, true)).collect()),
             common_prefixes: names.prefixes(&page.common_prefixes),
             is_truncated: Some(page.next.is_some()),
             next_marker: names.show_some(next.as_deref()),
@@ -202,6 +204,7 @@ impl S3Front {
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
         let S3Request { input, extensions, .. } = req;
         let names = Names::of(input.encoding_type.as_ref())?;
+        let restores = RestoreStatuses::of(input.optional_object_attributes.as_deref(), self.clock.now_ms())?;
         let limit = page_limit(input.max_keys, "max-keys")?;
         let prefix = input.prefix.unwrap_or_default();
         let delimiter = delimiter_of(input.delimiter.as_ref());
@@ -213,7 +216,7 @@ impl S3Front {
         let page = self.list_page(&extensions, &input.bucket, input.expected_bucket_owner.as_deref(), query).await?;
         let with_owner = input.fetch_owner.unwrap_or(false);
         Ok(S3Response::new(ListObjectsV2Output {
-            contents: Some(page.entries.iter().map(|entry| object(entry, names, with_owner)).collect()),
+            contents: Some(page.entries.iter().map(|entry| object(entry, names, restores, with_owner)).collect()),
             common_prefixes: names.prefixes(&page.common_prefixes),
             key_count: Some((page.entries.len() + page.common_prefixes.len()) as i32),
             is_truncated: Some(page.next.is_some()),
@@ -236,6 +239,7 @@ impl S3Front {
     ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
         let S3Request { input, extensions, .. } = req;
         let names = Names::of(input.encoding_type.as_ref())?;
+        let restores = RestoreStatuses::of(input.optional_object_attributes.as_deref(), self.clock.now_ms())?;
         let limit = page_limit(input.max_keys, "max-keys")?;
         let prefix = input.prefix.unwrap_or_default();
         let delimiter = delimiter_of(input.delimiter.as_ref());
@@ -269,11 +273,9 @@ impl S3Front {
                         key: Some(names.show(&entry.key)),
                         last_modified,
                         owner: Some(owner(&entry.owner)),
-                        restore_status: None,
+                        restore_status: restores.show(entry.restore),
                         size: Some(content.size_bytes() as i64),
-                        storage_class: Some(dto::ObjectVersionStorageClass::from_static(
-                            dto::ObjectVersionStorageClass::STANDARD,
-                        )),
+                        storage_class: Some(classes::shown(entry.class.as_ref())),
                         version_id,
                     });
                 }
@@ -344,7 +346,7 @@ impl S3Front {
                     initiator: Some(initiator(&new.owner)),
                     key: Some(names.show(&new.key)),
                     owner: Some(owner(&new.owner)),
-                    storage_class: Some(dto::StorageClass::from_static(dto::StorageClass::STANDARD)),
+                    storage_class: Some(classes::shown(new.class.as_ref())),
                     upload_id: Some(new.id.to_string()),
                 }
             })

@@ -27,6 +27,7 @@ use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::S3Front;
 use super::checksums::{self, BodyChecks, given_checksums, set_checksum};
+use super::classes;
 use super::convert::{
     attribute_headers, canned_acl, etag, owner, owner_of_writes, refuse_customer_key, refuse_unsupported, timestamp,
     upload_id, write_precondition,
@@ -128,7 +129,7 @@ impl S3Front {
             tags,
             acl,
             checksum,
-            class: None,
+            class: self.class_of_write(&bucket, req.input.storage_class.as_ref())?,
         };
         let id = upload.id;
         self.metadata.create_upload(upload).await.s3()?;
@@ -203,8 +204,13 @@ impl S3Front {
     ) -> S3Result<Part> {
         let new = &upload.new;
         let begun_ms = self.clock.now_ms();
-        let attributes =
-            LabelAttributes { owner: &new.owner, attributes: &new.attributes, tags: &new.tags, acl: new.acl };
+        let attributes = LabelAttributes {
+            owner: &new.owner,
+            attributes: &new.attributes,
+            tags: &new.tags,
+            acl: new.acl,
+            class: new.class.as_ref(),
+        };
         let request = StoreRequest {
             content: ContentId::generate(begun_ms / 1000),
             label: ChunkLabel {
@@ -380,7 +386,7 @@ impl S3Front {
             part_number_marker: Some(i32::from(after)),
             next_part_number_marker: parts.last().map(|part| i32::from(part.number)),
             parts: Some(shown),
-            storage_class: Some(dto::StorageClass::from_static(dto::StorageClass::STANDARD)),
+            storage_class: Some(classes::shown(upload.new.class.as_ref())),
             ..Default::default()
         }))
     }

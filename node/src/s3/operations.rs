@@ -148,7 +148,7 @@ pub const OPERATIONS: &[Operation] = &[
     no("PutObjectRetention", "PUT", Object, "retention"),
     yes("PutObjectTagging", "PUT", Object, "tagging", "s3:PutObjectTagging", "s3:PutObjectVersionTagging"),
     no("PutPublicAccessBlock", "PUT", Bucket, "publicAccessBlock"),
-    no("RestoreObject", "POST", Object, "restore"),
+    yes("RestoreObject", "POST", Object, "restore", "s3:RestoreObject", ""),
     no("SelectObjectContent", "POST", Object, "select&select-type=2"),
     yes("UploadPart", "PUT", Object, "partNumber=1&uploadId=U", "s3:PutObject", ""),
     yes("UploadPartCopy", "PUT", Object, "partNumber=1&uploadId=U", "s3:PutObject", ""),

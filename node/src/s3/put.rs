@@ -13,7 +13,7 @@ use holdfast_actors::ports::metadata::{
     ReplicaEvidence, Tag, Versioning, WritePrecondition,
 };
 use holdfast_protocol::checksum::Checksum;
-use holdfast_protocol::{ChunkLabel, ContentId, EventName, VersionId};
+use holdfast_protocol::{ChunkLabel, ContentId, EventName, TierName, VersionId};
 use s3s::dto::{PutObjectInput, PutObjectOutput, StreamingBlob};
 use s3s::stream::ByteStream as _;
 use s3s::{Body, S3Request, S3Response, S3Result, s3_error};
@@ -34,6 +34,8 @@ pub(crate) struct ObjectHead {
     pub(crate) attributes: ObjectAttributes,
     pub(crate) tags: Vec<Tag>,
     pub(crate) acl: CannedAcl,
+    /// Storage class; `None`: `STANDARD`.
+    pub(crate) class: Option<TierName>,
     pub(crate) precondition: WritePrecondition,
     pub(crate) event: Option<EventDraft>,
 }
@@ -47,13 +49,20 @@ pub(crate) struct LabelAttributes<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(crate) tags: &'a [Tag],
     pub(crate) acl: CannedAcl,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) class: Option<&'a TierName>,
 }
 
 impl ObjectHead {
     /// The label of chunks that hold the object's bytes. The version is the one it will have in the bucket as it is now.
     pub(crate) fn label(&self, bucket: &Bucket, size_bytes: u64, now_ms: u64) -> S3Result<ChunkLabel> {
-        let attributes =
-            LabelAttributes { owner: &self.owner, attributes: &self.attributes, tags: &self.tags, acl: self.acl };
+        let attributes = LabelAttributes {
+            owner: &self.owner,
+            attributes: &self.attributes,
+            tags: &self.tags,
+            acl: self.acl,
+            class: self.class.as_ref(),
+        };
         Ok(ChunkLabel {
             bucket: bucket.name.clone(),
             key: self.key.clone(),
@@ -86,7 +95,7 @@ impl ObjectHead {
             precondition: self.precondition,
             event: self.event,
             evidence,
-            class: None,
+            class: self.class,
         }
     }
 }
@@ -159,6 +168,7 @@ impl S3Front {
         let body = body_stream(input.body.take());
         let bucket =
             self.bucket_of(&req.extensions, &req.input.bucket, req.input.expected_bucket_owner.as_deref()).await?;
+        let class = self.class_of_write(&bucket, req.input.storage_class.as_ref())?;
         let name = match req.extensions.get::<FormCaller>() {
             Some(_) => EventName::CreatedPost,
             None => EventName::CreatedPut,
@@ -171,6 +181,7 @@ impl S3Front {
             attributes,
             tags,
             acl,
+            class,
             precondition,
         };
         let committed = self.write_object(&bucket, head, size_bytes, body, checks).await?;

@@ -24,6 +24,7 @@ use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 use super::S3Front;
 use super::auth::Caller;
 use super::checksums::{self, set_checksum};
+use super::classes;
 use super::convert::{
     DEFAULT_CONTENT_TYPE, etag, http_date, read_conditions, refuse_customer_key, timestamp, version_id,
 };
@@ -227,6 +228,8 @@ impl S3Front {
             last_modified: Some(timestamp(object.last_modified_ms)),
             metadata: user_metadata(&object),
             parts_count: selection.parts_count,
+            restore: classes::restore_header(object.restore, self.clock.now_ms()),
+            storage_class: classes::header(object.class.as_ref()),
             tag_count: (!object.tags.is_empty()).then_some(object.tags.len() as i32),
             version_id: shown_version(&bucket, &object),
             website_redirect_location: attributes.website_redirect_location.clone(),
@@ -275,6 +278,8 @@ impl S3Front {
             last_modified: Some(timestamp(object.last_modified_ms)),
             metadata: user_metadata(&object),
             parts_count: selection.parts_count,
+            restore: classes::restore_header(object.restore, self.clock.now_ms()),
+            storage_class: classes::header(object.class.as_ref()),
             version_id: shown_version(&bucket, &object),
             website_redirect_location: attributes.website_redirect_location.clone(),
             ..Default::default()
@@ -329,9 +334,7 @@ impl S3Front {
             match name {
                 "ETag" => output.e_tag = Some(etag(&content.etag)),
                 "ObjectSize" => output.object_size = Some(content.size_bytes() as i64),
-                "StorageClass" => {
-                    output.storage_class = Some(dto::StorageClass::from_static(dto::StorageClass::STANDARD));
-                }
+                "StorageClass" => output.storage_class = Some(classes::shown(object.class.as_ref())),
                 "Checksum" => {
                     output.checksum = content.checksum.as_ref().map(|checksum| {
                         let mut shown = dto::Checksum {

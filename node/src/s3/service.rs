@@ -77,6 +77,7 @@ operations! {
     put_object(PutObjectInput) -> PutObjectOutput;
     put_object_acl(PutObjectAclInput) -> PutObjectAclOutput;
     put_object_tagging(PutObjectTaggingInput) -> PutObjectTaggingOutput;
+    restore_object(RestoreObjectInput) -> RestoreObjectOutput;
     // Listings
     list_object_versions(ListObjectVersionsInput) -> ListObjectVersionsOutput;
     list_objects(ListObjectsInput) -> ListObjectsOutput;

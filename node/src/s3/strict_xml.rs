@@ -1,9 +1,9 @@
-//! Documents that decide what is deleted, read more strictly than s3s reads them.
+//! Documents that decide what is deleted or moved, read more strictly than s3s reads them.
 //!
 //! s3s passes over what it does not expect: CDATA sections, text between elements, what follows the digits of a number. A
-//! prefix in a CDATA section is then no prefix, and the rule is about the whole bucket; `1,000` days are one. So these two
-//! documents, a lifecycle configuration and a list of keys to delete, are looked at before s3s reads them ([`watch()`]), and
-//! what would be passed over is refused. What is let through is not changed.
+//! prefix in a CDATA section is then no prefix, and the rule is about the whole bucket; `1,000` days are one. So these
+//! documents, a lifecycle configuration, a list of keys to delete and a request to restore, are looked at before s3s reads
+//! them ([`watch()`]), and what would be passed over is refused. What is let through is not changed.
 
 use quick_xml::Reader;
 use quick_xml::events::Event;
@@ -26,6 +26,8 @@ enum Document {
     Lifecycle,
     /// Of DeleteObjects.
     Delete,
+    /// Of RestoreObject.
+    Restore,
 }
 
 /// What belongs into an element.
@@ -37,12 +39,14 @@ enum Content {
     Number(i64),
     /// s3s passes over such an element, with all that is in it.
     Unknown,
+    /// Whatever it is, the operation refuses it.
+    Whatever,
 }
 
 impl Document {
     /// What belongs into an element; `None`: it is not known there. The element around the outermost one has no name.
     fn content(self, around: &str, name: &str) -> Option<Content> {
-        use Content::{Elements, Number, Text};
+        use Content::{Elements, Number, Text, Whatever};
         const COUNT: Content = Number(i32::MAX as i64);
         const BYTES: Content = Number(i64::MAX);
         Some(match (self, around, name) {
@@ -72,6 +76,12 @@ impl Document {
             (Self::Delete, "Delete", "Quiet") => Text,
             (Self::Delete, "Object", "Key" | "VersionId" | "ETag" | "LastModifiedTime") => Text,
             (Self::Delete, "Object", "Size") => BYTES,
+            (Self::Restore, "", "RestoreRequest") => Elements,
+            (Self::Restore, "RestoreRequest", "Days") => COUNT,
+            (Self::Restore, "RestoreRequest", "Description" | "Tier" | "Type") => Text,
+            (Self::Restore, "RestoreRequest", "GlacierJobParameters") => Elements,
+            (Self::Restore, "GlacierJobParameters", "Tier") => Text,
+            (Self::Restore, "RestoreRequest", "OutputLocation" | "SelectParameters") => Whatever,
             _ => return None,
         })
     }
@@ -151,6 +161,7 @@ fn enter(document: Document, open: &[Open], name: &[u8]) -> Result<Open, String>
         Some(around) => match around.content {
             Content::Elements => document.content(&around.name, std::str::from_utf8(name).unwrap_or_default()),
             Content::Unknown => None,
+            Content::Whatever => Some(Content::Whatever),
             Content::Text | Content::Number(_) => {
                 return Err(format!("{} is a text, and has {shown} in it", around.name));
             }
@@ -158,8 +169,10 @@ fn enter(document: Document, open: &[Open], name: &[u8]) -> Result<Open, String>
     };
     let content = match (known, document) {
         (Some(content), _) => content,
-        // What narrows a rule must not be passed over.
-        (None, Document::Lifecycle) => return Err(format!("{} has no element {shown}", place(open))),
+        // What narrows a rule or a request must not be passed over.
+        (None, Document::Lifecycle | Document::Restore) => {
+            return Err(format!("{} has no element {shown}", place(open)));
+        }
         (None, Document::Delete) => Content::Unknown,
     };
     Ok(Open { name: shown, content, text: String::new() })
@@ -168,7 +181,7 @@ fn enter(document: Document, open: &[Open], name: &[u8]) -> Result<Open, String>
 /// Takes the next piece of text in the innermost element.
 fn take(open: &mut [Open], text: &str) -> Result<(), String> {
     match open.last_mut() {
-        Some(Open { content: Content::Text, .. }) => Ok(()),
+        Some(Open { content: Content::Text | Content::Whatever, .. }) => Ok(()),
         Some(Open { content: Content::Number(_), text: number, .. }) => {
             number.push_str(text);
             Ok(())

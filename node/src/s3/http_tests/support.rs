@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use holdfast_actors::ports::chunks::{ChunkBody, ChunkError, ChunkInfo, ChunkSink, ChunkSpec, ChunkStore};
+use holdfast_actors::ports::tiers::EmptyTiers;
 use holdfast_actors::ports::{Clock, SystemClock};
 use holdfast_protocol::ChunkId;
 use http::{Request, Response, StatusCode};
@@ -224,6 +225,7 @@ impl Fixture {
             clock: Arc::new(SystemClock),
             region: "us-east-1".into(),
             events_from: None,
+            tiers: Arc::new(EmptyTiers),
             lifecycle: Arc::default(),
         };
         let operations = Operations { front, stored: Arc::clone(&stored) };

@@ -17,6 +17,10 @@ fn lifecycle(rest: &str) -> Result<(), String> {
     check(rule(rest).as_bytes(), Document::Lifecycle)
 }
 
+fn restore(rest: &str) -> Result<(), String> {
+    check(format!("<RestoreRequest>{rest}</RestoreRequest>").as_bytes(), Document::Restore)
+}
+
 fn delete(rest: &str) -> Result<(), String> {
     check(format!("<Delete>{rest}</Delete>").as_bytes(), Document::Delete)
 }
@@ -48,6 +52,16 @@ fn documents_of_clients_are_taken() {
         "<Unknown><Object></Object></Unknown>",
     ] {
         assert_eq!(delete(rest), Ok(()), "{rest}");
+    }
+    for rest in [
+        "<Days> 3 </Days>",
+        "<Days>1</Days><GlacierJobParameters><Tier>Bulk</Tier></GlacierJobParameters>",
+        "<Days>1</Days><Tier>Standard</Tier><Description>a &amp; b</Description>",
+        // That it is not to be had is for the operation to say.
+        "<Type>SELECT</Type><SelectParameters><Expression>a<b>c</b> d</Expression></SelectParameters>",
+        "<OutputLocation><S3><BucketName>b</BucketName></S3></OutputLocation>",
+    ] {
+        assert_eq!(restore(rest), Ok(()), "{rest}");
     }
     // That nothing is there s3s says.
     assert_eq!(check(b"", Document::Delete), Ok(()));
@@ -109,6 +123,18 @@ fn what_s3s_would_pass_over_is_refused_with_the_name_of_the_element() {
         ("<Object><Key>a</Key><Size>1,000</Size></Object>", "Size"),
     ] {
         let refused = delete(rest).expect_err(rest);
+        assert!(refused.contains(element), "{rest}: {refused}");
+    }
+    for (rest, element) in [
+        ("<Days>1<![CDATA[0]]></Days>", "Days"),
+        ("<Days>1,000</Days>", "Days"),
+        ("<Days>1d</Days>", "Days"),
+        ("<Days/>", "Days"),
+        ("3", "RestoreRequest"),
+        ("<Hours>1</Hours>", "Hours"),
+        ("<GlacierJobParameters>Bulk</GlacierJobParameters>", "GlacierJobParameters"),
+    ] {
+        let refused = restore(rest).expect_err(rest);
         assert!(refused.contains(element), "{rest}: {refused}");
     }
     for text in [
@@ -223,7 +249,7 @@ proptest! {
     /// Whatever comes, it is taken or refused: nothing else happens.
     #[test]
     fn junk_is_no_harm(text in proptest::collection::vec(any::<u8>(), 0..64), tail in "[<>/a-z!\\[\\]?&;]{0,40}") {
-        for document in [Document::Lifecycle, Document::Delete] {
+        for document in [Document::Lifecycle, Document::Delete, Document::Restore] {
             let _ = check(&text, document);
             let _ = check(tail.as_bytes(), document);
             let _ = check(format!("<Delete>{tail}").as_bytes(), document);

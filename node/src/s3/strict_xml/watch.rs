@@ -44,27 +44,31 @@ impl Refused {
 }
 
 impl Document {
-    /// What the request may be, by its method and query. The path is left to s3s.
-    fn of(method: &Method, query: &str) -> Option<Self> {
-        let (document, parameter) = match *method {
-            Method::PUT => (Self::Lifecycle, "lifecycle"),
-            Method::POST => (Self::Delete, "delete"),
-            _ => return None,
+    /// Whether a request may have one, by its method and query. The path is left to s3s.
+    fn may_be(method: &Method, query: &str) -> bool {
+        let parameters: &[&str] = match *method {
+            Method::PUT => &["lifecycle"],
+            Method::POST => &["delete", "restore"],
+            _ => return false,
         };
-        form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == parameter).then_some(document)
+        form_urlencoded::parse(query.as_bytes()).any(|(name, _)| parameters.contains(&name.as_ref()))
     }
 
-    fn operation(self) -> &'static str {
-        match self {
-            Self::Lifecycle => "PutBucketLifecycleConfiguration",
-            Self::Delete => "DeleteObjects",
+    fn of(operation: &str) -> Option<Self> {
+        match operation {
+            "PutBucketLifecycleConfiguration" => Some(Self::Lifecycle),
+            "DeleteObjects" => Some(Self::Delete),
+            "RestoreObject" => Some(Self::Restore),
+            _ => None,
         }
     }
 }
 
 /// Has the body of a request looked at, if it may be one of the documents; `None`: it is not.
 pub(in crate::s3) fn watch(request: &mut Request<Body>, context: &Arc<RequestContext>) -> Option<Refused> {
-    let document = Document::of(request.method(), request.uri().query()?)?;
+    if !Document::may_be(request.method(), request.uri().query()?) {
+        return None;
+    }
     let hash = request.headers().get("x-amz-content-sha256");
     // As s3s decides it.
     let is_framed = hash.is_some_and(|hash| hash.as_bytes().starts_with(b"STREAMING-"));
@@ -73,10 +77,10 @@ pub(in crate::s3) fn watch(request: &mut Request<Body>, context: &Arc<RequestCon
     let size_hint = http_body::Body::size_hint(&body);
     let first = async move {
         // Known by now: s3s asks access control before it reads.
-        if context.operation() != document.operation() {
-            return Ok(body);
+        match Document::of(context.operation()) {
+            Some(document) => looked_at(body, document, is_framed, &kept).await,
+            None => Ok(body),
         }
-        looked_at(body, document, is_framed, &kept).await
     };
     let pieces = stream::once(first).try_flatten().boxed();
     *request.body_mut() = Body::http_body_unsync(Watched { pieces, size_hint });
@@ -129,19 +133,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_are_told_by_method_and_query_however_that_is_written() {
-        for (method, query, document) in [
-            (Method::PUT, "lifecycle", Some(Document::Lifecycle)),
-            (Method::PUT, "x-id=PutBucketLifecycleConfiguration&lifecycle=", Some(Document::Lifecycle)),
-            (Method::PUT, "lifec%79cle", Some(Document::Lifecycle)),
-            (Method::PUT, "delete", None),
-            (Method::POST, "delete", Some(Document::Delete)),
-            (Method::POST, "d%65lete&x", Some(Document::Delete)),
-            (Method::POST, "lifecycle", None),
-            (Method::GET, "lifecycle", None),
-            (Method::PUT, "prefix=lifecycle", None),
+    fn requests_with_documents_are_told_by_method_and_query_however_that_is_written() {
+        for (method, query, may_be) in [
+            (Method::PUT, "lifecycle", true),
+            (Method::PUT, "x-id=PutBucketLifecycleConfiguration&lifecycle=", true),
+            (Method::PUT, "lifec%79cle", true),
+            (Method::PUT, "delete", false),
+            (Method::PUT, "restore", false),
+            (Method::POST, "delete", true),
+            (Method::POST, "d%65lete&x", true),
+            (Method::POST, "restore", true),
+            (Method::POST, "versionId=v&restore=", true),
+            (Method::POST, "lifecycle", false),
+            (Method::GET, "lifecycle", false),
+            (Method::PUT, "prefix=lifecycle", false),
         ] {
-            assert_eq!(Document::of(&method, query), document, "{method} {query}");
+            assert_eq!(Document::may_be(&method, query), may_be, "{method} {query}");
         }
+    }
+
+    #[test]
+    fn documents_belong_to_operations_that_there_are() {
+        use crate::s3::operations::OPERATIONS;
+        let with: Vec<_> = OPERATIONS.iter().filter_map(|operation| Document::of(operation.name)).collect();
+        assert_eq!(with, [Document::Delete, Document::Lifecycle, Document::Restore]);
     }
 }
