@@ -16,7 +16,7 @@ use holdfast_actors::ports::metadata::{
     AgePosition, AgedKind, BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, NewBucket,
     NewObject, ObjectAttributes, ReplicaEvidence, Versioning, WritePrecondition,
 };
-use holdfast_actors::ports::{Journal, MetadataError, MetadataStore, Outbox};
+use holdfast_actors::ports::{Journal, MetadataError, MetadataStore, Outbox, TierLedger};
 use holdfast_node::metadata::mysql::OpenError;
 use holdfast_node::metadata::{MysqlMetadataStore, MysqlOptions, SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::{ContentId, Manifest, VersionId};
@@ -57,6 +57,16 @@ async fn empty_journal() -> (Arc<dyn Journal>, ()) {
 
 mod journal {
     holdfast_actors::journal_conformance!(super::empty_journal);
+}
+
+async fn empty_ledger() -> (Arc<dyn MetadataStore>, Arc<dyn TierLedger>, Arc<dyn Outbox>, ()) {
+    let server = server().await;
+    let store = open(server.options(&server.database().await)).await;
+    (store.clone(), store.clone(), store, ())
+}
+
+mod tiering {
+    holdfast_actors::tiering_conformance!(super::empty_ledger);
 }
 
 fn object(bucket: BucketId, key: &str) -> NewObject {

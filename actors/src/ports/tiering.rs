@@ -23,6 +23,9 @@ use std::sync::Arc;
 use super::metadata::{BucketId, Content, MetadataResult, MoveReason};
 use super::tiers::PieceName;
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
 /// A tier as operators have set it up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TierRecord {

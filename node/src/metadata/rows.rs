@@ -5,13 +5,13 @@
 use std::collections::HashMap;
 
 use holdfast_actors::ports::metadata::{
-    BucketConfigKind, CannedAcl, ETag, MetadataError, MetadataResult, ObjectAttributes, ObjectPart, ReplicaEvidence,
-    Tag, Versioning,
+    BucketConfigKind, CannedAcl, ETag, MetadataError, MetadataResult, MoveReason, ObjectAttributes, ObjectPart,
+    ReplicaEvidence, Restore, Tag, Versioning,
 };
 use holdfast_protocol::checksum::Checksum;
 use holdfast_protocol::{
-    ChecksumAlgorithm, ChecksumType, ChunkId, ClusterId, ContentId, Epoch, Manifest, NodeId, ShardId, UploadId,
-    VersionId,
+    ChecksumAlgorithm, ChecksumType, ChunkId, ClusterId, ColdPlace, ContentId, Epoch, Manifest, NodeId, ShardId,
+    TierName, UploadId, VersionId,
 };
 use serde::de::DeserializeOwned;
 
@@ -48,6 +48,58 @@ pub(super) fn acl(code: i64) -> MetadataResult<CannedAcl> {
         0 => Ok(CannedAcl::Private),
         1 => Ok(CannedAcl::PublicRead),
         other => Err(MetadataError::Corrupt(format!("canned acl {other}"))),
+    }
+}
+
+pub(super) fn tier(name: &str) -> MetadataResult<TierName> {
+    name.parse().map_err(|_| MetadataError::Corrupt(format!("name {name:?} of a tier")))
+}
+
+/// A storage class; `None` is `STANDARD`.
+pub(super) fn class(name: Option<&str>) -> MetadataResult<Option<TierName>> {
+    name.map(tier).transpose()
+}
+
+/// Where in `tier` a content is.
+pub(super) fn cold_place(tier: &str, bytes: &[u8]) -> MetadataResult<ColdPlace> {
+    let place = ColdPlace::decode(bytes).map_err(|error| MetadataError::Corrupt(error.to_string()))?;
+    if place.tier.as_str() == tier { Ok(place) } else { Err(corrupt("place in another tier")) }
+}
+
+pub(super) fn restore_code(restore: Option<Restore>) -> Option<i64> {
+    restore.map(|restore| match restore {
+        Restore::Ongoing => 0,
+        Restore::Until(until_ms) => signed(until_ms),
+    })
+}
+
+pub(super) fn restore(code: Option<i64>) -> MetadataResult<Option<Restore>> {
+    Ok(match code {
+        None => None,
+        Some(0) => Some(Restore::Ongoing),
+        Some(until_ms) => Some(Restore::Until(unsigned(until_ms)?)),
+    })
+}
+
+/// A reason, and how long a restore is kept.
+pub(super) fn reason_code(reason: MoveReason) -> (i64, Option<i64>) {
+    match reason {
+        MoveReason::Stored => (0, None),
+        MoveReason::Lifecycle => (1, None),
+        MoveReason::Command => (2, None),
+        MoveReason::Restore { keep_ms } => (3, Some(signed(keep_ms))),
+        MoveReason::Return => (4, None),
+    }
+}
+
+pub(super) fn reason(code: i64, keep_ms: Option<i64>) -> MetadataResult<MoveReason> {
+    match (code, keep_ms) {
+        (0, _) => Ok(MoveReason::Stored),
+        (1, _) => Ok(MoveReason::Lifecycle),
+        (2, _) => Ok(MoveReason::Command),
+        (3, Some(keep_ms)) => Ok(MoveReason::Restore { keep_ms: unsigned(keep_ms)? }),
+        (4, _) => Ok(MoveReason::Return),
+        (other, _) => Err(MetadataError::Corrupt(format!("reason {other} of a move"))),
     }
 }
 

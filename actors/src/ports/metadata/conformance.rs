@@ -229,7 +229,7 @@ pub(crate) fn upload(bucket: BucketId, key: &str) -> NewUpload {
     }
 }
 
-pub(super) fn part(number: u16, size_bytes: u64) -> Part {
+pub(crate) fn part(number: u16, size_bytes: u64) -> Part {
     Part {
         number,
         content: ContentId::generate(T0 / 1000),
@@ -241,7 +241,7 @@ pub(super) fn part(number: u16, size_bytes: u64) -> Part {
 }
 
 /// The content that parts make.
-pub(super) fn assembled(parts: &[Part]) -> Content {
+pub(crate) fn assembled(parts: &[Part]) -> Content {
     Content {
         id: ContentId::generate(T0 / 1000),
         manifest: Manifest {

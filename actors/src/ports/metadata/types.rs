@@ -701,8 +701,10 @@ pub struct Recheck {
 pub struct Reclaim {
     /// For [`super::MetadataStore::finish_reclaims`].
     pub id: u64,
-    /// The chunks to delete.
+    /// The chunks to delete. Empty for a content that lay in a tier: its pieces are on that tier's list when this is told.
     pub manifest: Manifest,
+    /// A content that lay in a tier: its stub, the chunk [`u32::MAX`] of it, is to be deleted.
+    pub stub: Option<ContentId>,
 }
 
 /// A user of the node.
@@ -793,7 +795,8 @@ pub enum MoveQueued {
     InPlace,
     /// A restore that is there ends at another time now.
     Extended,
-    /// A restore is under way already.
+    /// A restore is under way already. To a [`MoveReason::Lifecycle`]: also one that is there and not over. Nothing changed; the
+    /// end of the restore notes the key as one to be looked at again.
     Ongoing,
 }
 

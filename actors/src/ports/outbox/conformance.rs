@@ -50,7 +50,7 @@ macro_rules! outbox_conformance {
     };
 }
 
-fn draft(name: EventName) -> Option<EventDraft> {
+pub(crate) fn draft(name: EventName) -> Option<EventDraft> {
     draft_by(name, None)
 }
 
@@ -77,7 +77,7 @@ fn told_delete(request: DeleteRequest) -> DeleteRequest {
 }
 
 /// All rows, those of a partition in order.
-async fn rows(outbox: &Rows) -> Vec<OutboxRow> {
+pub(crate) async fn rows(outbox: &Rows) -> Vec<OutboxRow> {
     let mut all = Vec::new();
     for partition in 0..PARTITIONS {
         let rows = outbox.lowest(partition, 10_000).await.unwrap();
@@ -88,7 +88,7 @@ async fn rows(outbox: &Rows) -> Vec<OutboxRow> {
     all
 }
 
-fn record(row: &OutboxRow) -> EventRecord {
+pub(crate) fn record(row: &OutboxRow) -> EventRecord {
     let mut body: EventNotification = serde_json::from_slice(&row.message.body).unwrap();
     body.records.remove(0)
 }

@@ -13,17 +13,18 @@ use holdfast_actors::domain::objects::versioning::{
     put_touches_history,
 };
 use holdfast_actors::ports::metadata::{
-    BucketId, Committed, Content, ContentSource, DeleteRequest, Deleted, MetadataError, MetadataResult, NewObject,
-    ObjectVersion, ReplicaEvidence, Versioning,
+    BucketId, Committed, Content, ContentPlace, ContentSource, DeleteRequest, Deleted, MetadataError, MetadataResult,
+    MoveReason, NewObject, ObjectVersion, OnlyIf, ReplicaEvidence, Versioning,
 };
-use holdfast_protocol::{ChunkId, ContentId, Epoch, NodeId, ShardId, VersionId};
+use holdfast_protocol::{ChunkId, ContentId, Epoch, NodeId, ShardId, TierName, VersionId};
 use sqlx::AssertSqlSafe;
 
 use super::locks::Epochs;
+use super::moves::NewMove;
 use super::outbox::NewRow;
-use super::reads::content_from_row;
+use super::reads::{Cold, content_from_row};
 use super::shapes::OBJECT_COLUMNS;
-use super::{Fields, Locks, Session, Shape, Value, lifecycle, outbox, replicas, values};
+use super::{Fields, Locks, Session, Shape, Value, lifecycle, moves, outbox, replicas, values};
 use crate::metadata::rows;
 
 /// One operation on the versions of one key.
@@ -143,7 +144,7 @@ impl LoadedHistory {
 }
 
 /// The place of a key.
-type Key<'a> = (BucketId, &'a str);
+pub(super) type Key<'a> = (BucketId, &'a str);
 
 /// Effects of a group, by the statement that applies them, in the order they are applied.
 #[derive(Default)]
@@ -168,6 +169,8 @@ struct Effects<'a> {
     rechecks: Vec<Key<'a>>,
     /// Replicas that missed a chunk.
     repairs: Vec<(ChunkId, NodeId, u64)>,
+    /// Versions whose content does not lie where their class says.
+    moves: Vec<NewMove<'a>>,
     now_ms: u64,
 }
 
@@ -179,7 +182,8 @@ pub(in crate::metadata) async fn run_group<S: Session>(
     tx: &mut S,
     ops: &[KeyOp],
 ) -> MetadataResult<Vec<MetadataResult<KeyDone>>> {
-    let loaded = load(tx, ops).await?;
+    let keys: Vec<_> = ops.iter().map(|op| (op.bucket(), op.key(), op.new_content())).collect();
+    let loaded = load(tx, &keys).await?;
     let evidence: Vec<_> = ops.iter().filter_map(KeyOp::evidence).collect();
     let epochs = replicas::load_epochs(tx, &evidence).await?;
     let mut effects = Effects::default();
@@ -212,13 +216,14 @@ fn is_refusal(error: &MetadataError) -> bool {
     )
 }
 
-async fn load<S: Session>(tx: &mut S, ops: &[KeyOp]) -> MetadataResult<Vec<Loaded>> {
-    let found = tx.fetch_many(Shape::LoadKeys, ops, |op| {
-        values![rows::signed(op.bucket().0), op.key().as_bytes(), op.new_content().map(|id| id.as_bytes().to_vec())]
+/// Loads keys, each with the content that is to be put there.
+async fn load<S: Session>(tx: &mut S, keys: &[(BucketId, &str, Option<ContentId>)]) -> MetadataResult<Vec<Loaded>> {
+    let found = tx.fetch_many(Shape::LoadKeys, keys, |(bucket, key, content)| {
+        values![rows::signed(bucket.0), key.as_bytes(), content.map(|id| id.as_bytes().to_vec())]
     });
     let found = found.await?;
     let mut loaded: Vec<Loaded> =
-        ops.iter().map(|_| Loaded { versioning: None, revision: None, current: None, condemned: false }).collect();
+        keys.iter().map(|_| Loaded { versioning: None, revision: None, current: None, condemned: false }).collect();
     for row in found {
         let place = row.number(0)?;
         let slot = usize::try_from(place).ok().and_then(|place| loaded.get_mut(place));
@@ -260,6 +265,9 @@ async fn plan_one_put<'a, S: Session>(
         ContentSource::New(content) => Arc::new(content.clone()),
         ContentSource::Shared(id) => load_content(tx, *id).await?.ok_or(MetadataError::NoSuchContent)?,
     };
+    if content.place == ContentPlace::NotLoaded {
+        return Err(MetadataError::Corrupt("a content is put whose place was not loaded".to_owned()));
+    }
     let key: Key<'a> = (object.bucket, &object.key);
     let past_null = if plan.remove_past_null && put_touches_history(versioning) {
         load_past(tx, key, VersionId::NULL).await?
@@ -285,6 +293,21 @@ async fn plan_one_put<'a, S: Session>(
     }
     let sequence = tx.take_sequence();
     effects.put.push((object, plan.version, sequence, content.id));
+    let lies_in = content.cold().map(|place| &place.tier);
+    if object.class.as_ref() != lies_in
+        && let Some(lane) = object.class.as_ref().or(lies_in)
+    {
+        effects.moves.push(NewMove {
+            place: key,
+            version: plan.version,
+            content: content.id,
+            lane: lane.clone(),
+            to: object.class.clone(),
+            reason: MoveReason::Stored,
+            queued_ms: object.now_ms,
+            due_ms: object.now_ms,
+        });
+    }
     if object.event.is_some() {
         let (etag, version) = (content.etag.to_string(), plan.version.to_string());
         let outcome = EventOutcome {
@@ -327,21 +350,12 @@ async fn plan_one_delete<'a, S: Session>(
     let current = loaded.current.as_ref();
     let current_view = current.map(|(current, _)| current);
     let history = if delete_needs_history(versioning, request.version, current_view) {
-        LoadedHistory {
-            newest: load_newest(tx, key).await?,
-            named: load_past(tx, key, request.version.unwrap_or(VersionId::NULL)).await?,
-        }
+        load_history(tx, key, request.version).await?
     } else {
         LoadedHistory::default()
     };
     if let Some(only_if) = &request.only_if {
-        if only_if.revision.is_some() && only_if.revision != loaded.revision {
-            return Err(MetadataError::PreconditionFailed);
-        }
-        check_only_if(only_if, request.version, current_view, &history.view())?;
-        if let (Some(noncurrent), Some(version)) = (&only_if.noncurrent, request.version) {
-            lifecycle::check_noncurrent(tx, key, version, only_if.sequence, noncurrent).await?;
-        }
+        check_loaded(tx, key, request.version, only_if, loaded, &history).await?;
     }
     let plan = plan_delete(
         versioning,
@@ -388,6 +402,40 @@ async fn plan_one_delete<'a, S: Session>(
     Ok(KeyDone::Deleted(plan.deleted))
 }
 
+async fn check_loaded<S: Session>(
+    tx: &mut S,
+    key: Key<'_>,
+    version: Option<VersionId>,
+    only_if: &OnlyIf,
+    loaded: &Loaded,
+    history: &LoadedHistory,
+) -> MetadataResult<()> {
+    if only_if.revision.is_some() && only_if.revision != loaded.revision {
+        return Err(MetadataError::PreconditionFailed);
+    }
+    check_only_if(only_if, version, loaded.current.as_ref().map(|(current, _)| current), &history.view())?;
+    if let (Some(noncurrent), Some(version)) = (&only_if.noncurrent, version) {
+        lifecycle::check_noncurrent(tx, key, version, only_if.sequence, noncurrent).await?;
+    }
+    Ok(())
+}
+
+/// Holds a version against what was judged before.
+///
+/// # Errors
+/// `PreconditionFailed`.
+pub(super) async fn check_judged<S: Session>(
+    tx: &mut S,
+    key: Key<'_>,
+    version: Option<VersionId>,
+    only_if: &OnlyIf,
+) -> MetadataResult<()> {
+    let loaded = load(tx, &[(key.0, key.1, None)]).await?;
+    let loaded = loaded.first().ok_or_else(|| MetadataError::Corrupt("a key was not loaded".to_owned()))?;
+    let history = load_history(tx, key, version).await?;
+    check_loaded(tx, key, version, only_if, loaded, &history).await
+}
+
 /// Whether the row of history that goes may be all that the key's latest version, a delete marker, still hides.
 fn bares_marker(current: Option<&Current>, history: &LoadedHistory, gone: Option<VersionId>) -> bool {
     let [Some(newest), Some(second)] = history.newest else { return false };
@@ -425,18 +473,18 @@ fn key_values((bucket, key): Key<'_>) -> Vec<Value> {
     values![rows::signed(bucket.0), key.as_bytes()]
 }
 
-fn version_values((bucket, key): Key<'_>, version: VersionId) -> Vec<Value> {
+pub(super) fn version_values((bucket, key): Key<'_>, version: VersionId) -> Vec<Value> {
     values![rows::signed(bucket.0), key.as_bytes(), version.as_bytes()]
 }
 
 /// A content that a copy may take: also one that waits to be reclaimed and is not yet claimed.
 async fn load_content<S: Session>(tx: &mut S, id: ContentId) -> MetadataResult<Option<Arc<Content>>> {
     let sql = format!(
-        "SELECT manifest, etag_md5, etag_parts, checksum, parts FROM contents WHERE id = ?{}",
+        "SELECT manifest, etag_md5, etag_parts, checksum, parts, tier, cold FROM contents WHERE id = ?{}",
         S::DIALECT.for_update()
     );
     let row = tx.fetch_optional(AssertSqlSafe(sql), values![id.as_bytes()]).await?;
-    row.map(|row| content_from_row(&row, id, 0).map(Arc::new)).transpose()
+    row.map(|row| content_from_row(&row, id, 0, Cold::Loaded).map(Arc::new)).transpose()
 }
 
 fn past_from_row(row: &impl Fields) -> MetadataResult<PastRow> {
@@ -444,6 +492,12 @@ fn past_from_row(row: &impl Fields) -> MetadataResult<PastRow> {
     let version = rows::version_id(row.bytes(0)?)?;
     let sequence = rows::unsigned(row.number(2)?)?;
     Ok(PastRow { past: Past { version, delete_marker: content.is_none(), sequence }, content })
+}
+
+async fn load_history<S: Session>(tx: &mut S, key: Key<'_>, named: Option<VersionId>) -> MetadataResult<LoadedHistory> {
+    let newest = load_newest(tx, key).await?;
+    let named = load_past(tx, key, named.unwrap_or(VersionId::NULL)).await?;
+    Ok(LoadedHistory { newest, named })
 }
 
 async fn load_past<S: Session>(tx: &mut S, key: Key<'_>, version: VersionId) -> MetadataResult<Option<PastRow>> {
@@ -463,8 +517,8 @@ async fn load_newest<S: Session>(tx: &mut S, key: Key<'_>) -> MetadataResult<[Op
     Ok(newest)
 }
 
-async fn apply<S: Session>(tx: &mut S, effects: &Effects<'_>) -> MetadataResult<()> {
-    tx.execute_many(Shape::InsertContents, &[], &effects.contents, |content| {
+pub(super) async fn insert_contents<S: Session>(tx: &mut S, contents: &[&Content]) -> MetadataResult<()> {
+    tx.execute_many(Shape::InsertContents, &[], contents, |content| {
         values![
             content.id.as_bytes(),
             rows::signed(content.size_bytes()),
@@ -473,9 +527,22 @@ async fn apply<S: Session>(tx: &mut S, effects: &Effects<'_>) -> MetadataResult<
             content.etag.parts.map(i64::from),
             content.checksum.as_ref().map(rows::checksum_bytes),
             rows::parts_text(&content.parts),
+            content.cold().map(|place| place.tier.as_str()),
+            content.cold().map(|place| place.encode()),
         ]
     })
-    .await?;
+    .await
+}
+
+/// Takes a reference from each of some contents, and queues what nothing refers to any more.
+pub(super) async fn dereference<S: Session>(tx: &mut S, contents: &[ContentId], now_ms: u64) -> MetadataResult<()> {
+    tx.execute_many(Shape::Dereference, &[], contents, |id| values![id.as_bytes()]).await?;
+    let head = values![rows::signed(now_ms)];
+    tx.execute_many(Shape::QueueUnreferenced, &head, contents, |id| values![id.as_bytes()]).await
+}
+
+async fn apply<S: Session>(tx: &mut S, effects: &Effects<'_>) -> MetadataResult<()> {
+    insert_contents(tx, &effects.contents).await?;
     for (key, version) in &effects.remove_past {
         remove_past(tx, *key, *version).await?;
     }
@@ -495,6 +562,7 @@ async fn apply<S: Session>(tx: &mut S, effects: &Effects<'_>) -> MetadataResult<
             rows::attributes_text(&object.attributes),
             rows::tags_text(&object.tags),
             rows::acl_code(object.acl),
+            object.class.as_ref().map(TierName::as_str),
         ]
     })
     .await?;
@@ -526,6 +594,7 @@ async fn apply<S: Session>(tx: &mut S, effects: &Effects<'_>) -> MetadataResult<
         tx.execute(sql, values).await?;
     }
     replicas::queue_repairs(tx, &effects.repairs).await?;
+    moves::queue(tx, &effects.moves).await?;
     outbox::insert(tx, &effects.events).await?;
     for (bucket, key) in &effects.rechecks {
         lifecycle::queue_recheck(tx, *bucket, key, None).await?;
@@ -544,9 +613,10 @@ async fn promote<S: Session>(tx: &mut S, key: Key<'_>, version: VersionId, seque
     let mut values = values![sequence];
     values.extend(version_values(key, version));
     tx.execute(
-        "INSERT INTO objects (bucket, `key`, sequence, version, content, modified_ms, owner, attributes, tags, acl) \
-         SELECT bucket, `key`, ?, version, content, modified_ms, owner, attributes, tags, acl FROM history \
-         WHERE bucket = ? AND `key` = ? AND version = ?",
+        "INSERT INTO objects (bucket, `key`, sequence, version, content, modified_ms, owner, attributes, tags, acl, \
+         class, restore_ms) \
+         SELECT bucket, `key`, ?, version, content, modified_ms, owner, attributes, tags, acl, class, restore_ms \
+         FROM history WHERE bucket = ? AND `key` = ? AND version = ?",
         values,
     )
     .await?;

@@ -14,7 +14,7 @@ use super::{Fields, Reader, Session, Shape, values};
 use crate::metadata::rows;
 
 /// What an [`AgedVersion`] is read from, but for the time since when it is what it is, and the two numbers of [`standing`].
-const COLUMNS: &str = "o.key, o.sequence, o.version, o.modified_ms, o.tags, c.size_bytes, o.content";
+const COLUMNS: &str = "o.key, o.sequence, o.version, o.modified_ms, o.tags, c.size_bytes, o.content, o.class";
 
 /// Whether a row of history has others beside it. A marker that is said to be the latest may have a current row beside it, where
 /// a program put that one which knows nothing of `latest`.
@@ -43,19 +43,19 @@ fn standing(code: i64, has_others: i64) -> MetadataResult<Standing> {
 fn version_from_row(row: &impl Fields) -> MetadataResult<AgedVersion> {
     let size_bytes = row.number_or_null(5)?.map(rows::unsigned).transpose()?;
     // A current one without a size is never due: it is passed, and reported by whoever reads it.
-    if row.bytes_or_null(6)?.is_some() && size_bytes.is_none() && row.number(8)? != CURRENT {
+    if row.bytes_or_null(6)?.is_some() && size_bytes.is_none() && row.number(9)? != CURRENT {
         return Err(MetadataError::Corrupt("content of an object is missing".into()));
     }
     Ok(AgedVersion {
         key: rows::key(row.bytes(0)?.to_vec())?,
         version: rows::version_id(row.bytes(2)?)?,
         sequence: rows::unsigned(row.number(1)?)?,
-        standing: standing(row.number(8)?, row.number(9)?)?,
+        standing: standing(row.number(9)?, row.number(10)?)?,
         last_modified_ms: rows::unsigned(row.number(3)?)?,
-        since_ms: rows::unsigned(row.number(7)?)?,
+        since_ms: rows::unsigned(row.number(8)?)?,
         size_bytes,
         tags: rows::tags(row.text_or_null(4)?)?,
-        class: None,
+        class: rows::class(row.text_or_null(7)?)?,
     })
 }
 

@@ -10,8 +10,8 @@ use holdfast_actors::ports::metadata::{
 use holdfast_protocol::{UploadId, VersionId};
 use sqlx::AssertSqlSafe;
 
-use super::reads::version_from_row;
-use super::shapes::VERSION_COLUMNS;
+use super::reads::{Cold, version_from_row};
+use super::shapes::{LISTED_COLUMNS, LISTED_COLUMNS_LEN};
 use super::{Fields, Reader, uploads, values};
 use crate::metadata::rows;
 use crate::metadata::walk::{Source, collect};
@@ -27,7 +27,8 @@ struct Objects<'a, R> {
 }
 
 /// Finds the objects of one fetch. A LEFT JOIN keeps the database from starting at the contents.
-pub(in crate::metadata) const LIST_OBJECTS: &str = "SELECT o.key, c.size_bytes, c.etag_md5, c.etag_parts, o.modified_ms, o.owner, substr(c.checksum, 1, 2) \
+pub(in crate::metadata) const LIST_OBJECTS: &str = "SELECT o.key, c.size_bytes, c.etag_md5, c.etag_parts, o.modified_ms, o.owner, substr(c.checksum, 1, 2), o.class, \
+     o.restore_ms \
      FROM objects o LEFT JOIN contents c ON c.id = o.content \
      WHERE o.bucket = ? AND o.key >= ? AND o.key < ? ORDER BY o.key LIMIT ?";
 
@@ -41,8 +42,8 @@ fn entry_from_row(row: &impl Fields) -> MetadataResult<ListEntry> {
         last_modified_ms: rows::unsigned(row.number(4)?)?,
         owner: row.text(5)?.to_owned(),
         checksum: row.bytes_or_null(6)?.map(rows::checksum_kind).transpose()?,
-        class: None,
-        restore: None,
+        class: rows::class(row.text_or_null(7)?)?,
+        restore: rows::restore(row.number_or_null(8)?)?,
     })
 }
 
@@ -89,8 +90,8 @@ struct Versions<'a, R> {
 type VersionRow = (ObjectVersion, bool);
 
 fn version_row(row: &impl Fields, bucket: BucketId) -> MetadataResult<VersionRow> {
-    let current = row.number(14)?;
-    Ok((version_from_row(row, bucket, current != 0)?, current != 0))
+    let current = row.number(LISTED_COLUMNS_LEN)? != 0;
+    Ok((version_from_row(row, bucket, current, Cold::NotLoaded)?, current))
 }
 
 impl<R: Reader> Source for Versions<'_, R> {
@@ -103,10 +104,10 @@ impl<R: Reader> Source for Versions<'_, R> {
         // Each branch is cut by itself, so that neither is read whole to be sorted.
         static SQL: LazyLock<Arc<str>> = LazyLock::new(|| {
             format!(
-                "SELECT * FROM (SELECT {VERSION_COLUMNS}, 1 FROM objects o LEFT JOIN contents c ON c.id = o.content \
+                "SELECT * FROM (SELECT {LISTED_COLUMNS}, 1 FROM objects o LEFT JOIN contents c ON c.id = o.content \
                  WHERE o.bucket = ? AND o.key >= ? AND o.key < ? ORDER BY o.key LIMIT ?) l \
                  UNION ALL \
-                 SELECT * FROM (SELECT {VERSION_COLUMNS}, 0 FROM history o LEFT JOIN contents c ON c.id = o.content \
+                 SELECT * FROM (SELECT {LISTED_COLUMNS}, 0 FROM history o LEFT JOIN contents c ON c.id = o.content \
                  WHERE o.bucket = ? AND o.key >= ? AND o.key < ? ORDER BY o.key, o.sequence DESC LIMIT ?) h \
                  ORDER BY 1, 2 DESC LIMIT ?"
             )
@@ -122,7 +123,7 @@ impl<R: Reader> Source for Versions<'_, R> {
         // The current row is the newest, so nothing after a place is current.
         static SQL: LazyLock<Arc<str>> = LazyLock::new(|| {
             format!(
-                "SELECT {VERSION_COLUMNS}, 0 FROM history o LEFT JOIN contents c ON c.id = o.content \
+                "SELECT {LISTED_COLUMNS}, 0 FROM history o LEFT JOIN contents c ON c.id = o.content \
                  WHERE o.bucket = ? AND o.key = ? AND o.sequence < ? ORDER BY o.sequence DESC LIMIT ?"
             )
             .into()
@@ -217,7 +218,7 @@ impl<R: Reader> Source for Uploads<'_, R> {
         let found = self
             .reads
             .fetch(
-                "SELECT u.id, u.bucket, u.key, u.owner, u.created_ms, u.attributes, u.tags, u.acl, u.checksum, b.name \
+                "SELECT u.id, u.bucket, u.key, u.owner, u.created_ms, u.attributes, u.tags, u.acl, u.checksum, b.name, u.class \
              FROM uploads u JOIN buckets b ON b.id = u.bucket \
              WHERE u.bucket = ? AND u.key >= ? AND u.key < ? ORDER BY u.key, u.id LIMIT ?",
                 values![rows::signed(self.bucket.0), from, until, limit(rows_max)],
@@ -230,7 +231,7 @@ impl<R: Reader> Source for Uploads<'_, R> {
         let found = self
             .reads
             .fetch(
-                "SELECT u.id, u.bucket, u.key, u.owner, u.created_ms, u.attributes, u.tags, u.acl, u.checksum, b.name \
+                "SELECT u.id, u.bucket, u.key, u.owner, u.created_ms, u.attributes, u.tags, u.acl, u.checksum, b.name, u.class \
              FROM uploads u JOIN buckets b ON b.id = u.bucket \
              WHERE u.bucket = ? AND u.key = ? AND u.id > ? ORDER BY u.id LIMIT ?",
                 values![rows::signed(self.bucket.0), key.as_bytes(), after.as_bytes(), limit(rows_max)],

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use holdfast_actors::ports::coordination::Fence;
 use holdfast_actors::ports::metadata::BucketId;
-use holdfast_protocol::{ContentId, UploadId};
+use holdfast_protocol::{ContentId, TierName, UploadId};
 
 /// Rows that stand for things: with 64 keys and 64 contents in each of two transactions, about one pair in two meets.
 pub(in crate::metadata) const SLOTS: u32 = 32_768;
@@ -82,6 +82,21 @@ impl Locks {
     /// The queue of contents to reclaim: one reaper at a time.
     pub(in crate::metadata) fn reclaims(self) -> Self {
         self.slot(b'r', &[])
+    }
+
+    /// A tier as operators have set it up.
+    pub(in crate::metadata) fn tier(self, tier: &TierName) -> Self {
+        self.slot(b't', &[tier.as_str().as_bytes()])
+    }
+
+    /// The moves of a lane that are given out: one claimant at a time.
+    pub(in crate::metadata) fn lane(self, lane: &TierName) -> Self {
+        self.slot(b'l', &[lane.as_str().as_bytes()])
+    }
+
+    /// The pieces of a tier that are given out: one sweeper at a time.
+    pub(in crate::metadata) fn pieces(self, tier: &TierName) -> Self {
+        self.slot(b'p', &[tier.as_str().as_bytes()])
     }
 
     /// The highest token seen of a lock.

@@ -7,30 +7,47 @@ use holdfast_actors::ports::metadata::{BucketId, Content, ContentPlace, Metadata
 use holdfast_protocol::{ContentId, VersionId};
 use sqlx::AssertSqlSafe;
 
-use super::shapes::VERSION_COLUMNS;
+use super::shapes::{LISTED_COLUMNS, LISTED_COLUMNS_LEN};
 use super::{Fields, Reader, values};
 use crate::metadata::rows;
 
-/// A content from the columns `manifest, etag_md5, etag_parts, checksum, parts`, the first at `at`.
-pub(super) fn content_from_row(row: &impl Fields, id: ContentId, at: usize) -> MetadataResult<Content> {
+/// Whether a row has the column `cold`, behind the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cold {
+    Loaded,
+    NotLoaded,
+}
+
+/// A content from the columns `manifest, etag_md5, etag_parts, checksum, parts, tier` and perhaps `cold`, the first at `at`.
+pub(super) fn content_from_row(row: &impl Fields, id: ContentId, at: usize, cold: Cold) -> MetadataResult<Content> {
+    let place = match (row.text_or_null(at + 5)?, cold) {
+        (None, _) => ContentPlace::Cluster,
+        (Some(_), Cold::NotLoaded) => ContentPlace::NotLoaded,
+        (Some(tier), Cold::Loaded) => ContentPlace::Tier(Arc::new(rows::cold_place(tier, row.bytes(at + 6)?)?)),
+    };
     Ok(Content {
         id,
         manifest: rows::manifest(row.bytes(at)?)?,
         etag: rows::etag(row.bytes(at + 1)?, row.number_or_null(at + 2)?)?,
         checksum: row.bytes_or_null(at + 3)?.map(rows::checksum).transpose()?,
         parts: rows::parts(row.text_or_null(at + 4)?)?,
-        place: ContentPlace::Cluster,
+        place,
     })
 }
 
-/// A version from [`VERSION_COLUMNS`].
-pub(super) fn version_from_row(row: &impl Fields, bucket: BucketId, is_latest: bool) -> MetadataResult<ObjectVersion> {
+/// A version from [`LISTED_COLUMNS`], and perhaps `c.cold`.
+pub(super) fn version_from_row(
+    row: &impl Fields,
+    bucket: BucketId,
+    is_latest: bool,
+    cold: Cold,
+) -> MetadataResult<ObjectVersion> {
     let content = match row.bytes_or_null(3)?.map(rows::content_id).transpose()? {
         None => None,
-        Some(id) if row.bytes_or_null(9)?.is_none() => {
+        Some(id) if row.bytes_or_null(11)?.is_none() => {
             return Err(MetadataError::Corrupt(format!("content {id} of an object is missing")));
         }
-        Some(id) => Some(Arc::new(content_from_row(row, id, 9)?)),
+        Some(id) => Some(Arc::new(content_from_row(row, id, 11, cold)?)),
     };
     Ok(ObjectVersion {
         bucket,
@@ -44,8 +61,8 @@ pub(super) fn version_from_row(row: &impl Fields, bucket: BucketId, is_latest: b
         attributes: rows::attributes(row.text_or_null(6)?)?,
         tags: rows::tags(row.text_or_null(7)?)?,
         acl: rows::acl(row.number(8)?)?,
-        class: None,
-        restore: None,
+        class: rows::class(row.text_or_null(9)?)?,
+        restore: rows::restore(row.number_or_null(10)?)?,
     })
 }
 
@@ -67,10 +84,10 @@ async fn latest<R: Reader>(reads: &R, bucket: BucketId, key: &str) -> MetadataRe
     // Only a key without a current row pays for the second branch: a database stops at the first row.
     static SQL: LazyLock<Arc<str>> = LazyLock::new(|| {
         format!(
-            "SELECT {VERSION_COLUMNS} FROM objects o LEFT JOIN contents c ON c.id = o.content \
+            "SELECT {LISTED_COLUMNS}, c.cold FROM objects o LEFT JOIN contents c ON c.id = o.content \
              WHERE o.bucket = ? AND o.key = ? \
              UNION ALL \
-             SELECT * FROM (SELECT {VERSION_COLUMNS} FROM history o LEFT JOIN contents c ON c.id = o.content \
+             SELECT * FROM (SELECT {LISTED_COLUMNS}, c.cold FROM history o LEFT JOIN contents c ON c.id = o.content \
              WHERE o.bucket = ? AND o.key = ? ORDER BY o.sequence DESC LIMIT 1) h \
              LIMIT 1"
         )
@@ -78,7 +95,7 @@ async fn latest<R: Reader>(reads: &R, bucket: BucketId, key: &str) -> MetadataRe
     });
     let (id, bytes) = (rows::signed(bucket.0), key.as_bytes());
     let row = reads.fetch_optional(AssertSqlSafe(SQL.clone()), values![id, bytes, id, bytes]).await?;
-    row.map(|row| version_from_row(&row, bucket, true)).transpose()
+    row.map(|row| version_from_row(&row, bucket, true, Cold::Loaded)).transpose()
 }
 
 async fn named<R: Reader>(
@@ -89,10 +106,10 @@ async fn named<R: Reader>(
 ) -> MetadataResult<Option<ObjectVersion>> {
     static SQL: LazyLock<Arc<str>> = LazyLock::new(|| {
         format!(
-            "SELECT {VERSION_COLUMNS}, 1 FROM objects o LEFT JOIN contents c ON c.id = o.content \
+            "SELECT {LISTED_COLUMNS}, c.cold, 1 FROM objects o LEFT JOIN contents c ON c.id = o.content \
              WHERE o.bucket = ? AND o.key = ? AND o.version = ? \
              UNION ALL \
-             SELECT {VERSION_COLUMNS}, \
+             SELECT {LISTED_COLUMNS}, c.cold, \
              NOT EXISTS (SELECT 1 FROM objects l WHERE l.bucket = o.bucket AND l.key = o.key) \
              AND NOT EXISTS (SELECT 1 FROM history n WHERE n.bucket = o.bucket AND n.key = o.key \
              AND n.sequence > o.sequence) \
@@ -103,5 +120,5 @@ async fn named<R: Reader>(
     });
     let (id, bytes, named) = (rows::signed(bucket.0), key.as_bytes(), version.as_bytes());
     let row = reads.fetch_optional(AssertSqlSafe(SQL.clone()), values![id, bytes, named, id, bytes, named]).await?;
-    row.map(|row| version_from_row(&row, bucket, row.number(14)? != 0)).transpose()
+    row.map(|row| version_from_row(&row, bucket, row.number(LISTED_COLUMNS_LEN + 1)? != 0, Cold::Loaded)).transpose()
 }

@@ -1,7 +1,8 @@
 //! The queue of contents to reclaim.
 //!
 //! A content that lost its last reference keeps its row in `contents`, and a copy may take it, until [`due`] claims it by
-//! removing that row. From then on only the row in `reclaims` knows its chunks, until [`finish`].
+//! removing that row. From then on only the row in `reclaims` knows its chunks, until [`finish`]. Of a content in a tier, the claim
+//! puts its pieces on the list of what that tier is to delete.
 
 use std::collections::HashSet;
 
@@ -27,17 +28,26 @@ pub(super) async fn queue<S: Session>(
 /// Claims what is due. What is claimed and not finished comes again, after what has waited longer: a disk that cannot
 /// delete must not hold up the others.
 pub(super) async fn due<S: Session>(tx: &mut S, before_ms: u64, limit: u32) -> MetadataResult<Vec<Reclaim>> {
+    // Where in a tier contents are is long: that is read of one after the other, further down.
     let found = tx
         .fetch(
-            "SELECT r.id, r.content, r.manifest FROM reclaims r LEFT JOIN contents c ON c.id = r.content \
+            "SELECT r.id, r.content, r.manifest, r.tier, r.cold IS NOT NULL FROM reclaims r LEFT JOIN contents c ON c.id = r.content \
              WHERE r.queued_ms < ? AND (c.refs IS NULL OR c.refs = 0) ORDER BY r.queued_ms, r.id LIMIT ?",
             values![rows::signed(before_ms), i64::from(limit)],
         )
         .await?;
+    let mut with_pieces = HashSet::new();
     let mut claims: Vec<(Reclaim, ContentId)> = Vec::with_capacity(found.len());
     for row in &found {
-        let reclaim = Reclaim { id: rows::unsigned(row.number(0)?)?, manifest: rows::manifest(row.bytes(2)?)? };
-        claims.push((reclaim, rows::content_id(row.bytes(1)?)?));
+        let content = rows::content_id(row.bytes(1)?)?;
+        let in_tier = row.text_or_null(3)?.is_some();
+        // There are no chunks behind the manifest of what lies in a tier.
+        let manifest = if in_tier { Manifest::default() } else { rows::manifest(row.bytes(2)?)? };
+        let id = rows::unsigned(row.number(0)?)?;
+        if row.number(4)? != 0 {
+            with_pieces.insert(id);
+        }
+        claims.push((Reclaim { id, manifest, stub: in_tier.then_some(content) }, content));
     }
     if S::DIALECT != Dialect::Sqlite {
         // What was read above may be over: a copy may be taking a content at this moment (after this none can), or have taken
@@ -59,9 +69,25 @@ pub(super) async fn due<S: Session>(tx: &mut S, before_ms: u64, limit: u32) -> M
     }
     let (due, contents): (Vec<Reclaim>, Vec<ContentId>) = claims.into_iter().unzip();
     tx.execute_many(Shape::RemoveContents, &[], &contents, |id| values![id.as_bytes()]).await?;
+    for reclaim in due.iter().filter(|reclaim| with_pieces.contains(&reclaim.id)) {
+        delete_pieces(tx, reclaim.id, before_ms).await?;
+    }
     let head = [Value::from(rows::signed(before_ms))];
     tx.execute_many(Shape::PostponeReclaims, &head, &due, |reclaim| values![rows::signed(reclaim.id)]).await?;
     Ok(due)
+}
+
+/// Puts the pieces of a claimed content on the list of what its tier is to delete, once.
+async fn delete_pieces<S: Session>(tx: &mut S, reclaim: u64, due_ms: u64) -> MetadataResult<()> {
+    let id = rows::signed(reclaim);
+    let row = tx.fetch_optional("SELECT tier, cold FROM reclaims WHERE id = ?", values![id]).await?;
+    let Some(row) = row else { return Ok(()) };
+    let place = rows::cold_place(row.text(0)?, row.bytes(1)?)?;
+    tx.execute_many(Shape::InsertPieces, &[], &place.names, |name| {
+        values![place.tier.as_str(), &**name, 0_i64, rows::signed(due_ms), 0_i64]
+    })
+    .await?;
+    tx.execute("UPDATE reclaims SET cold = NULL WHERE id = ?", values![id]).await.map(drop)
 }
 
 /// Forgets reclaims, and which content held their extents.

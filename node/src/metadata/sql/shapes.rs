@@ -43,12 +43,15 @@ impl Dialect {
 
 /// Columns of `objects` and `history`, in the order of all statements.
 pub(in crate::metadata) const OBJECT_COLUMNS: &str =
-    "bucket, `key`, sequence, version, content, modified_ms, owner, attributes, tags, acl";
+    "bucket, `key`, sequence, version, content, modified_ms, owner, attributes, tags, acl, class, restore_ms";
 
-/// What a row of an object version is read from: the columns of `objects` or `history` (as `o`), then those of its content
-/// (as `c`).
-pub(in crate::metadata) const VERSION_COLUMNS: &str = "o.key, o.sequence, o.version, o.content, o.modified_ms, o.owner, o.attributes, \
-     o.tags, o.acl, c.manifest, c.etag_md5, c.etag_parts, c.checksum, c.parts";
+/// What a row of a listed version is read from: the columns of `objects` or `history` (as `o`), then those of its content (as
+/// `c`). Where in a tier the content is may be long, and no listing asks for it.
+pub(in crate::metadata) const LISTED_COLUMNS: &str = "o.key, o.sequence, o.version, o.content, o.modified_ms, o.owner, o.attributes, \
+     o.tags, o.acl, o.class, o.restore_ms, c.manifest, c.etag_md5, c.etag_parts, c.checksum, c.parts, c.tier";
+
+/// How many [`LISTED_COLUMNS`] are. A version that is read whole has one more: `c.cold`.
+pub(in crate::metadata) const LISTED_COLUMNS_LEN: usize = 17;
 
 /// Whether anything knows the content `w.id`.
 const IS_KNOWN: &str = "EXISTS (SELECT 1 FROM contents WHERE contents.id = w.id) \
@@ -146,6 +149,16 @@ pub(in crate::metadata) enum Shape {
     RemovePublished,
     /// Recheck ids × n.
     RemoveRechecks,
+    /// Rows of moves × n, over those of the same versions.
+    QueueMoves,
+    /// Rows of pieces × n that tiers are to delete.
+    InsertPieces,
+    /// Time, then piece ids × n: they are given out, until then.
+    ClaimPieces,
+    /// Time, then piece ids × n: they were deleted for the first time of two, and come again then.
+    NotePieces,
+    /// Piece ids × n.
+    RemovePieces,
 }
 
 /// `row` written `rows` times, with commas.
@@ -189,11 +202,12 @@ impl Shape {
                 )
             }
             Self::InsertContents => format!(
-                "INSERT INTO contents (id, refs, size_bytes, manifest, etag_md5, etag_parts, checksum, parts) VALUES {}",
-                list("(?,1,?,?,?,?,?,?)", rows)
+                "INSERT INTO contents (id, refs, size_bytes, manifest, etag_md5, etag_parts, checksum, parts, tier, cold) \
+                 VALUES {}",
+                list("(?,1,?,?,?,?,?,?,?,?)", rows)
             ),
             Self::PutObjects => {
-                format!("REPLACE INTO objects ({OBJECT_COLUMNS}) VALUES {}", list("(?,?,?,?,?,?,?,?,?,?)", rows))
+                format!("REPLACE INTO objects ({OBJECT_COLUMNS}) VALUES {}", list("(?,?,?,?,?,?,?,?,?,?,?,NULL)", rows))
             }
             Self::Archive => format!(
                 "INSERT INTO history ({OBJECT_COLUMNS}, latest, since_ms) SELECT {OBJECT_COLUMNS}, 0, ? FROM objects \
@@ -208,12 +222,12 @@ impl Shape {
             Self::RemoveObjects => format!("DELETE FROM objects WHERE {}", has_key(dialect, rows)),
             Self::InsertMarkers => format!(
                 "INSERT INTO history ({OBJECT_COLUMNS}, latest, since_ms) VALUES {}",
-                list("(?,?,?,?,NULL,?,?,NULL,NULL,0,1,?)", rows)
+                list("(?,?,?,?,NULL,?,?,NULL,NULL,0,NULL,NULL,1,?)", rows)
             ),
             Self::Dereference => format!("UPDATE contents SET refs = refs - 1 WHERE id IN ({})", ids()),
             Self::QueueUnreferenced => format!(
-                "INSERT INTO reclaims (content, manifest, queued_ms) SELECT id, manifest, ? FROM contents \
-                 WHERE id IN ({}) AND refs = 0",
+                "INSERT INTO reclaims (content, manifest, queued_ms, tier, cold) SELECT id, manifest, ?, tier, cold \
+                 FROM contents WHERE id IN ({}) AND refs = 0",
                 ids()
             ),
             Self::QueueReclaims => {
@@ -284,6 +298,20 @@ impl Shape {
                 ids()
             ),
             Self::RemoveRechecks => format!("DELETE FROM lifecycle_rechecks WHERE id IN ({})", ids()),
+            Self::QueueMoves => format!(
+                "REPLACE INTO moves (bucket, `key`, version, content, lane, target, reason, keep_ms, queued_ms, due_ms, \
+                 attempt, owner, failures, error) VALUES {}",
+                list("(?,?,?,?,?,?,?,?,?,?,0,NULL,0,NULL)", rows)
+            ),
+            Self::InsertPieces => format!(
+                "INSERT INTO tier_pieces (tier, name, attempt, due_ms, unsure, claimed) VALUES {}",
+                list("(?,?,?,?,?,0)", rows)
+            ),
+            Self::ClaimPieces => format!("UPDATE tier_pieces SET claimed = 1, due_ms = ? WHERE id IN ({})", ids()),
+            Self::NotePieces => {
+                format!("UPDATE tier_pieces SET unsure = 0, due_ms = ? WHERE unsure = 1 AND id IN ({})", ids())
+            }
+            Self::RemovePieces => format!("DELETE FROM tier_pieces WHERE id IN ({})", ids()),
             Self::RemovePublished => format!("DELETE FROM published WHERE part = ? AND id IN ({})", ids()),
         }
     }

@@ -11,8 +11,8 @@ use holdfast_actors::ports::coordination::Fence;
 use holdfast_actors::ports::metadata::{
     AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind, BucketId, CannedAcl, CommitMove,
     Committed, CompleteUpload, DeleteRequest, Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery,
-    ListVersionsPage, ListVersionsQuery, MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest, NewBucket,
-    NewObject, NewUpload, ObjectVersion, Part, Recheck, Reclaim, Repair, ReplicaEvidence, Tag, Upload, User,
+    ListVersionsPage, ListVersionsQuery, MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest, Moved,
+    NewBucket, NewObject, NewUpload, ObjectVersion, Part, Recheck, Reclaim, Repair, ReplicaEvidence, Tag, Upload, User,
     Versioning,
 };
 use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId, UploadId, VersionId};
@@ -22,7 +22,8 @@ use tokio::sync::watch;
 use super::locks::Epochs;
 use super::versions::{Change, What};
 use super::{
-    Locks, Reader, Session, buckets, fences, lifecycle, listing, reads, reclaims, replicas, uploads, users, versions,
+    Locks, Reader, Session, buckets, fences, lifecycle, listing, moves, reads, reclaims, replicas, uploads, users,
+    versions,
 };
 
 /// A database that runs verbs.
@@ -341,12 +342,32 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
             .await
     }
 
-    async fn request_move(&self, _request: MoveRequest) -> MetadataResult<MoveQueued> {
-        Err(holdfast_actors::ports::MetadataError::Unavailable("not built yet".into()))
+    async fn request_move(&self, request: MoveRequest) -> MetadataResult<MoveQueued> {
+        let locks = Locks::none().key(request.bucket, &request.key).in_bucket(request.bucket);
+        let events = request.event.is_some();
+        let request = Arc::new(request);
+        let queued = self.backend.write(locks, move |tx| {
+            let request = request.clone();
+            boxed(async move { moves::request(tx, &request).await })
+        });
+        self.tell_if(events, queued.await)
     }
 
-    async fn commit_move(&self, _commit: CommitMove) -> MetadataResult<MoveEnd> {
-        Err(holdfast_actors::ports::MetadataError::Unavailable("not built yet".into()))
+    async fn commit_move(&self, commit: CommitMove) -> MetadataResult<MoveEnd> {
+        let mut locks = Locks::none().key(commit.bucket, &commit.key).in_bucket(commit.bucket);
+        if let Moved::To { content, evidence } = &commit.moved {
+            locks = locks.content(content.id);
+            if !evidence.epochs.is_empty() {
+                locks = locks.epochs(Epochs::Held);
+            }
+        }
+        let events = commit.event.is_some();
+        let commit = Arc::new(commit);
+        let ended = self.backend.write(locks, move |tx| {
+            let commit = commit.clone();
+            boxed(async move { moves::commit(tx, &commit).await })
+        });
+        self.tell_if(events, ended.await)
     }
 
     async fn due_reclaims(&self, before_ms: u64, limit: u32, fence: Option<&Fence>) -> MetadataResult<Vec<Reclaim>> {

@@ -7,14 +7,14 @@ use holdfast_actors::ports::metadata::{
     AgePosition, BucketId, Committed, CompleteUpload, ContentSource, MetadataError, MetadataResult, NewObject,
     NewUpload, Part, ReplicaEvidence, Upload,
 };
-use holdfast_protocol::{ContentId, Manifest, UploadId};
+use holdfast_protocol::{ContentId, Manifest, TierName, UploadId};
 use sqlx::AssertSqlSafe;
 
 use super::key_ops::{KeyDone, KeyOp, run_group};
 use super::{Fields, Reader, Session, reclaims, replicas, values};
 use crate::metadata::rows;
 
-/// An upload from `id, bucket, key, owner, created_ms, attributes, tags, acl, checksum` and its bucket's name.
+/// An upload from `id, bucket, key, owner, created_ms, attributes, tags, acl, checksum`, its bucket's name, and `class`.
 pub(super) fn from_row(row: &impl Fields) -> MetadataResult<Upload> {
     let new = NewUpload {
         id: rows::upload_id(row.bytes(0)?)?,
@@ -26,7 +26,7 @@ pub(super) fn from_row(row: &impl Fields) -> MetadataResult<Upload> {
         tags: rows::tags(row.text_or_null(6)?)?,
         acl: rows::acl(row.number(7)?)?,
         checksum: row.bytes_or_null(8)?.map(rows::checksum_kind).transpose()?,
-        class: None,
+        class: rows::class(row.text_or_null(10)?)?,
     };
     Ok(Upload { new, bucket_name: row.text(9)?.to_owned() })
 }
@@ -51,7 +51,7 @@ pub(super) async fn upload<R: Reader>(
 ) -> MetadataResult<Arc<Upload>> {
     let row = reads
         .fetch_optional(
-            "SELECT u.id, u.bucket, u.key, u.owner, u.created_ms, u.attributes, u.tags, u.acl, u.checksum, b.name \
+            "SELECT u.id, u.bucket, u.key, u.owner, u.created_ms, u.attributes, u.tags, u.acl, u.checksum, b.name, u.class \
              FROM uploads u JOIN buckets b ON b.id = u.bucket WHERE u.id = ? AND u.bucket = ? AND u.key = ?",
             values![upload.as_bytes(), rows::signed(bucket.0), key.as_bytes()],
         )
@@ -78,7 +78,7 @@ pub(super) async fn parts<R: Reader>(reads: &R, upload: UploadId, after: u16, li
 pub(super) async fn stale<R: Reader>(reads: &R, before_ms: u64, limit: u32) -> MetadataResult<Vec<Arc<Upload>>> {
     let found = reads
         .fetch(
-            "SELECT u.id, u.bucket, u.key, u.owner, u.created_ms, u.attributes, u.tags, u.acl, u.checksum, b.name \
+            "SELECT u.id, u.bucket, u.key, u.owner, u.created_ms, u.attributes, u.tags, u.acl, u.checksum, b.name, u.class \
              FROM uploads u JOIN buckets b ON b.id = u.bucket WHERE u.created_ms < ? ORDER BY u.created_ms, u.id LIMIT ?",
             values![rows::signed(before_ms), i64::from(limit)],
         )
@@ -103,7 +103,7 @@ pub(super) async fn aged<R: Reader>(
         }
     };
     let sql = format!(
-        "SELECT u.id, u.bucket, u.key, u.owner, u.created_ms, u.attributes, u.tags, u.acl, u.checksum, b.name \
+        "SELECT u.id, u.bucket, u.key, u.owner, u.created_ms, u.attributes, u.tags, u.acl, u.checksum, b.name, u.class \
          FROM uploads u {} JOIN buckets b ON b.id = u.bucket \
          WHERE u.bucket = ? AND u.created_ms >= ? AND u.created_ms <= ? AND (u.created_ms > ? OR u.id > ?) \
          ORDER BY u.created_ms, u.id LIMIT ?",
@@ -121,8 +121,8 @@ pub(super) async fn create<S: Session>(tx: &mut S, new: &NewUpload) -> MetadataR
         return Err(MetadataError::NoSuchBucket);
     }
     tx.execute(
-        "INSERT INTO uploads (id, bucket, `key`, owner, created_ms, attributes, tags, acl, checksum) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO uploads (id, bucket, `key`, owner, created_ms, attributes, tags, acl, checksum, class) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         values![
             new.id.as_bytes(),
             bucket,
@@ -133,6 +133,7 @@ pub(super) async fn create<S: Session>(tx: &mut S, new: &NewUpload) -> MetadataR
             rows::tags_text(&new.tags),
             rows::acl_code(new.acl),
             new.checksum.map(rows::checksum_kind_bytes),
+            new.class.as_ref().map(TierName::as_str),
         ],
     )
     .await?;
@@ -197,7 +198,7 @@ pub(super) async fn put_part<S: Session>(
 async fn load<S: Session>(tx: &mut S, bucket: BucketId, key: &str, upload: UploadId) -> MetadataResult<Upload> {
     let row = tx
         .fetch_optional(
-            "SELECT id, bucket, `key`, owner, created_ms, attributes, tags, acl, checksum, '' FROM uploads \
+            "SELECT id, bucket, `key`, owner, created_ms, attributes, tags, acl, checksum, '', class FROM uploads \
              WHERE id = ? AND bucket = ? AND `key` = ?",
             values![upload.as_bytes(), rows::signed(bucket.0), key.as_bytes()],
         )

@@ -85,7 +85,7 @@ pub(super) async fn change<S: Session>(
     Ok(found.version)
 }
 
-async fn versioning_of<S: Session>(tx: &mut S, bucket: BucketId) -> MetadataResult<Versioning> {
+pub(super) async fn versioning_of<S: Session>(tx: &mut S, bucket: BucketId) -> MetadataResult<Versioning> {
     let sql = "SELECT versioning FROM buckets WHERE id = ?";
     let row = tx.fetch_optional(sql, values![rows::signed(bucket.0)]).await?.ok_or(MetadataError::NoSuchBucket)?;
     rows::versioning(row.number(0)?)

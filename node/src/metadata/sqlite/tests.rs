@@ -7,7 +7,7 @@ use holdfast_actors::ports::metadata::{
     AgePosition, AgedKind, CannedAcl, Content, ContentPlace, ContentSource, ETag, ListAfter, ListQuery, NewBucket,
     ObjectAttributes, ReplicaEvidence, WritePrecondition,
 };
-use holdfast_actors::ports::{Journal, MetadataStore, Outbox};
+use holdfast_actors::ports::{Journal, MetadataStore, Outbox, TierLedger};
 use holdfast_protocol::{ContentId, Manifest, VersionId};
 use sqlx::Row as _;
 
@@ -53,6 +53,16 @@ async fn empty_journal() -> (Arc<dyn Journal>, tempfile::TempDir) {
 
 mod journal {
     holdfast_actors::journal_conformance!(super::empty_journal);
+}
+
+async fn empty_ledger() -> (Arc<dyn MetadataStore>, Arc<dyn TierLedger>, Arc<dyn Outbox>, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(directory.path()).await);
+    (store.clone(), store.clone(), store, directory)
+}
+
+mod tiering {
+    holdfast_actors::tiering_conformance!(super::empty_ledger);
 }
 
 mod crash;
@@ -283,6 +293,14 @@ async fn hot_statements_go_by_index() {
         shapes::Shape::Condemn.text(shapes::Dialect::Sqlite, 3),
         shapes::Shape::LoadEpochs.text(shapes::Dialect::Sqlite, 3),
         "SELECT id, chunk, queued_ms FROM repairs WHERE node = ? AND id > ? ORDER BY id LIMIT ?".to_owned(),
+        shapes::Shape::ClaimPieces.text(shapes::Dialect::Sqlite, 3),
+        shapes::Shape::NotePieces.text(shapes::Dialect::Sqlite, 3),
+        "SELECT id FROM moves INDEXED BY moves_by_due WHERE lane = ? AND due_ms <= ? ORDER BY due_ms, id LIMIT ?".to_owned(),
+        "SELECT id FROM moves WHERE bucket = ? AND key = ? AND version = ?".to_owned(),
+        "SELECT id FROM tier_pieces INDEXED BY tier_pieces_by_due WHERE tier = ? AND due_ms <= ? ORDER BY due_ms, id LIMIT ?"
+            .to_owned(),
+        "SELECT name FROM tier_pieces WHERE attempt = ?".to_owned(),
+        "SELECT cold FROM contents INDEXED BY contents_by_tier WHERE tier = ? AND id > ? ORDER BY id LIMIT ?".to_owned(),
         listing::LIST_OBJECTS.to_owned(),
         "SELECT sequence FROM history WHERE bucket = ? AND key = ? AND version = ?".to_owned(),
         "SELECT sequence FROM history WHERE bucket = ? AND key >= ? AND key < ? ORDER BY key, sequence DESC LIMIT ?"

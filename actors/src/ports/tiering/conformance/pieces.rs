@@ -1,0 +1,208 @@
+//! Tiers, what lies in them, and what they are to delete.
+
+use super::{LATER, World, moved_content, names_of, oss, piece_names, place_in, tier};
+use crate::ports::metadata::conformance::{T0, bucket, copy_of, delete, latest};
+use crate::ports::metadata::{Content, MetadataError, MoveEnd, NewObject};
+use crate::ports::tiering::DuePiece;
+
+fn sorted(pieces: &[DuePiece]) -> Vec<&str> {
+    let mut names: Vec<&str> = pieces.iter().map(|piece| piece.name.as_str()).collect();
+    names.sort_unstable();
+    names
+}
+
+pub async fn a_commit_takes_its_pieces_off_the_list(world: World) {
+    let id = bucket(&world.store, "b").await.id;
+    let hot = world.put(id, "k", 1, Some(oss())).await.object;
+    let first = world.claim_one(&oss(), T0 + 1).await;
+    world.reserve(&first).await;
+    let job = world.claim_one(&oss(), first.due_ms).await;
+    let content = moved_content(&job, hot.content.as_ref().unwrap());
+    let refused = async |content: Content| {
+        let refused = world.commit_to(&job, content, T0 + 2000).await;
+        assert!(matches!(refused, Err(MetadataError::Superseded)), "{refused:?}");
+    };
+    refused(content.clone()).await;
+    let names = names_of(&job);
+    world.ledger.reserve_pieces(job.id, job.attempt, &oss(), &piece_names(&names[..2]), LATER).await.unwrap();
+    refused(content.clone()).await;
+    world.ledger.reserve_pieces(job.id, job.attempt, &oss(), &piece_names(&names[2..]), LATER).await.unwrap();
+    let mut others = names.clone();
+    others[1] = "another".into();
+    refused(Content { place: place_in(&oss(), others), ..content.clone() }).await;
+    assert_eq!(world.listed(&oss()).await, 6);
+    assert_eq!(world.commit_to(&job, content, T0 + 2001).await.unwrap(), MoveEnd::Done);
+    assert_eq!(world.listed(&oss()).await, 3, "those of the attempt before stay");
+    let due = world.ledger.due_pieces(&oss(), LATER, LATER + 1, 10).await.unwrap();
+    assert_eq!(sorted(&due), names_of(&first));
+}
+
+pub async fn a_piece_that_is_being_deleted_refuses_the_commit(world: World) {
+    let id = bucket(&world.store, "b").await.id;
+    let hot = world.put(id, "k", 1, Some(oss())).await.object;
+    let job = world.claim_one(&oss(), T0 + 1).await;
+    world.reserve(&job).await;
+    let due = world.ledger.due_pieces(&oss(), LATER, LATER + 5, 1).await.unwrap();
+    assert_eq!(due.len(), 1);
+    let content = moved_content(&job, hot.content.as_ref().unwrap());
+    for _ in 0..2 {
+        let refused = world.commit_to(&job, content.clone(), T0 + 5).await;
+        assert!(matches!(refused, Err(MetadataError::Superseded)), "{refused:?}");
+        // Deleted once or not: it may be gone.
+        world.ledger.finish_pieces(&due, LATER + 6).await.unwrap();
+    }
+    assert_eq!(latest(&world.store, id, "k").await.unwrap(), hot);
+    assert_eq!(world.store.known_contents(&[content.id]).await.unwrap(), []);
+}
+
+pub async fn reserved_pieces_are_deleted_twice(world: World) {
+    let id = bucket(&world.store, "b").await.id;
+    world.put(id, "k", 1, Some(oss())).await;
+    let job = world.claim_one(&oss(), T0 + 1).await;
+    world.reserve(&job).await;
+    let due_ms = job.due_ms + 1000;
+    let ledger = &world.ledger;
+    assert_eq!(ledger.due_pieces(&oss(), due_ms - 1, LATER, 10).await.unwrap(), []);
+    assert_eq!(ledger.due_pieces(&tier("OTHER"), LATER, LATER, 10).await.unwrap(), []);
+    let some = ledger.due_pieces(&oss(), due_ms, due_ms + 100, 2).await.unwrap();
+    let rest = ledger.due_pieces(&oss(), due_ms, due_ms + 100, 2).await.unwrap();
+    let all = [some, rest].concat();
+    assert_eq!(sorted(&all), names_of(&job));
+    assert!(all.iter().all(|piece| piece.is_unsure));
+    assert_eq!(ledger.due_pieces(&oss(), due_ms + 99, LATER, 10).await.unwrap(), [], "they are given out");
+    let again = ledger.due_pieces(&oss(), due_ms + 100, due_ms + 200, 10).await.unwrap();
+    assert_eq!(sorted(&again), names_of(&job), "nobody said that they are deleted");
+    ledger.finish_pieces(&again, due_ms + 500).await.unwrap();
+    ledger.finish_pieces(&all, due_ms + 900).await.unwrap();
+    assert_eq!(ledger.due_pieces(&oss(), due_ms + 499, LATER, 10).await.unwrap(), []);
+    let second = ledger.due_pieces(&oss(), due_ms + 500, due_ms + 600, 10).await.unwrap();
+    assert_eq!(sorted(&second), names_of(&job));
+    assert!(second.iter().all(|piece| !piece.is_unsure));
+    ledger.finish_pieces(&second, LATER).await.unwrap();
+    assert_eq!(ledger.due_pieces(&oss(), LATER, LATER, 10).await.unwrap(), []);
+    assert_eq!(world.listed(&oss()).await, 0);
+    ledger.finish_pieces(&[], LATER).await.unwrap();
+}
+
+pub async fn a_renewed_claim_keeps_its_pieces(world: World) {
+    let id = bucket(&world.store, "b").await.id;
+    let hot = world.put(id, "k", 1, Some(oss())).await.object;
+    let job = world.claim_one(&oss(), T0 + 1).await;
+    world.reserve(&job).await;
+    world.ledger.renew_move(job.id, job.attempt, T0 + 50_000, T0 + 60_000).await.unwrap();
+    assert_eq!(world.ledger.due_pieces(&oss(), T0 + 59_999, LATER, 10).await.unwrap(), []);
+    assert_eq!(world.claim(&oss(), T0 + 49_999).await, []);
+    let content = moved_content(&job, hot.content.as_ref().unwrap());
+    assert_eq!(world.commit_to(&job, content, T0 + 49_999).await.unwrap(), MoveEnd::Done);
+}
+
+pub async fn a_reclaimed_content_lists_its_pieces_once_and_its_stub_always(world: World) {
+    let id = bucket(&world.store, "b").await.id;
+    let cold = world.freeze(id, "k", 1, &oss()).await;
+    let hot = world.store.due_reclaims(LATER, 10, None).await.unwrap();
+    world.store.finish_reclaims(&[hot[0].id], None).await.unwrap();
+    delete(&world.store, id, "k", None).await.unwrap();
+    // A copy takes it back, with its place.
+    let copy = NewObject { class: Some(oss()), ..copy_of(id, "copy", cold.id) };
+    let copy = world.store.commit_object(copy).await.unwrap().object;
+    assert_eq!(copy.content.as_deref(), Some(&cold));
+    assert_eq!(world.store.due_reclaims(LATER, 10, None).await.unwrap(), []);
+    delete(&world.store, id, "copy", None).await.unwrap();
+    assert_eq!(world.listed(&oss()).await, 0, "not before the grace is over");
+    let due = world.store.due_reclaims(LATER, 10, None).await.unwrap();
+    assert_eq!(due.len(), 1);
+    assert_eq!((due[0].stub, due[0].manifest.extents.len()), (Some(cold.id), 0));
+    assert_eq!(world.listed(&oss()).await, 3);
+    let again = world.store.due_reclaims(LATER + 1, 10, None).await.unwrap();
+    assert_eq!(again, due);
+    assert_eq!(world.listed(&oss()).await, 3);
+    let pieces = world.ledger.due_pieces(&oss(), LATER, LATER + 1, 10).await.unwrap();
+    assert_eq!(sorted(&pieces), cold.cold().unwrap().names);
+    assert!(pieces.iter().all(|piece| !piece.is_unsure), "nobody writes them");
+    world.ledger.finish_pieces(&pieces, LATER).await.unwrap();
+    assert_eq!(world.listed(&oss()).await, 0);
+    assert_eq!(world.store.known_contents(&[cold.id]).await.unwrap(), [cold.id], "the stub is still there");
+    world.store.finish_reclaims(&[due[0].id], None).await.unwrap();
+    assert_eq!(world.store.known_contents(&[cold.id]).await.unwrap(), []);
+    assert_eq!(world.store.due_reclaims(LATER + 2, 10, None).await.unwrap(), []);
+}
+
+pub async fn tiers_are_added_changed_and_removed(world: World) {
+    let ledger = &world.ledger;
+    assert_eq!(ledger.tiers().await.unwrap(), []);
+    let added = ledger.add_tier(oss(), "{\"a\":1}".into(), T0).await.unwrap();
+    assert_eq!((&added.name, added.settings.as_str(), added.created_ms), (&oss(), "{\"a\":1}", T0));
+    let taken = ledger.add_tier(oss(), "{}".into(), T0 + 1).await;
+    assert!(matches!(taken, Err(MetadataError::Exists("tier"))), "{taken:?}");
+    let other = ledger.add_tier(tier("GLACIER"), "{}".into(), T0).await.unwrap();
+    assert_eq!(ledger.tiers().await.unwrap(), [other.clone(), added.clone()]);
+    let changed = ledger.change_tier(&oss(), "{\"ü\":2}".into()).await.unwrap();
+    assert!(changed.revision > added.revision);
+    assert_eq!((changed.settings.as_str(), changed.created_ms), ("{\"ü\":2}", T0));
+    assert_eq!(ledger.tiers().await.unwrap(), [other.clone(), changed]);
+    ledger.remove_tier(&oss()).await.unwrap();
+    assert_eq!(ledger.tiers().await.unwrap(), [other]);
+    let missing = ledger.remove_tier(&oss()).await;
+    assert!(matches!(missing, Err(MetadataError::NotFound("tier"))), "{missing:?}");
+    let missing = ledger.change_tier(&oss(), "{}".into()).await;
+    assert!(matches!(missing, Err(MetadataError::NotFound("tier"))), "{missing:?}");
+}
+
+pub async fn a_tier_in_use_is_not_removed(world: World) {
+    let id = bucket(&world.store, "b").await.id;
+    let ledger = &world.ledger;
+    ledger.add_tier(oss(), "{}".into(), T0).await.unwrap();
+    ledger.add_tier(tier("FREE"), "{}".into(), T0).await.unwrap();
+    let in_use = async || {
+        let refused = ledger.remove_tier(&oss()).await;
+        assert!(matches!(refused, Err(MetadataError::TierInUse)), "{refused:?}");
+    };
+    world.put(id, "k", 1, Some(oss())).await;
+    in_use().await;
+    world.carry_out(&oss(), T0 + 10).await;
+    assert_eq!(world.moves().await, []);
+    in_use().await;
+    delete(&world.store, id, "k", None).await.unwrap();
+    in_use().await;
+    for reclaim in world.store.due_reclaims(LATER, 10, None).await.unwrap() {
+        world.store.finish_reclaims(&[reclaim.id], None).await.unwrap();
+    }
+    in_use().await;
+    let pieces = ledger.due_pieces(&oss(), LATER, LATER, 10).await.unwrap();
+    ledger.finish_pieces(&pieces, LATER).await.unwrap();
+    ledger.remove_tier(&oss()).await.unwrap();
+    ledger.remove_tier(&tier("FREE")).await.unwrap();
+}
+
+pub async fn contents_of_a_tier_are_paged_and_counted(world: World) {
+    let id = bucket(&world.store, "b").await.id;
+    world.ledger.add_tier(tier("EMPTY"), "{}".into(), T0).await.unwrap();
+    let mut cold = Vec::new();
+    for n in 0..5 {
+        cold.push(world.freeze(id, &format!("k{n}"), n, &oss()).await);
+    }
+    world.freeze(id, "other", 9, &tier("GLACIER")).await;
+    let copy = NewObject { class: Some(oss()), ..copy_of(id, "copy", cold[0].id) };
+    world.store.commit_object(copy).await.unwrap();
+    cold.sort_by_key(|content| content.id);
+    let mut paged: Vec<Content> = Vec::new();
+    loop {
+        let after = paged.last().map(|content| content.id);
+        let page = world.ledger.cold_contents(&oss(), after, 2).await.unwrap();
+        assert!(page.len() <= 2);
+        if page.is_empty() {
+            break;
+        }
+        paged.extend(page.iter().map(|content| (**content).clone()));
+    }
+    assert_eq!(paged, cold);
+    let usage = world.ledger.tier_usage().await.unwrap();
+    let row = |name: &str| {
+        let usage = usage.iter().find(|usage| usage.tier == tier(name)).unwrap();
+        (usage.contents, usage.size_bytes, usage.pieces_to_delete)
+    };
+    assert_eq!(row("OSS"), (5, 5 * super::SIZE, 0));
+    assert_eq!(row("GLACIER"), (1, super::SIZE, 0));
+    assert_eq!(row("EMPTY"), (0, 0, 0));
+    assert_eq!(usage.len(), 3);
+}

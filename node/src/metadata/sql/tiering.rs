@@ -1,0 +1,386 @@
+//! The ledger of cold tiers: which there are, the queue of moves, and the pieces that tiers are to delete.
+//!
+//! What is given out is given out under a lock of its lane or tier, and for a while. Attempt numbers are sequence numbers: each
+//! is given once, and of one lane they rise.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use holdfast_actors::ports::journal::cut;
+use holdfast_actors::ports::metadata::{Content, MetadataError, MetadataResult};
+use holdfast_actors::ports::tiering::{Claim, DuePiece, LaneBacklog, Move, TierLedger, TierRecord, TierUsage};
+use holdfast_actors::ports::tiers::PieceName;
+use holdfast_protocol::{ContentId, TierName};
+use sqlx::AssertSqlSafe;
+
+use super::moves::{MOVE_COLUMNS, claimed, move_from_row};
+use super::reads::{Cold, content_from_row};
+use super::store::boxed;
+use super::{Backend, Done, Fields, Locks, Reader, Session, Shape, SqlMetadataStore, Value, values};
+use crate::metadata::rows;
+
+/// The longest error that is kept of a move.
+const ERROR_BYTES_MAX: usize = 1024;
+/// Moves that are given out at once: each takes a sequence number of the transaction.
+const CLAIMED_MAX: u32 = 1000;
+/// Moves that are made due in one transaction.
+const RETRIED_MAX: i64 = 1000;
+
+const MISSING: MetadataError = MetadataError::NotFound("tier");
+
+fn tier_from_row(row: &impl Fields) -> MetadataResult<TierRecord> {
+    Ok(TierRecord {
+        name: rows::tier(row.text(0)?)?,
+        settings: row.text(1)?.to_owned(),
+        created_ms: rows::unsigned(row.number(2)?)?,
+        revision: rows::unsigned(row.number(3)?)?,
+    })
+}
+
+async fn tier<S: Session>(tx: &mut S, name: &TierName) -> MetadataResult<Option<TierRecord>> {
+    let sql = "SELECT name, settings, created_ms, revision FROM tiers WHERE name = ?";
+    let row = tx.fetch_optional(sql, values![name.as_str()]).await?;
+    row.as_ref().map(tier_from_row).transpose()
+}
+
+async fn add<S: Session>(tx: &mut S, new: &TierRecord) -> MetadataResult<()> {
+    if tier(tx, &new.name).await?.is_some() {
+        return Err(MetadataError::Exists("tier"));
+    }
+    let sql = "INSERT INTO tiers (name, settings, created_ms, revision) VALUES (?, ?, ?, ?)";
+    let values = values![new.name.as_str(), &*new.settings, rows::signed(new.created_ms), rows::signed(new.revision)];
+    tx.execute(sql, values).await.map(drop)
+}
+
+async fn remove<S: Session>(tx: &mut S, name: &TierName) -> MetadataResult<()> {
+    if tier(tx, name).await?.is_none() {
+        return Err(MISSING);
+    }
+    // One statement, as what leaves one of the tables may stand in another one then.
+    let sql = "SELECT EXISTS (SELECT 1 FROM contents WHERE tier = ?) OR EXISTS (SELECT 1 FROM tier_pieces WHERE tier = ?) \
+         OR EXISTS (SELECT 1 FROM moves WHERE lane = ? OR target = ?)";
+    let name = name.as_str();
+    let used = tx.fetch_optional(sql, values![name, name, name, name]).await?;
+    if used.is_some_and(|row| !matches!(row.number(0), Ok(0))) {
+        return Err(MetadataError::TierInUse);
+    }
+    tx.execute("DELETE FROM tiers WHERE name = ?", values![name]).await.map(drop)
+}
+
+async fn claim_moves<S: Session>(tx: &mut S, lane: &TierName, claim: Claim, limit: u32) -> MetadataResult<Vec<Move>> {
+    let sql = format!(
+        "SELECT {MOVE_COLUMNS} FROM moves {} WHERE lane = ? AND due_ms <= ? ORDER BY due_ms, id LIMIT ?",
+        S::DIALECT.by_index("moves_by_due")
+    );
+    let values = values![lane.as_str(), rows::signed(claim.now_ms), i64::from(limit.min(CLAIMED_MAX))];
+    let found = tx.fetch(AssertSqlSafe(sql), values).await?;
+    let mut claims = Vec::with_capacity(found.len());
+    for row in &found {
+        let before = move_from_row(row)?;
+        let attempt = tx.take_sequence();
+        // Somebody may have replaced or changed it since it was read.
+        let sql = "UPDATE moves SET attempt = ?, owner = ?, due_ms = ? WHERE id = ? AND attempt = ? AND due_ms = ?";
+        let values = values![
+            attempt,
+            claim.owner.as_bytes(),
+            rows::signed(claim.until_ms),
+            rows::signed(before.id),
+            rows::signed(before.attempt),
+            rows::signed(before.due_ms),
+        ];
+        if tx.execute(sql, values).await?.rows_affected == 1 {
+            let attempt = rows::unsigned(attempt)?;
+            claims.push(Move { attempt, owner: Some(claim.owner), due_ms: claim.until_ms, ..before });
+        }
+    }
+    Ok(claims)
+}
+
+/// Whether a change of a claimed move found it.
+fn still_claimed(done: Done) -> MetadataResult<()> {
+    if done.rows_affected == 0 { Err(MetadataError::Superseded) } else { Ok(()) }
+}
+
+async fn postpone<S: Session>(
+    tx: &mut S,
+    (id, attempt): (u64, u64),
+    due_ms: u64,
+    error: Option<&str>,
+) -> MetadataResult<()> {
+    let mut values = values![rows::signed(due_ms)];
+    let failed = match error {
+        Some(error) => {
+            values.push(cut(error, ERROR_BYTES_MAX).into());
+            ", failures = failures + 1, error = ?"
+        }
+        None => "",
+    };
+    let sql =
+        format!("UPDATE moves SET owner = NULL, due_ms = ?{failed} WHERE id = ? AND attempt = ? AND owner IS NOT NULL");
+    values.extend(values![rows::signed(id), rows::signed(attempt)]);
+    still_claimed(tx.execute(AssertSqlSafe(sql), values).await?)
+}
+
+async fn due_pieces<S: Session>(
+    tx: &mut S,
+    tier: &TierName,
+    now_ms: u64,
+    again_ms: u64,
+    limit: u32,
+) -> MetadataResult<Vec<DuePiece>> {
+    let sql = format!(
+        "SELECT id, name, unsure FROM tier_pieces {} WHERE tier = ? AND due_ms <= ? ORDER BY due_ms, id LIMIT ?{}",
+        S::DIALECT.by_index("tier_pieces_by_due"),
+        S::DIALECT.for_update()
+    );
+    let found = tx.fetch(AssertSqlSafe(sql), values![tier.as_str(), rows::signed(now_ms), i64::from(limit)]).await?;
+    let mut due = Vec::with_capacity(found.len());
+    for row in &found {
+        let name = PieceName::new(row.text(1)?).map_err(|error| MetadataError::Corrupt(error.to_string()))?;
+        due.push(DuePiece { id: rows::unsigned(row.number(0)?)?, name, is_unsure: row.number(2)? != 0 });
+    }
+    let head = [Value::from(rows::signed(again_ms))];
+    tx.execute_many(Shape::ClaimPieces, &head, &due, |piece| values![rows::signed(piece.id)]).await?;
+    Ok(due)
+}
+
+async fn finish_pieces<S: Session>(tx: &mut S, pieces: &[DuePiece], again_ms: u64) -> MetadataResult<()> {
+    let id = |piece: &&DuePiece| values![rows::signed(piece.id)];
+    let (unsure, sure): (Vec<&DuePiece>, Vec<&DuePiece>) = pieces.iter().partition(|piece| piece.is_unsure);
+    tx.execute_many(Shape::NotePieces, &[Value::from(rows::signed(again_ms))], &unsure, id).await?;
+    tx.execute_many(Shape::RemovePieces, &[], &sure, id).await
+}
+
+#[async_trait]
+#[allow(private_bounds, reason = "the backends are this module's own")]
+impl<B: Backend> TierLedger for SqlMetadataStore<B> {
+    async fn tiers(&self) -> MetadataResult<Vec<TierRecord>> {
+        let sql = "SELECT name, settings, created_ms, revision FROM tiers ORDER BY name";
+        self.backend.reads().fetch(sql, Vec::new()).await?.iter().map(tier_from_row).collect()
+    }
+
+    async fn add_tier(&self, name: TierName, settings: String, now_ms: u64) -> MetadataResult<TierRecord> {
+        let locks = Locks::none().tier(&name);
+        let record = TierRecord { name, settings, created_ms: now_ms, revision: 1 };
+        let new = Arc::new(record.clone());
+        self.backend
+            .write(locks, move |tx| {
+                let new = new.clone();
+                boxed(async move { add(tx, &new).await })
+            })
+            .await?;
+        Ok(record)
+    }
+
+    async fn change_tier(&self, name: &TierName, settings: String) -> MetadataResult<TierRecord> {
+        let owned = Arc::new((name.clone(), settings));
+        self.backend
+            .write(Locks::none().tier(name), move |tx| {
+                let owned = owned.clone();
+                boxed(async move {
+                    let (name, settings) = &*owned;
+                    let sql = "UPDATE tiers SET settings = ?, revision = revision + 1 WHERE name = ?";
+                    tx.execute(sql, values![&**settings, name.as_str()]).await?;
+                    tier(tx, name).await?.ok_or(MISSING)
+                })
+            })
+            .await
+    }
+
+    async fn remove_tier(&self, name: &TierName) -> MetadataResult<()> {
+        let (locks, name) = (Locks::none().tier(name), name.clone());
+        self.backend
+            .write(locks, move |tx| {
+                let name = name.clone();
+                boxed(async move { remove(tx, &name).await })
+            })
+            .await
+    }
+
+    async fn tier_usage(&self) -> MetadataResult<Vec<TierUsage>> {
+        let mut usage = BTreeMap::new();
+        let none = |tier: &TierName| TierUsage { tier: tier.clone(), contents: 0, size_bytes: 0, pieces_to_delete: 0 };
+        for record in self.tiers().await? {
+            usage.insert(record.name.clone(), none(&record.name));
+        }
+        let sql =
+            "SELECT tier, COUNT(*), CAST(SUM(size_bytes) AS SIGNED) FROM contents WHERE tier IS NOT NULL GROUP BY tier";
+        for row in self.backend.reads().fetch(sql, Vec::new()).await? {
+            let tier = rows::tier(row.text(0)?)?;
+            let of = usage.entry(tier.clone()).or_insert_with(|| none(&tier));
+            of.contents = rows::unsigned(row.number(1)?)?;
+            of.size_bytes = rows::unsigned(row.number(2)?)?;
+        }
+        let sql = "SELECT tier, COUNT(*) FROM tier_pieces GROUP BY tier";
+        for row in self.backend.reads().fetch(sql, Vec::new()).await? {
+            let tier = rows::tier(row.text(0)?)?;
+            usage.entry(tier.clone()).or_insert_with(|| none(&tier)).pieces_to_delete = rows::unsigned(row.number(1)?)?;
+        }
+        Ok(usage.into_values().collect())
+    }
+
+    async fn cold_contents(
+        &self,
+        tier: &TierName,
+        after: Option<ContentId>,
+        limit: u32,
+    ) -> MetadataResult<Vec<Arc<Content>>> {
+        let sql = format!(
+            "SELECT id, manifest, etag_md5, etag_parts, checksum, parts, tier, cold FROM contents {} \
+             WHERE tier = ? AND id > ? ORDER BY id LIMIT ?",
+            B::Reads::DIALECT.by_index("contents_by_tier")
+        );
+        // Before all ids is the empty one.
+        let after = after.map_or_else(Vec::new, |after| after.as_bytes().to_vec());
+        let found = self.backend.reads().fetch(AssertSqlSafe(sql), values![tier.as_str(), after, i64::from(limit)]);
+        let content = |row| content_from_row(row, rows::content_id(Fields::bytes(row, 0)?)?, 1, Cold::Loaded);
+        found.await?.iter().map(|row| content(row).map(Arc::new)).collect()
+    }
+
+    async fn claim_moves(&self, lane: &TierName, claim: Claim, limit: u32) -> MetadataResult<Vec<Move>> {
+        let (locks, lane) = (Locks::none().lane(lane), lane.clone());
+        self.backend
+            .write(locks, move |tx| {
+                let lane = lane.clone();
+                boxed(async move { claim_moves(tx, &lane, claim, limit).await })
+            })
+            .await
+    }
+
+    async fn renew_move(&self, id: u64, attempt: u64, until_ms: u64, pieces_until_ms: u64) -> MetadataResult<()> {
+        self.backend
+            .write(Locks::none(), move |tx| {
+                boxed(async move {
+                    let attempt = rows::signed(attempt);
+                    let sql = "UPDATE moves SET due_ms = ? WHERE id = ? AND attempt = ? AND owner IS NOT NULL";
+                    still_claimed(tx.execute(sql, values![rows::signed(until_ms), rows::signed(id), attempt]).await?)?;
+                    let sql = "UPDATE tier_pieces SET due_ms = ? WHERE attempt = ? AND claimed = 0";
+                    tx.execute(sql, values![rows::signed(pieces_until_ms), attempt]).await.map(drop)
+                })
+            })
+            .await
+    }
+
+    async fn postpone_move(&self, id: u64, attempt: u64, due_ms: u64, error: Option<&str>) -> MetadataResult<()> {
+        let error: Option<Arc<str>> = error.map(Into::into);
+        self.backend
+            .write(Locks::none(), move |tx| {
+                let error = error.clone();
+                boxed(async move { postpone(tx, (id, attempt), due_ms, error.as_deref()).await })
+            })
+            .await
+    }
+
+    async fn drop_move(&self, id: u64, attempt: u64) -> MetadataResult<()> {
+        self.backend
+            .write(Locks::none(), move |tx| {
+                boxed(async move {
+                    let sql = "DELETE FROM moves WHERE id = ? AND attempt = ? AND owner IS NOT NULL";
+                    still_claimed(tx.execute(sql, values![rows::signed(id), rows::signed(attempt)]).await?)
+                })
+            })
+            .await
+    }
+
+    async fn moves(&self, lane: Option<&TierName>, after: u64, limit: u32) -> MetadataResult<Vec<Move>> {
+        let (mut values, mut of_lane) = (values![rows::signed(after)], "");
+        if let Some(lane) = lane {
+            values.push(lane.as_str().into());
+            of_lane = "AND lane = ? ";
+        }
+        values.push(i64::from(limit).into());
+        let sql = format!("SELECT {MOVE_COLUMNS} FROM moves WHERE id > ? {of_lane}ORDER BY id LIMIT ?");
+        self.backend.reads().fetch(AssertSqlSafe(sql), values).await?.iter().map(move_from_row).collect()
+    }
+
+    async fn move_backlog(&self, now_ms: u64) -> MetadataResult<Vec<LaneBacklog>> {
+        let sql = "SELECT lane, COUNT(*), \
+             CAST(SUM(CASE WHEN owner IS NOT NULL OR due_ms <= ? THEN 1 ELSE 0 END) AS SIGNED), \
+             CAST(SUM(CASE WHEN failures > 0 THEN 1 ELSE 0 END) AS SIGNED), \
+             MIN(CASE WHEN due_ms <= ? THEN due_ms END) FROM moves GROUP BY lane ORDER BY lane";
+        let now = rows::signed(now_ms);
+        let backlog = |row: &<B::Reads as Reader>::Row| {
+            Ok(LaneBacklog {
+                lane: rows::tier(row.text(0)?)?,
+                waiting: rows::unsigned(row.number(1)?)?,
+                due: rows::unsigned(row.number(2)?)?,
+                failing: rows::unsigned(row.number(3)?)?,
+                oldest_due_ms: row.number_or_null(4)?.map(rows::unsigned).transpose()?,
+            })
+        };
+        self.backend.reads().fetch(sql, values![now, now]).await?.iter().map(backlog).collect()
+    }
+
+    async fn retry_moves(&self, lane: &TierName, now_ms: u64) -> MetadataResult<u64> {
+        let mut retried = 0;
+        loop {
+            let lane = lane.clone();
+            let done = self.backend.write(Locks::none(), move |tx| {
+                let lane = lane.clone();
+                boxed(async move {
+                    // SQLite has no LIMIT for UPDATE, MySQL none in a subquery of IN.
+                    let sql = "UPDATE moves SET due_ms = ? WHERE owner IS NULL AND id IN (SELECT id FROM \
+                         (SELECT id FROM moves WHERE lane = ? AND due_ms > ? AND failures > 0 AND owner IS NULL LIMIT ?) some)";
+                    let now = rows::signed(now_ms);
+                    Ok(tx.execute(sql, values![now, lane.as_str(), now, RETRIED_MAX]).await?.rows_affected)
+                })
+            });
+            let done = done.await?;
+            retried += done;
+            if done == 0 {
+                return Ok(retried);
+            }
+        }
+    }
+
+    async fn reserve_pieces(
+        &self,
+        id: u64,
+        attempt: u64,
+        tier: &TierName,
+        names: &[PieceName],
+        due_ms: u64,
+    ) -> MetadataResult<()> {
+        let owned = Arc::new((tier.clone(), names.to_vec()));
+        self.backend
+            .write(Locks::none(), move |tx| {
+                let owned = owned.clone();
+                boxed(async move {
+                    let (tier, names) = &*owned;
+                    claimed(tx, id, attempt).await?;
+                    tx.execute_many(Shape::InsertPieces, &[], names, |name| {
+                        values![tier.as_str(), name.as_str(), rows::signed(attempt), rows::signed(due_ms), 1_i64]
+                    })
+                    .await
+                })
+            })
+            .await
+    }
+
+    async fn due_pieces(
+        &self,
+        tier: &TierName,
+        now_ms: u64,
+        again_ms: u64,
+        limit: u32,
+    ) -> MetadataResult<Vec<DuePiece>> {
+        let (locks, tier) = (Locks::none().pieces(tier), tier.clone());
+        self.backend
+            .write(locks, move |tx| {
+                let tier = tier.clone();
+                boxed(async move { due_pieces(tx, &tier, now_ms, again_ms, limit).await })
+            })
+            .await
+    }
+
+    async fn finish_pieces(&self, pieces: &[DuePiece], again_ms: u64) -> MetadataResult<()> {
+        let pieces: Arc<[DuePiece]> = pieces.into();
+        self.backend
+            .write(Locks::none(), move |tx| {
+                let pieces = pieces.clone();
+                boxed(async move { finish_pieces(tx, &pieces, again_ms).await })
+            })
+            .await
+    }
+}
