@@ -94,7 +94,7 @@ impl S3Front {
     }
 
     /// A class by its name, if it is one.
-    fn class(&self, name: &str) -> Option<Option<TierName>> {
+    pub(super) fn class(&self, name: &str) -> Option<Option<TierName>> {
         if name == STANDARD {
             return Some(None);
         }

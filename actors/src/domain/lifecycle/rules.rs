@@ -138,9 +138,6 @@ pub enum RuleFault {
     /// A value out of its range.
     #[error("{0}")]
     Argument(&'static str),
-    /// A storage class that there is not.
-    #[error("{0}")]
-    StorageClass(String),
 }
 
 impl LifecycleRules {
