@@ -14,6 +14,8 @@ use holdfast_actors::ports::{ChunkStore, Clock, Disk, Journal, MetadataStore};
 use holdfast_actors::service::NodeHandle;
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::tiers::TierRegistry;
+
 mod audit;
 mod buckets;
 mod cluster;
@@ -66,6 +68,8 @@ pub struct AdminParts {
     pub cluster: Option<ClusterAdmin>,
     /// Events.
     pub events: EventsAdmin,
+    /// Cold tiers.
+    pub tiers: TierRegistry,
     /// Time of day.
     pub clock: Arc<dyn Clock>,
     /// Seals the secrets of new keys.

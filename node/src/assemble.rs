@@ -6,6 +6,7 @@
 //! | `cluster`, `transport` | what makes a node one of a cluster, whatever stands behind the ports |
 //! | `events` | the bus, and the relay to it |
 //! | `lifecycle` | the loop that carries lifecycle rules out |
+//! | `tiers` | cold tiers, and the loops that move objects to and from them |
 //! | `zookeeper` | a cluster of ZooKeeper, MySQL and QUIC |
 //! | `dev` | a cluster in one process |
 //! | `cluster_tools` | what is done to a node that is stopped: make a cluster, join one, save and rebuild metadata |
@@ -14,7 +15,7 @@
 //! cluster, coordination is connected and the cluster compared with the one that the data directory belongs to; metadata and
 //! disks are opened, each disk recovered; peers are served; actors start and look at them; in a cluster the node registers,
 //! which fails if another process has its id; the root credential is made sure of; S3 is served, and the others are told so.
-//! **Order of the stop.** The others are told, new requests are refused, those at hand end within the deadline; events are published no more; in a cluster the actors of shards stop and peers are served no more; actors stop; the session ends, so that the others see the node
+//! **Order of the stop.** The others are told, new requests are refused, those at hand end within the deadline; lifecycle rules are carried out and objects moved to and from cold tiers no more (a move that is cut off is begun anew by another node); events are published no more; in a cluster the actors of shards stop and peers are served no more; actors stop; the session ends, so that the others see the node
 //! leave at once; metadata is closed, disks write their index files, and last the admin port goes. Whatever the stop leaves
 //! out costs the next start time, never data: what was acknowledged is durable already.
 //!
@@ -65,6 +66,7 @@ mod locks;
 mod parts;
 mod root;
 mod storage;
+mod tiers;
 mod transport;
 mod vault;
 mod zookeeper;
@@ -76,6 +78,7 @@ use events::RunningEvents;
 use front::FrontParts;
 use journal::JournalParts;
 pub use root::{ROOT_USER, Root};
+use tiers::{RunningTiers, TierParts};
 use transport::Served;
 
 /// How long actors, metadata and disks may take to stop, each.
@@ -107,6 +110,7 @@ pub struct RunningNode {
     events: RunningEvents,
     /// `None`: this node carries no rules out.
     lifecycle: Option<LoopsHandle>,
+    tiers: RunningTiers,
     metadata: Arc<dyn MetadataStore>,
     disks: DiskSet,
     server: HttpServer,
@@ -222,7 +226,7 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
         storage::open_disks(&config, cluster_id, data_dir.id(), on_finding)
     )?;
     let storage::Storage { disks, rings } = storage;
-    let storage::Metadata { store: metadata, outbox, journal, had_buckets } = opened;
+    let storage::Metadata { store: metadata, outbox, journal, tiers: ledger, had_buckets } = opened;
     if !had_buckets {
         storage::refuse_lost_metadata(&disks, &metadata_place(&config, &data_dir))?;
     }
@@ -300,6 +304,17 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
     let duty = cluster.as_ref().map(|(joint, _)| joint.lifecycle_duty());
     let front_name = hex::encode(data_dir.id());
     let lifecycle = lifecycle::start(&config, metadata.clone(), clock.clone(), duty, &front_name).await?;
+    let tiers = TierParts {
+        ledger,
+        metadata: metadata.clone(),
+        chunks: chunks.clone(),
+        clock: clock.clone(),
+        sealer: vault.clone(),
+        opener: vault.clone(),
+        me,
+        node_name: front_name.clone(),
+    };
+    let tiers = tiers::start(&config, tiers).await?;
     let front = FrontParts {
         metadata: metadata.clone(),
         chunks: chunks.clone(),
@@ -336,6 +351,7 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
         }),
         clock,
         sealer: vault,
+        tiers: tiers.registry.clone(),
         token,
         metrics,
         events: EventsAdmin { on: config.events.is_on(), bus: events.bus(), outbox, relay: events.status(), owner },
@@ -371,6 +387,7 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
         actors,
         events,
         lifecycle,
+        tiers,
         metadata,
         disks,
         server,
@@ -389,6 +406,7 @@ async fn open_metadata(data_dir: &DataDir, ports: Option<&ClusterPorts>) -> anyh
             store: ports.metadata.clone(),
             outbox: ports.outbox.clone(),
             journal: ports.journal.clone(),
+            tiers: ports.tiers.clone(),
             had_buckets: ports.had_buckets,
         }),
     }
@@ -489,6 +507,7 @@ impl RunningNode {
             cluster,
             events,
             lifecycle,
+            tiers,
             metadata,
             disks,
             server,
@@ -510,6 +529,7 @@ impl RunningNode {
         if let Some(lifecycle) = lifecycle {
             step("stop carrying out lifecycle rules", lifecycle.stop(STOP_STEP_MAX)).await;
         }
+        step("stop moving objects to and from cold tiers", tiers.stop(STOP_STEP_MAX)).await;
         step("stop publishing events", events.stop(STOP_STEP_MAX)).await;
         let mut close_metadata = true;
         if let Some(mut cluster) = cluster {

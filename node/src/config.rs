@@ -40,6 +40,8 @@ pub struct Config {
     pub cleanup: CleanupConfig,
     /// Rules of buckets about the age of objects.
     pub lifecycle: LifecycleConfig,
+    /// Moves between the cluster's disks and cold tiers.
+    pub tiering: TieringConfig,
     /// The cluster that the node is one of.
     pub cluster: ClusterConfig,
     /// The cluster's metadata.
@@ -267,6 +269,46 @@ pub struct LifecycleConfig {
 impl Default for LifecycleConfig {
     fn default() -> Self {
         Self { enabled: true, interval: Span::minutes(5), day: Span::days(1) }
+    }
+}
+
+/// `[tiering]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TieringConfig {
+    /// Whether this node moves objects to and from cold tiers, and deletes what lies there for nothing. It reads from them anyway.
+    pub enabled: bool,
+    /// Moves of each tier that this node has in work at once.
+    pub moves_per_tier: u32,
+    /// Bytes a second that the moves of this node may read and write together; 0: no limit.
+    pub bandwidth: Bytes,
+    /// Time between looks for moves that are due, and for pieces to be deleted.
+    pub poll: Span,
+    /// How long a move belongs to the node that works on it without a sign of life.
+    pub claim: Span,
+    /// Time from the end of a move that came to nothing to the deletion of what it left in the tier.
+    pub piece_grace: Span,
+    /// Time between looks for tiers that were added, changed or removed through another node.
+    pub refresh: Span,
+    /// Memory for blocks that were read from tiers lately.
+    pub cache_bytes: Bytes,
+    /// Reads from tiers in work at once.
+    pub reads_max: u32,
+}
+
+impl Default for TieringConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            moves_per_tier: 4,
+            bandwidth: Bytes::mib(0),
+            poll: Span::seconds(5),
+            claim: Span::minutes(2),
+            piece_grace: Span::hours(1),
+            refresh: Span::seconds(5),
+            cache_bytes: Bytes::mib(16),
+            reads_max: 64,
+        }
     }
 }
 

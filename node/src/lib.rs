@@ -20,3 +20,4 @@ pub mod s3;
 pub(crate) mod secret_file;
 pub mod secrets;
 pub mod telemetry;
+pub mod tiers;

@@ -1,8 +1,8 @@
 //! The admin API: JSON over HTTP, which the command line is a pure client of.
 //!
 //! Every answer that is not 2xx carries an [`ErrorBody`], except those of `/health/…`, whose body says what is wrong. Times are milliseconds since 1970. Fields may be added; clients
-//! ignore those that they do not know. Secrets appear in three places only: in [`NewKey`] on its way in, in
-//! [`CreatedKey`] and in [`JoinToken`] once on their way out.
+//! ignore those that they do not know. Secrets appear in four places only: in [`NewKey`] and
+//! [`TierSettings`] on their way in, in [`CreatedKey`] and in [`JoinToken`] once on their way out.
 //!
 //! `GET /v1/openapi.json` describes every route; `docs/openapi.json` is the same document.
 
@@ -19,6 +19,7 @@ mod objects;
 mod repair;
 mod shards;
 mod status;
+mod tiers;
 
 pub use buckets::{Bucket, NewBucket};
 pub use cluster::{CacheStatus, CacheWaiting, ClusterStatus, JoinToken, NewJoinToken, ShardSummary};
@@ -30,6 +31,10 @@ pub use objects::{ChunkReplica, ObjectChunk, ObjectStat};
 pub use repair::{ComparisonInfo, CopyInfo, RepairInfo};
 pub use shards::{ShardInfo, ShardReplica};
 pub use status::{AdmissionStatus, CleanupStatus, DiskStatus, Maintenance, Readiness, Reason, ScrubStatus, Status};
+pub use tiers::{
+    DirectorySettings, FastdfsSettings, OssAddressing, OssCredentials, OssEncryption, OssSettings, SecretText,
+    TierSettings,
+};
 
 /// What every error answer carries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

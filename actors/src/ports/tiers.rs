@@ -122,12 +122,23 @@ pub struct TierHealth {
 }
 
 /// The tiers that this node can reach, by name. Which there are changes while it runs.
+#[async_trait]
 pub trait Tiers: Send + Sync + 'static {
-    /// A tier.
+    /// A tier. Asks nobody and never waits.
     ///
     /// # Errors
-    /// [`TierError::Denied`] when none of this name is set up, or its settings are not understood.
+    /// [`TierError::Denied`] when none of this name is set up, or its settings are not understood; [`TierError::Unavailable`]
+    /// while nothing can be reached by its settings, or the name is not known here yet.
     fn tier(&self, name: &TierName) -> TierResult<Arc<dyn ColdTier>>;
+
+    /// Whether a tier of this name is set up, reachable or not. Looks again where the name is not known here, so that one that
+    /// was added through another node a moment ago is there.
+    ///
+    /// # Errors
+    /// [`TierError::Unavailable`] when that cannot be found out.
+    async fn is_set_up(&self, name: &TierName) -> TierResult<bool> {
+        Ok(self.names().contains(name))
+    }
 
     /// The names of all that are set up, sorted, those included that cannot be reached.
     fn names(&self) -> Vec<TierName>;

@@ -328,6 +328,12 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Clust
             reasons.push(Reason { code: "unverified".into(), message });
         }
     }
+    for reason in super::health::tiers_down(&state.tiers) {
+        if health == "healthy" {
+            health = "degraded";
+        }
+        reasons.push(reason);
+    }
     let controller = cluster.coordination.leases().borrow().get(CONTROLLER).map(|holder| holder.node.to_string());
     let cache = cluster.cache().await;
     Ok(Json(ClusterStatus {

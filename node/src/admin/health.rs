@@ -15,6 +15,7 @@ use holdfast_protocol::admin::{ErrorCode, Maintenance, Readiness, Reason};
 use super::cluster::named;
 use super::{AdminState, ApiError, ClusterAdmin, nodes};
 use crate::telemetry::process;
+use crate::tiers::TierRegistry;
 
 /// Shards that an answer lists at most.
 const SHARDS_SHOWN: usize = 100;
@@ -62,7 +63,21 @@ pub(super) fn readiness_of(state: &AdminState) -> Readiness {
         readiness.reasons.extend(cluster.reasons());
         readiness.ready = readiness.reasons.is_empty();
     }
+    readiness.degraded = tiers_down(&state.tiers);
     readiness
+}
+
+/// Cold tiers that this node cannot work with. What lies on the cluster's disks is served all the same.
+pub(super) fn tiers_down(tiers: &TierRegistry) -> Vec<Reason> {
+    let down = tiers.states().into_iter().filter(|state| state.is_up == Some(false));
+    down.map(|state| {
+        let why = state.problem.unwrap_or_else(|| "unknown".into());
+        Reason {
+            code: "tier_down".into(),
+            message: format!("the cold tier {} cannot be worked with: {why}", state.name),
+        }
+    })
+    .collect()
 }
 
 /// Whether this node may be stopped without losing availability.
@@ -150,7 +165,7 @@ pub(super) fn readiness(health: &NodeHealth) -> Readiness {
         };
         reasons.push(Reason { code: refusal.as_str().to_owned(), message });
     }
-    Readiness { ready: health.is_ready(), reasons }
+    Readiness { ready: health.is_ready(), reasons, degraded: vec![] }
 }
 
 fn unwell(health: &NodeHealth) -> String {

@@ -23,7 +23,7 @@ use anyhow::{Context, bail};
 use holdfast_actors::domain::placement::layout;
 use holdfast_actors::ports::coordination::{ClusterIdentity, Coordination, LeaseName};
 use holdfast_actors::ports::peers::in_process::InProcessNetwork;
-use holdfast_actors::ports::{Clock, Journal, Locks, MetadataStore, Outbox, SystemClock};
+use holdfast_actors::ports::{Clock, Journal, Locks, MetadataStore, Outbox, SystemClock, TierLedger};
 use holdfast_protocol::cluster::{Epoch, LayoutChange, LayoutDocument, ShardState};
 use holdfast_protocol::{NodeId, ShardId};
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,7 @@ pub(super) struct Shared {
     metadata: Arc<dyn MetadataStore>,
     outbox: Arc<dyn Outbox>,
     journal: Arc<dyn Journal>,
+    tiers: Arc<dyn TierLedger>,
 }
 
 impl Shared {
@@ -74,6 +75,7 @@ impl Shared {
             cache: None,
             outbox: self.outbox.clone(),
             journal: self.journal.clone(),
+            tiers: self.tiers.clone(),
             had_buckets: storage::was_used(&*self.metadata).await.context("look at the metadata")?,
             transport: Transport::InProcess(self.network.clone()),
         })
@@ -132,6 +134,7 @@ pub async fn start(config: &Config, count: u8, root: Root) -> anyhow::Result<Dev
         metadata: opened.store,
         outbox: opened.outbox,
         journal: opened.journal,
+        tiers: opened.tiers,
     };
     let shard_count = saved.identity.shard_count as usize;
     let mut placed = founder.shards();

@@ -44,7 +44,7 @@ pub(super) async fn connect(config: &Config, data_dir: &DataDir) -> anyhow::Resu
     let automatic = Arc::new(ZookeeperLocks::new(coordination.clone(), data_dir.node_id()));
     let locks = locks::choose(config, &identity.id.to_string(), (automatic, "zookeeper"))?;
     let coordination: Arc<dyn Coordination> = coordination;
-    let (outbox, journal) = (metadata.clone(), metadata.clone());
+    let (outbox, journal, tiers) = (metadata.clone(), metadata.clone(), metadata.clone());
     let (metadata, cache) = match cache_options(config)? {
         None => (metadata as Arc<dyn MetadataStore>, None),
         Some(options) => {
@@ -54,7 +54,18 @@ pub(super) async fn connect(config: &Config, data_dir: &DataDir) -> anyhow::Resu
             (Arc::new(cached) as Arc<dyn MetadataStore>, Some(follower))
         }
     };
-    Ok(ClusterPorts { identity, coordination, locks, metadata, outbox, journal, cache, had_buckets: true, transport })
+    Ok(ClusterPorts {
+        identity,
+        coordination,
+        locks,
+        metadata,
+        outbox,
+        journal,
+        tiers,
+        cache,
+        had_buckets: true,
+        transport,
+    })
 }
 
 /// What the configuration says of the cache; `None` without one.

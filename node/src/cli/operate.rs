@@ -98,6 +98,9 @@ fn status_text(status: &Status) -> String {
     for reason in &status.readiness.reasons {
         text.push_str(&format!("NOT READY: {} ({})\n", reason.message, reason.code));
     }
+    for reason in &status.readiness.degraded {
+        text.push_str(&format!("DEGRADED: {} ({})\n", reason.message, reason.code));
+    }
     text.push('\n');
     text.push_str(&table(
         ["DISK", "HEALTH", "LIVE", "FREE", "SIZE", "CHUNKS", "SEGMENTS"],

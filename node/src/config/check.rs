@@ -39,6 +39,8 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         (config.cleanup.interval, ("cleanup", "interval")),
         (config.cleanup.orphan_interval, ("cleanup", "orphan_interval")),
         (config.lifecycle.interval, ("lifecycle", "interval")),
+        (config.tiering.poll, ("tiering", "poll")),
+        (config.tiering.refresh, ("tiering", "refresh")),
         (config.storage.checkpoint_interval, ("storage", "checkpoint_interval")),
         (config.storage.compact_interval, ("storage", "compact_interval")),
     ] {
@@ -145,6 +147,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         "more threads than any machine has cores",
         "write 0 for one thread a core",
     );
+    tiering(config, &mut require);
     cluster(config, &mut require);
     redis_and_locks(config, &mut require);
     cache(config, &mut require);
@@ -153,6 +156,41 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
 }
 
 type Key = (&'static str, &'static str);
+
+/// Moves to cold tiers, and reads from them.
+fn tiering(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
+    let tiering = &config.tiering;
+    require(
+        (1..=256).contains(&tiering.moves_per_tier),
+        ("tiering", "moves_per_tier"),
+        "nothing would be moved, or more at once than a tier takes well",
+        "write a number from 1 to 256; tiering.enabled = false leaves moves to other nodes",
+    );
+    require(
+        tiering.bandwidth.get() == 0 || tiering.bandwidth >= Bytes::mib(1),
+        ("tiering", "bandwidth"),
+        "no move of a large object would ever end",
+        "write at least \"1 MiB\", or \"0 B\" for no limit",
+    );
+    require(
+        (Span::seconds(1)..=Span::hours(1)).contains(&tiering.claim),
+        ("tiering", "claim"),
+        "too short to outlast a pause, or too long to notice a loss",
+        "write a time from \"1 s\" to \"1 h\"",
+    );
+    require(
+        tiering.piece_grace >= tiering.claim,
+        ("tiering", "piece_grace"),
+        "what a move that goes on has written could be deleted",
+        "write at least what tiering.claim is",
+    );
+    require(
+        (1..=4_096).contains(&tiering.reads_max),
+        ("tiering", "reads_max"),
+        "nothing could be read, or more at once than a tier takes well",
+        "write a number from 1 to 4096",
+    );
+}
 
 /// What the nodes of a cluster need to find each other and their metadata.
 fn cluster(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {

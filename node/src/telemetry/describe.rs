@@ -69,6 +69,26 @@ pub(super) fn describe() {
     describe_counter!("holdfast_cleanup_items_total", "Uploads aborted, contents reclaimed, orphans deleted.");
     describe_counter!("holdfast_cleanup_reclaimed_bytes_total", Unit::Bytes, "Payload bytes given back by cleanup.");
 
+    describe_gauge!(
+        "holdfast_tier_up",
+        "1 when the cold tier can be worked with from this node, 0 when not; NaN after it was removed."
+    );
+    describe_gauge!(
+        "holdfast_tier_size_bytes",
+        Unit::Bytes,
+        "Bytes of objects in the cold tier; every node tells the same."
+    );
+    describe_gauge!("holdfast_tier_objects", "Contents in the cold tier; copies of an object share one.");
+    describe_gauge!("holdfast_tier_pieces_to_delete", "Pieces in the cold tier on the list of what is to be deleted.");
+    describe_gauge!("holdfast_tier_moves_due", "Moves to or from the cold tier that are due or in work.");
+    describe_gauge!("holdfast_tier_moves_failing", "Moves to or from the cold tier whose last try failed.");
+    describe_gauge!("holdfast_tier_moves_waiting", "All moves of the cold tier, those included that are not due yet.");
+    describe_gauge!(
+        "holdfast_tier_move_lag_seconds",
+        Unit::Seconds,
+        "For how long the longest due move of the cold tier has been due; 0 when none is."
+    );
+
     describe_counter!("holdfast_lock_requests_total", "Requests for locks, by backend and outcome.");
     describe_histogram!(
         "holdfast_lock_wait_seconds",
@@ -301,7 +321,7 @@ mod tests {
     fn every_metric_has_a_help_text() {
         let node = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut texts = Vec::new();
-        for dir in ["src", "storage/src", "../actors/src"] {
+        for dir in ["src", "storage/src", "tiers/src", "../actors/src"] {
             sources(&node.join(dir), &mut texts);
         }
         let text = texts.concat();

@@ -25,7 +25,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use holdfast_actors::ports::tiers::{ColdBody, ColdTier, PieceName, PieceSpec, TierError, TierHealth, TierResult};
 
-pub use self::config::{Addressing, CredentialsSource, Encryption, OssConfig};
+pub use self::config::{AccessKeys, Addressing, CredentialsSource, Encryption, OssConfig};
 use self::store::Store;
 use crate::in_flight::{InFlight, size_is_allowed};
 

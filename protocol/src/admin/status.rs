@@ -31,6 +31,9 @@ pub struct Readiness {
     pub ready: bool,
     /// What keeps the node from it.
     pub reasons: Vec<Reason>,
+    /// What does not work although requests of all kinds are served: `tier_down`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<Reason>,
 }
 
 /// `GET /health/maintenance`, with 200 or 412.

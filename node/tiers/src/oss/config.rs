@@ -1,10 +1,12 @@
 //! What an OSS tier is told.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_actors::ports::tiers::{TierError, TierResult};
 use url::{Host, Url};
+use zeroize::Zeroizing;
 
 /// The most parts that an upload may have, at S3 and at OSS.
 pub(super) const PARTS_MAX: u64 = 10_000;
@@ -51,6 +53,23 @@ pub enum CredentialsSource {
     /// The role of the EC2 instance that the node runs on. Alibaba's instances tell theirs in another way, which is not known
     /// here.
     InstanceRole,
+    /// These.
+    Keys(AccessKeys),
+}
+
+/// An access key with its secret, which is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccessKeys {
+    /// The public half.
+    pub access_key_id: String,
+    /// The secret half.
+    pub secret_access_key: Zeroizing<String>,
+}
+
+impl fmt::Debug for AccessKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessKeys").field("access_key_id", &self.access_key_id).finish_non_exhaustive()
+    }
 }
 
 /// An OSS tier. [`OssConfig::new`] gives the defaults, [`OssConfig::validated`] says what is wrong with it.
@@ -210,6 +229,11 @@ impl OssConfig {
         {
             return Some(format!("key id {key_id:?} must be without spaces, and not empty"));
         }
+        if let CredentialsSource::Keys(keys) = &self.credentials
+            && !(header_is_valid(&keys.access_key_id) && header_is_valid(&keys.secret_access_key))
+        {
+            return Some("both halves of an access key are printable characters without spaces, and not empty".into());
+        }
         match &self.remote_storage_class {
             Some(class) if !header_is_valid(class) => Some(format!("storage class {class:?} is none of a store")),
             // Nothing can be read from these before it was asked for, hours ahead.
@@ -246,7 +270,7 @@ mod tests {
     #[test]
     fn each_mistake_is_named() {
         type Spoil = fn(&mut OssConfig);
-        let cases: [(&str, Spoil); 21] = [
+        let cases: [(&str, Spoil); 22] = [
             ("https://", |c| c.endpoint = "oss-cn-hangzhou.aliyuncs.com".into()),
             ("https://", |c| c.endpoint = "ftp://host".into()),
             ("without the bucket", |c| c.endpoint = "https://host/bucket".into()),
@@ -267,6 +291,12 @@ mod tests {
             ("prefix", |c| c.prefix = "a/../b".into()),
             ("prefix", |c| c.prefix = "a b".into()),
             ("key id", |c| c.encryption = Encryption::Kms { key_id: Some(String::new()) }),
+            ("both halves", |c| {
+                c.credentials = CredentialsSource::Keys(AccessKeys {
+                    access_key_id: "id".into(),
+                    secret_access_key: String::new().into(),
+                });
+            }),
             ("cannot be read at once", |c| c.remote_storage_class = Some("GLACIER".into())),
         ];
         for (word, spoil) in cases {
@@ -278,5 +308,13 @@ mod tests {
                 "{word}: {error} of {spoiled:?}"
             );
         }
+    }
+
+    #[test]
+    fn secret_of_a_key_is_not_shown() {
+        let keys = AccessKeys { access_key_id: "id".into(), secret_access_key: "very-secret".to_owned().into() };
+        let config = OssConfig { credentials: CredentialsSource::Keys(keys), ..config() };
+        let shown = format!("{config:?}");
+        assert!(shown.contains("access_key_id") && !shown.contains("very-secret"), "{shown}");
     }
 }

@@ -40,6 +40,10 @@ pub(super) fn provider(source: &CredentialsSource, http: &SharedHttpClient) -> T
         CredentialsSource::InstanceRole => {
             Ok(SharedCredentialsProvider::new(instance_role(http, imds::Client::builder())))
         }
+        CredentialsSource::Keys(keys) => {
+            let secret = keys.secret_access_key.as_str();
+            Ok(SharedCredentialsProvider::new(Credentials::new(&keys.access_key_id, secret, None, None, "settings")))
+        }
     }
 }
 
