@@ -113,7 +113,7 @@ pub struct LifecycleParts {
     pub metadata: Arc<dyn MetadataStore>,
     /// Which tiers there are; `None`: whichever rules name.
     pub tiers: Option<Arc<dyn Tiers>>,
-    /// When objects were last read; `None`: nobody notes it, and rules that go by it do nothing.
+    /// When objects were last read; `None`: nobody notes it.
     pub reads: Option<Arc<dyn AccessLog>>,
     /// Time of day.
     pub clock: Arc<dyn Clock>,
@@ -221,11 +221,13 @@ impl LifecycleParts {
                 _ => break,
             }
         }
-        match failed {
-            Some(error) => Err(error),
-            None if self.sweep_reads(&asking).await? => Ok((stats, PassEnd::More)),
-            None => Ok((stats, end)),
+        if let Some(error) = failed {
+            return Err(error);
         }
+        if self.sweep_reads(&asking).await? {
+            end = PassEnd::More;
+        }
+        Ok((stats, end))
     }
 
     /// Under what fence this is the node's business; `None`: it is not, now.

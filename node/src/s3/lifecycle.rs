@@ -15,6 +15,7 @@ use holdfast_actors::domain::lifecycle::{
     Day, Expiration, FilterForm, LifecycleRule, LifecycleRules, NoncurrentExpiration, NoncurrentTransition, RuleFault,
     RuleFilter, Transition, TransitionMinimum,
 };
+use holdfast_actors::flow::accesses::ReadRecorder;
 use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, BucketId, ObjectVersion, Tag};
 use holdfast_protocol::TierName;
 use s3s::dto::{self, *};
@@ -29,15 +30,25 @@ use super::{S3Front, classes};
 /// Configurations that are kept parsed: a bucket that is read often has its own in there.
 const PARSED_MAX: u64 = 1_000;
 
-/// What the front end knows of expiry: how long a day is, and the rules of buckets, parsed.
+/// What the front end knows of rules: how long a day is, the rules of buckets, parsed, and where to note reads.
 pub(crate) struct LifecycleView {
+    reads: Option<Arc<ReadRecorder>>,
     pub(super) day: Day,
     parsed: moka::sync::Cache<(BucketId, u64), Option<Arc<LifecycleRules>>>,
 }
 
 impl LifecycleView {
-    pub(crate) fn new(day: Day) -> Self {
-        Self { day, parsed: moka::sync::Cache::new(PARSED_MAX) }
+    /// Without `reads` none are noted.
+    pub(crate) fn new(day: Day, reads: Option<Arc<ReadRecorder>>) -> Self {
+        Self { reads, day, parsed: moka::sync::Cache::new(PARSED_MAX) }
+    }
+
+    /// Notes that an object is read, if rules ask for it: what counts is its latest version.
+    pub(super) fn note_read(&self, bucket: &Bucket, object: &ObjectVersion, now_ms: u64) {
+        let Some(reads) = self.reads.as_ref().filter(|_| object.is_latest) else { return };
+        if self.rules(bucket).is_some_and(|rules| rules.asks_for_reads()) {
+            reads.note(bucket.id, &object.key, now_ms);
+        }
     }
 
     /// The rules of a bucket, if it has any that are understood.
@@ -50,7 +61,7 @@ impl LifecycleView {
 
 impl Default for LifecycleView {
     fn default() -> Self {
-        Self::new(Day::REAL)
+        Self::new(Day::REAL, None)
     }
 }
 

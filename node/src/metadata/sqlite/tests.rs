@@ -7,7 +7,7 @@ use holdfast_actors::ports::metadata::{
     AgePosition, AgedKind, CannedAcl, Content, ContentPlace, ContentSource, ETag, ListAfter, ListQuery, NewBucket,
     ObjectAttributes, ReplicaEvidence, WritePrecondition,
 };
-use holdfast_actors::ports::{Journal, MetadataStore, Outbox, TierLedger};
+use holdfast_actors::ports::{AccessLog, Journal, MetadataStore, Outbox, TierLedger};
 use holdfast_protocol::{ContentId, Manifest, VersionId};
 use sqlx::Row as _;
 
@@ -44,6 +44,16 @@ async fn empty_outbox() -> (Arc<dyn MetadataStore>, Arc<dyn Outbox>, tempfile::T
 mod conformance {
     holdfast_actors::metadata_conformance!(super::empty_store);
     holdfast_actors::outbox_conformance!(super::empty_outbox);
+}
+
+async fn empty_accesses() -> (Arc<dyn MetadataStore>, Arc<dyn AccessLog>, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(directory.path()).await);
+    (store.clone(), store, directory)
+}
+
+mod accesses {
+    holdfast_actors::accesses_conformance!(super::empty_accesses);
 }
 
 async fn empty_journal() -> (Arc<dyn Journal>, tempfile::TempDir) {
