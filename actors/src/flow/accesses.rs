@@ -14,9 +14,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::domain::lifecycle::Day;
+use crate::ports::AccessLog;
 use crate::ports::accesses::{NOTES_MAX, ReadNote};
 use crate::ports::metadata::BucketId;
-use crate::ports::AccessLog;
 
 /// Parts of the memory, each with a lock.
 const SHARDS: usize = 16;

@@ -41,7 +41,8 @@ pub(super) struct FrontParts {
 
 /// Starts to listen and to serve.
 pub(super) fn serve_s3(config: &Config, parts: FrontParts) -> anyhow::Result<HttpServer> {
-    let FrontParts { metadata, chunks, tiers, reads, locks, clock, opener, actors, rings, node_name, ownership } = parts;
+    let FrontParts { metadata, chunks, tiers, reads, locks, clock, opener, actors, rings, node_name, ownership } =
+        parts;
     let front = S3Front {
         metadata: metadata.clone(),
         chunks,

@@ -77,8 +77,7 @@ fn carrier(config: &Config, parts: LifecycleStart) -> LoopSpec {
         hold: config.lifecycle.day.duration() / HOLD_PARTS,
         ..LifecycleSettings::default()
     };
-    let parts =
-        LifecycleParts { metadata, tiers: Some(tiers), reads: Some(reads), clock, cluster, teller, settings };
+    let parts = LifecycleParts { metadata, tiers: Some(tiers), reads: Some(reads), clock, cluster, teller, settings };
     let run = move || lifecycle::run(parts.clone()).boxed();
     LoopSpec { name: "lifecycle", run: Arc::new(run) }
 }

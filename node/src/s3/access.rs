@@ -258,7 +258,9 @@ impl AccessControl {
         let bucket = self.check_path(operation, cx, &caller, connection, form.is_some()).await?;
         let Some(bucket) = bucket else { return Ok(()) };
         let extensions = cx.extensions_mut();
-        if let Some(context) = extensions.get::<Arc<RequestContext>>().filter(|_| strict_xml::may_rewrite(operation.name)) {
+        if let Some(context) =
+            extensions.get::<Arc<RequestContext>>().filter(|_| strict_xml::may_rewrite(operation.name))
+        {
             context.set_granted(Granted { operation: operation.name, caller, bucket: Arc::clone(&bucket) });
         }
         extensions.insert(bucket);

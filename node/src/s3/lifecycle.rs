@@ -174,7 +174,9 @@ impl S3Front {
         let filter = match (rule.prefix, rule.filter) {
             (Some(_), Some(_)) => return Err(malformed("a rule has a Filter or a Prefix, not both")),
             (None, None) => return Err(malformed("a rule has a Filter")),
-            (Some(prefix), None) => RuleFilter { form: FilterForm::Prefix, prefix: Some(prefix), ..RuleFilter::default() },
+            (Some(prefix), None) => {
+                RuleFilter { form: FilterForm::Prefix, prefix: Some(prefix), ..RuleFilter::default() }
+            }
             (None, Some(filter)) => filter_of(filter)?,
         };
         let noncurrent = match rule.noncurrent_version_expiration {

@@ -13,7 +13,7 @@ mod watch;
 
 pub(super) use idle::shown as with_idle_days;
 use idle::{Idle, IdleDays};
-pub(super) use watch::{Watched, watch};
+pub(super) use watch::watch;
 
 /// How deep elements may stand in each other: more than any of the documents has.
 const DEPTH_MAX: usize = 16;

@@ -74,7 +74,7 @@ impl World {
     async fn finish_moves(&self) {
         for lane in ["OSS", "FASTDFS"].map(tier) {
             let now_ms = self.clock.now_ms();
-            let claim = Claim { owner: NodeId::from_bytes([7; 16]), now_ms, until_ms: now_ms + HOUR };
+            let claim = Claim { owner: NodeId::from(7), now_ms, until_ms: now_ms + HOUR };
             for one in self.ledger.claim_moves(&lane, claim, 1_000).await.unwrap() {
                 let commit = CommitMove {
                     id: one.id,

@@ -115,9 +115,12 @@ fn a_rule_moves_on_from_class_to_class_each_once_by_days_or_dates_and_expires_la
     taken(expires(after(31), days(30, "OSS")));
     taken(expires(on(DAY_MS), date(0, "OSS")));
     taken(expires(Expiration { lone_markers: Some(true), ..Expiration::default() }, date(0, "OSS")));
-    for (expiration, transition) in
-        [(after(30), days(30, "OSS")), (after(2), idle(2, "OSS")), (on(0), date(0, "OSS")), (on(0), date(DAY_MS, "OSS"))]
-    {
+    for (expiration, transition) in [
+        (after(30), days(30, "OSS")),
+        (after(2), idle(2, "OSS")),
+        (on(0), date(0, "OSS")),
+        (on(0), date(DAY_MS, "OSS")),
+    ] {
         assert!(matches!(fault(expires(expiration, transition)), RuleFault::Argument(_)));
     }
     assert!(matches!(fault(expires(on(DAY_MS), days(1, "OSS"))), RuleFault::Request(_)));
@@ -133,10 +136,8 @@ fn days_since_the_last_read_are_at_least_one_and_lead_to_a_tier() {
 
 #[test]
 fn older_versions_move_before_they_go() {
-    let goes = |days, moves| LifecycleRule {
-        noncurrent: Some(NoncurrentExpiration { days, keep: None }),
-        ..older(moves)
-    };
+    let goes =
+        |days, moves| LifecycleRule { noncurrent: Some(NoncurrentExpiration { days, keep: None }), ..older(moves) };
     taken(goes(4, vec![noncurrent(0, None, "OSS"), noncurrent(3, Some(100), "FASTDFS")]));
     assert!(matches!(fault(goes(3, vec![noncurrent(3, None, "OSS")])), RuleFault::Argument(_)));
     for keep in [0, 101] {
@@ -216,7 +217,11 @@ fn small_objects_stay_unless_the_rules_say_otherwise() {
     }
     let small = AgedVersion { size_bytes: Some(1), ..version(Standing::Current, "OSS") };
     let back = rules(vec![rule(vec![days(1, STANDARD)])]);
-    assert_eq!(goes(&back, &small, Known::default(), later).as_deref(), Some(STANDARD), "no object is too small for disks");
+    assert_eq!(
+        goes(&back, &small, Known::default(), later).as_deref(),
+        Some(STANDARD),
+        "no object is too small for disks"
+    );
 }
 
 #[test]

@@ -40,8 +40,7 @@ impl Judged<'_> {
             sequence: self.version.sequence,
             is_alone: self.due.action == LifecycleAction::RemoveMarker,
             revision: Some(job.bucket.revision),
-            noncurrent: is_noncurrent
-                .then(|| OnlyNoncurrent { tags: self.version.tags.clone(), newer: self.newer }),
+            noncurrent: is_noncurrent.then(|| OnlyNoncurrent { tags: self.version.tags.clone(), newer: self.newer }),
         }
     }
 }

@@ -44,9 +44,8 @@ impl LifecycleParts {
         let refused = self.judge_all(job, &versions, stats).await?;
         let passed = refused.first().map_or(page.len(), |place| places[*place]);
         let spent = page[..passed].iter().filter(|read| self.is_spent(job, read));
-        let spent: Vec<ReadNote> = spent
-            .map(|read| ReadNote { bucket: job.bucket.id, key: read.key.clone(), day_ms: read.day_ms })
-            .collect();
+        let spent: Vec<ReadNote> =
+            spent.map(|read| ReadNote { bucket: job.bucket.id, key: read.key.clone(), day_ms: read.day_ms }).collect();
         if !spent.is_empty() {
             self.timed("forget reads", log.forget_reads(&spent)).await?;
         }

@@ -304,6 +304,12 @@ async fn hot_statements_go_by_index() {
         shapes::Shape::LoadEpochs.text(shapes::Dialect::Sqlite, 3),
         "SELECT id, chunk, queued_ms FROM repairs WHERE node = ? AND id > ? ORDER BY id LIMIT ?".to_owned(),
         shapes::Shape::ClaimPieces.text(shapes::Dialect::Sqlite, 3),
+        shapes::Shape::ForgetReads.text(shapes::Dialect::Sqlite, 3),
+        "SELECT a.key FROM accesses a INDEXED BY accesses_by_day LEFT JOIN objects o ON o.bucket = a.bucket AND o.key = a.key \
+         WHERE a.bucket = ? AND a.day_ms >= ? AND a.day_ms <= ? AND (a.day_ms > ? OR a.key > ?) \
+         ORDER BY a.day_ms, a.key LIMIT ?"
+            .to_owned(),
+        "SELECT bucket FROM accesses WHERE bucket > ? ORDER BY bucket LIMIT 1".to_owned(),
         shapes::Shape::NotePieces.text(shapes::Dialect::Sqlite, 3),
         "SELECT id FROM moves INDEXED BY moves_by_due WHERE lane = ? AND due_ms <= ? ORDER BY due_ms, id LIMIT ?".to_owned(),
         "SELECT id FROM moves WHERE bucket = ? AND key = ? AND version = ?".to_owned(),

@@ -203,7 +203,8 @@ async fn moves_that_cannot_be_are_refused_and_change_nothing() {
         (later("-1"), "InvalidArgument"),
         (later("1") + &later("2"), "InvalidRequest"),
         (
-            later("3") + "<NoncurrentVersionExpiration><NoncurrentDays>3</NoncurrentDays></NoncurrentVersionExpiration>",
+            later("3")
+                + "<NoncurrentVersionExpiration><NoncurrentDays>3</NoncurrentDays></NoncurrentVersionExpiration>",
             "InvalidArgument",
         ),
     ] {

@@ -132,9 +132,11 @@ mod tests {
             let expected = format!("{begin}{}", rule(&format!("\n<Days>-30</Days> {other}")));
             assert_eq!(String::from_utf8(rewritten(text.as_bytes(), &idle)).unwrap(), expected);
             let shown = restored(&Bytes::from(expected)).unwrap();
-            assert!(String::from_utf8(shown).unwrap().ends_with(&rule(&format!(
-                "\n<DaysSinceLastAccess>30</DaysSinceLastAccess> {other}"
-            ))));
+            assert!(
+                String::from_utf8(shown)
+                    .unwrap()
+                    .ends_with(&rule(&format!("\n<DaysSinceLastAccess>30</DaysSinceLastAccess> {other}")))
+            );
         }
         assert_eq!(restored(&Bytes::from(rule("<Days>30</Days>"))), None);
         assert_eq!(read(rule("<Days>30</Days>").as_bytes(), Document::Lifecycle), Ok(vec![]));
