@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use futures::{StreamExt as _, stream};
+use futures::future::join_all;
 use holdfast_protocol::TierName;
 
 use super::act::Judged;
@@ -45,24 +45,27 @@ impl LifecycleParts {
         stats: &mut LifecycleStats,
     ) -> Result<Vec<usize>, LifecycleError> {
         let now_ms = self.clock.now_ms();
-        let ask = |one: &&Judged<'_>| self.metadata.request_move(request(job, one, now_ms));
-        let asked: Vec<_> = judged.iter().map(ask).collect();
-        let answers = stream::iter(asked).map(|ask| self.timed("ask for a move", ask)).buffered(REQUESTS_AT_ONCE);
-        let answers: Vec<_> = answers.collect().await;
         let (mut refused, mut failed) = (Vec::new(), None);
-        for (one, answer) in judged.iter().zip(answers) {
-            match answer {
-                Ok(_) => stats.count(&one.due, job.now_ms),
-                Err(LifecycleError::Metadata(
-                    MetadataError::PreconditionFailed | MetadataError::NoSuchKey | MetadataError::NoSuchVersion,
-                )) => {
-                    stats.changed += 1;
-                    tell(LifecycleAction::Transition, "changed");
-                    refused.push(one.place);
-                }
-                Err(error) => {
-                    tell(LifecycleAction::Transition, "failed");
-                    failed = Some(error);
+        for group in judged.chunks(REQUESTS_AT_ONCE) {
+            let mut asked = Vec::with_capacity(group.len());
+            for one in group {
+                asked.push(self.metadata.request_move(request(job, one, now_ms)));
+            }
+            let answers = self.timed("ask for moves", async { Ok(join_all(asked).await) }).await?;
+            for (one, answer) in group.iter().zip(answers) {
+                match answer {
+                    Ok(_) => stats.count(&one.due, job.now_ms),
+                    Err(
+                        MetadataError::PreconditionFailed | MetadataError::NoSuchKey | MetadataError::NoSuchVersion,
+                    ) => {
+                        stats.changed += 1;
+                        tell(LifecycleAction::Transition, "changed");
+                        refused.push(one.place);
+                    }
+                    Err(error) => {
+                        tell(LifecycleAction::Transition, "failed");
+                        failed = Some(error.into());
+                    }
                 }
             }
         }

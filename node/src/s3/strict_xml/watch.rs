@@ -152,13 +152,13 @@ async fn looked_at(
     if hash.as_ref().is_some_and(|hash| hash.as_bytes().starts_with(b"STREAMING-")) {
         return Err(outcome.refuse(not_implemented("an aws-chunked body of this request")));
     }
-    let read = Limited::new(body, XML_BODY_BYTES_MAX).collect().await.map_err(|error| {
+    let whole = Limited::new(body, XML_BODY_BYTES_MAX).collect().await.map_err(|error| {
         if error.is::<LengthLimitError>() {
             return outcome.refuse(s3_error!(MaxMessageLengthExceeded, "Your request was too large."));
         }
         error
     })?;
-    let bytes = read.to_bytes();
+    let bytes = whole.to_bytes();
     let idle = read(&bytes, document).map_err(|what| {
         outcome.refuse(s3_error!(
             MalformedXML,
