@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::Router;
-use axum::routing::{delete, get, patch, post};
+use axum::routing::{delete, get, patch, post, put};
+use holdfast_actors::flow::report::Reporter;
 use holdfast_actors::ports::{ChunkStore, Clock, Disk, Journal, MetadataStore};
 use holdfast_actors::service::NodeHandle;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -33,6 +34,7 @@ mod repair;
 mod server;
 mod shards;
 mod status;
+mod tiers;
 mod token;
 mod users;
 
@@ -70,6 +72,8 @@ pub struct AdminParts {
     pub events: EventsAdmin,
     /// Cold tiers.
     pub tiers: TierRegistry,
+    /// Where damage is reported.
+    pub reporter: Reporter,
     /// Time of day.
     pub clock: Arc<dyn Clock>,
     /// Seals the secrets of new keys.
@@ -117,7 +121,15 @@ pub fn router(state: AdminState) -> Router {
         .route("/keys/{key}/rotate", post(keys::rotate))
         .route("/buckets", get(buckets::list).post(buckets::create))
         .route("/buckets/{name}", get(buckets::show).delete(buckets::delete))
+        .route("/buckets/{name}/storage-class", put(buckets::set_storage_class))
         .route("/objects/{bucket}/{key}", get(objects::stat))
+        .route("/tiers", get(tiers::list).post(tiers::add))
+        .route("/tiers/{tier}", get(tiers::show).put(tiers::change).delete(tiers::remove))
+        .route("/tiers/{tier}/check", post(tiers::check))
+        .route("/tiers/{tier}/status", get(tiers::status))
+        .route("/tiers/{tier}/retry", post(tiers::retry))
+        .route("/tiers/{tier}/verify", post(tiers::verify::verify))
+        .route("/moves", get(tiers::moves::list).post(tiers::moves::request))
         .route("/cluster", get(cluster::status))
         .route("/cluster/join-tokens", post(cluster::join_token))
         .route("/nodes", get(nodes::list))

@@ -295,14 +295,6 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
         None => RelayOwner::Alone,
         Some((joint, _)) => RelayOwner::Cluster { coordination: joint.coordination.clone(), me },
     };
-    let (kept, journal_clock, settings) = (journal.clone(), clock.clone(), config.journal.clone());
-    let filling = move |bus| {
-        journal::worker(JournalParts { journal: kept, bus, reporter, clock: journal_clock, config: settings })
-    };
-    let events = RunningEvents::start(&config, outbox.clone(), clock.clone(), owner.clone(), filling).await?;
-    let root = root::ensure(&*metadata, &*vault, root, clock.now_ms()).await?;
-    let duty = cluster.as_ref().map(|(joint, _)| joint.lifecycle_duty());
-    let front_name = hex::encode(data_dir.id());
     let tiers = TierParts {
         ledger,
         metadata: metadata.clone(),
@@ -310,23 +302,34 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
         clock: clock.clone(),
         sealer: vault.clone(),
         opener: vault.clone(),
+        reporter: reporter.clone(),
         me,
-        node_name: front_name.clone(),
+        ownership: cluster.as_ref().map(|(joint, _)| joint.coordination.ownership()),
+        node_name: hex::encode(data_dir.id()),
     };
     let tiers = tiers::start(&config, tiers).await?;
     let known_tiers: Arc<dyn Tiers> = Arc::new(tiers.registry.clone());
+    let (kept, reports) = (journal.clone(), reporter.clone());
+    let (journal_clock, settings) = (clock.clone(), config.journal.clone());
+    let filling = move |bus| {
+        journal::worker(JournalParts { journal: kept, bus, reporter: reports, clock: journal_clock, config: settings })
+    };
+    let events = RunningEvents::start(&config, outbox.clone(), clock.clone(), owner.clone(), filling).await?;
+    let root = root::ensure(&*metadata, &*vault, root, clock.now_ms()).await?;
+    let front_name = hex::encode(data_dir.id());
     let lifecycle = LifecycleStart {
         metadata: metadata.clone(),
         tiers: known_tiers.clone(),
         reads,
         clock: clock.clone(),
-        cluster: duty,
+        cluster: cluster.as_ref().map(|(joint, _)| joint.lifecycle_duty()),
         node_name: front_name.clone(),
     };
     let (lifecycle, recorder) = lifecycle::start(&config, lifecycle).await?;
     let front = FrontParts {
         metadata: metadata.clone(),
         chunks: chunks.clone(),
+        cold: tiers.reads.clone(),
         tiers: known_tiers,
         reads: recorder,
         locks,
@@ -362,6 +365,7 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
         clock,
         sealer: vault,
         tiers: tiers.registry.clone(),
+        reporter,
         token,
         metrics,
         events: EventsAdmin { on: config.events.is_on(), bus: events.bus(), outbox, relay: events.status(), owner },

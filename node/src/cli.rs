@@ -30,6 +30,7 @@ mod root;
 mod run;
 mod secret;
 mod shards;
+mod tiers;
 mod users;
 
 /// What the process tells its caller.
@@ -131,6 +132,9 @@ enum Command {
     /// Repairs: what waits, and what is being healed.
     #[command(subcommand)]
     Repair(repair::RepairCommand),
+    /// Cold tiers: what lies there, and what moves there and back.
+    #[command(subcommand)]
+    Tier(tiers::TierCommand),
     /// Errors worth a look.
     #[command(subcommand)]
     Errors(journal::ErrorsCommand),
@@ -224,6 +228,7 @@ fn dispatch(command: Command, out: output::Output) -> CliResult<ExitCode> {
         Command::Object(command) => run::client_runtime()?.block_on(shards::object(command, out)).map(done),
         Command::Events(command) => run::client_runtime()?.block_on(events::run(command, out)).map(done),
         Command::Repair(command) => run::client_runtime()?.block_on(repair::run(command, out)).map(done),
+        Command::Tier(command) => run::client_runtime()?.block_on(tiers::run(command, out)).map(done),
         Command::Errors(command) => run::client_runtime()?.block_on(journal::errors(command, out)).map(done),
         Command::Audit(command) => run::client_runtime()?.block_on(journal::audit(command, out)).map(done),
         Command::Bench(args) => Ok(run::client_runtime()?.block_on(crate::bench::run(args))?),
@@ -293,6 +298,25 @@ mod tests {
             "repair start",
             "repair pause",
             "repair resume",
+            "tier list --json",
+            "tier add ARCHIVE --directory /mnt/archive",
+            "tier add OSS --oss-endpoint https://h --oss-bucket b --oss-access-key k --secret-key-file -",
+            "tier add FASTDFS --fastdfs-tracker a:22122 --fastdfs-tracker b:22122 --fastdfs-map 172.17.0.2=10.0.0.7",
+            "tier set OSS --oss-storage-class IA",
+            "tier show OSS",
+            "tier remove OSS",
+            "tier check OSS",
+            "tier status",
+            "tier status OSS",
+            "tier moves OSS --bucket b --prefix p --failing --limit 10",
+            "tier retry OSS",
+            "tier move b/key --to OSS --wait",
+            "tier move b --prefix p --to STANDARD --after k",
+            "tier recall b --all --days 7",
+            "tier verify OSS --sample 1%",
+            "tier verify OSS --all --after 0123",
+            "bucket storage-class b",
+            "bucket storage-class b OSS",
             "scrub start",
             "scrub status",
             "dev --nodes 3",
@@ -308,6 +332,9 @@ mod tests {
         }
         // A token on a command line would be seen by every process.
         assert!(Cli::try_parse_from(["holdfast", "cluster", "join", "--token", "secret"]).is_err());
+        let secret = ["holdfast", "tier", "add", "OSS", "--oss-access-key", "k", "--oss-secret-key", "secret"];
+        assert!(Cli::try_parse_from(secret).is_err());
+        assert!(Cli::try_parse_from(["holdfast", "tier", "verify", "OSS"]).is_err(), "all, or which sample");
         assert!(Cli::try_parse_from(["holdfast", "node", "--s3-addr", "127.0.0.1:1", "list"]).is_err());
         for nodes in ["1", "8"] {
             assert!(Cli::try_parse_from(["holdfast", "dev", "--nodes", nodes]).is_err(), "{nodes}");

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use holdfast_actors::flow::cold::read::ColdReads;
 use holdfast_actors::ports::tiers::Tiers;
 use holdfast_actors::ports::{ChunkStore, Clock, Locks, MetadataStore};
 
@@ -54,6 +55,8 @@ pub struct S3Front {
     pub(crate) metadata: Arc<dyn MetadataStore>,
     /// Chunks.
     pub(crate) chunks: Arc<dyn ChunkStore>,
+    /// Objects in cold tiers.
+    pub(crate) cold: Arc<ColdReads>,
     /// What two nodes must not do at once.
     pub(crate) locks: Arc<dyn Locks>,
     /// Time of day.

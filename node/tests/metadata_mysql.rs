@@ -637,7 +637,7 @@ async fn backup_is_of_one_moment() {
         let before = swaps.load(Ordering::Relaxed);
         let snapshot = store.snapshot().await.unwrap();
         let mut file = Vec::new();
-        let counts = dump(&snapshot, &mut file).await.unwrap();
+        let counts = dump(&snapshot, &snapshot, &mut file).await.unwrap();
         beside += swaps.load(Ordering::Relaxed) - before;
         let refused = snapshot.commit_object(object(id, "x")).await.unwrap_err();
         assert!(refused.to_string().contains("snapshot"), "{refused}");

@@ -1,21 +1,31 @@
 //! Metadata that was saved comes back as it was, and what labels hold is found again on the disks alone (promise D10).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use holdfast_actors::flow::cold::stub::write_stub;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{
-    BucketConfigKind, CannedAcl, ListVersionsQuery, MetadataStore, NewBucket, Versioning,
+    BucketConfigKind, BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag,
+    ListVersionsQuery, MetadataStore, MoveEnd, NewBucket, NewObject, NewUpload, ObjectAttributes, ObjectPart,
+    ObjectVersion, ReplicaEvidence, User, Versioning, WritePrecondition,
 };
-use holdfast_actors::ports::{ChunkSpec, ChunkStore};
+use holdfast_actors::ports::tiering::{Move, TierRecord};
+use holdfast_actors::ports::{ChunkSpec, ChunkStore, TierLedger};
 use holdfast_node::assemble::cluster_tools::{RebuildOptions, dump, from_chunks, load};
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
+use holdfast_protocol::checksum::Checksum;
 use holdfast_protocol::label::{ChunkLabel, PartLabel};
-use holdfast_protocol::{ContentId, UploadId, VersionId};
+use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
+use holdfast_protocol::{
+    ChecksumAlgorithm, ChecksumType, ColdPlace, ContentId, Manifest, STUB_INDEX, TierName, UploadId, VersionId,
+};
+use md5::Digest;
 
 const WRITE: RebuildOptions = RebuildOptions { dry_run: false, add: false, complete_uploads: false };
 
-async fn store(dir: &tempfile::TempDir, name: &str) -> Arc<dyn MetadataStore> {
+async fn store(dir: &tempfile::TempDir, name: &str) -> Arc<SqliteMetadataStore> {
     let opened = SqliteMetadataStore::open(&dir.path().join(name), SqliteOptions::default()).await;
     Arc::new(opened.expect("metadata opens"))
 }
@@ -32,6 +42,7 @@ fn label(key: &str, version: VersionId, created_ms: u64, part: Option<PartLabel>
             r#"{"owner":"alice","content_type":"text/plain","tags":[{"key":"a","value":"b"}],"acl":"public-read"}"#
                 .into(),
         ),
+        is_stub: false,
     }
 }
 
@@ -131,6 +142,159 @@ async fn multipart_objects_come_back_from_several_nodes() {
     metadata.close().await;
 }
 
+fn tier(name: &str) -> TierName {
+    name.parse().expect("a tier")
+}
+
+/// A content of the five bytes of all tests, in a tier.
+fn cold_content(id: ContentId, tier_name: &str, etag: ETag) -> Content {
+    let place = ColdPlace {
+        tier: tier(tier_name),
+        size_bytes: 5,
+        piece_bytes: u64::from(BLOCK_BYTES_MIN),
+        block_bytes: BLOCK_BYTES_MIN,
+        names: vec![format!("piece/{id}")],
+        sums: vec![0x1234_5678],
+    };
+    let part = |number| ObjectPart { number, size_bytes: 1, checksum: None };
+    Content {
+        id,
+        manifest: Manifest::single(id, 5),
+        place: ContentPlace::Tier(Arc::new(place)),
+        etag,
+        checksum: Some(Checksum {
+            algorithm: ChecksumAlgorithm::Crc32c,
+            checksum_type: ChecksumType::FullObject,
+            value: vec![1, 2, 3, 4],
+            parts: None,
+        }),
+        parts: (1..=etag.parts.unwrap_or(0) as u16).map(part).collect(),
+    }
+}
+
+fn md5(bytes: &[u8]) -> [u8; 16] {
+    md5::Md5::digest(bytes).into()
+}
+
+async fn write_committed_stub(chunks: &Arc<MemoryChunkStore>, content: &Content, label: ChunkLabel) {
+    let port: Arc<dyn ChunkStore> = chunks.clone();
+    let stub = write_stub(&port, content, label).await.expect("a stub");
+    stub.settle(async { Ok(MoveEnd::Done) }).await.expect("committed");
+}
+
+async fn latest(metadata: &dyn MetadataStore, key: &str) -> Arc<ObjectVersion> {
+    let bucket = metadata.bucket("bucket").await.expect("the bucket");
+    metadata.object(bucket.id, key, None).await.expect("the object")
+}
+
+#[tokio::test]
+async fn cold_objects_come_back_by_their_stubs_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let chunks = Arc::new(MemoryChunkStore::default());
+    let version = VersionId::generate(1);
+    let parts = ETag { md5: [7; 16], parts: Some(5) };
+    let whole = cold_content(ContentId([1; 12]), "OSS", parts);
+    write_committed_stub(&chunks, &whole, label("cold", version, 10, None)).await;
+    // Damaged, of another size than its label says, and not a stub at all.
+    let damaged = cold_content(ContentId([2; 12]), "OSS", parts);
+    write_committed_stub(&chunks, &damaged, label("damaged", VersionId::NULL, 10, None)).await;
+    chunks.corrupt(damaged.id.chunk(STUB_INDEX));
+    let (odd, id) = (Bytes::from_static(b"no stub"), ContentId([3; 12]).chunk(STUB_INDEX));
+    let told = ChunkLabel { is_stub: true, ..label("odd", VersionId::NULL, 10, None) };
+    let spec = ChunkSpec { id, size_bytes: 7, label: told.encode().expect("a label").into() };
+    let mut sink = chunks.create(spec).await.expect("a sink");
+    sink.write(&odd).await.expect("written");
+    sink.finish_input().expect("whole");
+    sink.finish().await.expect("durable");
+
+    let metadata = store(&dir, "rebuilt").await;
+    let dry = RebuildOptions { dry_run: true, ..WRITE };
+    let counted = from_chunks(&*chunks, &*metadata, "root", dry).await.expect("counted");
+    let report = from_chunks(&*chunks, &*metadata, "root", WRITE).await.expect("rebuilt");
+    for told in [&counted, &report] {
+        assert_eq!((told.objects, told.cold, told.bytes, told.unreadable), (1, 1, 5, 2));
+        assert_eq!(told.tiers, BTreeSet::from(["OSS".to_owned()]));
+    }
+    assert!(report.text().contains("holdfast tier add"), "{}", report.text());
+    let object = latest(&*metadata, "cold").await;
+    assert_eq!(object.content.as_deref(), Some(&whole));
+    assert_eq!((object.class.as_ref(), object.version, object.last_modified_ms), (Some(&tier("OSS")), version, 10));
+    assert_eq!((object.owner.as_str(), object.acl, object.tags.len()), ("alice", CannedAcl::PublicRead, 1));
+    // The next node has a whole replica of what was damaged here.
+    let next = Arc::new(MemoryChunkStore::default());
+    write_committed_stub(&next, &whole, label("cold", version, 10, None)).await;
+    write_committed_stub(&next, &damaged, label("damaged", VersionId::NULL, 10, None)).await;
+    let report = from_chunks(&*next, &*metadata, "root", RebuildOptions { add: true, ..WRITE }).await.expect("rebuilt");
+    assert_eq!((report.objects, report.known, report.unreadable), (1, 1, 0));
+    assert_eq!(latest(&*metadata, "damaged").await.content.as_deref(), Some(&damaged));
+    metadata.close().await;
+}
+
+#[tokio::test]
+async fn between_a_stub_and_chunks_what_is_proven_whole_counts_then_what_is_later() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let chunks = Arc::new(MemoryChunkStore::default());
+    let id = |seconds: u8, n: u8| ContentId([0, 0, 0, seconds, n, 0, 0, 0, 0, 0, 0, 0]);
+    let of = |bytes: &[u8]| ETag { md5: md5(bytes), parts: None };
+    let plain = |key: &str, created_ms| label(key, VersionId::NULL, created_ms, None);
+    // Moved, and the chunks that it was moved from are all here: the move may never have been committed.
+    write(&*chunks, id(1, 1), &plain("whole", 10), b"bytes").await;
+    write_committed_stub(&chunks, &cold_content(id(2, 1), "OSS", of(b"bytes")), plain("whole", 10)).await;
+    // The same in the other order of ids.
+    write_committed_stub(&chunks, &cold_content(id(9, 2), "OSS", of(b"bytes")), plain("whole2", 11)).await;
+    write(&*chunks, id(1, 2), &plain("whole2", 10), b"bytes").await;
+    // Moved, and what is here is not what was moved.
+    write(&*chunks, id(1, 3), &plain("other", 10), b"wrong").await;
+    write_committed_stub(&chunks, &cold_content(id(2, 3), "OSS", of(b"bytes")), plain("other", 10)).await;
+    // Overwritten after it was moved.
+    write_committed_stub(&chunks, &cold_content(id(2, 4), "OSS", of(b"bytes")), plain("over", 10)).await;
+    write(&*chunks, id(3, 4), &plain("over", 20), b"newer").await;
+    // Brought back to the cluster.
+    write_committed_stub(&chunks, &cold_content(id(2, 5), "OSS", of(b"bytes")), plain("back", 10)).await;
+    write(&*chunks, id(3, 5), &plain("back", 10), b"bytes").await;
+    // Moved from tier to tier.
+    write_committed_stub(&chunks, &cold_content(id(2, 6), "OSS", of(b"bytes")), plain("between", 10)).await;
+    write_committed_stub(&chunks, &cold_content(id(3, 6), "FASTDFS", of(b"bytes")), plain("between", 10)).await;
+
+    let metadata = store(&dir, "rebuilt").await;
+    let report = from_chunks(&*chunks, &*metadata, "root", WRITE).await.expect("rebuilt");
+    assert_eq!((report.objects, report.cold, report.superseded, report.without_md5), (6, 2, 6, 0));
+    for (key, expected, class) in [
+        ("whole", id(1, 1), Some("OSS")),
+        ("whole2", id(1, 2), Some("OSS")),
+        ("other", id(2, 3), Some("OSS")),
+        ("over", id(3, 4), None),
+        ("back", id(3, 5), None),
+        ("between", id(3, 6), Some("FASTDFS")),
+    ] {
+        let object = latest(&*metadata, key).await;
+        let content = object.content.as_ref().expect("content");
+        assert_eq!((content.id, object.class.clone()), (expected, class.map(tier)), "{key}");
+        assert_eq!(content.cold().is_some(), ["other", "between"].contains(&key), "{key}");
+    }
+    metadata.close().await;
+}
+
+/// Parts of a multipart object that was moved are completed over it only if all of them are proven to be whole.
+#[tokio::test]
+async fn an_upload_whose_object_lies_in_a_tier_is_completed_only_if_it_is_whole() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let part = |upload: u8| Some(PartLabel { upload: UploadId([upload; 16]), number: 1 });
+    for (name, etag, completed) in [("whole", md5(&md5(b"parts")), 1), ("another", [9; 16], 0)] {
+        let chunks = Arc::new(MemoryChunkStore::default());
+        write(&*chunks, ContentId([1; 12]), &label("large", VersionId::NULL, 10, part(1)), b"parts").await;
+        let cold = cold_content(ContentId([2; 12]), "OSS", ETag { md5: etag, parts: Some(1) });
+        write_committed_stub(&chunks, &cold, label("large", VersionId::NULL, 20, None)).await;
+        let metadata = store(&dir, name).await;
+        let options = RebuildOptions { complete_uploads: true, ..WRITE };
+        let report = from_chunks(&*chunks, &*metadata, "root", options).await.expect("rebuilt");
+        assert_eq!((report.uploads, report.completed), (1, completed), "{name}");
+        let is_cold = latest(&*metadata, "large").await.content.as_ref().expect("content").cold().is_some();
+        assert_eq!(is_cold, completed == 0, "{name}");
+        metadata.close().await;
+    }
+}
+
 #[tokio::test]
 async fn a_backup_comes_back_as_it_was_and_one_that_was_cut_off_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -147,24 +311,139 @@ async fn a_backup_comes_back_as_it_was_and_one_that_was_cut_off_is_refused() {
     source.set_bucket_config("other", BucketConfigKind::Policy, config).await.expect("a policy");
 
     let mut file = Vec::new();
-    let counts = dump(&*source, &mut file).await.expect("a backup");
+    let counts = dump(&*source, &*source, &mut file).await.expect("a backup");
     assert_eq!((counts.users, counts.buckets, counts.versions), (2, 2, 3));
     let target = store(&dir, "target").await;
-    assert_eq!(load(&*target, &mut file.as_slice()).await.expect("restored"), counts);
+    assert_eq!(load(&*target, &*target, &mut file.as_slice()).await.expect("restored"), counts);
     assert_eq!(versions(&*target).await, versions(&*source).await);
     let (before, after) = (source.bucket("other").await.expect("it"), target.bucket("other").await.expect("it"));
     assert_eq!((&after.configs, after.versioning), (&before.configs, Versioning::Unversioned));
     let before = source.bucket("bucket").await.expect("it").versioning;
     assert_eq!(target.bucket("bucket").await.expect("it").versioning, before);
-    let refused = load(&*target, &mut file.as_slice()).await.expect_err("metadata that is in use");
+    let refused = load(&*target, &*target, &mut file.as_slice()).await.expect_err("metadata that is in use");
     assert!(refused.to_string().contains("holds buckets already"), "{refused}");
 
     let empty = store(&dir, "empty").await;
     let lines: Vec<&[u8]> = file.split_inclusive(|byte| *byte == b'\n').collect();
     let cut = lines[..lines.len() - 1].concat();
-    let refused = load(&*empty, &mut cut.as_slice()).await.expect_err("a backup that was cut off");
+    let refused = load(&*empty, &*empty, &mut cut.as_slice()).await.expect_err("a backup that was cut off");
     assert!(refused.to_string().contains("cut off"), "{refused}");
     for metadata in [source, target, empty] {
+        metadata.close().await;
+    }
+}
+
+/// A commit of `content` to the test's bucket.
+fn commit_of(bucket: BucketId, key: &str, content: ContentSource, class: Option<TierName>, now_ms: u64) -> NewObject {
+    NewObject {
+        bucket,
+        key: key.into(),
+        version: VersionId::generate(now_ms),
+        now_ms,
+        owner: "root".into(),
+        content,
+        attributes: ObjectAttributes::default(),
+        tags: vec![],
+        acl: CannedAcl::Private,
+        class,
+        precondition: WritePrecondition::default(),
+        evidence: ReplicaEvidence::default(),
+        event: None,
+    }
+}
+
+#[tokio::test]
+async fn a_backup_brings_tiers_and_cold_objects_back_and_their_moves_are_queued_anew() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let source = store(&dir, "source").await;
+    source.create_user(User { name: "root".into(), admin: true, enabled: true, created_ms: 1 }).await.expect("a user");
+    let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: 1 };
+    let bucket = source.create_bucket(new).await.expect("a bucket").id;
+    source.set_versioning("bucket", Versioning::Enabled).await.expect("versioning");
+    let (oss, fastdfs) = (tier("OSS"), tier("FASTDFS"));
+    source.add_tier(oss.clone(), r#"{"secret":"sealed"}"#.into(), 5).await.expect("a tier");
+    source.add_tier(fastdfs.clone(), "{}".into(), 6).await.expect("a tier");
+    let etag = ETag { md5: [1; 16], parts: Some(5) };
+    let (cold, other) = (cold_content(ContentId([1; 12]), "OSS", etag), cold_content(ContentId([2; 12]), "OSS", etag));
+    let hot = Content { id: ContentId([3; 12]), place: ContentPlace::Cluster, ..cold.clone() };
+    let hot = Content { manifest: Manifest::single(hot.id, 5), ..hot };
+    // In place; copies of it, to the same class and to two others; an older version in a tier; one that waits for its move.
+    for (key, content, class, now_ms) in [
+        ("cold", ContentSource::New(cold.clone()), Some(&oss), 10),
+        ("copy", ContentSource::Shared(cold.id), Some(&oss), 20),
+        ("copy-to-cluster", ContentSource::Shared(cold.id), None, 30),
+        ("copy-to-fastdfs", ContentSource::Shared(cold.id), Some(&fastdfs), 40),
+        ("history", ContentSource::New(other.clone()), Some(&oss), 50),
+        ("history", ContentSource::New(hot.clone()), Some(&oss), 60),
+    ] {
+        let object = commit_of(bucket, key, content, class.cloned(), now_ms);
+        source.commit_object(object).await.unwrap_or_else(|error| panic!("{key}: {error}"));
+    }
+    let upload = NewUpload {
+        id: UploadId([9; 16]),
+        bucket,
+        key: "upload".into(),
+        owner: "root".into(),
+        now_ms: 70,
+        attributes: ObjectAttributes::default(),
+        tags: vec![],
+        acl: CannedAcl::Private,
+        class: Some(oss.clone()),
+        checksum: None,
+    };
+    source.create_upload(upload).await.expect("an upload");
+
+    let mut file = Vec::new();
+    let counts = dump(&*source, &*source, &mut file).await.expect("a backup");
+    assert_eq!((counts.tiers, counts.versions, counts.uploads), (2, 6, 1));
+    let target = store(&dir, "target").await;
+    assert_eq!(load(&*target, &*target, &mut file.as_slice()).await.expect("restored"), counts);
+
+    let told = |tiers: Vec<TierRecord>| -> Vec<_> {
+        tiers.into_iter().map(|tier| (tier.name, tier.settings, tier.created_ms)).collect()
+    };
+    assert_eq!(told(target.tiers().await.expect("tiers")), told(source.tiers().await.expect("tiers")));
+    let restored = target.bucket("bucket").await.expect("the bucket").id;
+    for (key, version, ..) in versions(&*source).await {
+        let before = source.object(bucket, &key, Some(version)).await.expect("the version");
+        let after = target.object(restored, &key, Some(version)).await.expect("the version");
+        assert_eq!((&after.content, &after.class), (&before.content, &before.class), "{key}");
+    }
+    assert_eq!(latest(&*target, "copy").await.content.as_deref(), Some(&cold));
+    let upload = target.upload(restored, "upload", UploadId([9; 16])).await.expect("the upload");
+    assert_eq!(upload.new.class, Some(oss.clone()));
+    let waiting = |moves: Vec<Move>| -> BTreeSet<_> {
+        moves.into_iter().map(|it| (it.key, it.content, it.lane, it.to)).collect()
+    };
+    let expected = BTreeSet::from([
+        ("copy-to-cluster".to_owned(), cold.id, oss.clone(), None),
+        ("copy-to-fastdfs".to_owned(), cold.id, fastdfs.clone(), Some(fastdfs)),
+        ("history".to_owned(), hot.id, oss.clone(), Some(oss)),
+    ]);
+    assert_eq!(waiting(source.moves(None, 0, 100).await.expect("moves")), expected);
+    assert_eq!(waiting(target.moves(None, 0, 100).await.expect("moves")), expected);
+
+    // Copies count as references: only after the last one is gone the content goes, and its stub with it.
+    let delete = |key: &str, version| DeleteRequest {
+        key: key.into(),
+        version: Some(version),
+        marker_version: VersionId::generate(1),
+        owner: "root".into(),
+        precondition: WritePrecondition::default(),
+        only_if: None,
+        event: None,
+    };
+    let mut due = vec![];
+    for (key, version, ..) in versions(&*target).await.into_iter().filter(|(key, ..)| key.starts_with("co")) {
+        assert_eq!(due, [], "{key} is still there");
+        for deleted in target.delete_objects(restored, vec![delete(&key, version)], 100).await.expect("an answer") {
+            deleted.expect("deleted");
+        }
+        due = target.due_reclaims(1_000, 10, None).await.expect("reclaims");
+    }
+    let stubs: Vec<_> = due.iter().map(|reclaim| reclaim.stub).collect();
+    assert_eq!(stubs, [Some(cold.id)]);
+    for metadata in [source, target] {
         metadata.close().await;
     }
 }

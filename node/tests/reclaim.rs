@@ -17,7 +17,8 @@ use holdfast_actors::ports::metadata::{
 use holdfast_actors::ports::{ChunkStore, Clock, MetadataStore, SystemClock};
 use holdfast_node::locks::InProcessLocks;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
-use holdfast_protocol::{ContentId, Manifest, UploadId, VersionId};
+use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
+use holdfast_protocol::{ColdPlace, ContentId, Manifest, STUB_INDEX, UploadId, VersionId};
 
 struct World {
     reclaimer: Reclaimer,
@@ -57,14 +58,19 @@ impl World {
     }
 
     async fn commit(&self, key: &str, content: ContentId) {
+        self.commit_in(key, content, ContentPlace::Cluster).await;
+    }
+
+    async fn commit_in(&self, key: &str, content: ContentId, place: ContentPlace) {
         let content = Content {
             id: content,
             manifest: Manifest::single(content, 5),
             etag: ETag { md5: [0; 16], parts: None },
             checksum: None,
             parts: vec![],
-            place: ContentPlace::Cluster,
+            place,
         };
+        let class = content.cold().map(|place| place.tier.clone());
         let object = NewObject {
             bucket: self.bucket,
             key: key.into(),
@@ -78,7 +84,7 @@ impl World {
             precondition: WritePrecondition::default(),
             event: None,
             evidence: ReplicaEvidence::default(),
-            class: None,
+            class,
         };
         self.reclaimer.metadata.commit_object(object).await.expect("a commit");
     }
@@ -93,6 +99,44 @@ impl World {
             }
         }
     }
+}
+
+/// A stub is a chunk of a content that metadata knows, for as long as it knows it, and goes with it.
+#[tokio::test]
+async fn a_stub_stays_while_its_content_is_known_and_is_reclaimed_with_it() {
+    let world = World::new(Limits::default()).await;
+    let begun = SystemClock.now_seconds() - 1;
+    let (cold, orphan) = (ContentId::generate(begun), ContentId::generate(begun));
+    for content in [cold, orphan] {
+        world.chunks.insert(content.chunk(STUB_INDEX), Bytes::from_static(b"a stub"));
+    }
+    let place = ColdPlace {
+        tier: "OSS".parse().expect("a tier"),
+        size_bytes: 5,
+        piece_bytes: u64::from(BLOCK_BYTES_MIN),
+        block_bytes: BLOCK_BYTES_MIN,
+        names: vec!["piece".into()],
+        sums: vec![1],
+    };
+    world.commit_in("key", cold, ContentPlace::Tier(Arc::new(place))).await;
+    let has = |content: ContentId| world.chunks.stat(content.chunk(STUB_INDEX)).is_some();
+    assert_eq!(world.sweep().await, 1);
+    assert!(has(cold) && !has(orphan));
+
+    let request = DeleteRequest {
+        key: "key".into(),
+        version: None,
+        marker_version: VersionId::generate(1),
+        owner: "root".into(),
+        precondition: WritePrecondition::default(),
+        only_if: None,
+        event: None,
+    };
+    let deleted = world.reclaimer.metadata.delete_objects(world.bucket, vec![request], 1).await.expect("an answer");
+    assert!(deleted.iter().all(Result::is_ok));
+    let (stats, end) = world.reclaimer.reclaim_due(0).await.expect("a pass");
+    assert_eq!((stats.items, stats.chunks, stats.examined, end), (1, 1, 1, PassEnd::Done));
+    assert!(!has(cold));
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ mod objects;
 mod repair;
 mod shards;
 mod status;
+mod tiering;
 mod tiers;
 
 pub use buckets::{Bucket, NewBucket};
@@ -27,10 +28,14 @@ pub use events::{EventInfo, EventsLag, EventsPage, PartitionLag, ReplayEvents, R
 pub use keys::{CreatedKey, Key, NewKey, NewUser, RotateKey, SetEnabled, User};
 pub use layout::{ApplyLayout, LayoutCost, LayoutNodeCost, LayoutState, LayoutView, StageChange};
 pub use nodes::{DrainStatus, NodeInfo, NodeShards};
-pub use objects::{ChunkReplica, ObjectChunk, ObjectStat};
+pub use objects::{ChunkReplica, ObjectChunk, ObjectCold, ObjectRestore, ObjectStat};
 pub use repair::{ComparisonInfo, CopyInfo, RepairInfo};
 pub use shards::{ShardInfo, ShardReplica};
 pub use status::{AdmissionStatus, CleanupStatus, DiskStatus, Maintenance, Readiness, Reason, ScrubStatus, Status};
+pub use tiering::{
+    ChangeTier, DamagedContent, MoveError, MoveView, MovesPage, NewTier, RequestMoves, RequestedMoves, RetriedMoves,
+    SetStorageClass, TierBacklog, TierCheck, TierStatus, TierUse, TierView, UnreadContent, VerifiedTier, VerifyTier,
+};
 pub use tiers::{
     DirectorySettings, FastdfsSettings, OssAddressing, OssCredentials, OssEncryption, OssSettings, SecretText,
     TierSettings,

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorKind {
-    /// Stored bytes do not match their checksum.
+    /// Stored bytes do not match their checksum, or a cold tier has not got them any more.
     Corruption,
     /// A disk is not used any more.
     DiskFenced,

@@ -35,9 +35,12 @@ pub struct ChunkLabel {
     /// When the content was begun, in milliseconds since 1970.
     #[serde(rename = "ms")]
     pub created_ms: u64,
-    /// Headers and user metadata as JSON, on the first chunk only.
+    /// Headers and user metadata as JSON, on the first chunk only, and on stubs.
     #[serde(rename = "attr", default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<String>,
+    /// The chunk holds no bytes of the content but a [`crate::ColdStub`], which says where in a cold tier they are.
+    #[serde(rename = "stub", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_stub: bool,
 }
 
 /// Which part of which upload.
@@ -121,6 +124,7 @@ mod tests {
             content_size_bytes: 10,
             created_ms: 1,
             attributes: None,
+            is_stub: false,
         }
     }
 
@@ -137,6 +141,14 @@ mod tests {
             text,
             r#"{"b":"photos","k":"2026/ä\u0001.jpg","ver":"null","up":{"id":"07070707070707070707070707070707","n":3},"size":10,"ms":1}"#
         );
+    }
+
+    #[test]
+    fn golden_label_of_a_stub() {
+        let stub = ChunkLabel { part: None, is_stub: true, ..label() };
+        let text = String::from_utf8(stub.encode().unwrap()).unwrap();
+        assert_eq!(text, r#"{"b":"photos","k":"2026/ä\u0001.jpg","ver":"null","size":10,"ms":1,"stub":true}"#);
+        assert_eq!(ChunkLabel::decode(text.as_bytes()).unwrap(), stub);
     }
 
     #[test]

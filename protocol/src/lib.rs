@@ -11,6 +11,7 @@ pub mod journal;
 pub mod label;
 pub mod manifest;
 pub mod peer;
+pub mod stub;
 pub mod tiers;
 
 pub use checksum::{ChecksumAlgorithm, ChecksumType};
@@ -19,4 +20,5 @@ pub use events::{EventId, EventName};
 pub use ids::{ChunkId, ContentId, UploadId, VersionId};
 pub use label::ChunkLabel;
 pub use manifest::{CHUNK_SIZE_MAX, Extent, Manifest};
+pub use stub::{ColdStub, STUB_INDEX};
 pub use tiers::{ColdPlace, TierName};

@@ -7,6 +7,7 @@ pub mod attributes;
 pub mod checksums;
 pub mod conditions;
 pub mod digests;
+pub mod labels;
 pub mod listing;
 pub mod multipart;
 pub mod ranges;

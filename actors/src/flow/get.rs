@@ -1,5 +1,7 @@
 //! Reading the bytes of an object.
 //!
+//! [`ObjectReader`] reads them where they are: on the disks of the cluster, or in a cold tier.
+//!
 //! [`ContentReader`] chains the chunks of a content. It opens a chunk when the one before is used up, so an object of any
 //! size holds one open chunk, and passes the store's pieces on untouched: a piece that is a slice of a mapping reaches the
 //! connection as that slice.
@@ -16,8 +18,80 @@ use bytes::Bytes;
 use futures::Stream;
 use holdfast_protocol::CHUNK_SIZE_MAX;
 
-use crate::ports::metadata::Content;
+use super::cold::read::{ColdReadError, ColdReader, ColdReads};
+use crate::ports::metadata::{Content, ContentPlace};
 use crate::ports::{ChunkBody, ChunkError, ChunkStore};
+
+/// Why an object cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Of the disks of the cluster.
+    #[error(transparent)]
+    Chunk(#[from] ChunkError),
+    /// Of the tier that it lies in.
+    #[error(transparent)]
+    Cold(#[from] ColdReadError),
+}
+
+/// A range of an object's bytes, as a stream, from wherever they are. After an error it ends.
+pub enum ObjectReader {
+    /// From the disks of the cluster.
+    Hot(ContentReader),
+    /// From a tier.
+    Cold(ColdReader),
+}
+
+impl ObjectReader {
+    /// Reads `range` of `content`; the part of it beyond the end is left out.
+    ///
+    /// # Errors
+    /// [`ColdReadError::Invalid`] when it is not known where the content is.
+    pub fn new(
+        chunks: &Arc<dyn ChunkStore>,
+        cold: &ColdReads,
+        content: Arc<Content>,
+        range: Range<u64>,
+    ) -> Result<Self, ReadError> {
+        match &content.place {
+            ContentPlace::Cluster => Ok(Self::Hot(ContentReader::new(Arc::clone(chunks), content, range))),
+            ContentPlace::Tier(_) => Ok(Self::Cold(cold.open(content, range))),
+            ContentPlace::NotLoaded => {
+                let unknown = format!("the place of content {} was not loaded", content.id);
+                Err(ColdReadError::Invalid(unknown).into())
+            }
+        }
+    }
+
+    /// Bytes still to come.
+    pub fn remaining_bytes(&self) -> u64 {
+        match self {
+            Self::Hot(reader) => reader.remaining_bytes(),
+            Self::Cold(reader) => reader.remaining_bytes(),
+        }
+    }
+
+    /// Reads the first piece and keeps it, so that what is missing, damaged or out of reach shows before an answer has begun.
+    ///
+    /// # Errors
+    /// Those of the stream.
+    pub async fn prefetch(&mut self) -> Result<(), ReadError> {
+        match self {
+            Self::Hot(reader) => Ok(reader.prefetch().await?),
+            Self::Cold(reader) => Ok(reader.prefetch().await?),
+        }
+    }
+}
+
+impl Stream for ObjectReader {
+    type Item = Result<Bytes, ReadError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.get_mut() {
+            Self::Hot(reader) => Pin::new(reader).poll_next(cx).map_err(ReadError::from),
+            Self::Cold(reader) => Pin::new(reader).poll_next(cx).map_err(ReadError::from),
+        }
+    }
+}
 
 /// A range of a content's bytes, as a stream. After an error it ends.
 pub struct ContentReader {

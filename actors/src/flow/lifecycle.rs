@@ -41,6 +41,7 @@ mod reads;
 mod run;
 mod transit;
 
+pub(super) use act::draft;
 pub use run::run;
 
 /// Why a pass ended early. What it did before stays done.
@@ -299,7 +300,7 @@ impl LifecycleParts {
             }
         };
         let event = self.teller.as_ref().map(|teller| act::draft(teller, &bucket));
-        let missing = self.missing_tiers(&bucket, &rules);
+        let missing = self.missing_tiers(&bucket, &rules).await;
         Ok(Some(Job { bucket, rules, missing, event, fence, now_ms: self.clock.now_ms() }))
     }
 

@@ -20,12 +20,13 @@ use futures::{Stream, StreamExt as _};
 use holdfast_protocol::label::LabelError;
 use holdfast_protocol::{CHUNK_SIZE_MAX, ChecksumAlgorithm, ChunkId, ChunkLabel, ContentId, Manifest};
 
+use super::chunk_guard::ChunkGuard;
 use super::hashing::{INLINE_SIZE_MAX, ObjectHasher};
 use crate::domain::objects::checksums::DigestMismatch;
 use crate::domain::objects::digests::Digests;
-use crate::ports::chunks::{ChunkReceipt, ContentHold};
-use crate::ports::metadata::{MetadataResult, ReplicaEvidence};
-use crate::ports::{ChunkError, ChunkSink, ChunkSpec, ChunkStore, MetadataError};
+use crate::ports::chunks::ChunkReceipt;
+use crate::ports::metadata::{MetadataResult, MoveEnd, ReplicaEvidence};
+use crate::ports::{ChunkError, ChunkSink, ChunkSpec, ChunkStore};
 
 /// An error of a body, as the HTTP side has it.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -72,42 +73,6 @@ pub struct StoreRequest {
     pub algorithms: Vec<ChecksumAlgorithm>,
 }
 
-/// Deletes a content's chunks when dropped, unless told not to.
-struct ChunkGuard {
-    chunks: Arc<dyn ChunkStore>,
-    content: ContentId,
-    /// Chunks `0..begun` exist or may come to exist.
-    begun: u32,
-    /// Until the commit is over.
-    _under_way: Option<ContentHold>,
-}
-
-impl ChunkGuard {
-    fn disarm(&mut self) {
-        self.begun = 0;
-    }
-}
-
-impl Drop for ChunkGuard {
-    fn drop(&mut self) {
-        if self.begun == 0 {
-            return;
-        }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            tracing::debug!(content = %self.content, "no runtime to delete chunks on, left to the reaper");
-            return;
-        };
-        let (chunks, content) = (Arc::clone(&self.chunks), self.content);
-        let ids: Vec<ChunkId> = (0..self.begun).map(|index| content.chunk(index)).collect();
-        metrics::counter!("holdfast_put_abandoned_total").increment(1);
-        runtime.spawn(async move {
-            if let Err(error) = chunks.delete(&ids).await {
-                tracing::warn!(%content, %error, "cannot delete the chunks of an abandoned write, left to the reaper");
-            }
-        });
-    }
-}
-
 /// Durable, verified bytes that nothing refers to yet.
 pub struct StoredContent {
     /// What the bytes are.
@@ -139,16 +104,16 @@ impl StoredContent {
     ///
     /// # Errors
     /// Those of `commit`.
-    pub async fn settle<T>(mut self, commit: impl Future<Output = MetadataResult<T>>) -> MetadataResult<T> {
-        let begun = self.guard.begun;
-        self.guard.disarm();
-        let result = commit.await;
-        if let Err(error) = &result
-            && !matches!(error, MetadataError::Unknown(_))
-        {
-            self.guard.begun = begun;
-        }
-        result
+    pub async fn settle<T>(self, commit: impl Future<Output = MetadataResult<T>>) -> MetadataResult<T> {
+        self.guard.settle(commit, |_| true).await
+    }
+
+    /// As [`Self::settle`], for bytes that a move brought: the chunks are also deleted if the move was overtaken.
+    ///
+    /// # Errors
+    /// Those of `commit`.
+    pub async fn settle_move(self, commit: impl Future<Output = MetadataResult<MoveEnd>>) -> MetadataResult<MoveEnd> {
+        self.guard.settle_move(commit).await
     }
 }
 
@@ -207,8 +172,7 @@ pub async fn store(
     let StoreRequest { content, mut label, algorithms } = request;
     let announced = label.content_size_bytes;
     // Declared before sinks and flushes, hence dropped after them: deletion finds them ended.
-    let under_way = chunks.begin_content(content);
-    let mut guard = ChunkGuard { chunks: Arc::clone(chunks), content, begun: 0, _under_way: under_way };
+    let mut guard = ChunkGuard::begin(chunks, content);
     let mut hasher = ObjectHasher::new(announced, &algorithms);
     let mut body = pin!(body);
     let mut finishing: Option<Finishing<'static>> = None;
@@ -227,10 +191,10 @@ pub async fn store(
                 Some(chunk) => chunk,
                 None => {
                     let size_bytes = (announced - received).min(CHUNK_SIZE_MAX);
-                    let id = content.chunk(guard.begun);
+                    let id = content.chunk(guard.begun.chunks);
                     let spec = ChunkSpec { id, size_bytes: size_bytes as u32, label: label.encode()?.into() };
                     let sink = alongside(&mut finishing, &mut evidence, chunks.create(spec)).await??;
-                    guard.begun += 1;
+                    guard.begun.chunks += 1;
                     label.attributes = None;
                     open.insert(OpenChunk { id, sink, left: size_bytes })
                 }
@@ -279,6 +243,7 @@ mod tests {
     use holdfast_protocol::VersionId;
 
     use super::*;
+    use crate::ports::MetadataError;
     use crate::ports::chunks::memory::{Fault, MemoryChunkStore};
 
     const CONTENT: ContentId = ContentId([7; 12]);
@@ -294,6 +259,7 @@ mod tests {
                 content_size_bytes: size_bytes,
                 created_ms: 0,
                 attributes: Some("{}".into()),
+                is_stub: false,
             },
             algorithms: vec![ChecksumAlgorithm::Crc32],
         }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use holdfast_protocol::{ChunkId, ContentId};
+use holdfast_protocol::{ChunkId, ContentId, Extent, STUB_INDEX};
 use parking_lot::Mutex;
 
 use super::duty::Duty;
@@ -207,22 +207,23 @@ impl Reclaimer {
         let mut batch = Vec::new();
         let mut done = Vec::new();
         for reclaim in &due {
+            // No chunks stand behind the manifest of a content that lay in a tier, but a stub.
+            let extents = if reclaim.stub.is_some() { &[][..] } else { &reclaim.manifest.extents };
+            let stub = reclaim.stub.map(|content| content.chunk(STUB_INDEX));
             // A 5 TiB object has hundreds of thousands of chunks: they pass through in batches.
-            for extent in &reclaim.manifest.extents {
-                for chunk in extent.chunks() {
-                    let here = self.chunks.stat(chunk);
-                    if let Some(info) = here {
-                        stats.chunks += 1;
-                        stats.bytes += u64::from(info.size_bytes);
-                    }
-                    // Other nodes may have what this one has not.
-                    if here.is_some() || self.cluster.is_some() {
-                        batch.push(chunk);
-                    }
-                    stats.examined += 1;
-                    if batch.len() >= self.limits.delete_batch {
-                        self.delete(&mut batch).await?;
-                    }
+            for chunk in extents.iter().flat_map(Extent::chunks).chain(stub) {
+                let here = self.chunks.stat(chunk);
+                if let Some(info) = here {
+                    stats.chunks += 1;
+                    stats.bytes += u64::from(info.size_bytes);
+                }
+                // Other nodes may have what this one has not.
+                if here.is_some() || self.cluster.is_some() {
+                    batch.push(chunk);
+                }
+                stats.examined += 1;
+                if batch.len() >= self.limits.delete_batch {
+                    self.delete(&mut batch).await?;
                 }
             }
             done.push(reclaim.id);

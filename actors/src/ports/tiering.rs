@@ -46,6 +46,8 @@ pub struct Move {
     pub id: u64,
     /// Bucket.
     pub bucket: BucketId,
+    /// Its name, which labels and events tell.
+    pub bucket_name: String,
     /// Key.
     pub key: String,
     /// Version.

@@ -30,6 +30,8 @@ use holdfast_protocol::{ContentId, TierName};
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "conformance")]
+pub mod memory;
 
 /// Why an operation on a tier failed; each variant asks another thing of the caller.
 #[derive(Debug, thiserror::Error)]
@@ -145,15 +147,16 @@ pub trait Tiers: Send + Sync + 'static {
 }
 
 /// The tiers of a node that has none.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct EmptyTiers;
 
 impl Tiers for EmptyTiers {
     fn tier(&self, name: &TierName) -> TierResult<Arc<dyn ColdTier>> {
-        Err(TierError::Denied(format!("no tier {name} is set up")))
+        Err(TierError::Denied(format!("no tier {name} is set up on this node")))
     }
 
     fn names(&self) -> Vec<TierName> {
-        vec![]
+        Vec::new()
     }
 }
 
@@ -186,6 +189,10 @@ pub trait ColdTier: Send + Sync + 'static {
     /// # Errors
     /// [`TierError::NotFound`], [`TierError::Corrupt`], [`TierError::Unavailable`], [`TierError::Denied`]; the body too.
     async fn get(&self, name: &PieceName, range: Range<u64>) -> TierResult<ColdBody>;
+
+    /// Bytes of this piece that [`ColdTier::get`] gave are not those that were stored. Where there are several copies, the next
+    /// `get` of it begins with another one. Never waits.
+    fn doubt(&self, _name: &PieceName) {}
 
     /// How many bytes the tier holds under a name.
     ///

@@ -3,8 +3,9 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use holdfast_actors::ports::metadata::{self, CannedAcl, Versioning};
-use holdfast_protocol::admin::{Bucket, ErrorBody, NewBucket, Page};
+use holdfast_actors::ports::metadata::{self, BucketConfigKind, CannedAcl, Versioning};
+use holdfast_protocol::admin::{Bucket, ErrorBody, NewBucket, Page, SetStorageClass};
+use holdfast_protocol::tiers::STANDARD;
 
 use super::error::Body;
 use super::server::{List, ListQuery};
@@ -21,6 +22,7 @@ fn to_api(bucket: &metadata::Bucket) -> Bucket {
         owner: bucket.owner.clone(),
         versioning: versioning.into(),
         configured: bucket.configs.iter().map(|(kind, _)| kind.as_str().to_owned()).collect(),
+        storage_class: bucket.config(BucketConfigKind::StorageClass).unwrap_or(STANDARD).to_owned(),
         created_ms: bucket.created_ms,
     }
 }
@@ -94,4 +96,25 @@ pub(super) async fn delete(State(state): State<AdminState>, Path(name): Path<Str
     state.metadata.delete_bucket(&name).await?;
     tracing::info!(bucket = name, "bucket deleted");
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Sets the storage class of objects that are stored in a bucket without one. Those that are there stay where they are.
+#[utoipa::path(
+    put, path = "/v1/buckets/{name}/storage-class", tag = "buckets", operation_id = "set_bucket_storage_class",
+    request_body = SetStorageClass,
+    params(("name" = String, Path, description = "The bucket")),
+    responses(
+        (status = 200, description = "The bucket", body = Bucket),
+        (status = "default", description = "An error", body = ErrorBody),
+    )
+)]
+pub(super) async fn set_storage_class(
+    State(state): State<AdminState>,
+    Path(name): Path<String>,
+    Body(set): Body<SetStorageClass>,
+) -> Result<Json<Bucket>, ApiError> {
+    let class = state.class(&set.class).await?.map(|tier| tier.to_string());
+    state.metadata.set_bucket_config(&name, BucketConfigKind::StorageClass, class).await?;
+    tracing::info!(bucket = name, class = set.class, "default storage class set");
+    Ok(Json(to_api(&*state.metadata.bucket(&name).await?)))
 }

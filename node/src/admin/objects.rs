@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use futures::future::join_all;
+use holdfast_actors::flow::cold::stub::stub_of;
 use holdfast_actors::ports::chunks::ChunkInfo;
-use holdfast_protocol::admin::{ChunkReplica, ErrorBody, ObjectChunk, ObjectStat};
-use holdfast_protocol::{CHUNK_SIZE_MAX, ChunkId, Manifest, NodeId, VersionId};
+use holdfast_actors::ports::metadata::{Content, Restore};
+use holdfast_protocol::admin::{ChunkReplica, ErrorBody, ObjectChunk, ObjectCold, ObjectRestore, ObjectStat};
+use holdfast_protocol::tiers::STANDARD;
+use holdfast_protocol::{CHUNK_SIZE_MAX, ChunkId, Manifest, NodeId, STUB_INDEX, TierName, VersionId};
 use serde::Deserialize;
 
 use super::cluster::ClusterAdmin;
@@ -23,7 +26,8 @@ pub(super) struct Which {
     version_id: Option<String>,
 }
 
-/// An object with its chunks, and which node has each of them: every node that should is asked.
+/// An object with its chunks, and which node has each of them: every node that should is asked. Of an object in a cold tier the
+/// tier is told instead, and who has the chunk that says where in it the bytes are.
 #[utoipa::path(
     get, path = "/v1/objects/{bucket}/{key}", tag = "objects", operation_id = "stat_object",
     params(
@@ -46,12 +50,23 @@ pub(super) async fn stat(
     let found = state.metadata.bucket(&bucket).await?;
     let object = state.metadata.object(found.id, &key, version).await?;
     let content = object.content.as_ref();
-    let manifest = content.map(|content| content.manifest.clone()).unwrap_or_default();
-    let sizes = chunk_sizes(&manifest);
-    let chunks = match &state.cluster {
+    // No chunks stand behind the manifest of a cold content.
+    let stub = content.and_then(|content| stub_size(content));
+    let hot = content.filter(|_| stub.is_none());
+    let manifest = hot.map(|content| content.manifest.clone()).unwrap_or_default();
+    let sizes = stub.map_or_else(|| chunk_sizes(&manifest), |stub| vec![stub]);
+    let mut chunks = match &state.cluster {
         Some(cluster) => on_nodes(cluster, &sizes).await,
         None => sizes.iter().map(|(chunk, size)| alone(&state, *chunk, *size)).collect(),
     };
+    let cold = content.and_then(|content| content.cold()).and_then(|place| {
+        Some(ObjectCold {
+            tier: place.tier.to_string(),
+            pieces: place.piece_count(),
+            piece_bytes: place.piece_bytes,
+            stub: chunks.pop()?,
+        })
+    });
     Ok(Json(ObjectStat {
         bucket,
         key,
@@ -62,9 +77,24 @@ pub(super) async fn stat(
         etag: content.map(|content| content.etag.to_string()).unwrap_or_default(),
         last_modified_ms: object.last_modified_ms,
         owner: object.owner.clone(),
+        storage_class: content.map(|_| object.class.as_ref().map_or(STANDARD, TierName::as_str).to_owned()),
+        restore: object.restore.and_then(|restore| match restore {
+            Restore::Ongoing => Some(ObjectRestore { until_ms: None }),
+            Restore::Until(until_ms) => {
+                (until_ms > state.clock.now_ms()).then_some(ObjectRestore { until_ms: Some(until_ms) })
+            }
+        }),
+        cold,
         chunks_total: manifest.extents.iter().map(|extent| u64::from(extent.chunk_count())).sum(),
         chunks,
     }))
+}
+
+/// The stub of a content in a tier, with its size.
+fn stub_size(content: &Content) -> Option<(ChunkId, u32)> {
+    // One that is too long for a chunk cannot have been written, and is missing.
+    let size = stub_of(content)?.encode().map_or(0, |payload| payload.len() as u32);
+    Some((content.id.chunk(STUB_INDEX), size))
 }
 
 /// The first chunks with their sizes: all of an extent but its last are full.

@@ -5,7 +5,9 @@ use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{buckets, cluster, events, health, journal, keys, layout, nodes, objects, repair, shards, status, users};
+use super::{
+    buckets, cluster, events, health, journal, keys, layout, nodes, objects, repair, shards, status, tiers, users,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -24,6 +26,7 @@ use super::{buckets, cluster, events, health, journal, keys, layout, nodes, obje
         (name = "users", description = "Users and their access keys"),
         (name = "buckets", description = "Buckets"),
         (name = "objects", description = "Where objects' bytes are"),
+        (name = "tiers", description = "Cold tiers, and what moves there and back"),
         (name = "cluster", description = "The cluster as a whole"),
         (name = "nodes", description = "The nodes of the cluster"),
         (name = "layout", description = "Which nodes there are to be"),
@@ -36,7 +39,10 @@ use super::{buckets, cluster, events, health, journal, keys, layout, nodes, obje
         users::list, users::create, users::show, users::set_enabled, users::delete,
         keys::list, keys::create, keys::show, keys::delete, keys::set_enabled, keys::rotate,
         buckets::list, buckets::create, buckets::show, buckets::delete,
+        buckets::set_storage_class,
         objects::stat,
+        tiers::list, tiers::show, tiers::add, tiers::change, tiers::remove, tiers::check, tiers::status, tiers::retry,
+        tiers::verify::verify, tiers::moves::list, tiers::moves::request,
         status::status, status::run_cleanup, status::start_scrub,
         cluster::status, cluster::join_token,
         nodes::list, nodes::drain, nodes::undrain, nodes::drain_status, nodes::remove,

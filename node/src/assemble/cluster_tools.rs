@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use holdfast_actors::ports::coordination::{ClusterIdentity, Coordination, CoordinationError};
-use holdfast_actors::ports::{Clock, MetadataStore, SystemClock};
+use holdfast_actors::ports::{Clock, MetadataStore, SystemClock, TierLedger};
 use holdfast_protocol::cluster::{LayoutDocument, REPLICATION_FACTOR_MAX, SHARD_COUNT_MAX};
 use holdfast_protocol::{ClusterId, NodeId};
 
 use super::data_dir::DataDir;
 use super::{storage, vault, zookeeper};
 use crate::config::Config;
+use crate::metadata::{SqliteMetadataStore, SqliteOptions};
 use crate::pki;
 
 mod backup;
@@ -144,8 +145,22 @@ pub(super) async fn open_metadata(
     data_dir: &DataDir,
     claim: bool,
 ) -> anyhow::Result<Arc<dyn MetadataStore>> {
+    Ok(open_database(config, data_dir, claim).await?.store)
+}
+
+/// The two ports to one database. Closing the store closes it.
+struct Database {
+    store: Arc<dyn MetadataStore>,
+    ledger: Arc<dyn TierLedger>,
+}
+
+/// As [`open_metadata`], with the cold tiers.
+async fn open_database(config: &Config, data_dir: &DataDir, claim: bool) -> anyhow::Result<Database> {
     if !config.cluster.is_on() {
-        return Ok(storage::open_sqlite(&data_dir.file("metadata.sqlite")).await?.store);
+        let path = data_dir.file("metadata.sqlite");
+        let store = SqliteMetadataStore::open(&path, SqliteOptions::default()).await;
+        let store = Arc::new(store.with_context(|| format!("open metadata {}", path.display()))?);
+        return Ok(Database { store: store.clone(), ledger: store });
     }
     adopt(data_dir)?;
     let Some(cluster) = data_dir.cluster_id()? else {
@@ -157,5 +172,5 @@ pub(super) async fn open_metadata(
     } else {
         storage::require_claim(&*metadata, cluster, &config.metadata.url).await?;
     }
-    Ok(metadata)
+    Ok(Database { store: metadata.clone(), ledger: metadata })
 }

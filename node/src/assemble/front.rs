@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use holdfast_actors::flow::accesses::ReadRecorder;
+use holdfast_actors::flow::cold::read::ColdReads;
 use holdfast_actors::ports::coordination::Ownership;
 use holdfast_actors::ports::tiers::Tiers;
 use holdfast_actors::ports::{ChunkStore, Clock, Locks, MetadataStore};
@@ -26,6 +27,7 @@ use crate::s3::{LifecycleView, S3Front};
 pub(super) struct FrontParts {
     pub(super) metadata: Arc<dyn MetadataStore>,
     pub(super) chunks: Arc<dyn ChunkStore>,
+    pub(super) cold: Arc<ColdReads>,
     pub(super) tiers: Arc<dyn Tiers>,
     pub(super) reads: Arc<ReadRecorder>,
     pub(super) locks: Arc<dyn Locks>,
@@ -41,11 +43,12 @@ pub(super) struct FrontParts {
 
 /// Starts to listen and to serve.
 pub(super) fn serve_s3(config: &Config, parts: FrontParts) -> anyhow::Result<HttpServer> {
-    let FrontParts { metadata, chunks, tiers, reads, locks, clock, opener, actors, rings, node_name, ownership } =
+    let FrontParts { metadata, chunks, cold, tiers, reads, locks, clock, opener, actors, rings, node_name, ownership } =
         parts;
     let front = S3Front {
         metadata: metadata.clone(),
         chunks,
+        cold,
         locks,
         clock: clock.clone(),
         region: config.s3.region.as_str().into(),

@@ -1,10 +1,16 @@
-//! Cold tiers of a node: the registry, reading from them, and the loops that move objects.
+//! Cold tiers of a node: the registry, reading from them, and the loops that move objects and delete what is left over.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
+use holdfast_actors::flow::cold::mover::{self, MoverParts, MoverSettings};
+use holdfast_actors::flow::cold::read::{ColdReadSettings, ColdReads};
+use holdfast_actors::flow::cold::sweep::{self, SweeperParts, SweeperSettings};
+use holdfast_actors::flow::lifecycle::LifecycleTeller;
+use holdfast_actors::flow::report::Reporter;
+use holdfast_actors::ports::coordination::Ownership;
 use holdfast_actors::ports::{ChunkStore, Clock, MetadataStore, TierLedger};
 use holdfast_actors::service::loops::{self, LoopSpec, LoopsHandle, TooOften};
 use holdfast_protocol::NodeId;
@@ -22,7 +28,10 @@ pub(super) struct TierParts {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) sealer: Arc<dyn SecretSealer>,
     pub(super) opener: Arc<dyn SecretOpener>,
+    pub(super) reporter: Reporter,
     pub(super) me: NodeId,
+    /// In a cluster: up to when this node may act as a member.
+    pub(super) ownership: Option<Ownership>,
     /// What events tell of who did it.
     pub(super) node_name: String,
 }
@@ -30,6 +39,7 @@ pub(super) struct TierParts {
 /// The cold tiers of a running node.
 pub(super) struct RunningTiers {
     pub(super) registry: TierRegistry,
+    pub(super) reads: Arc<ColdReads>,
     loops: LoopsHandle,
 }
 
@@ -45,23 +55,82 @@ impl RunningTiers {
 /// # Errors
 /// When an actor cannot be started.
 pub(super) async fn start(config: &Config, parts: TierParts) -> anyhow::Result<RunningTiers> {
-    let TierParts { ledger, clock, sealer, opener, .. } = parts;
-    let registry = TierRegistry::new(RegistryParts { ledger, sealer, opener });
+    let (sealer, opener) = (parts.sealer.clone(), parts.opener.clone());
+    let registry = TierRegistry::new(RegistryParts { ledger: parts.ledger.clone(), sealer, opener });
     if let Err(error) = registry.refresh_now().await {
         tracing::warn!(%error, "look for cold tiers at the start");
     }
-    let mut specs = vec![watcher(config, &registry, clock)];
-    if !config.tiering.enabled {
+    let settings = ColdReadSettings {
+        cache_bytes_max: config.tiering.cache_bytes.get(),
+        streams_max: config.tiering.reads_max as usize,
+        ..ColdReadSettings::default()
+    };
+    let reads = ColdReads::with_reporter(Arc::new(registry.clone()), settings, Some(parts.reporter.clone()));
+    let mut specs = vec![watching(config, &registry, parts.clock.clone())];
+    if config.tiering.enabled {
+        specs.push(sweeping(config, &registry, &parts));
+        specs.push(moving(config, &registry, parts));
+    } else {
         tracing::warn!("tiering.enabled is false: this node moves no objects to or from cold tiers");
     }
     let loops = loops::start(specs, TooOften::rest()).await.context("start the loops of cold tiers")?;
-    Ok(RunningTiers { registry, loops })
+    Ok(RunningTiers { registry, reads: Arc::new(reads), loops })
 }
 
 /// The loop that keeps the registry up to date.
-fn watcher(config: &Config, registry: &TierRegistry, clock: Arc<dyn Clock>) -> LoopSpec {
+fn watching(config: &Config, registry: &TierRegistry, clock: Arc<dyn Clock>) -> LoopSpec {
     let settings = WatchSettings { refresh: config.tiering.refresh.duration(), clock };
     let registry = registry.clone();
     let run = move || tiers::run(registry.clone(), settings.clone()).boxed();
     LoopSpec { name: "tier registry", run: Arc::new(run) }
+}
+
+/// The loop that deletes pieces that nothing refers to.
+fn sweeping(config: &Config, registry: &TierRegistry, parts: &TierParts) -> LoopSpec {
+    let settings = SweeperSettings {
+        interval: config.tiering.poll.duration(),
+        again: config.tiering.piece_grace.duration(),
+        ..SweeperSettings::default()
+    };
+    let parts = SweeperParts {
+        ledger: parts.ledger.clone(),
+        tiers: Arc::new(registry.clone()),
+        clock: parts.clock.clone(),
+        ownership: parts.ownership.clone(),
+        settings,
+    };
+    let run = move || sweep::run_sweeper(parts.clone()).boxed();
+    LoopSpec { name: "tier sweeper", run: Arc::new(run) }
+}
+
+/// The loop that moves objects.
+fn moving(config: &Config, registry: &TierRegistry, parts: TierParts) -> LoopSpec {
+    let TierParts { ledger, metadata, chunks, clock, reporter, me, ownership, node_name, .. } = parts;
+    let tiering = &config.tiering;
+    let settings = MoverSettings {
+        claim: tiering.claim.duration(),
+        poll: tiering.poll.duration(),
+        moves_per_tier: tiering.moves_per_tier as usize,
+        bytes_per_second: Some(tiering.bandwidth.get()).filter(|bytes| *bytes > 0),
+        piece_grace: tiering.piece_grace.duration(),
+        ..MoverSettings::default()
+    };
+    let teller = config
+        .events
+        .is_on()
+        .then(|| LifecycleTeller { node: node_name.as_str().into(), region: config.s3.region.as_str().into() });
+    let parts = MoverParts {
+        metadata,
+        ledger,
+        chunks,
+        tiers: Arc::new(registry.clone()),
+        clock,
+        node: me,
+        ownership,
+        teller,
+        reporter: Some(reporter),
+        settings,
+    };
+    let run = move || mover::run(parts.clone()).boxed();
+    LoopSpec { name: "tier mover", run: Arc::new(run) }
 }

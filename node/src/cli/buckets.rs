@@ -1,7 +1,7 @@
 //! `holdfast bucket …`
 
 use clap::Subcommand;
-use holdfast_protocol::admin::{Bucket, NewBucket};
+use holdfast_protocol::admin::{Bucket, NewBucket, SetStorageClass};
 
 use super::CliResult;
 use super::client::{ClientArgs, segment};
@@ -35,6 +35,19 @@ pub(super) enum BucketCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Show or set the storage class of objects that are stored without one.
+    #[command(after_help = "Objects that are there stay where they are: `holdfast tier move` moves them. Examples:
+  holdfast bucket storage-class photos             shows it
+  holdfast bucket storage-class photos OSS
+  holdfast bucket storage-class photos STANDARD    the cluster's own disks")]
+    StorageClass {
+        /// The bucket.
+        name: String,
+        /// The name of a tier, or STANDARD.
+        class: Option<String>,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// Remove an empty bucket.
     Delete {
         /// The bucket.
@@ -58,6 +71,16 @@ pub(super) async fn run(command: BucketCommand, out: Output) -> CliResult {
             let bucket: Bucket = client.connect()?.get(&format!("/buckets/{}", segment(&name))).await?;
             out.print(&bucket, |bucket| rows(std::slice::from_ref(bucket)))?;
         }
+        BucketCommand::StorageClass { name, class, client } => {
+            let api = client.connect()?;
+            let path = format!("/buckets/{}", segment(&name));
+            let bucket: Bucket = match class {
+                None => api.get(&path).await?,
+                Some(class) => api.put(&format!("{path}/storage-class"), &SetStorageClass { class }).await?,
+            };
+            let class = serde_json::json!({ "bucket": bucket.name, "storage_class": bucket.storage_class });
+            out.print(&class, |_| format!("{}\n", bucket.storage_class))?;
+        }
         BucketCommand::Delete { name, client } => {
             client.connect()?.delete(&format!("/buckets/{}", segment(&name))).await?;
             out.print(&serde_json::json!({ "deleted": name }), |_| format!("bucket {name} deleted\n"))?;
@@ -72,9 +95,10 @@ fn rows(buckets: &[Bucket]) -> String {
             bucket.name.clone(),
             bucket.owner.clone(),
             bucket.versioning.clone(),
+            bucket.storage_class.clone(),
             timestamp(bucket.created_ms),
             bucket.configured.join(","),
         ]
     };
-    table(["NAME", "OWNER", "VERSIONING", "CREATED", "CONFIGURED"], buckets.iter().map(row))
+    table(["NAME", "OWNER", "VERSIONING", "CLASS", "CREATED", "CONFIGURED"], buckets.iter().map(row))
 }

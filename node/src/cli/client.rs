@@ -68,16 +68,20 @@ impl ClientArgs {
                 Zeroizing::new(token.map_err(Failure::usage)?.reveal().to_owned())
             }
         };
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
         Ok(ApiClient {
-            client: Client::builder(TokioExecutor::new()).build(connector),
+            client: Client::builder(TokioExecutor::new()).build(connector()),
             base: format!("http://{}/v1", loaded.config.admin.addr),
             token,
             timeout: ANSWER_TIMEOUT,
         })
     }
+}
+
+fn connector() -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_nodelay(true);
+    connector
 }
 
 /// A path segment, escaped.
@@ -93,12 +97,22 @@ impl ApiClient {
         self
     }
 
+    /// A connection for each request: the node ends one that is used for long, whatever happens on it.
+    pub(super) fn without_reuse(mut self) -> Self {
+        self.client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector());
+        self
+    }
+
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> CliResult<T> {
         self.call(Method::GET, path, Bytes::new()).await
     }
 
     pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> CliResult<T> {
         self.call(Method::POST, path, serde_json::to_vec(body)?.into()).await
+    }
+
+    pub(super) async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> CliResult<T> {
+        self.call(Method::PUT, path, serde_json::to_vec(body)?.into()).await
     }
 
     pub(super) async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> CliResult<T> {

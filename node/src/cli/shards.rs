@@ -1,7 +1,7 @@
 //! `holdfast shard …` and `holdfast object …`
 
 use clap::Subcommand;
-use holdfast_protocol::admin::{ObjectStat, ShardInfo};
+use holdfast_protocol::admin::{ObjectChunk, ObjectRestore, ObjectStat, ShardInfo};
 
 use super::client::{ClientArgs, segment};
 use super::output::{Output, bytes, table, timestamp};
@@ -75,7 +75,8 @@ pub(super) async fn shard(command: ShardCommand, out: Output) -> CliResult {
         ShardCommand::Where { object, client } => {
             let api = client.connect()?;
             let stat: ObjectStat = api.get(&object_path(&object, None)?).await?;
-            let mut numbers: Vec<u32> = stat.chunks.iter().filter_map(|chunk| chunk.shard).collect();
+            let stub = stat.cold.iter().map(|cold| &cold.stub);
+            let mut numbers: Vec<u32> = stat.chunks.iter().chain(stub).filter_map(|chunk| chunk.shard).collect();
             numbers.sort_unstable();
             numbers.dedup();
             let mut shards: Vec<ShardInfo> = api.get("/shards").await?;
@@ -162,10 +163,39 @@ fn object_text(stat: &ObjectStat) -> String {
         text.push_str("  a delete marker: it has no bytes\n");
         return text;
     }
+    if let Some(class) = &stat.storage_class {
+        text.push_str(&format!("  class     {class}\n"));
+    }
+    match &stat.restore {
+        None => {}
+        Some(ObjectRestore { until_ms: None }) => text.push_str("  restore   under way\n"),
+        Some(ObjectRestore { until_ms: Some(until) }) => {
+            text.push_str(&format!("  restore   on the cluster until {}\n", timestamp(*until)));
+        }
+    }
+    if let Some(cold) = &stat.cold {
+        text.push_str(&format!(
+            "  lies in   {}: {} pieces of up to {}; its stub on the cluster:\n\n{}",
+            cold.tier,
+            cold.pieces,
+            bytes(cold.piece_bytes),
+            chunk_rows([&cold.stub])
+        ));
+        return text;
+    }
     text.push('\n');
-    text.push_str(&table(
+    text.push_str(&chunk_rows(&stat.chunks));
+    let shown = stat.chunks.len() as u64;
+    if shown < stat.chunks_total {
+        text.push_str(&format!("… and {} chunks more\n", stat.chunks_total - shown));
+    }
+    text
+}
+
+fn chunk_rows<'a>(chunks: impl IntoIterator<Item = &'a ObjectChunk>) -> String {
+    table(
         ["CHUNK", "SIZE", "SHARD", "REPLICAS"],
-        stat.chunks.iter().map(|chunk| {
+        chunks.into_iter().map(|chunk| {
             let replicas: Vec<String> =
                 chunk.replicas.iter().map(|r| format!("{} {} {}", r.node, r.role, r.state)).collect();
             [
@@ -175,17 +205,40 @@ fn object_text(stat: &ObjectStat) -> String {
                 replicas.join(", "),
             ]
         }),
-    ));
-    let shown = stat.chunks.len() as u64;
-    if shown < stat.chunks_total {
-        text.push_str(&format!("… and {} chunks more\n", stat.chunks_total - shown));
-    }
-    text
+    )
 }
 
 #[cfg(test)]
 mod tests {
+    use holdfast_protocol::admin::{ChunkReplica, ObjectCold};
+
     use super::*;
+
+    #[test]
+    fn a_cold_object_shows_its_tier_and_its_stub() {
+        let replica = ChunkReplica { node: "5f3a".into(), role: "member".into(), state: "present".into() };
+        let stub = ObjectChunk { chunk: "0a".into(), size_bytes: 100, shard: Some(7), replicas: vec![replica] };
+        let stat = ObjectStat {
+            bucket: "b".into(),
+            key: "k".into(),
+            version: "null".into(),
+            is_latest: true,
+            is_delete_marker: false,
+            size_bytes: 5,
+            etag: "e".into(),
+            last_modified_ms: 0,
+            owner: "alice".into(),
+            storage_class: Some("OSS".into()),
+            restore: Some(ObjectRestore { until_ms: None }),
+            cold: Some(ObjectCold { tier: "OSS".into(), pieces: 3, piece_bytes: 2, stub }),
+            chunks_total: 0,
+            chunks: vec![],
+        };
+        let text = object_text(&stat);
+        for told in ["class     OSS", "restore   under way", "lies in   OSS: 3 pieces", "5f3a member present"] {
+            assert!(text.contains(told), "{told} in {text}");
+        }
+    }
 
     #[test]
     fn keys_with_odd_characters_become_one_path_segment() {

@@ -134,7 +134,11 @@ impl Cacheable for ObjectVersion {
         let user: usize = attributes.user_metadata.iter().map(|(k, v)| 64 + k.len() + v.len()).sum();
         let tags: usize = self.tags.iter().map(|tag| 64 + tag.key.len() + tag.value.len()).sum();
         let content = self.content.as_ref().map_or(0, |content| {
-            size_of_val(&**content) + content.manifest.extents.len() * 24 + content.parts.len() * 72
+            let place = content.cold().map_or(0, |place| {
+                let names: usize = place.names.iter().map(|name| size_of::<String>() + name.len()).sum();
+                size_of_val(&**place) + place.tier.as_str().len() + names + place.sums.len() * 4
+            });
+            size_of_val(&**content) + content.manifest.extents.len() * 24 + content.parts.len() * 72 + place
         });
         size_of::<Self>() + self.key.len() + self.owner.len() + headers + user + tags + content
     }

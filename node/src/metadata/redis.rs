@@ -272,7 +272,7 @@ fn nothing<T>(_: &T) -> Option<Vec<u8>> {
 }
 
 fn written(committed: &Committed) -> Option<Vec<u8>> {
-    Some(codec::encode(&*committed.object))
+    codec::encode(&*committed.object)
 }
 
 fn object(bucket: BucketId, key: &str) -> Name {
@@ -283,7 +283,7 @@ fn object(bucket: BucketId, key: &str) -> Name {
 impl<S: MetadataStore + ?Sized> MetadataStore for RedisCachedStore<S> {
     async fn create_bucket(&self, bucket: NewBucket) -> MetadataResult<Arc<Bucket>> {
         let names = vec![Name::of::<Bucket>(bucket.name.as_str())];
-        let through = |bucket: &Arc<Bucket>| Some(codec::encode(&**bucket));
+        let through = |bucket: &Arc<Bucket>| codec::encode(&**bucket);
         self.write(names, through, |inner| async move { inner.create_bucket(bucket).await }).await
     }
 

@@ -18,7 +18,6 @@ pub(super) mod buckets;
 pub(super) mod fences;
 pub(super) mod journal;
 pub(super) mod key_ops;
-mod ledger_stub;
 pub(super) mod lifecycle;
 pub(super) mod listing;
 pub(super) mod locks;

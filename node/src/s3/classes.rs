@@ -19,7 +19,7 @@ use s3s::dto::{OptionalObjectAttributes, RestoreStatus, StorageClass};
 
 use super::S3Front;
 use super::convert::{http_date, timestamp};
-use super::errors::{invalid_argument, lost_default_class, no_such_class};
+use super::errors::{invalid_argument, lost_default_class, no_such_class, unavailable};
 
 /// A class as XML shows it.
 pub(super) fn shown<C: From<String>>(class: Option<&TierName>) -> C {
@@ -78,12 +78,16 @@ impl RestoreStatuses {
 
 impl S3Front {
     /// The class of what a request writes, which may name one; `None`: `STANDARD`.
-    pub(super) fn class_of_write(&self, bucket: &Bucket, asked: Option<&StorageClass>) -> S3Result<Option<TierName>> {
+    pub(super) async fn class_of_write(
+        &self,
+        bucket: &Bucket,
+        asked: Option<&StorageClass>,
+    ) -> S3Result<Option<TierName>> {
         if let Some(asked) = asked {
-            return self.class(asked.as_str()).ok_or_else(|| no_such_class(&self.tiers.names()));
+            return self.class(asked.as_str()).await?.ok_or_else(|| no_such_class(&self.tiers.names()));
         }
         let Some(default) = bucket.config(BucketConfigKind::StorageClass) else { return Ok(None) };
-        self.class(default).ok_or_else(|| {
+        self.class(default).await?.ok_or_else(|| {
             tracing::warn!(
                 bucket = bucket.name,
                 default,
@@ -94,14 +98,18 @@ impl S3Front {
     }
 
     /// A class by its name, if it is one.
-    pub(super) fn class(&self, name: &str) -> Option<Option<TierName>> {
+    pub(super) async fn class(&self, name: &str) -> S3Result<Option<Option<TierName>>> {
         if name == STANDARD {
-            return Some(None);
+            return Ok(Some(None));
         }
-        let tier: TierName = name.parse().ok()?;
-        // The list may be a little old, and has tiers that cannot be reached now; asking for one has it looked for.
-        let is_set_up = self.tiers.names().contains(&tier) || self.tiers.tier(&tier).is_ok();
-        is_set_up.then_some(Some(tier))
+        let Ok(tier) = name.parse::<TierName>() else { return Ok(None) };
+        match self.tiers.is_set_up(&tier).await {
+            Ok(is_set_up) => Ok(is_set_up.then_some(Some(tier))),
+            Err(error) => {
+                tracing::warn!(%tier, %error, "whether there is such a storage class cannot be found out");
+                Err(unavailable())
+            }
+        }
     }
 }
 

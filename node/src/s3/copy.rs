@@ -14,7 +14,7 @@ use holdfast_actors::domain::objects::conditions::{ReadConditions, ReadDecision}
 use holdfast_actors::domain::objects::ranges::ByteRange;
 use holdfast_actors::domain::objects::tags::parse_tagging_header;
 use holdfast_actors::domain::objects::{SINGLE_PUT_SIZE_MAX, attributes};
-use holdfast_actors::flow::get::ContentReader;
+use holdfast_actors::flow::get::ObjectReader;
 use holdfast_actors::flow::put::BodyError;
 use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::metadata::{Committed, Content, ContentSource, ObjectVersion, ReplicaEvidence, Versioning};
@@ -135,7 +135,7 @@ impl S3Front {
         }
         let bucket = self.bucket_of(&req.extensions, &input.bucket, input.expected_bucket_owner.as_deref()).await?;
         let owner = owner_of_writes(&req, &bucket);
-        let class = self.class_of_write(&bucket, input.storage_class.as_ref())?;
+        let class = self.class_of_write(&bucket, input.storage_class.as_ref()).await?;
 
         for _ in 0..SOURCE_READS_MAX {
             let source = self
@@ -167,7 +167,7 @@ impl S3Front {
             let committed = if let Some(algorithm) = rewrite {
                 let size_bytes = source.content.size_bytes();
                 let checks = BodyChecks::of(&HeaderMap::new(), None, std::iter::empty(), None, Some(algorithm))?;
-                let body = self.content_body(&source.content, 0..size_bytes);
+                let body = self.source_body(&source.content, 0..size_bytes).await?.map_err(BodyError::from);
                 self.write_object(&bucket, head, size_bytes, body, checks).await?
             } else {
                 let content = ContentSource::Shared(source.content.id);
@@ -183,13 +183,11 @@ impl S3Front {
         Err(MetadataError::NoSuchContent.to_s3())
     }
 
-    /// Bytes of a content as the body of a write.
-    fn content_body(
-        &self,
-        content: &Arc<Content>,
-        range: std::ops::Range<u64>,
-    ) -> impl futures::Stream<Item = Result<bytes::Bytes, BodyError>> + use<> {
-        ContentReader::new(Arc::clone(&self.chunks), Arc::clone(content), range).map_err(BodyError::from)
+    /// Bytes of a content, for the body of a write. The first are there, so that nothing is begun when they cannot be read.
+    async fn source_body(&self, content: &Arc<Content>, range: std::ops::Range<u64>) -> S3Result<ObjectReader> {
+        let mut reader = ObjectReader::new(&self.chunks, &self.cold, Arc::clone(content), range).s3()?;
+        reader.prefetch().await.s3()?;
+        Ok(reader)
     }
 
     /// Writes a range of an object as a part of an upload.
@@ -247,7 +245,7 @@ impl S3Front {
         }
         let kept = super::multipart::part_algorithm(&upload.new);
         let checks = BodyChecks::of(&HeaderMap::new(), None, std::iter::empty(), None, Some(kept))?;
-        let body = self.content_body(&source.content, range);
+        let body = self.source_body(&source.content, range).await?.map_err(BodyError::from);
         let part = self.write_part(&upload, number, length, body, checks).await?;
 
         let mut result = CopyPartResult {

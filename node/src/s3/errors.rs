@@ -11,6 +11,8 @@ use holdfast_actors::domain::objects::checksums::DigestMismatch;
 use holdfast_actors::domain::objects::multipart::CompletionError;
 use holdfast_actors::domain::objects::ranges::{NoSuchPart, RangeNotSatisfiable};
 use holdfast_actors::domain::objects::tags::TagError;
+use holdfast_actors::flow::cold::read::ColdReadError;
+use holdfast_actors::flow::get::ReadError;
 use holdfast_actors::flow::put::{BodyError, StoreError};
 use holdfast_actors::ports::{ChunkError, MetadataError};
 use holdfast_protocol::TierName;
@@ -20,6 +22,9 @@ use s3s::{S3Error, S3ErrorCode, s3_error};
 
 /// Seconds after which a client that was told to slow down may try again.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// The same for who wants an object in a cold tier that cannot be reached, which lasts longer.
+const RETRY_TIER_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("10");
 
 /// Errors that have an S3 form.
 pub(crate) trait ToS3 {
@@ -59,7 +64,7 @@ pub(crate) fn slow_down() -> S3Error {
 }
 
 /// The node cannot do it now, through no fault of the client.
-fn unavailable() -> S3Error {
+pub(super) fn unavailable() -> S3Error {
     with_headers(
         s3_error!(ServiceUnavailable, "The service is not able to handle the request now. Please try again."),
         [("retry-after", RETRY_AFTER_SECONDS)],
@@ -172,10 +177,43 @@ impl ToS3 for ChunkError {
     }
 }
 
+impl ToS3 for ReadError {
+    fn to_s3(self) -> S3Error {
+        match self {
+            Self::Chunk(error) => error.to_s3(),
+            Self::Cold(error) => error.to_s3(),
+        }
+    }
+}
+
+impl ToS3 for ColdReadError {
+    fn to_s3(self) -> S3Error {
+        match &self {
+            Self::Unavailable { tier, .. } | Self::Denied { tier, .. } => {
+                tracing::warn!(error = %self, "a cold object cannot be read now");
+                let message =
+                    format!("The storage tier {tier} that holds the object cannot be reached now. Please try again.");
+                with_headers(
+                    S3Error::with_message(S3ErrorCode::ServiceUnavailable, message),
+                    [("retry-after", RETRY_TIER_AFTER_SECONDS)],
+                )
+            }
+            Self::Missing { .. } | Self::Corrupt { .. } | Self::Invalid(_) => {
+                tracing::error!(error = %self, "a cold object cannot be read");
+                internal()
+            }
+        }
+    }
+}
+
 impl ToS3 for StoreError {
     fn to_s3(self) -> S3Error {
         match self {
-            Self::Body(error) => body_error(&error),
+            // The body of a copy is an object that is read here.
+            Self::Body(error) => match error.downcast::<ReadError>() {
+                Ok(error) => error.to_s3(),
+                Err(error) => body_error(&error),
+            },
             Self::TooShort { .. } => incomplete_body(),
             Self::TooLong { .. } => s3_error!(InvalidRequest, "The body is longer than the length that was announced."),
             Self::Digest(error) => error.to_s3(),
@@ -351,6 +389,14 @@ pub(crate) fn invalid_argument(message: impl Into<std::borrow::Cow<'static, str>
 mod tests {
     use super::*;
 
+    fn tier() -> holdfast_protocol::TierName {
+        "OSS".parse().unwrap()
+    }
+
+    fn cold(error: ColdReadError) -> S3Error {
+        ReadError::from(error).to_s3()
+    }
+
     #[test]
     fn statuses_are_those_of_s3() {
         let table: Vec<(S3Error, &str, u16)> = vec![
@@ -370,6 +416,15 @@ mod tests {
             (ChunkError::NoSpace.to_s3(), "InsufficientStorage", 507),
             (ChunkError::Unavailable(String::new()).to_s3(), "ServiceUnavailable", 503),
             (ChunkError::Invalid(String::new()).to_s3(), "InternalError", 500),
+            (cold(ColdReadError::Unavailable { tier: tier(), detail: "x".into() }), "ServiceUnavailable", 503),
+            (cold(ColdReadError::Denied { tier: tier(), detail: "x".into() }), "ServiceUnavailable", 503),
+            (cold(ColdReadError::Corrupt { tier: tier(), detail: "x".into() }), "InternalError", 500),
+            (cold(ColdReadError::Missing { tier: tier(), piece: "x".into() }), "InternalError", 500),
+            (
+                StoreError::Body(ReadError::from(ChunkError::Unavailable("a copy's source".into())).into()).to_s3(),
+                "ServiceUnavailable",
+                503,
+            ),
             (StoreError::TooShort { announced: 2, received: 1 }.to_s3(), "IncompleteBody", 400),
             (StoreError::Body("UploadStreamError: Sha256Mismatch".into()).to_s3(), "XAmzContentSHA256Mismatch", 400),
             (StoreError::Body("AwsChunkedStreamError: SignatureMismatch".into()).to_s3(), "SignatureDoesNotMatch", 403),
@@ -401,6 +456,9 @@ mod tests {
     fn headers_that_clients_act_on() {
         let header = |error: S3Error, name| error.headers().unwrap().get(name).unwrap().to_str().unwrap().to_owned();
         assert_eq!(header(MetadataError::Busy.to_s3(), "retry-after"), "1");
+        let away = cold(ColdReadError::Unavailable { tier: tier(), detail: "10.0.0.7 refuses".into() });
+        assert!(!away.message().unwrap().contains("10.0.0.7"), "clients are not told of the inside");
+        assert_eq!(header(away, "retry-after"), "10");
         assert_eq!(header(RangeNotSatisfiable { size_bytes: 7 }.to_s3(), "content-range"), "bytes */7");
     }
 }

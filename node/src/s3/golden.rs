@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use bytes::Bytes;
+use holdfast_actors::flow::cold::read::{ColdReadSettings, ColdReads};
 use holdfast_actors::ports::SystemClock;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{AccessKey, User};
 use holdfast_actors::ports::tiers::{ColdTier, TierError, TierResult, Tiers};
-use holdfast_actors::ports::{ChunkStore, MetadataStore};
+use holdfast_actors::ports::{ChunkStore, MetadataStore, Outbox, TierLedger};
 use holdfast_protocol::TierName;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::BodyExt as _;
@@ -55,6 +56,8 @@ impl Tiers for NamedTiers {
 struct World {
     service: S3HttpService,
     metadata: Arc<dyn MetadataStore>,
+    ledger: Arc<dyn TierLedger>,
+    outbox: Arc<dyn Outbox>,
     chunks: Arc<MemoryChunkStore>,
     _directory: tempfile::TempDir,
 }
@@ -64,8 +67,8 @@ impl World {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("metadata.sqlite");
-        let metadata: Arc<dyn MetadataStore> =
-            Arc::new(SqliteMetadataStore::open(&path, SqliteOptions::default()).await.unwrap());
+        let store = Arc::new(SqliteMetadataStore::open(&path, SqliteOptions::default()).await.unwrap());
+        let metadata: Arc<dyn MetadataStore> = store.clone();
         for name in ["alice", "bob"] {
             let user = User { name: name.into(), admin: false, enabled: true, created_ms: 0 };
             metadata.create_user(user.clone()).await.unwrap();
@@ -83,6 +86,7 @@ impl World {
         let front = S3Front {
             metadata: Arc::clone(&metadata),
             chunks: Arc::clone(&chunks) as Arc<dyn ChunkStore>,
+            cold: Arc::new(ColdReads::new(Arc::new(NamedTiers), ColdReadSettings::default())),
             locks: Arc::new(InProcessLocks::new()),
             clock: Arc::new(SystemClock),
             region: REGION.into(),
@@ -95,7 +99,8 @@ impl World {
         };
         let (kept, clock) = (Arc::clone(&metadata), Arc::new(SystemClock));
         let service = S3HttpService::new(front, metadata, Arc::new(opener), clock, S3HttpOptions::default());
-        let world = Self { service, metadata: kept, chunks, _directory: directory };
+        let (ledger, outbox) = (store.clone(), store);
+        let world = Self { service, metadata: kept, ledger, outbox, chunks, _directory: directory };
         world.put("/bucket").send().await.expect(200);
         world
     }

@@ -2,9 +2,11 @@
 //! service, access control and bucket configuration, over a small metadata store and operations that keep bytes in memory.
 
 mod access;
+mod cold;
 mod cors;
 mod forms;
 mod operations;
+mod restores;
 mod signatures;
 mod signer;
 mod store;

@@ -96,8 +96,11 @@ impl S3Front {
             generation: rand::random::<u64>() >> 1,
             transition_minimum: minimum.map(|size| size.as_str().to_owned()),
             reads_since_ms: None,
-            rules: configuration.rules.into_iter().map(|one| self.rule(one)).collect::<S3Result<_>>()?,
+            rules: Vec::with_capacity(configuration.rules.len()),
         };
+        for rule in configuration.rules {
+            rules.rules.push(self.rule(rule).await?);
+        }
         if rules.transition_minimum.as_deref().is_some_and(|text| TransitionMinimum::named(text).is_none()) {
             return Err(invalid_argument("The transition default minimum object size specified is not valid"));
         }
@@ -163,9 +166,14 @@ fn malformed(what: &'static str) -> S3Error {
 }
 
 impl S3Front {
-    fn rule(&self, rule: dto::LifecycleRule) -> S3Result<LifecycleRule> {
-        let transitions = rule.transitions.unwrap_or_default();
-        let noncurrent_transitions = rule.noncurrent_version_transitions.unwrap_or_default();
+    async fn rule(&self, rule: dto::LifecycleRule) -> S3Result<LifecycleRule> {
+        let (mut transitions, mut noncurrent_transitions) = (Vec::new(), Vec::new());
+        for transition in rule.transitions.unwrap_or_default() {
+            transitions.push(self.transition(transition).await?);
+        }
+        for transition in rule.noncurrent_version_transitions.unwrap_or_default() {
+            noncurrent_transitions.push(self.noncurrent_transition(transition).await?);
+        }
         let enabled = match rule.status.as_str() {
             ExpirationStatus::ENABLED => true,
             ExpirationStatus::DISABLED => false,
@@ -204,31 +212,28 @@ impl S3Front {
             filter,
             expiration: rule.expiration.map(expiration_of).transpose()?,
             noncurrent,
-            transitions: transitions.into_iter().map(|one| self.transition(one)).collect::<S3Result<_>>()?,
-            noncurrent_transitions: noncurrent_transitions
-                .into_iter()
-                .map(|one| self.noncurrent_transition(one))
-                .collect::<S3Result<_>>()?,
+            transitions,
+            noncurrent_transitions,
             abort_uploads_days,
         })
     }
 
     /// Where rules move objects.
-    fn target(&self, class: Option<TransitionStorageClass>) -> S3Result<Option<TierName>> {
+    async fn target(&self, class: Option<TransitionStorageClass>) -> S3Result<Option<TierName>> {
         let class = class.ok_or_else(|| malformed("a transition has a StorageClass"))?;
-        self.class(class.as_str()).ok_or_else(|| no_such_class(&self.tiers.names()))
+        self.class(class.as_str()).await?.ok_or_else(|| no_such_class(&self.tiers.names()))
     }
 
-    fn transition(&self, transition: dto::Transition) -> S3Result<Transition> {
+    async fn transition(&self, transition: dto::Transition) -> S3Result<Transition> {
         Ok(Transition {
             days: transition.days.and_then(|days| u32::try_from(days).ok()),
             date_ms: transition.date.map(date_ms).transpose()?,
             idle_days: transition.days.filter(|days| *days < 0).map(i32::unsigned_abs),
-            to: self.target(transition.storage_class)?,
+            to: self.target(transition.storage_class).await?,
         })
     }
 
-    fn noncurrent_transition(&self, transition: NoncurrentVersionTransition) -> S3Result<NoncurrentTransition> {
+    async fn noncurrent_transition(&self, transition: NoncurrentVersionTransition) -> S3Result<NoncurrentTransition> {
         let days = transition.noncurrent_days;
         let days = days.ok_or_else(|| malformed("NoncurrentVersionTransition has NoncurrentDays"))?;
         let days = u32::try_from(days).map_err(|_| {
@@ -237,7 +242,7 @@ impl S3Front {
         Ok(NoncurrentTransition {
             days,
             keep: transition.newer_noncurrent_versions.map(count),
-            to: self.target(transition.storage_class)?,
+            to: self.target(transition.storage_class).await?,
         })
     }
 }

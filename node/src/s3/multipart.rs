@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::Stream;
 use holdfast_actors::domain::objects::checksums::DEFAULT_ALGORITHM;
 use holdfast_actors::domain::objects::conditions::parse_etag;
+use holdfast_actors::domain::objects::labels::LabelAttributes;
 use holdfast_actors::domain::objects::multipart::{
     self, Assembled, ExpectedObject, NamedPart, PART_NUMBER_MAX, check_order,
 };
@@ -33,7 +34,7 @@ use super::convert::{
     upload_id, write_precondition,
 };
 use super::errors::{ResultExt as _, invalid_argument, not_implemented};
-use super::put::{LabelAttributes, announced_length, answered_version, body_stream};
+use super::put::{announced_length, answered_version, body_stream};
 
 /// Completions that name fewer parts are done before a lock is had.
 const LOCKED_PARTS_MIN: usize = 1_000;
@@ -129,7 +130,7 @@ impl S3Front {
             tags,
             acl,
             checksum,
-            class: self.class_of_write(&bucket, req.input.storage_class.as_ref())?,
+            class: self.class_of_write(&bucket, req.input.storage_class.as_ref()).await?,
         };
         let id = upload.id;
         self.metadata.create_upload(upload).await.s3()?;
@@ -221,6 +222,7 @@ impl S3Front {
                 content_size_bytes: size_bytes,
                 created_ms: begun_ms,
                 attributes: Some(serde_json::to_string(&attributes).map_err(s3s::S3Error::internal_error)?),
+                is_stub: false,
             },
             algorithms: checks.algorithms.clone(),
         };

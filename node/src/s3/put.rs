@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::Stream;
 use holdfast_actors::domain::events::EventDraft;
+use holdfast_actors::domain::objects::labels::LabelAttributes;
 use holdfast_actors::domain::objects::tags::parse_tagging_header;
 use holdfast_actors::domain::objects::{SINGLE_PUT_SIZE_MAX, attributes};
 use holdfast_actors::flow::put::{BodyError, StoreRequest, StoredContent, store};
@@ -17,7 +18,6 @@ use holdfast_protocol::{ChunkLabel, ContentId, EventName, TierName, VersionId};
 use s3s::dto::{PutObjectInput, PutObjectOutput, StreamingBlob};
 use s3s::stream::ByteStream as _;
 use s3s::{Body, S3Request, S3Response, S3Result, s3_error};
-use serde::Serialize;
 
 use super::S3Front;
 use super::auth::FormCaller;
@@ -40,19 +40,6 @@ pub(crate) struct ObjectHead {
     pub(crate) event: Option<EventDraft>,
 }
 
-/// What the first chunk of an object tells beside its key, so that metadata can be rebuilt from the disks.
-#[derive(Serialize)]
-pub(crate) struct LabelAttributes<'a> {
-    pub(crate) owner: &'a str,
-    #[serde(flatten)]
-    pub(crate) attributes: &'a ObjectAttributes,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    pub(crate) tags: &'a [Tag],
-    pub(crate) acl: CannedAcl,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) class: Option<&'a TierName>,
-}
-
 impl ObjectHead {
     /// The label of chunks that hold the object's bytes. The version is the one it will have in the bucket as it is now.
     pub(crate) fn label(&self, bucket: &Bucket, size_bytes: u64, now_ms: u64) -> S3Result<ChunkLabel> {
@@ -71,6 +58,7 @@ impl ObjectHead {
             content_size_bytes: size_bytes,
             created_ms: now_ms,
             attributes: Some(serde_json::to_string(&attributes).map_err(s3s::S3Error::internal_error)?),
+            is_stub: false,
         })
     }
 
@@ -168,7 +156,7 @@ impl S3Front {
         let body = body_stream(input.body.take());
         let bucket =
             self.bucket_of(&req.extensions, &req.input.bucket, req.input.expected_bucket_owner.as_deref()).await?;
-        let class = self.class_of_write(&bucket, req.input.storage_class.as_ref())?;
+        let class = self.class_of_write(&bucket, req.input.storage_class.as_ref()).await?;
         let name = match req.extensions.get::<FormCaller>() {
             Some(_) => EventName::CreatedPost,
             None => EventName::CreatedPut,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::Stream;
 use holdfast_actors::domain::objects::conditions::{ReadConditions, ReadDecision};
 use holdfast_actors::domain::objects::ranges::{ByteRange, NoSuchPart, part_range};
-use holdfast_actors::flow::get::ContentReader;
+use holdfast_actors::flow::get::ObjectReader;
 use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::metadata::{Bucket, Content, ObjectPart, ObjectVersion, Versioning};
 use http::HeaderValue;
@@ -31,7 +31,7 @@ use super::convert::{
 use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, precondition_failed, with_headers};
 
 /// The body of an answer. s3s asks for `Sync`; exclusive access through `get_mut` takes no lock.
-struct ObjectBody(Mutex<ContentReader>);
+struct ObjectBody(Mutex<ObjectReader>);
 
 impl Stream for ObjectBody {
     type Item = Result<Bytes, s3s::StdError>;
@@ -206,8 +206,8 @@ impl S3Front {
         let body = if length == 0 {
             None
         } else {
-            let mut reader =
-                ContentReader::new(Arc::clone(&self.chunks), Arc::clone(&content), selection.range.clone());
+            let range = selection.range.clone();
+            let mut reader = ObjectReader::new(&self.chunks, &self.cold, Arc::clone(&content), range).s3()?;
             reader.prefetch().await.s3()?;
             Some(StreamingBlob::new(ObjectBody(Mutex::new(reader))))
         };

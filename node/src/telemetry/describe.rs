@@ -69,6 +69,25 @@ pub(super) fn describe() {
         Unit::Seconds,
         "For how long the longest due of what lifecycle rules do now has been due; 0 when nothing is left."
     );
+    describe_counter!("holdfast_tier_read_bytes_total", Unit::Bytes, "Bytes that came from a cold tier for readers.");
+    describe_counter!(
+        "holdfast_tier_reads_total",
+        "Requests to a cold tier for readers, by tier and how they ended; dropped: the readers went."
+    );
+    describe_counter!("holdfast_tier_corrupt_total", "Times that a cold tier gave damaged or short data.");
+    describe_counter!("holdfast_tier_cache_hits_total", "Blocks of cold objects that were read from memory.");
+    describe_counter!("holdfast_tier_cache_misses_total", "Blocks of cold objects that were not in memory.");
+
+    describe_counter!(
+        "holdfast_tier_moves_total",
+        "Moves to (out) and from (in) a cold tier, by outcome; overtaken: the object was changed meanwhile."
+    );
+    describe_counter!(
+        "holdfast_tier_moved_bytes_total",
+        Unit::Bytes,
+        "Bytes moved to (out) and from (in) a cold tier."
+    );
+    describe_counter!("holdfast_tier_pieces_deleted_total", "Deletions in a cold tier of what nothing refers to.");
     describe_counter!("holdfast_cleanup_passes_total", "Cleanup passes, by kind and outcome.");
     describe_counter!("holdfast_cleanup_items_total", "Uploads aborted, contents reclaimed, orphans deleted.");
     describe_counter!("holdfast_cleanup_reclaimed_bytes_total", Unit::Bytes, "Payload bytes given back by cleanup.");
@@ -91,6 +110,10 @@ pub(super) fn describe() {
         "holdfast_tier_move_lag_seconds",
         Unit::Seconds,
         "For how long the longest due move of the cold tier has been due; 0 when none is."
+    );
+    describe_counter!(
+        "holdfast_tier_verify_damaged_total",
+        "Contents in the cold tier that `holdfast tier verify` found missing or damaged."
     );
 
     describe_counter!("holdfast_lock_requests_total", "Requests for locks, by backend and outcome.");

@@ -51,14 +51,22 @@ pub struct RegistryParts {
 }
 
 /// Settings that were tried and work.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PreparedTier {
+    /// What stands behind them.
+    pub tier: Arc<dyn ColdTier>,
     /// What is to be stored; secrets in it are sealed.
     pub stored: String,
     /// What may be told.
     pub settings: TierSettings,
     /// What the tier told of itself.
     pub health: TierHealth,
+}
+
+impl std::fmt::Debug for PreparedTier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PreparedTier").field("settings", &self.settings).finish_non_exhaustive()
+    }
 }
 
 /// How a tier is, as this node sees it.
@@ -367,7 +375,7 @@ async fn prepare(
     let settings = open.settings.clone();
     let tier = in_time(BUILD_PATIENCE, build(open)).await?;
     let health = check(&*tier).await?;
-    Ok(PreparedTier { stored, settings, health })
+    Ok(PreparedTier { tier, stored, settings, health })
 }
 
 async fn check(tier: &dyn ColdTier) -> TierResult<TierHealth> {

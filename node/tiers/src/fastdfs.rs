@@ -27,8 +27,8 @@
 //!
 //! # Who is asked
 //! Everything goes to the **source**, the server that took the master: it has the data at once, the others only later.
-//! Its log has all changes in their order. When it gives no answer, reads go to the other servers of its group. That
-//! such a server does not have the piece, or has less of it, says nothing. A deletion goes to another server only when
+//! Its log has all changes in their order. When it gives no answer, or what it gave was damaged, reads go to the other
+//! servers of its group. That such a server does not have the piece, or has less of it, says nothing. A deletion goes to another server only when
 //! the trackers say that the source does not work; FastDFS carries it to the source later.
 //!
 //! # What is left open
@@ -54,6 +54,7 @@ mod connection;
 pub mod crc32;
 #[cfg(any(test, feature = "test-doubles"))]
 pub mod double;
+mod doubts;
 mod failure;
 mod locate;
 mod locks;
@@ -84,6 +85,7 @@ struct Cluster {
     trackers: trackers::Trackers,
     sources: locate::Sources,
     locks: locks::PieceLocks,
+    doubts: doubts::Doubts,
 }
 
 impl FastdfsColdTier {
@@ -103,8 +105,8 @@ impl FastdfsColdTier {
         let address_map = config.address_map.iter().map(mapped).collect::<TierResult<_>>()?;
         let pool = Arc::new(pool::Pool::new(connection::Limits::of(&config), config.connections_max));
         let trackers = trackers::Trackers::new(pool.clone(), config.trackers.clone());
-        let (sources, locks) = Default::default();
-        Ok(Self(Arc::new(Cluster { config, group, address_map, pool, trackers, sources, locks })))
+        let (sources, locks, doubts) = Default::default();
+        Ok(Self(Arc::new(Cluster { config, group, address_map, pool, trackers, sources, locks, doubts })))
     }
 }
 
@@ -128,6 +130,10 @@ impl ColdTier for FastdfsColdTier {
 
     async fn get(&self, name: &PieceName, range: Range<u64>) -> TierResult<ColdBody> {
         self.0.get(name, range).await
+    }
+
+    fn doubt(&self, name: &PieceName) {
+        self.0.doubts.add(name);
     }
 
     async fn size_bytes(&self, name: &PieceName) -> TierResult<u64> {

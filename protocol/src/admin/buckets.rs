@@ -15,8 +15,16 @@ pub struct Bucket {
     /// Names of the configuration documents that are set, such as `policy`.
     #[serde(default)]
     pub configured: Vec<String>,
+    /// The class of objects that are stored without one.
+    #[serde(default = "standard")]
+    pub storage_class: String,
     /// When it was made.
     pub created_ms: u64,
+}
+
+/// What a node that knows of no classes does.
+fn standard() -> String {
+    crate::tiers::STANDARD.to_owned()
 }
 
 /// `POST /v1/buckets`

@@ -24,10 +24,40 @@ pub struct ObjectStat {
     pub last_modified_ms: u64,
     /// User name of the owner.
     pub owner: String,
+    /// Storage class: `STANDARD`, or the tier where the bytes are to lie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
+    /// State of a restore; absent when none was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<ObjectRestore>,
+    /// Where in a cold tier the bytes are; absent when they are on the cluster's disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cold: Option<ObjectCold>,
     /// Chunks in all.
     pub chunks_total: u64,
     /// The first chunks, at most 1,000.
     pub chunks: Vec<ObjectChunk>,
+}
+
+/// A cold object that lies, or is to lie, on the cluster's disks for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ObjectRestore {
+    /// Until when, in milliseconds since 1970; absent while it is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
+}
+
+/// The bytes of an object in a cold tier.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ObjectCold {
+    /// Which tier.
+    pub tier: String,
+    /// How many pieces they are cut into there.
+    pub pieces: u64,
+    /// Size of each but the last.
+    pub piece_bytes: u64,
+    /// The chunk on the cluster's disks that says where they are.
+    pub stub: ObjectChunk,
 }
 
 /// One chunk of an object.

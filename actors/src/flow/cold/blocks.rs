@@ -1,6 +1,7 @@
 //! Checksums of the blocks of a content in a tier ([`ColdPlace`]): made while its bytes go out, compared while they come back.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
 
 use bytes::{Bytes, BytesMut};
 use crc_fast::CrcAlgorithm;
@@ -68,18 +69,18 @@ pub struct BlockMismatch {
 }
 
 /// Holds bytes that come from a tier, from the beginning of a block on and in order, against their checksums, and gives out only
-/// what matched. Holds at most one block and what is pushed at once.
+/// what matched. Holds at most one block and what is pushed at once. `P` is a reference to the place, or an `Arc` of it.
 #[derive(Debug)]
-pub struct BlockCheck<'a> {
-    place: &'a ColdPlace,
+pub struct BlockCheck<P> {
+    place: P,
     block: usize,
     held: BytesMut,
     ready: VecDeque<Bytes>,
 }
 
-impl<'a> BlockCheck<'a> {
+impl<P: Deref<Target = ColdPlace>> BlockCheck<P> {
     /// Begins at `block`.
-    pub fn new(place: &'a ColdPlace, block: usize) -> Self {
+    pub fn new(place: P, block: usize) -> Self {
         Self { place, block, held: BytesMut::new(), ready: VecDeque::new() }
     }
 

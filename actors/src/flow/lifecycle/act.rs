@@ -185,7 +185,7 @@ fn request(job: &Job, one: &Judged<'_>, now_ms: u64) -> DeleteRequest {
 }
 
 /// The event of a deletion in this bucket.
-pub(super) fn draft(teller: &LifecycleTeller, bucket: &Bucket) -> EventDraft {
+pub(in crate::flow) fn draft(teller: &LifecycleTeller, bucket: &Bucket) -> EventDraft {
     let text = bucket.config(BucketConfigKind::Notification);
     // As for requests: telling too much is better than telling nothing.
     let rules = text.and_then(|text| serde_json::from_str::<NotificationRules>(text).ok());

@@ -16,17 +16,24 @@ const REQUESTS_AT_ONCE: usize = 8;
 
 impl LifecycleParts {
     /// Tiers that rules name and that are not set up.
-    pub(super) fn missing_tiers(&self, bucket: &Bucket, rules: &LifecycleRules) -> HashSet<TierName> {
-        let named = rules.tiers();
-        let Some(tiers) = self.tiers.as_ref().filter(|_| !named.is_empty()) else { return HashSet::new() };
-        let known = tiers.names();
-        let missing: HashSet<TierName> = named.into_iter().filter(|tier| !known.contains(tier)).cloned().collect();
-        for tier in &missing {
-            tracing::warn!(
-                bucket = bucket.name,
-                %tier,
-                "lifecycle rules name a tier that is not set up: nothing is moved there until it is"
-            );
+    pub(super) async fn missing_tiers(&self, bucket: &Bucket, rules: &LifecycleRules) -> HashSet<TierName> {
+        let mut missing = HashSet::new();
+        let Some(tiers) = &self.tiers else { return missing };
+        for tier in rules.tiers() {
+            match tokio::time::timeout(self.settings.call_timeout, tiers.is_set_up(tier)).await {
+                Ok(Ok(true)) => continue,
+                Ok(Ok(false)) => tracing::warn!(
+                    bucket = bucket.name,
+                    %tier,
+                    "lifecycle rules name a tier that is not set up: nothing is moved there until it is"
+                ),
+                Ok(Err(_)) | Err(_) => tracing::warn!(
+                    bucket = bucket.name,
+                    %tier,
+                    "whether a tier that lifecycle rules name is set up cannot be found out: nothing is moved there now"
+                ),
+            }
+            missing.insert(tier.clone());
         }
         missing
     }

@@ -1,15 +1,18 @@
 //! Metadata as lines of JSON, and back.
 //!
 //! The first line says what the file is, the last one that it is whole: a backup that was cut off is refused. Between them,
-//! in this order: users, access keys (their secrets sealed under the cluster's secret), and for each bucket its settings, its
-//! object versions (oldest first within a key), its unfinished uploads with their parts. Fields may be added; a reader refuses
-//! a format that it does not know, and kinds of lines that it does not know.
+//! in this order: users, access keys (their secrets sealed under the cluster's secret), cold tiers (likewise), and for each bucket
+//! its settings, its object versions (oldest first within a key), its unfinished uploads with their parts. Fields may be added;
+//! a reader refuses a format that it does not know, and kinds of lines that it does not know.
 //!
 //! A backup is of one moment: all of it is read in one transaction that sees what was committed before it began. Clients
 //! write on meanwhile; the server keeps the older versions of rows that they change for as long as the backup takes. Every
 //! chunk that a backup names was stored. Chunks of objects that were overwritten or deleted since may be reclaimed: such
-//! objects come back and cannot be read. Repairs, epochs and reclaims are not in it; comparisons and the walk for orphans
-//! find them anew.
+//! objects come back and cannot be read; the same goes for pieces in cold tiers. Repairs, epochs and reclaims are not in it;
+//! comparisons and the walk for orphans find them anew. Nor are moves between tiers: of a version that does not lie where
+//! its storage class says, a move is queued as the version comes back. An object that RestoreObject had brought to the cluster's
+//! disks so returns to its tier at once, and a restore that was under way has to be asked for again. Pieces that were on the
+//! list of pieces to delete are forgotten, and stay in their tier.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -20,6 +23,7 @@ use holdfast_actors::ports::MetadataStore;
 use serde::{Deserialize, Serialize};
 
 use super::super::data_dir::DataDir;
+use super::Database;
 use crate::config::Config;
 
 mod dump;
@@ -38,6 +42,9 @@ pub struct Counts {
     pub keys: u64,
     /// Buckets.
     pub buckets: u64,
+    /// Cold tiers.
+    #[serde(default)]
+    pub tiers: u64,
     /// Object versions and delete markers.
     pub versions: u64,
     /// Unfinished uploads.
@@ -50,8 +57,8 @@ impl Counts {
     /// For people.
     pub fn text(&self) -> String {
         format!(
-            "{} users, {} keys, {} buckets, {} object versions, {} unfinished uploads with {} parts",
-            self.users, self.keys, self.buckets, self.versions, self.uploads, self.parts
+            "{} users, {} keys, {} cold tiers, {} buckets, {} object versions, {} unfinished uploads with {} parts",
+            self.users, self.keys, self.tiers, self.buckets, self.versions, self.uploads, self.parts
         )
     }
 }
@@ -84,15 +91,15 @@ pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Cou
     if !config.cluster.is_on() {
         // Nobody else writes: the directory is locked.
         let data_dir = DataDir::open(&config.node.data_dir)?;
-        let metadata = super::open_metadata(config, &data_dir, false).await?;
-        let counts = dump(&*metadata, out).await;
+        let Database { store: metadata, ledger } = super::open_database(config, &data_dir, false).await?;
+        let counts = dump(&*metadata, &*ledger, out).await;
         metadata.close().await;
         return counts;
     }
     // The database is the servers' own, and the data directory of a running node is not needed.
     let metadata = super::zookeeper::open_mysql(config).await?;
     let snapshot = metadata.snapshot().await.context("begin a snapshot of the metadata")?;
-    let counts = dump(&snapshot, out).await;
+    let counts = dump(&snapshot, &snapshot, out).await;
     snapshot.close().await;
     metadata.close().await;
     counts
@@ -104,8 +111,8 @@ pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Cou
 /// When metadata holds buckets, the backup is damaged or cut off; those of metadata.
 pub async fn restore(config: &Config, from: &mut impl Read) -> anyhow::Result<Counts> {
     let data_dir = DataDir::open(&config.node.data_dir)?;
-    let metadata = super::open_metadata(config, &data_dir, true).await?;
-    let counts = load(&*metadata, from).await;
+    let Database { store: metadata, ledger } = super::open_database(config, &data_dir, true).await?;
+    let counts = load(&*metadata, &*ledger, from).await;
     metadata.close().await;
     // Also after an error: what it did stays.
     let invalidated = super::zookeeper::invalidate_cache(config).await;

@@ -6,16 +6,34 @@
 //! says. So parts come back as unfinished uploads ([`uploads`]), which are kept, can be listed, and can be completed here or
 //! by a client; which of them were objects is for the operator to say.
 //!
+//! A content in a cold tier has no chunks here but its stub ([`stubs`]), whose payload says where in the tier the bytes are. It is
+//! a small chunk, and every node that holds it brings the object back alone; a damaged one counts as unreadable, and the next
+//! node's replica is as good.
+//!
 //! | what | comes back |
 //! |---|---|
 //! | objects and versions of one PUT | yes, with key, version, size, owner, headers, user metadata, tags and ACL |
 //! | ETag and checksums | the MD5 where all chunks are on this node; else a value that is unique, and is no MD5 |
+//! | objects in a cold tier | yes, with their ETag, checksums and parts; their storage class is the tier |
+//! | cold tiers | no: add them again under the names that the report gives, before anybody reads. Moves and restores: no |
+//! | pieces in tiers that no stub names | no: they stay in the tier, and nothing deletes them |
+//! | storage classes of objects that wait for their move | yes, and the move is queued anew |
 //! | overwritten and deleted objects whose chunks are not reclaimed yet | yes: labels do not know that they went |
 //! | multipart objects | their parts, as unfinished uploads; as objects when completing is asked for. The version id is new |
 //! | copies that share the bytes of another object | no: labels name the object that was written |
 //! | objects of no bytes | no: they have no chunk |
 //! | buckets | their names; versioning is on where a version has an id. They belong to the user named. Policies, CORS, tags, ACLs: no |
 //! | users | the names of those who own objects, without keys: make keys with `holdfast root create` and `holdfast key create` |
+//!
+//! **Between several contents of one version** the later one counts: that of the later time in its label, then the younger one.
+//! What a move writes bears the time of the version, which is no earlier than that of the content that came in by a PUT. So a stub
+//! wins over the chunks that it was moved from and that are not reclaimed yet, chunks that a restore brought win over the stub
+//! that they were restored from, and an overwrite wins over both. The content that lost is an orphan from then on.
+//!
+//! But a stub may be of a move that was never committed, and then its pieces are deleted sooner or later. So where all chunks
+//! that it was moved from are still here and have the MD5 that the stub tells, they are taken, with the tier as storage class:
+//! the object is moved once more. What the first move left in the tier stays there. For the same reason an upload that is
+//! the same multipart object as one that came back by its stub is completed, over it, only if all of its parts are whole.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +47,7 @@ use holdfast_actors::ports::metadata::{
 };
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
 use holdfast_protocol::label::ChunkLabel;
-use holdfast_protocol::{ContentId, Manifest, UploadId, VersionId};
+use holdfast_protocol::{ContentId, Manifest, STUB_INDEX, TierName, UploadId, VersionId};
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +56,7 @@ use super::super::storage;
 use crate::chunks::DiskChunks;
 use crate::config::Config;
 
+mod stubs;
 mod uploads;
 
 /// Chunks a page of the walk.
@@ -58,6 +77,10 @@ pub struct RebuildReport {
     pub bytes: u64,
     /// Of them those without their MD5, since some chunk is elsewhere.
     pub without_md5: u64,
+    /// Of them those that lie in a cold tier.
+    pub cold: u64,
+    /// Cold tiers that objects lie in or are to be moved to, which have to be added again.
+    pub tiers: BTreeSet<String>,
     /// Contents older than another of the same key and version: overwritten.
     pub superseded: u64,
     /// Versions that the metadata had already.
@@ -75,7 +98,7 @@ pub struct RebuildReport {
 impl RebuildReport {
     /// For people.
     pub fn text(&self) -> String {
-        format!(
+        let mut text = format!(
             "{}{} objects ({} bytes) in {} buckets from {} chunks\n{} overwritten contents and {} that were known left out\n\
              {} objects have no MD5 as ETag, since some of their chunks are on other nodes\n\
              {} multipart uploads with {} parts, of which {} were completed; {} labels cannot be read\n",
@@ -91,7 +114,16 @@ impl RebuildReport {
             self.parts,
             self.completed,
             self.unreadable
-        )
+        );
+        if !self.tiers.is_empty() {
+            let names: Vec<&str> = self.tiers.iter().map(String::as_str).collect();
+            text.push_str(&format!(
+                "{} objects lie in cold tiers. Add these tiers again with `holdfast tier add`, under the same names: {}\n",
+                self.cold,
+                names.join(", ")
+            ));
+        }
+        text
     }
 }
 
@@ -99,13 +131,31 @@ struct Found {
     content: ContentId,
     created_ms: u64,
     size_bytes: u64,
+    /// What is here is a stub: the bytes lie in this tier.
+    tier: Option<TierName>,
+    /// Of a stub: time and id of the latest other content of this name and size that has chunks here.
+    moved_from: Option<(u64, ContentId)>,
     head: Head,
 }
 
 impl Found {
     /// Of two contents that would have one name, the later one counts.
     fn is_later_than(&self, other: &Self) -> bool {
-        (self.created_ms, self.content) > (other.created_ms, other.content)
+        let rank = |found: &Self| (found.created_ms, found.content.unix_seconds(), found.tier.is_some(), found.content);
+        rank(self) > rank(other)
+    }
+
+    /// Remembers one that counts less.
+    fn replaces(&mut self, other: &Self) {
+        if self.tier.is_some() && self.size_bytes == other.size_bytes {
+            let here = if other.tier.is_some() { other.moved_from } else { Some((other.created_ms, other.content)) };
+            self.moved_from = self.moved_from.max(here);
+        }
+    }
+
+    /// The storage class that the version is to have.
+    fn class(&self) -> Option<&TierName> {
+        self.tier.as_ref().or(self.head.class.as_ref())
     }
 }
 
@@ -118,6 +168,7 @@ struct Head {
     attributes: ObjectAttributes,
     tags: Vec<Tag>,
     acl: CannedAcl,
+    class: Option<TierName>,
 }
 
 /// What the labels tell of.
@@ -134,6 +185,11 @@ impl Contents {
         self.versions.keys().map(|(bucket, ..)| bucket).chain(self.uploads.keys().map(|(bucket, ..)| bucket)).collect()
     }
 
+    fn classes(&self) -> impl Iterator<Item = &TierName> {
+        let parts = self.uploads.values().flat_map(BTreeMap::values);
+        self.versions.values().chain(parts).filter_map(Found::class)
+    }
+
     fn owners(&self) -> BTreeSet<&String> {
         let parts = self.uploads.values().flat_map(BTreeMap::values);
         self.versions.values().chain(parts).filter_map(|found| found.head.owner.as_ref()).collect()
@@ -141,13 +197,16 @@ impl Contents {
 }
 
 /// Keeps the later of two contents of one name.
-fn keep<K: Ord>(known: &mut BTreeMap<K, Found>, name: K, found: Found, report: &mut RebuildReport) {
+fn keep<K: Ord>(known: &mut BTreeMap<K, Found>, name: K, mut found: Found, report: &mut RebuildReport) {
     match known.entry(name) {
         Entry::Vacant(entry) => drop(entry.insert(found)),
         Entry::Occupied(mut entry) => {
             report.superseded += 1;
             if found.is_later_than(entry.get()) {
+                found.replaces(entry.get());
                 entry.insert(found);
+            } else {
+                entry.get_mut().replaces(&found);
             }
         }
     }
@@ -204,9 +263,11 @@ pub async fn from_chunks(
     let mut report = RebuildReport { dry_run: options.dry_run, ..RebuildReport::default() };
     let found = walk(chunks, &mut report).await;
     report.buckets = found.buckets().len() as u64;
+    report.tiers = found.classes().map(TierName::to_string).collect();
     if options.dry_run {
         report.objects = found.versions.len() as u64;
         report.bytes = found.versions.values().map(|found| found.size_bytes).sum();
+        report.cold = found.versions.values().filter(|found| found.tier.is_some()).count() as u64;
         report.uploads = found.uploads.len() as u64;
         report.parts = found.uploads.values().map(|parts| parts.len() as u64).sum();
         return Ok(report);
@@ -243,7 +304,7 @@ pub async fn from_chunks(
     Ok(report)
 }
 
-/// Reads every label that can be the first of a content.
+/// Reads every label that can be the first of a content, or of its stub.
 async fn walk(chunks: &dyn ReplicaStore, report: &mut RebuildReport) -> Contents {
     let mut contents = Contents::default();
     let mut after = None;
@@ -252,19 +313,32 @@ async fn walk(chunks: &dyn ReplicaStore, report: &mut RebuildReport) -> Contents
         report.chunks += page.len() as u64;
         for info in &page {
             let content = info.id.content();
-            if content.chunk(0) != info.id {
+            let is_stub = info.id.index() == STUB_INDEX;
+            if info.id.index() != 0 && !is_stub {
                 continue;
             }
             let label = match chunks.label(info.id).await.ok().map(|bytes| ChunkLabel::decode(&bytes)) {
-                Some(Ok(label)) => label,
+                Some(Ok(label)) if label.is_stub == is_stub => label,
                 _ => {
                     report.unreadable += 1;
                     continue;
                 }
             };
+            let size_bytes = label.content_size_bytes;
+            let tier = if is_stub {
+                // Read once more when its turn comes: all of them are too much to keep.
+                let cold = stubs::read(chunks, content, size_bytes).await;
+                let Some(tier) = cold.and_then(|content| Some(content.cold()?.tier.clone())) else {
+                    report.unreadable += 1;
+                    continue;
+                };
+                Some(tier)
+            } else {
+                None
+            };
             // What cannot be understood of it is no reason to lose the object.
             let head = label.attributes.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
-            let found = Found { content, created_ms: label.created_ms, size_bytes: label.content_size_bytes, head };
+            let found = Found { content, created_ms: label.created_ms, size_bytes, tier, moved_from: None, head };
             match label.part {
                 Some(part) => {
                     let upload = contents.uploads.entry((label.bucket, label.key, part.upload)).or_default();
@@ -304,6 +378,57 @@ async fn commit(
     } else if version != VersionId::NULL && bucket_found.versioning != Versioning::Enabled {
         metadata.set_versioning(bucket, Versioning::Enabled).await.with_context(failed)?;
     }
+    let class = found.class().cloned();
+    let content = match &found.tier {
+        None => content_here(chunks, &found, report).await,
+        Some(_) => match cold_content(chunks, &found).await {
+            Some(content) => content,
+            None => {
+                // It was whole a moment ago.
+                report.unreadable += 1;
+                return Ok(());
+            }
+        },
+    };
+    report.cold += u64::from(content.cold().is_some());
+    let Head { owner: told, attributes, tags, acl, class: _ } = found.head;
+    let object = NewObject {
+        bucket: bucket_found.id,
+        key: key.to_owned(),
+        version,
+        now_ms: found.created_ms,
+        owner: told.unwrap_or_else(|| owner.to_owned()),
+        content: ContentSource::New(content),
+        attributes,
+        tags,
+        acl,
+        precondition: WritePrecondition::default(),
+        event: None,
+        evidence: ReplicaEvidence::default(),
+        class,
+    };
+    metadata.commit_object(object).await.with_context(failed)?;
+    report.objects += 1;
+    report.bytes += found.size_bytes;
+    Ok(())
+}
+
+/// A content in a tier; or the one that it was moved from, if that is whole.
+async fn cold_content(chunks: &dyn ReplicaStore, found: &Found) -> Option<Content> {
+    let cold = stubs::read(chunks, found.content, found.size_bytes).await?;
+    if let Some((_, id)) = found.moved_from
+        && cold.etag.parts.is_none()
+    {
+        let manifest = Manifest::single(id, found.size_bytes);
+        if md5_of(chunks, &manifest).await == Some(cold.etag.md5) {
+            return Some(Content { id, manifest, place: ContentPlace::Cluster, ..cold });
+        }
+    }
+    Some(cold)
+}
+
+/// A content on the disks of the cluster.
+async fn content_here(chunks: &dyn ReplicaStore, found: &Found, report: &mut RebuildReport) -> Content {
     let manifest = Manifest::single(found.content, found.size_bytes);
     let etag = match md5_of(chunks, &manifest).await {
         Some(md5) => ETag { md5, parts: None },
@@ -313,33 +438,7 @@ async fn commit(
             ETag { md5: stand_in(found.content), parts: Some(1) }
         }
     };
-    let Head { owner: told, attributes, tags, acl } = found.head;
-    let object = NewObject {
-        bucket: bucket_found.id,
-        key: key.to_owned(),
-        version,
-        now_ms: found.created_ms,
-        owner: told.unwrap_or_else(|| owner.to_owned()),
-        content: ContentSource::New(Content {
-            id: found.content,
-            manifest,
-            etag,
-            checksum: None,
-            parts: vec![],
-            place: ContentPlace::Cluster,
-        }),
-        attributes,
-        tags,
-        acl,
-        precondition: WritePrecondition::default(),
-        event: None,
-        evidence: ReplicaEvidence::default(),
-        class: None,
-    };
-    metadata.commit_object(object).await.with_context(failed)?;
-    report.objects += 1;
-    report.bytes += found.size_bytes;
-    Ok(())
+    Content { id: found.content, manifest, etag, checksum: None, parts: vec![], place: ContentPlace::Cluster }
 }
 
 /// Unique and stable, where the MD5 of bytes is not known.

@@ -1,23 +1,22 @@
 //! How values stand in the cache: one byte that says what follows, then fields in a fixed order, each with its length.
 //!
 //! Nothing here outlives a keyspace for long. Another version of the program that finds a form that it does not know takes it
-//! for nothing, and forgets it.
+//! for nothing, and forgets it. So whoever changes the fields of an entry gives it a new [`Entry::FORM`], or two versions that
+//! run side by side would misread each other.
 
 use std::sync::Arc;
 
 use holdfast_actors::ports::metadata::{
     AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, Content, ContentPlace, ETag, MetadataError,
-    ObjectVersion, User, Versioning,
+    ObjectVersion, Restore, User, Versioning,
 };
 use holdfast_protocol::checksum::Checksum;
-use holdfast_protocol::{ChecksumAlgorithm, ChecksumType, ContentId, Manifest, VersionId};
+use holdfast_protocol::{ChecksumAlgorithm, ChecksumType, ColdPlace, ContentId, Manifest, TierName, VersionId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// It is known not to exist.
 const ABSENT: u8 = 0;
-/// The fields of this version of the program follow.
-const PRESENT: u8 = 1;
 
 /// What is kept in the cache.
 pub(super) trait Entry: Sized + Send + Sync + 'static {
@@ -26,11 +25,18 @@ pub(super) trait Entry: Sized + Send + Sync + 'static {
     /// Tells its keys from others.
     const KIND: char;
 
+    /// The first byte of a value, which says which fields follow: not that of [`ABSENT`], and another one with each change.
+    const FORM: u8 = 1;
+
     /// The error that says that there is none.
     fn absent() -> MetadataError;
     /// Whether an error says so.
     fn is_absent(error: &MetadataError) -> bool {
         std::mem::discriminant(error) == std::mem::discriminant(&Self::absent())
+    }
+    /// Whether it may be kept in the cache at all.
+    fn is_whole(&self) -> bool {
+        true
     }
     /// The fields.
     fn write(&self, out: &mut Writer);
@@ -38,11 +44,13 @@ pub(super) trait Entry: Sized + Send + Sync + 'static {
     fn read(fields: &mut Reader<'_>) -> Option<Self>;
 }
 
-/// The form of a value.
-pub(super) fn encode<E: Entry>(value: &E) -> Vec<u8> {
-    let mut out = Writer(vec![PRESENT]);
-    value.write(&mut out);
-    out.0
+/// The form of a value; `None`: it must not be kept.
+pub(super) fn encode<E: Entry>(value: &E) -> Option<Vec<u8>> {
+    value.is_whole().then(|| {
+        let mut out = Writer(vec![E::FORM]);
+        value.write(&mut out);
+        out.0
+    })
 }
 
 /// The form of there being none.
@@ -54,7 +62,7 @@ pub(super) fn encode_absent() -> Vec<u8> {
 pub(super) fn decode<E: Entry>(bytes: &[u8]) -> Option<Result<E, MetadataError>> {
     match bytes.split_first()? {
         (&ABSENT, []) => Some(Err(E::absent())),
-        (&PRESENT, fields) => {
+        (form, fields) if *form == E::FORM => {
             let mut fields = Reader(fields);
             let value = E::read(&mut fields)?;
             fields.0.is_empty().then_some(Ok(value))
@@ -133,9 +141,15 @@ impl<'a> Reader<'a> {
 impl Entry for ObjectVersion {
     const CACHE: &'static str = "objects";
     const KIND: char = 'o';
+    // 1 had no storage class, no restore and no place in a tier: a reader of it would look for chunks of a cold object.
+    const FORM: u8 = 2;
 
     fn absent() -> MetadataError {
         MetadataError::NoSuchKey
+    }
+
+    fn is_whole(&self) -> bool {
+        self.content.as_ref().is_none_or(|content| content.place != ContentPlace::NotLoaded)
     }
 
     fn write(&self, out: &mut Writer) {
@@ -152,6 +166,15 @@ impl Entry for ObjectVersion {
         });
         out.json(&self.attributes);
         out.json(&self.tags);
+        out.bytes(self.class.as_ref().map_or("", TierName::as_str).as_bytes());
+        match self.restore {
+            None => out.byte(0),
+            Some(Restore::Ongoing) => out.byte(1),
+            Some(Restore::Until(until_ms)) => {
+                out.byte(2);
+                out.number(until_ms);
+            }
+        }
         out.byte(u8::from(self.content.is_some()));
         if let Some(content) = &self.content {
             write_content(content, out);
@@ -174,9 +197,17 @@ impl Entry for ObjectVersion {
             },
             attributes: fields.json()?,
             tags: fields.json()?,
+            class: match fields.text()?.as_str() {
+                "" => None,
+                name => Some(name.parse().ok()?),
+            },
+            restore: match fields.byte()? {
+                0 => None,
+                1 => Some(Restore::Ongoing),
+                2 => Some(Restore::Until(fields.number()?)),
+                _ => return None,
+            },
             content: if fields.flag()? { Some(Arc::new(read_content(fields)?)) } else { None },
-            class: None,
-            restore: None,
         })
     }
 }
@@ -197,6 +228,15 @@ fn write_content(content: &Content, out: &mut Writer) {
         out.number(checksum.parts.map_or(u64::MAX, u64::from));
     }
     out.json(&content.parts);
+    match &content.place {
+        ContentPlace::Cluster => out.byte(0),
+        ContentPlace::Tier(place) => {
+            out.byte(1);
+            out.bytes(&place.encode());
+        }
+        // No reader takes it; `is_whole` keeps it out.
+        ContentPlace::NotLoaded => out.byte(u8::MAX),
+    }
 }
 
 fn read_content(fields: &mut Reader<'_>) -> Option<Content> {
@@ -220,7 +260,11 @@ fn read_content(fields: &mut Reader<'_>) -> Option<Content> {
             None
         },
         parts: fields.json()?,
-        place: ContentPlace::Cluster,
+        place: match fields.byte()? {
+            0 => ContentPlace::Cluster,
+            1 => ContentPlace::Tier(Arc::new(ColdPlace::decode(fields.bytes()?).ok()?)),
+            _ => return None,
+        },
     })
 }
 
@@ -390,6 +434,7 @@ impl Entry for Credential {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use holdfast_actors::ports::metadata::{ObjectAttributes, ObjectPart, Tag};
+    use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
     use proptest::prelude::*;
 
     use super::*;
@@ -426,8 +471,23 @@ mod tests {
         }
     }
 
+    /// The same, cold.
+    fn cold(object: ObjectVersion, restore: Option<Restore>) -> ObjectVersion {
+        let place = ColdPlace {
+            tier: "OSS".parse().unwrap(),
+            size_bytes: 5,
+            piece_bytes: u64::from(BLOCK_BYTES_MIN),
+            block_bytes: BLOCK_BYTES_MIN,
+            names: vec!["a/b".into()],
+            sums: vec![7],
+        };
+        let content =
+            Content { place: ContentPlace::Tier(Arc::new(place)), ..(**object.content.as_ref().unwrap()).clone() };
+        ObjectVersion { class: Some("OSS".parse().unwrap()), restore, content: Some(Arc::new(content)), ..object }
+    }
+
     fn comes_back<E: Entry + PartialEq>(value: &E) {
-        let bytes = encode(value);
+        let bytes = encode(value).unwrap();
         assert!(decode::<E>(&bytes).unwrap().unwrap() == *value);
         for end in 0..bytes.len() {
             assert!(decode::<E>(&bytes[..end]).is_none_or(|found| found.is_err()), "cut at {end}");
@@ -440,6 +500,9 @@ mod tests {
     fn values_come_back_and_nothing_else_is_taken_for_one() {
         for (multipart, marker) in [(false, false), (true, false), (false, true)] {
             comes_back(&object("ein/schlüssel".into(), multipart, marker));
+        }
+        for restore in [None, Some(Restore::Ongoing), Some(Restore::Until(7))] {
+            comes_back(&cold(object("k".into(), true, false), restore));
         }
         comes_back(&Bucket {
             id: BucketId(7),
@@ -468,6 +531,53 @@ mod tests {
     }
 
     #[test]
+    fn the_form_of_an_object_is_as_written_down() {
+        let mut object = cold(object("k".into(), false, false), Some(Restore::Until(7)));
+        object.version = VersionId::NULL;
+        let content = Arc::make_mut(object.content.as_mut().unwrap());
+        content.id = ContentId([9; 12]);
+        content.manifest = Manifest::single(content.id, 5);
+        let head = "020000000000000003000000016b0000000000000000000000007fffffffffffffff01000000000000000500000005616c69636501";
+        let attributes = hex::encode(r#"{"content_type":"text/plain"}"#);
+        let tags = hex::encode(r#"[{"key":"a","value":"b"}]"#);
+        let expected = [
+            head,
+            "0000001d",
+            &attributes,
+            "00000019",
+            &tags,
+            "000000034f5353",
+            "020000000000000007",
+            "01",
+            "090909090909090909090909",
+            "00000014",
+            "0909090909090909090909090000000000000005",
+            "07070707070707070707070707070707",
+            "ffffffffffffffff",
+            "010200000000080101010101010101ffffffffffffffff",
+            "00000000",
+            "010000002601034f53530000000000000005000000000002000000020000000000010003612f6200000007",
+        ];
+        assert_eq!(hex::encode(encode(&object).unwrap()), expected.concat());
+    }
+
+    #[test]
+    fn forms_of_other_versions_of_the_program_are_taken_for_nothing() {
+        let mut bytes = encode(&object("k".into(), false, false)).unwrap();
+        for form in (0..=u8::MAX).filter(|form| *form != ObjectVersion::FORM) {
+            bytes[0] = form;
+            assert!(decode::<ObjectVersion>(&bytes).is_none(), "{form}");
+        }
+    }
+
+    #[test]
+    fn an_object_whose_place_is_not_known_is_not_kept() {
+        let mut object = object("k".into(), false, false);
+        Arc::make_mut(object.content.as_mut().unwrap()).place = ContentPlace::NotLoaded;
+        assert!(encode(&object).is_none());
+    }
+
+    #[test]
     fn that_nothing_is_there_comes_back() {
         let absent = decode::<ObjectVersion>(&encode_absent()).unwrap();
         assert!(matches!(absent, Err(MetadataError::NoSuchKey)));
@@ -478,11 +588,13 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_fall_over(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let bytes = [&[PRESENT][..], &bytes].concat();
-            decode::<ObjectVersion>(&bytes);
-            decode::<Bucket>(&bytes);
-            decode::<Profile>(&bytes);
-            decode::<Credential>(&bytes);
+            for form in [Bucket::FORM, ObjectVersion::FORM] {
+                let bytes = [&[form][..], &bytes].concat();
+                decode::<ObjectVersion>(&bytes);
+                decode::<Bucket>(&bytes);
+                decode::<Profile>(&bytes);
+                decode::<Credential>(&bytes);
+            }
         }
     }
 }

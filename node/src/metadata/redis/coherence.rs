@@ -142,7 +142,7 @@ impl Core {
                     async move {
                         let result = load.await.map_err(Arc::new);
                         let form = match &result {
-                            Ok(value) => Some((codec::encode(&**value), core.options.value_ttl)),
+                            Ok(value) => codec::encode(&**value).map(|form| (form, core.options.value_ttl)),
                             Err(error) if E::is_absent(error) => {
                                 Some((codec::encode_absent(), core.options.absent_ttl))
                             }

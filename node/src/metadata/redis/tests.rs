@@ -211,7 +211,7 @@ impl Node {
 
     async fn write(&self, key: &str, version: u64) {
         let write = self.begin(key).await;
-        write.finish(Some(codec::encode(&Value(version)))).await.unwrap();
+        write.finish(codec::encode(&Value(version))).await.unwrap();
     }
 }
 
@@ -257,7 +257,7 @@ async fn a_load_that_a_write_of_another_node_overtook_does_not_land() {
     loading.notified().await;
     let write = b.begin("k").await;
     assert_eq!(a.read_of("k", 1).await, 1, "a reader during the write asks the database itself");
-    write.finish(Some(codec::encode(&Value(2)))).await.unwrap();
+    write.finish(codec::encode(&Value(2))).await.unwrap();
     assert_eq!(a.hit("k").await.unwrap(), 2, "nobody joins the old load");
     go.notify_one();
     assert_eq!(slow.await.unwrap(), 1);
@@ -304,8 +304,8 @@ async fn writes_that_overlap_leave_nothing_behind_and_lost_marks_are_found_out()
     let (a, b) = (nodes.node(1).await, nodes.node(2).await);
     nodes.wait_until_on(&[&a, &b]).await;
     let (first, second) = (a.begin("k").await, b.begin("k").await);
-    second.finish(Some(codec::encode(&Value(2)))).await.unwrap();
-    first.finish(Some(codec::encode(&Value(1)))).await.unwrap();
+    second.finish(codec::encode(&Value(2))).await.unwrap();
+    first.finish(codec::encode(&Value(1))).await.unwrap();
     assert_eq!(a.read_of("k", 2).await, 2, "nobody knows which one was last");
 
     let write = a.begin("k").await;
@@ -314,7 +314,7 @@ async fn writes_that_overlap_leave_nothing_behind_and_lost_marks_are_found_out()
     assert_eq!(b.read_of("k", 2).await, 2);
     b.landed().await;
     assert_eq!(b.hit("k").await.unwrap(), 2);
-    write.finish(Some(codec::encode(&Value(3)))).await.unwrap();
+    write.finish(codec::encode(&Value(3))).await.unwrap();
     assert_eq!(b.read_of("k", 3).await, 3, "what it filled is gone before the write is acknowledged");
     let state = nodes.founder.cache_state().await.unwrap().value;
     assert_eq!(state.mode, CacheMode::On, "losing everything is no reason to switch it off");
@@ -343,7 +343,7 @@ async fn a_writer_that_cannot_mark_has_the_cache_switched_off_and_waits_for_ever
     println!("begun after {:?}", begun.elapsed());
     assert!(!b.coordination.ownership().is_proven(), "it may still read what is about to be old");
     assert_eq!(b.read_of("k", 1).await, 1, "it asks the database");
-    write.finish(Some(codec::encode(&Value(2)))).await.unwrap();
+    write.finish(codec::encode(&Value(2))).await.unwrap();
     let off = nodes.wait_for(CacheMode::Off).await;
     assert!(!off.reason.is_empty());
     b.coordination.restore();
@@ -536,7 +536,7 @@ async fn write_once(node: &Node, world: &World, key: usize, rng: &mut StdRng) {
         // The process dies between the commit and the cache.
         return drop(write);
     }
-    if write.finish(Some(codec::encode(&Value(version)))).await.is_ok() {
+    if write.finish(codec::encode(&Value(version))).await.is_ok() {
         world.acknowledged[key].fetch_max(version, Ordering::SeqCst);
         world.writes.fetch_add(1, Ordering::Relaxed);
     }

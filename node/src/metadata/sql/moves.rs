@@ -25,13 +25,14 @@ pub(super) use commit::commit;
 
 /// What a [`Move`] is read from.
 pub(super) const MOVE_COLUMNS: &str = "id, bucket, `key`, version, content, lane, target, reason, keep_ms, queued_ms, due_ms, \
-     attempt, owner, failures, error";
+     attempt, owner, failures, error, COALESCE((SELECT b.name FROM buckets b WHERE b.id = moves.bucket), '')";
 
 pub(super) fn move_from_row(row: &impl Fields) -> MetadataResult<Move> {
     let failures = row.number(13)?;
     Ok(Move {
         id: rows::unsigned(row.number(0)?)?,
         bucket: BucketId(rows::unsigned(row.number(1)?)?),
+        bucket_name: row.text(15)?.to_owned(),
         key: rows::key(row.bytes(2)?.to_vec())?,
         version: rows::version_id(row.bytes(3)?)?,
         content: rows::content_id(row.bytes(4)?)?,

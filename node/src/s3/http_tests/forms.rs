@@ -91,6 +91,7 @@ async fn a_signed_form_stores_its_file_with_the_fields_as_headers() {
             ("acl", "public-read"),
             ("x-amz-meta-camera", "old"),
             ("tagging", tags),
+            ("x-amz-storage-class", "OSS"),
         ],
         "",
         600,
@@ -107,6 +108,7 @@ async fn a_signed_form_stores_its_file_with_the_fields_as_headers() {
         assert_eq!(stored.content_type.as_deref(), Some("image/png"));
         assert_eq!(stored.acl.as_deref(), Some("public-read"));
         assert_eq!(stored.tagging.as_deref(), Some("a=b"));
+        assert_eq!(stored.class.as_deref(), Some("OSS"));
         assert_eq!(stored.metadata.unwrap()["camera"], "old");
     }
 }

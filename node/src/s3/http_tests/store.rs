@@ -8,7 +8,7 @@ use holdfast_actors::domain::events::EventDraft;
 use holdfast_actors::ports::coordination::Fence;
 use holdfast_actors::ports::metadata::*;
 use holdfast_actors::ports::{MetadataError, MetadataStore};
-use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, Manifest, NodeId, ShardId, UploadId, VersionId};
+use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, Extent, Manifest, NodeId, ShardId, UploadId, VersionId};
 use parking_lot::Mutex;
 
 #[derive(Default)]
@@ -16,6 +16,10 @@ pub struct TestStore {
     pub buckets: Mutex<HashMap<String, Arc<Bucket>>>,
     pub objects: Mutex<HashMap<(BucketId, String), Arc<ObjectVersion>>>,
     pub keys: Mutex<HashMap<String, Arc<AccessKey>>>,
+    /// What the next request for a move is answered.
+    pub queued: Mutex<Option<MoveQueued>>,
+    /// The moves that were asked for.
+    pub moves: Mutex<Vec<MoveRequest>>,
 }
 
 impl TestStore {
@@ -34,15 +38,29 @@ impl TestStore {
     }
 
     pub fn add_object(&self, bucket: &str, key: &str, acl: CannedAcl, tags: &[(&str, &str)]) {
+        self.add_object_of(bucket, key, ContentId([0; 12]), Manifest::default(), ContentPlace::Cluster, acl, tags);
+    }
+
+    /// An object of Ann's in her bucket, whose bytes are somewhere.
+    pub fn add_photo(&self, key: &str, id: ContentId, size_bytes: u64, place: ContentPlace) {
+        let manifest = Manifest { extents: vec![Extent { content: id, size_bytes }] };
+        self.add_object_of("photos", key, id, manifest, place, CannedAcl::Private, &[]);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a test")]
+    fn add_object_of(
+        &self,
+        bucket: &str,
+        key: &str,
+        id: ContentId,
+        manifest: Manifest,
+        place: ContentPlace,
+        acl: CannedAcl,
+        tags: &[(&str, &str)],
+    ) {
         let bucket = Arc::clone(&self.buckets.lock()[bucket]);
-        let content = Arc::new(Content {
-            id: ContentId([0; 12]),
-            manifest: Manifest::default(),
-            etag: ETag { md5: [0; 16], parts: None },
-            checksum: None,
-            parts: Vec::new(),
-            place: ContentPlace::Cluster,
-        });
+        let etag = ETag { md5: [0; 16], parts: None };
+        let content = Arc::new(Content { id, manifest, place, etag, checksum: None, parts: Vec::new() });
         let object = ObjectVersion {
             bucket: bucket.id,
             key: key.into(),
@@ -119,8 +137,9 @@ impl MetadataStore for TestStore {
     async fn object(&self, bucket: BucketId, key: &str, _: Option<VersionId>) -> MetadataResult<Arc<ObjectVersion>> {
         self.objects.lock().get(&(bucket, key.to_owned())).cloned().ok_or(MetadataError::NoSuchKey)
     }
-    async fn request_move(&self, _: MoveRequest) -> MetadataResult<MoveQueued> {
-        not_here()
+    async fn request_move(&self, request: MoveRequest) -> MetadataResult<MoveQueued> {
+        self.moves.lock().push(request);
+        self.queued.lock().take().ok_or(MetadataError::NotCold)
     }
     async fn commit_move(&self, _: CommitMove) -> MetadataResult<MoveEnd> {
         not_here()

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
+use holdfast_actors::flow::cold::read::{ColdReadSettings, ColdReads};
 use holdfast_actors::ports::chunks::{ChunkBody, ChunkError, ChunkInfo, ChunkSink, ChunkSpec, ChunkStore};
 use holdfast_actors::ports::tiers::EmptyTiers;
 use holdfast_actors::ports::{Clock, SystemClock};
@@ -39,6 +40,7 @@ pub struct Stored {
     pub content_type: Option<String>,
     pub acl: Option<String>,
     pub tagging: Option<String>,
+    pub class: Option<String>,
     pub metadata: Option<HashMap<String, String>>,
 }
 
@@ -110,6 +112,7 @@ operations! {
         get_object_acl(GetObjectAclInput) -> GetObjectAclOutput;
         put_object_acl(PutObjectAclInput) -> PutObjectAclOutput;
         get_bucket_ownership_controls(GetBucketOwnershipControlsInput) -> GetBucketOwnershipControlsOutput;
+        restore_object(RestoreObjectInput) -> RestoreObjectOutput;
         get_bucket_request_payment(GetBucketRequestPaymentInput) -> GetBucketRequestPaymentOutput;
     }
 
@@ -153,6 +156,7 @@ operations! {
             content_type: req.input.content_type.clone().map(|c| c.to_string()),
             acl: req.input.acl.as_ref().map(|a| a.as_str().to_owned()),
             tagging: req.input.tagging.clone(),
+            class: req.input.storage_class.as_ref().map(|c| c.as_str().to_owned()),
             metadata: req.input.metadata.clone(),
         };
         self.stored.lock().insert(format!("{}/{}", req.input.bucket, req.input.key), stored);
@@ -203,6 +207,18 @@ pub struct Fixture {
 impl Fixture {
     /// Users `root` (admin), `ann` and `bob`; Ann's bucket `photos`; the base name `s3.test`.
     pub fn new() -> Self {
+        let stored: Arc<Mutex<HashMap<String, Stored>>> = Arc::default();
+        let operations_of = |front| Operations { front, stored: Arc::clone(&stored) };
+        let cold = ColdReads::new(Arc::new(EmptyTiers), ColdReadSettings::default());
+        Self { stored: Arc::clone(&stored), ..Self::serving(Arc::new(NoChunks), cold, operations_of) }
+    }
+
+    /// The same, over the operations of the real front end on these bytes.
+    pub fn of_front(chunks: Arc<dyn ChunkStore>, cold: ColdReads) -> Self {
+        Self::serving(chunks, cold, |front| front)
+    }
+
+    fn serving<S: S3>(chunks: Arc<dyn ChunkStore>, cold: ColdReads, operations_of: impl FnOnce(S3Front) -> S) -> Self {
         let store = Arc::new(TestStore::default());
         for (user, admin) in [("root", true), ("ann", false), ("bob", false)] {
             store.add_key(&format!("KEY-{user}"), &format!("secret of {user}"), user, admin);
@@ -217,10 +233,10 @@ impl Fixture {
                 .map(Zeroizing::new)
                 .map_err(|e| OpenSecretError(e.to_string()))
         };
-        let stored: Arc<Mutex<HashMap<String, Stored>>> = Arc::default();
         let front = S3Front {
             metadata: store.clone(),
-            chunks: Arc::new(NoChunks),
+            chunks,
+            cold: Arc::new(cold),
             locks: Arc::new(InProcessLocks::new()),
             clock: Arc::new(SystemClock),
             region: "us-east-1".into(),
@@ -228,10 +244,10 @@ impl Fixture {
             tiers: Arc::new(EmptyTiers),
             lifecycle: Arc::default(),
         };
-        let operations = Operations { front, stored: Arc::clone(&stored) };
         let options = S3HttpOptions { hosts: HostNames::new(["s3.test"]).unwrap(), node_name: "node-of-test".into() };
+        let operations = operations_of(front);
         let service = S3HttpService::new(operations, store.clone(), Arc::new(opener), Arc::new(SystemClock), options);
-        Self { service, store, stored, opened }
+        Self { service, store, stored: Arc::default(), opened }
     }
 
     /// A signer whose clock is right.
@@ -239,10 +255,14 @@ impl Fixture {
         Signer { access_key: format!("KEY-{user}"), secret: format!("secret of {user}"), at_ms: SystemClock.now_ms() }
     }
 
-    pub async fn send(&self, mut request: Request<Body>) -> Answer {
+    /// The answer as it comes, its body unread.
+    pub async fn begin(&self, mut request: Request<Body>) -> Response<Body> {
         request.extensions_mut().insert(ClientConnection { address: IpAddr::from([203, 0, 113, 7]), tls: false });
-        let response: Response<Body> = self.service.handle(request).await;
-        let (parts, body) = response.into_parts();
+        self.service.handle(request).await
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> Answer {
+        let (parts, body) = self.begin(request).await.into_parts();
         let body: Bytes = BodyExt::collect(body).await.unwrap().to_bytes();
         Answer { status: parts.status, headers: parts.headers, body: String::from_utf8_lossy(&body).into_owned() }
     }

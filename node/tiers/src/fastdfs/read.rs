@@ -1,4 +1,5 @@
-//! Reading: from the server that took a piece, and from the others of its group when it gives no answer.
+//! Reading: from the server that took a piece, and from the others of its group when it gives no answer, or when what it
+//! gave was damaged.
 //!
 //! Replicas lag: only the source can say that a piece is missing or short. What another server says about that only
 //! means that it is not the one to ask.
@@ -98,11 +99,21 @@ impl Cluster {
     {
         let mut notes = Vec::new();
         let (place, _) = self.locate(piece, Usage::Read, false).await?;
-        let source_later = matches!(&place, Place::Source(address) if self.pool.failed_lately(address));
+        let mut source_later = matches!(&place, Place::Source(address) if self.pool.failed_lately(address));
+        let mut others = Vec::new();
+        let doubts = self.doubts.of(name);
+        if doubts > 0 {
+            others = self.others(piece, &place, &mut notes).await;
+            let turn = doubts % (others.len() + 1);
+            source_later |= turn > 0;
+            others.rotate_left(turn.saturating_sub(1));
+        }
         if !source_later && let Some(end) = self.ask_source(name, piece, &ask, &mut notes).await {
             return end;
         }
-        let mut others = self.others(piece, &place, &mut notes).await;
+        if doubts == 0 {
+            others = self.others(piece, &place, &mut notes).await;
+        }
         others.sort_by_key(|address| self.pool.failed_lately(address));
         for address in others {
             match ask(address.clone()).await {

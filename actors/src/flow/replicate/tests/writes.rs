@@ -147,6 +147,7 @@ async fn content_is_told_of_as_long_as_it_is_being_written() {
         content_size_bytes: 5,
         created_ms: 0,
         attributes: None,
+        is_stub: false,
     };
     let request = StoreRequest { content: ContentId::generate(1_234), label, algorithms: vec![] };
     let body = futures::stream::iter([Ok(Bytes::from_static(b"bytes"))]).inspect(|_| {

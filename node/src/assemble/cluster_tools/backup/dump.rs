@@ -3,8 +3,11 @@
 use std::io::Write;
 
 use anyhow::Context;
-use holdfast_actors::ports::metadata::{Bucket, ListUploadsQuery, ListVersionsQuery, ObjectVersion, Upload, User};
-use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
+use holdfast_actors::ports::metadata::{
+    Bucket, ContentPlace, ListUploadsQuery, ListVersionsQuery, ObjectVersion, Upload, User,
+};
+use holdfast_actors::ports::tiering::TierRecord;
+use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock, TierLedger};
 
 use super::Counts;
 use super::format::{ContentLine, FORMAT, Line, PartLine, UploadLine, VersionLine};
@@ -21,7 +24,11 @@ fn put(out: &mut impl Write, line: &Line) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// As [`super::backup`].
-pub async fn dump(metadata: &dyn MetadataStore, out: &mut impl Write) -> anyhow::Result<Counts> {
+pub async fn dump(
+    metadata: &dyn MetadataStore,
+    ledger: &dyn TierLedger,
+    out: &mut impl Write,
+) -> anyhow::Result<Counts> {
     let mut counts = Counts::default();
     put(out, &Line::HoldfastMetadata { format: FORMAT, made_ms: SystemClock.now_ms() })?;
     let mut after: Option<String> = None;
@@ -54,6 +61,11 @@ pub async fn dump(metadata: &dyn MetadataStore, out: &mut impl Write) -> anyhow:
         }
         let Some(last) = keys.last() else { break };
         after = Some(last.access_key.clone());
+    }
+    for tier in ledger.tiers().await.context("read cold tiers")? {
+        let TierRecord { name, settings, created_ms, revision: _ } = tier;
+        put(out, &Line::Tier { name, settings, created_ms })?;
+        counts.tiers += 1;
     }
     let mut after: Option<String> = None;
     loop {
@@ -101,7 +113,15 @@ async fn dump_versions(
                 }
                 key = Some(version.key.clone());
             }
-            of_key.push(version_line(&bucket.name, version));
+            // Pages do not say where in a tier contents are.
+            let whole = match &version.content {
+                Some(content) if content.place == ContentPlace::NotLoaded => {
+                    let whole = metadata.object(bucket.id, &version.key, Some(version.version)).await;
+                    whole.with_context(|| format!("read {}/{}", bucket.name, version.key))?
+                }
+                _ => version.clone(),
+            };
+            of_key.push(version_line(&bucket.name, &whole));
             counts.versions += 1;
         }
         let Some((after, after_version)) = page.next else { break };
@@ -121,6 +141,7 @@ fn version_line(bucket: &str, version: &ObjectVersion) -> Line {
         etag: content.etag,
         checksum: content.checksum.clone(),
         parts: content.parts.clone(),
+        cold: content.cold().map(|place| hex::encode(place.encode())),
     });
     Line::Version(Box::new(VersionLine {
         bucket: bucket.to_owned(),
@@ -132,6 +153,8 @@ fn version_line(bucket: &str, version: &ObjectVersion) -> Line {
         attributes: version.attributes.clone(),
         tags: version.tags.clone(),
         acl: version.acl,
+        class: version.class.clone(),
+        restore: version.restore,
     }))
 }
 
@@ -174,6 +197,7 @@ async fn dump_upload(
             tags: new.tags.clone(),
             acl: new.acl,
             checksum: new.checksum,
+            class: new.class.clone(),
         })),
     )?;
     counts.uploads += 1;

@@ -1,16 +1,17 @@
 //! The lines of a backup.
 
 use holdfast_actors::ports::metadata::{
-    BucketConfigKind, CannedAcl, ETag, ObjectAttributes, ObjectPart, Tag, Versioning,
+    BucketConfigKind, CannedAcl, ETag, ObjectAttributes, ObjectPart, Restore, Tag, Versioning,
 };
 use holdfast_protocol::checksum::Checksum;
-use holdfast_protocol::{ChecksumAlgorithm, ChecksumType};
+use holdfast_protocol::{ChecksumAlgorithm, ChecksumType, TierName};
 use serde::{Deserialize, Serialize};
 
 use super::Counts;
 
-/// The format that this program writes, and the newest that it reads.
-pub(super) const FORMAT: u32 = 1;
+/// The format that this program writes, and the newest that it reads. From 2 on contents may lie in tiers: a program that knows
+/// only 1 would take them for contents on the cluster's disks, and must refuse.
+pub(super) const FORMAT: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -31,6 +32,12 @@ pub(super) enum Line {
         user: String,
         enabled: bool,
         description: String,
+        created_ms: u64,
+    },
+    Tier {
+        name: TierName,
+        /// As stored: secrets in it are sealed.
+        settings: String,
         created_ms: u64,
     },
     Bucket {
@@ -60,6 +67,11 @@ pub(super) struct VersionLine {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) tags: Vec<Tag>,
     pub(super) acl: CannedAcl,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) class: Option<TierName>,
+    /// Not put back: there is no move that would end it. It tells what was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) restore: Option<Restore>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -72,6 +84,9 @@ pub(super) struct ContentLine {
     pub(super) checksum: Option<Checksum>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) parts: Vec<ObjectPart>,
+    /// The encoded place in a tier. Absent: on the cluster's disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cold: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -85,6 +100,8 @@ pub(super) struct UploadLine {
     pub(super) tags: Vec<Tag>,
     pub(super) acl: CannedAcl,
     pub(super) checksum: Option<(ChecksumAlgorithm, ChecksumType)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) class: Option<TierName>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -9,25 +9,29 @@ use holdfast_actors::ports::metadata::{
     AccessKey, Bucket, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, NewBucket, NewObject, NewUpload,
     Part, ReplicaEvidence, User, Versioning, WritePrecondition,
 };
-use holdfast_actors::ports::{MetadataError, MetadataStore};
-use holdfast_protocol::{ContentId, Manifest, UploadId, VersionId};
+use holdfast_actors::ports::{MetadataError, MetadataStore, TierLedger};
+use holdfast_protocol::{ColdPlace, ContentId, Manifest, UploadId, VersionId};
 
 use super::Counts;
 use super::format::{ContentLine, FORMAT, Line, PartLine, UploadLine, VersionLine};
 
-/// Longest line that is read: an object of 10,000 parts is about 2 MB.
+/// Longest line that is read: an object of 10,000 parts is about 2 MB, the place in a tier at most twice the 16 MiB of a stub.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 
-/// Puts a backup into `metadata`.
+/// Puts a backup into `metadata`, and its tiers into `ledger`.
 ///
 /// # Errors
 /// As [`super::restore`].
-pub async fn load(metadata: &dyn MetadataStore, from: &mut impl Read) -> anyhow::Result<Counts> {
+pub async fn load(
+    metadata: &dyn MetadataStore,
+    ledger: &dyn TierLedger,
+    from: &mut impl Read,
+) -> anyhow::Result<Counts> {
     if !metadata.list_buckets(None, None, 1).await.context("look at the metadata")?.is_empty() {
         bail!("the metadata holds buckets already: a backup is put back into empty metadata only");
     }
     let mut reader = std::io::BufReader::new(from);
-    let mut loader = Loader { metadata, counts: Counts::default(), bucket: None, seen: HashSet::new() };
+    let mut loader = Loader { metadata, ledger, counts: Counts::default(), bucket: None, seen: HashSet::new() };
     let mut number = 0_u64;
     loop {
         let mut text = String::new();
@@ -59,6 +63,7 @@ pub async fn load(metadata: &dyn MetadataStore, from: &mut impl Read) -> anyhow:
 
 struct Loader<'a> {
     metadata: &'a dyn MetadataStore,
+    ledger: &'a dyn TierLedger,
     counts: Counts,
     /// The bucket being filled, with the versioning that it is to have in the end.
     bucket: Option<(Arc<Bucket>, Versioning)>,
@@ -89,6 +94,15 @@ impl Loader<'_> {
                     Err(error) => return Err(error.into()),
                 }
                 self.counts.keys += 1;
+            }
+            Line::Tier { name, settings, created_ms } => {
+                match self.ledger.add_tier(name.clone(), settings.clone(), created_ms).await {
+                    Ok(_) => {}
+                    // An operator may have added it already.
+                    Err(MetadataError::Exists(_)) => drop(self.ledger.change_tier(&name, settings).await?),
+                    Err(error) => return Err(error.into()),
+                }
+                self.counts.tiers += 1;
             }
             Line::Bucket { name, owner, created_ms, versioning, configs } => {
                 self.close_bucket().await?;
@@ -152,8 +166,12 @@ impl Loader<'_> {
         let id = content_id(&content.id)?;
         let source = if self.seen.insert(id) {
             let manifest = Manifest::decode(&hex::decode(&content.manifest)?).map_err(|e| anyhow::anyhow!("{e}"))?;
-            let ContentLine { etag, checksum, parts, .. } = content;
-            ContentSource::New(Content { id, manifest, etag, checksum, parts, place: ContentPlace::Cluster })
+            let ContentLine { etag, checksum, parts, cold, .. } = content;
+            let place = match cold {
+                None => ContentPlace::Cluster,
+                Some(cold) => ContentPlace::Tier(Arc::new(ColdPlace::decode(&hex::decode(cold)?)?)),
+            };
+            ContentSource::New(Content { id, manifest, etag, checksum, parts, place })
         } else {
             ContentSource::Shared(id)
         };
@@ -170,7 +188,8 @@ impl Loader<'_> {
             precondition: WritePrecondition::default(),
             event: None,
             evidence: ReplicaEvidence::default(),
-            class: None,
+            // Where the content does not lie there, the commit queues its move.
+            class: line.class,
         };
         self.metadata.commit_object(object).await?;
         Ok(())
@@ -188,7 +207,7 @@ impl Loader<'_> {
             tags: line.tags,
             acl: line.acl,
             checksum: line.checksum,
-            class: None,
+            class: line.class,
         };
         self.metadata.create_upload(upload).await?;
         self.counts.uploads += 1;

@@ -92,7 +92,7 @@ async fn create(
 ) -> Result<(), MetadataError> {
     // Each part tells the same of the object.
     let head = parts.values_mut().next().map(|part| std::mem::take(&mut part.head));
-    let Head { owner: told, attributes, tags, acl } = head.unwrap_or_default();
+    let Head { owner: told, attributes, tags, acl, class } = head.unwrap_or_default();
     let upload = NewUpload {
         id,
         bucket: bucket.id,
@@ -103,7 +103,7 @@ async fn create(
         tags,
         acl,
         checksum: None,
-        class: None,
+        class,
     };
     metadata.create_upload(upload).await
 }
@@ -138,7 +138,11 @@ pub(super) async fn complete(metadata: &dyn MetadataStore, report: &mut RebuildR
             whole.sort_by_key(|(stored_ms, upload, _)| (*stored_ms, upload.new.id));
             for (stored_ms, upload, parts) in whole {
                 let failed = || format!("complete upload {} of {}/{}", upload.new.id, bucket.name, upload.new.key);
-                metadata.complete_upload(completion(&upload, &parts, stored_ms)).await.with_context(failed)?;
+                let completion = completion(&upload, &parts, stored_ms);
+                if is_moved(metadata, &completion).await.with_context(failed)? {
+                    continue;
+                }
+                metadata.complete_upload(completion).await.with_context(failed)?;
                 report.completed += 1;
                 report.bytes += parts.iter().map(|part| part.size_bytes).sum::<u64>();
             }
@@ -165,6 +169,21 @@ fn is_whole(parts: &[Part]) -> Option<u64> {
     let numbered = parts.iter().zip(1..).all(|(part, number)| part.number == number);
     let large = others.iter().all(|part| part.size_bytes >= PART_SIZE_MIN);
     (numbered && large).then(|| parts.iter().map(|part| part.last_modified_ms).max().unwrap_or(0))
+}
+
+/// Whether the latest version of the key is, by all that can be told, the same object, whose bytes were moved to a tier, and not all
+/// parts are proven to be whole: others may be reclaimed already. They end as those of an upload that nobody finished.
+async fn is_moved(metadata: &dyn MetadataStore, completion: &CompleteUpload) -> Result<bool, MetadataError> {
+    let latest = match metadata.object(completion.bucket, &completion.key, None).await {
+        Ok(latest) => latest,
+        Err(MetadataError::NoSuchKey) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let parts = &completion.content;
+    // The ETag is that of the object only if the MD5 of each part was computed.
+    let is_same = |cold: &Content| cold.etag.parts == parts.etag.parts && cold.size_bytes() == parts.size_bytes();
+    let moved = latest.content.as_deref().filter(|content| content.cold().is_some());
+    Ok(moved.is_some_and(|cold| is_same(cold) && cold.etag != parts.etag))
 }
 
 fn completion(upload: &Upload, parts: &[Part], stored_ms: u64) -> CompleteUpload {

@@ -98,6 +98,23 @@ async fn that_a_source_has_nothing_counts_only_when_the_trackers_name_it() {
 }
 
 #[tokio::test]
+async fn a_piece_that_was_damaged_is_read_from_another_copy() {
+    for kind in kinds() {
+        let (double, tier) = cluster(kind).await;
+        let name = store(&tier, &bytes(1000, 1)).await;
+        let (source, _) = source(&double, &name);
+        double.damage(source, |file| file.iter_mut().take(1).for_each(|byte| *byte ^= 1));
+        assert_ne!(read(&tier, &name, 0..1000).await.unwrap(), bytes(1000, 1));
+        tier.doubt(&name);
+        assert_eq!(read(&tier, &name, 0..1000).await.unwrap(), bytes(1000, 1));
+        double.damage(source, |file| file.truncate(10));
+        assert_eq!(read(&tier, &name, 0..1000).await.unwrap(), bytes(1000, 1), "nor is it asked for its size");
+        tier.doubt(&name);
+        assert!(read(&tier, &name, 0..1000).await.is_err(), "the source has its turn again");
+    }
+}
+
+#[tokio::test]
 async fn a_short_answer_of_a_replica_says_nothing() {
     let (double, tier) = cluster(PAIR).await;
     let name = store(&tier, &bytes(1000, 1)).await;

@@ -1,0 +1,338 @@
+//! Movers: they bring the bytes of objects to the tier, or to the cluster's disks, where they are to lie.
+//!
+//! What is to be moved is a queue in the metadata ([`TierLedger`]), one lane for each tier. Every node runs movers. A mover claims
+//! moves for a while, renews its claims while it works, and stops at once when it has lost one; so a move of a node that died goes
+//! on elsewhere. What a mover does to the bytes is in [`super::offload`] and [`super::recall`].
+//!
+//! **Nothing is let go before its successor is proven** (promise D5): what went to a tier is read back and compared, and the
+//! exchange is one transaction that compares the version's content and the attempt. An overwrite, a deletion or another mover
+//! in between wins by itself.
+//!
+//! **Nothing is left behind**: names of pieces are on the list of what is to be deleted before their bytes go out, chunks on the
+//! cluster belong to [`StoredContent`](crate::flow::put::StoredContent). The loop may be dropped at any await.
+//!
+//! **An attempt that dies is begun anew**: pieces are named by the attempt, so that the deletion of what one left cannot meet
+//! another's, and what a dead one has stored is stored again. Within an attempt a failed piece is repeated on its own, under
+//! its name and a few times, so that a large object gets on over a tier that fails now and then.
+//!
+//! A tier that fails as a whole is left alone for a while, and lanes do not wait for each other. What waits in them is told to
+//! metrics by whoever keeps the registry of tiers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use holdfast_protocol::{NodeId, TierName};
+use tokio::task::JoinSet;
+
+use super::backoff::{Admission, Breakers};
+use crate::flow::lifecycle::LifecycleTeller;
+use crate::flow::report::Reporter;
+use crate::flow::shards::ByteBudget;
+use crate::ports::coordination::Ownership;
+use crate::ports::tiering::{Claim, Move};
+use crate::ports::tiers::Tiers;
+use crate::ports::{ChunkStore, Clock, MetadataError, MetadataStore, TierLedger};
+
+/// Bytes that wait at the budget at once; movers are bounded by their number.
+const IN_FLIGHT_BYTES_MAX: u64 = 1 << 40;
+
+/// Why a pass ended early. What it did before stays done.
+#[derive(Debug, thiserror::Error)]
+pub enum MoverError {
+    /// Metadata failed.
+    #[error("metadata: {0}")]
+    Metadata(#[from] MetadataError),
+    /// The store did not answer in time.
+    #[error("{0} took too long")]
+    Timeout(&'static str),
+}
+
+/// How the work is paced.
+#[derive(Debug, Clone)]
+pub struct MoverSettings {
+    /// How long a claim lasts if it is not renewed: after so long the moves of a node that died go on.
+    pub claim: Duration,
+    /// Time between looks for new moves and new tiers.
+    pub poll: Duration,
+    /// Moves at once, of one lane and on this node.
+    pub moves_per_tier: usize,
+    /// Bytes a second, of all lanes on this node: those that go out or come in, and those that are read back. `None`: as fast
+    /// as it goes.
+    pub bytes_per_second: Option<u64>,
+    /// For how long after the end of a claim pieces that its attempt reserved are left alone: longer than a request that was
+    /// sent may take effect.
+    pub piece_grace: Duration,
+    /// The pause after the first failure of a move.
+    pub backoff_min: Duration,
+    /// The longest pause after failures of a move.
+    pub backoff_max: Duration,
+    /// For how long a tier that failed is left alone at first.
+    pub breaker_min: Duration,
+    /// For how long at most; moves that failed with the tier are tried again after that, too.
+    pub breaker_max: Duration,
+    /// How often one piece is tried before the attempt is given up: being stored, and being read back.
+    pub piece_tries: u32,
+    /// The pause after the first failure of a piece; doubled each time.
+    pub piece_pause: Duration,
+    /// Time for one call of the metadata, or for a tier to say whether it works.
+    pub call_timeout: Duration,
+}
+
+impl Default for MoverSettings {
+    /// Four moves a tier at full speed.
+    fn default() -> Self {
+        Self {
+            claim: Duration::from_secs(120),
+            poll: Duration::from_secs(5),
+            moves_per_tier: 4,
+            bytes_per_second: None,
+            piece_grace: Duration::from_secs(3600),
+            backoff_min: Duration::from_secs(5),
+            backoff_max: Duration::from_secs(3600),
+            breaker_min: Duration::from_secs(5),
+            breaker_max: Duration::from_secs(300),
+            piece_tries: 4,
+            piece_pause: Duration::from_secs(1),
+            call_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What it works on. Cheap to clone.
+#[derive(Clone)]
+pub struct MoverParts {
+    /// Metadata, through whatever caches it.
+    pub metadata: Arc<dyn MetadataStore>,
+    /// The queue of moves.
+    pub ledger: Arc<dyn TierLedger>,
+    /// Chunks; in a cluster those of all nodes.
+    pub chunks: Arc<dyn ChunkStore>,
+    /// The tiers.
+    pub tiers: Arc<dyn Tiers>,
+    /// Time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Who claims.
+    pub node: NodeId,
+    /// Up to when this node may act as a member of its cluster; `None`: it is alone.
+    pub ownership: Option<Ownership>,
+    /// `None`: nobody is told of moves.
+    pub teller: Option<LifecycleTeller>,
+    /// Where damage is reported.
+    pub reporter: Option<Reporter>,
+    /// Pace.
+    pub settings: MoverSettings,
+}
+
+/// What a pass did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MoverStats {
+    /// Moves claimed.
+    pub claimed: u64,
+    /// Moves done.
+    pub moved: u64,
+    /// Bytes of those.
+    pub moved_bytes: u64,
+    /// Moves done without moving anything: there were no bytes, or they lay there already.
+    pub in_place: u64,
+    /// Moves that had become pointless, before or while the bytes were moved: the version is gone or has another content.
+    pub overtaken: u64,
+    /// Moves that somebody else has taken over, or that this node must leave.
+    pub lost: u64,
+    /// Moves that failed, and will be tried again.
+    pub failed: u64,
+}
+
+/// How a claimed move ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Moved { bytes: u64 },
+    InPlace,
+    Overtaken,
+    Lost,
+    Failed,
+}
+
+impl Outcome {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Moved { .. } => "moved",
+            Self::InPlace => "in_place",
+            Self::Overtaken => "overtaken",
+            Self::Lost => "lost",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl MoverStats {
+    fn count(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Moved { bytes } => {
+                self.moved += 1;
+                self.moved_bytes += bytes;
+            }
+            Outcome::InPlace => self.in_place += 1,
+            Outcome::Overtaken => self.overtaken += 1,
+            Outcome::Lost => self.lost += 1,
+            Outcome::Failed => self.failed += 1,
+        }
+    }
+}
+
+/// The parts, and what movers share.
+pub(super) struct Mover {
+    pub(super) parts: MoverParts,
+    pub(super) budget: Option<Arc<ByteBudget>>,
+    pub(super) breakers: Breakers,
+}
+
+/// Runs for ever; ends only by a bug, and says which.
+pub async fn run(parts: MoverParts) -> String {
+    let mover = Arc::new(Mover::new(parts));
+    mover.keep_lanes().await;
+    "the movers ended".to_owned()
+}
+
+impl MoverParts {
+    /// Claims moves of one lane that are due, as many as are made at once, and makes them.
+    ///
+    /// # Errors
+    /// When nothing can be claimed. A move that fails is counted.
+    pub async fn pass(&self, lane: &TierName) -> Result<MoverStats, MoverError> {
+        let mover = Mover::new(self.clone());
+        let moves = mover.claim(lane, self.settings.moves_per_tier).await?;
+        let mut stats = MoverStats { claimed: moves.len() as u64, ..MoverStats::default() };
+        let mut under_way: FuturesUnordered<_> = moves.iter().map(|job| mover.carry_out(job)).collect();
+        while let Some(outcome) = under_way.next().await {
+            stats.count(outcome);
+        }
+        Ok(stats)
+    }
+}
+
+impl Mover {
+    fn new(parts: MoverParts) -> Self {
+        let settings = &parts.settings;
+        let budget = settings.bytes_per_second.map(|rate| Arc::new(ByteBudget::new(rate, IN_FLIGHT_BYTES_MAX)));
+        let breakers = Breakers::new(settings.breaker_min, settings.breaker_max);
+        Self { parts, budget, breakers }
+    }
+
+    /// Whether this node may work.
+    pub(super) fn is_member(&self) -> bool {
+        self.parts.ownership.as_ref().is_none_or(Ownership::is_proven)
+    }
+
+    /// When a claim that is made or renewed now ends, and when what it reserved may be deleted.
+    pub(super) fn claim_ends_ms(&self) -> (u64, u64) {
+        let settings = &self.parts.settings;
+        let until_ms = self.parts.clock.now_ms() + settings.claim.as_millis() as u64;
+        (until_ms, until_ms + settings.piece_grace.as_millis() as u64)
+    }
+
+    /// Nodes that were started together do not ask together.
+    async fn pause(&self, pause: Duration) {
+        tokio::time::sleep(pause.mul_f64(rand::random_range(1.0..1.25))).await;
+    }
+
+    pub(super) async fn timed<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<T, MetadataError>>,
+    ) -> Result<T, MoverError> {
+        match tokio::time::timeout(self.parts.settings.call_timeout, call).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(MoverError::Timeout(what)),
+        }
+    }
+
+    async fn claim(&self, lane: &TierName, limit: usize) -> Result<Vec<Move>, MoverError> {
+        if limit == 0 || !self.is_member() {
+            return Ok(Vec::new());
+        }
+        let (until_ms, _) = self.claim_ends_ms();
+        let claim = Claim { owner: self.parts.node, now_ms: self.parts.clock.now_ms(), until_ms };
+        self.timed("claim moves", self.parts.ledger.claim_moves(lane, claim, limit as u32)).await
+    }
+
+    /// Has each lane worked off in a task of its own, for ever.
+    async fn keep_lanes(self: &Arc<Self>) {
+        let mut lanes = HashMap::<TierName, JoinSet<()>>::new();
+        loop {
+            let names = self.parts.tiers.names();
+            lanes.retain(|name, _| names.contains(name));
+            self.breakers.retain(&names);
+            for name in names {
+                let lane = lanes.entry(name.clone()).or_default();
+                while let Some(ended) = lane.try_join_next() {
+                    tracing::error!(tier = %name, ?ended, "a lane of movers ended, it is started again");
+                }
+                if lane.is_empty() {
+                    lane.spawn(self.clone().serve(name));
+                }
+            }
+            self.pause(self.parts.settings.poll).await;
+        }
+    }
+
+    /// Works off one lane, for ever.
+    async fn serve(self: Arc<Self>, lane: TierName) {
+        let mut moves = JoinSet::new();
+        loop {
+            let free = self.free_places(&lane, moves.len()).await;
+            match self.claim(&lane, free).await {
+                // There is nothing to try a tier by that says that it works again.
+                Ok(claimed) if claimed.is_empty() && free > 0 => self.forgive(&lane),
+                Ok(claimed) => {
+                    for job in claimed {
+                        let mover = self.clone();
+                        moves.spawn(async move { mover.carry_out(&job).await });
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(tier = %lane, %error, "moves cannot be claimed, it is tried again");
+                }
+            }
+            tokio::select! {
+                Some(ended) = moves.join_next() => if let Err(error) = ended {
+                    // It is tried again when its claim ends.
+                    tracing::error!(tier = %lane, %error, "a mover ended in the middle of a move");
+                },
+                () = self.pause(self.parts.settings.poll) => {}
+            }
+        }
+    }
+
+    /// How many more moves of a lane may be begun.
+    async fn free_places(&self, lane: &TierName, under_way: usize) -> usize {
+        match self.breakers.admission(lane) {
+            Admission::Not => 0,
+            Admission::Free => self.parts.settings.moves_per_tier.saturating_sub(under_way),
+            Admission::Probe if under_way > 0 => 0,
+            Admission::Probe => usize::from(self.answers(lane).await),
+        }
+    }
+
+    /// Whether a tier that failed says that it works again.
+    async fn answers(&self, lane: &TierName) -> bool {
+        let Ok(tier) = self.parts.tiers.tier(lane) else {
+            self.breakers.on_failure(lane);
+            return false;
+        };
+        let checked = tokio::time::timeout(self.parts.settings.call_timeout, tier.check()).await;
+        let answers = matches!(checked, Ok(Ok(_)));
+        if !answers {
+            self.breakers.on_failure(lane);
+        }
+        answers
+    }
+
+    fn forgive(&self, lane: &TierName) {
+        if self.breakers.admission(lane) == Admission::Probe {
+            self.breakers.on_success(lane);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use futures::TryStreamExt as _;
+use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
+use proptest::prelude::*;
+
+use super::super::blocks::BlockSums;
+use super::*;
+use crate::ports::tiers::{PieceSpec, TierHealth, TierResult};
+
+/// Serves pieces that are slices of what it has, in steps, and counts how often it is asked.
+struct Slices {
+    pieces: Vec<Bytes>,
+    step: usize,
+    gets: AtomicUsize,
+}
+
+#[async_trait]
+impl ColdTier for Slices {
+    fn kind(&self) -> &'static str {
+        "slices"
+    }
+
+    fn piece_bytes_max(&self) -> u64 {
+        u64::MAX
+    }
+
+    async fn reserve(&self, _: &PieceSpec) -> TierResult<PieceName> {
+        unreachable!("it is only read")
+    }
+
+    async fn put(&self, _: &PieceName, _: &PieceSpec, _: ColdBody) -> TierResult<()> {
+        unreachable!("it is only read")
+    }
+
+    async fn get(&self, name: &PieceName, range: Range<u64>) -> TierResult<ColdBody> {
+        self.gets.fetch_add(1, Ordering::Relaxed);
+        let piece = &self.pieces[name.as_str().parse::<usize>().unwrap()];
+        // A short piece ends early without an error.
+        let data = piece.slice((range.start as usize).min(piece.len())..(range.end as usize).min(piece.len()));
+        let steps: Vec<_> = data.chunks(self.step).map(|step| Ok(data.slice_ref(step))).collect();
+        Ok(stream::iter(steps).boxed())
+    }
+
+    async fn size_bytes(&self, _: &PieceName) -> TierResult<u64> {
+        unreachable!("it is only read")
+    }
+
+    async fn delete(&self, _: &PieceName) -> TierResult<()> {
+        unreachable!("it is only read")
+    }
+
+    async fn check(&self) -> TierResult<TierHealth> {
+        unreachable!("it is only read")
+    }
+}
+
+const BLOCK: usize = BLOCK_BYTES_MIN as usize;
+
+fn stored(data: &Bytes, blocks_a_piece: usize, step: usize) -> (Arc<Slices>, Source) {
+    let pieces: Vec<Bytes> = data.chunks(blocks_a_piece * BLOCK).map(|piece| data.slice_ref(piece)).collect();
+    let mut sums = BlockSums::new(BLOCK_BYTES_MIN);
+    sums.update(data);
+    let place = ColdPlace {
+        tier: "TIER".parse().unwrap(),
+        size_bytes: data.len() as u64,
+        piece_bytes: (blocks_a_piece * BLOCK) as u64,
+        block_bytes: BLOCK_BYTES_MIN,
+        names: (0..pieces.len()).map(|index| index.to_string()).collect(),
+        sums: sums.finish(),
+    };
+    let tier = Arc::new(Slices { pieces, step, gets: AtomicUsize::new(0) });
+    (tier.clone(), Source::Tier { tier, place: Arc::new(place) })
+}
+
+fn pattern(len: usize) -> Bytes {
+    (0..len).map(|i| (i % 251) as u8 ^ (i >> 11) as u8).collect()
+}
+
+async fn read(source: &Source, range: Range<u64>) -> Result<Vec<u8>, SourceError> {
+    let parts: Vec<Bytes> = source.read(range).try_collect().await?;
+    Ok(parts.concat())
+}
+
+/// The source with one piece exchanged.
+fn with_piece(tier: &Slices, source: &Source, index: usize, piece: Bytes) -> Source {
+    let Source::Tier { place, .. } = source else { unreachable!("it is in a tier") };
+    let mut pieces = tier.pieces.clone();
+    pieces[index] = piece;
+    Source::Tier { tier: Arc::new(Slices { pieces, step: tier.step, gets: AtomicUsize::new(0) }), place: place.clone() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn every_range_comes_back_however_it_is_cut(
+        len in 1usize..700_000,
+        blocks_a_piece in 1usize..4,
+        step in 1_000usize..400_000,
+        from in any::<prop::sample::Index>(),
+        to in any::<prop::sample::Index>(),
+    ) {
+        let data = pattern(len);
+        let (_, source) = stored(&data, blocks_a_piece, step);
+        let (from, to) = (from.index(len), to.index(len) + 1);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let got = runtime.block_on(read(&source, from as u64..to as u64)).unwrap();
+        prop_assert!(got == data[from.min(to)..to]);
+    }
+}
+
+#[tokio::test]
+async fn each_piece_is_asked_for_once() {
+    let data = pattern(5 * BLOCK + 17);
+    let (tier, source) = stored(&data, 2, 50_000);
+    assert!(read(&source, 0..data.len() as u64).await.unwrap() == data);
+    assert_eq!(tier.gets.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn damaged_block_is_never_given_out_and_what_was_before_it_is() {
+    let data = pattern(4 * BLOCK);
+    let (tier, source) = stored(&data, 2, 50_000);
+    let mut damaged = tier.pieces[1].to_vec();
+    damaged[BLOCK + 5] ^= 1;
+    let source = with_piece(&tier, &source, 1, damaged.into());
+    let mut body = source.read(0..data.len() as u64);
+    let mut got = Vec::new();
+    let error = loop {
+        match body.next().await.expect("an error before the end") {
+            Ok(bytes) => got.extend_from_slice(&bytes),
+            Err(error) => break error,
+        }
+    };
+    assert!(got == data[..3 * BLOCK]);
+    assert!(matches!(&error, SourceError::Damaged { mismatch, .. } if mismatch.block == 3), "{error}");
+    assert!(error.is_damage());
+    assert!(body.next().await.is_none(), "nothing comes after an error");
+}
+
+#[tokio::test]
+async fn piece_that_ends_early_is_damage() {
+    let data = pattern(2 * BLOCK);
+    let (tier, source) = stored(&data, 2, 50_000);
+    let source = with_piece(&tier, &source, 0, data.slice(..2 * BLOCK - 1));
+    let error = read(&source, 0..data.len() as u64).await.unwrap_err();
+    assert!(matches!(error, SourceError::Short { missing: 1, .. }), "{error}");
+    assert!(error.is_damage());
+}

@@ -1,0 +1,219 @@
+//! Tiers that do what tiers do, and stop or fail when a test says so.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt as _, stream};
+use holdfast_actors::ports::tiers::{
+    ColdBody, ColdTier, PieceName, PieceSpec, TierError, TierHealth, TierResult, Tiers,
+};
+use holdfast_protocol::TierName;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// How a tier fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It does not.
+    None,
+    /// It gives back another bit than it took.
+    Damages,
+    /// It gives fewer bytes than it was asked for, and no error.
+    Short,
+    /// It takes nothing, for want of space.
+    Full,
+    /// It refuses its credentials.
+    Denied,
+    /// It is not there.
+    Down,
+    /// So many times a piece that was asked for is not there yet.
+    Lags(u32),
+    /// So many times it breaks off in the middle of a piece.
+    BreaksOff(u32),
+}
+
+/// What holds a call up until it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// Nothing.
+    Open,
+    /// The first piece that is stored.
+    AtPut,
+    /// The first piece that is read.
+    AtGet,
+}
+
+/// A tier in front of another one.
+pub struct Double {
+    inner: Arc<dyn ColdTier>,
+    fault: Mutex<Fault>,
+    gate: watch::Sender<Gate>,
+    /// Whether a call has come to the gate.
+    waiting: watch::Sender<bool>,
+}
+
+impl Double {
+    pub fn new(inner: Arc<dyn ColdTier>) -> Arc<Self> {
+        let (gate, waiting) = (watch::Sender::new(Gate::Open), watch::Sender::new(false));
+        Arc::new(Self { inner, fault: Mutex::new(Fault::None), gate, waiting })
+    }
+
+    pub fn set(&self, fault: Fault) {
+        *self.fault.lock() = fault;
+    }
+
+    pub fn close(&self, gate: Gate) {
+        self.waiting.send_replace(false);
+        self.gate.send_replace(gate);
+    }
+
+    pub fn open(&self) {
+        self.gate.send_replace(Gate::Open);
+    }
+
+    /// Waits until a call has come to the gate.
+    pub async fn reached(&self) {
+        self.waiting.subscribe().wait_for(|is_waiting| *is_waiting).await.unwrap();
+    }
+
+    /// Only the first call is held up.
+    async fn pass_gate(&self, gate: Gate) {
+        let mut state = self.gate.subscribe();
+        let is_closed = *state.borrow() == gate;
+        let is_first = is_closed && self.waiting.send_if_modified(|is_waiting| !std::mem::replace(is_waiting, true));
+        if is_first {
+            state.wait_for(|state| *state != gate).await.unwrap();
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        *self.fault.lock()
+    }
+
+    /// Whether one of the few times is left.
+    fn spend(&self, of: impl Fn(u32) -> Fault) -> bool {
+        let mut fault = self.fault.lock();
+        let left = match *fault {
+            Fault::Lags(left) | Fault::BreaksOff(left) => left,
+            _ => 0,
+        };
+        if left == 0 || *fault != of(left) {
+            return false;
+        }
+        *fault = of(left - 1);
+        true
+    }
+
+    fn reach(&self) -> TierResult<()> {
+        match self.fault() {
+            Fault::Down => Err(TierError::Unavailable("it is down".into())),
+            Fault::Denied => Err(TierError::Denied("the key is wrong".into())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The bytes of a body, changed by `change` when all have come.
+async fn changed(body: ColdBody, change: impl FnOnce(BytesMut) -> BytesMut) -> TierResult<ColdBody> {
+    let parts: Vec<TierResult<Bytes>> = body.collect().await;
+    let mut all = BytesMut::new();
+    for part in parts {
+        all.extend_from_slice(&part?);
+    }
+    let all = change(all).freeze();
+    Ok(stream::iter([Ok(all)]).boxed())
+}
+
+#[async_trait]
+impl ColdTier for Double {
+    fn kind(&self) -> &'static str {
+        "double"
+    }
+
+    fn piece_bytes_max(&self) -> u64 {
+        self.inner.piece_bytes_max()
+    }
+
+    async fn reserve(&self, piece: &PieceSpec) -> TierResult<PieceName> {
+        self.reach()?;
+        self.inner.reserve(piece).await
+    }
+
+    async fn put(&self, name: &PieceName, piece: &PieceSpec, body: ColdBody) -> TierResult<()> {
+        self.pass_gate(Gate::AtPut).await;
+        self.reach()?;
+        if self.fault() == Fault::Full {
+            return Err(TierError::Full("not a byte is left".into()));
+        }
+        if self.spend(Fault::BreaksOff) {
+            let broken = body.take(1).chain(stream::iter([Err(TierError::Unavailable("it broke off".into()))]));
+            drop(self.inner.put(name, piece, broken.boxed()).await);
+            return Err(TierError::Unavailable("it broke off".into()));
+        }
+        self.inner.put(name, piece, body).await
+    }
+
+    async fn get(&self, name: &PieceName, range: Range<u64>) -> TierResult<ColdBody> {
+        self.pass_gate(Gate::AtGet).await;
+        self.reach()?;
+        if self.spend(Fault::Lags) {
+            return Err(TierError::NotFound(name.clone()));
+        }
+        let body = self.inner.get(name, range).await?;
+        match self.fault() {
+            Fault::Damages => {
+                changed(body, |mut all| {
+                    let middle = all.len() / 2;
+                    all[middle] ^= 1;
+                    all
+                })
+                .await
+            }
+            Fault::Short => changed(body, |mut all| all.split_to(all.len() - 1)).await,
+            _ => Ok(body),
+        }
+    }
+
+    async fn size_bytes(&self, name: &PieceName) -> TierResult<u64> {
+        self.reach()?;
+        self.inner.size_bytes(name).await
+    }
+
+    async fn delete(&self, name: &PieceName) -> TierResult<()> {
+        self.reach()?;
+        self.inner.delete(name).await
+    }
+
+    async fn check(&self) -> TierResult<TierHealth> {
+        self.reach()?;
+        self.inner.check().await
+    }
+}
+
+/// Tiers by name.
+#[derive(Default)]
+pub struct Registry(Mutex<BTreeMap<TierName, Arc<dyn ColdTier>>>);
+
+impl Registry {
+    pub fn add(&self, name: TierName, tier: Arc<dyn ColdTier>) {
+        self.0.lock().insert(name, tier);
+    }
+
+    pub fn remove(&self, name: &TierName) {
+        self.0.lock().remove(name);
+    }
+}
+
+impl Tiers for Registry {
+    fn tier(&self, name: &TierName) -> TierResult<Arc<dyn ColdTier>> {
+        let tier = self.0.lock().get(name).cloned();
+        tier.ok_or_else(|| TierError::Denied(format!("no tier {name} is set up")))
+    }
+
+    fn names(&self) -> Vec<TierName> {
+        self.0.lock().keys().cloned().collect()
+    }
+}
