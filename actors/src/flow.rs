@@ -1,5 +1,6 @@
 //! The asynchronous paths of a request, over ports.
 
+pub mod accesses;
 mod chunk_guard;
 pub mod cluster_view;
 pub mod cold;

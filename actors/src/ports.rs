@@ -1,6 +1,7 @@
 //! What a node needs from the world, as traits. `node` holds the adapters; each port has one conformance suite that
 //! every adapter runs.
 
+pub mod accesses;
 pub mod chunks;
 pub mod clock;
 pub mod coordination;
@@ -14,6 +15,7 @@ pub mod peers;
 pub mod tiering;
 pub mod tiers;
 
+pub use accesses::AccessLog;
 pub use chunks::{ChunkBody, ChunkError, ChunkSink, ChunkSpec, ChunkStore};
 pub use clock::{Clock, SystemClock};
 pub use coordination::{Coordination, CoordinationError};

@@ -87,7 +87,7 @@ class Lifecycle(S3Test):
         for moves in [{"Transitions": [{"Days": 1, "StorageClass": "GLACIER"}]},
                       {"NoncurrentVersionTransitions": [{"NoncurrentDays": 1, "StorageClass": "GLACIER"}]}]:
             response = self.refused("InvalidStorageClass", rule(**DAYS, **moves))
-            self.assertIn("no cold tier", response["Error"]["Message"])
+            self.assertIn("STANDARD", response["Error"]["Message"])
 
     def test_only_who_may_configures(self):
         anonymous = client(anonymous=True)

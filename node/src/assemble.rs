@@ -5,7 +5,7 @@
 //! | `data_dir`, `limits`, `root`, `vault`, `storage`, `locks`, `journal`, `parts`, `front` | what every node is made of |
 //! | `cluster`, `transport` | what makes a node one of a cluster, whatever stands behind the ports |
 //! | `events` | the bus, and the relay to it |
-//! | `lifecycle` | the loop that carries lifecycle rules out |
+//! | `lifecycle` | the loops that carry lifecycle rules out, and note reads for them |
 //! | `tiers` | cold tiers, and the loops that move objects to and from them |
 //! | `zookeeper` | a cluster of ZooKeeper, MySQL and QUIC |
 //! | `dev` | a cluster in one process |
@@ -32,6 +32,7 @@ use holdfast_actors::flow::report::Reporter;
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::coordination::{Coordination, NodeAddresses, NodeState};
 use holdfast_actors::ports::peers::ReplicaService;
+use holdfast_actors::ports::tiers::Tiers;
 use holdfast_actors::ports::{ChunkStore, Clock, Disk, Locks, MetadataStore, SystemClock};
 use holdfast_actors::service::cluster::{ClusterHandle, Findings};
 use holdfast_actors::service::loops::LoopsHandle;
@@ -76,6 +77,7 @@ pub use data_dir::InUse;
 use events::RunningEvents;
 use front::FrontParts;
 use journal::JournalParts;
+use lifecycle::LifecycleStart;
 pub use root::{ROOT_USER, Root};
 use tiers::{RunningTiers, TierParts};
 use transport::Served;
@@ -107,8 +109,7 @@ pub struct RunningNode {
     actors: NodeHandle,
     cluster: Option<RunningCluster>,
     events: RunningEvents,
-    /// `None`: this node carries no rules out.
-    lifecycle: Option<LoopsHandle>,
+    lifecycle: LoopsHandle,
     tiers: RunningTiers,
     metadata: Arc<dyn MetadataStore>,
     disks: DiskSet,
@@ -225,7 +226,7 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
         storage::open_disks(&config, cluster_id, data_dir.id(), on_finding)
     )?;
     let storage::Storage { disks, rings } = storage;
-    let storage::Metadata { store: metadata, outbox, journal, tiers: ledger, had_buckets } = opened;
+    let storage::Metadata { store: metadata, outbox, journal, tiers: ledger, reads, had_buckets } = opened;
     if !had_buckets {
         storage::refuse_lost_metadata(&disks, &metadata_place(&config, &data_dir))?;
     }
@@ -307,6 +308,7 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
         node_name: hex::encode(data_dir.id()),
     };
     let tiers = tiers::start(&config, tiers).await?;
+    let known_tiers: Arc<dyn Tiers> = Arc::new(tiers.registry.clone());
     let (kept, reports) = (journal.clone(), reporter.clone());
     let (journal_clock, settings) = (clock.clone(), config.journal.clone());
     let filling = move |bus| {
@@ -314,14 +316,22 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
     };
     let events = RunningEvents::start(&config, outbox.clone(), clock.clone(), owner.clone(), filling).await?;
     let root = root::ensure(&*metadata, &*vault, root, clock.now_ms()).await?;
-    let duty = cluster.as_ref().map(|(joint, _)| joint.lifecycle_duty());
     let front_name = hex::encode(data_dir.id());
-    let lifecycle = lifecycle::start(&config, metadata.clone(), clock.clone(), duty, &front_name).await?;
+    let lifecycle = LifecycleStart {
+        metadata: metadata.clone(),
+        tiers: known_tiers.clone(),
+        reads,
+        clock: clock.clone(),
+        cluster: cluster.as_ref().map(|(joint, _)| joint.lifecycle_duty()),
+        node_name: front_name.clone(),
+    };
+    let (lifecycle, recorder) = lifecycle::start(&config, lifecycle).await?;
     let front = FrontParts {
         metadata: metadata.clone(),
         chunks: chunks.clone(),
         cold: tiers.reads.clone(),
-        tiers: Arc::new(tiers.registry.clone()),
+        tiers: known_tiers,
+        reads: recorder,
         locks,
         clock: clock.clone(),
         opener: vault.clone(),
@@ -411,6 +421,7 @@ async fn open_metadata(data_dir: &DataDir, ports: Option<&ClusterPorts>) -> anyh
             outbox: ports.outbox.clone(),
             journal: ports.journal.clone(),
             tiers: ports.tiers.clone(),
+            reads: ports.reads.clone(),
             had_buckets: ports.had_buckets,
         }),
     }
@@ -530,9 +541,7 @@ impl RunningNode {
         if !drained.in_time {
             tracing::warn!(all_left = drained.all_left, "requests were cut off by the stop");
         }
-        if let Some(lifecycle) = lifecycle {
-            step("stop carrying out lifecycle rules", lifecycle.stop(STOP_STEP_MAX)).await;
-        }
+        step("stop carrying out lifecycle rules", lifecycle.stop(STOP_STEP_MAX)).await;
         step("stop moving objects to and from cold tiers", tiers.stop(STOP_STEP_MAX)).await;
         step("stop publishing events", events.stop(STOP_STEP_MAX)).await;
         let mut close_metadata = true;

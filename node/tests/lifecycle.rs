@@ -18,11 +18,14 @@ use holdfast_actors::ports::metadata::{
     ListVersionsQuery, NewBucket, NewObject, NewUpload, ObjectAttributes, ReplicaEvidence, Tag, Versioning,
     WritePrecondition,
 };
-use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, Outbox};
+use holdfast_actors::ports::{AccessLog, Clock, MetadataError, MetadataStore, Outbox, TierLedger};
 use holdfast_node::locks::InProcessLocks;
 use holdfast_node::metadata::{CacheOptions, CachedMetadataStore, SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::events::PARTITIONS;
 use holdfast_protocol::{ContentId, Manifest, UploadId, VersionId};
+
+#[path = "lifecycle/moves.rs"]
+mod moves;
 
 const HOUR: u64 = 3_600_000;
 const DAY: u64 = 24 * HOUR;
@@ -40,6 +43,8 @@ impl Clock for HandClock {
 struct World {
     parts: LifecycleParts,
     outbox: Arc<dyn Outbox>,
+    ledger: Arc<dyn TierLedger>,
+    reads: Arc<dyn AccessLog>,
     clock: Arc<HandClock>,
     bucket: BucketId,
     _dir: tempfile::TempDir,
@@ -50,7 +55,8 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metadata.sqlite");
         let store = Arc::new(SqliteMetadataStore::open(&path, SqliteOptions::default()).await.unwrap());
-        let outbox: Arc<dyn Outbox> = store.clone();
+        let (outbox, ledger): (Arc<dyn Outbox>, Arc<dyn TierLedger>) = (store.clone(), store.clone());
+        let reads: Arc<dyn AccessLog> = store.clone();
         let metadata: Arc<dyn MetadataStore> = Arc::new(CachedMetadataStore::new(store, &CacheOptions::default()));
         let new = NewBucket { name: "bucket".into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: NOON };
         let bucket = metadata.create_bucket(new).await.unwrap().id;
@@ -60,12 +66,14 @@ impl World {
         let clock = Arc::new(HandClock(AtomicU64::new(NOON)));
         let parts = LifecycleParts {
             metadata,
+            tiers: None,
+            reads: Some(reads.clone()),
             clock: clock.clone(),
             cluster: None,
             teller: Some(LifecycleTeller { node: "node".into(), region: "us-east-1".into() }),
             settings: LifecycleSettings::default(),
         };
-        Self { parts, outbox, clock, bucket, _dir: dir }
+        Self { parts, outbox, ledger, reads, clock, bucket, _dir: dir }
     }
 
     fn store(&self) -> &dyn MetadataStore {
@@ -77,7 +85,11 @@ impl World {
     }
 
     async fn rules(&self, rules: Vec<LifecycleRule>) {
-        let rules = LifecycleRules { generation: rand::random::<u64>() >> 1, rules, ..LifecycleRules::default() };
+        self.set(LifecycleRules { rules, ..LifecycleRules::default() }).await;
+    }
+
+    async fn set(&self, rules: LifecycleRules) {
+        let rules = LifecycleRules { generation: rand::random::<u64>() >> 1, ..rules };
         rules.check().unwrap();
         let text = serde_json::to_string(&rules).unwrap();
         self.store().set_bucket_config("bucket", BucketConfigKind::Lifecycle, Some(text)).await.unwrap();
@@ -88,11 +100,15 @@ impl World {
     }
 
     async fn put_tagged(&self, key: &str, tags: &[(&str, &str)]) -> VersionId {
+        self.put_sized(key, tags, 5).await
+    }
+
+    async fn put_sized(&self, key: &str, tags: &[(&str, &str)], size_bytes: u64) -> VersionId {
         let now_ms = self.clock.now_ms();
         let id = ContentId::generate(now_ms / 1_000);
         let content = Content {
             id,
-            manifest: Manifest::single(id, 5),
+            manifest: Manifest::single(id, size_bytes),
             etag: ETag { md5: [0; 16], parts: None },
             checksum: None,
             parts: vec![],
@@ -146,6 +162,7 @@ impl World {
             all.noncurrent += stats.noncurrent;
             all.markers += stats.markers;
             all.uploads += stats.uploads;
+            all.transitions += stats.transitions;
             all.changed += stats.changed;
             if end == PassEnd::Done {
                 return all;
@@ -191,6 +208,8 @@ fn rule(id: &str) -> LifecycleRule {
         filter: RuleFilter::default(),
         expiration: None,
         noncurrent: None,
+        transitions: vec![],
+        noncurrent_transitions: vec![],
         abort_uploads_days: None,
     }
 }

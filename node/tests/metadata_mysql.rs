@@ -16,7 +16,7 @@ use holdfast_actors::ports::metadata::{
     AgePosition, AgedKind, BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, NewBucket,
     NewObject, ObjectAttributes, ReplicaEvidence, Versioning, WritePrecondition,
 };
-use holdfast_actors::ports::{Journal, MetadataError, MetadataStore, Outbox, TierLedger};
+use holdfast_actors::ports::{AccessLog, Journal, MetadataError, MetadataStore, Outbox, TierLedger};
 use holdfast_node::metadata::mysql::OpenError;
 use holdfast_node::metadata::{MysqlMetadataStore, MysqlOptions, SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::{ContentId, Manifest, VersionId};
@@ -48,6 +48,16 @@ async fn empty_outbox() -> (Arc<dyn MetadataStore>, Arc<dyn Outbox>, ()) {
 mod conformance {
     holdfast_actors::metadata_conformance!(super::empty_store);
     holdfast_actors::outbox_conformance!(super::empty_outbox);
+}
+
+async fn empty_accesses() -> (Arc<dyn MetadataStore>, Arc<dyn AccessLog>, ()) {
+    let server = server().await;
+    let store = open(server.options(&server.database().await)).await;
+    (store.clone(), store, ())
+}
+
+mod accesses {
+    holdfast_actors::accesses_conformance!(super::empty_accesses);
 }
 
 async fn empty_journal() -> (Arc<dyn Journal>, ()) {

@@ -1,4 +1,4 @@
-//! Lifecycle rules carried out: versions and uploads that are due by the rules of their bucket are deleted.
+//! Lifecycle rules carried out: versions and uploads that are due by the rules of their bucket are deleted, or asked to be moved.
 //!
 //! A pass goes over the buckets that have rules. In each it does two things, both in bounded batches:
 //!
@@ -8,7 +8,10 @@
 //! * **Rechecks**: keys of which something changed that a walk may have passed (see [`MetadataStore::rechecks`]) are judged by
 //!   all rules.
 //!
-//! Nothing is deleted but the very version that was judged, under the very rules: each deletion names its sequence number and the
+//! What is due to be moved to another storage class is put on the queue of moves ([`MetadataStore::request_move`]); movers do the
+//! rest, and tell of it. Rules that name a tier which is not set up wait for it, as do their walks.
+//!
+//! Nothing is deleted or moved but the very version that was judged, under the very rules: each deletion names its sequence number and the
 //! bucket's revision, and where those do not say all, tags and the number of newer versions; the transaction compares
 //! ([`OnlyIf`](crate::ports::metadata::OnlyIf)). When it is refused, the walk stops before that version and judges what is
 //! there now.
@@ -22,16 +25,21 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_protocol::TierName;
+
 use super::duty::Duty;
 use crate::domain::cleanup::PassEnd;
 use crate::domain::events::EventDraft;
 use crate::domain::lifecycle::{Day, Due, LifecycleAction, LifecycleRules, Stream, StreamKind};
 use crate::ports::coordination::{Fence, Ownership};
 use crate::ports::metadata::{AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind};
-use crate::ports::{Clock, MetadataError, MetadataStore};
+use crate::ports::tiers::Tiers;
+use crate::ports::{AccessLog, Clock, MetadataError, MetadataStore};
 
 mod act;
+mod reads;
 mod run;
+mod transit;
 
 pub(super) use act::draft;
 pub use run::run;
@@ -104,6 +112,10 @@ pub struct LifecycleTeller {
 pub struct LifecycleParts {
     /// Metadata, through whatever caches it.
     pub metadata: Arc<dyn MetadataStore>,
+    /// Which tiers there are; `None`: whichever rules name.
+    pub tiers: Option<Arc<dyn Tiers>>,
+    /// When objects were last read; `None`: nobody notes it.
+    pub reads: Option<Arc<dyn AccessLog>>,
     /// Time of day.
     pub clock: Arc<dyn Clock>,
     /// Of a node in a cluster.
@@ -127,28 +139,31 @@ pub struct LifecycleStats {
     pub markers: u64,
     /// Uploads aborted.
     pub uploads: u64,
-    /// Deletions that were refused, since the version was changed after it was judged.
+    /// Versions asked to be moved to another storage class.
+    pub transitions: u64,
+    /// Deletions and moves that were refused, since the version was changed after it was judged.
     pub changed: u64,
     /// For how long the longest due of what was done had been due.
     pub lag_ms: u64,
 }
 
 impl LifecycleStats {
-    fn count(&mut self, due: Due, now_ms: u64) {
+    fn count(&mut self, due: &Due, now_ms: u64) {
         let count = match due.action {
             LifecycleAction::ExpireCurrent => &mut self.expired,
             LifecycleAction::RemoveNoncurrent => &mut self.noncurrent,
             LifecycleAction::RemoveMarker => &mut self.markers,
             LifecycleAction::AbortUpload => &mut self.uploads,
+            LifecycleAction::Transition => &mut self.transitions,
         };
         *count += 1;
         self.lag_ms = self.lag_ms.max(now_ms.saturating_sub(due.since_ms));
         tell(due.action, "done");
     }
 
-    /// Whether anything was deleted.
+    /// Whether anything was deleted or is to be moved.
     pub fn did_anything(&self) -> bool {
-        self.expired + self.noncurrent + self.markers + self.uploads > 0
+        self.expired + self.noncurrent + self.markers + self.uploads + self.transitions > 0
     }
 }
 
@@ -161,6 +176,8 @@ fn tell(action: LifecycleAction, outcome: &'static str) {
 struct Job {
     bucket: Arc<Bucket>,
     rules: LifecycleRules,
+    /// Tiers that the rules name and that are not set up.
+    missing: HashSet<TierName>,
     event: Option<EventDraft>,
     fence: Option<Fence>,
     now_ms: u64,
@@ -175,6 +192,8 @@ impl LifecycleParts {
         let mut stats = LifecycleStats::default();
         let (mut end, mut failed) = (PassEnd::Done, None);
         let mut after: Option<String> = None;
+        // Buckets whose notes of reads are still good for something.
+        let mut asking = HashSet::new();
         if self.on_duty().is_none() {
             return Ok((stats, end));
         }
@@ -182,8 +201,9 @@ impl LifecycleParts {
             let page = self.metadata.list_buckets(None, after.as_deref(), self.settings.buckets);
             let page = self.timed("list buckets", page).await?;
             for bucket in &page {
-                if bucket.config(BucketConfigKind::Lifecycle).is_none() {
-                    continue;
+                let Some(text) = bucket.config(BucketConfigKind::Lifecycle) else { continue };
+                if serde_json::from_str::<LifecycleRules>(text).map_or(true, |rules| rules.asks_for_reads()) {
+                    asking.insert(bucket.id);
                 }
                 let Some(fence) = self.on_duty() else { return Ok((stats, PassEnd::Done)) };
                 match self.run_bucket(bucket, fence, &mut stats).await {
@@ -202,10 +222,13 @@ impl LifecycleParts {
                 _ => break,
             }
         }
-        match failed {
-            Some(error) => Err(error),
-            None => Ok((stats, end)),
+        if let Some(error) = failed {
+            return Err(error);
         }
+        if self.sweep_reads(&asking).await? {
+            end = PassEnd::More;
+        }
+        Ok((stats, end))
     }
 
     /// Under what fence this is the node's business; `None`: it is not, now.
@@ -227,7 +250,7 @@ impl LifecycleParts {
         let streams = job.rules.streams(job.now_ms, self.settings.day);
         let cursors = self.metadata.lifecycle_cursors(job.bucket.id, job.rules.generation);
         let cursors = self.timed("read lifecycle cursors", cursors).await?;
-        for stream in &streams {
+        for stream in streams.iter().filter(|stream| self.can_walk(&job, stream)) {
             // Rules may have been changed, the duty lost, the node fenced: a batch is the most that is done then.
             if !self.still_holds(&job).await? {
                 return Ok(true);
@@ -277,7 +300,8 @@ impl LifecycleParts {
             }
         };
         let event = self.teller.as_ref().map(|teller| act::draft(teller, &bucket));
-        Ok(Some(Job { bucket, rules, event, fence, now_ms: self.clock.now_ms() }))
+        let missing = self.missing_tiers(&bucket, &rules).await;
+        Ok(Some(Job { bucket, rules, missing, event, fence, now_ms: self.clock.now_ms() }))
     }
 
     async fn still_holds(&self, job: &Job) -> Result<bool, LifecycleError> {
@@ -323,6 +347,7 @@ impl LifecycleParts {
     ) -> Result<bool, LifecycleError> {
         let kind = match stream.kind {
             StreamKind::Uploads => return self.step_uploads(job, stream, at, stats).await,
+            StreamKind::Read => return self.step_reads(job, stream, at, stats).await,
             StreamKind::Current => AgedKind::Current,
             StreamKind::Noncurrent => AgedKind::Noncurrent,
             StreamKind::Markers => AgedKind::Markers,
@@ -362,7 +387,7 @@ impl LifecycleParts {
             }
             let abort = self.metadata.abort_upload(new.bucket, &new.key, new.id, self.clock.now_ms());
             match self.timed("abort upload", abort).await {
-                Ok(()) => stats.count(due, job.now_ms),
+                Ok(()) => stats.count(&due, job.now_ms),
                 // Completed or aborted by its owner in between.
                 Err(LifecycleError::Metadata(MetadataError::NoSuchUpload)) => tell(due.action, "changed"),
                 Err(error) => {

@@ -25,7 +25,7 @@ use holdfast_actors::ports::coordination::{
 };
 use holdfast_actors::ports::locks::{LockName, Locks};
 use holdfast_actors::ports::peers::{Peers, ReplicaService};
-use holdfast_actors::ports::{ChunkStore, Clock, Disk, Journal, MetadataStore, Outbox, TierLedger};
+use holdfast_actors::ports::{AccessLog, ChunkStore, Clock, Disk, Journal, MetadataStore, Outbox, TierLedger};
 use holdfast_actors::service::cluster::{self, ClusterHandle, ClusterParts, ClusterSettings, Findings, ReportInbox};
 use holdfast_protocol::NodeId;
 use holdfast_storage::finding::FindingSink;
@@ -55,6 +55,7 @@ pub(super) struct ClusterPorts {
     pub(super) outbox: Arc<dyn Outbox>,
     pub(super) journal: Arc<dyn Journal>,
     pub(super) tiers: Arc<dyn TierLedger>,
+    pub(super) reads: Arc<dyn AccessLog>,
     /// Whether a bucket was ever made in it.
     pub(super) had_buckets: bool,
     pub(super) transport: Transport,

@@ -23,7 +23,7 @@ use anyhow::{Context, bail};
 use holdfast_actors::domain::placement::layout;
 use holdfast_actors::ports::coordination::{ClusterIdentity, Coordination, LeaseName};
 use holdfast_actors::ports::peers::in_process::InProcessNetwork;
-use holdfast_actors::ports::{Clock, Journal, Locks, MetadataStore, Outbox, SystemClock, TierLedger};
+use holdfast_actors::ports::{AccessLog, Clock, Journal, Locks, MetadataStore, Outbox, SystemClock, TierLedger};
 use holdfast_protocol::cluster::{Epoch, LayoutChange, LayoutDocument, ShardState};
 use holdfast_protocol::{NodeId, ShardId};
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,7 @@ pub(super) struct Shared {
     outbox: Arc<dyn Outbox>,
     journal: Arc<dyn Journal>,
     tiers: Arc<dyn TierLedger>,
+    reads: Arc<dyn AccessLog>,
 }
 
 impl Shared {
@@ -76,6 +77,7 @@ impl Shared {
             outbox: self.outbox.clone(),
             journal: self.journal.clone(),
             tiers: self.tiers.clone(),
+            reads: self.reads.clone(),
             had_buckets: storage::was_used(&*self.metadata).await.context("look at the metadata")?,
             transport: Transport::InProcess(self.network.clone()),
         })
@@ -135,6 +137,7 @@ pub async fn start(config: &Config, count: u8, root: Root) -> anyhow::Result<Dev
         outbox: opened.outbox,
         journal: opened.journal,
         tiers: opened.tiers,
+        reads: opened.reads,
     };
     let shard_count = saved.identity.shard_count as usize;
     let mut placed = founder.shards();

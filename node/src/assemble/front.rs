@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
+use holdfast_actors::flow::accesses::ReadRecorder;
 use holdfast_actors::flow::cold::read::ColdReads;
 use holdfast_actors::ports::coordination::Ownership;
 use holdfast_actors::ports::tiers::Tiers;
@@ -28,6 +29,7 @@ pub(super) struct FrontParts {
     pub(super) chunks: Arc<dyn ChunkStore>,
     pub(super) cold: Arc<ColdReads>,
     pub(super) tiers: Arc<dyn Tiers>,
+    pub(super) reads: Arc<ReadRecorder>,
     pub(super) locks: Arc<dyn Locks>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) opener: Arc<dyn SecretOpener>,
@@ -41,7 +43,8 @@ pub(super) struct FrontParts {
 
 /// Starts to listen and to serve.
 pub(super) fn serve_s3(config: &Config, parts: FrontParts) -> anyhow::Result<HttpServer> {
-    let FrontParts { metadata, chunks, cold, tiers, locks, clock, opener, actors, rings, node_name, ownership } = parts;
+    let FrontParts { metadata, chunks, cold, tiers, reads, locks, clock, opener, actors, rings, node_name, ownership } =
+        parts;
     let front = S3Front {
         metadata: metadata.clone(),
         chunks,
@@ -51,7 +54,7 @@ pub(super) fn serve_s3(config: &Config, parts: FrontParts) -> anyhow::Result<Htt
         region: config.s3.region.as_str().into(),
         tiers,
         events_from: config.events.is_on().then(|| node_name.as_str().into()),
-        lifecycle: Arc::new(LifecycleView::new(super::lifecycle::day(config))),
+        lifecycle: Arc::new(LifecycleView::new(super::lifecycle::day(config), Some(reads))),
     };
     let options = S3HttpOptions {
         hosts: HostNames::new(config.s3.domains.iter().map(String::as_str)).context("s3.domains")?,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
-use holdfast_actors::ports::{Journal, MetadataStore, Outbox, TierLedger};
+use holdfast_actors::ports::{AccessLog, Journal, MetadataStore, Outbox, TierLedger};
 use holdfast_protocol::ClusterId;
 use holdfast_storage::buf::{BufferPool, BufferPoolConfig, LARGE_BYTES, SMALL_BYTES};
 use holdfast_storage::finding::FindingSink;
@@ -21,6 +21,7 @@ pub(super) struct Metadata {
     pub(super) outbox: Arc<dyn Outbox>,
     pub(super) journal: Arc<dyn Journal>,
     pub(super) tiers: Arc<dyn TierLedger>,
+    pub(super) reads: Arc<dyn AccessLog>,
     /// Whether a bucket was ever made in it.
     pub(super) had_buckets: bool,
 }
@@ -43,7 +44,8 @@ pub(super) async fn open_sqlite(path: &Path) -> anyhow::Result<Metadata> {
     let had_buckets = store.had_buckets().await.with_context(|| format!("read metadata {}", path.display()))?;
     let store = Arc::new(store);
     let cached = Arc::new(CachedMetadataStore::new(store.clone(), &CacheOptions::default()));
-    Ok(Metadata { store: cached, outbox: store.clone(), journal: store.clone(), tiers: store, had_buckets })
+    let (outbox, journal, tiers) = (store.clone(), store.clone(), store.clone());
+    Ok(Metadata { store: cached, outbox, journal, tiers, reads: store, had_buckets })
 }
 
 /// The disks of a node.

@@ -44,7 +44,7 @@ pub(super) async fn connect(config: &Config, data_dir: &DataDir) -> anyhow::Resu
     let automatic = Arc::new(ZookeeperLocks::new(coordination.clone(), data_dir.node_id()));
     let locks = locks::choose(config, &identity.id.to_string(), (automatic, "zookeeper"))?;
     let coordination: Arc<dyn Coordination> = coordination;
-    let (outbox, journal, tiers) = (metadata.clone(), metadata.clone(), metadata.clone());
+    let (outbox, journal, tiers, reads) = (metadata.clone(), metadata.clone(), metadata.clone(), metadata.clone());
     let (metadata, cache) = match cache_options(config)? {
         None => (metadata as Arc<dyn MetadataStore>, None),
         Some(options) => {
@@ -62,6 +62,7 @@ pub(super) async fn connect(config: &Config, data_dir: &DataDir) -> anyhow::Resu
         outbox,
         journal,
         tiers,
+        reads,
         cache,
         had_buckets: true,
         transport,

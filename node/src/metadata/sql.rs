@@ -13,6 +13,7 @@ use futures::{FutureExt as _, TryFutureExt as _};
 use holdfast_actors::ports::metadata::MetadataResult;
 use sqlx::{SqlSafeStr, SqlStr};
 
+pub(super) mod accesses;
 pub(super) mod buckets;
 pub(super) mod fences;
 pub(super) mod journal;

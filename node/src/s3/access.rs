@@ -38,7 +38,8 @@ use super::auth::{Authenticator, Caller, FormCaller};
 use super::errors::{ResultExt as _, ToS3 as _};
 use super::facts::{ClientConnection, RequestFacts, Signing, query_value};
 use super::operations::{self, Operation};
-use super::request_id::RequestContext;
+use super::request_id::{Granted, RequestContext};
+use super::strict_xml;
 
 /// Most parsed policies kept. Beyond it the cache is emptied: parsing 20 KiB again is cheap.
 const CACHED_POLICIES_MAX: usize = 1024;
@@ -234,6 +235,14 @@ impl AccessControl {
     }
 
     async fn check_operation(&self, operation: &Operation, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
+        if let Some(granted) = cx.extensions_mut().remove::<Granted>() {
+            if granted.operation != operation.name {
+                return Err(access_denied());
+            }
+            cx.extensions_mut().insert(granted.caller);
+            cx.extensions_mut().insert(granted.bucket);
+            return Ok(());
+        }
         let form = cx.extensions_mut().get::<FormCaller>().map(|form| form.0.clone());
         let caller = match (&form, cx.credentials()) {
             (Some(form), _) => form.clone(),
@@ -247,9 +256,14 @@ impl AccessControl {
         extensions.insert(caller.clone());
         let connection = extensions.get::<ClientConnection>().copied();
         let bucket = self.check_path(operation, cx, &caller, connection, form.is_some()).await?;
-        if let Some(bucket) = bucket {
-            cx.extensions_mut().insert(bucket);
+        let Some(bucket) = bucket else { return Ok(()) };
+        let extensions = cx.extensions_mut();
+        if let Some(context) =
+            extensions.get::<Arc<RequestContext>>().filter(|_| strict_xml::may_rewrite(operation.name))
+        {
+            context.set_granted(Granted { operation: operation.name, caller, bucket: Arc::clone(&bucket) });
         }
+        extensions.insert(bucket);
         Ok(())
     }
 

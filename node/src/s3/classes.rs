@@ -98,7 +98,7 @@ impl S3Front {
     }
 
     /// A class by its name, if it is one.
-    async fn class(&self, name: &str) -> S3Result<Option<Option<TierName>>> {
+    pub(super) async fn class(&self, name: &str) -> S3Result<Option<Option<TierName>>> {
         if name == STANDARD {
             return Ok(Some(None));
         }

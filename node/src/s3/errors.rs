@@ -361,17 +361,6 @@ pub(crate) fn lost_default_class(class: &str) -> S3Error {
     with_headers(error, [("retry-after", HeaderValue::from_static("60"))])
 }
 
-/// Rules that move objects to where there is nothing.
-pub(crate) fn no_cold_tier() -> S3Error {
-    let mut error = s3_error!(
-        InvalidStorageClass,
-        "The storage class you specified is not valid: this node has no cold tier, so a rule cannot have Transition or \
-         NoncurrentVersionTransition"
-    );
-    error.set_status_code(StatusCode::BAD_REQUEST);
-    error
-}
-
 /// 404 with S3's code for what is not there.
 pub(crate) fn not_configured(code: S3ErrorCode, message: &'static str) -> S3Error {
     let mut error = S3Error::with_message(code, message);
@@ -450,7 +439,6 @@ mod tests {
             (RangeNotSatisfiable { size_bytes: 7 }.to_s3(), "InvalidRange", 416),
             (NoSuchPart(3).to_s3(), "InvalidPartNumber", 416),
             (not_implemented("x"), "NotImplemented", 501),
-            (no_cold_tier(), "InvalidStorageClass", 400),
             (no_such_class(&[]), "InvalidStorageClass", 400),
             (lost_default_class("OSS"), "ServiceUnavailable", 503),
             (MetadataError::NotCold.to_s3(), "InvalidObjectState", 403),

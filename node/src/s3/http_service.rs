@@ -224,12 +224,13 @@ impl Inner {
         if !is_form {
             let (method, uri) = (request.method().clone(), request.uri().clone());
             ranges::drop_ignored(&method, &uri, request.headers_mut());
-            let refused = strict_xml::watch(&mut request, context);
+            let watched = strict_xml::watch(&mut request, context);
             let response = self.s3(request).await;
-            return match refused.and_then(|refused| refused.take()) {
-                Some(error) => Err(error),
+            let response = match watched.and_then(|watched| watched.again(context)) {
+                Some(again) => self.s3(again?).await,
                 None => response,
             };
+            return Ok(strict_xml::with_idle_days(context.operation(), response?));
         }
         context.set_operation("PostObject");
         let bucket = match bucket {

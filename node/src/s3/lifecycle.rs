@@ -1,39 +1,54 @@
 //! Lifecycle configuration of buckets, and what answers tell of when an object expires.
 //!
 //! The rules are in `holdfast_actors::domain::lifecycle`; they are carried out in the background
-//! (`holdfast_actors::flow::lifecycle`). Here they are read from XML and written to it, and shown in `x-amz-expiration`. A node has
-//! no cold tier: rules that move objects to one are refused whole, rather than taken and never done.
+//! (`holdfast_actors::flow::lifecycle`). Here they are read from XML and written to it, and shown in `x-amz-expiration`. Rules that
+//! move objects to a class that there is not are refused whole, rather than taken and never done.
+//!
+//! s3s knows nothing of days since the last read. In what it reads and writes they are negative [`Days`] of a Transition: see
+//! [`super::strict_xml`], which lets no others through.
+//!
+//! [`Days`]: dto::Transition::days
 
 use std::sync::Arc;
 
 use holdfast_actors::domain::lifecycle::{
-    Day, Expiration, FilterForm, LifecycleRule, LifecycleRules, NoncurrentExpiration, RuleFault, RuleFilter,
+    Day, Expiration, FilterForm, LifecycleRule, LifecycleRules, NoncurrentExpiration, NoncurrentTransition, RuleFault,
+    RuleFilter, Transition, TransitionMinimum,
 };
+use holdfast_actors::flow::accesses::ReadRecorder;
 use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, BucketId, ObjectVersion, Tag};
+use holdfast_protocol::TierName;
 use s3s::dto::{self, *};
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use time::OffsetDateTime;
 
-use super::S3Front;
 use super::bucket_config::{stored, to_json};
 use super::convert::{http_date, timestamp};
-use super::errors::{ResultExt as _, ToS3 as _, no_cold_tier, not_configured};
+use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, no_such_class, not_configured};
+use super::{S3Front, classes};
 
 /// Configurations that are kept parsed: a bucket that is read often has its own in there.
 const PARSED_MAX: u64 = 1_000;
 
-/// What S3 says of the least size of transitions, if nothing was said.
-const TRANSITION_MINIMUM: &str = TransitionDefaultMinimumObjectSize::ALL_STORAGE_CLASSES_128K;
-
-/// What the front end knows of expiry: how long a day is, and the rules of buckets, parsed.
+/// What the front end knows of rules: how long a day is, the rules of buckets, parsed, and where to note reads.
 pub(crate) struct LifecycleView {
+    reads: Option<Arc<ReadRecorder>>,
     pub(super) day: Day,
     parsed: moka::sync::Cache<(BucketId, u64), Option<Arc<LifecycleRules>>>,
 }
 
 impl LifecycleView {
-    pub(crate) fn new(day: Day) -> Self {
-        Self { day, parsed: moka::sync::Cache::new(PARSED_MAX) }
+    /// Without `reads` none are noted.
+    pub(crate) fn new(day: Day, reads: Option<Arc<ReadRecorder>>) -> Self {
+        Self { reads, day, parsed: moka::sync::Cache::new(PARSED_MAX) }
+    }
+
+    /// Notes that an object is read, if rules ask for it: what counts is its latest version.
+    pub(super) fn note_read(&self, bucket: &Bucket, object: &ObjectVersion, now_ms: u64) {
+        let Some(reads) = self.reads.as_ref().filter(|_| object.is_latest) else { return };
+        if self.rules(bucket).is_some_and(|rules| rules.asks_for_reads()) {
+            reads.note(bucket.id, &object.key, now_ms);
+        }
     }
 
     /// The rules of a bucket, if it has any that are understood.
@@ -46,7 +61,7 @@ impl LifecycleView {
 
 impl Default for LifecycleView {
     fn default() -> Self {
-        Self::new(Day::REAL)
+        Self::new(Day::REAL, None)
     }
 }
 
@@ -75,13 +90,27 @@ impl S3Front {
             .input
             .lifecycle_configuration
             .ok_or_else(|| s3_error!(MissingRequestBodyError, "Request Body is empty"))?;
-        let rules = LifecycleRules {
+        let minimum = req.input.transition_default_minimum_object_size;
+        let mut rules = LifecycleRules {
             // Below 2⁶³, as databases count.
             generation: rand::random::<u64>() >> 1,
-            transition_minimum: req.input.transition_default_minimum_object_size.map(|size| size.as_str().to_owned()),
-            rules: configuration.rules.into_iter().map(rule).collect::<S3Result<_>>()?,
+            transition_minimum: minimum.map(|size| size.as_str().to_owned()),
+            reads_since_ms: None,
+            rules: Vec::with_capacity(configuration.rules.len()),
         };
+        for rule in configuration.rules {
+            rules.rules.push(self.rule(rule).await?);
+        }
+        if rules.transition_minimum.as_deref().is_some_and(|text| TransitionMinimum::named(text).is_none()) {
+            return Err(invalid_argument("The transition default minimum object size specified is not valid"));
+        }
         rules.check().s3()?;
+        if rules.asks_for_reads() {
+            // Where they were noted before, they still count.
+            let before = stored::<LifecycleRules>(&bucket, BucketConfigKind::Lifecycle).ok().flatten();
+            let since_ms = before.filter(LifecycleRules::asks_for_reads).and_then(|rules| rules.reads_since_ms);
+            rules.reads_since_ms = Some(since_ms.unwrap_or_else(|| self.clock.now_ms()));
+        }
         self.set_config(&bucket.name, BucketConfigKind::Lifecycle, Some(to_json(&rules))).await?;
         Ok(S3Response::new(PutBucketLifecycleConfigurationOutput {
             transition_default_minimum_object_size: Some(transition_minimum(&rules)),
@@ -112,7 +141,7 @@ impl S3Front {
 }
 
 fn transition_minimum(rules: &LifecycleRules) -> TransitionDefaultMinimumObjectSize {
-    rules.transition_minimum.clone().unwrap_or_else(|| TRANSITION_MINIMUM.to_owned()).into()
+    TransitionDefaultMinimumObjectSize::from_static(rules.minimum().as_str())
 }
 
 /// An id as it stands in a header.
@@ -136,62 +165,99 @@ fn malformed(what: &'static str) -> S3Error {
     RuleFault::Malformed(what).to_s3()
 }
 
-fn rule(rule: dto::LifecycleRule) -> S3Result<LifecycleRule> {
-    let moves = rule.transitions.is_some_and(|list| !list.is_empty())
-        || rule.noncurrent_version_transitions.is_some_and(|list| !list.is_empty());
-    if moves {
-        return Err(no_cold_tier());
+impl S3Front {
+    async fn rule(&self, rule: dto::LifecycleRule) -> S3Result<LifecycleRule> {
+        let (mut transitions, mut noncurrent_transitions) = (Vec::new(), Vec::new());
+        for transition in rule.transitions.unwrap_or_default() {
+            transitions.push(self.transition(transition).await?);
+        }
+        for transition in rule.noncurrent_version_transitions.unwrap_or_default() {
+            noncurrent_transitions.push(self.noncurrent_transition(transition).await?);
+        }
+        let enabled = match rule.status.as_str() {
+            ExpirationStatus::ENABLED => true,
+            ExpirationStatus::DISABLED => false,
+            _ => return Err(malformed("Status is Enabled or Disabled")),
+        };
+        let filter = match (rule.prefix, rule.filter) {
+            (Some(_), Some(_)) => return Err(malformed("a rule has a Filter or a Prefix, not both")),
+            (None, None) => return Err(malformed("a rule has a Filter")),
+            (Some(prefix), None) => {
+                RuleFilter { form: FilterForm::Prefix, prefix: Some(prefix), ..RuleFilter::default() }
+            }
+            (None, Some(filter)) => filter_of(filter)?,
+        };
+        let noncurrent = match rule.noncurrent_version_expiration {
+            None => None,
+            Some(expiration) => Some(NoncurrentExpiration {
+                days: count(
+                    expiration
+                        .noncurrent_days
+                        .ok_or_else(|| malformed("NoncurrentVersionExpiration has NoncurrentDays"))?,
+                ),
+                keep: expiration.newer_noncurrent_versions.map(count),
+            }),
+        };
+        let abort_uploads_days = match rule.abort_incomplete_multipart_upload {
+            None => None,
+            Some(abort) => Some(count(
+                abort
+                    .days_after_initiation
+                    .ok_or_else(|| malformed("AbortIncompleteMultipartUpload has DaysAfterInitiation"))?,
+            )),
+        };
+        Ok(LifecycleRule {
+            id: rule.id.filter(|id| !id.is_empty()).unwrap_or_else(|| format!("{:032x}", rand::random::<u128>())),
+            enabled,
+            filter,
+            expiration: rule.expiration.map(expiration_of).transpose()?,
+            noncurrent,
+            transitions,
+            noncurrent_transitions,
+            abort_uploads_days,
+        })
     }
-    let enabled = match rule.status.as_str() {
-        ExpirationStatus::ENABLED => true,
-        ExpirationStatus::DISABLED => false,
-        _ => return Err(malformed("Status is Enabled or Disabled")),
-    };
-    let filter = match (rule.prefix, rule.filter) {
-        (Some(_), Some(_)) => return Err(malformed("a rule has a Filter or a Prefix, not both")),
-        (None, None) => return Err(malformed("a rule has a Filter")),
-        (Some(prefix), None) => RuleFilter { form: FilterForm::Prefix, prefix: Some(prefix), ..RuleFilter::default() },
-        (None, Some(filter)) => filter_of(filter)?,
-    };
-    let noncurrent = match rule.noncurrent_version_expiration {
-        None => None,
-        Some(expiration) => Some(NoncurrentExpiration {
-            days: count(
-                expiration
-                    .noncurrent_days
-                    .ok_or_else(|| malformed("NoncurrentVersionExpiration has NoncurrentDays"))?,
-            ),
-            keep: expiration.newer_noncurrent_versions.map(count),
-        }),
-    };
-    let abort_uploads_days = match rule.abort_incomplete_multipart_upload {
-        None => None,
-        Some(abort) => Some(count(
-            abort
-                .days_after_initiation
-                .ok_or_else(|| malformed("AbortIncompleteMultipartUpload has DaysAfterInitiation"))?,
-        )),
-    };
-    Ok(LifecycleRule {
-        id: rule.id.filter(|id| !id.is_empty()).unwrap_or_else(|| format!("{:032x}", rand::random::<u128>())),
-        enabled,
-        filter,
-        expiration: rule.expiration.map(expiration_of).transpose()?,
-        noncurrent,
-        abort_uploads_days,
-    })
+
+    /// Where rules move objects.
+    async fn target(&self, class: Option<TransitionStorageClass>) -> S3Result<Option<TierName>> {
+        let class = class.ok_or_else(|| malformed("a transition has a StorageClass"))?;
+        self.class(class.as_str()).await?.ok_or_else(|| no_such_class(&self.tiers.names()))
+    }
+
+    async fn transition(&self, transition: dto::Transition) -> S3Result<Transition> {
+        Ok(Transition {
+            days: transition.days.and_then(|days| u32::try_from(days).ok()),
+            date_ms: transition.date.map(date_ms).transpose()?,
+            idle_days: transition.days.filter(|days| *days < 0).map(i32::unsigned_abs),
+            to: self.target(transition.storage_class).await?,
+        })
+    }
+
+    async fn noncurrent_transition(&self, transition: NoncurrentVersionTransition) -> S3Result<NoncurrentTransition> {
+        let days = transition.noncurrent_days;
+        let days = days.ok_or_else(|| malformed("NoncurrentVersionTransition has NoncurrentDays"))?;
+        let days = u32::try_from(days).map_err(|_| {
+            invalid_argument("'NoncurrentDays' for NoncurrentVersionTransition action must be a nonnegative integer")
+        })?;
+        Ok(NoncurrentTransition {
+            days,
+            keep: transition.newer_noncurrent_versions.map(count),
+            to: self.target(transition.storage_class).await?,
+        })
+    }
 }
 
 fn expiration_of(expiration: LifecycleExpiration) -> S3Result<Expiration> {
-    let date_ms = expiration.date.map(|date| {
-        let ms = OffsetDateTime::from(date).unix_timestamp_nanos() / 1_000_000;
-        u64::try_from(ms).map_err(|_| RuleFault::Argument("'Date' is before 1970").to_s3())
-    });
     Ok(Expiration {
         days: expiration.days.map(count),
-        date_ms: date_ms.transpose()?,
+        date_ms: expiration.date.map(date_ms).transpose()?,
         lone_markers: expiration.expired_object_delete_marker,
     })
+}
+
+fn date_ms(date: Timestamp) -> S3Result<u64> {
+    let ms = OffsetDateTime::from(date).unix_timestamp_nanos() / 1_000_000;
+    u64::try_from(ms).map_err(|_| RuleFault::Argument("'Date' is before 1970").to_s3())
 }
 
 fn filter_of(filter: LifecycleRuleFilter) -> S3Result<RuleFilter> {
@@ -222,6 +288,11 @@ fn filter_of(filter: LifecycleRuleFilter) -> S3Result<RuleFilter> {
 
 fn tag_of(tag: dto::Tag) -> Tag {
     Tag { key: tag.key.unwrap_or_default(), value: tag.value.unwrap_or_default() }
+}
+
+/// A list of XML, which is left out when it is empty.
+fn listed<T, U>(list: Vec<T>, show: impl Fn(T) -> U) -> Option<Vec<U>> {
+    (!list.is_empty()).then(|| list.into_iter().map(show).collect())
 }
 
 /// A rule as it was written.
@@ -270,9 +341,17 @@ fn shown(rule: LifecycleRule) -> dto::LifecycleRule {
             newer_noncurrent_versions: noncurrent.keep.map(days),
             noncurrent_days: Some(days(noncurrent.days)),
         }),
-        noncurrent_version_transitions: None,
+        noncurrent_version_transitions: listed(rule.noncurrent_transitions, |one| NoncurrentVersionTransition {
+            newer_noncurrent_versions: one.keep.map(days),
+            noncurrent_days: Some(days(one.days)),
+            storage_class: Some(classes::shown(one.to.as_ref())),
+        }),
         prefix,
         status: ExpirationStatus::from_static(status),
-        transitions: None,
+        transitions: listed(rule.transitions, |one| dto::Transition {
+            date: one.date_ms.map(timestamp),
+            days: one.days.map(days).or(one.idle_days.map(|idle| -days(idle))),
+            storage_class: Some(classes::shown(one.to.as_ref())),
+        }),
     }
 }

@@ -211,6 +211,7 @@ impl S3Front {
             reader.prefetch().await.s3()?;
             Some(StreamingBlob::new(ObjectBody(Mutex::new(reader))))
         };
+        self.lifecycle.note_read(&bucket, &object, self.clock.now_ms());
         let attributes = &object.attributes;
         let mut output = GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),

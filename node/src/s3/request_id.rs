@@ -1,7 +1,10 @@
 //! Request ids, and what becomes known of a request while it is handled.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+
+use holdfast_actors::ports::metadata::Bucket;
+use parking_lot::Mutex;
 
 use super::auth::Caller;
 
@@ -23,6 +26,15 @@ impl fmt::Display for RequestId {
     }
 }
 
+/// That access control had nothing against a request. In the extensions of one that is given to s3s once more it takes the place
+/// of a signature; clients cannot set it.
+#[derive(Debug, Clone)]
+pub(crate) struct Granted {
+    pub(crate) operation: &'static str,
+    pub(crate) caller: Caller,
+    pub(crate) bucket: Arc<Bucket>,
+}
+
 /// Shared between the HTTP service around s3s, which logs and counts a request, and access control inside, which learns
 /// what it is.
 #[derive(Debug)]
@@ -30,12 +42,13 @@ pub struct RequestContext {
     id: RequestId,
     operation: OnceLock<&'static str>,
     user: OnceLock<Option<String>>,
+    granted: Mutex<Option<Granted>>,
 }
 
 impl RequestContext {
     /// A request of which only the id is known.
     pub fn new(id: RequestId) -> Self {
-        Self { id, operation: OnceLock::new(), user: OnceLock::new() }
+        Self { id, operation: OnceLock::new(), user: OnceLock::new(), granted: Mutex::new(None) }
     }
 
     /// The id.
@@ -61,6 +74,16 @@ impl RequestContext {
     /// Called once the caller is known; the first call counts.
     pub(crate) fn set_caller(&self, caller: &Caller) {
         let _ = self.user.set(caller.user_name().map(str::to_owned));
+    }
+
+    /// Called once access control had nothing against a request that may be given to s3s once more.
+    pub(crate) fn set_granted(&self, granted: Granted) {
+        *self.granted.lock() = Some(granted);
+    }
+
+    /// What was granted, once.
+    pub(crate) fn take_granted(&self) -> Option<Granted> {
+        self.granted.lock().take()
     }
 }
 

@@ -8,8 +8,11 @@
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
+mod idle;
 mod watch;
 
+pub(super) use idle::shown as with_idle_days;
+use idle::{Idle, IdleDays};
 pub(super) use watch::watch;
 
 /// How deep elements may stand in each other: more than any of the documents has.
@@ -28,6 +31,11 @@ enum Document {
     Delete,
     /// Of RestoreObject.
     Restore,
+}
+
+/// Whether a document of an operation may be given to s3s in another form.
+pub(super) fn may_rewrite(operation: &str) -> bool {
+    operation == "PutBucketLifecycleConfiguration"
 }
 
 /// What belongs into an element.
@@ -63,6 +71,8 @@ impl Document {
             (Self::Lifecycle, "Tag", "Key" | "Value") => Text,
             (Self::Lifecycle, "Expiration" | "Transition", "Date") => Text,
             (Self::Lifecycle, "Expiration" | "Transition", "Days") => COUNT,
+            // An extension: see `idle`.
+            (Self::Lifecycle, "Transition", idle::ELEMENT) => COUNT,
             (Self::Lifecycle, "Expiration", "ExpiredObjectDeleteMarker") => Text,
             (Self::Lifecycle, "Transition" | "NoncurrentVersionTransition", "StorageClass") => Text,
             (
@@ -110,22 +120,30 @@ impl Open {
     }
 }
 
-/// Whether s3s reads all that a document says.
+/// Whether s3s reads all that a document says. Gives what has to be written otherwise before that.
 ///
 /// # Errors
 /// What it would pass over, and in which element.
-fn check(text: &[u8], document: Document) -> Result<(), String> {
+fn read(text: &[u8], document: Document) -> Result<Vec<Idle>, String> {
     let mut reader = Reader::from_reader(text);
     let mut open: Vec<Open> = Vec::new();
+    let mut idle = IdleDays::default();
     loop {
+        let before = reader.buffer_position();
         let event = reader.read_event().map_err(|error| format!("{}: {error}", place(&open)))?;
         match event {
             Event::Start(start) => {
                 let entered = enter(document, &open, start.name().as_ref())?;
+                idle.enter(&entered.name, before);
                 open.push(entered);
             }
             Event::Empty(start) => enter(document, &open, start.name().as_ref())?.close()?,
-            Event::End(_) => open.pop().map_or(Ok(()), Open::close)?,
+            Event::End(_) => {
+                let Some(closed) = open.pop() else { continue };
+                let around = place(&open);
+                idle.leave(around, &closed.name, closed.text.trim_matches(SPACE), reader.buffer_position())?;
+                closed.close()?;
+            }
             Event::Text(text) => {
                 let text = text.decode().map_err(|error| format!("{}: {error}", place(&open)))?;
                 take(&mut open, &text)?;
@@ -141,7 +159,7 @@ fn check(text: &[u8], document: Document) -> Result<(), String> {
     }
     match open.last() {
         Some(element) => Err(format!("{} is not closed", element.name)),
-        None => Ok(()),
+        None => Ok(idle.found),
     }
 }
 

@@ -58,6 +58,10 @@ pub(super) fn describe() {
         "holdfast_lifecycle_actions_total",
         "What lifecycle rules did, by action and outcome; changed: the version was another one by then, and was spared."
     );
+    describe_counter!(
+        "holdfast_reads_not_noted_total",
+        "Reads that were not noted for lifecycle rules, as too many waited to be."
+    );
     describe_counter!("holdfast_lifecycle_examined_total", "Versions and uploads that lifecycle rules looked at.");
     describe_counter!("holdfast_lifecycle_passes_total", "Passes over the lifecycle rules of all buckets, by outcome.");
     describe_gauge!(

@@ -25,6 +25,11 @@ impl Day {
         Self { ms: ms.max(1) }
     }
 
+    /// When the day began that `ms` lies in.
+    pub fn begin_ms(self, ms: u64) -> u64 {
+        ms / self.ms * self.ms
+    }
+
     /// When what began at `from_ms` is `days` old.
     pub fn due_ms(self, from_ms: u64, days: u32) -> u64 {
         let aged = from_ms.saturating_add(u64::from(days).saturating_mul(self.ms));

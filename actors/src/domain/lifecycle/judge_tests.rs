@@ -18,6 +18,8 @@ fn rule(id: &str) -> LifecycleRule {
         filter: RuleFilter::default(),
         expiration: None,
         noncurrent: None,
+        transitions: Vec::new(),
+        noncurrent_transitions: Vec::new(),
         abort_uploads_days: None,
     }
 }
@@ -28,6 +30,10 @@ fn after_days(id: &str, days: u32) -> LifecycleRule {
 
 fn rules(rules: Vec<LifecycleRule>) -> LifecycleRules {
     LifecycleRules { rules, ..LifecycleRules::default() }
+}
+
+fn newer(newer: u32) -> Known {
+    Known { newer, read_ms: None }
 }
 
 fn version(standing: Standing) -> AgedVersion {
@@ -49,9 +55,9 @@ fn a_current_version_expires_at_the_midnight_after_its_days() {
     let rules = rules(vec![after_days("a", 1)]);
     let current = version(Standing::Current);
     let midnight = NOON + DAY_MS + DAY_MS / 2;
-    assert_eq!(rules.judge(&current, 0, midnight - 1, Day::REAL), None);
-    let due = Due { action: LifecycleAction::ExpireCurrent, since_ms: midnight };
-    assert_eq!(rules.judge(&current, 0, midnight, Day::REAL), Some(due));
+    assert_eq!(rules.judge(&current, newer(0), midnight - 1, Day::REAL), None);
+    let due = Due { action: LifecycleAction::ExpireCurrent, since_ms: midnight, to: None };
+    assert_eq!(rules.judge(&current, newer(0), midnight, Day::REAL), Some(due));
     assert_eq!(rules.expiry("logs/a", 5, &[], NOON, Day::REAL), Some((midnight, "a")));
 }
 
@@ -79,9 +85,9 @@ fn a_date_is_due_for_whatever_is_there_then_or_comes_later() {
     let expiration = Some(Expiration { date_ms: Some(date_ms), ..Expiration::default() });
     let rules = rules(vec![LifecycleRule { expiration, ..rule("a") }]);
     let late = AgedVersion { last_modified_ms: date_ms + 5, ..version(Standing::Current) };
-    assert!(rules.judge(&version(Standing::Current), 0, date_ms - 1, Day::REAL).is_none());
-    assert!(rules.judge(&version(Standing::Current), 0, date_ms, Day::REAL).is_some());
-    assert!(rules.judge(&late, 0, date_ms + 6, Day::REAL).is_some());
+    assert!(rules.judge(&version(Standing::Current), newer(0), date_ms - 1, Day::REAL).is_none());
+    assert!(rules.judge(&version(Standing::Current), newer(0), date_ms, Day::REAL).is_some());
+    assert!(rules.judge(&late, newer(0), date_ms + 6, Day::REAL).is_some());
     assert!(rules.streams(date_ms - 1, Day::REAL).is_empty());
     assert_eq!(rules.streams(date_ms, Day::REAL).len(), 2);
 }
@@ -91,13 +97,13 @@ fn a_noncurrent_version_goes_when_old_enough_and_not_among_those_kept() {
     let noncurrent = Some(NoncurrentExpiration { days: 1, keep: Some(2) });
     let rules = rules(vec![LifecycleRule { noncurrent, ..rule("a") }]);
     let (old, later) = (version(Standing::Noncurrent), NOON + 3 * DAY_MS);
-    assert_eq!(rules.judge(&old, 1, later, Day::REAL), None);
-    assert!(rules.judge(&old, 2, later, Day::REAL).is_some());
-    assert_eq!(rules.judge(&old, 2, NOON + DAY_MS, Day::REAL), None);
+    assert_eq!(rules.judge(&old, newer(1), later, Day::REAL), None);
+    assert!(rules.judge(&old, newer(2), later, Day::REAL).is_some());
+    assert_eq!(rules.judge(&old, newer(2), NOON + DAY_MS, Day::REAL), None);
     assert_eq!(rules.keeps("logs/a"), [(2, 1)]);
     // It counts from when it became noncurrent, not from when it was written.
     let young = AgedVersion { since_ms: later, ..old };
-    assert_eq!(rules.judge(&young, 2, later, Day::REAL), None);
+    assert_eq!(rules.judge(&young, newer(2), later, Day::REAL), None);
 }
 
 #[test]
@@ -107,18 +113,18 @@ fn a_marker_goes_only_when_it_hides_nothing() {
     let by_days = rules(vec![after_days("a", 1)]);
     let later = NOON + 3 * DAY_MS;
     for rules in [&by_flag, &by_days] {
-        let judge = |is_alone| rules.judge(&version(Standing::Marker { is_alone }), 0, later, Day::REAL);
+        let judge = |is_alone| rules.judge(&version(Standing::Marker { is_alone }), newer(0), later, Day::REAL);
         assert_eq!(judge(false), None);
         assert_eq!(judge(true).map(|due| due.action), Some(LifecycleAction::RemoveMarker));
     }
     let alone = version(Standing::Marker { is_alone: true });
-    assert!(by_flag.judge(&alone, 0, NOON, Day::REAL).is_some());
-    assert!(by_days.judge(&alone, 0, NOON, Day::REAL).is_none());
+    assert!(by_flag.judge(&alone, newer(0), NOON, Day::REAL).is_some());
+    assert!(by_days.judge(&alone, newer(0), NOON, Day::REAL).is_none());
     // The flag is about markers only.
-    assert_eq!(by_flag.judge(&version(Standing::Current), 0, later, Day::REAL), None);
+    assert_eq!(by_flag.judge(&version(Standing::Current), newer(0), later, Day::REAL), None);
     let sized = RuleFilter { smaller_than_bytes: Some(10), ..RuleFilter::default() };
     let sized = rules(vec![LifecycleRule { filter: sized, ..after_days("a", 1) }]);
-    assert_eq!(sized.judge(&alone, 0, later, Day::REAL), None);
+    assert_eq!(sized.judge(&alone, newer(0), later, Day::REAL), None);
 }
 
 #[test]
@@ -161,7 +167,7 @@ proptest! {
         let within = |kind: StreamKind| {
             rules.streams(NOON, day).iter().any(|stream| stream.kind == kind && begun <= stream.until_ms)
         };
-        let judged = |standing| rules.judge(&at(standing), 0, NOON, day).is_some();
+        let judged = |standing| rules.judge(&at(standing), newer(0), NOON, day).is_some();
         prop_assert_eq!(judged(Standing::Current), within(StreamKind::Current));
         prop_assert_eq!(judged(Standing::Noncurrent), within(StreamKind::Noncurrent));
         prop_assert_eq!(judged(Standing::Marker { is_alone: true }), within(StreamKind::Markers));

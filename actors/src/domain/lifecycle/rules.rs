@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::{NoncurrentTransition, Transition};
 use crate::domain::objects::tags::{TAG_KEY_CHARS_MAX, TAG_VALUE_CHARS_MAX};
 use crate::ports::metadata::Tag;
 
@@ -19,9 +20,9 @@ const PREFIX_BYTES_MAX: usize = 1_024;
 /// The most tags of a filter: those of an object.
 const TAGS_MAX: usize = 10;
 /// The most noncurrent versions that a rule can keep, as in S3.
-const KEEP_MAX: u32 = 100;
+pub(super) const KEEP_MAX: u32 = 100;
 /// Dates are midnights of real days, however long a day of age is.
-const MIDNIGHT_MS: u64 = 86_400_000;
+pub(super) const MIDNIGHT_MS: u64 = 86_400_000;
 
 /// All rules of a bucket.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,9 +30,12 @@ const MIDNIGHT_MS: u64 = 86_400_000;
 pub struct LifecycleRules {
     /// A number of this configuration that no other has, below 2⁶³: how far walks have come counts under it only.
     pub generation: u64,
-    /// What the client wrote about the least size of transitions, to be read back.
+    /// What the client wrote about the least size of what is moved: see [`TransitionMinimum`](super::TransitionMinimum).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transition_minimum: Option<String>,
+    /// Since when reads of latest versions are noted, where a rule asks for them: what was not read since counts as read then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads_since_ms: Option<u64>,
     /// The rules, as they were given.
     pub rules: Vec<LifecycleRule>,
 }
@@ -52,6 +56,12 @@ pub struct LifecycleRule {
     /// What becomes of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noncurrent: Option<NoncurrentExpiration>,
+    /// Where latest versions are moved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transitions: Vec<Transition>,
+    /// Where older versions are moved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub noncurrent_transitions: Vec<NoncurrentTransition>,
     /// Days after which an unfinished upload is aborted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abort_uploads_days: Option<u32>,
@@ -161,7 +171,8 @@ impl LifecycleRule {
             return Err(RuleFault::Argument("ID length should not exceed allowed limit of 255"));
         }
         self.filter.check()?;
-        if self.expiration.is_none() && self.noncurrent.is_none() && self.abort_uploads_days.is_none() {
+        let moves = !self.transitions.is_empty() || !self.noncurrent_transitions.is_empty();
+        if self.expiration.is_none() && self.noncurrent.is_none() && self.abort_uploads_days.is_none() && !moves {
             return Err(RuleFault::Request("At least one action needs to be specified in a rule"));
         }
         if let Some(expiration) = &self.expiration {
@@ -179,6 +190,7 @@ impl LifecycleRule {
                 ));
             }
         }
+        self.check_transitions()?;
         if let Some(days) = self.abort_uploads_days {
             if days == 0 {
                 return Err(RuleFault::Argument(
@@ -225,7 +237,8 @@ impl LifecycleRule {
 }
 
 impl RuleFilter {
-    fn has_sizes(&self) -> bool {
+    /// Whether it names a size.
+    pub(super) fn has_sizes(&self) -> bool {
         self.larger_than_bytes.is_some() || self.smaller_than_bytes.is_some()
     }
 

@@ -13,6 +13,8 @@ fn rule() -> LifecycleRule {
         filter: RuleFilter::default(),
         expiration: Some(Expiration { days: Some(1), ..Expiration::default() }),
         noncurrent: None,
+        transitions: Vec::new(),
+        noncurrent_transitions: Vec::new(),
         abort_uploads_days: None,
     }
 }
@@ -135,7 +137,13 @@ fn rules_are_read_as_they_are_stored() {
     let full = LifecycleRules {
         generation: u64::MAX >> 1,
         transition_minimum: Some("varies_by_storage_class".into()),
+        reads_since_ms: Some(5),
         rules: vec![
+            LifecycleRule {
+                transitions: vec![Transition { days: Some(0), to: "OSS".parse().ok(), ..Transition::default() }],
+                noncurrent_transitions: vec![NoncurrentTransition { days: 3, keep: Some(2), to: None }],
+                ..rule()
+            },
             LifecycleRule { noncurrent: Some(NoncurrentExpiration { days: 3, keep: Some(2) }), ..rule() },
             LifecycleRule { id: "b".into(), enabled: false, abort_uploads_days: Some(4), ..rule() },
         ],
@@ -145,18 +153,38 @@ fn rules_are_read_as_they_are_stored() {
 }
 
 #[test]
+fn rules_that_were_stored_before_there_were_moves_are_read() {
+    let stored = r#"{"generation":7,"transition_minimum":"whatever","rules":[{"id":"a","enabled":true,"filter":{"form":"single"},
+        "expiration":{"days":3}}]}"#;
+    let rules = serde_json::from_str::<LifecycleRules>(stored).expect("it is read");
+    assert_eq!((rules.rules[0].transitions.len(), rules.asks_for_reads()), (0, false));
+    assert_eq!(rules.minimum().as_str(), "all_storage_classes_128K");
+    assert_eq!(rules.check(), Ok(()));
+}
+
+#[test]
 fn rules_with_a_condition_of_a_newer_version_are_not_understood_rather_than_wider() {
     let rules = LifecycleRules {
         rules: vec![LifecycleRule {
             filter: RuleFilter { prefix: Some("logs/".into()), ..RuleFilter::default() },
             noncurrent: Some(NoncurrentExpiration { days: 3, keep: None }),
+            transitions: vec![Transition { days: Some(0), ..Transition::default() }],
+            noncurrent_transitions: vec![NoncurrentTransition::default()],
             ..rule()
         }],
         ..LifecycleRules::default()
     };
     let stored = serde_json::to_value(&rules).expect("it serialises");
     assert!(serde_json::from_value::<LifecycleRules>(stored.clone()).is_ok());
-    for place in ["", "/rules/0", "/rules/0/filter", "/rules/0/expiration", "/rules/0/noncurrent"] {
+    for place in [
+        "",
+        "/rules/0",
+        "/rules/0/filter",
+        "/rules/0/expiration",
+        "/rules/0/noncurrent",
+        "/rules/0/transitions/0",
+        "/rules/0/noncurrent_transitions/0",
+    ] {
         let mut newer = stored.clone();
         newer.pointer_mut(place).expect("it is there")["only_if_cold"] = true.into();
         let error = serde_json::from_value::<LifecycleRules>(newer).expect_err(place);

@@ -111,8 +111,8 @@ impl Clocks {
 
 fn say(stats: &LifecycleStats) {
     if stats.did_anything() {
-        let LifecycleStats { expired, noncurrent, markers, uploads, .. } = *stats;
-        tracing::info!(expired, noncurrent, markers, uploads, "lifecycle rules were carried out");
+        let LifecycleStats { expired, noncurrent, markers, uploads, transitions, .. } = *stats;
+        tracing::info!(expired, noncurrent, markers, uploads, transitions, "lifecycle rules were carried out");
     }
 }
 

@@ -26,6 +26,14 @@ const HAS_OTHERS: &str = "(EXISTS (SELECT 1 FROM history n WHERE n.bucket = o.bu
 /// version too many is kept.
 const COUNTS: &str = "n.latest + 0 = 0 AND (n.content IS NOT NULL OR n.since_ms < 9223372036854775807)";
 
+/// How many columns an [`AgedVersion`] is read from in all.
+pub(super) const AGED_COLUMNS: usize = 11;
+
+/// All columns of a latest version that is an object.
+pub(super) fn current_columns() -> String {
+    format!("{COLUMNS}, o.modified_ms, {CURRENT}, 0")
+}
+
 const CURRENT: i64 = 0;
 const NONCURRENT: i64 = 1;
 const MARKER: i64 = 2;
@@ -40,7 +48,7 @@ fn standing(code: i64, has_others: i64) -> MetadataResult<Standing> {
 }
 
 /// A version from [`COLUMNS`], the time, the standing, and whether there are others.
-fn version_from_row(row: &impl Fields) -> MetadataResult<AgedVersion> {
+pub(super) fn aged_version(row: &impl Fields) -> MetadataResult<AgedVersion> {
     let size_bytes = row.number_or_null(5)?.map(rows::unsigned).transpose()?;
     // A current one without a size is never due: it is passed, and reported by whoever reads it.
     if row.bytes_or_null(6)?.is_some() && size_bytes.is_none() && row.number(9)? != CURRENT {
@@ -72,10 +80,11 @@ pub(super) async fn versions<R: Reader>(
     let (sql, values) = match kind {
         AgedKind::Current => (
             format!(
-                "SELECT {COLUMNS}, o.modified_ms, {CURRENT}, 0 FROM objects o {} \
+                "SELECT {} FROM objects o {} \
                  LEFT JOIN contents c ON c.id = o.content \
                  WHERE o.bucket = ? AND o.modified_ms >= ? AND o.modified_ms <= ? AND (o.modified_ms > ? OR o.key > ?) \
                  ORDER BY o.modified_ms, o.key LIMIT ?",
+                current_columns(),
                 R::DIALECT.by_index("objects_by_age")
             ),
             values![bucket, at_ms, until_ms, at_ms, key, limit],
@@ -99,7 +108,7 @@ pub(super) async fn versions<R: Reader>(
         }
     };
     let found = reads.fetch(AssertSqlSafe(sql), values).await?;
-    found.iter().map(version_from_row).collect()
+    found.iter().map(aged_version).collect()
 }
 
 pub(super) async fn surplus<R: Reader>(
@@ -120,7 +129,7 @@ pub(super) async fn surplus<R: Reader>(
     let (bucket, key) = (rows::signed(bucket.0), key.as_bytes());
     let values = values![bucket, key, rows::signed(after), bucket, key, i64::from(keep), i64::from(limit)];
     let found = reads.fetch(AssertSqlSafe(sql), values).await?;
-    found.iter().map(version_from_row).collect()
+    found.iter().map(aged_version).collect()
 }
 
 /// Holds a deletion of a noncurrent version against what was judged and its sequence number does not show.
@@ -241,7 +250,7 @@ async fn of_key<R: Reader>(
         values.extend(values![bucket, key, older.as_bytes()]);
     }
     let found = reads.fetch(AssertSqlSafe(sql), values).await?;
-    found.iter().map(version_from_row).collect()
+    found.iter().map(aged_version).collect()
 }
 
 pub(super) async fn finish_rechecks<S: Session>(tx: &mut S, ids: &[u64]) -> MetadataResult<()> {

@@ -149,6 +149,10 @@ pub(in crate::metadata) enum Shape {
     RemovePublished,
     /// Recheck ids × n.
     RemoveRechecks,
+    /// `(bucket, key, day)` × n: new ones, and a later day for those that are there.
+    NoteReads,
+    /// `(bucket, key, day)` × n: those of just this day.
+    ForgetReads,
     /// Rows of moves × n, over those of the same versions.
     QueueMoves,
     /// Rows of pieces × n that tiers are to delete.
@@ -296,6 +300,21 @@ impl Shape {
                 "REPLACE INTO outbox ({OUTBOX_COLUMNS}) SELECT {OUTBOX_COLUMNS} FROM published \
                  WHERE part = ? AND id IN ({})",
                 ids()
+            ),
+            Self::NoteReads => {
+                let insert = format!("INSERT INTO accesses (bucket, `key`, day_ms) VALUES {}", list("(?,?,?)", rows));
+                match dialect {
+                    Dialect::Sqlite => format!(
+                        "{insert} ON CONFLICT (bucket, key) DO UPDATE SET day_ms = MAX(day_ms, excluded.day_ms)"
+                    ),
+                    Dialect::Mysql => {
+                        format!("{insert} ON DUPLICATE KEY UPDATE day_ms = GREATEST(day_ms, VALUES(day_ms))")
+                    }
+                }
+            }
+            Self::ForgetReads => format!(
+                "DELETE FROM accesses WHERE {}",
+                vec!["(bucket = ? AND `key` = ? AND day_ms = ?)"; rows].join(" OR ")
             ),
             Self::RemoveRechecks => format!("DELETE FROM lifecycle_rechecks WHERE id IN ({})", ids()),
             Self::QueueMoves => format!(

@@ -7,7 +7,7 @@ use holdfast_actors::ports::metadata::{
     AgePosition, AgedKind, CannedAcl, Content, ContentPlace, ContentSource, ETag, ListAfter, ListQuery, NewBucket,
     ObjectAttributes, ReplicaEvidence, WritePrecondition,
 };
-use holdfast_actors::ports::{Journal, MetadataStore, Outbox, TierLedger};
+use holdfast_actors::ports::{AccessLog, Journal, MetadataStore, Outbox, TierLedger};
 use holdfast_protocol::{ContentId, Manifest, VersionId};
 use sqlx::Row as _;
 
@@ -44,6 +44,16 @@ async fn empty_outbox() -> (Arc<dyn MetadataStore>, Arc<dyn Outbox>, tempfile::T
 mod conformance {
     holdfast_actors::metadata_conformance!(super::empty_store);
     holdfast_actors::outbox_conformance!(super::empty_outbox);
+}
+
+async fn empty_accesses() -> (Arc<dyn MetadataStore>, Arc<dyn AccessLog>, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(directory.path()).await);
+    (store.clone(), store, directory)
+}
+
+mod accesses {
+    holdfast_actors::accesses_conformance!(super::empty_accesses);
 }
 
 async fn empty_journal() -> (Arc<dyn Journal>, tempfile::TempDir) {
@@ -294,6 +304,12 @@ async fn hot_statements_go_by_index() {
         shapes::Shape::LoadEpochs.text(shapes::Dialect::Sqlite, 3),
         "SELECT id, chunk, queued_ms FROM repairs WHERE node = ? AND id > ? ORDER BY id LIMIT ?".to_owned(),
         shapes::Shape::ClaimPieces.text(shapes::Dialect::Sqlite, 3),
+        shapes::Shape::ForgetReads.text(shapes::Dialect::Sqlite, 3),
+        "SELECT a.key FROM accesses a INDEXED BY accesses_by_day LEFT JOIN objects o ON o.bucket = a.bucket AND o.key = a.key \
+         WHERE a.bucket = ? AND a.day_ms >= ? AND a.day_ms <= ? AND (a.day_ms > ? OR a.key > ?) \
+         ORDER BY a.day_ms, a.key LIMIT ?"
+            .to_owned(),
+        "SELECT bucket FROM accesses WHERE bucket > ? ORDER BY bucket LIMIT 1".to_owned(),
         shapes::Shape::NotePieces.text(shapes::Dialect::Sqlite, 3),
         "SELECT id FROM moves INDEXED BY moves_by_due WHERE lane = ? AND due_ms <= ? ORDER BY due_ms, id LIMIT ?".to_owned(),
         "SELECT id FROM moves WHERE bucket = ? AND key = ? AND version = ?".to_owned(),

@@ -76,7 +76,7 @@ async fn what_cannot_be_carried_out_is_refused_and_changes_nothing() {
     ] {
         let answer = world.put("/bucket?lifecycle").body(rule(&rest)).send().await.expect_error(400, code);
         if code == "InvalidStorageClass" {
-            assert!(answer.tag("Message").contains("no cold tier"), "{}", answer.text());
+            assert!(answer.tag("Message").contains("STANDARD, FASTDFS, OSS"), "{}", answer.text());
         }
     }
     let status = xml(&format!("<Rule><Status>On</Status>{ALL}{DAYS}</Rule>"));
@@ -121,6 +121,118 @@ async fn xml_that_would_be_passed_over_in_part_is_refused_and_changes_nothing() 
     let written = format!("<?xml version=\"1.0\"?>\n<!-- x -->{}\n", rule(&format!("\n {}\n", days("6"))));
     world.put("/bucket?lifecycle").body(written).send().await.expect(200);
     assert_eq!(world.get("/bucket?lifecycle").send().await.expect(200).tag("Days"), "6");
+}
+
+const MOVES: &str = "<Transition><Days>0</Days><StorageClass>OSS</StorageClass></Transition>\
+     <Transition><DaysSinceLastAccess>30</DaysSinceLastAccess><StorageClass>FASTDFS</StorageClass></Transition>\
+     <Transition><Days>7</Days><StorageClass>STANDARD</StorageClass></Transition>\
+     <NoncurrentVersionTransition><NoncurrentDays>0</NoncurrentDays>\
+     <NewerNoncurrentVersions>2</NewerNoncurrentVersions><StorageClass>OSS</StorageClass></NoncurrentVersionTransition>";
+
+#[tokio::test]
+async fn moves_are_read_back_as_they_were_put() {
+    let world = World::new().await;
+    let dated = "<Transition><Date>2030-01-01T00:00:00Z</Date><StorageClass>OSS</StorageClass></Transition>";
+    world.put("/bucket?lifecycle").body(rule(&format!("{ALL}{dated}"))).send().await.expect(200);
+    let answer = world.get("/bucket?lifecycle").send().await.expect(200);
+    assert_eq!((answer.tags("StorageClass"), answer.tags("Days")), (vec!["OSS".to_owned()], Vec::<String>::new()));
+    assert!(answer.tag("Date").starts_with("2030-01-01T00:00:00"), "{}", answer.text());
+    for (put, bytes) in [("/bucket?lifecycle", ""), ("/bucket?x-id=x&lifecycle", "\u{feff}<?xml version=\"1.0\"?>\n")] {
+        let text = format!("{bytes}{}", rule(&format!("{ALL}{MOVES}")));
+        world.put(put).body(text).send().await.expect(200);
+        let answer = world.get("/bucket?lifecycle").send().await.expect(200);
+        for (element, values) in [
+            ("StorageClass", vec!["OSS", "OSS", "FASTDFS", "STANDARD"]),
+            ("Days", vec!["0", "7"]),
+            ("DaysSinceLastAccess", vec!["30"]),
+            ("NoncurrentDays", vec!["0"]),
+            ("NewerNoncurrentVersions", vec!["2"]),
+        ] {
+            let mut found = answer.tags(element);
+            found.sort();
+            let mut values: Vec<String> = values.into_iter().map(str::to_owned).collect();
+            values.sort();
+            assert_eq!(found, values, "{element}: {}", answer.text());
+        }
+        let moved = "<DaysSinceLastAccess>30</DaysSinceLastAccess><StorageClass>FASTDFS</StorageClass>";
+        assert!(answer.text().contains(moved), "{}", answer.text());
+    }
+    // What was answered can be put as it is.
+    let text = world.get("/bucket?lifecycle").send().await.expect(200).text().to_owned();
+    world.put("/bucket?lifecycle").body(text.clone()).send().await.expect(200);
+    assert_eq!(world.get("/bucket?lifecycle").send().await.expect(200).text(), text);
+}
+
+#[tokio::test]
+async fn rules_by_the_last_read_are_put_by_those_who_may_and_signed_as_others() {
+    let world = World::new().await;
+    let text = rule(&format!("{ALL}{MOVES}"));
+    let put = || world.put("/bucket?lifecycle").body(text.clone());
+    put().user(Some("bob")).send().await.expect_error(403, "AccessDenied");
+    put().user(None).send().await.expect_error(403, "AccessDenied");
+    let forged = put().payload(Payload::WronglySigned).send().await;
+    assert!(!forged.status.is_success(), "{forged:?}");
+    world.get("/bucket?lifecycle").send().await.expect_error(404, "NoSuchLifecycleConfiguration");
+    put().send().await.expect(200);
+    world.put("/no-such-bucket?lifecycle").body(text.clone()).send().await.expect_error(404, "NoSuchBucket");
+}
+
+#[tokio::test]
+async fn moves_that_cannot_be_are_refused_and_change_nothing() {
+    let world = World::new().await;
+    world.put("/bucket?lifecycle").body(rule(&format!("{ALL}{DAYS}"))).send().await.expect(200);
+    let to = |time: &str, class: &str| format!("<Transition>{time}<StorageClass>{class}</StorageClass></Transition>");
+    let later = |days: &str| {
+        format!(
+            "<NoncurrentVersionTransition><NoncurrentDays>{days}</NoncurrentDays><StorageClass>OSS</StorageClass>\
+             </NoncurrentVersionTransition>"
+        )
+    };
+    for (rest, code) in [
+        (to("<Days>1</Days>", "glacier"), "InvalidStorageClass"),
+        (to("<Days>-1</Days>", "OSS"), "MalformedXML"),
+        (to("<Days>1</Days><DaysSinceLastAccess>1</DaysSinceLastAccess>", "OSS"), "MalformedXML"),
+        (to("<DaysSinceLastAccess>0</DaysSinceLastAccess>", "OSS"), "MalformedXML"),
+        (to("<DaysSinceLastAccess>1</DaysSinceLastAccess>", "STANDARD"), "InvalidArgument"),
+        (to("", "OSS"), "MalformedXML"),
+        ("<Transition><Days>1</Days></Transition>".to_owned(), "MalformedXML"),
+        (to("<Days>3</Days>", "OSS") + DAYS, "InvalidArgument"),
+        (to("<Date>2030-01-01T00:00:00Z</Date>", "OSS") + DAYS, "InvalidRequest"),
+        (to("<Date>2030-01-01T00:00:01Z</Date>", "OSS"), "InvalidArgument"),
+        (to("<Days>1</Days>", "OSS") + &to("<Days>2</Days>", "OSS"), "InvalidRequest"),
+        (later("-1"), "InvalidArgument"),
+        (later("1") + &later("2"), "InvalidRequest"),
+        (
+            later("3")
+                + "<NoncurrentVersionExpiration><NoncurrentDays>3</NoncurrentDays></NoncurrentVersionExpiration>",
+            "InvalidArgument",
+        ),
+    ] {
+        let put = world.put("/bucket?lifecycle").body(rule(&format!("{ALL}{rest}"))).send().await;
+        put.expect_error(400, code);
+    }
+    let kept = world.get("/bucket?lifecycle").send().await.expect(200);
+    assert_eq!((kept.tag("Days").as_str(), kept.tags("StorageClass").len()), ("3", 0));
+}
+
+#[tokio::test]
+async fn the_least_size_of_what_is_moved_is_kept_and_told() {
+    const HEADER: &str = "x-amz-transition-default-minimum-object-size";
+    let world = World::new().await;
+    let put = || world.put("/bucket?lifecycle").body(rule(&format!("{ALL}{MOVES}")));
+    for (asked, told) in [
+        (None, "all_storage_classes_128K"),
+        (Some("varies_by_storage_class"), "varies_by_storage_class"),
+        (Some("all_storage_classes_128K"), "all_storage_classes_128K"),
+    ] {
+        let answer = match asked {
+            Some(asked) => put().header(HEADER, asked).send().await.expect(200),
+            None => put().send().await.expect(200),
+        };
+        assert_eq!(answer.header(HEADER), told);
+        assert_eq!(world.get("/bucket?lifecycle").send().await.expect(200).header(HEADER), told);
+    }
+    put().header(HEADER, "none").send().await.expect_error(400, "InvalidArgument");
 }
 
 #[tokio::test]

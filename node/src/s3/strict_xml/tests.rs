@@ -9,6 +9,10 @@ use s3s::xml::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::*;
 
+fn check(text: &[u8], document: Document) -> Result<(), String> {
+    read(text, document).map(drop)
+}
+
 fn rule(rest: &str) -> String {
     format!("<LifecycleConfiguration><Rule><Status>Enabled</Status>{rest}</Rule></LifecycleConfiguration>")
 }

@@ -5,7 +5,9 @@
 //! operation it is. The hash of the body is still s3s's business: it gets the same bytes. Bodies in the framing of `aws-chunked`
 //! are refused: clients use it for objects, and s3s has no document from them either (it then says `IncompleteBody`).
 //!
-//! s3s has one error for a body that fails, so the true one is left in [`Refused`].
+//! s3s has one error for a body that fails, so the true one is left in [`Outcome`]. A document with an element that s3s does not
+//! know is left there too, written as s3s can read it: the request is then given to s3s once more ([`Watched::again`]), as
+//! the one that was allowed. That its bytes are those that the caller signed is found out here, for s3s does not come to it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +16,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
-use http::{Method, Request};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Method, Request, Uri};
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use parking_lot::Mutex;
@@ -24,22 +27,55 @@ use url::form_urlencoded;
 use super::super::errors::not_implemented;
 use super::super::http_service::XML_BODY_BYTES_MAX;
 use super::super::request_id::RequestContext;
-use super::{Document, check};
+use super::{Document, idle, read};
 
-/// Why a body was refused, if it was.
+/// Headers that prove who sent which body.
+const PROOFS: [&str; 3] = ["authorization", "x-amz-content-sha256", "content-md5"];
+
+/// What became of a body, if s3s is not to have the last word.
 #[derive(Clone, Default)]
-pub(in crate::s3) struct Refused(Arc<Mutex<Option<S3Error>>>);
+struct Outcome(Arc<Mutex<Option<Result<Bytes, S3Error>>>>);
 
-impl Refused {
-    /// The error to answer with, whatever s3s made of it.
-    pub(in crate::s3) fn take(&self) -> Option<S3Error> {
-        self.0.lock().take()
+impl Outcome {
+    fn refuse(&self, error: S3Error) -> StdError {
+        let said = error.to_string();
+        *self.0.lock() = Some(Err(error));
+        said.into()
     }
 
-    fn set(&self, error: S3Error) -> StdError {
-        let said = error.to_string();
-        *self.0.lock() = Some(error);
-        said.into()
+    fn rewrite(&self, text: Vec<u8>) -> StdError {
+        *self.0.lock() = Some(Ok(text.into()));
+        "the document is given once more".into()
+    }
+}
+
+/// A request whose body is looked at.
+pub(in crate::s3) struct Watched {
+    outcome: Outcome,
+    head: Request<()>,
+}
+
+impl Watched {
+    /// What to do, whatever s3s made of the body: answer with the error, or give it this request. `None`: s3s has answered.
+    pub(in crate::s3) fn again(self, context: &RequestContext) -> Option<Result<Request<Body>, S3Error>> {
+        let text = match self.outcome.0.lock().take()? {
+            Ok(text) => text,
+            Err(error) => return Some(Err(error)),
+        };
+        let (mut head, ()) = self.head.into_parts();
+        // What proved who the caller is belongs to the other bytes.
+        for name in PROOFS {
+            head.headers.remove(name);
+        }
+        head.uri = match unsigned(&head.uri) {
+            Ok(uri) => uri,
+            Err(error) => return Some(Err(error)),
+        };
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
+        if let Some(granted) = context.take_granted() {
+            head.extensions.insert(granted);
+        }
+        Some(Ok(Request::from_parts(head, Body::from(text))))
     }
 }
 
@@ -65,55 +101,84 @@ impl Document {
 }
 
 /// Has the body of a request looked at, if it may be one of the documents; `None`: it is not.
-pub(in crate::s3) fn watch(request: &mut Request<Body>, context: &Arc<RequestContext>) -> Option<Refused> {
+pub(in crate::s3) fn watch(request: &mut Request<Body>, context: &Arc<RequestContext>) -> Option<Watched> {
     if !Document::may_be(request.method(), request.uri().query()?) {
         return None;
     }
-    let hash = request.headers().get("x-amz-content-sha256");
-    // As s3s decides it.
-    let is_framed = hash.is_some_and(|hash| hash.as_bytes().starts_with(b"STREAMING-"));
-    let (refused, context) = (Refused::default(), Arc::clone(context));
-    let (body, kept) = (std::mem::take(request.body_mut()), refused.clone());
+    let hash = request.headers().get("x-amz-content-sha256").cloned();
+    let (outcome, context) = (Outcome::default(), Arc::clone(context));
+    let (body, kept) = (std::mem::take(request.body_mut()), outcome.clone());
+    let mut head = Request::new(());
+    head.method_mut().clone_from(request.method());
+    head.uri_mut().clone_from(request.uri());
+    *head.version_mut() = request.version();
+    head.headers_mut().clone_from(request.headers());
+    head.extensions_mut().clone_from(request.extensions());
     let size_hint = http_body::Body::size_hint(&body);
     let first = async move {
         // Known by now: s3s asks access control before it reads.
         match Document::of(context.operation()) {
-            Some(document) => looked_at(body, document, is_framed, &kept).await,
+            Some(document) => looked_at(body, document, hash, &kept).await,
             None => Ok(body),
         }
     };
     let pieces = stream::once(first).try_flatten().boxed();
-    *request.body_mut() = Body::http_body_unsync(Watched { pieces, size_hint });
-    Some(refused)
+    *request.body_mut() = Body::http_body_unsync(Pieces { pieces, size_hint });
+    Some(Watched { outcome, head })
 }
 
-async fn looked_at(body: Body, document: Document, is_framed: bool, refused: &Refused) -> Result<Body, StdError> {
-    if is_framed {
-        return Err(refused.set(not_implemented("an aws-chunked body of this request")));
+/// The target of a request without what was signed in its query: only the document is left of that.
+fn unsigned(uri: &Uri) -> Result<Uri, S3Error> {
+    let mut parts = uri.clone().into_parts();
+    let target = format!("{}?lifecycle", uri.path());
+    parts.path_and_query = Some(target.parse().map_err(|_| s3_error!(InvalidURI))?);
+    Uri::from_parts(parts).map_err(|_| s3_error!(InvalidURI))
+}
+
+/// Whether a body is what its hash says, where there is one.
+fn is_signed(bytes: &[u8], hash: Option<&HeaderValue>) -> bool {
+    let Some(hash) = hash.filter(|hash| hash.as_bytes() != b"UNSIGNED-PAYLOAD") else { return true };
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    hash.as_bytes() == hex::encode(digest).as_bytes()
+}
+
+async fn looked_at(
+    body: Body,
+    document: Document,
+    hash: Option<HeaderValue>,
+    outcome: &Outcome,
+) -> Result<Body, StdError> {
+    // As s3s decides it.
+    if hash.as_ref().is_some_and(|hash| hash.as_bytes().starts_with(b"STREAMING-")) {
+        return Err(outcome.refuse(not_implemented("an aws-chunked body of this request")));
     }
-    let read = Limited::new(body, XML_BODY_BYTES_MAX).collect().await.map_err(|error| {
+    let whole = Limited::new(body, XML_BODY_BYTES_MAX).collect().await.map_err(|error| {
         if error.is::<LengthLimitError>() {
-            return refused.set(s3_error!(MaxMessageLengthExceeded, "Your request was too large."));
+            return outcome.refuse(s3_error!(MaxMessageLengthExceeded, "Your request was too large."));
         }
         error
     })?;
-    let bytes = read.to_bytes();
-    check(&bytes, document).map_err(|what| {
-        refused.set(s3_error!(
+    let bytes = whole.to_bytes();
+    let idle = read(&bytes, document).map_err(|what| {
+        outcome.refuse(s3_error!(
             MalformedXML,
             "The XML you provided was not well-formed or did not validate against our published schema: {what}"
         ))
     })?;
+    // With other bytes than were signed s3s has something against it by itself.
+    if !idle.is_empty() && is_signed(&bytes, hash.as_ref()) {
+        return Err(outcome.rewrite(idle::rewritten(&bytes, &idle)));
+    }
     Ok(Body::from(bytes))
 }
 
 /// A body in pieces of which the length is known as long as nothing was read.
-struct Watched {
+struct Pieces {
     pieces: BoxStream<'static, Result<Bytes, StdError>>,
     size_hint: SizeHint,
 }
 
-impl http_body::Body for Watched {
+impl http_body::Body for Pieces {
     type Data = Bytes;
     type Error = StdError;
 

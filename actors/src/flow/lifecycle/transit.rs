@@ -1,0 +1,96 @@
+//! Versions that are due to be moved to another storage class.
+
+use std::collections::HashSet;
+
+use futures::future::join_all;
+use holdfast_protocol::TierName;
+
+use super::act::Judged;
+use super::{Job, LifecycleError, LifecycleParts, LifecycleStats, tell};
+use crate::domain::lifecycle::{LifecycleAction, LifecycleRules, Stream, StreamKind};
+use crate::ports::MetadataError;
+use crate::ports::metadata::{Bucket, MoveReason, MoveRequest, Standing};
+
+/// Moves that are asked for at once: each is a short transaction of its own.
+const REQUESTS_AT_ONCE: usize = 8;
+
+impl LifecycleParts {
+    /// Tiers that rules name and that are not set up.
+    pub(super) async fn missing_tiers(&self, bucket: &Bucket, rules: &LifecycleRules) -> HashSet<TierName> {
+        let mut missing = HashSet::new();
+        let Some(tiers) = &self.tiers else { return missing };
+        for tier in rules.tiers() {
+            match tokio::time::timeout(self.settings.call_timeout, tiers.is_set_up(tier)).await {
+                Ok(Ok(true)) => continue,
+                Ok(Ok(false)) => tracing::warn!(
+                    bucket = bucket.name,
+                    %tier,
+                    "lifecycle rules name a tier that is not set up: nothing is moved there until it is"
+                ),
+                Ok(Err(_)) | Err(_) => tracing::warn!(
+                    bucket = bucket.name,
+                    %tier,
+                    "whether a tier that lifecycle rules name is set up cannot be found out: nothing is moved there now"
+                ),
+            }
+            missing.insert(tier.clone());
+        }
+        missing
+    }
+
+    /// Whether what a stream is about can be done now. What it would pass is not looked at again.
+    pub(super) fn can_walk(&self, job: &Job, stream: &Stream) -> bool {
+        stream.tier.as_ref().is_none_or(|tier| !job.missing.contains(tier))
+            && (stream.kind != StreamKind::Read || self.reads.is_some())
+    }
+
+    /// Puts what was judged on the queue of moves, if it is still what it was. Returns the places of those that were refused.
+    pub(super) async fn request_moves(
+        &self,
+        job: &Job,
+        judged: &[&Judged<'_>],
+        stats: &mut LifecycleStats,
+    ) -> Result<Vec<usize>, LifecycleError> {
+        let now_ms = self.clock.now_ms();
+        let (mut refused, mut failed) = (Vec::new(), None);
+        for group in judged.chunks(REQUESTS_AT_ONCE) {
+            let mut asked = Vec::with_capacity(group.len());
+            for one in group {
+                asked.push(self.metadata.request_move(request(job, one, now_ms)));
+            }
+            let answers = self.timed("ask for moves", async { Ok(join_all(asked).await) }).await?;
+            for (one, answer) in group.iter().zip(answers) {
+                match answer {
+                    Ok(_) => stats.count(&one.due, job.now_ms),
+                    Err(
+                        MetadataError::PreconditionFailed | MetadataError::NoSuchKey | MetadataError::NoSuchVersion,
+                    ) => {
+                        stats.changed += 1;
+                        tell(LifecycleAction::Transition, "changed");
+                        refused.push(one.place);
+                    }
+                    Err(error) => {
+                        tell(LifecycleAction::Transition, "failed");
+                        failed = Some(error.into());
+                    }
+                }
+            }
+        }
+        // The place of the walk is not saved: what did not go is judged again.
+        failed.map_or(Ok(refused), Err)
+    }
+}
+
+fn request(job: &Job, one: &Judged<'_>, now_ms: u64) -> MoveRequest {
+    MoveRequest {
+        bucket: job.bucket.id,
+        key: one.version.key.clone(),
+        version: (one.version.standing == Standing::Noncurrent).then_some(one.version.version),
+        to: one.due.to.clone(),
+        reason: MoveReason::Lifecycle,
+        only_if: Some(one.only_if(job)),
+        // The mover tells, when it is done.
+        event: None,
+        now_ms,
+    }
+}
