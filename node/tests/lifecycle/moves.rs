@@ -177,9 +177,10 @@ async fn older_versions_move_but_for_the_newest_of_them() {
     assert_eq!(world.pass().await.transitions, 0);
     world.at(NOON + 2 * DAY);
     world.pass().await;
-    let mut versions: Vec<VersionId> = world.queue().await.into_iter().map(|one| one.version).collect();
-    versions.sort_unstable();
-    assert_eq!(versions, made[..2], "the newest noncurrent one stays, and the latest is not concerned");
+    let versions: Vec<VersionId> = world.queue().await.into_iter().map(|one| one.version).collect();
+    assert_eq!(versions.len(), 2);
+    let all_old = made[..2].iter().all(|version| versions.contains(version));
+    assert!(all_old, "the newest noncurrent one stays, and the latest is not concerned: {versions:?} of {made:?}");
     world.finish_moves().await;
     world.at(NOON + 5 * DAY);
     assert_eq!(world.pass().await.transitions, 3);
@@ -257,9 +258,8 @@ async fn what_is_read_in_a_tier_comes_back_where_another_rule_wants_it_on_disks(
     world.read("b").await;
     world.at(NOON + 5 * DAY);
     assert_eq!(world.pass().await.transitions, 1);
-    assert_eq!(world.asked().await, asked(&[("b", "STANDARD")]));
     world.finish_moves().await;
-    assert_eq!(world.class("b").await, None);
+    assert_eq!((world.class("a").await.as_deref(), world.class("b").await), (Some("OSS"), None));
     world.at(NOON + 7 * DAY);
     assert_eq!(world.pass().await.transitions, 1, "and goes again, when it was not read for so long");
     assert_eq!(world.asked().await, asked(&[("b", "OSS")]));

@@ -52,7 +52,7 @@ impl LifecycleParts {
         stats: &mut LifecycleStats,
     ) -> Result<Vec<usize>, LifecycleError> {
         let now_ms = self.clock.now_ms();
-        let (mut refused, mut failed) = (Vec::new(), None);
+        let (mut refused, mut failed) = (Vec::new(), None::<LifecycleError>);
         for group in judged.chunks(REQUESTS_AT_ONCE) {
             let mut asked = Vec::with_capacity(group.len());
             for one in group {
