@@ -9,7 +9,7 @@ use super::act::Judged;
 use super::{Job, LifecycleError, LifecycleParts, LifecycleStats, tell};
 use crate::domain::lifecycle::{LifecycleAction, LifecycleRules, Stream, StreamKind};
 use crate::ports::MetadataError;
-use crate::ports::metadata::{Bucket, MoveReason, MoveRequest, Standing};
+use crate::ports::metadata::{Bucket, MoveQueued, MoveReason, MoveRequest, Standing};
 
 /// Moves that are asked for at once: each is a short transaction of its own.
 const REQUESTS_AT_ONCE: usize = 8;
@@ -52,7 +52,7 @@ impl LifecycleParts {
         stats: &mut LifecycleStats,
     ) -> Result<Vec<usize>, LifecycleError> {
         let now_ms = self.clock.now_ms();
-        let (mut refused, mut failed) = (Vec::new(), None);
+        let (mut refused, mut failed) = (Vec::new(), None::<LifecycleError>);
         for group in judged.chunks(REQUESTS_AT_ONCE) {
             let mut asked = Vec::with_capacity(group.len());
             for one in group {
@@ -61,7 +61,9 @@ impl LifecycleParts {
             let answers = self.timed("ask for moves", async { Ok(join_all(asked).await) }).await?;
             for (one, answer) in group.iter().zip(answers) {
                 match answer {
-                    Ok(_) => stats.count(&one.due, job.now_ms),
+                    Ok(MoveQueued::Queued | MoveQueued::InPlace) => stats.count(&one.due, job.now_ms),
+                    // It is restored for a while. The end of that has it looked at again.
+                    Ok(MoveQueued::Ongoing | MoveQueued::Extended) => tell(LifecycleAction::Transition, "restored"),
                     Err(
                         MetadataError::PreconditionFailed | MetadataError::NoSuchKey | MetadataError::NoSuchVersion,
                     ) => {
