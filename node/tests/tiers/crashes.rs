@@ -27,7 +27,7 @@ async fn cut_after<T>(waits: usize, future: impl Future<Output = T>) -> Option<T
 async fn cut_everywhere(from: Option<&str>, to: Option<&str>, lane: &str) {
     let world = World::new(Versioning::Unversioned).await;
     let second = MoverParts { node: node(2), ..world.mover.clone() };
-    let data = pattern(PIECE_BYTES as usize + 5_000, 9);
+    let data = pattern(2 * PIECE_BYTES as usize + 5_000, 9);
     let mut waits = 0;
     loop {
         let key = format!("key-{waits}");

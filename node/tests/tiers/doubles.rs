@@ -13,6 +13,7 @@ use holdfast_actors::ports::tiers::{
 use holdfast_protocol::TierName;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::task::yield_now;
 
 /// How a tier fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,8 @@ pub enum Gate {
     AtGet,
 }
 
-/// A tier in front of another one.
+/// A tier in front of another one. It waits around each call and between the steps of a body, so that a caller can be dropped
+/// there.
 pub struct Double {
     inner: Arc<dyn ColdTier>,
     fault: Mutex<Fault>,
@@ -116,6 +118,15 @@ impl Double {
     }
 }
 
+/// A body that waits before each step.
+fn in_steps(body: ColdBody) -> ColdBody {
+    let step = |step| async move {
+        yield_now().await;
+        step
+    };
+    body.then(step).boxed()
+}
+
 /// The bytes of a body, changed by `change` when all have come.
 async fn changed(body: ColdBody, change: impl FnOnce(BytesMut) -> BytesMut) -> TierResult<ColdBody> {
     let parts: Vec<TierResult<Bytes>> = body.collect().await;
@@ -139,7 +150,9 @@ impl ColdTier for Double {
 
     async fn reserve(&self, piece: &PieceSpec) -> TierResult<PieceName> {
         self.reach()?;
-        self.inner.reserve(piece).await
+        let name = self.inner.reserve(piece).await;
+        yield_now().await;
+        name
     }
 
     async fn put(&self, name: &PieceName, piece: &PieceSpec, body: ColdBody) -> TierResult<()> {
@@ -153,7 +166,9 @@ impl ColdTier for Double {
             drop(self.inner.put(name, piece, broken.boxed()).await);
             return Err(TierError::Unavailable("it broke off".into()));
         }
-        self.inner.put(name, piece, body).await
+        let put = self.inner.put(name, piece, in_steps(body)).await;
+        yield_now().await;
+        put
     }
 
     async fn get(&self, name: &PieceName, range: Range<u64>) -> TierResult<ColdBody> {
@@ -162,7 +177,7 @@ impl ColdTier for Double {
         if self.spend(Fault::Lags) {
             return Err(TierError::NotFound(name.clone()));
         }
-        let body = self.inner.get(name, range).await?;
+        let body = in_steps(self.inner.get(name, range).await?);
         match self.fault() {
             Fault::Damages => {
                 changed(body, |mut all| {

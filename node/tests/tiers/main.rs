@@ -6,6 +6,7 @@
 mod crashes;
 mod doubles;
 mod world;
+mod yielding;
 
 use std::time::Duration;
 
@@ -156,7 +157,10 @@ async fn overwrite_and_deletion_during_a_move_win() {
         let world = World::new(Versioning::Unversioned).await;
         world.put("key", &pattern(LEN, 1), Some("ONE")).await;
         let later = pattern(70_000, 2);
-        let stats = with_a_stop(&world, gate, async |world| drop(world.put("key", &later, None).await)).await;
+        let stats = with_a_stop(&world, gate, async |world| {
+            world.put("key", &later, None).await;
+        })
+        .await;
         assert_eq!((stats.overtaken + stats.lost, stats.moved), (1, 0), "{stats:?}");
         assert!(world.read("key").await == later);
         assert_eq!((world.place("key").await, world.object("key").await.class.clone()), ("cluster".into(), None));

@@ -31,6 +31,7 @@ use holdfast_protocol::{ChunkId, ChunkLabel, ContentId, NodeId, STUB_INDEX, Tier
 use holdfast_tiers::directory::{DirectoryConfig, DirectoryTier};
 
 use super::doubles::{Double, Registry};
+use super::yielding::Yielding;
 
 pub const HOUR: u64 = 3_600_000;
 /// 1 January 2024, 12:00.
@@ -77,7 +78,6 @@ pub struct World {
     pub outbox: Arc<dyn Outbox>,
     pub registry: Arc<Registry>,
     pub one: Arc<Double>,
-    pub two: Arc<Double>,
     pub clock: Arc<HandClock>,
     pub bucket: BucketId,
     dir: tempfile::TempDir,
@@ -113,7 +113,7 @@ impl World {
         let mover = MoverParts {
             metadata: metadata.clone(),
             ledger: ledger.clone(),
-            chunks: memory.clone(),
+            chunks: Arc::new(Yielding(memory.clone())),
             tiers: registry.clone(),
             clock: clock.clone(),
             node: node(1),
@@ -137,9 +137,8 @@ impl World {
             in_flight: InFlightWrites::new(Duration::ZERO),
             limits: Limits::default(),
         };
-        let two = doubles.pop().unwrap();
-        let one = doubles.pop().unwrap();
-        Self { mover, sweeper, reclaimer, memory, ledger, outbox, registry, one, two, clock, bucket, dir }
+        let one = doubles.swap_remove(0);
+        Self { mover, sweeper, reclaimer, memory, ledger, outbox, registry, one, clock, bucket, dir }
     }
 
     pub fn store(&self) -> &dyn MetadataStore {
