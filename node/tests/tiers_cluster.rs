@@ -11,6 +11,7 @@ use holdfast_protocol::admin::{Bucket, Readiness, TierStatus, TierView};
 use http::{Method, StatusCode};
 use serde_json::json;
 
+#[allow(dead_code, reason = "this test uses a part")]
 mod support;
 #[path = "support/admin.rs"]
 mod support_admin;
