@@ -53,7 +53,7 @@ impl S3Front {
                 response.extensions.insert(Accepted);
             }
             MoveQueued::InPlace | MoveQueued::Extended => {}
-            MoveQueued::Ongoing => {
+            MoveQueued::Ongoing | MoveQueued::Waiting => {
                 return Err(s3_error!(RestoreAlreadyInProgress, "Object restore is already in progress"));
             }
         }

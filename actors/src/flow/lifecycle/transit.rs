@@ -62,6 +62,8 @@ impl LifecycleParts {
             for (one, answer) in group.iter().zip(answers) {
                 match answer {
                     Ok(MoveQueued::Queued | MoveQueued::InPlace) => stats.count(&one.due, job.now_ms),
+                    // Another walk has come by it, or the rules are new.
+                    Ok(MoveQueued::Waiting) => tell(LifecycleAction::Transition, "waiting"),
                     // It is restored for a while. The end of that has it looked at again.
                     Ok(MoveQueued::Ongoing | MoveQueued::Extended) => tell(LifecycleAction::Transition, "restored"),
                     Err(

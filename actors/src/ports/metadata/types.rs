@@ -789,8 +789,10 @@ pub struct MoveRequest {
 /// What a [`MoveRequest`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MoveQueued {
-    /// A move waits for a mover. One to the same place that was queued before goes on; one to another place is given up.
+    /// A move waits for a mover from now on. One to another place that was queued before is given up.
     Queued,
+    /// One to the same place was asked for before, and goes on. If it failed, it is tried again at once.
+    Waiting,
     /// The bytes lie there already (and the class is the wanted one now, if it was another).
     InPlace,
     /// A restore that is there ends at another time now.

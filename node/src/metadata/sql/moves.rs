@@ -240,7 +240,7 @@ async fn request_class<S: Session>(
             let sql = "UPDATE moves SET due_ms = ? WHERE id = ?";
             tx.execute(sql, values![rows::signed(request.now_ms), rows::signed(before.id)]).await?;
         }
-        return Ok(MoveQueued::Queued);
+        return Ok(MoveQueued::Waiting);
     }
     if found.restore == Some(Restore::Ongoing) {
         // Its move is given up.

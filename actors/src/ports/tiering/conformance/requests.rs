@@ -38,10 +38,10 @@ pub async fn one_to_the_same_place_goes_on_and_one_to_another_is_given_up(world:
     world.put(id, "k", 1, Some(oss())).await;
     let job = world.claim_one(&oss(), T0 + 1).await;
     let to_oss = || request(id, "k", Some(oss()), MoveReason::Lifecycle);
-    assert_eq!(world.ask(to_oss()).await, MoveQueued::Queued);
+    assert_eq!(world.ask(to_oss()).await, MoveQueued::Waiting);
     assert_eq!(world.moves().await, std::slice::from_ref(&job), "who is at work on it goes on");
     world.ledger.postpone_move(job.id, job.attempt, LATER, Some("no answer")).await.unwrap();
-    assert_eq!(world.ask(to_oss()).await, MoveQueued::Queued);
+    assert_eq!(world.ask(to_oss()).await, MoveQueued::Waiting);
     let [queued] = &world.moves().await[..] else { panic!("one") };
     assert_eq!((queued.id, queued.due_ms, queued.failures), (job.id, T0 + 500, 1), "one that failed is tried at once");
     let job = world.claim_one(&oss(), T0 + 500).await;
