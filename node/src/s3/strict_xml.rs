@@ -120,16 +120,21 @@ impl Open {
     }
 }
 
+/// U+FEFF in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Whether s3s reads all that a document says. Gives what has to be written otherwise before that.
 ///
 /// # Errors
 /// What it would pass over, and in which element.
 fn read(text: &[u8], document: Document) -> Result<Vec<Idle>, String> {
+    // The reader passes over a mark of the byte order, and does not count it.
+    let mark = if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() as u64 } else { 0 };
     let mut reader = Reader::from_reader(text);
     let mut open: Vec<Open> = Vec::new();
     let mut idle = IdleDays::default();
     loop {
-        let before = reader.buffer_position();
+        let before = mark + reader.buffer_position();
         let event = reader.read_event().map_err(|error| format!("{}: {error}", place(&open)))?;
         match event {
             Event::Start(start) => {
@@ -141,7 +146,7 @@ fn read(text: &[u8], document: Document) -> Result<Vec<Idle>, String> {
             Event::End(_) => {
                 let Some(closed) = open.pop() else { continue };
                 let around = place(&open);
-                idle.leave(around, &closed.name, closed.text.trim_matches(SPACE), reader.buffer_position())?;
+                idle.leave(around, &closed.name, closed.text.trim_matches(SPACE), mark + reader.buffer_position())?;
                 closed.close()?;
             }
             Event::Text(text) => {

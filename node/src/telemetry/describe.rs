@@ -69,6 +69,26 @@ pub(super) fn describe() {
         Unit::Seconds,
         "For how long the longest due of what lifecycle rules do now has been due; 0 when nothing is left."
     );
+    describe_gauge!(
+        "holdfast_tier_up",
+        "1 when the cold tier can be worked with from this node, 0 when not; NaN after it was removed."
+    );
+    describe_gauge!(
+        "holdfast_tier_size_bytes",
+        Unit::Bytes,
+        "Bytes of objects in the cold tier; every node tells the same."
+    );
+    describe_gauge!("holdfast_tier_objects", "Contents in the cold tier; copies of an object share one.");
+    describe_gauge!("holdfast_tier_pieces_to_delete", "Pieces in the cold tier on the list of what is to be deleted.");
+    describe_gauge!("holdfast_tier_moves_due", "Moves to or from the cold tier that are due or in work.");
+    describe_gauge!("holdfast_tier_moves_failing", "Moves to or from the cold tier whose last try failed.");
+    describe_gauge!("holdfast_tier_moves_waiting", "All moves of the cold tier, those included that are not due yet.");
+    describe_gauge!(
+        "holdfast_tier_move_lag_seconds",
+        Unit::Seconds,
+        "For how long the longest due move of the cold tier has been due; 0 when none is."
+    );
+    describe_counter!("holdfast_tier_verify_damaged_total", "Contents that `tier verify` found damaged or missing.");
     describe_counter!(
         "holdfast_tier_moves_total",
         "Moves to (out) and from (in) a cold tier, by outcome; overtaken: the object was changed meanwhile."

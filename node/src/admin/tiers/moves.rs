@@ -268,7 +268,9 @@ fn counted(done: Option<MoveQueued>, size_bytes: u64) -> RequestedMoves {
     let mut one = RequestedMoves { objects: 1, bytes: size_bytes, ..Default::default() };
     match done {
         None => one.passed_over = 1,
-        Some(MoveQueued::Queued | MoveQueued::Waiting | MoveQueued::Ongoing) => (one.queued, one.queued_bytes) = (1, size_bytes),
+        Some(MoveQueued::Queued | MoveQueued::Waiting | MoveQueued::Ongoing) => {
+            (one.queued, one.queued_bytes) = (1, size_bytes)
+        }
         Some(MoveQueued::InPlace | MoveQueued::Extended) => one.in_place = 1,
     }
     one
