@@ -18,7 +18,7 @@
 //!
 //! Ready 3 to 6 seconds after the start.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -124,7 +124,37 @@ impl RocketMq {
         service.name_server = Some(service.java(&["-Xms32m", "-Xmx96m"], "namesrv.NamesrvStartup", "namesrv.conf"));
         service.wait_for(name_server_port, "the name server");
         service.restart_broker();
+        service.wait_until_registered();
         service
+    }
+
+    /// A broker that serves has not always been heard of yet: on a busy machine its first registration comes too late, and the
+    /// next one half a minute later.
+    fn wait_until_registered(&self) {
+        let deadline = Instant::now() + START_PATIENCE;
+        while !self.known_brokers().is_ok_and(|answer| answer.contains("broker-a")) {
+            let log = || std::fs::read_to_string(self.log()).unwrap_or_default();
+            assert!(Instant::now() < deadline, "the name server knows no broker after {START_PATIENCE:?}:\n{}", log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// What the name server answers to `GET_BROKER_CLUSTER_INFO`. A frame is its length, the length of its head, the head as
+    /// JSON, and the body; lengths in four bytes, big-endian.
+    fn known_brokers(&self) -> std::io::Result<String> {
+        let head = br#"{"code":106,"language":"OTHER","version":0,"opaque":1,"flag":0}"#;
+        let mut request = Vec::new();
+        request.extend_from_slice(&(head.len() as u32 + 4).to_be_bytes());
+        request.extend_from_slice(&(head.len() as u32).to_be_bytes());
+        request.extend_from_slice(head);
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.name_server_port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(&request)?;
+        let mut length = [0; 4];
+        stream.read_exact(&mut length)?;
+        let mut answer = vec![0; u32::from_be_bytes(length).min(1 << 20) as usize];
+        stream.read_exact(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 
     fn java(&self, memory: &[&str], class: &str, config: &str) -> Process {

@@ -126,5 +126,5 @@ pub async fn a_version_moves_only_as_it_was_judged(world: World) {
     };
     refused(ask(Some(first.version), noncurrent(&[], 0)).await);
     refused(ask(Some(first.version), noncurrent(&tags, 1)).await);
-    assert_eq!(ask(Some(first.version), noncurrent(&tags, 0)).await.unwrap(), MoveQueued::Queued);
+    assert_eq!(ask(Some(first.version), noncurrent(&tags, 0)).await.unwrap(), MoveQueued::Waiting);
 }
