@@ -2,7 +2,8 @@
 //!
 //! The tests start the `holdfast` binary as a process, speak to it over sockets, kill it, restart it and look at what it
 //! kept. Nothing here shares code with the server: the client below has its own HTTP and its own signatures, so that a
-//! mistake on one side cannot hide behind the same mistake on the other.
+//! mistake on one side cannot hide behind the same mistake on the other. One test takes the FastDFS double of `node/tiers`, which
+//! is held against a real FastDFS by the suite that both run.
 //!
 //! | module | what it is |
 //! |---|---|

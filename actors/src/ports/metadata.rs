@@ -21,8 +21,10 @@ use super::coordination::{Fence, FencingToken};
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod moves;
 mod types;
 
+pub use moves::*;
 pub use types::*;
 
 /// Why a metadata operation failed; each variant asks another thing of the caller.
