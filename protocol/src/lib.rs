@@ -12,6 +12,7 @@ pub mod label;
 pub mod manifest;
 pub mod peer;
 pub mod stub;
+pub mod tasks;
 pub mod tiers;
 
 pub use checksum::{ChecksumAlgorithm, ChecksumType};
@@ -21,4 +22,5 @@ pub use ids::{ChunkId, ContentId, UploadId, VersionId};
 pub use label::ChunkLabel;
 pub use manifest::{CHUNK_SIZE_MAX, Extent, Manifest};
 pub use stub::{ColdStub, STUB_INDEX};
+pub use tasks::{ReclaimItem, Task};
 pub use tiers::{ColdPlace, TierName};
