@@ -3,6 +3,7 @@
 pub mod access;
 pub mod admission;
 pub mod cleanup;
+pub mod dispatch;
 pub mod events;
 pub mod lifecycle;
 pub mod objects;

@@ -18,6 +18,7 @@ pub mod replicate;
 pub mod report;
 pub mod self_report;
 pub mod shards;
+pub mod tasks;
 
 #[cfg(test)]
 mod test_cluster;

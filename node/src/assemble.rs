@@ -5,6 +5,7 @@
 //! | `data_dir`, `limits`, `root`, `vault`, `storage`, `locks`, `journal`, `parts`, `front` | what every node is made of |
 //! | `cluster`, `transport` | what makes a node one of a cluster, whatever stands behind the ports |
 //! | `events` | the bus, and the relay to it |
+//! | `tasks` | slow work that is given out to all nodes, and the loop that carries it out |
 //! | `lifecycle` | the loops that carry lifecycle rules out, and note reads for them |
 //! | `tiers` | cold tiers, and the loops that move objects to and from them |
 //! | `zookeeper` | a cluster of ZooKeeper, MySQL and QUIC |
@@ -66,6 +67,7 @@ mod locks;
 mod parts;
 mod root;
 mod storage;
+mod tasks;
 mod tiers;
 mod transport;
 mod vault;
@@ -79,6 +81,7 @@ use front::FrontParts;
 use journal::JournalParts;
 use lifecycle::LifecycleStart;
 pub use root::{ROOT_USER, Root};
+use tasks::TaskParts;
 use tiers::{RunningTiers, TierParts};
 use transport::Served;
 
@@ -274,7 +277,16 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
         in_flight,
         limits: reclaim::Limits::default(),
     };
-    let actors = service::start(parts::node_parts(&config, disk_ports.clone(), reclaimer, reporter.clone()));
+    let bus = events::bus(&config.events)?;
+    let task_parts = TaskParts {
+        reclaimer,
+        bus: bus.clone(),
+        journal: journal.clone(),
+        reporter: reporter.clone(),
+        clock: clock.clone(),
+    };
+    let (dispatcher, worker) = tasks::make(&config, task_parts);
+    let actors = service::start(parts::node_parts(&config, disk_ports.clone(), dispatcher, reporter.clone()));
     let actors = actors.await.context("start the actors")?;
     parts::first_look(&actors).await?;
 
@@ -309,12 +321,15 @@ async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Resul
     };
     let tiers = tiers::start(&config, tiers).await?;
     let known_tiers: Arc<dyn Tiers> = Arc::new(tiers.registry.clone());
-    let (kept, reports) = (journal.clone(), reporter.clone());
-    let (journal_clock, settings) = (clock.clone(), config.journal.clone());
-    let filling = move |bus| {
-        journal::worker(JournalParts { journal: kept, bus, reporter: reports, clock: journal_clock, config: settings })
-    };
-    let events = RunningEvents::start(&config, outbox.clone(), clock.clone(), owner.clone(), filling).await?;
+    let filling = journal::worker(JournalParts {
+        journal: journal.clone(),
+        bus: bus.clone(),
+        reporter: reporter.clone(),
+        clock: clock.clone(),
+        config: config.journal.clone(),
+    });
+    let consumers = vec![filling, worker];
+    let events = RunningEvents::start(&config, bus, outbox.clone(), clock.clone(), owner.clone(), consumers).await?;
     let root = root::ensure(&*metadata, &*vault, root, clock.now_ms()).await?;
     let front_name = hex::encode(data_dir.id());
     let lifecycle = LifecycleStart {
@@ -494,6 +509,11 @@ impl RunningNode {
     /// Kills the actor that fills the error log, for tests of supervision.
     pub fn kill_journal(&self) -> bool {
         self.events.kill_loop("journal")
+    }
+
+    /// Kills the actor that carries tasks out, for tests of supervision.
+    pub fn kill_task_worker(&self) -> bool {
+        self.events.kill_loop("tasks")
     }
 
     /// Every actor below the supervisor.

@@ -13,6 +13,9 @@ use std::collections::VecDeque;
 
 use holdfast_protocol::ContentId;
 
+/// Time until the next look at what others are doing.
+const PENDING_MS: u64 = 1_000;
+
 /// Number of periods that a window is cut into: it forgets a write at most 1/8 later than it could.
 const PERIODS: u64 = 8;
 
@@ -90,6 +93,8 @@ pub enum PassEnd {
     Done,
     /// The budget of one pass is used up; there is more.
     More,
+    /// Others are at what is left: it is looked at again soon.
+    Pending,
     /// An error; what was done stays done.
     Failed,
 }
@@ -156,6 +161,10 @@ impl Schedule {
             PassEnd::More => {
                 slot.failures = 0;
                 now_ms + 1
+            }
+            PassEnd::Pending => {
+                slot.failures = 0;
+                now_ms + PENDING_MS.min(slot.interval_ms)
             }
             PassEnd::Done => {
                 slot.failures = 0;
@@ -224,6 +233,9 @@ mod tests {
         assert!(schedule.start_due(75_009).is_empty());
         assert_eq!(schedule.start_due(75_010), [PassKind::Uploads]);
         assert!(schedule.is_running());
+        schedule.on_end(PassKind::Uploads, PassEnd::Pending, 80_000, 1.0);
+        assert!(schedule.start_due(80_999).iter().all(|kind| *kind != PassKind::Uploads));
+        assert_eq!(schedule.start_due(81_000), [PassKind::Uploads], "others are at it, which takes seconds");
     }
 
     #[test]

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
+use holdfast_protocol::journal::ErrorKind;
 
+use super::report::Reporter;
 use crate::ports::events::{Delivery, EventBus, EventError, Message, SubscribeOptions, Subscription, Topic};
 use crate::ports::journal::{Burial, Journal};
 use crate::ports::{Clock, MetadataError};
@@ -22,7 +24,7 @@ use crate::ports::{Clock, MetadataError};
 pub enum Handled {
     /// It is done.
     Done,
-    /// Its time has not come; it is delivered again after this long.
+    /// Its time has not come, or it is done in part; it is delivered again after this long.
     Later(Duration),
     /// It failed, and may succeed later.
     Failed(String),
@@ -38,6 +40,9 @@ pub trait Consumer: Send + Sync + 'static {
 
     /// The name of its group.
     fn group(&self) -> &'static str;
+
+    /// Returns once it may be given messages.
+    async fn ready(&self) {}
 
     /// Handles one message. It may be dropped at any point, and the message comes again.
     async fn handle(&self, message: &Message) -> Handled;
@@ -90,6 +95,8 @@ pub struct ConsumeParts {
     pub journal: Arc<dyn Journal>,
     /// Time of day.
     pub clock: Arc<dyn Clock>,
+    /// Where it is reported that a message was given up, besides.
+    pub reporter: Option<Reporter>,
     /// How it is paced.
     pub settings: ConsumeSettings,
 }
@@ -103,6 +110,7 @@ pub async fn run(parts: ConsumeParts, consumer: Arc<dyn Consumer>) -> String {
     };
     let mut said = false;
     loop {
+        consumer.ready().await;
         match subscription.receive(parts.settings.batch, parts.settings.wait).await {
             Ok(deliveries) => {
                 said = false;
@@ -171,6 +179,10 @@ async fn bury(
     };
     match parts.journal.bury(burial).await {
         Ok(()) => {
+            if let Some(reporter) = &parts.reporter {
+                let subject = format!("message {} ({}) of {}", message.id, message.tag, consumer.topic());
+                reporter.report(ErrorKind::TaskFailed, subject, error.clone());
+            }
             tracing::error!(id = %message.id, tag = message.tag, group, error, "a message was given up, see `holdfast events dead list`");
             ("dead", subscription.ack(delivery).await)
         }

@@ -5,11 +5,14 @@
 //! deleted only after metadata said that nothing refers to them, in that order; see [`crate::domain::cleanup`] for why a
 //! content that metadata does not know stays unknown.
 //!
-//! **In a cluster** ([`ClusterDuty`]) uploads and reclaims are the business of one node, the holder of a lock
-//! ([`crate::flow::duty`]), which deletes all replicas that it reaches; what it does not reach becomes an orphan there. Every node
-//! sweeps the orphans of its own disks, but not before it has run for so long that no write that was coordinated by another node
-//! before it started can still be under way, and never what is as young as the oldest write that any live node says to be
-//! coordinating.
+//! **In a cluster** ([`ClusterDuty`]) one node, the holder of a lock ([`crate::flow::duty`]), sees to it that uploads and reclaims
+//! are dealt with: it gives them out by name ([`crate::flow::tasks`]), or does them itself. Whoever does it deletes all replicas
+//! that it reaches; what it does not reach becomes an orphan there. Any number of nodes may reclaim the same content at once: it
+//! is claimed for good, and its chunk ids are never used again.
+//!
+//! Every node sweeps the orphans of its own disks, but not before it has run for so long that no write that was coordinated by
+//! another node before it started can still be under way, and never what is as young as the oldest write that any live node says
+//! to be coordinating.
 //!
 //! Whatever the ages say, an orphan is deleted only after metadata has condemned its content: no commit can make it known
 //! any more.
@@ -20,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use holdfast_protocol::{ChunkId, ContentId, Extent, STUB_INDEX};
+use holdfast_protocol::{ChunkId, ContentId};
 use parking_lot::Mutex;
 
 use super::duty::Duty;
@@ -28,6 +31,11 @@ use crate::domain::cleanup::{PassEnd, WriteWindow};
 use crate::ports::chunks::ChunkInfo;
 use crate::ports::coordination::{Fence, Ownership};
 use crate::ports::{ChunkError, ChunkStore, Clock, MetadataError, MetadataStore};
+
+mod contents;
+mod named;
+
+pub(super) use contents::Progress;
 
 /// Contents condemned longer ago than this are forgotten: no write takes a month.
 const CONDEMNED_AGE_MS: u64 = 30 * 86_400_000;
@@ -189,51 +197,19 @@ impl Reclaimer {
     /// # Errors
     /// When metadata or a disk fails; nothing is forgotten whose chunks may be there.
     pub async fn reclaim_due(&self, grace_ms: u64) -> Result<(PassStats, PassEnd), ReclaimError> {
-        let done = self.try_reclaim_due(grace_ms).await;
-        if let Some(cluster) = &self.cluster {
-            cluster.duty.on_turn(done.is_ok());
-        }
-        done
+        let (done, end) = self.reclaim_oldest(grace_ms).await?;
+        done.error.map_or(Ok((done.stats, end)), Err)
     }
 
-    async fn try_reclaim_due(&self, grace_ms: u64) -> Result<(PassStats, PassEnd), ReclaimError> {
-        let Some(Guard(fence)) = self.on_duty() else {
-            return Ok((PassStats::default(), PassEnd::Done));
-        };
+    /// [`Self::reclaim_due`], telling also what was done before an error.
+    pub(super) async fn reclaim_oldest(&self, grace_ms: u64) -> Result<(Progress, PassEnd), ReclaimError> {
+        let Some(Guard(fence)) = self.on_duty() else { return Ok((Progress::default(), PassEnd::Done)) };
+        // In whole milliseconds that are over: two dereferences and a pass may happen within one.
         let before_ms = self.clock.now_ms().saturating_sub(grace_ms);
         let due = self.metadata.due_reclaims(before_ms, self.limits.batch, fence.as_ref());
         let due = self.guarded("list due reclaims", due).await?;
-        let mut stats = PassStats::default();
-        let mut batch = Vec::new();
-        let mut done = Vec::new();
-        for reclaim in &due {
-            // No chunks stand behind the manifest of a content that lay in a tier, but a stub.
-            let extents = if reclaim.stub.is_some() { &[][..] } else { &reclaim.manifest.extents };
-            let stub = reclaim.stub.map(|content| content.chunk(STUB_INDEX));
-            // A 5 TiB object has hundreds of thousands of chunks: they pass through in batches.
-            for chunk in extents.iter().flat_map(Extent::chunks).chain(stub) {
-                let here = self.chunks.stat(chunk);
-                if let Some(info) = here {
-                    stats.chunks += 1;
-                    stats.bytes += u64::from(info.size_bytes);
-                }
-                // Other nodes may have what this one has not.
-                if here.is_some() || self.cluster.is_some() {
-                    batch.push(chunk);
-                }
-                stats.examined += 1;
-                if batch.len() >= self.limits.delete_batch {
-                    self.delete(&mut batch).await?;
-                }
-            }
-            done.push(reclaim.id);
-        }
-        self.delete(&mut batch).await?;
-        if !done.is_empty() {
-            self.guarded("finish reclaims", self.metadata.finish_reclaims(&done, fence.as_ref())).await?;
-        }
-        stats.items = done.len() as u64;
-        Ok((stats, self.end(due.len())))
+        let done = self.delete_contents(&due, fence.as_ref(), None).await;
+        Ok((done, self.end(due.len())))
     }
 
     /// Walks the chunks after `cursor` and deletes those that metadata does not know and never will. Moves `cursor`; `None`
@@ -317,6 +293,17 @@ impl Reclaimer {
             self.delete_from(self.own_chunks(), &mut batch).await?;
         }
         Ok(())
+    }
+
+    /// Whether what is left undone by this node is its business.
+    pub(super) fn is_on_duty(&self) -> bool {
+        self.on_duty().is_some()
+    }
+
+    /// Whether this node may act as a member of its cluster. Contents that were claimed stay claimed, so this does not keep data;
+    /// it keeps work with nodes that reach the others.
+    pub(super) fn may_work(&self) -> bool {
+        self.cluster.as_ref().is_none_or(|cluster| cluster.ownership.is_proven())
     }
 
     /// Under what guard uploads and reclaims are this node's business; `None`: they are not, now.

@@ -2,7 +2,8 @@
 //!
 //! What must not be lost is not published directly: it is written to the outbox of the
 //! [`MetadataStore`](super::MetadataStore) in the transaction of the change that it tells of, and the relay publishes it from
-//! there. So a message is published at least once, and a consumer may see it again, with the same [`Message::id`].
+//! there; or a table says that it is still to be done, and it is published again
+//! ([`crate::flow::tasks`]). So a message is published at least once, and a consumer may see it again, with the same [`Message::id`].
 //!
 //! # Rules that every adapter keeps
 //! * When [`EventBus::publish`] returns `Ok`, the message is no longer the publisher's: a broker has it, or, in the process,
@@ -39,13 +40,11 @@ pub enum Topic {
     Tasks,
     /// Errors that operators should know of.
     Errors,
-    /// Tasks that failed too often, for an operator to look at.
-    DeadLetters,
 }
 
 impl Topic {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Objects, Self::Tasks, Self::Errors, Self::DeadLetters];
+    pub const ALL: [Self; 3] = [Self::Objects, Self::Tasks, Self::Errors];
 
     /// Its name: what follows the configured prefix in the name of a broker's topic.
     pub const fn as_str(self) -> &'static str {
@@ -53,7 +52,6 @@ impl Topic {
             Self::Objects => "objects",
             Self::Tasks => "tasks",
             Self::Errors => "errors",
-            Self::DeadLetters => "dead-letters",
         }
     }
 }

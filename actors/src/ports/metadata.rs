@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::domain::events::EventDraft;
 use async_trait::async_trait;
-use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId, UploadId, VersionId};
+use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ReclaimItem, ShardId, UploadId, VersionId};
 
 use super::coordination::{Fence, FencingToken};
 
@@ -235,6 +235,9 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Uploads begun before `before_ms`, oldest first, at most `limit`.
     async fn stale_uploads(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<Arc<Upload>>>;
 
+    /// Ends an upload that was begun before `before_ms`, as [`MetadataStore::abort_upload`] does. Returns whether there was one.
+    async fn expire_upload(&self, upload: UploadId, before_ms: u64, now_ms: u64) -> MetadataResult<bool>;
+
     // --- lifecycle ---------------------------------------------------------------------------------------------------
 
     /// Versions of a bucket in order of age, those after `after` and up to `until_ms`, at most `limit`. The cost follows what
@@ -310,6 +313,14 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// transaction). From then on no copy can take them. With a `fence` it is done only by the last holder of that lock.
     /// Fails with `Fenced`.
     async fn due_reclaims(&self, before_ms: u64, limit: u32, fence: Option<&Fence>) -> MetadataResult<Vec<Reclaim>>;
+
+    /// What [`MetadataStore::due_reclaims`] would claim, oldest first, without claiming it.
+    async fn waiting_reclaims(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<ReclaimItem>>;
+
+    /// Claims those of `items`, at most [`TASK_ITEMS_MAX`](holdfast_protocol::tasks::TASK_ITEMS_MAX), that were dereferenced
+    /// before `before_ms` and still are not referenced (checked in the same transaction); the others are left out. From then on
+    /// no copy can take them, for good: any number of callers may delete their chunks, at any time.
+    async fn claim_reclaims(&self, items: &[ReclaimItem], before_ms: u64) -> MetadataResult<Vec<Reclaim>>;
 
     /// Forgets reclaims whose chunks are deleted. `fence` as in [`MetadataStore::due_reclaims`].
     async fn finish_reclaims(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()>;

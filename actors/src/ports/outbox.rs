@@ -1,8 +1,8 @@
 //! The `Outbox` port: messages that are committed with what they tell of, until they are published.
 //!
 //! A message gets into the outbox by a verb of [`MetadataStore`](super::MetadataStore) that carries an
-//! [`EventDraft`](crate::domain::events::EventDraft), in that verb's transaction, or by [`Outbox::enqueue`] in one of its own.
-//! The relay ([`crate::flow::relay`]) takes it out once the bus has it.
+//! [`EventDraft`](crate::domain::events::EventDraft), in that verb's transaction. The relay ([`crate::flow::relay`]) takes it out
+//! once the bus has it.
 //!
 //! # Rules that every adapter keeps
 //! * What is ordered by one key is in one partition ([`partition_of`](holdfast_protocol::events::partition_of)), and its ids
@@ -17,21 +17,6 @@ use super::metadata::MetadataResult;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
-
-/// A message to be written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewMessage {
-    /// Where it will be published.
-    pub topic: Topic,
-    /// See [`Message::order_key`].
-    pub order_key: String,
-    /// See [`Message::tag`].
-    pub tag: String,
-    /// See [`Message::keys`]; the id is added.
-    pub keys: Vec<String>,
-    /// See [`Message::body`].
-    pub body: bytes::Bytes,
-}
 
 /// A message that waits to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,9 +59,6 @@ pub struct ReplayFilter {
 /// The outbox of a node's metadata store. Errors are those of [`super::MetadataStore`].
 #[async_trait]
 pub trait Outbox: Send + Sync + 'static {
-    /// Writes messages, all or none. They are durable when this returns.
-    async fn enqueue(&self, messages: Vec<NewMessage>, now_ms: u64) -> MetadataResult<()>;
-
     /// Changes when something was written through this store; not when another node did.
     fn written(&self) -> watch::Receiver<u64>;
 

@@ -1,4 +1,5 @@
-//! The cleanup actor: runs the passes of [`crate::flow::reclaim`] when [`crate::domain::cleanup::Schedule`] says so.
+//! The cleanup actor: runs the passes of [`crate::flow::tasks`] and [`crate::flow::reclaim`] when
+//! [`crate::domain::cleanup::Schedule`] says so.
 //!
 //! Each pass is a tracked task with a time limit, at most one of a kind. A pass that is aborted or fails is done again;
 //! all are idempotent. The walk for orphans keeps its place between passes and starts over after a restart of the actor.
@@ -15,7 +16,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::node::{NodeParts, NodeShared};
 use super::ticker::{Tick, spawn_ticker};
 use crate::domain::cleanup::{PassEnd, PassKind, Schedule};
-use crate::flow::reclaim::{PassStats, Reclaimer};
+use crate::flow::reclaim::PassStats;
+use crate::flow::tasks::Dispatcher;
 
 /// Operators that may wait for the end of a cleanup at once.
 const WAITERS_MAX: usize = 16;
@@ -62,7 +64,7 @@ pub enum CleanupMsg {
 
 /// Its state.
 pub struct CleanupState {
-    reclaimer: Reclaimer,
+    dispatcher: Dispatcher,
     settings: CleanupSettings,
     shared: Arc<NodeShared>,
     schedule: Schedule,
@@ -96,14 +98,14 @@ impl Actor for CleanupActor {
         let mut tasks = JoinSet::new();
         spawn_ticker(&mut tasks, myself, settings.tick, CleanupMsg::Tick);
         // In a cluster the actor also stands for the lock that says whose the work is; it ends with the actor.
-        let duty = parts.reclaimer.cluster.as_ref().map(|cluster| {
+        let duty = parts.dispatcher.reclaimer().cluster.as_ref().map(|cluster| {
             let duty = cluster.duty.clone();
             tasks.spawn(async move { duty.stand().await })
         });
         let intervals = [settings.upload_interval, settings.reclaim_interval, settings.orphan_interval]
             .map(|interval| interval.as_millis() as u64);
         Ok(CleanupState {
-            reclaimer: parts.reclaimer,
+            dispatcher: parts.dispatcher,
             schedule: Schedule::new(intervals, 0),
             settings,
             shared,
@@ -153,6 +155,7 @@ impl CleanupState {
     fn request_all(&mut self, reply: RpcReplyPort<bool>) {
         // The walk for orphans must see everything, so it starts over.
         self.cursor = None;
+        self.dispatcher.forget_failures();
         let open = PassKind::ALL.to_vec();
         self.waiting.push(Waiting { reply, open });
         self.schedule.request_all(self.now_ms());
@@ -160,12 +163,12 @@ impl CleanupState {
 
     fn start_due(&mut self, myself: &ActorRef<CleanupMsg>) {
         for kind in self.schedule.start_due(self.now_ms()) {
-            let reclaimer = self.reclaimer.clone();
+            let dispatcher = self.dispatcher.clone();
             let settings = self.settings.clone();
             let mut cursor = self.cursor;
             let myself = myself.clone();
             self.tasks.spawn(async move {
-                let pass = run_pass(&reclaimer, &settings, kind, &mut cursor);
+                let pass = run_pass(&dispatcher, &settings, kind, &mut cursor);
                 let result = match tokio::time::timeout(settings.pass_timeout, pass).await {
                     Ok(result) => result,
                     Err(_) => Err(format!("did not end within {} s", settings.pass_timeout.as_secs())),
@@ -217,7 +220,7 @@ impl CleanupState {
         if again && kind == PassKind::Orphans {
             self.cursor = None;
         }
-        if !again && end != PassEnd::More {
+        if !again && !matches!(end, PassEnd::More | PassEnd::Pending) {
             self.answer(kind, end);
         }
     }
@@ -240,18 +243,17 @@ impl CleanupState {
 }
 
 async fn run_pass(
-    reclaimer: &Reclaimer,
+    dispatcher: &Dispatcher,
     settings: &CleanupSettings,
     kind: PassKind,
     cursor: &mut Option<ChunkId>,
 ) -> Result<(PassStats, PassEnd), String> {
     let result = match kind {
-        PassKind::Uploads => match settings.stale_upload_age {
-            Some(age) => reclaimer.abort_stale_uploads(age.as_millis() as u64).await,
-            None => Ok((PassStats::default(), PassEnd::Done)),
-        },
-        PassKind::Reclaims => reclaimer.reclaim_due(settings.grace.as_millis() as u64).await,
-        PassKind::Orphans => reclaimer.sweep_orphans(cursor).await,
+        PassKind::Uploads => {
+            dispatcher.expire_uploads(settings.stale_upload_age.map(|age| age.as_millis() as u64)).await
+        }
+        PassKind::Reclaims => dispatcher.reclaim(settings.grace.as_millis() as u64).await,
+        PassKind::Orphans => dispatcher.reclaimer().sweep_orphans(cursor).await,
     };
     result.map_err(|error| error.to_string())
 }

@@ -85,7 +85,7 @@ impl Actor for IngestActor {
             IngestMsg::Tick(_tick) => {
                 if !state.ping_running {
                     state.ping_running = true;
-                    let metadata = state.parts.reclaimer.metadata.clone();
+                    let metadata = state.parts.dispatcher.reclaimer().metadata.clone();
                     state.tasks.spawn(async move {
                         let checked = match tokio::time::timeout(PING_TIMEOUT, metadata.ping()).await {
                             Ok(Ok(())) => Ok(()),
@@ -139,7 +139,7 @@ impl IngestState {
             .collect();
         let pressure = Pressure {
             disks: disks.iter().map(|disk| disk.health).collect(),
-            in_cluster: self.parts.reclaimer.cluster.is_some(),
+            in_cluster: self.parts.dispatcher.reclaimer().cluster.is_some(),
             metadata_down: self.ping_failures >= PING_FAILURES_MAX,
             draining: *self.shared.draining.borrow(),
         };

@@ -18,8 +18,9 @@ use super::ingest::IngestMsg;
 use super::supervisor::SupervisorMsg;
 use crate::domain::admission::{DiskHealth, Limits, Refusal};
 use crate::domain::cleanup::PassKind;
-use crate::flow::reclaim::{PassStats, Reclaimer};
+use crate::flow::reclaim::PassStats;
 use crate::flow::report::Reporter;
+use crate::flow::tasks::Dispatcher;
 use crate::ports::Disk;
 
 /// How long an operator's command may take to be accepted by an actor.
@@ -31,7 +32,7 @@ pub struct NodeParts {
     /// Every disk.
     pub disks: Vec<Arc<dyn Disk>>,
     /// Passes over metadata and chunks.
-    pub reclaimer: Reclaimer,
+    pub dispatcher: Dispatcher,
     /// What is admitted when all is well.
     pub limits: Limits,
     /// Disks' housekeeping.

@@ -116,7 +116,7 @@ pub(super) struct Tail {
 #[utoipa::path(
     get, path = "/v1/events/tail", tag = "events", operation_id = "tail_events",
     params(
-        ("topic" = Option<String>, Query, description = "objects (the default), tasks, errors or dead-letters"),
+        ("topic" = Option<String>, Query, description = "objects (the default), tasks or errors"),
         ("after" = Option<String>, Query, description = "What the answer before called next; else what comes from now on"),
         ("oldest" = Option<bool>, Query, description = "Without after: begin with the oldest that there is"),
         ("limit" = Option<usize>, Query, description = "About so many, 1 to 1,000"),

@@ -23,26 +23,26 @@ pub(super) struct RunningEvents {
 }
 
 impl RunningEvents {
-    /// Starts the relay where somebody is told of changes, and a loop that consumes. RocketMQ need not be there: what is to be
+    /// Starts the relay where somebody is told of changes, and the loops that consume. RocketMQ need not be there: what is to be
     /// published waits for it. A node that tells nobody takes nothing out of the outbox: others may.
     ///
     /// # Errors
-    /// When a file that the configuration names cannot be read.
+    /// When the actors cannot be started.
     pub(super) async fn start(
         config: &Config,
+        bus: Arc<dyn EventBus>,
         outbox: Arc<dyn Outbox>,
         clock: Arc<dyn Clock>,
         owner: RelayOwner,
-        more: impl FnOnce(Arc<dyn EventBus>) -> LoopSpec,
+        consumers: Vec<LoopSpec>,
     ) -> anyhow::Result<Self> {
-        let bus = bus(&config.events)?;
         let status = Arc::<RelayStatus>::default();
         let settings = settings(&config.events);
         let parts = RelayParts { outbox, bus: bus.clone(), clock, owner, settings };
         let watched = status.clone();
         let run = move || relay::run(parts.clone(), watched.clone()).boxed();
         let relay = LoopSpec { name: "relay", run: Arc::new(run) };
-        let mut specs = vec![more(bus.clone())];
+        let mut specs = consumers;
         specs.extend(config.events.is_on().then_some(relay));
         let loops = loops::start(specs, TooOften::rest()).await;
         Ok(Self { bus, status, loops: loops.context("start the relay")? })
@@ -70,7 +70,11 @@ impl RunningEvents {
     }
 }
 
-fn bus(config: &EventsConfig) -> anyhow::Result<Arc<dyn EventBus>> {
+/// The bus that the configuration names. Nothing is connected before it is used.
+///
+/// # Errors
+/// When a file that the configuration names cannot be read.
+pub(super) fn bus(config: &EventsConfig) -> anyhow::Result<Arc<dyn EventBus>> {
     if !config.is_on() {
         return Ok(Arc::new(InProcessEventBus::new(InProcessLimits::default())));
     }

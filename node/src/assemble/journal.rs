@@ -44,6 +44,8 @@ async fn serve(parts: &JournalParts) -> String {
         bus: parts.bus.clone(),
         journal: parts.journal.clone(),
         clock: parts.clock.clone(),
+        // What cannot be stored in the error log is not reported to it.
+        reporter: None,
         settings: ConsumeSettings::default(),
     };
     let log = Arc::new(ErrorLog { journal: parts.journal.clone() });

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_actors::domain::admission::{ClassLimits, Limits, Refusal};
-use holdfast_actors::flow::reclaim::Reclaimer;
 use holdfast_actors::flow::report::Reporter;
+use holdfast_actors::flow::tasks::Dispatcher;
 use holdfast_actors::ports::Disk;
 use holdfast_actors::service::cleanup::CleanupSettings;
 use holdfast_actors::service::disk::DiskSettings;
@@ -34,7 +34,7 @@ const SCRUB_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) fn node_parts(
     config: &Config,
     disks: Vec<Arc<dyn Disk>>,
-    reclaimer: Reclaimer,
+    dispatcher: Dispatcher,
     reporter: Reporter,
 ) -> NodeParts {
     let limits = &config.limits;
@@ -42,7 +42,7 @@ pub(super) fn node_parts(
     let cleanup = &config.cleanup;
     NodeParts {
         disks,
-        reclaimer,
+        dispatcher,
         reporter,
         limits: Limits {
             read: class(limits.read_jobs, u64::MAX),

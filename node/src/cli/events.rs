@@ -22,7 +22,7 @@ const REPLAY_TIMEOUT: Duration = Duration::from_secs(600);
 pub(super) enum EventsCommand {
     /// Show events as they are published, one a line, until interrupted. Takes nothing away from consumers.
     Tail {
-        /// Topic: objects, tasks, errors or dead-letters.
+        /// Topic: objects, tasks or errors.
         #[arg(long, default_value = "objects")]
         topic: String,
         /// Begin with the oldest event that the broker has.

@@ -23,7 +23,7 @@ use holdfast_actors::ports::metadata::{
     MoveRequest, NewBucket, NewObject, NewUpload, ObjectVersion, Part, Recheck, Reclaim, Repair, ReplicaEvidence, Tag,
     Upload, User, Versioning,
 };
-use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId, UploadId, VersionId};
+use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ReclaimItem, ShardId, UploadId, VersionId};
 
 use super::caching::{RunToEnd, UNKNOWN_QUARANTINE, object_key};
 
@@ -322,6 +322,10 @@ impl<S: MetadataStore + ?Sized> MetadataStore for CachedMetadataStore<S> {
         self.inner.stale_uploads(before_ms, limit).await
     }
 
+    async fn expire_upload(&self, upload: UploadId, before_ms: u64, now_ms: u64) -> MetadataResult<bool> {
+        self.inner.expire_upload(upload, before_ms, now_ms).await
+    }
+
     async fn aged_versions(
         &self,
         bucket: BucketId,
@@ -389,6 +393,14 @@ impl<S: MetadataStore + ?Sized> MetadataStore for CachedMetadataStore<S> {
 
     async fn due_reclaims(&self, before_ms: u64, limit: u32, fence: Option<&Fence>) -> MetadataResult<Vec<Reclaim>> {
         self.inner.due_reclaims(before_ms, limit, fence).await
+    }
+
+    async fn waiting_reclaims(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<ReclaimItem>> {
+        self.inner.waiting_reclaims(before_ms, limit).await
+    }
+
+    async fn claim_reclaims(&self, items: &[ReclaimItem], before_ms: u64) -> MetadataResult<Vec<Reclaim>> {
+        self.inner.claim_reclaims(items, before_ms).await
     }
 
     async fn finish_reclaims(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()> {

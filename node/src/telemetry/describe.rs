@@ -124,6 +124,9 @@ pub(super) fn describe() {
         "Writes refused since their lock was granted again with a higher token."
     );
 
+    describe_counter!("holdfast_tasks_dispatched_total", "Tasks given to the bus, by kind and whether it took them.");
+    describe_gauge!("holdfast_tasks_in_flight", "Tasks that consumers have, as the node that gives them out knows.");
+    describe_counter!("holdfast_task_items_total", "Things done, by kind of task, and by the bus or by hand.");
     describe_counter!("holdfast_consumer_messages_total", "Messages handled by consumers, by group and outcome.");
     describe_counter!(
         "holdfast_error_reports_total",

@@ -108,6 +108,7 @@ struct World {
     bus: InProcessEventBus,
     journal: Arc<Memory>,
     consumer: Arc<Obedient>,
+    reporter: Reporter,
     running: tokio::task::JoinHandle<String>,
 }
 
@@ -119,15 +120,17 @@ impl World {
     async fn new() -> Self {
         let bus = InProcessEventBus::new(InProcessLimits::default());
         let (journal, consumer) = (Arc::new(Memory::default()), Arc::new(Obedient::default()));
+        let reporter = Reporter::new("node", Arc::new(SystemClock));
         let parts = ConsumeParts {
             bus: Arc::new(bus.clone()),
             journal: journal.clone(),
             clock: Arc::new(SystemClock),
+            reporter: Some(reporter.clone()),
             settings: settings(),
         };
         let running = tokio::spawn(run(parts, consumer.clone()));
         tokio::time::sleep(Duration::from_millis(10)).await;
-        Self { bus, journal, consumer, running }
+        Self { bus, journal, consumer, reporter, running }
     }
 
     /// Publishes and waits until every group is through with it.
@@ -160,9 +163,12 @@ async fn message_that_always_fails_becomes_a_dead_letter_and_others_pass() {
     assert_eq!(buried.len(), 1);
     assert_eq!((buried[0].message.id.sequence, buried[0].attempts, &*buried[0].error), (1, 4, "it always fails"));
     assert_eq!((buried[0].topic, &*buried[0].group), (Topic::Tasks, "obedient"));
-    // Once more after that time: it is gone from the bus.
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    // Once more after that time: it is gone from the bus, and operators are told.
+    drop(tokio::time::timeout(Duration::from_secs(3600), world.reporter.publish(&world.bus, &*world.journal)).await);
     assert_eq!(world.consumer.tries.lock()[&1], 4);
+    let errors = world.journal.errors.lock().clone();
+    assert_eq!(errors.iter().map(|error| error.kind).collect::<Vec<_>>(), [ErrorKind::TaskFailed]);
+    assert!(errors[0].subject.contains("(test) of tasks"), "{:?}", errors[0]);
 }
 
 #[tokio::test(start_paused = true)]

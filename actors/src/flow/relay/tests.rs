@@ -16,7 +16,7 @@ use crate::ports::SystemClock;
 use crate::ports::coordination::{LiveNode, Membership, NodeAddresses, NodeAnnouncement, NodeState};
 use crate::ports::events::{EventError, EventResult, Message, Page, Position, SubscribeOptions, Subscription, Topic};
 use crate::ports::metadata::MetadataResult;
-use crate::ports::outbox::{NewMessage, OutboxRow, ReplayFilter};
+use crate::ports::outbox::{OutboxRow, ReplayFilter};
 
 /// Rows in memory, which become visible when a test says so.
 #[derive(Default)]
@@ -38,10 +38,6 @@ impl TestOutbox {
 
 #[async_trait]
 impl Outbox for TestOutbox {
-    async fn enqueue(&self, _: Vec<NewMessage>, _: u64) -> MetadataResult<()> {
-        unreachable!("the relay only takes out")
-    }
-
     fn written(&self) -> watch::Receiver<u64> {
         self.written.subscribe()
     }

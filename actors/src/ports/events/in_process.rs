@@ -104,7 +104,7 @@ impl InProcessEventBus {
     /// An empty bus.
     pub fn new(limits: InProcessLimits) -> Self {
         let topic = || Shared { limits, state: Mutex::default(), changed: watch::Sender::new(0) };
-        Self { topics: Arc::new([topic(), topic(), topic(), topic()]) }
+        Self { topics: Arc::new([topic(), topic(), topic()]) }
     }
 
     fn topic(&self, topic: Topic) -> &Shared {

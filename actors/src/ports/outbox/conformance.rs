@@ -8,10 +8,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use holdfast_protocol::events::{EventName, EventNotification, EventRecord, PARTITIONS, partition_of};
 
-use super::{NewMessage, Outbox, OutboxRow, ReplayFilter};
+use super::{Outbox, OutboxRow, ReplayFilter};
 use crate::domain::events::{EventContext, EventDraft, NotificationRule, NotificationRules, NotificationTarget};
 use crate::ports::events::Topic;
 use crate::ports::metadata::conformance::{T0, bucket_with, content_of, copy_of, delete_request, latest, object};
@@ -33,7 +32,6 @@ macro_rules! outbox_conformance {
             racing_writers_of_one_key_are_told_in_the_order_of_their_commits
             rows_stay_until_they_are_finished
             finished_rows_can_be_replayed_until_they_are_forgotten
-            messages_are_enqueued_all_or_none_and_ordered
             backlog_counts_and_waiting_names_partitions
         }
     };
@@ -255,40 +253,15 @@ pub async fn finished_rows_can_be_replayed_until_they_are_forgotten(store: Store
     assert_eq!(outbox.backlog(partition).await.unwrap().published, 2);
 }
 
-fn task(order_key: &str, body: &'static str) -> NewMessage {
-    NewMessage {
-        topic: Topic::Tasks,
-        order_key: order_key.into(),
-        tag: "reclaim".into(),
-        keys: vec!["word".into()],
-        body: Bytes::from_static(body.as_bytes()),
-    }
-}
-
-pub async fn messages_are_enqueued_all_or_none_and_ordered(_: Store, outbox: Rows) {
-    outbox.enqueue(vec![task("one", "1"), task("one", "2"), task("two", "3")], T0).await.unwrap();
-    outbox.enqueue(vec![task("one", "4")], T0).await.unwrap();
-    let wrong = NewMessage { tag: "a b".into(), ..task("one", "6") };
-    outbox.enqueue(vec![task("one", "5"), wrong], T0).await.unwrap_err();
-    let rows = rows(&outbox).await;
-    let of = |key: &str| -> Vec<Bytes> {
-        let rows = rows.iter().filter(|row| row.message.order_key == key);
-        rows.map(|row| row.message.body.clone()).collect()
-    };
-    assert_eq!(of("one"), ["1", "2", "4"]);
-    assert_eq!(of("two"), ["3"]);
-    let row = &rows[0];
-    assert_eq!((row.topic, row.message.tag.as_str()), (Topic::Tasks, "reclaim"));
-    assert_eq!(row.message.keys, ["word".to_owned(), row.message.id.to_string()]);
-}
-
-pub async fn backlog_counts_and_waiting_names_partitions(_: Store, outbox: Rows) {
+pub async fn backlog_counts_and_waiting_names_partitions(store: Store, outbox: Rows) {
     let every: Vec<u16> = (0..PARTITIONS).collect();
     assert!(outbox.waiting(&every).await.unwrap().is_empty());
     assert!(outbox.waiting(&[]).await.unwrap().is_empty());
-    outbox.enqueue(vec![task("one", "1")], T0 + 5).await.unwrap();
-    outbox.enqueue(vec![task("one", "2")], T0 + 9).await.unwrap();
-    let partition = partition_of(b"one");
+    let id = bucket_with(&store, "b", Versioning::Unversioned).await;
+    for now_ms in [T0 + 5, T0 + 9] {
+        store.commit_object(told(NewObject { now_ms, ..object(id, "k", 1) })).await.unwrap();
+    }
+    let partition = partition_of(b"b/k");
     assert_eq!(outbox.waiting(&every).await.unwrap(), [partition]);
     let others: Vec<u16> = every.iter().copied().filter(|other| *other != partition).collect();
     assert!(outbox.waiting(&others).await.unwrap().is_empty());

@@ -107,11 +107,6 @@ impl Locks {
         }
     }
 
-    /// What messages of the outbox are ordered by, where no other lock stands for it.
-    pub(in crate::metadata) fn order_key(self, key: &str) -> Self {
-        self.slot(b'o', &[key.as_bytes()])
-    }
-
     pub(in crate::metadata) fn in_bucket(mut self, bucket: BucketId) -> Self {
         self.buckets.insert(bucket);
         self

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use holdfast_actors::domain::events::{EventDraft, EventOutcome};
 use holdfast_actors::ports::events::{Message, Topic};
 use holdfast_actors::ports::metadata::{MetadataError, MetadataResult};
-use holdfast_actors::ports::outbox::{COUNTED_MAX, NewMessage, Outbox, OutboxBacklog, OutboxRow, ReplayFilter};
+use holdfast_actors::ports::outbox::{COUNTED_MAX, Outbox, OutboxBacklog, OutboxRow, ReplayFilter};
 use holdfast_protocol::EventId;
 use holdfast_protocol::events::partition_of;
 use sqlx::AssertSqlSafe;
@@ -39,7 +39,6 @@ pub(super) fn topic_code(topic: Topic) -> i64 {
         Topic::Objects => 0,
         Topic::Tasks => 1,
         Topic::Errors => 2,
-        Topic::DeadLetters => 3,
     }
 }
 
@@ -195,30 +194,6 @@ async fn replay<S: Session>(
 #[async_trait]
 #[allow(private_bounds, reason = "the backends are this module's own")]
 impl<B: Backend> Outbox for SqlMetadataStore<B> {
-    async fn enqueue(&self, messages: Vec<NewMessage>, now_ms: u64) -> MetadataResult<()> {
-        let keys = messages.iter().map(|message| message.order_key.as_str());
-        let locks = keys.fold(Locks::none(), |locks, key| locks.order_key(key));
-        let messages: Arc<[NewMessage]> = messages.into();
-        let written = self.backend.write(locks, move |tx| {
-            let messages = messages.clone();
-            boxed(async move {
-                let mut new = Vec::with_capacity(messages.len());
-                for message in messages.iter().cloned() {
-                    let NewMessage { topic, order_key, tag, mut keys, body } = message;
-                    let id = EventId::generate(rows::unsigned(tx.take_sequence())?);
-                    keys.push(id.to_string());
-                    let message = Message { id, order_key, tag, keys, body };
-                    message.check().map_err(|error| MetadataError::Corrupt(error.to_string()))?;
-                    new.push(NewRow { topic, message, queued_ms: now_ms });
-                }
-                insert(tx, &new).await
-            })
-        });
-        written.await?;
-        self.tell_written();
-        Ok(())
-    }
-
     fn written(&self) -> watch::Receiver<u64> {
         self.written.subscribe()
     }

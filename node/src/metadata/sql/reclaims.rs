@@ -1,16 +1,16 @@
 //! The queue of contents to reclaim.
 //!
-//! A content that lost its last reference keeps its row in `contents`, and a copy may take it, until [`due`] claims it by
-//! removing that row. From then on only the row in `reclaims` knows its chunks, until [`finish`]. Of a content in a tier, the claim
-//! puts its pieces on the list of what that tier is to delete.
+//! A content that lost its last reference keeps its row in `contents`, and a copy may take it, until [`due`] or [`claim`] claims
+//! it by removing that row. From then on only the row in `reclaims` knows its chunks, until [`finish`]. Of a content in a tier,
+//! the claim puts its pieces on the list of what that tier is to delete.
 
 use std::collections::HashSet;
 
 use holdfast_actors::ports::metadata::{MetadataResult, Reclaim};
-use holdfast_protocol::{ContentId, Manifest};
+use holdfast_protocol::{ContentId, Manifest, ReclaimItem};
 
 use super::shapes::statements;
-use super::{Dialect, Fields as _, Reader, Session, Shape, Value, values};
+use super::{Dialect, Fields, Reader, Session, Shape, Value, values};
 use crate::metadata::rows;
 
 /// Queues chunks that nothing refers to.
@@ -25,6 +25,27 @@ pub(super) async fn queue<S: Session>(
     .await
 }
 
+/// A content that may be claimed.
+struct Candidate {
+    reclaim: Reclaim,
+    content: ContentId,
+    /// It lay in a tier, and its pieces are on no list yet.
+    has_pieces: bool,
+}
+
+impl Candidate {
+    /// From `id, content, manifest, tier, cold IS NOT NULL` of a row.
+    fn from_row(row: &impl Fields) -> MetadataResult<Self> {
+        let content = rows::content_id(row.bytes(1)?)?;
+        let in_tier = row.text_or_null(3)?.is_some();
+        // There are no chunks behind the manifest of what lies in a tier.
+        let manifest = if in_tier { Manifest::default() } else { rows::manifest(row.bytes(2)?)? };
+        let id = rows::unsigned(row.number(0)?)?;
+        let reclaim = Reclaim { id, manifest, stub: in_tier.then_some(content) };
+        Ok(Self { reclaim, content, has_pieces: row.number(4)? != 0 })
+    }
+}
+
 /// Claims what is due. What is claimed and not finished comes again, after what has waited longer: a disk that cannot
 /// delete must not hold up the others.
 pub(super) async fn due<S: Session>(tx: &mut S, before_ms: u64, limit: u32) -> MetadataResult<Vec<Reclaim>> {
@@ -36,45 +57,77 @@ pub(super) async fn due<S: Session>(tx: &mut S, before_ms: u64, limit: u32) -> M
             values![rows::signed(before_ms), i64::from(limit)],
         )
         .await?;
-    let mut with_pieces = HashSet::new();
-    let mut claims: Vec<(Reclaim, ContentId)> = Vec::with_capacity(found.len());
+    let candidates: MetadataResult<Vec<Candidate>> = found.iter().map(Candidate::from_row).collect();
+    let due = claim_candidates(tx, candidates?, before_ms).await?;
+    let head = [Value::from(rows::signed(before_ms))];
+    tx.execute_many(Shape::PostponeReclaims, &head, &due, |reclaim| values![rows::signed(reclaim.id)]).await?;
+    Ok(due)
+}
+
+/// What is due, oldest first.
+pub(super) async fn waiting<R: Reader>(reads: &R, before_ms: u64, limit: u32) -> MetadataResult<Vec<ReclaimItem>> {
+    let found = reads
+        .fetch(
+            "SELECT r.id, r.content FROM reclaims r LEFT JOIN contents c ON c.id = r.content \
+             WHERE r.queued_ms < ? AND (c.refs IS NULL OR c.refs = 0) ORDER BY r.queued_ms, r.id LIMIT ?",
+            values![rows::signed(before_ms), i64::from(limit)],
+        )
+        .await?;
+    let item = |id: i64, content: &[u8]| -> MetadataResult<ReclaimItem> {
+        Ok(ReclaimItem { id: rows::unsigned(id)?, content: rows::content_id(content)? })
+    };
+    found.iter().map(|row| item(row.number(0)?, row.bytes(1)?)).collect()
+}
+
+/// Claims those of `items` that are due. They keep their place in the queue: who hands them out remembers what is tried.
+pub(super) async fn claim<S: Session>(
+    tx: &mut S,
+    items: &[ReclaimItem],
+    before_ms: u64,
+) -> MetadataResult<Vec<Reclaim>> {
+    let found = tx.fetch_many(Shape::NamedReclaims, items, |item| values![rows::signed(item.id)]).await?;
+    let named: HashSet<ReclaimItem> = items.iter().copied().collect();
+    let mut candidates = Vec::with_capacity(found.len());
     for row in &found {
-        let content = rows::content_id(row.bytes(1)?)?;
-        let in_tier = row.text_or_null(3)?.is_some();
-        // There are no chunks behind the manifest of what lies in a tier.
-        let manifest = if in_tier { Manifest::default() } else { rows::manifest(row.bytes(2)?)? };
-        let id = rows::unsigned(row.number(0)?)?;
-        if row.number(4)? != 0 {
-            with_pieces.insert(id);
+        let is_due = row.number(5)? < rows::signed(before_ms) && row.number_or_null(6)?.is_none_or(|refs| refs == 0);
+        let item = ReclaimItem { id: rows::unsigned(row.number(0)?)?, content: rows::content_id(row.bytes(1)?)? };
+        if is_due && named.contains(&item) {
+            candidates.push(Candidate::from_row(row)?);
         }
-        claims.push((Reclaim { id, manifest, stub: in_tier.then_some(content) }, content));
     }
+    claim_candidates(tx, candidates, before_ms).await
+}
+
+/// Claims candidates, of which was read that they are due.
+async fn claim_candidates<S: Session>(
+    tx: &mut S,
+    mut candidates: Vec<Candidate>,
+    before_ms: u64,
+) -> MetadataResult<Vec<Reclaim>> {
     if S::DIALECT != Dialect::Sqlite {
-        // What was read above may be over: a copy may be taking a content at this moment (after this none can), or have taken
-        // it and been dropped again, and then the grace begins anew, with another row in the queue.
+        // What was read may be over: a copy may be taking a content at this moment (after this none can), or have taken it and
+        // been dropped again, and then the grace begins anew, with another row in the queue.
         let mut taken = HashSet::new();
-        for row in tx.fetch_many(Shape::LockContents, &claims, |(_, id)| values![id.as_bytes()]).await? {
+        let contents = |candidate: &Candidate| values![candidate.content.as_bytes()];
+        for row in tx.fetch_many(Shape::LockContents, &candidates, contents).await? {
             if row.number(1)? != 0 {
                 taken.insert(rows::content_id(row.bytes(0)?)?);
             }
         }
         let mut waiting = HashSet::new();
-        for row in tx.fetch_many(Shape::LockReclaims, &claims, |(reclaim, _)| values![rows::signed(reclaim.id)]).await?
-        {
+        let ids = |candidate: &Candidate| values![rows::signed(candidate.reclaim.id)];
+        for row in tx.fetch_many(Shape::LockReclaims, &candidates, ids).await? {
             if row.number(1)? < rows::signed(before_ms) {
                 waiting.insert(rows::unsigned(row.number(0)?)?);
             }
         }
-        claims.retain(|(reclaim, content)| !taken.contains(content) && waiting.contains(&reclaim.id));
+        candidates.retain(|candidate| !taken.contains(&candidate.content) && waiting.contains(&candidate.reclaim.id));
     }
-    let (due, contents): (Vec<Reclaim>, Vec<ContentId>) = claims.into_iter().unzip();
-    tx.execute_many(Shape::RemoveContents, &[], &contents, |id| values![id.as_bytes()]).await?;
-    for reclaim in due.iter().filter(|reclaim| with_pieces.contains(&reclaim.id)) {
-        delete_pieces(tx, reclaim.id, before_ms).await?;
+    tx.execute_many(Shape::RemoveContents, &[], &candidates, |candidate| values![candidate.content.as_bytes()]).await?;
+    for candidate in candidates.iter().filter(|candidate| candidate.has_pieces) {
+        delete_pieces(tx, candidate.reclaim.id, before_ms).await?;
     }
-    let head = [Value::from(rows::signed(before_ms))];
-    tx.execute_many(Shape::PostponeReclaims, &head, &due, |reclaim| values![rows::signed(reclaim.id)]).await?;
-    Ok(due)
+    Ok(candidates.into_iter().map(|candidate| candidate.reclaim).collect())
 }
 
 /// Puts the pieces of a claimed content on the list of what its tier is to delete, once.

@@ -111,6 +111,8 @@ pub(in crate::metadata) enum Shape {
     RemoveContents,
     /// Time, then reclaim ids × n.
     PostponeReclaims,
+    /// Reclaim ids × n → id, content, manifest, tier, whether pieces are to be listed, time, references of the content.
+    NamedReclaims,
     /// Reclaim ids × n → their manifests.
     LoadReclaims,
     /// Reclaim ids × n.
@@ -239,6 +241,11 @@ impl Shape {
             }
             Self::RemoveContents => format!("DELETE FROM contents WHERE id IN ({})", ids()),
             Self::PostponeReclaims => format!("UPDATE reclaims SET queued_ms = ? WHERE id IN ({})", ids()),
+            Self::NamedReclaims => format!(
+                "SELECT r.id, r.content, r.manifest, r.tier, r.cold IS NOT NULL, r.queued_ms, c.refs FROM reclaims r \
+                 LEFT JOIN contents c ON c.id = r.content WHERE r.id IN ({})",
+                ids()
+            ),
             Self::LoadReclaims => format!("SELECT content, manifest FROM reclaims WHERE id IN ({})", ids()),
             Self::RemoveReclaims => format!("DELETE FROM reclaims WHERE id IN ({})", ids()),
             Self::RemoveExtents => format!("DELETE FROM extents WHERE extent IN ({})", ids()),

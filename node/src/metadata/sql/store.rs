@@ -15,7 +15,7 @@ use holdfast_actors::ports::metadata::{
     NewBucket, NewObject, NewUpload, ObjectVersion, Part, Recheck, Reclaim, Repair, ReplicaEvidence, Tag, Upload, User,
     Versioning,
 };
-use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId, UploadId, VersionId};
+use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ReclaimItem, ShardId, UploadId, VersionId};
 
 use tokio::sync::watch;
 
@@ -267,6 +267,11 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
         uploads::stale(self.backend.reads(), before_ms, limit).await
     }
 
+    async fn expire_upload(&self, upload: UploadId, before_ms: u64, now_ms: u64) -> MetadataResult<bool> {
+        let locks = Locks::none().upload(upload);
+        self.backend.write(locks, move |tx| boxed(uploads::expire(tx, upload, before_ms, now_ms))).await
+    }
+
     async fn aged_versions(
         &self,
         bucket: BucketId,
@@ -379,6 +384,20 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
                     fences::check(tx, fence.as_ref()).await?;
                     reclaims::due(tx, before_ms, limit).await
                 })
+            })
+            .await
+    }
+
+    async fn waiting_reclaims(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<ReclaimItem>> {
+        reclaims::waiting(self.backend.reads(), before_ms, limit).await
+    }
+
+    async fn claim_reclaims(&self, items: &[ReclaimItem], before_ms: u64) -> MetadataResult<Vec<Reclaim>> {
+        let items: Arc<[ReclaimItem]> = items.into();
+        self.backend
+            .write(Locks::none().reclaims(), move |tx| {
+                let items = items.clone();
+                boxed(async move { reclaims::claim(tx, &items, before_ms).await })
             })
             .await
     }

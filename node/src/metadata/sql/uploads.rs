@@ -286,3 +286,19 @@ pub(super) async fn abort<S: Session>(
     let parts = load_parts(tx, upload).await?;
     end(tx, upload, parts.into_values(), now_ms).await
 }
+
+/// Ends an upload that was begun before `before_ms`, if there is one.
+pub(super) async fn expire<S: Session>(
+    tx: &mut S,
+    upload: UploadId,
+    before_ms: u64,
+    now_ms: u64,
+) -> MetadataResult<bool> {
+    let sql = "SELECT 1 FROM uploads WHERE id = ? AND created_ms < ?";
+    if tx.fetch_optional(sql, values![upload.as_bytes(), rows::signed(before_ms)]).await?.is_none() {
+        return Ok(false);
+    }
+    let parts = load_parts(tx, upload).await?;
+    end(tx, upload, parts.into_values(), now_ms).await?;
+    Ok(true)
+}

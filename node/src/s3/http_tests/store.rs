@@ -8,7 +8,9 @@ use holdfast_actors::domain::events::EventDraft;
 use holdfast_actors::ports::coordination::Fence;
 use holdfast_actors::ports::metadata::*;
 use holdfast_actors::ports::{MetadataError, MetadataStore};
-use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, Extent, Manifest, NodeId, ShardId, UploadId, VersionId};
+use holdfast_protocol::{
+    ChunkId, ClusterId, ContentId, Epoch, Extent, Manifest, NodeId, ReclaimItem, ShardId, UploadId, VersionId,
+};
 use parking_lot::Mutex;
 
 #[derive(Default)]
@@ -209,6 +211,9 @@ impl MetadataStore for TestStore {
     async fn stale_uploads(&self, _: u64, _: u32) -> MetadataResult<Vec<Arc<Upload>>> {
         not_here()
     }
+    async fn expire_upload(&self, _: UploadId, _: u64, _: u64) -> MetadataResult<bool> {
+        not_here()
+    }
     async fn aged_versions(
         &self,
         _: BucketId,
@@ -245,6 +250,12 @@ impl MetadataStore for TestStore {
         not_here()
     }
     async fn due_reclaims(&self, _: u64, _: u32, _: Option<&Fence>) -> MetadataResult<Vec<Reclaim>> {
+        not_here()
+    }
+    async fn waiting_reclaims(&self, _: u64, _: u32) -> MetadataResult<Vec<ReclaimItem>> {
+        not_here()
+    }
+    async fn claim_reclaims(&self, _: &[ReclaimItem], _: u64) -> MetadataResult<Vec<Reclaim>> {
         not_here()
     }
     async fn finish_reclaims(&self, _: &[u64], _: Option<&Fence>) -> MetadataResult<()> {

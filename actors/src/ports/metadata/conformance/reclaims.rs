@@ -1,7 +1,7 @@
 //! Reference counts and the queue of contents to reclaim.
 
 use futures::future::join_all;
-use holdfast_protocol::ContentId;
+use holdfast_protocol::{ContentId, ReclaimItem};
 
 use super::{
     Store, T0, assembled, bucket, bucket_with, content_of, copy_of, delete, delete_request, latest, part, put, upload,
@@ -257,5 +257,73 @@ pub async fn copies_and_overwrites_race_without_losing_a_content(store: Store) {
         let due = store.due_reclaims(LATER + 1 + u64::from(round), 100, None).await.unwrap();
         assert!(due.iter().any(|reclaim| reclaim.manifest.extents[0].content == content));
         store.finish_reclaims(&due.iter().map(|reclaim| reclaim.id).collect::<Vec<_>>(), None).await.unwrap();
+    }
+}
+
+/// What is named is claimed only while it is due, by all of its name, and as often as it is asked for.
+pub async fn what_is_named_is_claimed_only_while_it_is_due(store: Store) {
+    let id = bucket(&store, "b").await.id;
+    let mut contents = Vec::new();
+    for (at, key) in ["taken", "young", "due", "other"].into_iter().enumerate() {
+        contents.push(content_of(&put(&store, id, key, at as u8).await.object));
+        store.delete_objects(id, vec![delete_request(key, None)], T0 + at as u64).await.unwrap().remove(0).unwrap();
+    }
+    let waiting = store.waiting_reclaims(LATER, 10).await.unwrap();
+    assert_eq!(waiting.iter().map(|item| item.content).collect::<Vec<_>>(), contents, "oldest first");
+    assert_eq!(store.waiting_reclaims(T0 + 2, 10).await.unwrap(), waiting[..2], "the others are too young");
+    assert_eq!(store.waiting_reclaims(LATER, 3).await.unwrap(), waiting[..3]);
+    let (due, other) = (waiting[2], waiting[3]);
+
+    // Between the look and the claim one is taken up again, and dropped once more.
+    store.commit_object(copy_of(id, "copy", contents[0])).await.unwrap();
+    let young = ReclaimItem { id: waiting[1].id, content: contents[1] };
+    let wrong = [ReclaimItem { id: other.id, ..due }, ReclaimItem { id: due.id, ..other }];
+    let absent = ReclaimItem { id: other.id + 1_000, content: ContentId([9; 12]) };
+    let named = [waiting[0], due, wrong[0], wrong[1], absent];
+    for _ in 0..3 {
+        let claimed = store.claim_reclaims(&named, T0 + 3).await.unwrap();
+        assert_eq!(claimed.iter().map(|reclaim| reclaim.id).collect::<Vec<_>>(), [due.id]);
+        assert_eq!(claimed[0].manifest.extents[0].content, due.content);
+    }
+    assert_eq!(store.claim_reclaims(&[young], T0 + 1).await.unwrap(), [], "its grace is not over");
+    assert_eq!(store.claim_reclaims(&[], LATER).await.unwrap(), []);
+    // What was claimed no copy can take; what was not can be taken.
+    assert!(matches!(store.commit_object(copy_of(id, "c", due.content)).await, Err(MetadataError::NoSuchContent)));
+    store.commit_object(copy_of(id, "d", other.content)).await.unwrap();
+    assert!(store.waiting_reclaims(LATER, 10).await.unwrap().contains(&due), "claimed, not yet deleted");
+    store.delete_objects(id, vec![delete_request("copy", None)], LATER).await.unwrap().remove(0).unwrap();
+    assert_eq!(store.claim_reclaims(&[waiting[0]], LATER).await.unwrap(), [], "the grace began anew");
+
+    store.finish_reclaims(&[due.id], None).await.unwrap();
+    assert_eq!(store.claim_reclaims(&[due], LATER).await.unwrap(), [], "it is done");
+    assert!(!known(&store, due.content).await);
+}
+
+/// Several claim the same at once, while copies are made: whoever gets it gets it for good.
+pub async fn claims_by_name_race_with_each_other_and_with_copies(store: Store) {
+    let id = bucket(&store, "b").await.id;
+    for round in 0..5u8 {
+        let content = content_of(&put(&store, id, "source", round).await.object);
+        delete(&store, id, "source", None).await.unwrap();
+        let item = store.waiting_reclaims(LATER, 10).await.unwrap().remove(0);
+        assert_eq!(item.content, content);
+        let claims = join_all((0..4).map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.claim_reclaims(&[item], LATER).await.unwrap() })
+        }));
+        let copies = join_all((0..2).map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move { store.commit_object(copy_of(id, &format!("copy{n}"), content)).await.is_ok() })
+        }));
+        let (claims, copies) = tokio::join!(claims, copies);
+        let claimed = claims.into_iter().any(|claimed| !claimed.unwrap().is_empty());
+        let copied = copies.into_iter().any(|copied| copied.unwrap());
+        assert_ne!(claimed, copied, "exactly one of the two has it");
+        for n in 0..2 {
+            delete(&store, id, &format!("copy{n}"), None).await.unwrap();
+        }
+        let due = store.due_reclaims(LATER + 1 + u64::from(round), 100, None).await.unwrap();
+        assert_eq!(due.len(), 1);
+        store.finish_reclaims(&[due[0].id], None).await.unwrap();
     }
 }

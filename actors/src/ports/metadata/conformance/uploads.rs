@@ -186,6 +186,23 @@ pub async fn stale_uploads_come_oldest_first(store: Store) {
     assert_eq!(store.stale_uploads(T0 + 10, 1).await.unwrap().len(), 1);
 }
 
+/// By its id alone, and only once it is old enough.
+pub async fn an_upload_expires_once_and_only_when_it_is_old(store: Store) {
+    let id = bucket(&store, "b").await.id;
+    let upload = started(&store, id, "k", &[part(1, 10), part(2, 20)]).await;
+    let begun_ms = upload.now_ms;
+    assert!(!store.expire_upload(upload.id, begun_ms, T0).await.unwrap(), "too young");
+    assert!(store.upload(id, "k", upload.id).await.is_ok());
+    assert!(store.expire_upload(upload.id, begun_ms + 1, T0).await.unwrap());
+    assert!(!store.expire_upload(upload.id, begun_ms + 1, T0).await.unwrap(), "it is gone");
+    assert!(matches!(store.upload(id, "k", upload.id).await, Err(MetadataError::NoSuchUpload)));
+    assert_eq!(store.due_reclaims(T0 + 1, 10, None).await.unwrap().len(), 2);
+    let done = started(&store, id, "k", &[part(1, 30)]).await;
+    store.complete_upload(completion(&done, &store.list_parts(done.id, 0, 10).await.unwrap())).await.unwrap();
+    assert!(!store.expire_upload(done.id, u64::MAX >> 1, T0).await.unwrap(), "it became an object");
+    assert!(latest(&store, id, "k").await.is_ok());
+}
+
 /// Several uploads of one key page by their ids.
 pub async fn lists_uploads_by_key_and_id(store: Store) {
     let id = bucket(&store, "b").await.id;
