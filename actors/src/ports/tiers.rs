@@ -190,6 +190,11 @@ pub trait ColdTier: Send + Sync + 'static {
     /// [`TierError::NotFound`], [`TierError::Corrupt`], [`TierError::Unavailable`], [`TierError::Denied`]; the body too.
     async fn get(&self, name: &PieceName, range: Range<u64>) -> TierResult<ColdBody>;
 
+    /// Whether no part that [`ColdTier::get`] gives is a slice of a larger buffer: who keeps one then keeps nothing else with it.
+    fn parts_own_their_buffers(&self) -> bool {
+        false
+    }
+
     /// Bytes of this piece that [`ColdTier::get`] gave are not those that were stored. Where there are several copies, the next
     /// `get` of it begins with another one. Never waits.
     fn doubt(&self, _name: &PieceName) {}
