@@ -30,6 +30,7 @@ mod layout;
 mod nodes;
 mod objects;
 pub mod openapi;
+mod page;
 mod repair;
 mod server;
 mod shards;

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use holdfast_actors::ports::metadata::{
-    AgePosition, AgedKind, BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, NewBucket,
-    NewObject, ObjectAttributes, ReplicaEvidence, Versioning, WritePrecondition,
+    AgePosition, AgedKind, BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag,
+    MetadataUpkeep as _, NewBucket, NewObject, ObjectAttributes, ReplicaEvidence, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::{AccessLog, Journal, MetadataError, MetadataStore, Outbox, TierLedger};
+use holdfast_actors::wait::eventually;
 use holdfast_node::metadata::mysql::OpenError;
 use holdfast_node::metadata::{MysqlMetadataStore, MysqlOptions, SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::{ContentId, Manifest, VersionId};
@@ -270,11 +271,7 @@ async fn a_killed_server_loses_nothing_acknowledged_and_no_error_lies() {
         })
         .collect();
     let until = async |count: usize| {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while acknowledged.load(Ordering::SeqCst) < count {
-            assert!(Instant::now() < deadline, "commits go on");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        eventually("commits go on", || acknowledged.load(Ordering::SeqCst) >= count).await;
     };
     for round in 0..3 {
         until(acknowledged.load(Ordering::SeqCst) + 50 + 37 * round).await;

@@ -6,6 +6,7 @@ pub mod checksum;
 pub mod chunk_order;
 pub mod cluster;
 pub mod events;
+pub mod hash;
 pub mod ids;
 pub mod journal;
 pub mod label;

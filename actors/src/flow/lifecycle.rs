@@ -5,7 +5,7 @@
 //! * **Streams**: for every age that rules name, a walk in order of age goes on from where it stood to what is old enough now
 //!   ([`LifecycleRules::streams`]). Its place is saved after each batch, so that a restart goes on there. What a walk has
 //!   passed is not looked at again: the cost follows what becomes due, not what is stored.
-//! * **Rechecks**: keys of which something changed that a walk may have passed (see [`MetadataStore::rechecks`]) are judged by
+//! * **Rechecks**: keys of which something changed that a walk may have passed (see [`MetadataUpkeep::rechecks`](crate::ports::metadata::MetadataUpkeep::rechecks)) are judged by
 //!   all rules.
 //!
 //! What is due to be moved to another storage class is put on the queue of moves ([`MetadataStore::request_move`]); movers do the

@@ -23,12 +23,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::process::{Process, free_port};
+use super::process::{Process, free_port, wait_until};
 
 /// The user that brokers know.
 pub const ACCESS_KEY: &str = "holdfast";
@@ -131,12 +131,9 @@ impl RocketMq {
     /// A broker that serves has not always been heard of yet: on a busy machine its first registration comes too late, and the
     /// next one half a minute later.
     fn wait_until_registered(&self) {
-        let deadline = Instant::now() + START_PATIENCE;
-        while !self.known_brokers().is_ok_and(|answer| answer.contains("broker-a")) {
-            let log = || std::fs::read_to_string(self.log()).unwrap_or_default();
-            assert!(Instant::now() < deadline, "the name server knows no broker after {START_PATIENCE:?}:\n{}", log());
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        wait_until("the name server knows the broker", START_PATIENCE, &self.log(), || {
+            self.known_brokers().is_ok_and(|answer| answer.contains("broker-a"))
+        });
     }
 
     /// What the name server answers to `GET_BROKER_CLUSTER_INFO`. A frame is its length, the length of its head, the head as
@@ -177,13 +174,10 @@ impl RocketMq {
     }
 
     fn wait_for(&self, port: u16, what: &str) {
-        let deadline = Instant::now() + START_PATIENCE;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        while TcpStream::connect_timeout(&addr, Duration::from_secs(1)).is_err() {
-            let log = || std::fs::read_to_string(self.log()).unwrap_or_default();
-            assert!(Instant::now() < deadline, "{what} does not serve after {START_PATIENCE:?}:\n{}", log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        wait_until(&format!("{what} serves"), START_PATIENCE, &self.log(), || {
+            TcpStream::connect_timeout(&addr, Duration::from_secs(1)).is_ok()
+        });
     }
 
     /// For clients.
@@ -206,12 +200,7 @@ impl RocketMq {
         let before = said(&self.log());
         let memory = ["-Xms128m", "-Xmx256m", "-XX:MaxDirectMemorySize=1g"];
         self.broker = Some(self.java(&memory, "broker.BrokerStartup", "broker.conf"));
-        let deadline = Instant::now() + START_PATIENCE;
-        while said(&self.log()) == before {
-            let log = || std::fs::read_to_string(self.log()).unwrap_or_default();
-            assert!(Instant::now() < deadline, "the broker does not serve after {START_PATIENCE:?}:\n{}", log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        wait_until("the broker says that it serves", START_PATIENCE, &self.log(), || said(&self.log()) != before);
         self.wait_for(self.broker_port, "the broker");
     }
 

@@ -10,6 +10,7 @@ use holdfast_actors::ports::metadata::{Content, MetadataResult};
 use holdfast_actors::ports::tiering::{Claim, DuePiece, LaneBacklog, Move, TierLedger, TierRecord, TierUsage};
 use holdfast_actors::ports::tiers::{PieceName, TierError, Tiers};
 use holdfast_actors::ports::{MetadataError, SystemClock};
+use holdfast_actors::wait::eventually;
 use holdfast_protocol::admin::{DirectorySettings, OssCredentials, OssSettings, SecretText, TierSettings};
 use holdfast_protocol::{ContentId, TierName};
 use parking_lot::Mutex;
@@ -161,14 +162,6 @@ async fn add(registry: &TierRegistry, tier: &str, settings: TierSettings) {
 /// Adds a tier without trying it.
 async fn add_untried(ledger: &Ledger, tier: &str, settings: &TierSettings) {
     ledger.add_tier(name(tier), serde_json::to_string(settings).unwrap(), 1).await.unwrap();
-}
-
-async fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test]
