@@ -19,7 +19,8 @@ use holdfast_protocol::checksum::Checksum;
 use holdfast_protocol::label::{ChunkLabel, PartLabel};
 use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
 use holdfast_protocol::{
-    ChecksumAlgorithm, ChecksumType, ColdPlace, ContentId, Manifest, STUB_INDEX, TierName, UploadId, VersionId,
+    CHUNK_SIZE_MAX, ChecksumAlgorithm, ChecksumType, ColdPlace, ContentId, Manifest, STUB_INDEX, TierName, UploadId,
+    VersionId,
 };
 use md5::Digest;
 
@@ -293,6 +294,49 @@ async fn an_upload_whose_object_lies_in_a_tier_is_completed_only_if_it_is_whole(
         assert_eq!(is_cold, completed == 0, "{name}");
         metadata.close().await;
     }
+}
+
+const ADD: RebuildOptions = RebuildOptions { add: true, ..WRITE };
+
+/// The walk for orphans deletes what metadata does not know.
+#[tokio::test]
+async fn parts_of_multipart_objects_are_known_after_a_backup_was_put_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (source, target) = (store(&dir, "source").await, store(&dir, "target").await);
+    let chunks = MemoryChunkStore::default();
+    let parts: Vec<ContentId> = (1..=2).map(|n| ContentId([n; 12])).collect();
+    for (content, (number, bytes)) in parts.iter().zip([(1, &*vec![7; 5 << 20].leak()), (2, &b"parts"[..])]) {
+        let part = PartLabel { upload: UploadId([7; 16]), number };
+        let label =
+            ChunkLabel { content_size_bytes: bytes.len() as u64, ..label("large", VersionId::NULL, 10, Some(part)) };
+        write(&chunks, *content, &label, bytes).await;
+    }
+    let options = RebuildOptions { complete_uploads: true, ..WRITE };
+    from_chunks(&chunks, &*source, "root", options).await.expect("rebuilt");
+    assert_eq!(source.known_contents(&parts).await.expect("an answer").len(), 2);
+    let mut file = Vec::new();
+    dump(&*source, &*source, &mut file).await.expect("a backup");
+    load(&*target, &*target, &mut file.as_slice()).await.expect("restored");
+    assert_eq!(target.known_contents(&parts).await.expect("an answer").len(), 2);
+    // And no longer when the object is gone and its chunks are reclaimed.
+    let bucket = target.bucket("bucket").await.expect("the bucket").id;
+    let gone = DeleteRequest {
+        key: "large".into(),
+        version: None,
+        marker_version: VersionId::generate(1),
+        owner: "root".into(),
+        precondition: WritePrecondition::default(),
+        only_if: None,
+        event: None,
+    };
+    target.delete_objects(bucket, vec![gone], 20).await.expect("an answer");
+    let due: Vec<u64> =
+        target.due_reclaims(1_000, 10, None).await.expect("reclaims").iter().map(|due| due.id).collect();
+    assert_eq!(due.len(), 1);
+    target.finish_reclaims(&due, None).await.expect("finished");
+    assert_eq!(target.known_contents(&parts).await.expect("an answer"), []);
+    source.close().await;
+    target.close().await;
 }
 
 #[tokio::test]

@@ -534,6 +534,22 @@ pub(super) async fn insert_contents<S: Session>(tx: &mut S, contents: &[&Content
     .await
 }
 
+/// Makes the extents of contents known that are made of others: else their chunks would be orphans. An upload that is completed
+/// has done that.
+async fn insert_extents<S: Session>(tx: &mut S, contents: &[&Content]) -> MetadataResult<()> {
+    for content in contents {
+        let extents = content.manifest.extents.iter().map(|extent| extent.content).filter(|id| *id != content.id);
+        let extents: Vec<ContentId> = extents.collect();
+        let Some(first) = extents.first() else { continue };
+        let known = "SELECT 1 FROM extents WHERE extent = ? AND content = ?";
+        if tx.fetch_optional(known, values![first.as_bytes(), content.id.as_bytes()]).await?.is_none() {
+            let row = |extent: &ContentId| values![extent.as_bytes(), content.id.as_bytes()];
+            tx.execute_many(Shape::InsertExtents, &[], &extents, row).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes a reference from each of some contents, and queues what nothing refers to any more.
 pub(super) async fn dereference<S: Session>(tx: &mut S, contents: &[ContentId], now_ms: u64) -> MetadataResult<()> {
     tx.execute_many(Shape::Dereference, &[], contents, |id| values![id.as_bytes()]).await?;
@@ -543,6 +559,7 @@ pub(super) async fn dereference<S: Session>(tx: &mut S, contents: &[ContentId], 
 
 async fn apply<S: Session>(tx: &mut S, effects: &Effects<'_>) -> MetadataResult<()> {
     insert_contents(tx, &effects.contents).await?;
+    insert_extents(tx, &effects.contents).await?;
     for (key, version) in &effects.remove_past {
         remove_past(tx, *key, *version).await?;
     }
