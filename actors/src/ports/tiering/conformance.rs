@@ -37,6 +37,7 @@ macro_rules! tiering_conformance {
             classes::the_move_of_an_empty_object_ends_nowhere,
             classes::a_copy_is_moved_where_its_class_says,
             classes::moving_one_copy_leaves_the_other,
+            classes::a_copy_onto_itself_stays_where_its_class_says,
             classes::an_upload_keeps_its_class,
             classes::listings_show_classes_and_load_no_places,
             classes::class_and_restore_stay_with_a_version_in_and_out_of_history,

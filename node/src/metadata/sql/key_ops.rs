@@ -171,6 +171,8 @@ struct Effects<'a> {
     repairs: Vec<(ChunkId, NodeId, u64)>,
     /// Versions whose content does not lie where their class says.
     moves: Vec<NewMove<'a>>,
+    /// Versions whose content lies where their class says, and which somebody may have asked to be moved before.
+    settled: Vec<(Key<'a>, VersionId)>,
     now_ms: u64,
 }
 
@@ -307,6 +309,10 @@ async fn plan_one_put<'a, S: Session>(
             queued_ms: object.now_ms,
             due_ms: object.now_ms,
         });
+    } else if matches!(object.content, ContentSource::Shared(_)) {
+        // A copy onto itself has the content that a move of the version before is about: that move is over. Of a new content a
+        // move finds that out by itself.
+        effects.settled.push((key, plan.version));
     }
     if object.event.is_some() {
         let (etag, version) = (content.etag.to_string(), plan.version.to_string());
@@ -612,6 +618,10 @@ async fn apply<S: Session>(tx: &mut S, effects: &Effects<'_>) -> MetadataResult<
     }
     replicas::queue_repairs(tx, &effects.repairs).await?;
     moves::queue(tx, &effects.moves).await?;
+    for (key, version) in &effects.settled {
+        let sql = "DELETE FROM moves WHERE bucket = ? AND `key` = ? AND version = ?";
+        tx.execute(sql, version_values(*key, *version)).await?;
+    }
     outbox::insert(tx, &effects.events).await?;
     for (bucket, key) in &effects.rechecks {
         lifecycle::queue_recheck(tx, *bucket, key, None).await?;
