@@ -34,6 +34,10 @@
 //! that it was moved from are still here and have the MD5 that the stub tells, they are taken, with the tier as storage class:
 //! the object is moved once more. What the first move left in the tier stays there. For the same reason an upload that is
 //! the same multipart object as one that came back by its stub is completed, over it, only if all of its parts are whole.
+//!
+//! **The next node of a cluster** has other chunks, or older ones. What it finds is held against what the nodes before it have brought
+//! back by the same rules ([`known`]), and takes its place among the versions of its key by its time. So the nodes may be walked
+//! in any order, and a run that broke off is made again.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,8 +46,8 @@ use anyhow::{Context, bail};
 use futures::StreamExt;
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::metadata::{
-    CannedAcl, Content, ContentPlace, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes, ReplicaEvidence,
-    Tag, User, Versioning, WritePrecondition,
+    BucketId, CannedAcl, Content, ContentPlace, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes,
+    ReplicaEvidence, Tag, User, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
 use holdfast_protocol::label::ChunkLabel;
@@ -56,6 +60,7 @@ use super::super::storage;
 use crate::chunks::DiskChunks;
 use crate::config::Config;
 
+mod known;
 mod stubs;
 mod uploads;
 
@@ -150,6 +155,27 @@ impl Found {
         if self.tier.is_some() && self.size_bytes == other.size_bytes {
             let here = if other.tier.is_some() { other.moved_from } else { Some((other.created_ms, other.content)) };
             self.moved_from = self.moved_from.max(here);
+        }
+    }
+
+    /// The version, with the content that was made of it.
+    fn object(self, bucket: BucketId, (key, version): (&str, VersionId), owner: &str, content: Content) -> NewObject {
+        let class = self.class().cloned();
+        let Head { owner: told, attributes, tags, acl, class: _ } = self.head;
+        NewObject {
+            bucket,
+            key: key.to_owned(),
+            version,
+            now_ms: self.created_ms,
+            owner: told.unwrap_or_else(|| owner.to_owned()),
+            content: ContentSource::New(content),
+            attributes,
+            tags,
+            acl,
+            precondition: WritePrecondition::default(),
+            event: None,
+            evidence: ReplicaEvidence::default(),
+            class,
         }
     }
 
@@ -291,11 +317,19 @@ pub async fn from_chunks(
         let set = if has_ids { metadata.set_versioning(bucket, Versioning::Enabled).await } else { Ok(()) };
         set.with_context(|| format!("switch versioning of {bucket} on"))?;
     }
+    let buckets: BTreeSet<String> = found.buckets().into_iter().cloned().collect();
     // In the order of time, so that the latest version is the latest again.
     let mut versions: Vec<_> = found.versions.into_iter().collect();
     versions.sort_by_key(|(_, found)| (found.created_ms, found.content));
     for ((bucket, key, version), found) in versions {
-        commit(chunks, metadata, owner, (&bucket, &key, version), found, &mut report).await?;
+        commit(chunks, metadata, owner, (&bucket, &key, version), found, (options.add, &mut report)).await?;
+    }
+    for bucket in &buckets {
+        let failed = || format!("switch versioning of {bucket} on again");
+        // It is off since a version without an id was put beside others. Left so, the next writes would overwrite those.
+        if metadata.bucket(bucket).await.with_context(failed)?.versioning == Versioning::Suspended {
+            metadata.set_versioning(bucket, Versioning::Enabled).await.with_context(failed)?;
+        }
     }
     uploads::bring_back(chunks, metadata, owner, found.uploads, &mut report).await?;
     if options.complete_uploads {
@@ -360,57 +394,58 @@ async fn commit(
     owner: &str,
     (bucket, key, version): (&str, &str, VersionId),
     found: Found,
-    report: &mut RebuildReport,
+    (is_next, report): (bool, &mut RebuildReport),
 ) -> anyhow::Result<()> {
     let failed = || format!("rebuild {bucket}/{key}");
+    let size_bytes = found.size_bytes;
     let bucket_found = metadata.bucket(bucket).await.with_context(failed)?;
-    match metadata.object(bucket_found.id, key, Some(version)).await {
-        Ok(_) => {
+    let before = match metadata.object(bucket_found.id, key, Some(version)).await {
+        Ok(before) => Some(before),
+        Err(MetadataError::NoSuchKey | MetadataError::NoSuchVersion) => None,
+        Err(error) => return Err(error).with_context(failed),
+    };
+    let made = match &before {
+        Some(before) => known::successor(chunks, &found, before, report).await,
+        None => made_of(chunks, &found, report).await.map(|content| (content, true)),
+    };
+    let (content, is_later) = match (made, &before) {
+        (Some(made), _) => made,
+        (None, Some(_)) => {
             report.known += 1;
             return Ok(());
         }
-        Err(MetadataError::NoSuchKey | MetadataError::NoSuchVersion) => {}
-        Err(error) => return Err(error).with_context(failed),
-    }
-    if version == VersionId::NULL && bucket_found.versioning == Versioning::Enabled {
-        // Only so does a version without an id come to stand beside those that have one.
-        metadata.set_versioning(bucket, Versioning::Suspended).await.with_context(failed)?;
-    } else if version != VersionId::NULL && bucket_found.versioning != Versioning::Enabled {
-        metadata.set_versioning(bucket, Versioning::Enabled).await.with_context(failed)?;
-    }
-    let class = found.class().cloned();
-    let content = match &found.tier {
-        None => content_here(chunks, &found, report).await,
-        Some(_) => match cold_content(chunks, &found).await {
-            Some(content) => content,
-            None => {
-                // It was whole a moment ago.
-                report.unreadable += 1;
-                return Ok(());
-            }
-        },
+        (None, None) => {
+            // It was whole a moment ago.
+            report.unreadable += 1;
+            return Ok(());
+        }
     };
-    report.cold += u64::from(content.cold().is_some());
-    let Head { owner: told, attributes, tags, acl, class: _ } = found.head;
-    let object = NewObject {
-        bucket: bucket_found.id,
-        key: key.to_owned(),
-        version,
-        now_ms: found.created_ms,
-        owner: told.unwrap_or_else(|| owner.to_owned()),
-        content: ContentSource::New(content),
-        attributes,
-        tags,
-        acl,
-        precondition: WritePrecondition::default(),
-        event: None,
-        evidence: ReplicaEvidence::default(),
-        class,
+    let is_cold = content.cold().is_some();
+    let object = match &before {
+        Some(before) if !is_later => known::as_before(before, ContentSource::New(content)),
+        _ => found.object(bucket_found.id, (key, version), owner, content),
     };
-    metadata.commit_object(object).await.with_context(failed)?;
+    if is_next || before.is_some() {
+        if !known::put(metadata, bucket, before.as_deref(), object).await.with_context(failed)? {
+            report.known += 1;
+            return Ok(());
+        }
+    } else {
+        known::switch_versioning(metadata, bucket, version).await.with_context(failed)?;
+        metadata.commit_object(object).await.with_context(failed)?;
+    }
+    report.cold += u64::from(is_cold);
     report.objects += 1;
-    report.bytes += found.size_bytes;
+    report.bytes += size_bytes;
     Ok(())
+}
+
+/// The content that was found; `None`: its stub cannot be read any more.
+async fn made_of(chunks: &dyn ReplicaStore, found: &Found, report: &mut RebuildReport) -> Option<Content> {
+    match &found.tier {
+        None => Some(content_here(chunks, found, report).await),
+        Some(_) => cold_content(chunks, found).await,
+    }
 }
 
 /// A content in a tier; or the one that it was moved from, if that is whole.

@@ -18,7 +18,7 @@ use holdfast_protocol::manifest::{Extent, Manifest};
 use holdfast_protocol::{ContentId, UploadId, VersionId};
 use md5::{Digest, Md5};
 
-use super::{Found, Head, RebuildReport, md5_of, stand_in};
+use super::{Found, Head, RebuildReport, known, md5_of, stand_in};
 
 /// Rows a page.
 const PAGE: u32 = 1_000;
@@ -142,7 +142,9 @@ pub(super) async fn complete(metadata: &dyn MetadataStore, report: &mut RebuildR
                 if is_moved(metadata, &completion).await.with_context(failed)? {
                     continue;
                 }
-                metadata.complete_upload(completion).await.with_context(failed)?;
+                let version = metadata.complete_upload(completion).await.with_context(failed)?.object.version;
+                let place = (version, stored_ms);
+                known::put_newer_over(metadata, bucket, &upload.new.key, place).await.with_context(failed)?;
                 report.completed += 1;
                 report.bytes += parts.iter().map(|part| part.size_bytes).sum::<u64>();
             }
