@@ -381,6 +381,29 @@ async fn of_several_nodes_the_latest_version_is_the_latest_again_whichever_comes
     }
 }
 
+#[tokio::test]
+async fn an_upload_is_not_completed_over_what_is_newer() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let part = Some(PartLabel { upload: UploadId([1; 16]), number: 1 });
+    let options = RebuildOptions { complete_uploads: true, ..WRITE };
+    for (name, version, stored_ms, latest_ms) in [
+        ("unversioned", VersionId::NULL, 10, 20),
+        ("unversioned-later", VersionId::NULL, 30, 30),
+        ("versioned", VersionId::generate(1), 10, 20),
+        ("versioned-later", VersionId::generate(1), 30, 30),
+    ] {
+        let chunks = MemoryChunkStore::default();
+        write(&chunks, ContentId([1; 12]), &label("large", VersionId::NULL, stored_ms, part), b"parts").await;
+        write(&chunks, ContentId([2; 12]), &label("large", version, 20, None), b"whole").await;
+        let metadata = store(&dir, name).await;
+        from_chunks(&chunks, &*metadata, "root", options).await.expect("rebuilt");
+        assert_eq!(latest(&*metadata, "large").await.last_modified_ms, latest_ms, "{name}");
+        let expected = if version == VersionId::NULL { 1 } else { 2 };
+        assert_eq!(versions(&*metadata).await.len(), expected, "{name}");
+        metadata.close().await;
+    }
+}
+
 /// The walk for orphans deletes what metadata does not know.
 #[tokio::test]
 async fn parts_of_multipart_objects_are_known_after_a_backup_was_put_back() {
