@@ -24,7 +24,7 @@ use holdfast_protocol::{
 };
 use md5::Digest;
 
-const WRITE: RebuildOptions = RebuildOptions { dry_run: false, add: false, complete_uploads: false };
+const WRITE: RebuildOptions = RebuildOptions { dry_run: false, add: false, complete_uploads: false, alone: false };
 
 async fn store(dir: &tempfile::TempDir, name: &str) -> Arc<SqliteMetadataStore> {
     let opened = SqliteMetadataStore::open(&dir.path().join(name), SqliteOptions::default()).await;
@@ -402,6 +402,21 @@ async fn an_upload_is_not_completed_over_what_is_newer() {
         assert_eq!(versions(&*metadata).await.len(), expected, "{name}");
         metadata.close().await;
     }
+}
+
+/// A client had begun to overwrite an object when the metadata were lost.
+#[tokio::test]
+async fn a_write_that_broke_off_does_not_come_back_over_the_object_that_it_would_have_replaced() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let chunks = MemoryChunkStore::default();
+    write(&chunks, ContentId([1; 12]), &label("key", VersionId::NULL, 10, None), b"whole").await;
+    let torn = ChunkLabel { content_size_bytes: CHUNK_SIZE_MAX + 1, ..label("key", VersionId::NULL, 20, None) };
+    write(&chunks, ContentId([2; 12]), &torn, vec![7; CHUNK_SIZE_MAX as usize].leak()).await;
+    let metadata = store(&dir, "rebuilt").await;
+    from_chunks(&chunks, &*metadata, "root", RebuildOptions { alone: true, ..WRITE }).await.expect("rebuilt");
+    let object = latest(&*metadata, "key").await;
+    assert_eq!(object.content.as_ref().expect("content").id, ContentId([1; 12]));
+    metadata.close().await;
 }
 
 /// The walk for orphans deletes what metadata does not know.

@@ -28,7 +28,8 @@
 //! **Between several contents of one version** the later one counts: that of the later time in its label, then the younger one.
 //! What a move writes bears the time of the version, which is no earlier than that of the content that came in by a PUT. So a stub
 //! wins over the chunks that it was moved from and that are not reclaimed yet, chunks that a restore brought win over the stub
-//! that they were restored from, and an overwrite wins over both. The content that lost is an orphan from then on.
+//! that they were restored from, and an overwrite wins over both. The content that lost is an orphan from then on. On a node that
+//! runs alone a content without its last chunk is of a write that broke off, and loses against any other.
 //!
 //! But a stub may be of a move that was never committed, and then its pieces are deleted sooner or later. So where all chunks
 //! that it was moved from are still here and have the MD5 that the stub tells, they are taken, with the tier as storage class:
@@ -51,7 +52,7 @@ use holdfast_actors::ports::metadata::{
 };
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
 use holdfast_protocol::label::ChunkLabel;
-use holdfast_protocol::{ContentId, Manifest, STUB_INDEX, TierName, UploadId, VersionId};
+use holdfast_protocol::{CHUNK_SIZE_MAX, ContentId, Manifest, STUB_INDEX, TierName, UploadId, VersionId};
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 
@@ -136,6 +137,8 @@ struct Found {
     content: ContentId,
     created_ms: u64,
     size_bytes: u64,
+    /// Whether all of it may have been stored: the last chunk is begun when those before it are durable.
+    is_ended: bool,
     /// What is here is a stub: the bytes lie in this tier.
     tier: Option<TierName>,
     /// Of a stub: time and id of the latest other content of this name and size that has chunks here.
@@ -144,9 +147,12 @@ struct Found {
 }
 
 impl Found {
-    /// Of two contents that would have one name, the later one counts.
+    /// Of two contents that would have one name, the later one counts, but for one of a write that broke off.
     fn is_later_than(&self, other: &Self) -> bool {
-        let rank = |found: &Self| (found.created_ms, found.content.unix_seconds(), found.tier.is_some(), found.content);
+        let rank = |found: &Self| {
+            let seconds = found.content.unix_seconds();
+            (found.is_ended, found.created_ms, seconds, found.tier.is_some(), found.content)
+        };
         rank(self) > rank(other)
     }
 
@@ -247,6 +253,8 @@ pub struct RebuildOptions {
     pub add: bool,
     /// Complete every unfinished upload whose parts make an object. Only after all nodes were walked are all parts there.
     pub complete_uploads: bool,
+    /// These disks are all that there are: a chunk that is not here is nowhere.
+    pub alone: bool,
 }
 
 /// Rebuilds metadata from this node's disks.
@@ -254,6 +262,7 @@ pub struct RebuildOptions {
 /// # Errors
 /// When the node runs or metadata holds buckets already (unless `add`); those of disks and metadata.
 pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> anyhow::Result<RebuildReport> {
+    let options = RebuildOptions { alone: !config.cluster.is_on(), ..options };
     let data_dir = DataDir::open(&config.node.data_dir)?;
     let metadata = super::open_metadata(config, &data_dir, !options.dry_run).await?;
     if !options.add && !metadata.list_buckets(None, None, 1).await.context("look at the metadata")?.is_empty() {
@@ -287,7 +296,7 @@ pub async fn from_chunks(
     options: RebuildOptions,
 ) -> anyhow::Result<RebuildReport> {
     let mut report = RebuildReport { dry_run: options.dry_run, ..RebuildReport::default() };
-    let found = walk(chunks, &mut report).await;
+    let found = walk(chunks, options.alone, &mut report).await;
     report.buckets = found.buckets().len() as u64;
     report.tiers = found.classes().map(TierName::to_string).collect();
     if options.dry_run {
@@ -339,7 +348,7 @@ pub async fn from_chunks(
 }
 
 /// Reads every label that can be the first of a content, or of its stub.
-async fn walk(chunks: &dyn ReplicaStore, report: &mut RebuildReport) -> Contents {
+async fn walk(chunks: &dyn ReplicaStore, alone: bool, report: &mut RebuildReport) -> Contents {
     let mut contents = Contents::default();
     let mut after = None;
     loop {
@@ -372,7 +381,10 @@ async fn walk(chunks: &dyn ReplicaStore, report: &mut RebuildReport) -> Contents
             };
             // What cannot be understood of it is no reason to lose the object.
             let head = label.attributes.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
-            let found = Found { content, created_ms: label.created_ms, size_bytes, tier, moved_from: None, head };
+            let last = content.chunk((size_bytes.saturating_sub(1) / CHUNK_SIZE_MAX) as u32);
+            let is_ended = !alone || is_stub || chunks.stat(last).is_some();
+            let created_ms = label.created_ms;
+            let found = Found { content, created_ms, size_bytes, is_ended, tier, moved_from: None, head };
             match label.part {
                 Some(part) => {
                     let upload = contents.uploads.entry((label.bucket, label.key, part.upload)).or_default();
