@@ -419,6 +419,34 @@ async fn a_write_that_broke_off_does_not_come_back_over_the_object_that_it_would
     metadata.close().await;
 }
 
+/// Who compares the sequencers of two events of an object must not take the newer one for the older.
+#[tokio::test]
+async fn sequence_numbers_go_on_beyond_those_of_the_metadata_that_were_lost() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut last = 0;
+    for (name, put_back_ms) in [("first", 1_800_000_000_000), ("second", 1_800_000_060_000)] {
+        let empty = store(&dir, name).await;
+        empty
+            .create_user(User { name: "root".into(), admin: true, enabled: true, created_ms: 1 })
+            .await
+            .expect("a user");
+        let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: 1 };
+        let bucket = empty.create_bucket(new).await.expect("a bucket").id;
+        for ms in [put_back_ms, 1] {
+            empty.raise_sequences(ms).await.expect("raised");
+        }
+        empty.close().await;
+        let metadata = store(&dir, name).await;
+        let hot = cold_content(ContentId([1; 12]), "OSS", ETag { md5: [1; 16], parts: None });
+        let hot = ContentSource::New(Content { place: ContentPlace::Cluster, ..hot });
+        let sequence =
+            metadata.commit_object(commit_of(bucket, "key", hot, None, 10)).await.expect("committed").object.sequence;
+        assert!(sequence > last, "{sequence} after {last}");
+        last = sequence + 1_000_000;
+        metadata.close().await;
+    }
+}
+
 /// The walk for orphans deletes what metadata does not know.
 #[tokio::test]
 async fn parts_of_multipart_objects_are_known_after_a_backup_was_put_back() {
