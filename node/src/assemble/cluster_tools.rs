@@ -160,6 +160,9 @@ async fn open_database(config: &Config, data_dir: &DataDir, claim: bool) -> anyh
         let path = data_dir.file("metadata.sqlite");
         let store = SqliteMetadataStore::open(&path, SqliteOptions::default()).await;
         let store = Arc::new(store.with_context(|| format!("open metadata {}", path.display()))?);
+        if claim {
+            store.raise_sequences(SystemClock.now_ms()).await.context("raise sequence numbers")?;
+        }
         return Ok(Database { store: store.clone(), ledger: store });
     }
     adopt(data_dir)?;
@@ -169,6 +172,7 @@ async fn open_database(config: &Config, data_dir: &DataDir, claim: bool) -> anyh
     let metadata = zookeeper::open_metadata(config).await?;
     if claim {
         storage::claim(&*metadata, cluster, &config.metadata.url).await?;
+        metadata.raise_sequences(SystemClock.now_ms()).await.context("raise sequence numbers")?;
     } else {
         storage::require_claim(&*metadata, cluster, &config.metadata.url).await?;
     }

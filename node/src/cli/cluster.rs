@@ -209,8 +209,12 @@ pub(super) async fn run(command: ClusterCommand, out: Output) -> CliResult {
         }
         ClusterCommand::RebuildMetadata(args) => {
             let config = quiet(&args.config)?;
-            let options =
-                tools::RebuildOptions { dry_run: args.dry_run, add: args.add, complete_uploads: args.complete_uploads };
+            let options = tools::RebuildOptions {
+                dry_run: args.dry_run,
+                add: args.add,
+                complete_uploads: args.complete_uploads,
+                ..tools::RebuildOptions::default()
+            };
             let report = tools::rebuild(&config, &args.owner, options).await?;
             Ok(out.print(&report, tools::RebuildReport::text)?)
         }

@@ -115,6 +115,8 @@ pub(in crate::metadata) enum Shape {
     LoadReclaims,
     /// Reclaim ids × n.
     RemoveReclaims,
+    /// `(extent, content)` × n.
+    InsertExtents,
     /// Extent ids × n.
     RemoveExtents,
     /// Content ids × n → those that something knows.
@@ -241,6 +243,7 @@ impl Shape {
             Self::PostponeReclaims => format!("UPDATE reclaims SET queued_ms = ? WHERE id IN ({})", ids()),
             Self::LoadReclaims => format!("SELECT content, manifest FROM reclaims WHERE id IN ({})", ids()),
             Self::RemoveReclaims => format!("DELETE FROM reclaims WHERE id IN ({})", ids()),
+            Self::InsertExtents => format!("INSERT INTO extents (extent, content) VALUES {}", keys()),
             Self::RemoveExtents => format!("DELETE FROM extents WHERE extent IN ({})", ids()),
             Self::Known => {
                 format!("SELECT id FROM {} w WHERE {IS_KNOWN}", wanted(dialect, rows))

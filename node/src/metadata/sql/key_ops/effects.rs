@@ -39,6 +39,8 @@ pub(super) struct Effects<'a> {
     pub(super) repairs: Vec<(ChunkId, NodeId, u64)>,
     /// Versions whose content does not lie where their class says.
     pub(super) moves: Vec<NewMove<'a>>,
+    /// Versions whose content lies where their class says, and which somebody may have asked to be moved before.
+    pub(super) settled: Vec<(Key<'a>, VersionId)>,
     pub(super) now_ms: u64,
 }
 
@@ -71,6 +73,7 @@ impl<'a> Effects<'a> {
 
 pub(super) async fn apply<S: Session>(tx: &mut S, effects: &Effects<'_>) -> MetadataResult<()> {
     insert_contents(tx, &effects.contents).await?;
+    insert_extents(tx, &effects.contents).await?;
     for (key, version) in &effects.remove_past {
         remove_past(tx, *key, *version).await?;
     }
@@ -123,6 +126,10 @@ pub(super) async fn apply<S: Session>(tx: &mut S, effects: &Effects<'_>) -> Meta
     }
     replicas::queue_repairs(tx, &effects.repairs).await?;
     moves::queue(tx, &effects.moves).await?;
+    for (key, version) in &effects.settled {
+        let sql = "DELETE FROM moves WHERE bucket = ? AND `key` = ? AND version = ?";
+        tx.execute(sql, version_values(*key, *version)).await?;
+    }
     outbox::insert(tx, &effects.events).await?;
     for (bucket, key) in &effects.rechecks {
         lifecycle::queue_recheck(tx, *bucket, key, None).await?;
@@ -194,6 +201,22 @@ pub(in crate::metadata::sql) async fn insert_contents<S: Session>(
         ]
     })
     .await
+}
+
+/// Makes the extents of contents known that are made of others: else their chunks would be orphans. An upload that is completed
+/// has done that.
+async fn insert_extents<S: Session>(tx: &mut S, contents: &[&Content]) -> MetadataResult<()> {
+    for content in contents {
+        let extents = content.manifest.extents.iter().map(|extent| extent.content).filter(|id| *id != content.id);
+        let extents: Vec<ContentId> = extents.collect();
+        let Some(first) = extents.first() else { continue };
+        let known = "SELECT 1 FROM extents WHERE extent = ? AND content = ?";
+        if tx.fetch_optional(known, values![first.as_bytes(), content.id.as_bytes()]).await?.is_none() {
+            let row = |extent: &ContentId| values![extent.as_bytes(), content.id.as_bytes()];
+            tx.execute_many(Shape::InsertExtents, &[], &extents, row).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes a reference from each of some contents, and queues what nothing refers to any more.

@@ -80,6 +80,10 @@ pub(super) async fn put<'a, S: Session>(
             queued_ms: object.now_ms,
             due_ms: object.now_ms,
         });
+    } else if matches!(object.content, ContentSource::Shared(_)) {
+        // A copy onto itself has the content that a move of the version before is about: that move is over. Of a new content a
+        // move finds that out by itself.
+        effects.settled.push((key, plan.version));
     }
     if object.event.is_some() {
         let (etag, version) = (content.etag.to_string(), plan.version.to_string());
