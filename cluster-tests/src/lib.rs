@@ -17,6 +17,7 @@
 //! | [`certificates`] | authorities and certificates of the test's own, forged ones too |
 //! | [`content`] | pseudo-random contents and numbers from seeds |
 //! | [`services`] | real ZooKeeper, MariaDB and Redis, private to a test |
+//! | [`tiers`] | cold tiers as an operator sets them up and looks at them |
 //! | [`program`] | runs aws-cli, rclone, s3cmd, restic, curl |
 
 // A test that goes wrong should panic where it does: `unwrap` is how this crate says so.
@@ -33,6 +34,7 @@ pub mod model;
 pub mod node;
 pub mod program;
 pub mod services;
+pub mod tiers;
 pub mod workload;
 
 use std::time::{Duration, Instant};

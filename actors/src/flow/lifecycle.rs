@@ -42,7 +42,6 @@ mod run;
 mod transit;
 
 pub(super) use act::draft;
-use run::Clocks;
 pub use run::run;
 
 /// Why a pass ended early. What it did before stays done.
