@@ -77,32 +77,34 @@ fn full_disk_of_the_broker_holds_events_up_until_there_is_room_and_no_write() {
     const DISK_MIB: u64 = 200;
     let dir = tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap();
     let disk = SmallDisk::new(dir.path(), DISK_MIB);
-    // Dropped before its disk.
-    let service = RocketMq::start_with(Setup { store: Some(disk.path().join("store")), ..Setup::default() });
+    // Dropped before its disk. It looks at its disk a minute after its start for the first time, and then every second.
+    let setup =
+        Setup { store: Some(disk.path().join("store")), broker: "cleanResourceInterval=1000", ..Setup::default() };
+    let service = RocketMq::start_with(setup);
     let node = start_on(&dir.path().join("data"), &environment(&service, dir.path(), "full", SECRET_KEY));
     node.client().create_bucket(BUCKET);
     let consumer = JavaConsumer::start(&service, "full-objects", "full");
+    assert_eq!(node.client().put(BUCKET, "with room", b"x").unwrap().status, 200);
+    wait_until_published(&node);
+    // From nine tenths on it takes no more.
+    fill(disk.path(), DISK_MIB / 20);
+    eventually("the disk is told to be full", PATIENCE, || {
+        assert_eq!(node.client().put(BUCKET, "while it is looked for", b"x").unwrap().status, 200);
+        let lag = lag(&node);
+        let mut errors = lag["partitions"].as_array().unwrap().iter().filter_map(|part| part["last_error"].as_str());
+        errors.any(|error| error.contains("disk is full"))
+    });
     let writers = Writers::default();
     writers.run(&[node.client()], || {
-        writers.make_progress("with room", 100);
-        // The broker takes no more from nine tenths on, and looks every ten seconds.
-        fill(disk.path(), DISK_MIB / 20);
-        eventually("the disk is told to be full", PATIENCE, || {
-            let lag = lag(&node);
-            let mut errors =
-                lag["partitions"].as_array().unwrap().iter().filter_map(|part| part["last_error"].as_str());
-            errors.any(|error| error.contains("full"))
-        });
         let before = lag(&node)["rows"].as_u64().unwrap();
-        writers.make_progress("writes go on", 200);
+        writers.make_progress("writes go on", 300);
         let after = lag(&node)["rows"].as_u64().unwrap();
-        assert!(after >= before + 100, "{before} rows, and {after} after 200 writes");
-        let metric = |name: &str, labels: &[&str]| node.metric(name, labels).unwrap().unwrap_or(0.0);
-        assert!(metric("holdfast_events_publish_failures_total", &["full"]) > 0.0);
-        eventually("metrics tell what waits", PATIENCE, || {
-            metric("holdfast_events_outbox_rows", &[]) > 0.0
-                && metric("holdfast_events_outbox_oldest_seconds", &[]) > 0.0
-        });
+        assert!(after >= before + 200, "{before} rows, and {after} after 300 writes");
+    });
+    let metric = |name: &str, labels: &[&str]| node.metric(name, labels).unwrap().unwrap_or(0.0);
+    assert!(metric("holdfast_events_publish_failures_total", &["full"]) > 0.0);
+    eventually("metrics tell what waits", PATIENCE, || {
+        metric("holdfast_events_outbox_rows", &[]) > 0.0 && metric("holdfast_events_outbox_oldest_seconds", &[]) > 0.0
     });
     assert!(lag(&node)["rows"].as_u64().unwrap() > 0, "all of it was published on a full disk");
     std::fs::remove_file(disk.path().join("ballast")).unwrap();

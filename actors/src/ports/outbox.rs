@@ -91,8 +91,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// Changes when something was written through this store; not when another node did.
     fn written(&self) -> watch::Receiver<u64>;
 
-    /// The lowest rows of different partitions, those of each in the order of their ids and all of one moment. One query, as far
-    /// as the database lets it be one.
+    /// The lowest rows of different partitions, those of each partition in the order of their ids and of one moment. One query, as
+    /// far as the database lets it be one.
     async fn look(&self, looks: &[Look]) -> MetadataResult<Vec<Vec<OutboxRow>>>;
 
     /// The lowest rows of a partition.

@@ -53,6 +53,7 @@ pub(super) async fn run(context: Arc<Context>, partition: u16) {
         }
     }
 }
+
 /// What happened.
 enum Step {
     Found(Result<Vec<OutboxRow>, String>),
