@@ -108,7 +108,7 @@ impl Shared {
         }
         let mut failed: HashSet<&str> = HashSet::new();
         let mut results = Vec::with_capacity(messages.len());
-        for message in messages {
+        for message in messages.iter().copied() {
             let key = message.order_key.as_str();
             let result = if failed.contains(key) {
                 Err(after_another())
