@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use holdfast_protocol::TierName;
 
+use super::clocks::Clocks;
 use super::duty::Duty;
 use crate::domain::cleanup::PassEnd;
 use crate::domain::events::EventDraft;
