@@ -8,6 +8,8 @@
 
 pub mod domain;
 pub mod flow;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod ports;
 pub mod service;
 #[cfg(any(test, feature = "conformance"))]

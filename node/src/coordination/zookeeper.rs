@@ -42,8 +42,8 @@ use calls::Outcome;
 pub use config::{Digest, ZookeeperConfig};
 use session::{Command, Shared, refused};
 use stored::{
-    CLUSTER, CONTROLLERS, GENERATION, LAYOUT, LEASES, NODES, NodeRecord, SEEN, SHARDS, StoredCache, StoredSeen, decode,
-    encode, node_path, nonce, seen_path, shard_path,
+    CLUSTER, CONTROLLERS, GENERATION, LAYOUT, LEASES, NODES, NodeRecord, SEEN, SHARDS, StoredCache, StoredSeen,
+    StoredShard, decode, encode, node_path, nonce, seen_path, shard_path,
 };
 
 /// How often somebody who waits looks again, in case an event was lost.
@@ -186,7 +186,10 @@ impl Coordination for ZookeeperCoordination {
         if format > FORMAT {
             return Err(CoordinationError::Format { found: format, known: FORMAT });
         }
-        serde_json::from_value(found).map_err(corrupt)
+        let identity: ClusterIdentity = serde_json::from_value(found).map_err(corrupt)?;
+        // Everything is reckoned by the number of shards: none, or billions, would end the node.
+        identity.check().map_err(|e| CoordinationError::Corrupt(format!("{CLUSTER}: {e}")))?;
+        Ok(identity)
     }
 
     async fn register(&self, cluster: ClusterId, node: NodeAnnouncement) -> CoordinationResult<Registration> {
@@ -250,10 +253,8 @@ impl Coordination for ZookeeperCoordination {
     }
 
     async fn shard(&self, shard: ShardId) -> CoordinationResult<Versioned<ShardState>> {
-        let what = format!("shard {shard}");
-        let found: Versioned<ShardState> = self.value(&shard_path(shard), &what).await?;
-        shard::check(&found.value).map_err(|e| CoordinationError::Corrupt(format!("{what}: {e}")))?;
-        Ok(found)
+        let found: Versioned<StoredShard> = self.value(&shard_path(shard), &format!("shard {shard}")).await?;
+        Ok(Versioned { version: found.version, value: found.value.into() })
     }
 
     async fn store_shard(

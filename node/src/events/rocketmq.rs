@@ -37,6 +37,9 @@ mod routes;
 mod tls;
 mod wire;
 
+#[cfg(test)]
+mod damage_tests;
+
 pub use options::{Credentials, RocketMqOptions, Secret};
 pub use tls::Tls;
 
