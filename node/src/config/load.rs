@@ -104,14 +104,7 @@ pub fn load(
         None => [WORKING_FILE, SYSTEM_FILE].into_iter().map(PathBuf::from).find(|file| file.is_file()),
     };
     let text = match &file {
-        Some(file) => std::fs::read_to_string(file).map_err(|error| {
-            vec![ConfigError {
-                source: file.display().to_string(),
-                position: None,
-                message: format!("read configuration file: {error}"),
-                hint: Some("check the path given with --config".into()),
-            }]
-        })?,
+        Some(file) => read(file).map_err(|error| vec![error])?,
         None => String::new(),
     };
     let name = file.as_ref().map_or_else(|| "configuration".to_owned(), |file| file.display().to_string());
@@ -198,6 +191,25 @@ fn merge(
     }
     let config = Config::deserialize(Value::Table(table)).map_err(|error| vec![from_toml(name, text, &error)])?;
     Ok((config, sources))
+}
+
+/// The text of a file.
+fn read(file: &Path) -> Result<String, ConfigError> {
+    let bytes = std::fs::read(file).map_err(|error| ConfigError {
+        source: file.display().to_string(),
+        position: None,
+        message: format!("read configuration file: {error}"),
+        hint: Some("check the path given with --config".into()),
+    })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        ConfigError {
+            source: file.display().to_string(),
+            position: Some(line_and_column(&String::from_utf8_lossy(good), good.len())),
+            message: "what stands here is not UTF-8".into(),
+            hint: Some("save the file as UTF-8".into()),
+        }
+    })
 }
 
 fn apply(mut config: Config, overrides: &Overrides) -> Config {
@@ -418,6 +430,15 @@ mod tests {
         assert_eq!(fault.hint.unwrap(), "did you mean `HOLDFAST_S3_REGION`?");
         let fault = the_fault("", &[("HOLDFAST_LIMITS_WRITE_JOBS", "0")]);
         assert_eq!(fault.source, "environment variable HOLDFAST_LIMITS_WRITE_JOBS");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_named_with_their_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("holdfast.toml");
+        std::fs::write(&file, b"[s3]\nregion = \"\xff\"\n").unwrap();
+        let faults = load(Some(&file), [], &Overrides::default()).map(|loaded| loaded.config).unwrap_err();
+        assert_eq!(faults[0].position, Some((2, 11)), "{faults:?}");
     }
 
     #[test]
