@@ -13,7 +13,8 @@ use holdfast_actors::ports::metadata::{
 };
 use holdfast_actors::ports::tiering::{Move, TierRecord};
 use holdfast_actors::ports::{ChunkSpec, ChunkStore, TierLedger};
-use holdfast_node::assemble::cluster_tools::{RebuildOptions, dump, from_chunks, load};
+use holdfast_node::assemble::cluster_tools::{RebuildOptions, dump, from_chunks, load, restore, restore_stream};
+use holdfast_node::config::Config;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::checksum::Checksum;
 use holdfast_protocol::label::{ChunkLabel, PartLabel};
@@ -639,4 +640,35 @@ async fn a_backup_brings_tiers_and_cold_objects_back_and_their_moves_are_queued_
     for metadata in [source, target] {
         metadata.close().await;
     }
+}
+
+#[tokio::test]
+async fn a_backup_that_was_cut_off_leaves_metadata_as_it_was() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (source, chunks) = (store(&dir, "source").await, MemoryChunkStore::default());
+    write(&chunks, ContentId([1; 12]), &label("key", VersionId::NULL, 10, None), b"bytes").await;
+    from_chunks(&chunks, &*source, "root", WRITE).await.expect("an object");
+    let mut file = Vec::new();
+    let counts = dump(&*source, &*source, &mut file).await.expect("a backup");
+    source.close().await;
+
+    let mut config = Config::default();
+    config.node.data_dir = dir.path().join("node");
+    // Whatever is missing: the last line, a part of it, nearly all, all.
+    let last = file[..file.len() - 1].iter().rposition(|byte| *byte == b'\n').expect("a line before the last") + 1;
+    for cut in [last, last + 5, 40, 0] {
+        let refused = restore(&config, &mut std::io::Cursor::new(&file[..cut])).await.expect_err("it was cut off");
+        let text = format!("{refused:#}");
+        assert!(text.contains("nothing was restored"), "{cut} bytes: {text}");
+        let refused = restore_stream(&config, &mut &file[..cut]).await.expect_err("it was cut off");
+        assert!(format!("{refused:#}").contains("nothing was restored"), "{cut} bytes: {refused:#}");
+    }
+    // So the whole one finds empty metadata.
+    assert_eq!(restore_stream(&config, &mut file.as_slice()).await.expect("restored"), counts);
+    let path = config.node.data_dir.join("metadata.sqlite");
+    let restored = SqliteMetadataStore::open(&path, SqliteOptions::default()).await.expect("metadata opens");
+    assert_eq!(versions(&restored).await.len(), 1);
+    restored.close().await;
+    let left: Vec<_> = std::fs::read_dir(&config.node.data_dir).expect("a directory").flatten().collect();
+    assert!(left.iter().all(|entry| entry.file_name() != "restore.partial"), "{left:?}");
 }

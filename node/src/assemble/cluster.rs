@@ -205,6 +205,7 @@ impl Joint {
             enrolment: self.served.enrolment(),
             settled: Default::default(),
             backlog: Default::default(),
+            others: Default::default(),
             has_cache: self.cache.is_some(),
         }
     }

@@ -58,6 +58,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::data_dir::DataDir;
 use super::super::storage;
+use super::Claim;
 use crate::chunks::DiskChunks;
 use crate::config::Config;
 
@@ -264,7 +265,8 @@ pub struct RebuildOptions {
 pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> anyhow::Result<RebuildReport> {
     let options = RebuildOptions { alone: !config.cluster.is_on(), ..options };
     let data_dir = DataDir::open(&config.node.data_dir)?;
-    let metadata = super::open_metadata(config, &data_dir, !options.dry_run).await?;
+    let claim = if options.dry_run { Claim::Later } else { Claim::Take };
+    let metadata = super::open_metadata(config, &data_dir, claim).await?;
     if !options.add && !metadata.list_buckets(None, None, 1).await.context("look at the metadata")?.is_empty() {
         bail!(
             "the metadata holds buckets: rebuilding would bring overwritten and deleted objects back. For the next node of a \
