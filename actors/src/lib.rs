@@ -4,8 +4,13 @@
 //! * [`domain`]: decisions, as pure functions over values.
 //! * [`flow`]: the asynchronous paths of a request, over ports.
 //! * [`service`]: supervised actors, thin shells around decisions.
+//! * `wait`: how tests wait for what happens.
 
 pub mod domain;
 pub mod flow;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod ports;
 pub mod service;
+#[cfg(any(test, feature = "conformance"))]
+pub mod wait;

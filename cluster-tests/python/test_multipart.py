@@ -55,6 +55,15 @@ class Multipart(S3Test):
         self.complete(upload, [(3, etags[3]), (70, etags[70])])
         self.assertTrue(self.body("k") == content(PART, 3) + content(PART, 70))
 
+    def test_completing_again_is_answered_alike_until_the_object_is_another(self):
+        upload = self.create()
+        parts = [(1, self.part("k", upload, 1, b"only")["ETag"])]
+        first = self.complete(upload, parts)
+        self.assertEqual(self.complete(upload, parts)["ETag"], first["ETag"])
+        self.put("k", b"another")
+        self.assert_error("NoSuchUpload", 404, self.complete, upload, parts)
+        self.assertEqual(self.body("k"), b"another")
+
     def test_a_part_sent_again_replaces_the_first(self):
         upload = self.create()
         old = self.part("k", upload, 1, b"old")["ETag"]

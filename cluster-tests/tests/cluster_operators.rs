@@ -204,3 +204,76 @@ fn nodes_that_do_not_belong_are_refused_and_harm_nobody() {
     }
     cluster.wait_until_healthy("after all of them", HEAL);
 }
+
+/// Exit code, what was printed, and what was complained of.
+fn told(cluster: &Cluster, at: usize, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = cluster.members[at].node.try_cli(arguments);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+fn has_reason(status: &serde_json::Value, code: &str) -> bool {
+    status["reasons"].as_array().is_some_and(|reasons| reasons.iter().any(|reason| reason["code"] == code))
+}
+
+#[test]
+fn what_the_cli_tells_is_true_at_each_step_of_losing_a_node_and_zookeeper() {
+    let mut cluster = Cluster::start(4);
+    cluster.client(0).create_bucket(BUCKET);
+    for n in 0..8 {
+        let put = cluster.client(0).put_until_served(BUCKET, &format!("k{n}"), &content::bytes(n, 100_000));
+        assert_eq!(put.status, 200, "{}", put.text());
+    }
+    let lost = cluster.members[3].id.clone();
+
+    // What is typed wrong has an exit code and a way out.
+    let (code, _, complaint) = told(&cluster, 0, &["shard", "list", "--node", "zzzz"]);
+    assert!(code == Some(3) && complaint.contains("node list"), "{code:?} {complaint}");
+    let (code, rows, _) = told(&cluster, 0, &["shard", "list", "--node", &lost[..10], "--json"]);
+    let rows: serde_json::Value = serde_json::from_str(&rows).unwrap();
+    assert!(code == Some(0) && rows.as_array().is_some_and(|rows| !rows.is_empty()), "{code:?} {rows}");
+    assert_eq!(told(&cluster, 0, &["layout", "set-replicas", "5"]).0, Some(0));
+    let (code, cost, complaint) = told(&cluster, 0, &["layout", "diff"]);
+    assert!(code == Some(1) && cost.contains("NOT POSSIBLE"), "{code:?} {cost} {complaint}");
+    assert_eq!(told(&cluster, 0, &["layout", "revert"]).0, Some(0));
+    assert_eq!(told(&cluster, 0, &["layout", "diff"]).0, Some(0));
+    let (code, _, complaint) = told(&cluster, 0, &["cluster", "init"]);
+    assert!(code == Some(4) && complaint.contains("in use"), "{code:?} {complaint}");
+    assert_eq!(told(&cluster, 0, &["repair", "pause"]).0, Some(0));
+    assert!(has_reason(&cluster.status(0).unwrap(), "repairs_paused"));
+    assert_eq!(told(&cluster, 0, &["repair", "resume"]).0, Some(0));
+    assert!(!has_reason(&cluster.status(0).unwrap(), "repairs_paused"));
+
+    // Healthy is not said of a node that is gone, although its session goes on for a while; nor may another one go now.
+    cluster.members[3].node.kill();
+    let status = cluster.status(0).unwrap();
+    assert_ne!(status["health"], "healthy", "{status:#}");
+    assert!(has_reason(&status, "no_answer") || has_reason(&status, "absent"), "{status:#}");
+    let asked = (0..3).map(|at| cluster.members[at].node.admin_get("/health/maintenance").unwrap().status);
+    assert!(asked.clone().any(|status| status == 412), "{:?}", asked.collect::<Vec<_>>());
+
+    // Its shards are rebuilt on the others: that is said, and what to do if it will not come back.
+    let (code, status, _) = told(&cluster, 0, &["cluster", "status", "--wait", "--timeout", "90 s"]);
+    assert!(code == Some(0) && status.contains("is healthy"), "{code:?} {status}");
+    assert!(status.contains(&format!("holdfast node remove {lost} --force")), "{status}");
+
+    // A node that starts is waited for.
+    cluster.members[1].node.stop();
+    let mut waiting =
+        cluster.members[1].node.command(&["cluster", "status", "--wait", "--timeout", "90 s"]).spawn().unwrap();
+    cluster.members[1].node.restart();
+    assert!(waiting.wait().unwrap().success(), "`cluster status --wait` did not wait for the node");
+
+    // Without ZooKeeper nothing is certain.
+    cluster.ensemble.kill_all();
+    eventually("the loss of ZooKeeper is told of", HEAL, || {
+        let status = cluster.status(0).unwrap();
+        let noticed = status["session"] != "connected";
+        assert!(!noticed || status["health"] == "unknown", "{status:#}");
+        noticed
+    });
+    let (code, _, complaint) = told(&cluster, 0, &["node", "undrain", &lost]);
+    assert!(code == Some(5) && complaint.contains("cluster.zookeeper"), "{code:?} {complaint}");
+    cluster.ensemble.start_all();
+    cluster.wait_until_healthy("after all of them", HEAL);
+}

@@ -12,131 +12,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use holdfast_cluster_tests::client::{Client, Request, Response};
-use holdfast_cluster_tests::cluster::{Cluster, Options, private_file};
+use holdfast_cluster_tests::cluster::{Cluster, Options};
 use holdfast_cluster_tests::content::{self, Random};
 use holdfast_cluster_tests::model::{Model, Version};
-use holdfast_cluster_tests::node::{ACCESS_KEY, Node, SECRET_KEY};
+use holdfast_cluster_tests::node::Node;
+use holdfast_cluster_tests::tiers::{
+    BUCKET, FAST, PATIENCE, STORE_BUCKET, add_directory, add_oss, contents, fastdfs_arguments, files, head, put, range,
+    restore, settle, status, store,
+};
 use holdfast_cluster_tests::{eventually, parameter, seed};
 use holdfast_tiers::fastdfs::double::{Double, DoubleConfig};
-use serde_json::Value;
-
-const BUCKET: &str = "cold";
-const STORE_BUCKET: &str = "tier";
-/// How long moves and deletions may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// Times short enough for a test: a claim of a mover that was killed ends after two seconds.
-const FAST: [(&str, &str); 7] = [
-    ("HOLDFAST_TIERING_POLL", "200 ms"),
-    ("HOLDFAST_TIERING_CLAIM", "2 s"),
-    ("HOLDFAST_TIERING_PIECE_GRACE", "2 s"),
-    ("HOLDFAST_TIERING_REFRESH", "500 ms"),
-    ("HOLDFAST_CLEANUP_GRACE", "1 s"),
-    ("HOLDFAST_CLEANUP_INTERVAL", "1 s"),
-    ("HOLDFAST_LIMITS_CHUNK_TIMEOUT", "10 s"),
-];
-
-/// A store with a bucket for a tier.
-fn store() -> Node {
-    let store = Node::start();
-    store.client().create_bucket(STORE_BUCKET);
-    store
-}
-
-/// Sets a tier in `store` up, as an operator does.
-fn add_oss(node: &Node, name: &str, store: &Node) {
-    let secret = node.scratch().join(format!("{name}.secret"));
-    private_file(&secret, SECRET_KEY);
-    node.cli(&[
-        "tier",
-        "add",
-        name,
-        "--oss-endpoint",
-        &store.endpoint(),
-        "--oss-bucket",
-        STORE_BUCKET,
-        "--oss-prefix",
-        "pieces",
-        "--oss-path-style",
-        "--oss-access-key",
-        ACCESS_KEY,
-        "--secret-key-file",
-        secret.to_str().unwrap(),
-    ]);
-}
-
-fn add_directory(node: &Node, name: &str) -> std::path::PathBuf {
-    let root = node.scratch().join(name);
-    std::fs::create_dir_all(&root).unwrap();
-    node.cli(&["tier", "add", name, "--directory", root.to_str().unwrap()]);
-    root
-}
-
-/// What the node says of a tier.
-fn status(node: &Node, tier: &str) -> Value {
-    let told: Value = serde_json::from_str(&node.cli(&["tier", "status", tier, "--json"])).unwrap();
-    told[0]["tier"].clone()
-}
-
-fn number(value: &Value, name: &str) -> u64 {
-    let found = value.pointer(name).and_then(Value::as_u64);
-    found.unwrap_or_else(|| panic!("no number `{name}` in {value}"))
-}
-
-/// Contents that lie in the tier.
-fn contents(node: &Node, tier: &str) -> u64 {
-    number(&status(node, tier), "/usage/contents")
-}
-
-/// Waits until nothing is to be moved to or from the tier any more, and nothing to be deleted in it.
-fn settle(node: &Node, tier: &str) {
-    let quiet = |status: &Value| number(status, "/backlog/due") == 0 && number(status, "/usage/pieces_to_delete") == 0;
-    // Twice: what was overtaken leaves pieces a moment later.
-    eventually(&format!("{tier} has settled: {}", status(node, tier)), PATIENCE, || {
-        quiet(&status(node, tier)) && {
-            std::thread::sleep(Duration::from_millis(1_500));
-            quiet(&status(node, tier))
-        }
-    });
-}
-
-fn put(client: &Client, key: &str, class: &str, body: &[u8]) -> io::Result<Response> {
-    let (path, headers) = (format!("/{BUCKET}/{key}"), [("x-amz-storage-class", class)]);
-    client.send(&Request { method: "PUT", path: &path, headers: &headers, body, ..Request::default() })
-}
-
-fn head(client: &Client, key: &str) -> Response {
-    client.send(&Request { method: "HEAD", path: &format!("/{BUCKET}/{key}"), ..Request::default() }).unwrap()
-}
-
-fn range(client: &Client, key: &str, range: &str) -> Response {
-    let (path, headers) = (format!("/{BUCKET}/{key}"), [("range", range)]);
-    client.send(&Request { method: "GET", path: &path, headers: &headers, ..Request::default() }).unwrap()
-}
-
-fn restore(client: &Client, key: &str, days: u32) -> u16 {
-    let body = format!("<RestoreRequest><Days>{days}</Days></RestoreRequest>");
-    let path = format!("/{BUCKET}/{key}");
-    let query = [("restore", "")];
-    let request = Request { method: "POST", path: &path, query: &query, body: body.as_bytes(), ..Request::default() };
-    client.send(&request).unwrap().status
-}
-
-/// Every file of a directory tier that holds a piece, with its size.
-fn files(root: &std::path::Path) -> BTreeMap<String, u64> {
-    let mut found = BTreeMap::new();
-    let mut open = vec![root.to_owned()];
-    while let Some(directory) = open.pop() {
-        for entry in std::fs::read_dir(directory).unwrap().flatten() {
-            let (path, data) = (entry.path(), entry.metadata().unwrap());
-            if data.is_dir() {
-                open.push(path);
-            } else if !path.file_name().unwrap().to_str().unwrap().starts_with(['.', 'H']) {
-                found.insert(path.to_str().unwrap().to_owned(), data.len());
-            }
-        }
-    }
-    found
-}
 
 struct Writer {
     id: u64,
@@ -397,13 +282,7 @@ fn cluster_moves_objects_to_fastdfs_and_reads_them_through_any_node_while_movers
     let double = runtime.block_on(Double::start(storages));
     let mut cluster = Cluster::start_with(3, Options { environment: FAST.to_vec(), ..Options::default() });
     let config = double.config();
-    let mut arguments = vec!["tier".to_owned(), "add".into(), "FASTDFS".into()];
-    for tracker in &config.trackers {
-        arguments.extend(["--fastdfs-tracker".into(), tracker.clone()]);
-    }
-    for (from, to) in &config.address_map {
-        arguments.extend(["--fastdfs-map".into(), format!("{from}={to}")]);
-    }
+    let arguments = fastdfs_arguments("FASTDFS", &config.trackers, &config.address_map);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     cluster.cli(0, &arguments);
     cluster.client(0).create_bucket(BUCKET);

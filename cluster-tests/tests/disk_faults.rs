@@ -106,6 +106,14 @@ fn a_full_disk_refuses_writes_keeps_reads_and_recovers_when_there_is_room() {
     }
     assert_eq!(client.get("full", &format!("k{stored}")).unwrap().status, 404, "half an object is visible");
 
+    // Once the node knows, it refuses writes at once, and still takes the deletion that makes room.
+    eventually("the node tells that it is full", Duration::from_secs(60), || {
+        node.admin_get("/health/ready").is_ok_and(|answer| answer.status == 503 && answer.text().contains("no_space"))
+    });
+    assert_eq!(client.put("full", "more", &body[..1_000]).unwrap().status, 507);
+    stored -= 1;
+    assert_eq!(client.delete("full", &format!("k{stored}")).unwrap().status, 204);
+
     // A restart on the full disk comes up and reads.
     node.kill();
     node.restart();

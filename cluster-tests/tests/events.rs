@@ -3,205 +3,23 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::{BTreeMap, HashSet};
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::HashSet;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use holdfast_cluster_tests::client::{Client, Request};
 use holdfast_cluster_tests::cluster::{Cluster, Options, SESSION};
 use holdfast_cluster_tests::eventually;
-use holdfast_cluster_tests::node::Node;
-use holdfast_cluster_tests::services::rocketmq::{ACCESS_KEY, JavaConsumer, Received, RocketMq, SECRET_KEY};
+use holdfast_cluster_tests::services::rocketmq::{JavaConsumer, RocketMq, SECRET_KEY};
+use holdfast_cluster_tests::told::{BUCKET, PATIENCE, Writers, environment, lag, start_on, wait_until_published};
 use rustix::process::Signal;
 use serde_json::Value;
-
-const BUCKET: &str = "told";
-/// Longer than anything takes to arrive on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 /// One name server and broker for all tests, which take turns: some kill it.
 static SERVICE: LazyLock<Mutex<RocketMq>> = LazyLock::new(|| Mutex::new(RocketMq::start()));
 
 fn service() -> MutexGuard<'static, RocketMq> {
     SERVICE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn secret_file(dir: &Path, secret: &str) -> PathBuf {
-    let file = dir.join(format!("secret-{secret}"));
-    std::fs::write(&file, secret).unwrap();
-    std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-    file
-}
-
-/// Variables of a node that publishes with `prefix`.
-fn environment(service: &RocketMq, dir: &Path, prefix: &str, secret: &str) -> Vec<(&'static str, String)> {
-    vec![
-        ("HOLDFAST_EVENTS_ROCKETMQ", service.name_servers()),
-        ("HOLDFAST_EVENTS_ACCESS_KEY", ACCESS_KEY.into()),
-        ("HOLDFAST_EVENTS_SECRET_KEY_FILE", secret_file(dir, secret).display().to_string()),
-        ("HOLDFAST_EVENTS_TOPIC_PREFIX", prefix.into()),
-        ("HOLDFAST_EVENTS_TOPIC_QUEUES", "4".into()),
-    ]
-}
-
-fn start_on(data: &Path, environment: &[(&'static str, String)]) -> Node {
-    let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    Node::start_on(data, &environment)
-}
-
-fn lag(node: &Node) -> Value {
-    serde_json::from_str(&node.cli(&["events", "lag", "--json"])).unwrap()
-}
-
-fn wait_until_published(node: &Node) {
-    eventually("nothing waits to be published", PATIENCE, || {
-        let output = node.try_cli(&["events", "lag", "--json"]);
-        let lag = serde_json::from_slice::<Value>(&output.stdout);
-        output.status.success() && lag.is_ok_and(|lag| lag["rows"] == 0)
-    });
-}
-
-fn record(event: &Received) -> Value {
-    let mut body: Value = serde_json::from_str(&event.body).unwrap();
-    body["Records"][0].take()
-}
-
-/// An acknowledged change of a key.
-#[derive(Debug, Clone, PartialEq)]
-enum Change {
-    Put(String),
-    Delete,
-}
-
-/// Writers, each with keys of its own, which take down what was acknowledged. A key whose outcome is not known is left.
-#[derive(Default)]
-struct Writers {
-    acknowledged: Mutex<BTreeMap<String, Vec<Change>>>,
-    count: AtomicU64,
-    stop: AtomicBool,
-}
-
-impl Writers {
-    fn run<R>(&self, clients: &[Client], faults: impl FnOnce() -> R) -> R {
-        struct Stop<'a>(&'a AtomicBool);
-        impl Drop for Stop<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::Relaxed);
-            }
-        }
-        std::thread::scope(|scope| {
-            let _stop = Stop(&self.stop);
-            for writer in 0..6 {
-                scope.spawn(move || self.write(writer, clients));
-            }
-            faults()
-        })
-    }
-
-    fn write(&self, writer: usize, clients: &[Client]) {
-        let (mut key_number, mut turn, mut at) = (0, 0_u64, writer);
-        while !self.stop.load(Ordering::Relaxed) {
-            let key = format!("w{writer}/key {key_number}");
-            let client = &clients[at % clients.len()];
-            turn += 1;
-            let delete = turn % 4 == 0 && self.acknowledged.lock().unwrap().contains_key(&key);
-            let change = if delete {
-                client.delete(BUCKET, &key).map(|answer| (answer.status == 204).then_some(Change::Delete))
-            } else {
-                let body = format!("{writer} {key_number} {turn}");
-                let put = client.put(BUCKET, &key, body.as_bytes());
-                let etag = |text: &str| text.trim_matches('"').to_owned();
-                put.map(|answer| {
-                    (answer.status == 200).then(|| Change::Put(answer.header("etag").map(etag).unwrap_or_default()))
-                })
-            };
-            match change {
-                Ok(Some(change)) => {
-                    let mut acknowledged = self.acknowledged.lock().unwrap();
-                    let last_was_delete = change == Change::Delete;
-                    acknowledged.entry(key).or_default().push(change);
-                    self.count.fetch_add(1, Ordering::Relaxed);
-                    // A deletion of what is not there tells nothing: after one, the key begins anew or is left.
-                    if last_was_delete || turn % 13 == 0 {
-                        key_number += 1;
-                    }
-                }
-                Ok(None) | Err(_) => {
-                    key_number += 1;
-                    at += 1;
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            }
-        }
-    }
-
-    fn make_progress(&self, name: &str, changes: u64) {
-        let until = self.count.load(Ordering::Relaxed) + changes;
-        eventually(name, PATIENCE, || self.count.load(Ordering::Relaxed) >= until);
-    }
-
-    /// Accounts for every acknowledged change. Gives back what is wrong.
-    fn missing(&self, received: &[Received]) -> Result<(), String> {
-        let mut seen = HashSet::new();
-        let mut told: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-        // Each queue in the order of its offsets; a key is in one queue.
-        let mut ordered = received.to_vec();
-        ordered.sort_by_key(|event| (event.queue, event.offset));
-        for event in &ordered {
-            if seen.insert(event.id.clone()) {
-                let record = record(event);
-                assert_eq!(record["holdfast"]["eventId"], event.id);
-                assert_eq!(record["eventName"], event.tag);
-                told.entry(record["s3"]["object"]["key"].as_str().unwrap().to_owned()).or_default().push(record);
-            }
-        }
-        for (key, changes) in &*self.acknowledged.lock().unwrap() {
-            let encoded = key.replace(' ', "+");
-            let events = told.get(&encoded).map_or(&[][..], Vec::as_slice);
-            let sequencer = |event: &Value| event["s3"]["object"]["sequencer"].as_str().unwrap().to_owned();
-            for pair in events.windows(2) {
-                assert!(sequencer(&pair[0]) < sequencer(&pair[1]), "{key}: out of order: {pair:#?}");
-            }
-            let mut rest = events.iter();
-            for change in changes {
-                let found = rest.any(|event| match change {
-                    Change::Put(etag) => {
-                        event["eventName"] == "ObjectCreated:Put" && event["s3"]["object"]["eTag"] == *etag
-                    }
-                    Change::Delete => event["eventName"] == "ObjectRemoved:Delete",
-                });
-                if !found {
-                    return Err(format!("{key}: {change:?} of {changes:?} is not in {events:#?}"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn wait_until_all_is_told(&self, consumer: &JavaConsumer) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let received = consumer.received();
-            match self.missing(&received) {
-                Ok(()) => {
-                    let ids: HashSet<&String> = received.iter().map(|event| &event.id).collect();
-                    println!(
-                        "{} acknowledged changes are among {} events, {} of them repeated",
-                        self.count.load(Ordering::Relaxed),
-                        ids.len(),
-                        received.len() - ids.len()
-                    );
-                    return;
-                }
-                Err(missing) => assert!(Instant::now() < deadline, "{missing}"),
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
 }
 
 #[test]
@@ -263,6 +81,47 @@ fn every_acknowledged_change_is_told_in_order_whatever_dies() {
     // The same by the command line, which reads in nobody's name.
     let tail = cluster.members[1].node.cli(&["events", "tail", "--oldest", "--count", "20", "--json"]);
     assert_eq!(tail.lines().count(), 20, "{tail}");
+}
+
+/// The hour of the promise, in seconds: what must not grow with it is the memory, and what must is the outbox.
+#[test]
+fn broker_that_is_gone_under_load_costs_no_memory_and_no_event() {
+    const CHANGES: u64 = 20_000;
+    const LOAD: Duration = Duration::from_secs(15);
+    const MEMORY_GROWTH_MAX: u64 = 64 << 20;
+
+    let mut service = service();
+    let dir = tempfile::tempdir().unwrap();
+    let node = start_on(&dir.path().join("data"), &environment(&service, dir.path(), "outage", SECRET_KEY));
+    node.client().create_bucket(BUCKET);
+    let consumer = JavaConsumer::start(&service, "outage-objects", "outage");
+    let writers = Writers::default();
+    writers.run(&[node.client()], || {
+        writers.make_progress("with a broker", 500);
+        service.kill_broker();
+        // What the first of a kind takes is taken.
+        writers.make_progress("without a broker", 1_000);
+        let (before, already, begun) = (node.memory().1, writers.acknowledged(), Instant::now());
+        let mut peak = before;
+        while begun.elapsed() < LOAD && writers.acknowledged() - already < CHANGES {
+            peak = peak.max(node.memory().1);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let changes = writers.acknowledged() - already;
+        println!(
+            "{changes} changes without a broker, anonymous memory {} MiB and {} at most",
+            before >> 20,
+            peak >> 20
+        );
+        assert!(changes >= 500, "writes do not go on: {changes} in {LOAD:?}");
+        assert!(peak - before <= MEMORY_GROWTH_MAX, "it grew by {} MiB", (peak - before) >> 20);
+        // Counted in each partition up to a number that this does not reach.
+        assert!(lag(&node)["rows"].as_u64().unwrap() >= changes, "the outbox has less than was acknowledged");
+        assert!(lag(&node)["bus_error"].is_string());
+    });
+    service.restart_broker();
+    wait_until_published(&node);
+    writers.wait_until_all_is_told(&consumer);
 }
 
 #[test]

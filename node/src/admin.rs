@@ -30,6 +30,7 @@ mod layout;
 mod nodes;
 mod objects;
 pub mod openapi;
+mod page;
 mod repair;
 mod server;
 mod shards;
@@ -125,7 +126,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/buckets/{name}/moves", post(tiers::moves::request))
         .route("/objects/{bucket}/{key}", get(objects::stat))
         .route("/tiers", get(tiers::list).post(tiers::add))
-        .route("/tiers/{tier}", get(tiers::show).put(tiers::change).delete(tiers::remove))
+        .route("/tiers/{tier}", get(tiers::show).put(tiers::change).delete(tiers::removal::remove))
         .route("/tiers/{tier}/check", post(tiers::check))
         .route("/tiers/{tier}/status", get(tiers::status))
         .route("/tiers/{tier}/retry", post(tiers::retry))

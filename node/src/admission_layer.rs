@@ -2,7 +2,8 @@
 //!
 //! Every request asks [`Admission`] for a permit before anything else looks at it: a read for one job, a write for one job
 //! and for as many bytes as it announces, up to the window that one write holds in buffers. What is refused is answered
-//! 503 SlowDown with Retry-After at once, its body unread. The permit is held until the last byte of the answer is sent or
+//! 503 SlowDown with Retry-After at once, its body unread; where no disk has room, 507 InsufficientStorage. Deletions go on then:
+//! they are what makes room. The permit is held until the last byte of the answer is sent or
 //! the client is gone, whichever way the answer ends. In a cluster a write is refused likewise while this node cannot prove
 //! its membership (promise D9): asked before the work, and again before the answer, since the proof may have ended between.
 //! Bodies pass through as they are: pieces of mapped segments stay
@@ -15,7 +16,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
-use holdfast_actors::domain::admission::JobKind;
+use holdfast_actors::domain::admission::{JobKind, Refusal};
 use holdfast_actors::ports::coordination::Ownership;
 use holdfast_actors::service::{Admission, Permit, Rejected};
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING};
@@ -68,6 +69,10 @@ impl<S: Clone> Admitted<S> {
         Self { ownership, ..self }
     }
 
+    fn is_full(&self) -> bool {
+        self.admission.limits().write.refused == Some(Refusal::NoSpace)
+    }
+
     fn may_write(&self) -> bool {
         self.ownership.as_ref().is_none_or(Ownership::is_proven)
     }
@@ -95,6 +100,8 @@ where
             let kind = kind_of(request.method());
             let bytes = match kind {
                 JobKind::Read => 0,
+                // Nothing else holds buffers then.
+                JobKind::Write if stores_nothing(&request) && this.is_full() => 0,
                 JobKind::Write => announced_bytes(request.headers()).min(this.write_window_bytes),
             };
             if kind == JobKind::Write && !this.may_write() {
@@ -129,6 +136,20 @@ fn kind_of(method: &Method) -> JobKind {
     if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) { JobKind::Read } else { JobKind::Write }
 }
 
+/// Whether a request that is no read stores no object's bytes, whatever it announces: it deletes, or it completes an upload whose
+/// parts are there.
+fn stores_nothing<B>(request: &Request<B>) -> bool {
+    let asks_for = |name: &str| {
+        let query = request.uri().query().unwrap_or_default();
+        query.split('&').any(|pair| pair.split('=').next() == Some(name))
+    };
+    match *request.method() {
+        Method::DELETE => true,
+        Method::POST => asks_for("delete") || asks_for("uploadId"),
+        _ => false,
+    }
+}
+
 /// How many bytes the body announces, and all there can be for a body that comes in pieces without announcement (S3 takes
 /// XML that way).
 fn announced_bytes(headers: &HeaderMap) -> u64 {
@@ -139,15 +160,22 @@ fn announced_bytes(headers: &HeaderMap) -> u64 {
 
 fn slow_down<R>(rejected: Rejected) -> Response<Answer<R>> {
     let id = RequestId::generate().to_string();
-    metrics::counter!("holdfast_s3_requests_total", "operation" => "NotAdmitted", "status" => "503").increment(1);
+    let (status, code, message) = if rejected.reason == Refusal::NoSpace.as_str() {
+        let message = "The node has no space left for new objects.".to_owned();
+        (StatusCode::INSUFFICIENT_STORAGE, "InsufficientStorage", message)
+    } else {
+        let message = format!("Please reduce your request rate ({}).", rejected.reason);
+        (StatusCode::SERVICE_UNAVAILABLE, "SlowDown", message)
+    };
+    let label = status.as_str().to_owned();
+    metrics::counter!("holdfast_s3_requests_total", "operation" => "NotAdmitted", "status" => label).increment(1);
     tracing::debug!(request_id = id, reason = rejected.reason, "request not admitted");
     let text = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>SlowDown</Code><Message>Please reduce your request \
-         rate ({}).</Message><RequestId>{id}</RequestId></Error>",
-        rejected.reason
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{message}</Message>\
+         <RequestId>{id}</RequestId></Error>"
     );
     let mut response = Response::new(Answer { inner: Inner::Refused(Some(Bytes::from(text))) });
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(RETRY_AFTER, HeaderValue::from(rejected.retry_after_seconds));
     headers.insert(CONTENT_TYPE, const { HeaderValue::from_static("application/xml") });
@@ -295,6 +323,31 @@ mod tests {
 
     fn put(announced: u64) -> Request<TestBody> {
         Request::put("/b/k").header("content-length", announced).body(Full::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_full_node_says_so_and_takes_deletions() {
+        let gate = Arc::new(Semaphore::new(10));
+        let mut full = limits(10, 100);
+        full.write.refused = Some(Refusal::NoSpace);
+        let admitted = Admitted::new(service(gate), Admission::new(full), 80);
+        let refused = admitted.call(put(5)).await.unwrap();
+        assert_eq!(refused.status(), StatusCode::INSUFFICIENT_STORAGE);
+        let text = refused.into_body().collect().await.unwrap().to_bytes();
+        assert!(String::from_utf8_lossy(&text).contains("<Code>InsufficientStorage</Code>"), "{text:?}");
+        for (method, uri, length) in [
+            ("DELETE", "/b/k", 0),
+            ("DELETE", "/b/k?uploadId=u", 0),
+            ("POST", "/b?delete", 500),
+            ("POST", "/b/?delete=", 500),
+            ("POST", "/b/k?uploadId=u", 500),
+        ] {
+            let request = Request::builder().method(method).uri(uri).header("content-length", length);
+            let answer = admitted.call(request.body(Full::default()).unwrap()).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::OK, "{method} {uri}");
+        }
+        let form = Request::post("/b").header("content-length", 500).body(Full::default()).unwrap();
+        assert_eq!(admitted.call(form).await.unwrap().status(), StatusCode::INSUFFICIENT_STORAGE);
     }
 
     #[tokio::test]

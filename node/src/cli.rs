@@ -78,6 +78,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 fn is_in_use(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.is::<InUse>()
+            || cause.is::<crate::assemble::cluster_tools::Taken>()
             || matches!(cause.downcast_ref::<OpenError>(), Some(OpenError::Locked { .. }))
             || cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::AddrInUse)
     })

@@ -1,9 +1,8 @@
 //! A cluster in one process, as `holdfast dev --nodes` starts it: any node takes any request, the loss of one loses nothing,
 //! and the admin API tells and moves what it says.
 
-use std::time::{Duration, Instant};
-
 use bytes::Bytes;
+use holdfast_actors::wait::{until, until_ok};
 use holdfast_node::assemble::Root;
 use holdfast_node::assemble::dev::{self, DevCluster};
 use holdfast_node::config::Config;
@@ -20,9 +19,6 @@ mod support_admin;
 
 use support::S3;
 use support_admin::Admin;
-
-/// Longest time for the cluster to come to what is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Cluster {
     cluster: DevCluster,
@@ -54,19 +50,6 @@ impl Cluster {
 
     fn id(&self, at: usize) -> String {
         self.cluster.node(at).expect("a node").id().to_string()
-    }
-}
-
-/// Asks until the answer is as wanted.
-async fn until<T: std::fmt::Debug>(what: &str, ask: impl AsyncFn() -> T, wanted: impl Fn(&T) -> bool) -> T {
-    let begun = Instant::now();
-    loop {
-        let answer = ask().await;
-        if wanted(&answer) {
-            return answer;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{what}: {answer:#?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -125,12 +108,8 @@ async fn what_one_node_took_every_node_gives_and_the_loss_of_one_loses_nothing()
     let (code, _) = admin.call(Method::GET, "/health/maintenance", &serde_json::Value::Null).await;
     assert_eq!(code, StatusCode::PRECONDITION_FAILED, "the second of three must not go too");
 
-    let begun = Instant::now();
-    while let Err(error) = cluster.cluster.restart(2).await {
-        // The last task of the node that was cut off may still have a disk.
-        assert!(begun.elapsed() < PATIENCE, "{error:#}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    // The last task of the node that was cut off may still have a disk.
+    until_ok("the node starts again", async || cluster.cluster.restart(2).await).await;
     let (status, body) = cluster.s3(2).get("/bucket/after").await.unwrap();
     assert_eq!(status, StatusCode::OK, "{body:?}");
     assert!(body == content(9, 500_000));

@@ -25,6 +25,7 @@ use holdfast_actors::ports::coordination::conformance::{Connection, Harness, Par
 use holdfast_actors::ports::coordination::{
     ClusterIdentity, Coordination, CoordinationError, FORMAT, LeaseName, SessionState,
 };
+use holdfast_actors::wait::until_ok;
 use holdfast_node::coordination::{Digest, ZookeeperConfig, ZookeeperCoordination};
 use holdfast_protocol::cluster::{LayoutDocument, ShardState};
 use holdfast_protocol::{Epoch, NodeId, ShardId};
@@ -177,14 +178,7 @@ async fn raise_until_enough(participant: Arc<dyn Coordination>, writes: Arc<Writ
 
 /// The version of the layout, of a service that may be away for a moment.
 async fn layout_version(participant: &dyn Coordination) -> u64 {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match participant.layout().await {
-            Ok(layout) => return layout.value.version,
-            Err(error) => assert!(Instant::now() < deadline, "{error}"),
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
+    until_ok("the layout is read", async || participant.layout().await).await.value.version
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -357,15 +351,8 @@ async fn killed_leader_and_restarted_ensemble_lose_nothing() {
     let states = until(a.session(), |s| matches!(s, SessionState::Connected | SessionState::Expired)).await;
     println!("after the restart: {states:?}");
     // Whether the session outlived it depends on how long it took; both ways must be consistent.
-    let deadline = Instant::now() + PATIENCE;
-    while let Err(error) = a.renew_session().await {
-        assert!(Instant::now() < deadline, "{error}");
-        sleep(Duration::from_millis(200)).await;
-    }
-    while let Err(error) = b.renew_session().await {
-        assert!(Instant::now() < deadline, "{error}");
-        sleep(Duration::from_millis(200)).await;
-    }
+    until_ok("a session for a", async || a.renew_session().await).await;
+    until_ok("a session for b", async || b.renew_session().await).await;
     until(a.session(), |s| *s == SessionState::Connected).await;
     until(b.session(), |s| *s == SessionState::Connected).await;
     assert_eq!(b.layout().await.unwrap().value.version, last);

@@ -1,5 +1,6 @@
 //! What operators look up, over the admin API of a node in this process: the error log, the audit log and dead letters.
 
+use holdfast_actors::wait::until;
 use holdfast_node::assemble::RunningNode;
 use holdfast_node::config::Config;
 use holdfast_protocol::admin::Page;
@@ -118,15 +119,7 @@ async fn corruption_on_disk_gets_into_the_error_log_though_its_actor_is_killed()
     // The answer is cut off before the byte that is wrong.
     drop(support::S3::with(&world.node, &pair).get("/bucket/key").await);
     world.node.actors().start_scrub().await.expect("scrub starts");
-    let begun = std::time::Instant::now();
-    let found = loop {
-        let found = errors(&world).await;
-        if !found.is_empty() {
-            break found;
-        }
-        assert!(begun.elapsed() < support::REQUEST_MAX, "nothing gets into the error log");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    };
+    let found = until("it gets into the error log", async || errors(&world).await, |found| !found.is_empty()).await;
     assert_eq!(found[0].kind, ErrorKind::Corruption, "{found:?}");
     assert!(!found[0].node.is_empty() && !found[0].detail.is_empty(), "{found:?}");
     let page: Page<Entry<ErrorRecord>> = world.admin.get("/v1/errors?kind=disk-fenced").await;

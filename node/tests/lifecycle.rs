@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_actors::domain::cleanup::PassEnd;
 use holdfast_actors::domain::lifecycle::{Expiration, LifecycleRule, LifecycleRules, NoncurrentExpiration, RuleFilter};
@@ -14,31 +13,22 @@ use holdfast_actors::flow::lifecycle::{
 use holdfast_actors::ports::coordination::Ownership;
 use holdfast_actors::ports::locks::LockName;
 use holdfast_actors::ports::metadata::{
-    BucketConfigKind, BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, ListUploadsQuery,
-    ListVersionsQuery, NewBucket, NewObject, NewUpload, ObjectAttributes, ReplicaEvidence, Tag, Versioning,
-    WritePrecondition,
+    BucketConfigKind, BucketId, CannedAcl, Content, ContentPlace, ContentSource, ETag, ListUploadsQuery,
+    ListVersionsQuery, NewObject, NewUpload, ObjectAttributes, ReplicaEvidence, Tag, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::{AccessLog, Clock, MetadataError, MetadataStore, Outbox, TierLedger};
 use holdfast_node::locks::InProcessLocks;
-use holdfast_node::metadata::{CacheOptions, CachedMetadataStore, SqliteMetadataStore, SqliteOptions};
-use holdfast_protocol::events::PARTITIONS;
 use holdfast_protocol::{ContentId, Manifest, UploadId, VersionId};
 
 #[path = "lifecycle/moves.rs"]
 mod moves;
+#[allow(dead_code, reason = "this test uses a part")]
+#[path = "support/metadata.rs"]
+mod support_metadata;
 
-const HOUR: u64 = 3_600_000;
+use support_metadata::{HOUR, HandClock, Metadata, NOON, delete, events};
+
 const DAY: u64 = 24 * HOUR;
-/// 1 January 2024, 12:00.
-const NOON: u64 = 1_704_110_400_000;
-
-struct HandClock(AtomicU64);
-
-impl Clock for HandClock {
-    fn now_ms(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 struct World {
     parts: LifecycleParts,
@@ -53,17 +43,8 @@ struct World {
 impl World {
     async fn new(versioning: Versioning) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("metadata.sqlite");
-        let store = Arc::new(SqliteMetadataStore::open(&path, SqliteOptions::default()).await.unwrap());
-        let (outbox, ledger): (Arc<dyn Outbox>, Arc<dyn TierLedger>) = (store.clone(), store.clone());
-        let reads: Arc<dyn AccessLog> = store.clone();
-        let metadata: Arc<dyn MetadataStore> = Arc::new(CachedMetadataStore::new(store, &CacheOptions::default()));
-        let new = NewBucket { name: "bucket".into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: NOON };
-        let bucket = metadata.create_bucket(new).await.unwrap().id;
-        if versioning != Versioning::Unversioned {
-            metadata.set_versioning("bucket", versioning).await.unwrap();
-        }
-        let clock = Arc::new(HandClock(AtomicU64::new(NOON)));
+        let Metadata { store: metadata, outbox, ledger, reads, bucket } = Metadata::new(dir.path(), versioning).await;
+        let clock = HandClock::new(NOON);
         let parts = LifecycleParts {
             metadata,
             tiers: None,
@@ -81,7 +62,7 @@ impl World {
     }
 
     fn at(&self, now_ms: u64) {
-        self.clock.0.store(now_ms, Ordering::Relaxed);
+        self.clock.set(now_ms);
     }
 
     async fn rules(&self, rules: Vec<LifecycleRule>) {
@@ -133,18 +114,7 @@ impl World {
     }
 
     async fn delete(&self, key: &str, version: Option<VersionId>) {
-        let request = DeleteRequest {
-            key: key.into(),
-            version,
-            marker_version: VersionId::generate(1),
-            owner: "alice".into(),
-            precondition: WritePrecondition::default(),
-            only_if: None,
-            event: None,
-        };
-        for deleted in self.store().delete_objects(self.bucket, vec![request], self.clock.now_ms()).await.unwrap() {
-            deleted.unwrap();
-        }
+        delete(self.store(), self.bucket, key, version, self.clock.now_ms()).await;
     }
 
     async fn tag(&self, key: &str, version: Option<VersionId>, tags: &[(&str, &str)]) {
@@ -188,12 +158,7 @@ impl World {
 
     /// Events told, in the order of their ids: name and key.
     async fn events(&self) -> Vec<String> {
-        let mut rows = Vec::new();
-        for part in 0..PARTITIONS {
-            rows.extend(self.outbox.lowest(part, 1_000).await.unwrap());
-        }
-        rows.sort_by_key(|row| row.message.id.sequence);
-        rows.iter().map(|row| format!("{} {}", row.message.tag, row.message.order_key)).collect()
+        events(&*self.outbox).await
     }
 }
 
@@ -246,6 +211,28 @@ async fn an_object_expires_at_its_midnight_and_one_that_was_overwritten_since_do
     world.at(midnight + DAY);
     assert_eq!(world.pass().await.expired, 1);
     assert!(!world.exists("logs/overwritten").await);
+}
+
+/// Goes well when it is first looked at, and is a hundred days ahead from then on.
+struct LeapingClock(AtomicU64);
+
+impl Clock for LeapingClock {
+    fn now_ms(&self) -> u64 {
+        NOON + if self.0.fetch_add(1, Ordering::Relaxed) == 0 { 0 } else { 100 * DAY }
+    }
+}
+
+#[tokio::test]
+async fn nothing_expires_by_a_clock_that_leaps_in_the_middle_of_a_pass() {
+    let world = World::new(Versioning::Unversioned).await;
+    world.rules(vec![after_days(1)]).await;
+    world.put("young").await;
+    let parts = LifecycleParts { clock: Arc::new(LeapingClock(AtomicU64::new(0))), ..world.parts.clone() };
+    let (stats, end) = parts.pass().await.unwrap();
+    assert_eq!((stats.expired, end), (0, PassEnd::More), "there is more to do when the clock was looked at");
+    assert!(world.exists("young").await);
+    // Who has it waited for decides.
+    assert_eq!(parts.pass().await.unwrap().0.expired, 1);
 }
 
 #[tokio::test]

@@ -28,7 +28,8 @@ use holdfast_actors::ports::coordination::conformance::{Connection, until};
 use holdfast_actors::ports::coordination::{ClusterIdentity, Coordination, SessionState};
 use holdfast_actors::ports::locks::conformance::{Harness, Participant};
 use holdfast_actors::ports::locks::{Fence, Lease, LockError, LockName, Locks};
-use holdfast_actors::ports::metadata::MetadataError;
+use holdfast_actors::ports::metadata::{MetadataError, MetadataUpkeep as _};
+use holdfast_actors::wait::until_ok;
 use holdfast_node::coordination::{ZookeeperConfig, ZookeeperCoordination};
 use holdfast_node::locks::{RedisLocks, ZookeeperLocks};
 use holdfast_node::metadata::sqlite::{SqliteMetadataStore, SqliteOptions};
@@ -192,14 +193,7 @@ async fn write(store: &SqliteMetadataStore, fence: &Fence) -> Result<(), Metadat
 
 /// Asks again for as long as the service is away.
 async fn insist(locks: &dyn Locks, name: &LockName) -> Lease {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match locks.acquire(name, PATIENCE).await {
-            Ok(lease) => return lease,
-            Err(error) => assert!(Instant::now() < deadline, "{error}"),
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
+    until_ok("the service is back", async || locks.acquire(name, PATIENCE).await).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use holdfast_actors::ports::metadata::{
-    AgePosition, AgedKind, BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, NewBucket,
-    NewObject, ObjectAttributes, ReplicaEvidence, Versioning, WritePrecondition,
+    AgePosition, AgedKind, BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag,
+    MetadataUpkeep as _, NewBucket, NewObject, ObjectAttributes, ReplicaEvidence, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::{AccessLog, Journal, MetadataError, MetadataStore, Outbox, TierLedger};
+use holdfast_actors::wait::eventually;
 use holdfast_node::metadata::mysql::OpenError;
 use holdfast_node::metadata::{MysqlMetadataStore, MysqlOptions, SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::{ContentId, Manifest, VersionId};
@@ -128,6 +129,25 @@ async fn check(server: &Server, database: &str) {
     .await
     .unwrap();
     assert_eq!(wrong, 0);
+}
+
+/// Also for who opens the database after that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sequence_numbers_are_raised_and_never_lowered() {
+    let server = server().await;
+    let database = server.database().await;
+    let store = open(server.options(&database)).await;
+    let id = bucket(&*store).await;
+    let put_back_ms = 1_800_000_000_000;
+    for ms in [put_back_ms, 1] {
+        store.raise_sequences(ms).await.unwrap();
+    }
+    store.close().await;
+    let store = open(server.options(&database)).await;
+    let first = store.commit_object(object(id, "a")).await.unwrap().object.sequence;
+    let second = store.commit_object(object(id, "a")).await.unwrap().object.sequence;
+    assert!(first > put_back_ms << 15 && second > first, "{first}, {second}");
+    store.close().await;
 }
 
 /// Two nodes write the same keys: numbers are unique, rise for each key, and the highest is the latest.
@@ -270,11 +290,7 @@ async fn a_killed_server_loses_nothing_acknowledged_and_no_error_lies() {
         })
         .collect();
     let until = async |count: usize| {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while acknowledged.load(Ordering::SeqCst) < count {
-            assert!(Instant::now() < deadline, "commits go on");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        eventually("commits go on", || acknowledged.load(Ordering::SeqCst) >= count).await;
     };
     for round in 0..3 {
         until(acknowledged.load(Ordering::SeqCst) + 50 + 37 * round).await;

@@ -8,22 +8,24 @@ use holdfast_actors::flow::cold::stub::write_stub;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{
     BucketConfigKind, BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag,
-    ListVersionsQuery, MetadataStore, MoveEnd, NewBucket, NewObject, NewUpload, ObjectAttributes, ObjectPart,
-    ObjectVersion, ReplicaEvidence, User, Versioning, WritePrecondition,
+    ListVersionsQuery, MetadataStore, MetadataUpkeep as _, MoveEnd, NewBucket, NewObject, NewUpload, ObjectAttributes,
+    ObjectPart, ObjectVersion, ReplicaEvidence, User, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::tiering::{Move, TierRecord};
 use holdfast_actors::ports::{ChunkSpec, ChunkStore, TierLedger};
-use holdfast_node::assemble::cluster_tools::{RebuildOptions, dump, from_chunks, load};
+use holdfast_node::assemble::cluster_tools::{RebuildOptions, dump, from_chunks, load, restore, restore_stream};
+use holdfast_node::config::Config;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::checksum::Checksum;
 use holdfast_protocol::label::{ChunkLabel, PartLabel};
 use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
 use holdfast_protocol::{
-    ChecksumAlgorithm, ChecksumType, ColdPlace, ContentId, Manifest, STUB_INDEX, TierName, UploadId, VersionId,
+    CHUNK_SIZE_MAX, ChecksumAlgorithm, ChecksumType, ColdPlace, ContentId, Manifest, STUB_INDEX, TierName, UploadId,
+    VersionId,
 };
 use md5::Digest;
 
-const WRITE: RebuildOptions = RebuildOptions { dry_run: false, add: false, complete_uploads: false };
+const WRITE: RebuildOptions = RebuildOptions { dry_run: false, add: false, complete_uploads: false, alone: false };
 
 async fn store(dir: &tempfile::TempDir, name: &str) -> Arc<SqliteMetadataStore> {
     let opened = SqliteMetadataStore::open(&dir.path().join(name), SqliteOptions::default()).await;
@@ -295,6 +297,198 @@ async fn an_upload_whose_object_lies_in_a_tier_is_completed_only_if_it_is_whole(
     }
 }
 
+const ADD: RebuildOptions = RebuildOptions { add: true, ..WRITE };
+
+/// The disks of the nodes of a cluster are read one after the other, in any order: what counts is what would count on one node.
+#[tokio::test]
+async fn of_several_nodes_the_later_content_of_a_version_counts_whichever_comes_first() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let id = |seconds: u8, n: u8| ContentId([0, 0, 0, seconds, n, 0, 0, 0, 0, 0, 0, 0]);
+    let of = |bytes: &[u8]| ETag { md5: md5(bytes), parts: None };
+    let version = VersionId::generate(1);
+    let plain = |key: &str, created_ms| label(key, VersionId::NULL, created_ms, None);
+    let sized = |label: ChunkLabel| ChunkLabel { content_size_bytes: CHUNK_SIZE_MAX + 5, ..label };
+    let nodes = [Arc::new(MemoryChunkStore::default()), Arc::new(MemoryChunkStore::default())];
+    // Overwritten, by a content of another shard.
+    write(&*nodes[0], id(1, 1), &plain("over", 10), b"older").await;
+    write(&*nodes[1], id(3, 1), &plain("over", 20), b"newer").await;
+    // Moved; of what it was moved from the other chunks are reclaimed.
+    let rest = sized(label("moved", version, 10, None));
+    write(&*nodes[0], id(1, 2), &rest, vec![7; CHUNK_SIZE_MAX as usize].leak()).await;
+    let mut cold = cold_content(id(2, 2), "OSS", of(b"all of it"));
+    if let ContentPlace::Tier(place) = &mut cold.place {
+        let blocks = (CHUNK_SIZE_MAX + 5).div_ceil(u64::from(BLOCK_BYTES_MIN)) as usize;
+        let piece_bytes = (CHUNK_SIZE_MAX + 5).next_multiple_of(u64::from(BLOCK_BYTES_MIN));
+        let place = Arc::make_mut(place);
+        (place.size_bytes, place.piece_bytes, place.sums) = (CHUNK_SIZE_MAX + 5, piece_bytes, vec![1; blocks]);
+    }
+    cold.manifest = Manifest::single(cold.id, CHUNK_SIZE_MAX + 5);
+    write_committed_stub(&nodes[1], &cold, label("moved", version, 10, None)).await;
+    // Moved, and whole on one node.
+    write(&*nodes[0], id(1, 3), &label("whole", version, 10, None), b"bytes").await;
+    write_committed_stub(&nodes[1], &cold_content(id(2, 3), "OSS", of(b"bytes")), label("whole", version, 10, None))
+        .await;
+    // Brought back.
+    write(&*nodes[0], id(3, 4), &label("back", version, 10, None), b"bytes").await;
+    write_committed_stub(&nodes[1], &cold_content(id(2, 4), "OSS", of(b"bytes")), label("back", version, 10, None))
+        .await;
+
+    for (name, order) in [("forth", [0, 1]), ("back", [1, 0])] {
+        let metadata = store(&dir, name).await;
+        from_chunks(&*nodes[order[0]], &*metadata, "root", WRITE).await.expect("rebuilt");
+        for _ in 0..2 {
+            from_chunks(&*nodes[order[1]], &*metadata, "root", ADD).await.expect("rebuilt");
+            from_chunks(&*nodes[order[0]], &*metadata, "root", ADD).await.expect("rebuilt");
+        }
+        for (key, expected) in [("over", id(3, 1)), ("moved", id(2, 2)), ("whole", id(1, 3)), ("back", id(3, 4))] {
+            let object = latest(&*metadata, key).await;
+            let content = object.content.as_ref().expect("content");
+            assert_eq!(content.id, expected, "{name}: {key}");
+            // So that it is moved once more, if need be.
+            assert_eq!(object.class.is_some(), ["moved", "whole"].contains(&key), "{name}: {key}");
+        }
+        assert_eq!(versions(&*metadata).await.len(), 4, "{name}");
+        metadata.close().await;
+    }
+}
+
+#[tokio::test]
+async fn of_several_nodes_the_latest_version_is_the_latest_again_whichever_comes_first() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let content = |n: u8| ContentId([n; 12]);
+    let ids: Vec<VersionId> = (1..=3).map(VersionId::generate).collect();
+    let nodes = [MemoryChunkStore::default(), MemoryChunkStore::default()];
+    write(&nodes[0], content(1), &label("key", ids[0], 10, None), b"first").await;
+    write(&nodes[1], content(2), &label("key", VersionId::NULL, 20, None), b"null.").await;
+    write(&nodes[0], content(3), &label("key", ids[1], 30, None), b"third").await;
+    write(&nodes[1], content(4), &label("key", ids[2], 5, None), b"zero.").await;
+    write(&nodes[1], content(5), &label("key2", VersionId::NULL, 40, None), b"other").await;
+    let expected: Vec<(String, VersionId, bool, u64)> = vec![
+        ("key".into(), ids[1], true, 30),
+        ("key".into(), VersionId::NULL, false, 20),
+        ("key".into(), ids[0], false, 10),
+        ("key".into(), ids[2], false, 5),
+        ("key2".into(), VersionId::NULL, true, 40),
+    ];
+    for (name, order) in [("forth", [0, 1]), ("back", [1, 0])] {
+        let metadata = store(&dir, name).await;
+        from_chunks(&nodes[order[0]], &*metadata, "root", WRITE).await.expect("rebuilt");
+        from_chunks(&nodes[order[1]], &*metadata, "root", ADD).await.expect("rebuilt");
+        assert_eq!(versions(&*metadata).await, expected, "{name}");
+        // Off, the next write would go over the version without an id.
+        assert_eq!(metadata.bucket("bucket").await.expect("it").versioning, Versioning::Enabled, "{name}");
+        assert_eq!(metadata.due_reclaims(u64::MAX >> 1, 10, None).await.expect("reclaims").len(), 0, "{name}");
+        metadata.close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_upload_is_not_completed_over_what_is_newer() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let part = Some(PartLabel { upload: UploadId([1; 16]), number: 1 });
+    let options = RebuildOptions { complete_uploads: true, ..WRITE };
+    for (name, version, stored_ms, latest_ms) in [
+        ("unversioned", VersionId::NULL, 10, 20),
+        ("unversioned-later", VersionId::NULL, 30, 30),
+        ("versioned", VersionId::generate(1), 10, 20),
+        ("versioned-later", VersionId::generate(1), 30, 30),
+    ] {
+        let chunks = MemoryChunkStore::default();
+        write(&chunks, ContentId([1; 12]), &label("large", VersionId::NULL, stored_ms, part), b"parts").await;
+        write(&chunks, ContentId([2; 12]), &label("large", version, 20, None), b"whole").await;
+        let metadata = store(&dir, name).await;
+        from_chunks(&chunks, &*metadata, "root", options).await.expect("rebuilt");
+        assert_eq!(latest(&*metadata, "large").await.last_modified_ms, latest_ms, "{name}");
+        let expected = if version == VersionId::NULL { 1 } else { 2 };
+        assert_eq!(versions(&*metadata).await.len(), expected, "{name}");
+        metadata.close().await;
+    }
+}
+
+/// A client had begun to overwrite an object when the metadata were lost.
+#[tokio::test]
+async fn a_write_that_broke_off_does_not_come_back_over_the_object_that_it_would_have_replaced() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let chunks = MemoryChunkStore::default();
+    write(&chunks, ContentId([1; 12]), &label("key", VersionId::NULL, 10, None), b"whole").await;
+    let torn = ChunkLabel { content_size_bytes: CHUNK_SIZE_MAX + 1, ..label("key", VersionId::NULL, 20, None) };
+    write(&chunks, ContentId([2; 12]), &torn, vec![7; CHUNK_SIZE_MAX as usize].leak()).await;
+    let metadata = store(&dir, "rebuilt").await;
+    from_chunks(&chunks, &*metadata, "root", RebuildOptions { alone: true, ..WRITE }).await.expect("rebuilt");
+    let object = latest(&*metadata, "key").await;
+    assert_eq!(object.content.as_ref().expect("content").id, ContentId([1; 12]));
+    metadata.close().await;
+}
+
+/// Who compares the sequencers of two events of an object must not take the newer one for the older.
+#[tokio::test]
+async fn sequence_numbers_go_on_beyond_those_of_the_metadata_that_were_lost() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut last = 0;
+    for (name, put_back_ms) in [("first", 1_800_000_000_000), ("second", 1_800_000_060_000)] {
+        let empty = store(&dir, name).await;
+        empty
+            .create_user(User { name: "root".into(), admin: true, enabled: true, created_ms: 1 })
+            .await
+            .expect("a user");
+        let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: 1 };
+        let bucket = empty.create_bucket(new).await.expect("a bucket").id;
+        for ms in [put_back_ms, 1] {
+            empty.raise_sequences(ms).await.expect("raised");
+        }
+        empty.close().await;
+        let metadata = store(&dir, name).await;
+        let hot = cold_content(ContentId([1; 12]), "OSS", ETag { md5: [1; 16], parts: None });
+        let hot = ContentSource::New(Content { place: ContentPlace::Cluster, ..hot });
+        let sequence =
+            metadata.commit_object(commit_of(bucket, "key", hot, None, 10)).await.expect("committed").object.sequence;
+        assert!(sequence > last, "{sequence} after {last}");
+        last = sequence + 1_000_000;
+        metadata.close().await;
+    }
+}
+
+/// The walk for orphans deletes what metadata does not know.
+#[tokio::test]
+async fn parts_of_multipart_objects_are_known_after_a_backup_was_put_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (source, target) = (store(&dir, "source").await, store(&dir, "target").await);
+    let chunks = MemoryChunkStore::default();
+    let parts: Vec<ContentId> = (1..=2).map(|n| ContentId([n; 12])).collect();
+    for (content, (number, bytes)) in parts.iter().zip([(1, &*vec![7; 5 << 20].leak()), (2, &b"parts"[..])]) {
+        let part = PartLabel { upload: UploadId([7; 16]), number };
+        let label =
+            ChunkLabel { content_size_bytes: bytes.len() as u64, ..label("large", VersionId::NULL, 10, Some(part)) };
+        write(&chunks, *content, &label, bytes).await;
+    }
+    let options = RebuildOptions { complete_uploads: true, ..WRITE };
+    from_chunks(&chunks, &*source, "root", options).await.expect("rebuilt");
+    assert_eq!(source.known_contents(&parts).await.expect("an answer").len(), 2);
+    let mut file = Vec::new();
+    dump(&*source, &*source, &mut file).await.expect("a backup");
+    load(&*target, &*target, &mut file.as_slice()).await.expect("restored");
+    assert_eq!(target.known_contents(&parts).await.expect("an answer").len(), 2);
+    // And no longer when the object is gone and its chunks are reclaimed.
+    let bucket = target.bucket("bucket").await.expect("the bucket").id;
+    let gone = DeleteRequest {
+        key: "large".into(),
+        version: None,
+        marker_version: VersionId::generate(1),
+        owner: "root".into(),
+        precondition: WritePrecondition::default(),
+        only_if: None,
+        event: None,
+    };
+    target.delete_objects(bucket, vec![gone], 20).await.expect("an answer");
+    let due: Vec<u64> =
+        target.due_reclaims(1_000, 10, None).await.expect("reclaims").iter().map(|due| due.id).collect();
+    assert_eq!(due.len(), 1);
+    target.finish_reclaims(&due, None).await.expect("finished");
+    assert_eq!(target.known_contents(&parts).await.expect("an answer"), []);
+    source.close().await;
+    target.close().await;
+}
+
 #[tokio::test]
 async fn a_backup_comes_back_as_it_was_and_one_that_was_cut_off_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -446,4 +640,35 @@ async fn a_backup_brings_tiers_and_cold_objects_back_and_their_moves_are_queued_
     for metadata in [source, target] {
         metadata.close().await;
     }
+}
+
+#[tokio::test]
+async fn a_backup_that_was_cut_off_leaves_metadata_as_it_was() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (source, chunks) = (store(&dir, "source").await, MemoryChunkStore::default());
+    write(&chunks, ContentId([1; 12]), &label("key", VersionId::NULL, 10, None), b"bytes").await;
+    from_chunks(&chunks, &*source, "root", WRITE).await.expect("an object");
+    let mut file = Vec::new();
+    let counts = dump(&*source, &*source, &mut file).await.expect("a backup");
+    source.close().await;
+
+    let mut config = Config::default();
+    config.node.data_dir = dir.path().join("node");
+    // Whatever is missing: the last line, a part of it, nearly all, all.
+    let last = file[..file.len() - 1].iter().rposition(|byte| *byte == b'\n').expect("a line before the last") + 1;
+    for cut in [last, last + 5, 40, 0] {
+        let refused = restore(&config, &mut std::io::Cursor::new(&file[..cut])).await.expect_err("it was cut off");
+        let text = format!("{refused:#}");
+        assert!(text.contains("nothing was restored"), "{cut} bytes: {text}");
+        let refused = restore_stream(&config, &mut &file[..cut]).await.expect_err("it was cut off");
+        assert!(format!("{refused:#}").contains("nothing was restored"), "{cut} bytes: {refused:#}");
+    }
+    // So the whole one finds empty metadata.
+    assert_eq!(restore_stream(&config, &mut file.as_slice()).await.expect("restored"), counts);
+    let path = config.node.data_dir.join("metadata.sqlite");
+    let restored = SqliteMetadataStore::open(&path, SqliteOptions::default()).await.expect("metadata opens");
+    assert_eq!(versions(&restored).await.len(), 1);
+    restored.close().await;
+    let left: Vec<_> = std::fs::read_dir(&config.node.data_dir).expect("a directory").flatten().collect();
+    assert!(left.iter().all(|entry| entry.file_name() != "restore.partial"), "{left:?}");
 }

@@ -2,9 +2,9 @@
 //! there and bring them back by themselves.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use holdfast_actors::wait::until;
 use holdfast_node::assemble::RunningNode;
 use holdfast_protocol::admin::{Bucket, TierView};
 use http::{Method, StatusCode};
@@ -20,8 +20,6 @@ mod support_signed;
 use support_admin::Admin;
 use support_signed::{Answer, Signed};
 
-/// How long a move may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
 const CLASS: &str = "x-amz-storage-class";
 
 struct World {
@@ -73,29 +71,18 @@ impl World {
 
     /// Waits until the tier holds as many bytes of objects.
     async fn tier_holds(&self, bytes: u64) {
-        let begun = Instant::now();
-        loop {
-            let held = bytes_below(&self.root());
-            if held == bytes {
-                return;
-            }
-            assert!(begun.elapsed() < PATIENCE, "the tier holds {held} bytes, not {bytes}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let what = format!("the tier holds {bytes} bytes");
+        until(&what, async || bytes_below(&self.root()), |held| *held == bytes).await;
     }
 
     /// Waits until HEAD tells that a restore is there.
     async fn restored(&self, path: &str) -> String {
-        let begun = Instant::now();
-        loop {
-            let told = self.head(path, "x-amz-restore").await;
-            if told.starts_with("ongoing-request=\"false\", expiry-date=\"") {
-                return told;
-            }
-            assert_eq!(told, "ongoing-request=\"true\"");
-            assert!(begun.elapsed() < PATIENCE, "{path} is not restored");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let is_there = |told: &String| {
+            let is_there = told.starts_with("ongoing-request=\"false\", expiry-date=\"");
+            assert!(is_there || told == "ongoing-request=\"true\"", "{told}");
+            is_there
+        };
+        until(&format!("{path} is restored"), async || self.head(path, "x-amz-restore").await, is_there).await
     }
 
     async fn restore(&self, path: &str, days: u32) -> StatusCode {

@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
+use holdfast_actors::domain::lifecycle::{LifecycleRule, LifecycleRules, RuleFilter, Transition};
 use holdfast_actors::flow::cold::blocks::BlockSums;
-use holdfast_actors::ports::metadata::{CommitMove, Content, ContentPlace, MoveEnd, Moved, ReplicaEvidence};
+use holdfast_actors::ports::metadata::{
+    BucketConfigKind, CommitMove, Content, ContentPlace, MoveEnd, Moved, ReplicaEvidence,
+};
 use holdfast_actors::ports::tiering::Claim;
 use holdfast_actors::ports::tiers::{ColdTier, PieceSpec};
 use holdfast_actors::ports::{MetadataStore, TierLedger};
@@ -15,8 +18,8 @@ use holdfast_node::assemble::RunningNode;
 use holdfast_node::config::Config;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::admin::{
-    Bucket, ErrorBody, ErrorCode, MovesPage, Page, RequestedMoves, RetriedMoves, TierCheck, TierStatus, TierView,
-    VerifiedTier,
+    Bucket, ErrorBody, ErrorCode, MovesPage, Page, RequestedMoves, RetriedMoves, TierCheck, TierSample, TierStatus,
+    TierView, VerifiedTier,
 };
 use holdfast_protocol::journal::{AuditRecord, Entry};
 use holdfast_protocol::{ColdPlace, ContentId, Manifest, NodeId, TierName};
@@ -92,7 +95,7 @@ impl World {
     async fn move_all(&self, tier: &str, root: &Path, data: &[u8], piece_bytes: u64) -> Vec<ContentId> {
         let (store, name): (_, TierName) = (self.store().await, tier.parse().expect("a name"));
         let directory = DirectoryTier::open(DirectoryConfig::new(root)).await.expect("the tier");
-        let claim = Claim { owner: NodeId([1; 8]), now_ms: LATER_MS, until_ms: LATER_MS + 1 };
+        let claim = Claim { owner: NodeId([1; 8]), now_ms: LATER_MS, until_ms: LATER_MS + 1, spares_restored: false };
         let mut moved = Vec::new();
         for claimed in store.claim_moves(&name, claim, 100).await.expect("claims") {
             let size_bytes = data.len() as u64;
@@ -215,7 +218,28 @@ async fn class_of_a_bucket_is_that_of_a_tier_that_exists() {
     let (_, code, message) = world.refused(Method::DELETE, "/v1/tiers/COLD", &Value::Null).await;
     assert!(code == ErrorCode::InUse && message.contains("bucket"), "{message}");
     assert_eq!(set("STANDARD").await, (StatusCode::OK, Some("STANDARD".to_owned())));
-    let (status, _) = admin.call(Method::DELETE, "/v1/tiers/COLD", &Value::Null).await;
+
+    // A rule that names it, though it is switched off, is in the way too, unless that is forced.
+    let transitions = vec![Transition { days: Some(1), to: "COLD".parse().ok(), ..Transition::default() }];
+    let rule = LifecycleRule {
+        id: "cool".into(),
+        enabled: false,
+        filter: RuleFilter::default(),
+        expiration: None,
+        noncurrent: None,
+        transitions,
+        noncurrent_transitions: vec![],
+        abort_uploads_days: None,
+    };
+    let rules = LifecycleRules { rules: vec![rule], ..LifecycleRules::default() };
+    let rules = serde_json::to_string(&rules).expect("rules");
+    let store = world.store().await;
+    store.set_bucket_config("bucket", BucketConfigKind::Lifecycle, Some(rules)).await.expect("it is set");
+    for path in ["/v1/tiers/COLD", "/v1/tiers/COLD?force=false"] {
+        let (_, code, message) = world.refused(Method::DELETE, path, &Value::Null).await;
+        assert!(code == ErrorCode::InUse && message.contains("bucket (rule \"cool\")"), "{message}");
+    }
+    let (status, _) = admin.call(Method::DELETE, "/v1/tiers/COLD?force=true", &Value::Null).await;
     assert_eq!(status, StatusCode::NO_CONTENT);
     world.node.shutdown().await;
 }
@@ -253,12 +277,14 @@ async fn objects_are_asked_for_page_by_page_and_can_be_asked_for_again() {
 
     let status: TierStatus = admin.get("/v1/tiers/COLD/status").await;
     assert_eq!((status.tier.backlog.due, status.moves_seen, status.claimed), (3, 3, 0));
-    let (_, code, message) = world.refused(Method::DELETE, "/v1/tiers/COLD", &Value::Null).await;
-    assert!(code == ErrorCode::InUse && message.contains("3 moves wait"), "{message}");
+    for path in ["/v1/tiers/COLD", "/v1/tiers/COLD?force=true"] {
+        let (_, code, message) = world.refused(Method::DELETE, path, &Value::Null).await;
+        assert!(code == ErrorCode::InUse && message.contains("3 moves wait"), "{message}");
+    }
 
     let store = world.store().await;
     let name: TierName = "COLD".parse().expect("a name");
-    let claim = Claim { owner: NodeId([1; 8]), now_ms: LATER_MS, until_ms: LATER_MS + 1 };
+    let claim = Claim { owner: NodeId([1; 8]), now_ms: LATER_MS, until_ms: LATER_MS + 1, spares_restored: false };
     for claimed in store.claim_moves(&name, claim, 2).await.expect("claims") {
         let failed = store.postpone_move(claimed.id, claimed.attempt, LATER_MS, Some("the tier is full"));
         failed.await.expect("it is noted");
@@ -356,6 +382,13 @@ async fn verification_finds_what_is_missing_short_and_changed_and_goes_on_within
     expected.sort();
     assert_eq!(damaged, expected);
     assert_eq!((found.checked, found.contents, found.unread.len()), (1, 4, 0));
+
+    // What is lost already keeps nobody from a change.
+    let change = json!({ "settings": { "kind": "directory", "root": root, "piece_bytes_max": 32 << 20 } });
+    let (status, answer) = admin.call(Method::PUT, "/v1/tiers/COLD", &change).await;
+    assert_eq!(status, StatusCode::OK, "{answer:?}");
+    let changed: TierView = serde_json::from_slice(&answer).expect("the tier");
+    assert_eq!(changed.sample, Some(TierSample { looked_up: 4, missing: 1 }));
 
     // Settings that lead to another store would lose all of it.
     let other = world.root("other");

@@ -1,9 +1,8 @@
 //! Cold tiers of a cluster in one process: what is set up through one node is used through all at once, movers bring objects
 //! there, every node reads them, and a tier that goes takes nothing else with it.
 
-use std::time::{Duration, Instant};
-
 use bytes::Bytes;
+use holdfast_actors::wait::until;
 use holdfast_node::assemble::dev::{self, DevCluster};
 use holdfast_node::assemble::{ROOT_USER, Root};
 use holdfast_node::config::Config;
@@ -18,9 +17,6 @@ mod support_admin;
 
 use support::S3;
 use support_admin::Admin;
-
-/// Longest time for the cluster to come to what is waited for.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 struct World {
     cluster: DevCluster,
@@ -70,19 +66,6 @@ impl World {
     async fn put(&self, at: usize, path: &str, body: &Bytes) {
         let (status, answer) = self.s3(at).put(path, body.clone()).await.expect("an answer");
         assert_eq!(status, StatusCode::OK, "{path}: {answer:?}");
-    }
-}
-
-/// Asks until the answer is as wanted.
-async fn until<T: std::fmt::Debug>(what: &str, ask: impl AsyncFn() -> T, holds: impl Fn(&T) -> bool) -> T {
-    let begun = Instant::now();
-    loop {
-        let answer = ask().await;
-        if holds(&answer) {
-            return answer;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{what} does not come true: {answer:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -34,7 +34,8 @@ pub use shards::{ShardInfo, ShardReplica};
 pub use status::{AdmissionStatus, CleanupStatus, DiskStatus, Maintenance, Readiness, Reason, ScrubStatus, Status};
 pub use tiering::{
     ChangeTier, DamagedContent, MoveError, MoveView, MovesPage, NewTier, RequestMoves, RequestedMoves, RetriedMoves,
-    SetStorageClass, TierBacklog, TierCheck, TierStatus, TierUse, TierView, UnreadContent, VerifiedTier, VerifyTier,
+    SetStorageClass, TierBacklog, TierCheck, TierSample, TierStatus, TierUse, TierView, UnreadContent, VerifiedTier,
+    VerifyTier,
 };
 pub use tiers::{
     DirectorySettings, FastdfsSettings, OssAddressing, OssCredentials, OssEncryption, OssSettings, SecretText,

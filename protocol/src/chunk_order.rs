@@ -3,7 +3,7 @@
 //! Both are formats: nodes of different versions page through each other's lists and compare digests, and cursors of walks
 //! outlive the process. They depend on a chunk's id and size alone, never on where it lies.
 
-use crate::cluster::mix64;
+use crate::hash::{SPLITMIX_STEP, finish64, mix64};
 use crate::ids::ChunkId;
 
 /// A chunk's place in the list order: chunks are listed by `(place, id)`. Spreads time-ordered ids evenly.
@@ -11,10 +11,7 @@ pub fn place(id: &ChunkId) -> u64 {
     let (low, high) = id.0.split_at(8);
     let low = u64::from_le_bytes(low.try_into().expect("8 of 16 bytes"));
     let high = u64::from_le_bytes(high.try_into().expect("8 of 16 bytes"));
-    let mut x = low ^ high.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+    finish64(low ^ high.wrapping_mul(SPLITMIX_STEP).rotate_left(31))
 }
 
 /// What a chunk adds, wrapping, to the sum of its part of the shard's digest: the id's halves and the size, mixed one after

@@ -12,6 +12,7 @@ use rand::RngCore;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
+use crate::hash::mix64;
 use crate::ids::ChunkId;
 
 /// Shards of a cluster unless its creator says otherwise.
@@ -160,14 +161,6 @@ impl fmt::Debug for ShardId {
     }
 }
 
-/// The finaliser of SplitMix64: a bijection in which each input bit changes half of the output bits.
-pub fn mix64(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 /// A shard's generation. It rises whenever the set of nodes that must see a write changes; writes that carry an older
 /// one are refused (promise D9).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -177,6 +170,9 @@ pub struct Epoch(pub u64);
 impl Epoch {
     /// The epoch of a shard that was never changed.
     pub const FIRST: Self = Self(1);
+
+    /// The last one that metadata can keep; a stored state with a later one is damaged.
+    pub const MAX: Self = Self(i64::MAX as u64);
 
     /// The epoch after this one.
     pub fn next(self) -> Self {

@@ -15,17 +15,14 @@ pub use record::{
     ResponseElements, S3Elements,
 };
 
+use crate::hash::fnv1a_folded;
+
 /// How many partitions the outbox has. Fixed: rows that are stored were distributed over so many.
 pub const PARTITIONS: u16 = 16;
 
-/// The partition of everything that is ordered by `key`. Stable: nodes of all versions must agree. FNV-1a.
+/// The partition of everything that is ordered by `key`. Stable: nodes of all versions must agree.
 pub fn partition_of(key: &[u8]) -> u16 {
-    let hash = key
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    // The low bits of FNV are its weakest.
-    let mixed = (hash ^ (hash >> 32)) as u32;
-    (mixed % u32::from(PARTITIONS)) as u16
+    (fnv1a_folded(key.iter().copied()) % u32::from(PARTITIONS)) as u16
 }
 
 #[cfg(test)]

@@ -128,9 +128,11 @@ impl Budget {
     /// Decides on a job of `bytes` and charges it if admitted.
     ///
     /// A job larger than the whole budget is admitted when it is alone, so that no configuration makes a request
-    /// impossible for ever.
+    /// impossible for ever. A job that brings no bytes needs no room: deletions are what makes some.
     pub fn decide(&mut self, limits: &ClassLimits, bytes: u64) -> Verdict {
-        if let Some(refusal) = limits.refused {
+        if let Some(refusal) = limits.refused
+            && (refusal != Refusal::NoSpace || bytes > 0)
+        {
             return Verdict::Refuse(refusal);
         }
         let fits = self.bytes.saturating_add(bytes) <= limits.bytes_max || self.bytes == 0;
@@ -261,6 +263,18 @@ mod tests {
         );
         assert_eq!(under.read.refused, None);
         assert_eq!(under.write.refused, Some(Refusal::NoSpace));
+    }
+
+    #[test]
+    fn a_full_disk_takes_what_brings_no_bytes() {
+        let mut full = class(2, 100);
+        full.refused = Some(Refusal::NoSpace);
+        let mut budget = Budget::default();
+        assert_eq!(budget.decide(&full, 1), Verdict::Refuse(Refusal::NoSpace));
+        assert_eq!(budget.decide(&full, 0), Verdict::Admit);
+        assert_eq!((budget.jobs(), budget.bytes()), (1, 0));
+        full.refused = Some(Refusal::NoMetadata);
+        assert_eq!(budget.decide(&full, 0), Verdict::Refuse(Refusal::NoMetadata));
     }
 
     fn on(disk: DiskHealth) -> Pressure {

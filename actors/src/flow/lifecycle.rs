@@ -5,7 +5,7 @@
 //! * **Streams**: for every age that rules name, a walk in order of age goes on from where it stood to what is old enough now
 //!   ([`LifecycleRules::streams`]). Its place is saved after each batch, so that a restart goes on there. What a walk has
 //!   passed is not looked at again: the cost follows what becomes due, not what is stored.
-//! * **Rechecks**: keys of which something changed that a walk may have passed (see [`MetadataStore::rechecks`]) are judged by
+//! * **Rechecks**: keys of which something changed that a walk may have passed (see [`MetadataUpkeep::rechecks`](crate::ports::metadata::MetadataUpkeep::rechecks)) are judged by
 //!   all rules.
 //!
 //! What is due to be moved to another storage class is put on the queue of moves ([`MetadataStore::request_move`]); movers do the
@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use holdfast_protocol::TierName;
 
+use super::clocks::Clocks;
 use super::duty::Duty;
 use crate::domain::cleanup::PassEnd;
 use crate::domain::events::EventDraft;
@@ -194,6 +195,7 @@ impl LifecycleParts {
         let mut after: Option<String> = None;
         // Buckets whose notes of reads are still good for something.
         let mut asking = HashSet::new();
+        let clocks = Clocks::read(&*self.clock);
         if self.on_duty().is_none() {
             return Ok((stats, end));
         }
@@ -206,7 +208,7 @@ impl LifecycleParts {
                     asking.insert(bucket.id);
                 }
                 let Some(fence) = self.on_duty() else { return Ok((stats, PassEnd::Done)) };
-                match self.run_bucket(bucket, fence, &mut stats).await {
+                match self.run_bucket(bucket, fence, &clocks, &mut stats).await {
                     Ok(false) => {}
                     Ok(true) => end = PassEnd::More,
                     // It was deleted meanwhile.
@@ -243,9 +245,14 @@ impl LifecycleParts {
         &self,
         listed: &Bucket,
         fence: Option<Fence>,
+        clocks: &Clocks,
         stats: &mut LifecycleStats,
     ) -> Result<bool, LifecycleError> {
         let Some(job) = self.job(listed, fence).await? else { return Ok(false) };
+        if clocks.have_leapt(job.now_ms, self.settings.hold) {
+            // The loop finds that out too before the next pass, and holds still.
+            return Ok(true);
+        }
         let (mut more, mut damage) = (false, None);
         let streams = job.rules.streams(job.now_ms, self.settings.day);
         let cursors = self.metadata.lifecycle_cursors(job.bucket.id, job.rules.generation);

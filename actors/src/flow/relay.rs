@@ -6,16 +6,22 @@
 //!
 //! # How
 //! The owner reads the lowest rows of its partition, publishes them, and removes those that the bus has taken ([`partition`]).
-//! Messages of one key go one after the other, those of different keys at the same time. There is no cursor: a row that
-//! becomes visible late, below others that are gone, is read like any other.
+//! Rows that go to one place are sent together, many in a request ([`publish`]); of one key they keep their order, and a key
+//! has one request on its way at a time. There is no cursor: a row that becomes visible late, below others that are gone, is read
+//! like any other; what is on its way is left out by name. What is refused waits, and lets others pass ([`held`]).
+//!
+//! # What it costs
+//! A look is one query for all partitions of the node, a removal one transaction ([`gather`]). Both have their pace
+//! ([`RelaySettings::pace`], [`RelaySettings::remove_after`]), so their number follows the time and not the number of events.
 //!
 //! # What a crash leaves
-//! Rows that were published and not removed. The next owner publishes them again, with the same ids. Before every message the
+//! Rows that were published and not removed. The next owner publishes them again, with the same ids. Before every request the
 //! owner looks whether its lease is proven, and it waits for an answer no longer than that. So of two owners after a session's
-//! end the old one may, at the worst, repeat a message that was on its way, never one that it had not begun.
+//! end the old one may, at the worst, repeat messages that were on their way, never such that it had not begun.
 //!
 //! # Bounds
-//! [`RelaySettings::batch`] rows of a partition in memory, and [`WINDOW_MAX`] that the bus is slow to take.
+//! [`RelaySettings::batch`] rows of a partition in memory, and [`WINDOW_MAX`] that the bus is slow to take. Of rows that it refused
+//! only the numbers and keys are kept, of so many too; beyond that a partition waits.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,12 +32,18 @@ use holdfast_protocol::events::PARTITIONS;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::ports::outbox::OutboxBacklog;
 use crate::ports::{Clock, Coordination, EventBus, Outbox};
+use gather::Gather;
 
+mod gather;
+mod held;
+mod house;
 mod owner;
 mod partition;
+mod publish;
 #[cfg(test)]
 mod tests;
 
@@ -43,21 +55,22 @@ pub const WINDOW_MAX: usize = 2_048;
 pub struct RelaySettings {
     /// Rows read at once.
     pub batch: u32,
-    /// Messages of one partition on their way at once.
+    /// Requests of one partition on their way at once.
     pub pipeline: usize,
-    /// How long one message may take. The lease may leave less.
+    /// How long one request may take. The lease may leave less.
     pub publish_timeout: Duration,
-    /// How long it waits, once something was written, for more: looks cost the database something.
+    /// How long it waits for more once something was written after a while of silence.
     pub coalesce: Duration,
+    /// Time between looks while this node writes: looks cost the database something, and what came meanwhile is sent together.
+    /// Events wait for half of it on average. A backlog is read without a pause.
+    pub pace: Duration,
     /// How long rows that were published may stay before they are removed, many at once: each removal is a commit.
     pub remove_after: Duration,
-    /// Time between looks for rows that other nodes wrote, while there are some.
-    pub poll_busy: Duration,
-    /// The same, while there are none.
-    pub poll_idle: Duration,
+    /// Time between looks for rows that other nodes wrote.
+    pub poll: Duration,
     /// First and longest pause after a failure; it doubles.
     pub backoff: (Duration, Duration),
-    /// Time between counts of the backlog and looks at what was published long ago.
+    /// Time between counts of the backlog; what was published is counted, and what is too old forgotten, at every fourth.
     pub housekeeping: Duration,
     /// How long published rows are kept, `None`: not at all.
     pub keep: Option<Duration>,
@@ -72,9 +85,9 @@ impl Default for RelaySettings {
             pipeline: 64,
             publish_timeout: Duration::from_secs(5),
             coalesce: Duration::from_millis(50),
+            pace: Duration::from_millis(200),
             remove_after: Duration::from_millis(500),
-            poll_busy: Duration::from_millis(100),
-            poll_idle: Duration::from_millis(300),
+            poll: Duration::from_millis(300),
             backoff: (Duration::from_millis(100), Duration::from_secs(5)),
             housekeeping: Duration::from_secs(15),
             keep: Some(Duration::from_secs(3_600)),
@@ -168,8 +181,9 @@ impl RelayStatus {
 struct Context {
     parts: RelayParts,
     status: Arc<RelayStatus>,
-    /// Wakes the owner of a partition that has something.
+    /// Wakes the owner of a partition that may have something.
     wake: Vec<Notify>,
+    gather: Arc<Gather>,
     /// Held while a backlog is counted: one partition at a time.
     counting: tokio::sync::Mutex<()>,
 }
@@ -177,42 +191,37 @@ struct Context {
 /// Runs until something in it panics.
 pub async fn run(parts: RelayParts, status: Arc<RelayStatus>) -> String {
     let wake = (0..PARTITIONS).map(|_| Notify::new()).collect();
-    let context = Arc::new(Context { parts, status, wake, counting: tokio::sync::Mutex::default() });
+    let (gather, counting) = (Arc::new(Gather::new()), tokio::sync::Mutex::default());
+    let context = Arc::new(Context { parts, status, wake, gather, counting });
     let mut tasks = JoinSet::new();
     for partition in 0..PARTITIONS {
         tasks.spawn(partition::run(context.clone(), partition));
     }
-    tasks.spawn(look(context));
+    let gathering = context.clone();
+    tasks.spawn(async move { gathering.gather.run(&gathering.parts).await });
+    tasks.spawn(wake_all(context));
     match tasks.join_next().await {
         Some(Err(error)) => format!("a task of the relay ended: {error}"),
         _ => "a task of the relay ended".into(),
     }
 }
 
-/// Looks for partitions that have something: at once when this node wrote something, now and then for what others wrote.
-async fn look(context: Arc<Context>) {
-    let settings = &context.parts.settings;
+/// Wakes the partitions of this node, all at once: soon when this node wrote something, and now and then for what others wrote.
+async fn wake_all(context: Arc<Context>) {
+    let RelaySettings { coalesce, pace, poll, .. } = context.parts.settings;
     let mut written = context.parts.outbox.written();
-    let mut pause = settings.poll_idle;
+    let mut last = Instant::now();
     loop {
         tokio::select! {
-            // A store that is gone is asked in vain, at the slow pace.
-            Ok(()) = written.changed() => tokio::time::sleep(settings.coalesce).await,
-            () = tokio::time::sleep(pause) => {}
+            Ok(()) = written.changed() => {
+                tokio::time::sleep(coalesce.max(pace.saturating_sub(last.elapsed()))).await;
+            }
+            () = tokio::time::sleep(poll) => {}
         }
         written.borrow_and_update();
-        let owned: Vec<u16> = context.status.partitions.lock().keys().copied().collect();
-        match context.parts.outbox.waiting(&owned).await {
-            Ok(waiting) => {
-                pause = if waiting.is_empty() { settings.poll_idle } else { settings.poll_busy };
-                for partition in waiting {
-                    context.wake[usize::from(partition)].notify_one();
-                }
-            }
-            Err(error) => {
-                tracing::debug!(%error, "look into the outbox");
-                pause = settings.backoff.1;
-            }
+        last = Instant::now();
+        for partition in context.status.partitions.lock().keys() {
+            context.wake[usize::from(*partition)].notify_one();
         }
     }
 }

@@ -165,14 +165,3 @@ pub fn replica_write(id: ChunkId, size: usize, epoch: u64) -> ReplicaWrite {
     let fence = Fence { shard: ShardId::of_chunk(&id, SHARDS), epoch: Epoch(epoch) };
     ReplicaWrite { fence, spec: spec(id, size) }
 }
-
-/// Polls until `condition` holds; time may be paused.
-pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..60_000 {
-        if condition() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    panic!("never: {what}");
-}

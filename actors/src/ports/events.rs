@@ -16,12 +16,15 @@
 //!   lease is delivered again, with a higher [`Delivery::attempt`]; it does not hold up others.
 //! * A group that is new begins with the oldest message that there is. It stays when its subscriptions are dropped.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::join_all;
 use holdfast_protocol::EventId;
 use tokio::time::Instant;
 
@@ -247,6 +250,43 @@ pub trait EventBus: Send + Sync + 'static {
     /// After every error but [`EventError::Invalid`] the message may be published all the same, later than others of its
     /// order key that follow it: with the same id, so that consumers can tell.
     async fn publish(&self, topic: Topic, message: &Message, deadline: Instant) -> EventResult<()>;
+
+    /// Publishes several messages, those of one order key in their order, and gives back what became of each. Of a key whose message
+    /// failed no later one is published. No key may be under way elsewhere. What is sent is begun before `deadline` and at once,
+    /// in as few requests as the bus can.
+    ///
+    /// # Errors
+    /// Each as [`EventBus::publish`].
+    async fn publish_all(&self, topic: Topic, messages: &[Message], deadline: Instant) -> Vec<EventResult<()>> {
+        let mut chains: BTreeMap<&str, Vec<(usize, &Message)>> = BTreeMap::new();
+        for (place, message) in messages.iter().enumerate() {
+            chains.entry(&message.order_key).or_default().push((place, message));
+        }
+        let chains = chains.into_values().map(|chain| async move {
+            let mut results = Vec::with_capacity(chain.len());
+            let mut failed = None;
+            for (place, message) in chain {
+                let result = match &failed {
+                    None => self.publish(topic, message, deadline).await,
+                    Some(error) => Err(EventError::clone(error)),
+                };
+                failed = result.as_ref().err().cloned();
+                results.push((place, result));
+            }
+            results
+        });
+        let mut results: Vec<_> = join_all(chains).await.into_iter().flatten().collect();
+        results.sort_unstable_by_key(|(place, _)| *place);
+        results.into_iter().map(|(_, result)| result).collect()
+    }
+
+    /// What messages have in common that the bus can send together: those of keys with one lane. It is a hint, and may be another
+    /// one with every call.
+    fn lane(&self, topic: Topic, order_key: &str) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (topic, order_key).hash(&mut hasher);
+        hasher.finish()
+    }
 
     /// Makes a subscription of a group; it shares the group's messages with its other subscriptions.
     ///

@@ -43,6 +43,17 @@ pub struct OutboxBacklog {
 /// Rows of a partition that are counted: a backlog of hours must not cost the database minutes.
 pub const COUNTED_MAX: u64 = 20_000;
 
+/// What is to be read of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// Which.
+    pub partition: u16,
+    /// So many of its lowest rows.
+    pub limit: u32,
+    /// Without those with these sequences, in any order: whoever looks knows them.
+    pub except: Vec<u64>,
+}
+
 /// Which published messages are to be published again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplayFilter {
@@ -62,17 +73,24 @@ pub trait Outbox: Send + Sync + 'static {
     /// Changes when something was written through this store; not when another node did.
     fn written(&self) -> watch::Receiver<u64>;
 
-    /// Those of `partitions` that hold something.
-    async fn waiting(&self, partitions: &[u16]) -> MetadataResult<Vec<u16>>;
+    /// The lowest rows of different partitions, those of each partition in the order of their ids and of one moment. One query, as
+    /// far as the database lets it be one.
+    async fn look(&self, looks: &[Look]) -> MetadataResult<Vec<Vec<OutboxRow>>>;
 
-    /// The lowest rows of a partition, in the order of their ids.
-    async fn lowest(&self, partition: u16, limit: u32) -> MetadataResult<Vec<OutboxRow>>;
+    /// The lowest rows of a partition.
+    async fn lowest(&self, partition: u16, limit: u32) -> MetadataResult<Vec<OutboxRow>> {
+        let found = self.look(&[Look { partition, limit, except: Vec::new() }]).await?;
+        Ok(found.into_iter().flatten().collect())
+    }
 
-    /// Takes rows out, by the sequences of their ids. With `keep_at_ms` they can be published again from then on; else they
-    /// are gone.
-    async fn finish(&self, partition: u16, sequences: &[u64], keep_at_ms: Option<u64>) -> MetadataResult<()>;
+    /// Takes rows out, by their partitions and the sequences of their ids, in one transaction. With `keep_at_ms` they can be
+    /// published again from then on; else they are gone.
+    async fn finish(&self, rows: &[(u16, u64)], keep_at_ms: Option<u64>) -> MetadataResult<()>;
 
-    /// What waits in a partition. Its cost follows the number of rows, up to [`COUNTED_MAX`].
+    /// What waits in a partition, without what was published. Its cost follows the number of rows, up to [`COUNTED_MAX`].
+    async fn waiting(&self, partition: u16) -> MetadataResult<OutboxBacklog>;
+
+    /// The same with what was published, which costs as much again.
     async fn backlog(&self, partition: u16) -> MetadataResult<OutboxBacklog>;
 
     /// Forgets published rows: those published before `before_ms`, and the lowest until only `rows_max` are left; at most

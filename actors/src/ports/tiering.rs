@@ -11,6 +11,9 @@
 //! * **A piece is to be deleted from the moment it is reserved** until a commit ([`super::MetadataStore::commit_move`]) takes it
 //!   off the list, in the same transaction that makes it part of a content. So whatever a crash leaves is deleted in the end,
 //!   and nobody has to find out what happened.
+//! * Pieces that an attempt reserved are due when its claim has been over for a grace, as nobody knows what becomes of it; but
+//!   at once when it is known to have ended without effect: postponed, dropped, or overtaken at its commit. They are deleted
+//!   twice in any case, the second time after a pause, since a request that was sent may take effect late.
 //! * A piece that [`TierLedger::due_pieces`] has given out cannot be taken off the list by a commit any more.
 //! * A content that is reclaimed puts its pieces on the list, in the transaction that claims it.
 //! * Attempt numbers are unique and rise.
@@ -83,6 +86,8 @@ pub struct Claim {
     pub now_ms: u64,
     /// When the claim ends, if it is not renewed.
     pub until_ms: u64,
+    /// Whether what is back from a tier for a while stays for now, also if its time is over.
+    pub spares_restored: bool,
 }
 
 /// Moves of one lane.
@@ -135,7 +140,8 @@ pub trait TierLedger: Send + Sync + 'static {
     /// Adds a tier. Fails with `Exists("tier")`.
     async fn add_tier(&self, name: TierName, settings: String, now_ms: u64) -> MetadataResult<TierRecord>;
 
-    /// Replaces the settings of a tier. Fails with `NotFound("tier")`.
+    /// Replaces the settings of a tier, and takes away the claims of its moves: what they were about to store went by the
+    /// settings before. Fails with `NotFound("tier")`.
     async fn change_tier(&self, name: &TierName, settings: String) -> MetadataResult<TierRecord>;
 
     /// Removes a tier that nothing lies in, is to be deleted from or waits for. Fails with `NotFound("tier")`, `TierInUse`.
@@ -161,10 +167,11 @@ pub trait TierLedger: Send + Sync + 'static {
     async fn renew_move(&self, id: u64, attempt: u64, until_ms: u64, pieces_until_ms: u64) -> MetadataResult<()>;
 
     /// Gives a claim back: the move is due again at `due_ms`. With an error it counts as failed; the text is cut off at 1,024
-    /// bytes. Fails with `Superseded`.
+    /// bytes. What the attempt reserved is to be deleted at once. Fails with `Superseded`.
     async fn postpone_move(&self, id: u64, attempt: u64, due_ms: u64, error: Option<&str>) -> MetadataResult<()>;
 
-    /// Forgets a claimed move that has become pointless. Fails with `Superseded`.
+    /// Forgets a claimed move that has become pointless. What the attempt reserved is to be deleted at once. Fails with
+    /// `Superseded`.
     async fn drop_move(&self, id: u64, attempt: u64) -> MetadataResult<()>;
 
     /// Moves by number, those after `after`, at most `limit`; of one lane or of all. For operators.
@@ -173,7 +180,8 @@ pub trait TierLedger: Send + Sync + 'static {
     /// What waits, by lane; lanes without any are left out.
     async fn move_backlog(&self, now_ms: u64) -> MetadataResult<Vec<LaneBacklog>>;
 
-    /// Makes all moves of a lane that failed due now; returns how many. For operators who have mended a tier.
+    /// Makes all moves of a lane that failed due now, and what a clock that was ahead has put off: moves, claims and deletions that
+    /// are weeks away, but no ends of restores. Returns how many moves. For operators who have mended a tier or a clock.
     async fn retry_moves(&self, lane: &TierName, now_ms: u64) -> MetadataResult<u64>;
 
     // --- pieces ----------------------------------------------------------------------------------------------------

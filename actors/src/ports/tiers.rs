@@ -142,6 +142,15 @@ pub trait Tiers: Send + Sync + 'static {
         Ok(self.names().contains(name))
     }
 
+    /// A tier by the settings that it has now, looked up anew: what is put into a tier must not go where others led that were
+    /// changed through another node.
+    ///
+    /// # Errors
+    /// As [`Self::tier`]; [`TierError::Unavailable`] when that cannot be found out, or nothing is reached by them yet.
+    async fn fresh(&self, name: &TierName) -> TierResult<Arc<dyn ColdTier>> {
+        self.tier(name)
+    }
+
     /// The names of all that are set up, sorted, those included that cannot be reached.
     fn names(&self) -> Vec<TierName>;
 }
@@ -189,6 +198,11 @@ pub trait ColdTier: Send + Sync + 'static {
     /// # Errors
     /// [`TierError::NotFound`], [`TierError::Corrupt`], [`TierError::Unavailable`], [`TierError::Denied`]; the body too.
     async fn get(&self, name: &PieceName, range: Range<u64>) -> TierResult<ColdBody>;
+
+    /// Whether no part that [`ColdTier::get`] gives is a slice of a larger buffer: who keeps one then keeps nothing else with it.
+    fn parts_own_their_buffers(&self) -> bool {
+        false
+    }
 
     /// Bytes of this piece that [`ColdTier::get`] gave are not those that were stored. Where there are several copies, the next
     /// `get` of it begins with another one. Never waits.

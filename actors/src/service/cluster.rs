@@ -194,6 +194,11 @@ impl ClusterHandle {
         self.context.shared.comparison_wanted.send_modify(|wanted| *wanted += 1);
     }
 
+    /// Whether this node makes no repairs.
+    pub fn repairs_paused(&self) -> bool {
+        *self.context.shared.repairs_paused.borrow()
+    }
+
     /// Stops this node's repairs after those at hand. Joins go on.
     pub fn pause_repairs(&self) {
         self.context.shared.repairs_paused.send_replace(true);

@@ -255,14 +255,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
-
-    async fn eventually(holds: impl Fn() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !holds() {
-            assert!(Instant::now() < deadline, "it does not come true");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
+    use crate::wait::eventually;
 
     #[tokio::test]
     async fn loop_that_ends_panics_or_is_killed_is_started_again() {
@@ -280,9 +273,9 @@ mod tests {
             .boxed()
         };
         let loops = start(vec![LoopSpec { name: "test", run: Arc::new(run) }], TooOften::rest()).await.unwrap();
-        eventually(|| starts.load(Ordering::SeqCst) == 3).await;
+        eventually("it runs a third time", || starts.load(Ordering::SeqCst) == 3).await;
         assert!(loops.kill_actor("test"));
-        eventually(|| starts.load(Ordering::SeqCst) == 4).await;
+        eventually("it runs a fourth time", || starts.load(Ordering::SeqCst) == 4).await;
         loops.stop(Duration::from_secs(5)).await;
     }
 
@@ -298,10 +291,10 @@ mod tests {
         let rule = TooOften::Fail(RestartBudget::new(2, 60_000), Arc::new(move |why| heard.lock().push(why)));
         let pending = LoopSpec { name: "well", run: Arc::new(|| std::future::pending().boxed()) };
         let loops = start(vec![pending, LoopSpec { name: "ill", run: Arc::new(run) }], rule).await.unwrap();
-        eventually(|| !told.lock().is_empty()).await;
+        eventually("it is told", || !told.lock().is_empty()).await;
         assert_eq!(starts.load(Ordering::SeqCst), 3);
         assert_eq!(*told.lock(), ["the ill actor failed too often: it cannot"]);
         loops.stop(Duration::from_secs(5)).await;
-        eventually(|| told.lock().len() == 2).await;
+        eventually("the end is told", || told.lock().len() == 2).await;
     }
 }

@@ -6,12 +6,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::process::{Process, free_port};
+use super::process::{Process, free_port, wait_until};
 use crate::certificates::Authority;
 
 const INSTALL: &str =
@@ -130,15 +130,12 @@ impl Mariadb {
             .args(&self.arguments);
         let process = Process::start_logged(&mut server, &self.dir.path().join("log"));
         self.running = Some(process.unwrap_or_else(|e| panic!("mariadbd: {e}; {INSTALL}")));
-        let deadline = Instant::now() + START_PATIENCE;
-        while !self.serves() {
-            assert!(
-                Instant::now() < deadline && self.running.as_mut().is_some_and(|process| process.ended().is_none()),
-                "MariaDB does not serve:\n{}",
-                fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let log = self.dir.path().join("log");
+        wait_until("MariaDB serves", START_PATIENCE, &log, || {
+            let runs = self.running.as_mut().is_some_and(|process| process.ended().is_none());
+            assert!(runs, "MariaDB ended:\n{}", fs::read_to_string(&log).unwrap_or_default());
+            self.serves()
+        });
     }
 
     /// Whether it greets.

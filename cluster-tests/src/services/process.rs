@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -35,6 +36,20 @@ pub fn free_port() -> u16 {
         }
     }
     panic!("no port of {PORTS:?} is free");
+}
+
+/// Waits until a service that was started is as `what` says. Blocks.
+///
+/// # Panics
+/// When it is not within `patience`; what it wrote to `log` is shown.
+pub fn wait_until(what: &str, patience: Duration, log: &Path, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
+    while !holds() {
+        if Instant::now() > deadline {
+            panic!("not within {patience:?}: {what}\n{}", std::fs::read_to_string(log).unwrap_or_default());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// A child process; killed when dropped.

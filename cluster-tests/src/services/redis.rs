@@ -3,12 +3,12 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::process::{Process, free_port};
+use super::process::{Process, free_port, wait_until};
 
 const INSTALL: &str = "these tests need Redis: apt-get install --no-install-recommends redis-server";
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -68,14 +68,7 @@ impl Server {
         }
         let process = Process::start_logged(&mut command, &self.dir.path().join("log"));
         self.running = Some(process.unwrap_or_else(|e| panic!("cannot start redis-server ({e}); {INSTALL}")));
-        let deadline = Instant::now() + START_PATIENCE;
-        while !self.serves() {
-            if Instant::now() > deadline {
-                let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-                panic!("Redis does not serve after {START_PATIENCE:?}:\n{log}\n{INSTALL}");
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_until("Redis serves", START_PATIENCE, &self.dir.path().join("log"), || self.serves());
     }
 
     fn serves(&self) -> bool {

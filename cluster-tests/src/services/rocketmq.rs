@@ -10,6 +10,7 @@
 //! | `mappedFileSizeCommitLog`, `…ConsumeQueue`, `…TimerLog`, `maxIndexNum`, `maxHashSlotNum` | files of MiB, not GiB |
 //! | `listenPort`, `haListenPort`, and the port two below `listenPort` | the three that a broker listens on |
 //! | `brokerIP1=127.0.0.1`, `bindAddress` | what the name server tells clients, and where it listens |
+//! | `-Dtls.…` ([`Tls`]) | encrypted like in production, where a test wants it |
 //! | `storePathRootDir`, `-Drocketmq.home.dir`, `-Duser.home` | nothing outside of the directory, logs neither |
 //! | `diskMaxUsedSpaceRatio=95` | a full test machine is not a full broker |
 //! | `authenticationEnabled` and its like | users, as in production |
@@ -23,12 +24,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::process::{Process, free_port};
+use super::process::{Process, free_port, wait_until};
 
 /// The user that brokers know.
 pub const ACCESS_KEY: &str = "holdfast";
@@ -40,9 +41,32 @@ pub const INSTALL: &str = "these tests need RocketMQ's jars: mvn -B -q -f cluste
      dependency:copy-dependencies -DoutputDirectory=$PWD/target/cluster-tests/rocketmq";
 const START_PATIENCE: Duration = Duration::from_secs(90);
 
+/// What both servers show of themselves: then they take TLS and nothing else. All PEM.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Their certificate, for 127.0.0.1.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+    /// Whom their clients are to trust.
+    pub ca: String,
+}
+
+/// What differs from an unencrypted broker that stores in a directory of its own.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    /// Where the broker stores.
+    pub store: Option<PathBuf>,
+    /// How connections are encrypted.
+    pub tls: Option<Tls>,
+    /// Further lines of the broker's configuration.
+    pub broker: &'static str,
+}
+
 /// A name server and a broker.
 #[derive(Debug)]
 pub struct RocketMq {
+    tls: bool,
     name_server_port: u16,
     broker_port: u16,
     name_server: Option<Process>,
@@ -82,18 +106,18 @@ impl RocketMq {
     /// # Panics
     /// When that takes too long.
     pub fn start() -> Self {
-        Self::start_storing_in(None)
+        Self::start_with(Setup::default())
     }
 
-    /// The same with the broker's store in a directory of the caller's.
+    /// The same with something different. One that takes TLS only is not asked whether it knows the broker.
     ///
     /// # Panics
     /// When that takes too long.
-    pub fn start_storing_in(store: Option<&Path>) -> Self {
+    pub fn start_with(setup: Setup) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (name_server_port, broker_port, ha_port) = (free_port(), broker_port(), free_port());
-        let own = dir.path().join("store");
-        let store = store.unwrap_or(&own).display();
+        let store = setup.store.unwrap_or_else(|| dir.path().join("store"));
+        let (store, more) = (store.display(), setup.broker);
         let home = dir.path().display();
         std::fs::write(
             dir.path().join("namesrv.conf"),
@@ -116,27 +140,39 @@ impl RocketMq {
                  innerClientAuthenticationCredentials={inner}\n\
                  authenticationProvider=org.apache.rocketmq.auth.authentication.provider.DefaultAuthenticationProvider\n\
                  authenticationMetadataProvider=\
-                 org.apache.rocketmq.auth.authentication.provider.LocalAuthenticationMetadataProvider\n"
+                 org.apache.rocketmq.auth.authentication.provider.LocalAuthenticationMetadataProvider\n{more}\n"
             ),
         )
         .unwrap();
-        let mut service = Self { name_server_port, broker_port, name_server: None, broker: None, dir };
+        if let Some(tls) = &setup.tls {
+            for (name, pem) in [("cert.pem", &tls.certificate), ("key.pem", &tls.key), ("ca.pem", &tls.ca)] {
+                std::fs::write(dir.path().join(name), pem).unwrap();
+            }
+            // The broker is a client of the name server, and looks at its certificate.
+            let settings = format!(
+                "tls.test.mode.enable=false\ntls.server.need.client.auth=none\ntls.server.authClient=false\n\
+                 tls.server.certPath={home}/cert.pem\ntls.server.keyPath={home}/key.pem\n\
+                 tls.client.authServer=true\ntls.client.trustCertPath={home}/ca.pem\n"
+            );
+            std::fs::write(dir.path().join("tls.properties"), settings).unwrap();
+        }
+        let tls = setup.tls.is_some();
+        let mut service = Self { tls, name_server_port, broker_port, name_server: None, broker: None, dir };
         service.name_server = Some(service.java(&["-Xms32m", "-Xmx96m"], "namesrv.NamesrvStartup", "namesrv.conf"));
         service.wait_for(name_server_port, "the name server");
         service.restart_broker();
-        service.wait_until_registered();
+        if !tls {
+            service.wait_until_registered();
+        }
         service
     }
 
     /// A broker that serves has not always been heard of yet: on a busy machine its first registration comes too late, and the
     /// next one half a minute later.
     fn wait_until_registered(&self) {
-        let deadline = Instant::now() + START_PATIENCE;
-        while !self.known_brokers().is_ok_and(|answer| answer.contains("broker-a")) {
-            let log = || std::fs::read_to_string(self.log()).unwrap_or_default();
-            assert!(Instant::now() < deadline, "the name server knows no broker after {START_PATIENCE:?}:\n{}", log());
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        wait_until("the name server knows the broker", START_PATIENCE, &self.log(), || {
+            self.known_brokers().is_ok_and(|answer| answer.contains("broker-a"))
+        });
     }
 
     /// What the name server answers to `GET_BROKER_CLUSTER_INFO`. A frame is its length, the length of its head, the head as
@@ -164,6 +200,7 @@ impl RocketMq {
             .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"])
             .arg(format!("-Duser.home={home}"))
             .arg(format!("-Drocketmq.home.dir={home}"))
+            .args(self.tls_arguments())
             .args(["-cp", &format!("{}/*", jars().display())])
             .args([&format!("org.apache.rocketmq.{class}"), "-c"])
             .arg(self.dir.path().join(config))
@@ -172,18 +209,23 @@ impl RocketMq {
         process.unwrap_or_else(|error| panic!("cannot start java ({error}); {INSTALL}"))
     }
 
+    /// For servers and clients alike, if they use TLS.
+    fn tls_arguments(&self) -> Vec<String> {
+        let file = format!("-Dtls.config.file={}/tls.properties", self.dir.path().display());
+        let switches = ["-Dtls.server.mode=enforcing", "-Dtls.enable=true", "-Dtls.test.mode.enable=false"];
+        let switches = switches.into_iter().map(str::to_owned).chain([file]);
+        if self.tls { switches.collect() } else { Vec::new() }
+    }
+
     fn log(&self) -> PathBuf {
         self.dir.path().join("log")
     }
 
     fn wait_for(&self, port: u16, what: &str) {
-        let deadline = Instant::now() + START_PATIENCE;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        while TcpStream::connect_timeout(&addr, Duration::from_secs(1)).is_err() {
-            let log = || std::fs::read_to_string(self.log()).unwrap_or_default();
-            assert!(Instant::now() < deadline, "{what} does not serve after {START_PATIENCE:?}:\n{}", log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        wait_until(&format!("{what} serves"), START_PATIENCE, &self.log(), || {
+            TcpStream::connect_timeout(&addr, Duration::from_secs(1)).is_ok()
+        });
     }
 
     /// For clients.
@@ -206,12 +248,7 @@ impl RocketMq {
         let before = said(&self.log());
         let memory = ["-Xms128m", "-Xmx256m", "-XX:MaxDirectMemorySize=1g"];
         self.broker = Some(self.java(&memory, "broker.BrokerStartup", "broker.conf"));
-        let deadline = Instant::now() + START_PATIENCE;
-        while said(&self.log()) == before {
-            let log = || std::fs::read_to_string(self.log()).unwrap_or_default();
-            assert!(Instant::now() < deadline, "the broker does not serve after {START_PATIENCE:?}:\n{}", log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        wait_until("the broker says that it serves", START_PATIENCE, &self.log(), || said(&self.log()) != before);
         self.wait_for(self.broker_port, "the broker");
     }
 
@@ -257,6 +294,7 @@ impl JavaConsumer {
         let mut java = Command::new("java");
         java.args(["-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .arg(format!("-Duser.home={}", service.dir.path().display()))
+            .args(service.tls_arguments())
             .args(["-cp", &format!("{}/*", jars().display())])
             .arg(source)
             .args([&service.name_servers(), topic, group, "*", ACCESS_KEY, SECRET_KEY])

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::process::{Process, free_port};
+use super::process::{Process, free_port, wait_until};
 
 const JARS: [&str; 2] = ["/usr/share/java/zookeeper.jar", "/usr/share/java/slf4j-simple.jar"];
 const INSTALL: &str = "these tests need ZooKeeper: apt-get install --no-install-recommends zookeeper";
@@ -76,14 +76,7 @@ impl Server {
     /// # Panics
     /// When that takes too long.
     pub fn wait_until_it_serves(&self) {
-        let deadline = Instant::now() + START_PATIENCE;
-        while self.mode().is_none() {
-            if Instant::now() > deadline {
-                let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
-                panic!("ZooKeeper does not serve after {START_PATIENCE:?}:\n{log}\n{INSTALL}");
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        wait_until("ZooKeeper serves", START_PATIENCE, &self.dir.join("log"), || self.mode().is_some());
     }
 }
 

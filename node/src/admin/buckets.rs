@@ -8,7 +8,7 @@ use holdfast_protocol::admin::{Bucket, ErrorBody, NewBucket, Page, SetStorageCla
 use holdfast_protocol::tiers::STANDARD;
 
 use super::error::Body;
-use super::server::{List, ListQuery};
+use super::page::{List, Params};
 use super::{AdminState, ApiError};
 
 fn to_api(bucket: &metadata::Bucket) -> Bucket {
@@ -36,11 +36,13 @@ fn to_api(bucket: &metadata::Bucket) -> Bucket {
         (status = "default", description = "An error", body = ErrorBody),
     )
 )]
-pub(super) async fn list(State(state): State<AdminState>, query: ListQuery) -> Result<Json<Page<Bucket>>, ApiError> {
-    let List { after, limit, user } = query.0;
-    let buckets = state.metadata.list_buckets(user.as_deref(), after.as_deref(), limit + 1).await?;
-    let items = buckets.iter().map(|bucket| to_api(bucket)).collect();
-    Ok(Json(super::server::page(items, limit, |bucket| bucket.name.clone())))
+pub(super) async fn list(
+    State(state): State<AdminState>,
+    Params(list): Params<List>,
+) -> Result<Json<Page<Bucket>>, ApiError> {
+    let asked = list.asked()?;
+    let buckets = state.metadata.list_buckets(list.user.as_deref(), asked.after.as_deref(), asked.fetch()).await?;
+    Ok(Json(asked.page(buckets.iter().map(|bucket| to_api(bucket)).collect(), |bucket| bucket.name.clone())))
 }
 
 /// One bucket.

@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use futures::future::join_all;
-use holdfast_actors::domain::placement::{ShardHealth, assign};
+use holdfast_actors::domain::placement::ShardHealth;
 use holdfast_actors::flow::cluster_view::ClusterView;
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::coordination::{
@@ -21,19 +20,20 @@ use holdfast_protocol::admin::{
 };
 use holdfast_protocol::cluster::LayoutDocument;
 use holdfast_protocol::{NodeId, ShardId};
-use parking_lot::Mutex;
 
 use super::error::Body;
 use super::{AdminState, ApiError, nodes};
+
+mod others;
+
+use others::movement;
+pub use others::{KnownOthers, Settled};
 
 /// How often a change of the layout is tried again when somebody else was faster.
 const LAYOUT_TRIES: usize = 8;
 
 /// Bounds of a token's validity.
 const TOKEN_SECONDS: std::ops::RangeInclusive<u32> = 60..=86_400;
-
-/// How long a peer that is not accepted is given to show that it is.
-const PEER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How many shards a message names.
 const SHARDS_NAMED: usize = 8;
@@ -67,15 +67,14 @@ pub struct ClusterAdmin {
     pub settled: Settled,
     /// The last answer to which repairs wait, and when it was asked for.
     pub backlog: KnownBacklog,
+    /// What was found out of the other nodes last.
+    pub others: KnownOthers,
     /// Whether this node uses a cache that the nodes share.
     pub has_cache: bool,
 }
 
 /// Repairs that wait by node, as they were at a moment; `None`: metadata did not answer.
 pub type KnownBacklog = tokio::sync::Mutex<Option<(Instant, Option<BTreeMap<NodeId, u64>>)>>;
-
-/// For which version of the layout and which shard map something was found out, and what.
-pub type Settled = Mutex<Option<(u64, Arc<ShardMap>, bool)>>;
 
 impl AdminState {
     /// The cluster.
@@ -144,9 +143,14 @@ impl ClusterAdmin {
         let unplaced = (self.identity.shard_count as usize).saturating_sub(map.shards.len());
         if unplaced > 0 {
             let why = self.actors.controller().and_then(|controller| controller.placement_error);
-            let why = why
-                .unwrap_or_else(|| "apply a layout with `holdfast layout assign` and `holdfast layout apply`".into());
-            add("not_placed", format!("{unplaced} shards have no place yet: {why}"));
+            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+            add(
+                "not_placed",
+                format!(
+                    "{unplaced} shards have no place yet{why}. `holdfast layout assign --all-new` and `holdfast layout apply` \
+                     give them nodes"
+                ),
+            );
         }
         let poor: Vec<ShardId> = map
             .shards
@@ -160,11 +164,12 @@ impl ClusterAdmin {
         reasons
     }
 
-    /// Shards that would have no write quorum, or lose the copy of a joiner, without this node.
-    pub(super) fn depend_on_me(&self) -> Vec<ShardId> {
+    /// Shards that would have no write quorum, or lose the copy of a joiner, without this node, and without those that are
+    /// `silent`.
+    pub(super) fn depend_on_me(&self, silent: &BTreeSet<NodeId>) -> Vec<ShardId> {
         let me = self.me();
         let map = self.shards();
-        let other = |node: &NodeId| *node != me && self.view.is_alive(*node);
+        let other = |node: &NodeId| *node != me && self.view.is_alive(*node) && !silent.contains(node);
         let depends = |state: &holdfast_protocol::cluster::ShardState| {
             let members = state.members.iter().filter(|node| other(node)).count();
             let all = state.write_set().filter(other).count();
@@ -172,34 +177,6 @@ impl ClusterAdmin {
             state.is_member(me) && (no_quorum || !state.joining.is_empty()) || state.is_joining(me)
         };
         map.shards.iter().filter(|(_, state)| depends(&state.value)).map(|(shard, _)| *shard).collect()
-    }
-
-    /// Whether the shards are to be where the layout in force wants them. Right after it was applied they are not: the
-    /// controller has yet to hear of it.
-    async fn is_taken_up(&self) -> bool {
-        let Some(document) = self.coordination.watch_layout().borrow().clone() else { return false };
-        let (version, map) = (document.value.version, self.shards());
-        if let Some((known, of, answer)) = &*self.settled.lock()
-            && *known == version
-            && Arc::ptr_eq(of, &map)
-        {
-            return *answer;
-        }
-        let targets: Vec<Vec<NodeId>> = map.shards.values().map(|state| state.value.target.clone()).collect();
-        let layout = document.value.applied.clone();
-        // What meets the layout already is what the least movement leaves as it is.
-        let planned = tokio::task::spawn_blocking(move || {
-            assign(&layout, &BTreeSet::new(), &targets).is_ok_and(|wanted| wanted == targets)
-        });
-        let answer = planned.await.unwrap_or(false);
-        *self.settled.lock() = Some((version, map, answer));
-        answer
-    }
-
-    /// Shards that no comparison has proven, wherever it was made, with why not.
-    async fn unproven(&self) -> Vec<(ShardId, String)> {
-        let verdicts = self.actors.verified_everywhere().await;
-        verdicts.into_iter().filter_map(|(shard, verdict)| Some((shard, verdict.err()?))).collect()
     }
 
     /// Changes the layout document; `change` is done again on what somebody else stored in between.
@@ -282,7 +259,9 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Clust
     let shards = cluster.summary();
     let mut reasons = cluster.reasons();
     if let Some(controller) = cluster.actors.controller() {
-        reasons.extend(controller.placement_error.map(|error| Reason { code: "no_placement".into(), message: error }));
+        // Of shards that have no place at all it has been told above.
+        let error = controller.placement_error.filter(|_| shards.unplaced == 0);
+        reasons.extend(error.map(|error| Reason { code: "no_placement".into(), message: error }));
         let lost: Vec<ShardId> = controller.last_replica_lost.into_iter().collect();
         if !lost.is_empty() {
             let message =
@@ -290,27 +269,45 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Clust
             reasons.push(Reason { code: "data_lost".into(), message });
         }
     }
-    let absent = nodes::list_of(&state, &backlog).into_iter().filter(|node| node.in_layout && node.state == "absent");
-    let absent: Vec<String> = absent.map(|node| node.id).collect();
-    if !absent.is_empty() {
-        reasons.push(Reason { code: "absent".into(), message: format!("not here: {}", absent.join(", ")) });
-    }
+    let nodes = nodes::list_of(&state, &backlog);
+    reasons.extend(cluster.absent(&nodes));
     if let Some(waiting) = repairs.filter(|waiting| *waiting > 0) {
-        reasons.push(Reason { code: "repairs".into(), message: format!("{waiting} repairs wait") });
+        let message = if waiting == 1 { "1 repair waits".to_owned() } else { format!("{waiting} repairs wait") };
+        reasons.push(Reason { code: "repairs".into(), message });
+    }
+    if cluster.actors.repairs_paused() {
+        let message = format!("node {} makes no repairs: `holdfast repair resume` there ends that", cluster.me());
+        reasons.push(Reason { code: "repairs_paused".into(), message });
     }
     if repairs.is_none() {
-        reasons.push(Reason { code: "no_metadata".into(), message: "metadata does not answer".into() });
+        let message = "metadata does not answer: look at the server of metadata.url, and the way to it".into();
+        reasons.push(Reason { code: "no_metadata".into(), message });
     }
-    let mut health = overall(&shards, repairs, cluster.view.is_owner());
+    let session = *cluster.coordination.session().borrow();
+    if session == SessionState::Suspended {
+        let message =
+            "this node has no connection to ZooKeeper (cluster.zookeeper): what follows is as it was last seen";
+        reasons.push(Reason { code: "coordination_lost".into(), message: message.into() });
+    }
+    let mut health = overall(&shards, repairs, cluster.view.is_owner() && session == SessionState::Connected);
+    reasons.extend(movement(&nodes));
     if health == "healthy" && !cluster.is_taken_up().await {
         health = "moving";
         let message = format!("the shards are not placed by layout version {layout_version} yet");
         reasons.push(Reason { code: "layout_pending".into(), message });
     }
-    for (node, why) in refusals(cluster).await {
-        if health == "healthy" {
-            health = "degraded";
-        }
+    // Asked before the refusals are looked at, since those that were noticed may be over.
+    let silent = cluster.silent().await;
+    let refused: BTreeMap<NodeId, String> =
+        cluster.peers.refusals().into_iter().filter(|(node, _)| cluster.view.is_alive(*node)).collect();
+    if health == "healthy" && !(silent.is_empty() && refused.is_empty()) {
+        health = "degraded";
+    }
+    for (node, why) in silent.into_iter().filter(|(node, _)| !refused.contains_key(node)) {
+        let message = format!("node {node} is registered, but does not answer this node: {why}");
+        reasons.push(Reason { code: "no_answer".into(), message });
+    }
+    for (node, why) in refused {
         let message = format!("node {node} and this node do not accept each other: {why}");
         reasons.push(Reason { code: "peer_refused".into(), message });
     }
@@ -340,33 +337,25 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Clust
         cluster_id: cluster.identity.id.to_string(),
         created_ms: cluster.identity.created_ms,
         node_id: cluster.me().to_string(),
-        session: session_name(*cluster.coordination.session().borrow()).into(),
+        session: session_name(session).into(),
         controller,
         replication_factor,
         layout_version,
         staged_changes: staged as u32,
         health: health.into(),
         reasons,
-        nodes: nodes::list_of(&state, &backlog),
+        nodes,
         shards,
         repairs,
         cache,
     }))
 }
 
-/// The peers that are here and do not accept this node, or are not accepted by it, with why. What was noticed may be over, and
-/// there may be nothing else that this node wants of them: so they are asked.
-async fn refusals(cluster: &ClusterAdmin) -> Vec<(NodeId, String)> {
-    let found = || cluster.peers.refusals().into_iter().filter(|(node, _)| cluster.view.is_alive(*node));
-    let asked = found().map(|(node, _)| tokio::time::timeout(PEER_PATIENCE, cluster.peers.health(node)));
-    join_all(asked).await;
-    found().collect()
-}
-
-/// The word for it. A node that cannot prove its membership knows nothing for certain.
-fn overall(shards: &ShardSummary, repairs: Option<u64>, is_owner: bool) -> &'static str {
+/// The word for it. A node that cannot prove its membership, or hears nothing from the coordination service, knows nothing for
+/// certain.
+fn overall(shards: &ShardSummary, repairs: Option<u64>, is_informed: bool) -> &'static str {
     match (shards, repairs) {
-        _ if !is_owner => "unknown",
+        _ if !is_informed => "unknown",
         (shards, _) if shards.unavailable > 0 => "unavailable",
         (shards, _) if shards.no_quorum > 0 || shards.unplaced > 0 => "no_quorum",
         (_, None) => "unknown",

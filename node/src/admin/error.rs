@@ -99,6 +99,12 @@ impl From<MetadataError> for ApiError {
             | MetadataError::StaleEpoch { .. } => ErrorCode::Unavailable,
             _ => ErrorCode::Internal,
         };
+        if let MetadataError::Unavailable(_) = error {
+            return Self::new(
+                code,
+                format!("{error}: is the database up, and does this node reach it (metadata.url)?"),
+            );
+        }
         Self::new(code, error.to_string())
     }
 }
@@ -113,6 +119,10 @@ impl From<CoordinationError> for ApiError {
             }
             _ => ErrorCode::Internal,
         };
+        if matches!(error, CoordinationError::Unavailable(_) | CoordinationError::SessionExpired) {
+            let message = format!("{error}: does this node reach ZooKeeper (cluster.zookeeper)?");
+            return Self::new(code, message);
+        }
         Self::new(code, error.to_string())
     }
 }

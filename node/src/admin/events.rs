@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use holdfast_actors::domain::events::event_key;
 use holdfast_actors::flow::relay::{RelayOwner, RelayStatus};
 use holdfast_actors::ports::events::{EventError, Position, Topic};
@@ -18,10 +17,13 @@ use holdfast_protocol::events::PARTITIONS;
 use serde::Deserialize;
 
 use super::error::Body;
+use super::page::{self, Params};
 use super::{AdminState, ApiError};
 
 /// Rows that one transaction of a replay moves.
 const REPLAY_BATCH: u32 = 500;
+/// Events on a page.
+const LIMIT_DEFAULT: u32 = 100;
 /// The longest wait for an event.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
@@ -108,7 +110,7 @@ pub(super) struct Tail {
     after: Option<String>,
     #[serde(default)]
     oldest: bool,
-    limit: Option<usize>,
+    limit: Option<u32>,
     wait_ms: Option<u64>,
 }
 
@@ -129,9 +131,8 @@ pub(super) struct Tail {
 )]
 pub(super) async fn tail(
     State(state): State<AdminState>,
-    query: Result<Query<Tail>, QueryRejection>,
+    Params(tail): Params<Tail>,
 ) -> Result<Json<EventsPage>, ApiError> {
-    let Query(tail) = query?;
     let topic = tail.topic.as_deref().map_or(Ok(Topic::Objects), str::parse)?;
     if topic == Topic::Objects && !state.events.on {
         return Err(ApiError::not_possible("changes of objects are told to nobody: set events.rocketmq"));
@@ -142,7 +143,8 @@ pub(super) async fn tail(
         (None, false) => Position::Newest,
     };
     let wait = Duration::from_millis(tail.wait_ms.unwrap_or(0)).min(WAIT_MAX);
-    let page = state.events.bus.read(topic, from, tail.limit.unwrap_or(100).clamp(1, 1_000), wait).await?;
+    let limit = page::limit(tail.limit, LIMIT_DEFAULT) as usize;
+    let page = state.events.bus.read(topic, from, limit, wait).await?;
     let events = page.messages.into_iter().map(|message| EventInfo {
         id: message.id.to_string(),
         tag: message.tag,

@@ -1,5 +1,5 @@
 //! `/health/…` and `/metrics`: no token, no metadata, no disk; they answer from memory even when all else hangs. Only
-//! `/health/maintenance` of a node in a cluster asks metadata for repairs, with a time limit.
+//! `/health/maintenance` of a node in a cluster asks metadata for repairs and other nodes for comparisons, with time limits.
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -83,7 +83,8 @@ pub(super) fn tiers_down(tiers: &TierRegistry) -> Vec<Reason> {
 /// Whether this node may be stopped without losing availability.
 ///
 /// Of a node that runs alone nobody takes over the work, so the answer is 412 for as long as it serves requests. In a cluster
-/// it is 412 while some shard would have no write quorum without this node, or copies and repairs are under way that need it.
+/// it is 412 while some shard would have no write quorum without this node, copies and repairs are under way that need it, or
+/// the other members of its shards are not proven to hold the same.
 #[utoipa::path(
     get, path = "/health/maintenance", tag = "health", security(()),
     responses(
@@ -110,7 +111,8 @@ async fn in_cluster(state: &AdminState, cluster: &ClusterAdmin) -> Maintenance {
     if !cluster.view.is_owner() {
         return needed("this node cannot prove its membership, so it does not know who could take over", &[]);
     }
-    let shards = cluster.depend_on_me();
+    let others = cluster.others_of_late().await;
+    let shards = cluster.depend_on_me(&others.silent);
     if !shards.is_empty() {
         let message =
             format!("{} shards would lose their write quorum or a copy under way: {}", shards.len(), named(&shards));
@@ -119,14 +121,26 @@ async fn in_cluster(state: &AdminState, cluster: &ClusterAdmin) -> Maintenance {
     match nodes::backlog_of_late(state, cluster).await {
         None => needed("metadata does not answer, so it is not known whether repairs wait that need this node", &[]),
         Some(backlog) => match backlog.iter().filter(|(node, _)| **node != cluster.me()).map(|(_, n)| n).sum::<u64>() {
-            0 => Maintenance {
-                safe_to_stop: true,
-                message: "every shard keeps its write quorum without this node".into(),
-                shards: vec![],
-            },
+            0 => proven(&others.unproven),
             waiting => needed(&format!("{waiting} repairs of other nodes wait, which may need this node"), &[]),
         },
     }
+}
+
+/// Whether the other members are known to have what this node has. A disk that was replaced takes part in quorums at once,
+/// and what was on it is on fewer disks than the map says until a comparison has found no difference.
+fn proven(unproven: &[ShardId]) -> Maintenance {
+    if unproven.is_empty() {
+        let message = "every shard keeps its write quorum without this node".into();
+        return Maintenance { safe_to_stop: true, message, shards: vec![] };
+    }
+    let message = format!(
+        "{} shards of this node are not proven to hold the same on their other members yet: {}; `holdfast cluster status \
+         --wait` waits for that",
+        unproven.len(),
+        named(unproven)
+    );
+    needed(&message, unproven)
 }
 
 fn needed(message: &str, shards: &[ShardId]) -> Maintenance {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::journal::{AuditFilter, ErrorFilter};
@@ -12,6 +12,7 @@ use holdfast_protocol::journal::{AuditRecord, DeadLetter, Entry, ErrorKind, Erro
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use super::page::{self, Asked, Params};
 use super::{AdminState, ApiError};
 
 /// How long a message may take to be published again.
@@ -20,15 +21,9 @@ const PUBLISH_MAX: Duration = Duration::from_secs(10);
 /// Entries on a page.
 const LIMIT_DEFAULT: u32 = 100;
 
-fn limit(asked: Option<u32>) -> u32 {
-    asked.unwrap_or(LIMIT_DEFAULT).clamp(1, 1_000)
-}
-
-/// A place that a page was told to go on at.
-fn place(after: Option<&str>) -> Result<Option<u64>, ApiError> {
-    after
-        .map(|after| after.parse().map_err(|_| ApiError::invalid("`after` is the `next` of the page before")))
-        .transpose()
+/// A page of numbered things.
+fn asked(after: Option<&str>, limit: Option<u32>) -> Result<Asked<u64>, ApiError> {
+    Asked::new(after, page::limit(limit, LIMIT_DEFAULT))
 }
 
 /// Which errors are asked for.
@@ -66,17 +61,16 @@ fn kind(name: &str) -> Result<ErrorKind, ApiError> {
 )]
 pub(super) async fn errors(
     State(state): State<AdminState>,
-    query: Result<Query<ErrorQuery>, axum::extract::rejection::QueryRejection>,
+    Params(query): Params<ErrorQuery>,
 ) -> Result<Json<Page<Entry<ErrorRecord>>>, ApiError> {
-    let Query(query) = query?;
     let filter = ErrorFilter {
         since_ms: query.since_ms.unwrap_or(0),
         node: query.node,
         kind: query.kind.as_deref().map(kind).transpose()?,
     };
-    let limit = limit(query.limit);
-    let found = state.journal.errors(&filter, place(query.after.as_deref())?, limit + 1).await?;
-    Ok(Json(super::server::page(found, limit, |entry| entry.number.to_string())))
+    let asked = asked(query.after.as_deref(), query.limit)?;
+    let found = state.journal.errors(&filter, asked.after, asked.fetch()).await?;
+    Ok(Json(asked.page(found, |entry| entry.number)))
 }
 
 /// Which entries of the audit log are asked for.
@@ -107,13 +101,12 @@ pub(super) struct AuditQuery {
 )]
 pub(super) async fn audit(
     State(state): State<AdminState>,
-    query: Result<Query<AuditQuery>, axum::extract::rejection::QueryRejection>,
+    Params(query): Params<AuditQuery>,
 ) -> Result<Json<Page<Entry<AuditRecord>>>, ApiError> {
-    let Query(query) = query?;
     let filter = AuditFilter { since_ms: query.since_ms.unwrap_or(0), node: query.node, action_prefix: query.action };
-    let limit = limit(query.limit);
-    let found = state.journal.audit(&filter, place(query.after.as_deref())?, limit + 1).await?;
-    Ok(Json(super::server::page(found, limit, |entry| entry.number.to_string())))
+    let asked = asked(query.after.as_deref(), query.limit)?;
+    let found = state.journal.audit(&filter, asked.after, asked.fetch()).await?;
+    Ok(Json(asked.page(found, |entry| entry.number)))
 }
 
 /// A page of dead letters.
@@ -138,12 +131,11 @@ pub(super) struct DeadQuery {
 )]
 pub(super) async fn dead_list(
     State(state): State<AdminState>,
-    query: Result<Query<DeadQuery>, axum::extract::rejection::QueryRejection>,
+    Params(query): Params<DeadQuery>,
 ) -> Result<Json<Page<DeadLetter>>, ApiError> {
-    let Query(query) = query?;
-    let limit = limit(query.limit);
-    let found = state.journal.dead_letters(place(query.after.as_deref())?.unwrap_or(0), limit + 1).await?;
-    Ok(Json(super::server::page(found, limit, |letter| letter.number.to_string())))
+    let asked = asked(query.after.as_deref(), query.limit)?;
+    let found = state.journal.dead_letters(asked.after.unwrap_or(0), asked.fetch()).await?;
+    Ok(Json(asked.page(found, |letter| letter.number)))
 }
 
 /// One message that was given up, with its body.

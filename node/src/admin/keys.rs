@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::credentials::{Pair, add_key, new_pair};
 use super::error::Body;
-use super::server::{List, ListQuery};
+use super::page::{List, Params};
 use super::{AdminState, ApiError};
 
 pub(super) fn to_api(key: &AccessKey) -> Key {
@@ -31,14 +31,17 @@ pub(super) fn to_api(key: &AccessKey) -> Key {
         (status = "default", description = "An error", body = ErrorBody),
     )
 )]
-pub(super) async fn list(State(state): State<AdminState>, query: ListQuery) -> Result<Json<Page<Key>>, ApiError> {
-    let List { after, limit, user } = query.0;
-    if let Some(user) = &user {
+pub(super) async fn list(
+    State(state): State<AdminState>,
+    Params(list): Params<List>,
+) -> Result<Json<Page<Key>>, ApiError> {
+    let asked = list.asked()?;
+    if let Some(user) = &list.user {
         // "No keys" and "no such user" are different answers.
         state.metadata.user(user).await?;
     }
-    let keys = state.metadata.list_keys(user.as_deref(), after.as_deref(), limit + 1).await?;
-    Ok(Json(super::server::page(keys.iter().map(|key| to_api(key)).collect(), limit, |key| key.access_key.clone())))
+    let keys = state.metadata.list_keys(list.user.as_deref(), asked.after.as_deref(), asked.fetch()).await?;
+    Ok(Json(asked.page(keys.iter().map(|key| to_api(key)).collect(), |key| key.access_key.clone())))
 }
 
 /// One key, without its secret.

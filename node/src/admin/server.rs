@@ -1,23 +1,21 @@
-//! The admin server itself: connections, request ids, paging.
+//! The admin server itself: connections and request ids.
 
 use std::future::Future;
 use std::time::Duration;
 
-use axum::extract::{FromRequestParts, Query, Request};
+use axum::extract::Request;
 use axum::http::HeaderValue;
 use axum::middleware::Next;
 use axum::response::Response;
-use holdfast_protocol::admin::Page;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::audit::Client;
-use super::{AdminState, ApiError, router};
+use super::{AdminState, router};
 
 /// Connections at once: monitoring and a few operators. The next one waits in the listen queue.
 const CONNECTIONS_MAX: usize = 256;
@@ -104,39 +102,4 @@ pub(super) async fn request_id(request: Request, next: Next) -> Response {
         response.headers_mut().insert("x-request-id", id);
     }
     response
-}
-
-/// Parameters of a list.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct List {
-    pub(super) after: Option<String>,
-    #[serde(default = "default_limit")]
-    pub(super) limit: u32,
-    pub(super) user: Option<String>,
-}
-
-fn default_limit() -> u32 {
-    1_000
-}
-
-/// Extracts [`List`], with errors as ours and the limit in bounds.
-pub(super) struct ListQuery(pub(super) List);
-
-impl<S: Send + Sync> FromRequestParts<S> for ListQuery {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut http::request::Parts, state: &S) -> Result<Self, ApiError> {
-        let Query(mut list) = Query::<List>::from_request_parts(parts, state).await?;
-        list.limit = list.limit.clamp(1, 1_000);
-        Ok(Self(list))
-    }
-}
-
-/// A page from up to `limit + 1` items.
-pub(super) fn page<T>(mut items: Vec<T>, limit: u32, name: impl Fn(&T) -> String) -> Page<T> {
-    let more = items.len() > limit as usize;
-    items.truncate(limit as usize);
-    let next = if more { items.last().map(name) } else { None };
-    Page { items, next }
 }

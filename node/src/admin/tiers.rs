@@ -1,20 +1,21 @@
 //! `/v1/tiers`: cold tiers are added, changed and removed, and show how they are.
 //!
-//! What moves is in [`moves`], reading all of a tier in [`verify`].
+//! What moves is in [`moves`], reading all of a tier in [`verify`], removing one in [`removal`], and whether changed settings lead
+//! to the same store in [`spread`].
 
 use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use holdfast_actors::ports::metadata::{BucketConfigKind, MoveReason};
+use holdfast_actors::ports::metadata::MoveReason;
 use holdfast_actors::ports::tiering::{LaneBacklog, TierRecord, TierUsage};
-use holdfast_actors::ports::tiers::{ColdTier, PieceName, TierError, TierHealth};
+use holdfast_actors::ports::tiers::{TierError, TierHealth};
 use holdfast_actors::ports::{MetadataError, TierLedger};
 use holdfast_protocol::TierName;
 use holdfast_protocol::admin::{
-    ChangeTier, ErrorBody, ErrorCode, MoveError, NewTier, RetriedMoves, TierBacklog, TierCheck, TierSettings,
-    TierStatus, TierUse, TierView,
+    ChangeTier, ErrorBody, ErrorCode, MoveError, NewTier, RetriedMoves, TierBacklog, TierCheck, TierSample,
+    TierSettings, TierStatus, TierUse, TierView,
 };
 use holdfast_protocol::tiers::STANDARD;
 use tokio::time::Instant;
@@ -24,6 +25,8 @@ use super::{AdminState, ApiError};
 use crate::tiers::TierState;
 
 pub(super) mod moves;
+pub(super) mod removal;
+mod spread;
 pub(super) mod verify;
 
 /// Moves that a status looks at, in pages.
@@ -117,6 +120,7 @@ fn view(state: &AdminState, record: &TierRecord, lanes: &[LaneBacklog]) -> TierV
         reason: remarks.filter(|remarks| !remarks.is_empty()),
         backlog: backlog_of(&record.name, lanes, state.clock.now_ms()),
         usage: None,
+        sample: None,
     }
 }
 
@@ -203,114 +207,21 @@ pub(super) async fn change(
         return Err(ApiError::new(ErrorCode::Conflict, message));
     }
     let prepared = state.tiers.build_for_change(&stored.name, change.settings).await?;
-    holds_what_it_should(&state, &stored.name, &*prepared.tier).await?;
+    let sample = spread::look_up(&state, &stored.name, &*prepared.tier).await?;
     let record = state.ledger().change_tier(&stored.name, prepared.stored).await?;
     take_over(&state).await;
-    tracing::info!(tier = %record.name, revision = record.revision, "tier changed");
+    // From now on nothing goes where the settings before led; but the first content may have come there meanwhile.
+    if let Err(error) = spread::look_up(&state, &stored.name, &*prepared.tier).await
+        && error.code() == ErrorCode::Conflict
+    {
+        state.ledger().change_tier(&stored.name, stored.settings).await?;
+        take_over(&state).await;
+        return Err(error);
+    }
+    let TierSample { looked_up, missing } = sample;
+    tracing::info!(tier = %record.name, revision = record.revision, looked_up, missing, "tier changed");
     let lanes = state.ledger().move_backlog(state.clock.now_ms()).await?;
-    Ok(Json(view(&state, &record, &lanes)))
-}
-
-/// Settings that lead to another store would make every object of the tier unreadable: one piece is looked up.
-async fn holds_what_it_should(state: &AdminState, name: &TierName, tier: &dyn ColdTier) -> Result<(), ApiError> {
-    let first = state.ledger().cold_contents(name, None, 1).await?;
-    let Some(place) = first.first().and_then(|content| content.cold()) else { return Ok(()) };
-    let Some(piece) = place.names.first() else { return Ok(()) };
-    let found = match PieceName::new(piece.as_str()) {
-        Ok(piece) => tier.size_bytes(&piece).await,
-        Err(error) => Err(error),
-    };
-    match found {
-        Ok(_) => Ok(()),
-        Err(error @ (TierError::NotFound(_) | TierError::Invalid(_))) => {
-            let message = format!(
-                "these settings lead to another store: what lies in {name} is not there ({error}). Add a tier of another \
-                 name and move the objects"
-            );
-            Err(ApiError::new(ErrorCode::Conflict, message))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Removes a tier that nothing lies in. What is in the way is named.
-#[utoipa::path(
-    delete, path = "/v1/tiers/{tier}", tag = "tiers", operation_id = "remove_tier",
-    params(("tier" = String, Path, description = "Its name")),
-    responses(
-        (status = 204, description = "The tier is gone"),
-        (status = "default", description = "An error", body = ErrorBody),
-    )
-)]
-pub(super) async fn remove(State(state): State<AdminState>, Path(tier): Path<String>) -> Result<StatusCode, ApiError> {
-    let name = state.tier_record(&tier).await?.name;
-    let buckets = buckets_of_class(&state, &name).await?;
-    if !buckets.is_empty() {
-        let message = format!(
-            "{name} is the storage class of new objects in {}: set another with `holdfast bucket storage-class`",
-            some(&buckets)
-        );
-        return Err(ApiError::new(ErrorCode::InUse, message));
-    }
-    match state.ledger().remove_tier(&name).await {
-        Ok(()) => {}
-        Err(MetadataError::TierInUse) => return Err(ApiError::new(ErrorCode::InUse, in_the_way(&state, &name).await)),
-        Err(error) => return Err(error.into()),
-    }
-    take_over(&state).await;
-    tracing::info!(tier = %name, "tier removed");
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// The first few of some names.
-fn some(names: &[String]) -> String {
-    const SHOWN: usize = 5;
-    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
-}
-
-async fn buckets_of_class(state: &AdminState, name: &TierName) -> Result<Vec<String>, ApiError> {
-    let mut found = Vec::new();
-    let mut after: Option<String> = None;
-    loop {
-        let page = state.metadata.list_buckets(None, after.as_deref(), BUCKETS).await?;
-        let of_class =
-            page.iter().filter(|bucket| bucket.config(BucketConfigKind::StorageClass) == Some(name.as_str()));
-        found.extend(of_class.map(|bucket| bucket.name.clone()));
-        match page.last() {
-            Some(last) if page.len() == BUCKETS as usize => after = Some(last.name.clone()),
-            _ => return Ok(found),
-        }
-    }
-}
-
-/// What keeps a tier from being removed, for people.
-async fn in_the_way(state: &AdminState, name: &TierName) -> String {
-    let ledger = state.ledger();
-    let (usage, lanes) = tokio::join!(ledger.tier_usage(), ledger.move_backlog(state.clock.now_ms()));
-    let mut there = Vec::new();
-    if let Ok(usage) = usage {
-        let usage = use_of(name, &usage);
-        if usage.contents > 0 {
-            there.push(format!(
-                "{} contents of {} bytes lie in it: recall or move their objects",
-                usage.contents, usage.bytes
-            ));
-        }
-        if usage.pieces_to_delete > 0 {
-            there.push(format!("{} pieces in it are yet to be deleted: wait", usage.pieces_to_delete));
-        }
-    }
-    if let Ok(lanes) = lanes {
-        let waiting = backlog_of(name, &lanes, 0).waiting;
-        if waiting > 0 {
-            there.push(format!("{waiting} moves wait, see `holdfast tier moves {name}`"));
-        }
-    }
-    if there.is_empty() {
-        there.push("there are versions of its class".into());
-    }
-    format!("{name} is in use: {}", there.join("; "))
+    Ok(Json(TierView { sample: Some(sample), ..view(&state, &record, &lanes) }))
 }
 
 /// Looks whether the node that answers reaches a tier now. That it does not is an answer too.

@@ -7,7 +7,7 @@ use holdfast_actors::ports::metadata;
 use holdfast_protocol::admin::{ErrorBody, NewUser, Page, SetEnabled, User};
 
 use super::error::Body;
-use super::server::{List, ListQuery};
+use super::page::{List, Params};
 use super::{AdminState, ApiError};
 
 pub(super) fn to_api(user: &metadata::User) -> User {
@@ -23,10 +23,13 @@ pub(super) fn to_api(user: &metadata::User) -> User {
         (status = "default", description = "An error", body = ErrorBody),
     )
 )]
-pub(super) async fn list(State(state): State<AdminState>, query: ListQuery) -> Result<Json<Page<User>>, ApiError> {
-    let List { after, limit, .. } = query.0;
-    let users = state.metadata.list_users(after.as_deref(), limit + 1).await?;
-    Ok(Json(super::server::page(users.iter().map(|user| to_api(user)).collect(), limit, |user| user.name.clone())))
+pub(super) async fn list(
+    State(state): State<AdminState>,
+    Params(list): Params<List>,
+) -> Result<Json<Page<User>>, ApiError> {
+    let asked = list.asked()?;
+    let users = state.metadata.list_users(asked.after.as_deref(), asked.fetch()).await?;
+    Ok(Json(asked.page(users.iter().map(|user| to_api(user)).collect(), |user| user.name.clone())))
 }
 
 /// Adds a user.

@@ -33,6 +33,7 @@ use holdfast_storage::finding::FindingSink;
 use super::data_dir::DataDir;
 use super::parts::{RESTART_WINDOW, RESTARTS_MAX};
 use super::transport::{Served, Transport};
+use crate::admin::ClusterAdmin;
 use crate::config::Config;
 
 /// How long a node waits at its start to be registered: some sessions, since a predecessor's may have to end first.
@@ -190,6 +191,23 @@ impl Joint {
     pub(super) fn lifecycle_duty(&self) -> LifecycleDuty {
         let name = LockName::new(LIFECYCLE_LOCK).expect("it is a name");
         LifecycleDuty { duty: Duty::new(self.locks.clone(), name), ownership: self.coordination.ownership() }
+    }
+
+    /// What the admin API has to know.
+    pub(super) fn admin(&self, actors: ClusterHandle) -> ClusterAdmin {
+        ClusterAdmin {
+            identity: self.identity.clone(),
+            coordination: self.coordination.clone(),
+            view: self.view.clone(),
+            peers: self.peers.clone(),
+            local: self.local.clone(),
+            actors,
+            enrolment: self.served.enrolment(),
+            settled: Default::default(),
+            backlog: Default::default(),
+            others: Default::default(),
+            has_cache: self.cache.is_some(),
+        }
     }
 
     /// Starts the actors and waits until the others see this node.

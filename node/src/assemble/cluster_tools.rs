@@ -18,8 +18,13 @@ use crate::pki;
 mod backup;
 mod rebuild;
 
-pub use backup::{Counts, backup, backup_to, dump, load, restore};
+pub use backup::{Counts, backup, backup_to, dump, load, restore, restore_stream};
 pub use rebuild::{RebuildOptions, RebuildReport, from_chunks, rebuild};
+
+/// What a tool would make is there already; in words for the operator.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Taken(pub String);
 
 /// A node that was made one of a cluster.
 pub struct Enrolled {
@@ -49,12 +54,14 @@ pub async fn init(config: &Config, shards: u32, replicas: u32) -> anyhow::Result
     let coordination = zookeeper::coordinate(config).await?;
     match coordination.cluster().await {
         Err(CoordinationError::NotFound(_)) => {}
-        Ok(found) => bail!(
+        Ok(found) if data_dir.cluster_id()? == Some(found.id) => {
+            bail!(Taken(format!("this node belongs to cluster {} already: start it with `holdfast node`", found.id)))
+        }
+        Ok(found) => bail!(Taken(format!(
             "there is cluster {} at {} already: join it with `holdfast cluster join`, or choose another path in \
              cluster.zookeeper",
-            found.id,
-            config.cluster.zookeeper
-        ),
+            found.id, config.cluster.zookeeper
+        ))),
         Err(error) => return Err(error).context("look whether there is a cluster already"),
     }
     match data_dir.cluster_id()? {
@@ -86,7 +93,7 @@ pub async fn join(config: &Config, token: &str) -> anyhow::Result<Enrolled> {
     let data_dir = DataDir::open(&config.node.data_dir)?;
     adopt(&data_dir)?;
     if let Some(cluster) = data_dir.cluster_id()? {
-        bail!("this node belongs to cluster {cluster} already: start it, or use another node.data_dir");
+        bail!(Taken(format!("this node belongs to cluster {cluster} already: start it, or use another node.data_dir")));
     }
     refuse_data(config, &data_dir)?;
     let token: pki::enrol::Token = token.parse()?;
@@ -135,15 +142,32 @@ fn holds_files(dir: &Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-/// The metadata of a node that is stopped: the cluster's, or its own. With `claim`, metadata that is nobody's becomes the
-/// cluster's: it is about to be filled.
+/// What a tool does about metadata that is nobody's yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// It refuses it.
+    Require,
+    /// It makes it the cluster's.
+    Take,
+    /// It leaves it nobody's until it is filled: no node starts with it before.
+    Later,
+}
+
+impl Claim {
+    /// Whether the tool is about to fill the metadata.
+    fn fills(self) -> bool {
+        self != Self::Require
+    }
+}
+
+/// The metadata of a node that is stopped: the cluster's, or its own.
 ///
 /// # Errors
 /// When it cannot be opened; when the node is not one of the cluster that is configured, or the metadata is another's.
 pub(super) async fn open_metadata(
     config: &Config,
     data_dir: &DataDir,
-    claim: bool,
+    claim: Claim,
 ) -> anyhow::Result<Arc<dyn MetadataStore>> {
     Ok(open_database(config, data_dir, claim).await?.store)
 }
@@ -155,11 +179,14 @@ struct Database {
 }
 
 /// As [`open_metadata`], with the cold tiers.
-async fn open_database(config: &Config, data_dir: &DataDir, claim: bool) -> anyhow::Result<Database> {
+async fn open_database(config: &Config, data_dir: &DataDir, claim: Claim) -> anyhow::Result<Database> {
     if !config.cluster.is_on() {
         let path = data_dir.file("metadata.sqlite");
         let store = SqliteMetadataStore::open(&path, SqliteOptions::default()).await;
         let store = Arc::new(store.with_context(|| format!("open metadata {}", path.display()))?);
+        if claim.fills() {
+            store.raise_sequences(SystemClock.now_ms()).await.context("raise sequence numbers")?;
+        }
         return Ok(Database { store: store.clone(), ledger: store });
     }
     adopt(data_dir)?;
@@ -167,10 +194,14 @@ async fn open_database(config: &Config, data_dir: &DataDir, claim: bool) -> anyh
         bail!("this node is not one of the cluster yet: run `holdfast cluster init` or `holdfast cluster join` first");
     };
     let metadata = zookeeper::open_metadata(config).await?;
-    if claim {
-        storage::claim(&*metadata, cluster, &config.metadata.url).await?;
-    } else {
-        storage::require_claim(&*metadata, cluster, &config.metadata.url).await?;
+    let place = &config.metadata.url;
+    match claim {
+        Claim::Require => storage::require_claim(&*metadata, cluster, place).await?,
+        Claim::Take => storage::claim(&*metadata, cluster, place).await?,
+        Claim::Later => storage::refuse_foreign(&*metadata, cluster, place).await?,
+    }
+    if claim.fills() {
+        metadata.raise_sequences(SystemClock.now_ms()).await.context("raise sequence numbers")?;
     }
     Ok(Database { store: metadata.clone(), ledger: metadata })
 }

@@ -27,11 +27,13 @@ use holdfast_actors::ports::{AccessLog, Clock, Journal, Locks, MetadataStore, Ou
 use holdfast_protocol::cluster::{Epoch, LayoutChange, LayoutDocument, ShardState};
 use holdfast_protocol::{NodeId, ShardId};
 use serde::{Deserialize, Serialize};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::cluster::ClusterPorts;
 use super::data_dir::DataDir;
+use super::start::start_in;
 use super::transport::Transport;
-use super::{AbortOnDrop, Root, RunningNode, Setting, locks, start_in, storage, vault};
+use super::{Root, RunningNode, Setting, locks, storage, vault};
 use crate::admin::Pair;
 use crate::config::{ClusterConfig, Config, Span, token_file_in};
 use crate::coordination::{InProcessCluster, InProcessCoordination};
@@ -97,14 +99,14 @@ pub struct DevCluster {
     nodes: Vec<Option<RunningNode>>,
     configs: Vec<Config>,
     shared: Shared,
-    saver: AbortOnDrop,
+    saver: AbortOnDropHandle<()>,
     _dir: DataDir,
 }
 
 /// Starts a cluster of `count` nodes; `config` is the first one's, the others follow on the next ports.
 ///
 /// # Errors
-/// As [`super::start`].
+/// As [`super::start()`].
 pub async fn start(config: &Config, count: u8, root: Root) -> anyhow::Result<DevCluster> {
     if !config.node.disks.is_empty() {
         bail!("several nodes cannot share the directories of node.disks: leave it empty with --nodes");
@@ -141,9 +143,8 @@ pub async fn start(config: &Config, count: u8, root: Root) -> anyhow::Result<Dev
     };
     let shard_count = saved.identity.shard_count as usize;
     let mut placed = founder.shards();
-    let saver = tokio::spawn(save_changes(path, saved.identity, founder));
-    let mut cluster =
-        DevCluster { nodes: Vec::new(), configs, shared, saver: AbortOnDrop(saver.abort_handle()), _dir: dir };
+    let saver = AbortOnDropHandle::new(tokio::spawn(save_changes(path, saved.identity, founder)));
+    let mut cluster = DevCluster { nodes: Vec::new(), configs, shared, saver, _dir: dir };
     let mut root = Some(root);
     for at in 0..usize::from(count) {
         // The others find what the first one stored.
@@ -185,7 +186,7 @@ impl DevCluster {
     /// Starts a node again that is not running.
     ///
     /// # Errors
-    /// As [`super::start`].
+    /// As [`super::start()`].
     pub async fn restart(&mut self, at: usize) -> anyhow::Result<()> {
         let node = self.start_node(at, Root::Require).await?;
         self.nodes[at] = Some(node);

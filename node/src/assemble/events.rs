@@ -87,8 +87,9 @@ pub(super) fn bus(config: &EventsConfig) -> anyhow::Result<Arc<dyn EventBus>> {
         let secret_key = Secret::new(secret.to_string());
         options.credentials = Some(Credentials { access_key: access_key.clone(), secret_key });
     }
-    if let Some(ca) = &config.tls_ca {
-        options.tls = Some(Tls::new(ca, config.tls_server_name.clone()).context("events.tls_ca")?);
+    if config.tls {
+        options.tls =
+            Some(Tls::new(config.tls_ca.as_deref(), config.tls_server_name.clone()).context("events.tls_ca")?);
     }
     Ok(Arc::new(RocketMqEventBus::new(options)))
 }

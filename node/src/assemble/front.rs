@@ -59,6 +59,7 @@ pub(super) fn serve_s3(config: &Config, parts: FrontParts) -> anyhow::Result<Htt
     let options = S3HttpOptions {
         hosts: HostNames::new(config.s3.domains.iter().map(String::as_str)).context("s3.domains")?,
         node_name,
+        region: config.s3.region.clone(),
     };
     let service = S3HttpService::new(front, metadata, opener, clock, options);
     let admitted =

@@ -5,8 +5,9 @@ use holdfast_actors::ports::metadata::{AccessKey, User};
 use holdfast_actors::ports::{MetadataError, MetadataStore};
 use holdfast_protocol::admin::ErrorCode;
 
-use super::Vault;
+use super::vault::NodeVault;
 use crate::admin::{Pair, add_key, new_pair};
+use crate::s3::auth::SecretOpener as _;
 
 /// Name of the user that the first credential belongs to.
 pub const ROOT_USER: &str = "root";
@@ -30,7 +31,7 @@ pub enum Root {
 /// When there is none and none may be made; those of the metadata store.
 pub(super) async fn ensure(
     metadata: &dyn MetadataStore,
-    vault: &dyn Vault,
+    vault: &NodeVault,
     root: Root,
     now_ms: u64,
 ) -> anyhow::Result<Option<Pair>> {
@@ -85,7 +86,7 @@ pub(super) async fn ensure(
 }
 
 /// Two nodes may do this at the same time: who comes second finds the user, and for a given pair the key, and is content.
-async fn store(metadata: &dyn MetadataStore, vault: &dyn Vault, pair: &Pair, now_ms: u64) -> anyhow::Result<()> {
+async fn store(metadata: &dyn MetadataStore, vault: &NodeVault, pair: &Pair, now_ms: u64) -> anyhow::Result<()> {
     let user = User { name: ROOT_USER.into(), admin: true, enabled: true, created_ms: now_ms };
     match metadata.create_user(user.clone()).await {
         Ok(()) => {}
@@ -94,7 +95,7 @@ async fn store(metadata: &dyn MetadataStore, vault: &dyn Vault, pair: &Pair, now
         }
         Err(error) => return Err(error).context("create the root user"),
     }
-    match add_key(metadata, vault.sealer(), user, pair, ROOT_KEY_DESCRIPTION, now_ms).await {
+    match add_key(metadata, vault, user, pair, ROOT_KEY_DESCRIPTION, now_ms).await {
         Ok(_) => Ok(()),
         Err(error) if error.code() == ErrorCode::Exists => {
             let stored = metadata.key(&pair.access_key).await.context("read the root credential")?;

@@ -100,7 +100,8 @@ pub(super) async fn require_claim(metadata: &dyn MetadataStore, cluster: Cluster
         Some(found) if found == cluster => Ok(()),
         Some(found) => Err(foreign(place, found, cluster)),
         None => bail!(
-            "the metadata in {place} belongs to no cluster, so it is not that of cluster {cluster}: correct metadata.url, or put              a backup back with `holdfast cluster restore-metadata`"
+            "the metadata in {place} belongs to no cluster, so it is not that of cluster {cluster}: correct metadata.url, or put a \
+             backup back with `holdfast cluster restore-metadata`"
         ),
     }
 }
@@ -111,6 +112,21 @@ pub(super) async fn require_claim(metadata: &dyn MetadataStore, cluster: Cluster
 /// When it is another cluster's; those of metadata.
 pub(super) async fn claim(metadata: &dyn MetadataStore, cluster: ClusterId, place: &str) -> anyhow::Result<()> {
     match metadata.claim(Some(cluster)).await.with_context(|| format!("claim the metadata in {place}"))? {
+        Some(found) if found != cluster => Err(foreign(place, found, cluster)),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses metadata that is another cluster's.
+///
+/// # Errors
+/// When it is; those of metadata.
+pub(super) async fn refuse_foreign(
+    metadata: &dyn MetadataStore,
+    cluster: ClusterId,
+    place: &str,
+) -> anyhow::Result<()> {
+    match metadata.claim(None).await.with_context(|| format!("ask whose metadata {place} is"))? {
         Some(found) if found != cluster => Err(foreign(place, found, cluster)),
         _ => Ok(()),
     }

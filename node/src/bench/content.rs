@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use holdfast_protocol::hash::{FNV_BASIS, SPLITMIX_STEP, fnv1a_from, mix64};
 use http_body::{Body, Frame, SizeHint};
 
 /// The largest prime below 1 MiB: large slices, in the processor's cache, and no multiple of any block size.
@@ -26,11 +27,9 @@ impl Random {
     }
 
     pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        let drawn = mix64(self.0);
+        self.0 = self.0.wrapping_add(SPLITMIX_STEP);
+        drawn
     }
 
     /// A number below `bound`, which must not be zero.
@@ -60,11 +59,8 @@ impl Pattern {
 
     /// Where in the circle the object `key` begins.
     fn start(&self, key: &str) -> usize {
-        // FNV-1a, then mixed: keys that differ in the last digit must not begin at neighbouring places.
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ self.seed;
-        for byte in key.bytes() {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+        // Mixed after it is hashed: keys that differ in the last digit must not begin at neighbouring places.
+        let hash = fnv1a_from(FNV_BASIS ^ self.seed, key.bytes());
         usize::try_from(Random::new(hash).below(PERIOD_BYTES as u64)).expect("below the period")
     }
 

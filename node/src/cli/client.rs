@@ -62,10 +62,14 @@ impl ClientArgs {
             Ok(token) => Zeroizing::new(token),
             Err(_) => {
                 let file = self.admin_token_file.clone().unwrap_or_else(|| loaded.config.admin_token_file());
-                let token = Token::read(&file).context(
-                    "name the node's data directory with --data-dir, or its token with --admin-token-file or in HOLDFAST_ADMIN_TOKEN",
-                );
-                Zeroizing::new(token.map_err(Failure::usage)?.reveal().to_owned())
+                // The error tells its cause itself.
+                let token = Token::read(&file).map_err(|error| {
+                    Failure::usage(anyhow::anyhow!(
+                        "{error}: name the node's configuration with --config or its data directory with --data-dir, or its token \
+                         with --admin-token-file or in HOLDFAST_ADMIN_TOKEN"
+                    ))
+                });
+                Zeroizing::new(token?.reveal().to_owned())
             }
         };
         Ok(ApiClient {

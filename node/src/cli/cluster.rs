@@ -32,7 +32,8 @@ pub(super) enum ClusterCommand {
     /// Show how the cluster is: nodes, shards, repairs, and what is wrong.
     #[command(
         after_help = "It ends with 0 whatever it shows; with --wait it ends with 0 when the cluster is healthy, and
-with 1 when it is not after --timeout. Examples:
+with 1 when it is not after --timeout. A node that is starting is waited for; it ends with 5 if that does not answer in all
+that time. Examples:
   holdfast cluster status
   holdfast cluster status --wait --timeout \"10 min\"
   holdfast cluster status --json | jq -r .health"
@@ -166,7 +167,7 @@ pub(super) async fn run(command: ClusterCommand, out: Output) -> CliResult {
     match command {
         ClusterCommand::Status(args) => status(args, out).await,
         ClusterCommand::Init(args) => {
-            let config = args.config.load(Overrides::default())?.config;
+            let config = quiet(&args.config)?;
             let made = tools::init(&config, args.shards, args.replicas).await?;
             let value = serde_json::json!({
                 "cluster_id": made.cluster.to_string(),
@@ -180,7 +181,7 @@ pub(super) async fn run(command: ClusterCommand, out: Output) -> CliResult {
         }
         ClusterCommand::JoinToken(args) => join_token(args, out).await,
         ClusterCommand::Join(args) => {
-            let config = args.config.load(Overrides::default())?.config;
+            let config = quiet(&args.config)?;
             let token = read_token(&args.token_file)?;
             let made = tools::join(&config, &token).await?;
             let value = serde_json::json!({ "cluster_id": made.cluster.to_string(), "node_id": made.node.to_string() });
@@ -200,51 +201,68 @@ pub(super) async fn run(command: ClusterCommand, out: Output) -> CliResult {
         ClusterCommand::RestoreMetadata { from, config } => {
             let config = quiet(&config)?;
             let counts = if from == Path::new("-") {
-                tools::restore(&config, &mut std::io::stdin().lock()).await?
+                tools::restore_stream(&config, &mut std::io::stdin().lock()).await?
             } else {
-                let file = std::fs::File::open(&from).with_context(|| format!("open {}", from.display()))?;
-                tools::restore(&config, &mut std::io::BufReader::new(file)).await?
+                let file = std::fs::File::open(&from).with_context(|| format!("open {}", from.display()));
+                tools::restore(&config, &mut std::io::BufReader::new(file.map_err(Failure::usage)?)).await?
             };
             Ok(out.print(&counts, |counts| format!("{}\n", counts.text()))?)
         }
         ClusterCommand::RebuildMetadata(args) => {
             let config = quiet(&args.config)?;
-            let options =
-                tools::RebuildOptions { dry_run: args.dry_run, add: args.add, complete_uploads: args.complete_uploads };
+            let options = tools::RebuildOptions {
+                dry_run: args.dry_run,
+                add: args.add,
+                complete_uploads: args.complete_uploads,
+                ..tools::RebuildOptions::default()
+            };
             let report = tools::rebuild(&config, &args.owner, options).await?;
             Ok(out.print(&report, tools::RebuildReport::text)?)
         }
     }
 }
 
+/// The configuration. Of logs only what is wrong is shown, such as a service that is waited for.
 fn quiet(args: &ConfigArgs) -> CliResult<Config> {
     let config = args.load(Overrides::default())?.config;
-    crate::telemetry::init_logs(&config.log);
+    let mut log = config.log.clone();
+    if log.level == "info" {
+        log.level = "warn".into();
+    }
+    crate::telemetry::init_logs(&log);
     Ok(config)
 }
 
 async fn status(args: StatusArgs, out: Output) -> CliResult {
-    let api = args.client.connect()?;
-    let mut status: ClusterStatus = api.get("/cluster").await?;
-    if args.wait {
-        let style = ProgressStyle::with_template("{bar:30} {pos} of {len} shards healthy, about {eta} left; {msg}")?;
-        let progress = if out.json { ProgressBar::hidden() } else { ProgressBar::new(0).with_style(style) };
-        let deadline = tokio::time::Instant::now() + args.timeout.duration();
-        while status.health != "healthy" && tokio::time::Instant::now() < deadline {
-            progress.set_length(u64::from(status.shards.total));
-            progress.set_position(u64::from(status.shards.healthy));
-            progress.set_message(status.health.clone());
-            tokio::time::sleep(STATUS_POLL).await;
-            match api.get("/cluster").await {
-                Ok(seen) => status = seen,
-                Err(failure) if failure.exit == Exit::Unreachable => {}
-                Err(failure) => return Err(failure),
-            }
-        }
-        progress.finish_and_clear();
+    if !args.wait {
+        let status: ClusterStatus = args.client.connect()?.get("/cluster").await?;
+        return Ok(out.print(&status, status_text)?);
     }
+    let style = ProgressStyle::with_template("{bar:30} {pos} of {len} shards healthy, about {eta} left; {msg}")?;
+    let progress = if out.json { ProgressBar::hidden() } else { ProgressBar::new(0).with_style(style) };
+    let deadline = tokio::time::Instant::now() + args.timeout.duration();
+    // The node that is asked may be starting, as after an upgrade.
+    let seen = loop {
+        let seen = args.client.connect()?.get::<ClusterStatus>("/cluster").await;
+        match &seen {
+            Ok(status) if status.health == "healthy" => break seen,
+            Ok(status) => {
+                progress.set_length(u64::from(status.shards.total));
+                progress.set_position(u64::from(status.shards.healthy));
+                progress.set_message(status.health.clone());
+            }
+            Err(failure) if failure.exit == Exit::Unreachable => progress.set_message("the node does not answer"),
+            Err(_) => break seen,
+        }
+        if tokio::time::Instant::now() >= deadline {
+            break seen;
+        }
+        tokio::time::sleep(STATUS_POLL).await;
+    };
+    progress.finish_and_clear();
+    let status = seen?;
     out.print(&status, status_text)?;
-    if args.wait && status.health != "healthy" {
+    if status.health != "healthy" {
         return Err(Failure { exit: Exit::Failed, error: anyhow::anyhow!("the cluster is {}", status.health) });
     }
     Ok(())
@@ -265,12 +283,19 @@ async fn join_token(args: JoinTokenArgs, out: Output) -> CliResult {
         .create_new(true)
         .mode(0o600)
         .open(&args.out)
-        .with_context(|| format!("make {}", args.out.display()))?;
+        .map_err(|error| cannot_make(&args.out, error))?;
     file.write_all(made.token.as_bytes()).and_then(|()| file.write_all(b"\n")).context("write the token")?;
     let value = serde_json::json!({ "file": args.out, "expires_ms": made.expires_ms });
     Ok(out.print(&value, |_| {
         format!("{} lets machines join until {}\n", args.out.display(), timestamp(made.expires_ms))
     })?)
+}
+
+fn cannot_make(file: &Path, error: std::io::Error) -> Failure {
+    let exists = error.kind() == std::io::ErrorKind::AlreadyExists;
+    let hint = if exists { ": a token is not written over, choose another name" } else { "" };
+    let error = anyhow::Error::new(error).context(format!("make {}{hint}", file.display()));
+    Failure { exit: if exists { Exit::Conflict } else { Exit::Failed }, error }
 }
 
 fn read_token(file: &Path) -> CliResult<Zeroizing<String>> {

@@ -67,7 +67,7 @@ pub(super) struct AssignArgs {
     #[arg(long)]
     zone: Option<String>,
     /// Its share of the data relative to the others; 0 takes requests, but no data [default: its capacity in GiB].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     weight: Option<u32>,
     #[command(flatten)]
     client: ClientArgs,
@@ -104,7 +104,14 @@ pub(super) async fn run(command: LayoutCommand, out: Output) -> CliResult {
         }
         LayoutCommand::Diff { client } => {
             let cost: LayoutCost = client.connect()?.get("/layout/diff").await?;
-            Ok(out.print(&cost, cost_text)?)
+            out.print(&cost, cost_text)?;
+            match &cost.impossible {
+                Some(_) => {
+                    let error = anyhow::anyhow!("what is staged cannot be applied");
+                    Err(Failure { exit: Exit::Failed, error })
+                }
+                None => Ok(()),
+            }
         }
         LayoutCommand::Apply(args) => apply(args, out).await,
         LayoutCommand::Revert { client } => {
@@ -119,8 +126,10 @@ async fn stage(api: &ApiClient, change: LayoutChange) -> CliResult<LayoutView> {
 }
 
 fn printed(out: Output, view: &LayoutView) -> CliResult {
-    Ok(out.print(view, |view| {
-        format!("{} changes staged; `holdfast layout diff` shows what they cost\n", view.staged.len())
+    Ok(out.print(view, |view| match view.staged.len() {
+        0 => "nothing is staged: it is in force already\n".into(),
+        1 => "1 change staged; `holdfast layout diff` shows what it costs\n".into(),
+        n => format!("{n} changes staged; `holdfast layout diff` shows what they cost\n"),
     })?)
 }
 
@@ -234,7 +243,9 @@ fn cost_text(cost: &LayoutCost) -> String {
         text.push_str(&format!("  {}\n", change_text(change)));
     }
     if let Some(reason) = &cost.impossible {
-        text.push_str(&format!("\nNOT POSSIBLE: {reason}\n"));
+        text.push_str(&format!(
+            "\nNOT POSSIBLE: {reason}\n`holdfast layout assign` and `set-replicas` change what is staged, `revert` forgets it\n"
+        ));
         return text;
     }
     text.push_str(&format!(

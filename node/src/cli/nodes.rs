@@ -80,8 +80,10 @@ pub(super) async fn run(command: NodeCommand, out: Output) -> CliResult {
             let api = client.connect()?;
             let node = resolve(&api, &node).await?;
             api.delete(&format!("/nodes/{node}?force={force}")).await?;
-            Ok(out
-                .print(&serde_json::json!({ "removed": node }), |_| format!("node {node} removed from the layout\n"))?)
+            let text = format!(
+                "node {node} removed from the layout: its process may be stopped. `holdfast layout assign {node}` takes it back\n"
+            );
+            Ok(out.print(&serde_json::json!({ "removed": node }), |_| text)?)
         }
     }
 }
@@ -90,6 +92,14 @@ pub(super) async fn run(command: NodeCommand, out: Output) -> CliResult {
 pub(super) async fn resolve(api: &ApiClient, text: &str) -> CliResult<String> {
     if text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(text.to_lowercase());
+    }
+    known(api, text).await
+}
+
+/// The same, of a node that is alive or in the layout.
+pub(super) async fn known(api: &ApiClient, text: &str) -> CliResult<String> {
+    if text.is_empty() {
+        return Err(Failure::usage(anyhow::anyhow!("name a node: `holdfast node list` shows all")));
     }
     let nodes: Vec<NodeInfo> = api.get("/nodes").await?;
     let mut found = nodes.iter().filter(|node| node.id.starts_with(&text.to_lowercase()));
@@ -146,6 +156,11 @@ fn drain_text(status: &DrainStatus) -> String {
     )
 }
 
+/// Of a node that is not here nobody knows it.
+fn size(node: &NodeInfo, size: u64) -> String {
+    if node.state == "absent" { "-".into() } else { bytes(size) }
+}
+
 pub(super) fn rows(nodes: &[NodeInfo]) -> String {
     let row = |node: &NodeInfo| {
         let layout = match (node.in_layout, node.draining) {
@@ -161,8 +176,8 @@ pub(super) fn rows(nodes: &[NodeInfo]) -> String {
             layout,
             format!("{}/{}/{}", shards.member, shards.joining, shards.leaving),
             node.repairs.map_or_else(|| "?".into(), |n| n.to_string()),
-            bytes(node.free_bytes),
-            bytes(node.capacity_bytes),
+            size(node, node.free_bytes),
+            size(node, node.capacity_bytes),
             node.s3_addr.clone(),
             node.admin_addr.clone(),
             node.version.clone(),

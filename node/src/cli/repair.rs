@@ -1,5 +1,7 @@
 //! `holdfast repair …`
 
+use std::collections::BTreeMap;
+
 use clap::Subcommand;
 use holdfast_protocol::admin::RepairInfo;
 
@@ -70,11 +72,25 @@ fn text(info: &RepairInfo) -> String {
         if comparison.running { " (running)" } else { "" },
         comparison.repairs_queued
     ));
+    let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (shard, reason) in &comparison.unverified {
-        text.push_str(&format!("             shard {shard}: {reason}\n"));
+        by_reason.entry(reason).or_default().push(shard.to_string());
     }
+    for (reason, shards) in by_reason {
+        text.push_str(&format!("             {reason}: shards {}\n", shards.join(", ")));
+    }
+    let untold = comparison.shards.saturating_sub(comparison.verified + comparison.unverified.len() as u32);
+    if untold > 0 {
+        text.push_str(&format!("             and {untold} more shards\n"));
+    }
+    // The same one again and again is one thing to look at.
+    let mut errors: BTreeMap<&str, u32> = BTreeMap::new();
     for error in info.last_errors.iter().chain(&comparison.last_error) {
-        text.push_str(&format!("  error      {error}\n"));
+        *errors.entry(error).or_default() += 1;
+    }
+    for (error, times) in errors {
+        let times = if times > 1 { format!(" ({times} times)") } else { String::new() };
+        text.push_str(&format!("  error      {error}{times}\n"));
     }
     if !info.copies.is_empty() {
         text.push('\n');
@@ -94,4 +110,40 @@ fn text(info: &RepairInfo) -> String {
         ));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_protocol::admin::ComparisonInfo;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_compared_and_what_failed_is_told_once_with_how_much_more_there_is() {
+        let comparison = ComparisonInfo {
+            running: false,
+            shards: 256,
+            verified: 0,
+            unverified: (0..16).map(|shard| (shard, "degraded".to_owned())).collect(),
+            repairs_queued: 0,
+            last_error: None,
+        };
+        let info = RepairInfo {
+            node: "5f3a".into(),
+            paused: false,
+            backlog: Some(vec![]),
+            done: 0,
+            bytes: 0,
+            failures: 3,
+            rate_bytes: 0,
+            bandwidth_bytes: 1,
+            last_errors: vec!["no database".into(), "no database".into(), "no room".into()],
+            copies: vec![],
+            comparison,
+        };
+        let text = text(&info);
+        assert!(text.contains("degraded: shards 0, 1, 2"), "{text}");
+        assert!(text.contains("and 240 more shards"), "{text}");
+        assert!(text.contains("no database (2 times)\n") && text.contains("no room\n"), "{text}");
+    }
 }

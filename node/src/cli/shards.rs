@@ -5,19 +5,19 @@ use holdfast_protocol::admin::{ObjectChunk, ObjectRestore, ObjectStat, ShardInfo
 
 use super::client::{ClientArgs, segment};
 use super::output::{Output, bytes, table, timestamp};
-use super::{CliResult, Failure};
+use super::{CliResult, Failure, nodes};
 
 #[derive(Subcommand)]
 pub(super) enum ShardCommand {
     /// List shards: their health, and who holds them.
     #[command(after_help = "Examples:
   holdfast shard list --unhealthy
-  holdfast shard list --node 5f3a0c1122334455 --json")]
+  holdfast shard list --node 5f3a --json")]
     List {
         /// Only those that are not healthy.
         #[arg(long)]
         unhealthy: bool,
-        /// Only those that have to do with this node (its whole id).
+        /// Only those that have to do with this node: its id, or as much of its beginning as tells it apart.
         #[arg(long)]
         node: Option<String>,
         #[command(flatten)]
@@ -61,7 +61,12 @@ pub(super) enum ObjectCommand {
 pub(super) async fn shard(command: ShardCommand, out: Output) -> CliResult {
     match command {
         ShardCommand::List { unhealthy, node, client } => {
-            let mut shards: Vec<ShardInfo> = client.connect()?.get("/shards").await?;
+            let api = client.connect()?;
+            let node = match &node {
+                Some(node) => Some(nodes::known(&api, node).await?),
+                None => None,
+            };
+            let mut shards: Vec<ShardInfo> = api.get("/shards").await?;
             shards.retain(|shard| !unhealthy || shard.health != "healthy");
             if let Some(node) = node {
                 shards.retain(|s| s.target.contains(&node) || s.replicas.iter().any(|r| r.node == node));

@@ -5,7 +5,7 @@
 use clap::{Args, Subcommand};
 use futures::future::try_join_all;
 use holdfast_protocol::admin::{
-    ChangeTier, MoveView, MovesPage, NewTier, RetriedMoves, TierCheck, TierStatus, TierView,
+    ChangeTier, MoveView, MovesPage, NewTier, RetriedMoves, TierCheck, TierSample, TierStatus, TierView,
 };
 
 use super::client::{ApiClient, ClientArgs, segment};
@@ -57,11 +57,15 @@ pub(super) enum TierCommand {
         client: ClientArgs,
     },
     /// Remove a tier that nothing lies in.
-    #[command(after_help = "What is in the way is named. Example:
-  holdfast tier recall photos --all --wait && holdfast tier remove OSS")]
+    #[command(after_help = "What is in the way is named. Examples:
+  holdfast tier recall photos --all --wait && holdfast tier remove OSS
+  holdfast tier remove OSS --force           rules that name it wait until there is a tier of that name again")]
     Remove {
         /// The tier.
         name: String,
+        /// Also if it is the default class of a bucket, or lifecycle rules name it. Never if something lies in it.
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         client: ClientArgs,
     },
@@ -173,8 +177,8 @@ pub(super) async fn run(command: TierCommand, out: Output) -> CliResult {
                 )
             })?)
         }
-        TierCommand::Remove { name, client } => {
-            client.connect()?.delete(&path(&name)).await?;
+        TierCommand::Remove { name, force, client } => {
+            client.connect()?.delete(&format!("{}?force={force}", path(&name))).await?;
             Ok(out.print(&serde_json::json!({ "removed": name }), |_| format!("tier {name} removed\n"))?)
         }
         TierCommand::Check { name, client } => {
@@ -233,8 +237,22 @@ async fn set(name: &str, settings: &settings::SettingsArgs, client: &ClientArgs,
     let change = ChangeTier { settings: settings.settings(before.settings)?, revision: Some(before.revision) };
     let tier: TierView = api.put(&path(name), &change).await?;
     Ok(out.print(&tier, |tier| {
-        format!("tier {} changed, revision {}; other nodes take it over within seconds\n", tier.name, tier.revision)
+        let found = tier.sample.map_or_else(String::new, sample_text);
+        format!(
+            "tier {} changed, revision {}; other nodes take it over within seconds\n{found}",
+            tier.name, tier.revision
+        )
     })?)
+}
+
+fn sample_text(sample: TierSample) -> String {
+    match sample {
+        TierSample { looked_up: 0, .. } => "nothing lies in it that could have been looked up\n".to_owned(),
+        TierSample { looked_up, missing: 0 } => format!("{looked_up} pieces in it were looked up, all are there\n"),
+        TierSample { looked_up, missing } => {
+            format!("{looked_up} pieces in it were looked up, {missing} are not there: see `holdfast tier verify`\n")
+        }
+    }
 }
 
 async fn list_moves(args: &MovesArgs) -> CliResult<Vec<MoveView>> {

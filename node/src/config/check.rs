@@ -445,16 +445,16 @@ fn events(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
         "set both events.access_key and events.secret_key_file, or neither",
     );
     require(
-        events.tls == events.tls_ca.is_some(),
-        if events.tls { ("events", "tls") } else { ("events", "tls_ca") },
-        "encryption needs a CA to trust, and a CA encryption",
-        "set both events.tls = true and events.tls_ca, or neither",
+        events.tls || events.tls_ca.is_none(),
+        ("events", "tls_ca"),
+        "no certificate is looked at without TLS",
+        "set events.tls = true too",
     );
     require(
         events.tls || events.tls_server_name.is_none(),
         ("events", "tls_server_name"),
         "there is no certificate to compare it with",
-        "set events.tls = true and events.tls_ca",
+        "set events.tls = true too",
     );
     let prefix_fits = (1..=64).contains(&events.topic_prefix.len())
         && events.topic_prefix.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));

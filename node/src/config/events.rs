@@ -20,7 +20,7 @@ pub struct EventsConfig {
     pub secret_key_file: Option<PathBuf>,
     /// Whether connections to RocketMQ are encrypted.
     pub tls: bool,
-    /// PEM file with the CA that signed the servers' certificates; needed for `tls`.
+    /// PEM file with the CA that signed the servers' certificates. Default: the system's CAs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_ca: Option<PathBuf>,
     /// What the servers' certificates are made out to, if not to their addresses.

@@ -104,14 +104,7 @@ pub fn load(
         None => [WORKING_FILE, SYSTEM_FILE].into_iter().map(PathBuf::from).find(|file| file.is_file()),
     };
     let text = match &file {
-        Some(file) => std::fs::read_to_string(file).map_err(|error| {
-            vec![ConfigError {
-                source: file.display().to_string(),
-                position: None,
-                message: format!("read configuration file: {error}"),
-                hint: Some("check the path given with --config".into()),
-            }]
-        })?,
+        Some(file) => read(file).map_err(|error| vec![error])?,
         None => String::new(),
     };
     let name = file.as_ref().map_or_else(|| "configuration".to_owned(), |file| file.display().to_string());
@@ -198,6 +191,25 @@ fn merge(
     }
     let config = Config::deserialize(Value::Table(table)).map_err(|error| vec![from_toml(name, text, &error)])?;
     Ok((config, sources))
+}
+
+/// The text of a file.
+fn read(file: &Path) -> Result<String, ConfigError> {
+    let bytes = std::fs::read(file).map_err(|error| ConfigError {
+        source: file.display().to_string(),
+        position: None,
+        message: format!("read configuration file: {error}"),
+        hint: Some("check the path given with --config".into()),
+    })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        ConfigError {
+            source: file.display().to_string(),
+            position: Some(line_and_column(&String::from_utf8_lossy(good), good.len())),
+            message: "what stands here is not UTF-8".into(),
+            hint: Some("save the file as UTF-8".into()),
+        }
+    })
 }
 
 fn apply(mut config: Config, overrides: &Overrides) -> Config {
@@ -321,6 +333,8 @@ fn position_of(text: &str, section: &str, key: &str) -> Option<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_protocol::fuzz::{Target, damage};
+
     use super::*;
 
     fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<ConfigError>> {
@@ -419,8 +433,46 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_are_no_text_are_named_with_their_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("holdfast.toml");
+        std::fs::write(&file, b"[s3]\nregion = \"\xff\"\n").unwrap();
+        let faults = load(Some(&file), [], &Overrides::default()).map(|loaded| loaded.config).unwrap_err();
+        assert_eq!(faults[0].position, Some((2, 11)), "{faults:?}");
+    }
+
+    #[test]
     fn syntax_errors_have_a_position() {
         assert_eq!(the_fault("[s3]\nregion = \n", &[]).position.unwrap().0, 2);
+    }
+
+    #[test]
+    fn damaged_configurations_are_refused_with_a_place_in_them() {
+        fn body(bytes: &[u8]) {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            match merge("file", text, [("HOLDFAST_S3_REGION".to_owned(), text.to_owned())]) {
+                Ok((config, _)) => {
+                    for fault in check::faults(&config) {
+                        position_of(text, fault.key.0, fault.key.1);
+                    }
+                    // What was read is written, and read as the same.
+                    let again: Config = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
+                    assert_eq!(again, config);
+                }
+                Err(faults) => {
+                    for (line, column) in faults.iter().filter_map(|fault| fault.position) {
+                        assert!(line <= text.matches('\n').count() + 1 && column <= text.len() + 1, "{line}:{column}");
+                    }
+                }
+            }
+        }
+        fn seeds() -> Vec<Vec<u8>> {
+            let small = "[node]\ndata_dir = \"/d\u{e9}\"\ndisks = [\"/a\", '/b']\n[limits]\nread_jobs = 7 # so many\n\
+                         queue_wait = \"10 s\"\ninflight_bytes = \"64 MiB\"\n[cluster]\nzookeeper = \"h:1,g:2/x\"\n\
+                         advertise_peer = \"[::1]:9002\"\n[metadata]\nurl = \"mysql://u@h/d\"\n[log]\nlevel = \"info,a=debug\"\n";
+            vec![small.into(), include_bytes!("../../../holdfast.example.toml").to_vec()]
+        }
+        damage::run(&[Target { name: "configuration", body, seeds }], 500);
     }
 
     #[test]

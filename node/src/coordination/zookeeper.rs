@@ -3,8 +3,10 @@
 //! * `session`: one task owns the session, proves that it lives, and declares everything lost when it does not.
 //! * `calls`: reads and compare-and-set with deadlines; what became of a write whose answer was lost is found out.
 //! * `mirror`: one task follows a recursive watch and keeps the channels current.
+//! * `nodes`: who is registered, and what each says of the cache.
 //! * `queue`: leases and leadership, and the locks of [`crate::locks`].
 //! * `stored`: paths and formats.
+//! * `config`: how to reach the ensemble.
 //!
 //! Dropping the adapter ends its session. A node that is closed or dropped is seen leaving at once; one that is killed,
 //! after the session timeout.
@@ -29,92 +31,23 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zookeeper_client as zk;
 
 mod calls;
+mod config;
 mod mirror;
+mod nodes;
 mod queue;
 mod session;
 mod stored;
 
 use calls::Outcome;
+pub use config::{Digest, ZookeeperConfig};
 use session::{Command, Shared, refused};
 use stored::{
-    CLUSTER, CONTROLLERS, GENERATION, LAYOUT, LEASES, NODES, NodeRecord, ROOT, SEEN, SHARDS, StoredCache, StoredSeen,
-    decode, encode, node_path, nonce, nonce_of, seen_path, shard_path,
+    CLUSTER, CONTROLLERS, GENERATION, LAYOUT, LEASES, NODES, NodeRecord, SEEN, SHARDS, StoredCache, StoredSeen,
+    StoredShard, decode, encode, node_path, nonce, seen_path, shard_path,
 };
 
-/// Bounds of the session timeout. Shorter ones are lost to a pause of the ensemble's garbage collector.
-const SESSION_TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(120);
 /// How often somebody who waits looks again, in case an event was lost.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
-
-/// Name and password of ZooKeeper's digest scheme. Nodes of the cluster's tree are then open to nobody else.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Digest {
-    /// The name.
-    pub user: String,
-    /// The password.
-    pub password: String,
-}
-
-impl std::fmt::Debug for Digest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Digest({}, …)", self.user)
-    }
-}
-
-/// How to reach the ensemble.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ZookeeperConfig {
-    /// `host:port` of each server, separated by commas.
-    pub servers: String,
-    /// Where the cluster's tree is; made if it is not there. Each cluster has its own.
-    pub chroot: String,
-    /// How long the ensemble waits for a node that it does not hear of. The ensemble has bounds of its own.
-    pub session_timeout: Duration,
-    /// How long one operation may take.
-    pub operation_timeout: Duration,
-    /// Credentials, if the tree is to be protected.
-    pub digest: Option<Digest>,
-}
-
-impl ZookeeperConfig {
-    /// The defaults: ten seconds for a session, five for an operation, no credentials.
-    pub fn new(servers: impl Into<String>, chroot: impl Into<String>) -> Self {
-        Self {
-            servers: servers.into(),
-            chroot: chroot.into(),
-            session_timeout: Duration::from_secs(10),
-            operation_timeout: Duration::from_secs(5),
-            digest: None,
-        }
-    }
-
-    fn check(&self) -> CoordinationResult<()> {
-        let invalid = |text: String| Err(CoordinationError::Invalid(text));
-        let chroot_fine = self.chroot.strip_prefix('/').is_some_and(|rest| {
-            rest.split('/').all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains('\0'))
-        });
-        if !chroot_fine {
-            return invalid(format!("chroot {:?} is no absolute path below the root", self.chroot));
-        }
-        if self.servers.is_empty() || self.servers.contains('/') {
-            return invalid(format!("servers {:?}: host:port, separated by commas", self.servers));
-        }
-        if !SESSION_TIMEOUT.contains(&self.session_timeout) {
-            return invalid(format!(
-                "a session timeout of {:?} is not within {SESSION_TIMEOUT:?}",
-                self.session_timeout
-            ));
-        }
-        if self.digest.as_ref().is_some_and(|d| d.user.is_empty() || d.user.contains(':')) {
-            return invalid("the digest's user name is empty or contains ':'".into());
-        }
-        Ok(())
-    }
-
-    fn acls(&self) -> zk::Acls<'static> {
-        if self.digest.is_some() { zk::Acls::creator_all() } else { zk::Acls::anyone_all() }
-    }
-}
 
 /// One participant's access to a cluster in ZooKeeper.
 pub struct ZookeeperCoordination {
@@ -176,77 +109,6 @@ impl ZookeeperCoordination {
         let found = self.shared.latest(self.shared.deadline(), path).await?;
         let (bytes, stat) = found.ok_or_else(|| CoordinationError::NotFound(what.to_owned()))?;
         Ok(Versioned { version: Version(stat.version), value: decode(path, &bytes)? })
-    }
-
-    /// One try to register. `Ok(Err(holder))`: somebody else has the id.
-    async fn try_register(&self, node: &NodeAnnouncement) -> CoordinationResult<Result<Option<Registration>, String>> {
-        let shared = &self.shared;
-        let deadline = shared.deadline();
-        let (node_path, seen_path) = (node_path(node.id), seen_path(node.id));
-        let existing = match shared.latest(deadline, &node_path).await? {
-            None => None,
-            Some((bytes, stat)) => {
-                let record: NodeRecord = decode(&node_path, &bytes)?;
-                if record.owner != shared.owner {
-                    return Ok(Err(record.announcement.addresses.peer));
-                }
-                Some(stat.version)
-            }
-        };
-        let cache: Versioned<StoredCache> = self.value(GENERATION, "cluster").await?;
-        let generation = CacheState::from(cache.value).generation;
-        let record = encode(&NodeRecord { owner: shared.owner.clone(), announcement: node.clone() })?;
-        let seen = encode(&CacheSeen { generation, ..CacheSeen::default() })?;
-        let options = zk::CreateMode::Ephemeral.with_acls(shared.config.acls());
-        let outcome = shared
-            .transact(deadline, |writer| {
-                // Whoever changes the state after this finds the node; who did before is in what it starts with.
-                writer.add_check_version(GENERATION, cache.version.0)?;
-                if let Some(version) = existing {
-                    writer.add_delete(&node_path, Some(version))?;
-                    writer.add_delete(&seen_path, None)?;
-                }
-                writer.add_create(&node_path, &record.bytes, &options)?;
-                writer.add_create(&seen_path, &seen.bytes, &options)
-            })
-            .await?;
-        match outcome {
-            Outcome::Done | Outcome::Open(_) => {}
-            Outcome::Refused(_, zk::Error::BadVersion | zk::Error::NodeExists | zk::Error::NoNode) => {
-                return Ok(Ok(None));
-            }
-            Outcome::Refused(_, error) => return Err(refused("register", &error)),
-        }
-        let Some((bytes, stat)) = shared.latest(shared.deadline(), &node_path).await? else { return Ok(Ok(None)) };
-        let ours = nonce_of(&bytes).is_some_and(|n| n == record.nonce);
-        let registration = Registration { incarnation: stat.czxid as u64, cache_generation: generation };
-        Ok(Ok(ours.then_some(registration)))
-    }
-
-    /// The nodes that are alive now. Who registers after this has read the state of the cache, or a later one, when it did.
-    async fn alive(&self) -> CoordinationResult<Vec<NodeId>> {
-        let listed = self.shared.read(self.shared.deadline(), SEEN, |client| async move {
-            client.sync(ROOT).await?;
-            client.list_children(SEEN).await
-        });
-        Ok(listed.await?.unwrap_or_default().iter().filter_map(|name| name.parse().ok()).collect())
-    }
-
-    /// What those of `nodes` that are still alive said last.
-    async fn said(&self, nodes: &[NodeId]) -> CoordinationResult<BTreeMap<NodeId, CacheSeen>> {
-        let deadline = self.shared.deadline();
-        let mut said = BTreeMap::new();
-        for &node in nodes {
-            let path = seen_path(node);
-            let found = self.shared.read(deadline, &path, |client| {
-                let path = &path;
-                async move { client.get_data(path).await }
-            });
-            if let Some((bytes, _)) = found.await? {
-                said.insert(node, decode::<StoredSeen>(&path, &bytes)?.into());
-            }
-        }
-        Ok(said)
     }
 }
 
@@ -324,7 +186,10 @@ impl Coordination for ZookeeperCoordination {
         if format > FORMAT {
             return Err(CoordinationError::Format { found: format, known: FORMAT });
         }
-        serde_json::from_value(found).map_err(corrupt)
+        let identity: ClusterIdentity = serde_json::from_value(found).map_err(corrupt)?;
+        // Everything is reckoned by the number of shards: none, or billions, would end the node.
+        identity.check().map_err(|e| CoordinationError::Corrupt(format!("{CLUSTER}: {e}")))?;
+        Ok(identity)
     }
 
     async fn register(&self, cluster: ClusterId, node: NodeAnnouncement) -> CoordinationResult<Registration> {
@@ -388,10 +253,8 @@ impl Coordination for ZookeeperCoordination {
     }
 
     async fn shard(&self, shard: ShardId) -> CoordinationResult<Versioned<ShardState>> {
-        let what = format!("shard {shard}");
-        let found: Versioned<ShardState> = self.value(&shard_path(shard), &what).await?;
-        shard::check(&found.value).map_err(|e| CoordinationError::Corrupt(format!("{what}: {e}")))?;
-        Ok(found)
+        let found: Versioned<StoredShard> = self.value(&shard_path(shard), &format!("shard {shard}")).await?;
+        Ok(Versioned { version: found.version, value: found.value.into() })
     }
 
     async fn store_shard(
@@ -486,23 +349,5 @@ impl Coordination for ZookeeperCoordination {
             let look_again = deadline.min(Instant::now() + LOOK_AGAIN);
             drop(timeout_at(look_again, changed.changed()).await);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn configurations_that_cannot_work_are_refused() {
-        let good = ZookeeperConfig::new("a:2181,b:2181", "/holdfast/one");
-        assert_eq!(good.check(), Ok(()));
-        for chroot in ["", "/", "holdfast", "/a//b", "/a/", "/a/../b"] {
-            assert!(ZookeeperConfig { chroot: chroot.into(), ..good.clone() }.check().is_err(), "{chroot}");
-        }
-        assert!(ZookeeperConfig { servers: "a:2181/x".into(), ..good.clone() }.check().is_err());
-        assert!(ZookeeperConfig { session_timeout: Duration::from_millis(10), ..good.clone() }.check().is_err());
-        let digest = Digest { user: "holdfast".into(), password: "very secret".into() };
-        assert!(!format!("{:?}", ZookeeperConfig { digest: Some(digest), ..good }).contains("secret"));
     }
 }

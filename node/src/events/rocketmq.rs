@@ -1,7 +1,7 @@
 //! [`RocketMqEventBus`]: the `EventBus` on Apache RocketMQ 5.
 //!
 //! It speaks the remoting protocol with name servers and brokers directly ([`wire`]); docs/adr says why. Published messages go
-//! to the queue of their order key and are acknowledged by the broker; its flush and replication policies decide what that is
+//! to the queue of their order key, many in a request ([`publish`]), and are acknowledged by the broker; its flush and replication policies decide what that is
 //! worth. Groups consume by *pop*: the broker keeps who has which message and for how long, so that nodes share a group
 //! without knowing of each other.
 //!
@@ -24,27 +24,29 @@ use holdfast_actors::ports::events::{
     EventBus, EventError, EventResult, Message, Page, Position, SubscribeOptions, Subscription, Topic,
 };
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 mod connection;
 mod error;
 mod message;
 mod options;
 mod pop;
+mod publish;
 mod pull;
 mod routes;
+mod tls;
 mod wire;
 
-pub use options::{Credentials, RocketMqOptions, Secret, Tls};
+#[cfg(test)]
+mod damage_tests;
+
+pub use options::{Credentials, RocketMqOptions, Secret};
+pub use tls::Tls;
 
 use connection::Connections;
 use error::refused;
-use message::properties_of;
 use routes::{Route, Routes};
 use wire::{Command, request, response};
-
-/// The group in whose name messages are published; brokers only show it.
-const PRODUCERS: &str = "publishers";
 
 /// The bus. Cheap to clone.
 #[derive(Clone)]
@@ -88,47 +90,25 @@ impl Shared {
             done = work => done,
         }
     }
-
-    async fn send(&self, topic: Topic, message: &Message, deadline: Instant) -> EventResult<()> {
-        let topic = self.prefixed(topic.as_str());
-        let route = self.route(&topic, deadline).await?;
-        let (addr, broker, queue) = route.queue_of(&message.order_key).inspect_err(|_| self.routes.doubt(&topic))?;
-        let born_ms =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
-        // The short names are those of the second version of this request.
-        let command = Command::new(request::SEND_MESSAGE_V2)
-            .field("a", self.prefixed(PRODUCERS))
-            .field("b", &topic)
-            .field("c", "TBW102")
-            .field("d", self.connections.options().topic_queues)
-            .field("e", queue)
-            .field("f", 0)
-            .field("g", born_ms)
-            .field("h", 0)
-            .field("i", properties_of(message))
-            .field("j", 0)
-            .field("k", false)
-            .field("m", false)
-            .field("n", broker)
-            .body(message.body.clone());
-        let answer = self.connections.call(addr, command, deadline).await.inspect_err(|_| self.routes.doubt(&topic))?;
-        if answer.code == response::SUCCESS {
-            return Ok(());
-        }
-        if answer.code == response::TOPIC_NOT_EXIST {
-            self.routes.doubt(&topic);
-        }
-        Err(refused(&topic, &answer))
-    }
 }
 
 #[async_trait]
 impl EventBus for RocketMqEventBus {
     async fn publish(&self, topic: Topic, message: &Message, deadline: Instant) -> EventResult<()> {
         message.check()?;
-        let sending = timeout_at(deadline, self.shared.send(topic, message, deadline));
-        let sent = async { sending.await.unwrap_or_else(|_| Err(EventError::TimedOut("no broker answered".into()))) };
-        self.shared.unless_closed(sent).await
+        self.shared.unless_closed(self.shared.publish(topic, message, deadline)).await
+    }
+
+    async fn publish_all(&self, topic: Topic, messages: &[Message], deadline: Instant) -> Vec<EventResult<()>> {
+        let published = async { Ok(self.shared.publish_all(topic, messages, deadline).await) };
+        let published = self.shared.unless_closed(published).await;
+        published.unwrap_or_else(|closed| messages.iter().map(|_| Err(closed.clone())).collect())
+    }
+
+    fn lane(&self, topic: Topic, order_key: &str) -> u64 {
+        let route = self.shared.routes.known(&self.shared.prefixed(topic.as_str()));
+        // Where nothing is known yet all goes together, as far as that is possible once it is.
+        route.and_then(|route| route.place_of(order_key)).unwrap_or(0) as u64
     }
 
     async fn subscribe(&self, topic: Topic, options: SubscribeOptions) -> EventResult<Box<dyn Subscription>> {

@@ -15,19 +15,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::FutureExt as _;
 use holdfast_actors::domain::events::EventDraft;
-use holdfast_actors::ports::coordination::Fence;
 use holdfast_actors::ports::metadata::{
-    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind, BucketId, CannedAcl, CommitMove,
-    Committed, CompleteUpload, DeleteRequest, Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery,
-    ListVersionsPage, ListVersionsQuery, MetadataError, MetadataResult, MetadataStore, MoveEnd, MoveQueued,
-    MoveRequest, NewBucket, NewObject, NewUpload, ObjectVersion, Part, Recheck, Reclaim, Repair, ReplicaEvidence, Tag,
-    Upload, User, Versioning,
+    AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, CommitMove, Committed, CompleteUpload, Decorator,
+    DeleteRequest, Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage,
+    ListVersionsQuery, MetadataError, MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest, NewBucket,
+    NewObject, NewUpload, ObjectVersion, Part, ReplicaEvidence, Tag, Upload, User, Versioning,
 };
-use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ReclaimItem, ShardId, UploadId, VersionId};
+use holdfast_protocol::{UploadId, VersionId};
 
 use super::caching::{RunToEnd, UNKNOWN_QUARANTINE, object_key};
 
 mod coherent;
+mod values;
 
 use coherent::{Cacheable, Coherent, WriteMark};
 
@@ -114,59 +113,11 @@ fn written(committed: &Committed) -> Option<&Arc<ObjectVersion>> {
     Some(&committed.object)
 }
 
-impl Cacheable for ObjectVersion {
-    fn version(&self) -> (u64, u64) {
-        (self.sequence, 0)
-    }
+impl<S: MetadataStore + ?Sized> Decorator for CachedMetadataStore<S> {
+    type Inner = S;
 
-    fn weight_bytes(&self) -> usize {
-        let attributes = &self.attributes;
-        let headers = [
-            &attributes.content_type,
-            &attributes.cache_control,
-            &attributes.content_disposition,
-            &attributes.content_encoding,
-            &attributes.content_language,
-            &attributes.expires,
-            &attributes.website_redirect_location,
-        ];
-        let headers: usize = headers.into_iter().flatten().map(String::len).sum();
-        let user: usize = attributes.user_metadata.iter().map(|(k, v)| 64 + k.len() + v.len()).sum();
-        let tags: usize = self.tags.iter().map(|tag| 64 + tag.key.len() + tag.value.len()).sum();
-        let content = self.content.as_ref().map_or(0, |content| {
-            let place = content.cold().map_or(0, |place| {
-                let names: usize = place.names.iter().map(|name| size_of::<String>() + name.len()).sum();
-                size_of_val(&**place) + place.tier.as_str().len() + names + place.sums.len() * 4
-            });
-            size_of_val(&**content) + content.manifest.extents.len() * 24 + content.parts.len() * 72 + place
-        });
-        size_of::<Self>() + self.key.len() + self.owner.len() + headers + user + tags + content
-    }
-}
-
-impl Cacheable for Bucket {
-    fn version(&self) -> (u64, u64) {
-        (self.id.0, self.revision)
-    }
-
-    fn weight_bytes(&self) -> usize {
-        let configs: usize = self.configs.iter().map(|(_, value)| 32 + value.len()).sum();
-        size_of::<Self>() + self.name.len() + self.owner.len() + configs
-    }
-}
-
-impl Cacheable for AccessKey {
-    /// Keys have no version of their own; marks alone keep them coherent.
-    fn version(&self) -> (u64, u64) {
-        (0, 0)
-    }
-
-    fn weight_bytes(&self) -> usize {
-        size_of::<Self>()
-            + self.access_key.len()
-            + self.sealed_secret.len()
-            + self.user.name.len()
-            + self.description.len()
+    fn inner(&self) -> &S {
+        &self.inner
     }
 }
 
@@ -318,69 +269,6 @@ impl<S: MetadataStore + ?Sized> MetadataStore for CachedMetadataStore<S> {
         self.inner.abort_upload(bucket, key, upload, now_ms).await
     }
 
-    async fn stale_uploads(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<Arc<Upload>>> {
-        self.inner.stale_uploads(before_ms, limit).await
-    }
-
-    async fn expire_upload(&self, upload: UploadId, before_ms: u64, now_ms: u64) -> MetadataResult<bool> {
-        self.inner.expire_upload(upload, before_ms, now_ms).await
-    }
-
-    async fn aged_versions(
-        &self,
-        bucket: BucketId,
-        kind: AgedKind,
-        after: &AgePosition,
-        until_ms: u64,
-        limit: u32,
-    ) -> MetadataResult<Vec<AgedVersion>> {
-        self.inner.aged_versions(bucket, kind, after, until_ms, limit).await
-    }
-
-    async fn surplus_versions(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        keep: u32,
-        after: u64,
-        limit: u32,
-    ) -> MetadataResult<Vec<AgedVersion>> {
-        self.inner.surplus_versions(bucket, key, keep, after, limit).await
-    }
-
-    async fn aged_uploads(
-        &self,
-        bucket: BucketId,
-        after: &AgePosition,
-        until_ms: u64,
-        limit: u32,
-    ) -> MetadataResult<Vec<Arc<Upload>>> {
-        self.inner.aged_uploads(bucket, after, until_ms, limit).await
-    }
-
-    async fn lifecycle_cursors(&self, bucket: BucketId, generation: u64) -> MetadataResult<Vec<(String, AgePosition)>> {
-        self.inner.lifecycle_cursors(bucket, generation).await
-    }
-
-    async fn save_lifecycle_cursor(
-        &self,
-        bucket: BucketId,
-        generation: u64,
-        stream: &str,
-        at: &AgePosition,
-        fence: Option<&Fence>,
-    ) -> MetadataResult<()> {
-        self.inner.save_lifecycle_cursor(bucket, generation, stream, at, fence).await
-    }
-
-    async fn rechecks(&self, bucket: BucketId, limit: u32) -> MetadataResult<Vec<Recheck>> {
-        self.inner.rechecks(bucket, limit).await
-    }
-
-    async fn finish_rechecks(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()> {
-        self.inner.finish_rechecks(ids, fence).await
-    }
-
     async fn request_move(&self, request: MoveRequest) -> MetadataResult<MoveQueued> {
         let mark = self.objects.mark([object_key(request.bucket, &request.key)]);
         self.write(mark, nothing, |inner| async move { inner.request_move(request).await }).await
@@ -389,58 +277,6 @@ impl<S: MetadataStore + ?Sized> MetadataStore for CachedMetadataStore<S> {
     async fn commit_move(&self, commit: CommitMove) -> MetadataResult<MoveEnd> {
         let mark = self.objects.mark([object_key(commit.bucket, &commit.key)]);
         self.write(mark, nothing, |inner| async move { inner.commit_move(commit).await }).await
-    }
-
-    async fn due_reclaims(&self, before_ms: u64, limit: u32, fence: Option<&Fence>) -> MetadataResult<Vec<Reclaim>> {
-        self.inner.due_reclaims(before_ms, limit, fence).await
-    }
-
-    async fn waiting_reclaims(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<ReclaimItem>> {
-        self.inner.waiting_reclaims(before_ms, limit).await
-    }
-
-    async fn claim_reclaims(&self, items: &[ReclaimItem], before_ms: u64) -> MetadataResult<Vec<Reclaim>> {
-        self.inner.claim_reclaims(items, before_ms).await
-    }
-
-    async fn finish_reclaims(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()> {
-        self.inner.finish_reclaims(ids, fence).await
-    }
-
-    async fn known_contents(&self, contents: &[ContentId]) -> MetadataResult<Vec<ContentId>> {
-        self.inner.known_contents(contents).await
-    }
-
-    async fn condemn(&self, contents: &[ContentId], now_ms: u64) -> MetadataResult<Vec<ContentId>> {
-        self.inner.condemn(contents, now_ms).await
-    }
-
-    async fn forget_condemned(&self, before_ms: u64, limit: u32) -> MetadataResult<u64> {
-        self.inner.forget_condemned(before_ms, limit).await
-    }
-
-    async fn claim(&self, cluster: Option<ClusterId>) -> MetadataResult<Option<ClusterId>> {
-        self.inner.claim(cluster).await
-    }
-
-    async fn raise_epochs(&self, epochs: &[(ShardId, Epoch)]) -> MetadataResult<()> {
-        self.inner.raise_epochs(epochs).await
-    }
-
-    async fn queue_repairs(&self, repairs: &[(ChunkId, NodeId)], now_ms: u64) -> MetadataResult<()> {
-        self.inner.queue_repairs(repairs, now_ms).await
-    }
-
-    async fn repairs(&self, node: NodeId, after: u64, limit: u32) -> MetadataResult<Vec<Repair>> {
-        self.inner.repairs(node, after, limit).await
-    }
-
-    async fn finish_repairs(&self, repairs: &[Repair]) -> MetadataResult<()> {
-        self.inner.finish_repairs(repairs).await
-    }
-
-    async fn repair_backlog(&self) -> MetadataResult<Vec<(NodeId, u64)>> {
-        self.inner.repair_backlog().await
     }
 
     async fn create_user(&self, user: User) -> MetadataResult<()> {

@@ -26,6 +26,7 @@ pub(super) mod outbox;
 pub(super) mod reads;
 pub(super) mod reclaims;
 pub(super) mod replicas;
+mod sequences;
 pub(super) mod shapes;
 pub(super) mod store;
 pub(super) mod tiering;

@@ -245,6 +245,20 @@ impl ClusterCa {
 mod tests {
     use super::*;
 
+    /// Not made anew each time, so that the damage is the same each time.
+    const NODE_5: &str = "-----BEGIN CERTIFICATE-----\n\
+        MIIByjCCAXCgAwIBAgIUHlv0hPbitICTe54tCRPUbUkMeKgwCgYIKoZIzj0EAwIw\n\
+        DzENMAsGA1UEAwwEbm9kZTAeFw0yNjExMzAwMjUzMjhaFw0zNjExMjcwMjUzMjha\n\
+        MA8xDTALBgNVBAMMBG5vZGUwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARBCOjp\n\
+        Bixgt/c0EXMst4qTf3LUGJ3TFSh55CZAITexndJgmeQjnBQNCyP678mPsow7AD59\n\
+        /z6nTv3A/rE1L4PHo4GpMIGmMB0GA1UdDgQWBBSd75wulE3c+Yn9EOxn6WGpWS6D\n\
+        3zAfBgNVHSMEGDAWgBSd75wulE3c+Yn9EOxn6WGpWS6D3zAPBgNVHRMBAf8EBTAD\n\
+        AQH/MFMGA1UdEQRMMEqGSHNwaWZmZTovL2hvbGRmYXN0LzAzMDMwMzAzMDMwMzAz\n\
+        MDMwMzAzMDMwMzAzMDMwMzAzL25vZGUvMDAwMDAwMDAwMDAwMDAwNTAKBggqhkjO\n\
+        PQQDAgNIADBFAiBPJT0mvppRlOTNaAVQMWITQfbJwq+k0GCgc2bcxNBpnwIhAL8n\n\
+        D1IPy/ex4NSRP6StGw224tUFDpGGAFXpldmXM/6P\n\
+        -----END CERTIFICATE-----";
+
     #[test]
     fn subject_is_read_back_from_a_certificate() {
         let ca = ClusterCa::generate(ClusterId([3; 16])).unwrap();
@@ -267,6 +281,27 @@ mod tests {
         let other = ClusterCa::generate(ClusterId([3; 16])).unwrap();
         assert!(ClusterCa::from_pem(ca.certificate_pem(), &other.key_pem()).is_err());
         assert!(ClusterCa::from_pem("nonsense", &ca.key_pem()).is_err());
+    }
+
+    #[test]
+    fn damaged_certificates_are_refused_and_no_harm() {
+        fn body(bytes: &[u8]) {
+            let _ = facts(&CertificateDer::from(bytes));
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            let _ = text.parse::<Subject>().map(|subject| {
+                assert_eq!(subject.to_string().parse::<Subject>().unwrap(), subject);
+            });
+        }
+        fn seeds() -> Vec<Vec<u8>> {
+            let made = CertificateDer::from_pem_slice(NODE_5.as_bytes()).unwrap();
+            let subject = facts(&made).unwrap().subject;
+            assert_eq!(subject, Subject { cluster: ClusterId([3; 16]), role: Role::Node(NodeId::from(5)) });
+            vec![made.to_vec(), subject.to_string().into_bytes()]
+        }
+        holdfast_protocol::fuzz::damage::run(
+            &[holdfast_protocol::fuzz::Target { name: "certificate", body, seeds }],
+            3_000,
+        );
     }
 
     #[test]

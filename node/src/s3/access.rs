@@ -258,9 +258,9 @@ impl AccessControl {
         let bucket = self.check_path(operation, cx, &caller, connection, form.is_some()).await?;
         let Some(bucket) = bucket else { return Ok(()) };
         let extensions = cx.extensions_mut();
-        if let Some(context) =
-            extensions.get::<Arc<RequestContext>>().filter(|_| strict_xml::may_rewrite(operation.name))
-        {
+        let may_come_again =
+            |context: &&Arc<RequestContext>| strict_xml::may_rewrite(operation.name) || context.keeps_grant();
+        if let Some(context) = extensions.get::<Arc<RequestContext>>().filter(may_come_again) {
             context.set_granted(Granted { operation: operation.name, caller, bucket: Arc::clone(&bucket) });
         }
         extensions.insert(bucket);
@@ -290,6 +290,12 @@ impl AccessControl {
         let query = cx.uri().query().unwrap_or_default();
         if let Some(name) = unknown_subresource(operation.name, query) {
             return Err(s3_error!(NotImplemented, "The subresource {name:?} is not implemented by Holdfast."));
+        }
+        if let Some(name) = misplaced_parameter(operation.name, query) {
+            return Err(s3_error!(
+                InvalidArgument,
+                "This operation does not accept {name} as it stands in this request."
+            ));
         }
         if matches!(operation.name, "ListBuckets" | "CreateBucket") {
             return if anonymous { Err(access_denied()) } else { Ok(None) };
@@ -392,6 +398,17 @@ fn unknown_subresource<'q>(operation: &str, query: &'q str) -> Option<&'q str> {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         (value.is_empty() && !name.is_empty() && name != "versionId" && !name.starts_with("X-Amz-")).then_some(name)
     })
+}
+
+/// A parameter that belongs to another operation, which the request was meant to be: `uploadId` without `partNumber` must
+/// not replace the object by the part.
+fn misplaced_parameter<'q>(operation: &str, query: &'q str) -> Option<&'q str> {
+    let others: &[&str] = match operation {
+        "PutObject" | "CopyObject" => &["partNumber", "uploadId", "versionId"],
+        "DeleteObject" => &["partNumber"],
+        _ => return None,
+    };
+    query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name)).find(|name| others.contains(name))
 }
 
 #[async_trait]

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use base64::Engine;
 use holdfast_actors::domain::access::acl::{self, AclError, Grantee as AclGrantee, Permission as AclPermission};
 use holdfast_actors::domain::access::cors::{CorsError, CorsRule, CorsRules};
 use holdfast_actors::domain::access::policy::Policy;
@@ -13,7 +12,6 @@ use holdfast_actors::domain::objects::tags::{TAG_KEY_CHARS_MAX, TAG_VALUE_CHARS_
 use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, CannedAcl, ObjectVersion, Tag};
 use holdfast_protocol::{EventName, VersionId};
-use md5::{Digest, Md5};
 use s3s::dto::{self, *};
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use serde::de::DeserializeOwned;
@@ -52,19 +50,6 @@ pub(super) fn stored<T: DeserializeOwned>(bucket: &Bucket, kind: BucketConfigKin
 
 pub(super) fn to_json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("plain structs of strings and numbers serialise")
-}
-
-fn check_content_md5(header: Option<&str>, body: &[u8]) -> S3Result<()> {
-    let Some(header) = header else { return Ok(()) };
-    let expected = base64::prelude::BASE64_STANDARD
-        .decode(header)
-        .ok()
-        .filter(|digest| digest.len() == 16)
-        .ok_or_else(|| s3_error!(InvalidDigest, "The Content-MD5 you specified is not valid."))?;
-    if Md5::digest(body).as_slice() != expected {
-        return Err(s3_error!(BadDigest, "The Content-MD5 you specified did not match what we received."));
-    }
-    Ok(())
 }
 
 /// Checks tags of a bucket against S3's rules.
@@ -233,8 +218,7 @@ impl S3Front {
         &self,
         req: S3Request<PutBucketPolicyInput>,
     ) -> S3Result<S3Response<PutBucketPolicyOutput>> {
-        let PutBucketPolicyInput { bucket, policy: text, content_md5, .. } = req.input;
-        check_content_md5(content_md5.as_deref(), text.as_bytes())?;
+        let PutBucketPolicyInput { bucket, policy: text, .. } = req.input;
         let refuse = |message: String| S3Error::with_message(S3ErrorCode::MalformedPolicy, message);
         let policy = Policy::parse(&text, &bucket).map_err(|error| refuse(error.to_string()))?;
         for user in policy.users() {

@@ -114,6 +114,7 @@ impl BodyChecks {
         trailing: Option<TrailingHeaders>,
         kept: Option<ChecksumAlgorithm>,
     ) -> S3Result<Self> {
+        refuse_unknown(headers)?;
         let md5 = content_md5.map(decode_md5).transpose()?;
         let mut checksum = None;
         for (algorithm, value) in given {
@@ -187,6 +188,22 @@ fn decode_md5(text: &str) -> S3Result<[u8; 16]> {
         .ok_or_else(|| s3_error!(InvalidDigest, "The Content-MD5 you specified was invalid."))
 }
 
+/// A checksum that cannot be compared is not passed over: its sender relies on it.
+fn refuse_unknown(headers: &HeaderMap) -> S3Result<()> {
+    let known = |name: &str| ChecksumAlgorithm::ALL.into_iter().any(|algorithm| algorithm.header() == name);
+    let unknown = headers.keys().map(http::HeaderName::as_str).any(|name| match name.strip_prefix("x-amz-checksum-") {
+        Some("algorithm" | "type" | "mode") | None => false,
+        Some(_) => !known(name),
+    });
+    if unknown {
+        return Err(s3_error!(
+            InvalidRequest,
+            "The algorithm type you specified in x-amz-checksum- header is invalid."
+        ));
+    }
+    Ok(())
+}
+
 /// The algorithm that `x-amz-trailer` announces.
 fn trailer_algorithm(headers: &HeaderMap) -> S3Result<Option<ChecksumAlgorithm>> {
     let Some(value) = headers.get("x-amz-trailer") else { return Ok(None) };
@@ -252,6 +269,7 @@ mod tests {
             (&[("x-amz-trailer", "x-amz-meta-x")], &[]),
             (&[], &[(ChecksumAlgorithm::Crc32, "AAAA")]),
             (&[], &[(ChecksumAlgorithm::Crc32, "?")]),
+            (&[("x-amz-checksum-crc99", "AAAA")], &[]),
         ] {
             assert_eq!(checks(pairs, given).unwrap_err(), "InvalidRequest", "{pairs:?} {given:?}");
         }

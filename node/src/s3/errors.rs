@@ -229,17 +229,22 @@ fn incomplete_body() -> S3Error {
     s3_error!(IncompleteBody, "You did not provide the number of bytes specified by the Content-Length HTTP header.")
 }
 
+/// 400: the bytes are not those that were signed.
+pub(super) fn wrong_payload_hash() -> S3Error {
+    let mut error = S3Error::with_message(
+        S3ErrorCode::Custom("XAmzContentSHA256Mismatch".into()),
+        "The provided 'x-amz-content-sha256' header does not match what was computed.",
+    );
+    error.set_status_code(StatusCode::BAD_REQUEST);
+    error
+}
+
 /// The error of a body. s3s checks payload hashes and chunk signatures in the stream and keeps the types of what it finds
 /// to itself, so they are told by name.
-fn body_error(error: &BodyError) -> S3Error {
+pub(super) fn body_error(error: &BodyError) -> S3Error {
     let text = error.to_string();
     let mut code = if text.contains("Sha256Mismatch") {
-        let mut error = S3Error::with_message(
-            S3ErrorCode::Custom("XAmzContentSHA256Mismatch".into()),
-            "The provided 'x-amz-content-sha256' header does not match what was computed.",
-        );
-        error.set_status_code(StatusCode::BAD_REQUEST);
-        error
+        wrong_payload_hash()
     } else if text.contains("SignatureMismatch") {
         s3_error!(SignatureDoesNotMatch, "The signature of a chunk of the body does not match.")
     } else if text.contains("FormatError") || text.contains("TooLarge") || text.contains("TooMany") {

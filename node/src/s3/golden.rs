@@ -29,6 +29,7 @@ use crate::metadata::sqlite::{SqliteMetadataStore, SqliteOptions};
 
 mod classes;
 mod copies;
+mod documents;
 mod lifecycle;
 mod listings;
 mod objects;

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use holdfast_actors::ports::{Clock, MetadataStore};
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HOST, ORIGIN, RETRY_AFTER, SERVER};
+use http::header::{CONTENT_RANGE, HOST, ORIGIN, RETRY_AFTER, SERVER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use metrics::{counter, describe_counter, describe_histogram, histogram};
 use percent_encoding::percent_decode_str;
@@ -27,11 +27,12 @@ use s3s::{Body, S3, S3Error, S3Result, s3_error};
 use tracing::Instrument;
 
 use super::access::AccessControl;
+use super::answers;
 use super::auth::{Authenticator, SecretOpener, SharedAuthenticator};
 use super::cors::Cors;
 use super::host::HostNames;
+use super::ignored::Again;
 use super::post::{self, FormContext};
-use super::ranges;
 use super::request_id::{RequestContext, RequestId};
 use super::restore::Accepted;
 use super::signature;
@@ -50,6 +51,8 @@ pub struct S3HttpOptions {
     pub hosts: HostNames,
     /// What `x-amz-id-2` shows: which node answered.
     pub node_name: String,
+    /// The region that clients are told who signed for one that cannot be.
+    pub region: String,
 }
 
 /// The service. Cheap to clone.
@@ -65,6 +68,7 @@ struct Inner {
     authenticator: Arc<Authenticator>,
     clock: Arc<dyn Clock>,
     node_name: HeaderValue,
+    region: String,
 }
 
 /// Tells the exporter what the metrics of this module mean.
@@ -103,6 +107,7 @@ impl S3HttpService {
             authenticator,
             clock,
             node_name,
+            region: options.region,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -186,6 +191,7 @@ impl Inner {
             tracing::debug!(%error, "request refused");
             error_response(error)
         });
+        response = answers::corrected(context.operation(), response);
         // s3s knows one status for HeadObject; S3 answers a part or a range as it answers its GET.
         if method == Method::HEAD
             && response.status() == StatusCode::OK
@@ -220,12 +226,21 @@ impl Inner {
             *response.headers_mut() = headers;
             return Ok(response);
         }
-        signature::check_form(request.headers(), request.uri())?;
+        if !matches!(*request.method(), Method::GET | Method::HEAD | Method::PUT | Method::POST | Method::DELETE) {
+            return Err(s3_error!(MethodNotAllowed, "The specified method is not allowed against this resource."));
+        }
+        signature::check_form(request.headers(), request.uri(), &self.region)?;
         if !is_form {
-            let (method, uri) = (request.method().clone(), request.uri().clone());
-            ranges::drop_ignored(&method, &uri, request.headers_mut());
+            let again = Again::of(&mut request, context);
             let watched = strict_xml::watch(&mut request, context);
-            let response = self.s3(request).await;
+            let mut response = self.s3(request).await;
+            let next = match (again, &response) {
+                (Some(again), Ok(refused)) => again.after(refused, context),
+                _ => None,
+            };
+            if let Some(next) = next {
+                response = self.s3(next).await;
+            }
             let response = match watched.and_then(|watched| watched.again(context)) {
                 Some(again) => self.s3(again?).await,
                 None => response,
@@ -274,7 +289,7 @@ impl Inner {
         let id = id.to_string();
         let status = response.status();
         if status.is_client_error() || status.is_server_error() {
-            self.complete_error(response, &id, path);
+            answers::complete_error(response, &id, self.node_name.to_str().unwrap_or_default(), path);
             if status == StatusCode::SERVICE_UNAVAILABLE && !response.headers().contains_key(RETRY_AFTER) {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
@@ -284,34 +299,6 @@ impl Inner {
         headers.insert(X_AMZ_ID_2, self.node_name.clone());
         headers.insert(SERVER, HeaderValue::from_static("Holdfast"));
     }
-
-    /// Puts resource and ids into the body of an error, which s3s builds without them.
-    fn complete_error(&self, response: &mut Response<Body>, id: &str, path: &str) {
-        const END: &[u8] = b"</Error>";
-        let Some(body) = response.body().bytes() else { return };
-        if !body.ends_with(END) {
-            return;
-        }
-        let decoded = percent_decode_str(path).decode_utf8_lossy();
-        let resource = quick_xml::escape::escape(&*decoded);
-        let node = self.node_name.to_str().unwrap_or_default();
-        let mut text = Vec::with_capacity(body.len() + resource.len() + 128);
-        text.extend_from_slice(&body[..body.len() - END.len()]);
-        // XML 1.0 cannot hold control characters, not even escaped.
-        let resource: String = resource.chars().filter(|c| !c.is_control()).collect();
-        text.extend_from_slice(format!("<Resource>{resource}</Resource>").as_bytes());
-        if !contains(&body, b"<RequestId>") {
-            text.extend_from_slice(format!("<RequestId>{id}</RequestId>").as_bytes());
-        }
-        text.extend_from_slice(format!("<HostId>{}</HostId>", quick_xml::escape::escape(node)).as_bytes());
-        text.extend_from_slice(END);
-        response.headers_mut().remove(CONTENT_LENGTH);
-        *response.body_mut() = Body::from(text);
-    }
-}
-
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
 }
 
 /// The bucket that a request addresses.

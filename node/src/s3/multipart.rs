@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
-use holdfast_actors::domain::objects::checksums::DEFAULT_ALGORITHM;
+use holdfast_actors::domain::objects::checksums::{DEFAULT_ALGORITHM, multipart_etag};
 use holdfast_actors::domain::objects::conditions::parse_etag;
 use holdfast_actors::domain::objects::labels::LabelAttributes;
 use holdfast_actors::domain::objects::multipart::{
@@ -15,7 +15,9 @@ use holdfast_actors::domain::objects::tags::parse_tagging_header;
 use holdfast_actors::domain::objects::{PAGE_SIZE_MAX, attributes};
 use holdfast_actors::flow::put::{BodyError, StoreRequest, store};
 use holdfast_actors::ports::locks::{Lease, LockName};
-use holdfast_actors::ports::metadata::{CompleteUpload, ETag, NewUpload, Part, Upload};
+use holdfast_actors::ports::metadata::{
+    Bucket, CompleteUpload, ETag, NewUpload, ObjectVersion, Part, Upload, Versioning,
+};
 use holdfast_protocol::checksum::Checksum;
 use holdfast_protocol::label::PartLabel;
 use holdfast_protocol::{ChecksumAlgorithm, ChecksumType, ChunkLabel, ContentId, EventName, UploadId, VersionId};
@@ -24,7 +26,7 @@ use s3s::dto::{
     CompleteMultipartUploadOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput, ListPartsInput,
     ListPartsOutput, UploadPartInput, UploadPartOutput,
 };
-use s3s::{S3Request, S3Response, S3Result, s3_error};
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 
 use super::S3Front;
 use super::checksums::{self, BodyChecks, given_checksums, set_checksum};
@@ -34,6 +36,7 @@ use super::convert::{
     upload_id, write_precondition,
 };
 use super::errors::{ResultExt as _, invalid_argument, not_implemented};
+use super::facts::ClientConnection;
 use super::put::{announced_length, answered_version, body_stream};
 
 /// Completions that name fewer parts are done before a lock is had.
@@ -221,7 +224,7 @@ impl S3Front {
                 part: Some(PartLabel { upload: new.id, number }),
                 content_size_bytes: size_bytes,
                 created_ms: begun_ms,
-                attributes: Some(serde_json::to_string(&attributes).map_err(s3s::S3Error::internal_error)?),
+                attributes: Some(serde_json::to_string(&attributes).map_err(S3Error::internal_error)?),
                 is_stub: false,
             },
             algorithms: checks.algorithms.clone(),
@@ -278,6 +281,7 @@ impl S3Front {
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = &mut req.input;
         refuse_customer_key!(input);
+        let conditional = input.if_match.is_some() || input.if_none_match.is_some();
         let precondition = write_precondition(input.if_match.take(), input.if_none_match.take())?;
         let named = named_parts(input.multipart_upload.take())?;
         check_order(&named).s3()?;
@@ -292,34 +296,51 @@ impl S3Front {
         let bucket = self.bucket_of(&req.extensions, &input.bucket, input.expected_bucket_owner.as_deref()).await?;
         let id = upload_id(&input.upload_id)?;
         let _alone = self.completion_lock(id, named.len()).await;
-        let upload = self.metadata.upload(bucket.id, &input.key, id).await.s3()?;
-        let stored = self.all_parts(id).await?;
-        let now_ms = self.clock.now_ms();
-        let Assembled { parts, content } =
-            multipart::assemble(ContentId::generate(now_ms / 1000), &named, &stored, upload.new.checksum, &expected)
-                .s3()?;
-        let completion = CompleteUpload {
-            bucket: bucket.id,
-            key: input.key.clone(),
-            upload: id,
-            parts,
-            content,
-            version: self.new_version(),
-            now_ms,
-            precondition,
-            event: self.event(&req.extensions, &bucket, EventName::CreatedCompleteMultipartUpload),
+        let version = self.new_version();
+        let event = self.event(&req.extensions, &bucket, EventName::CreatedCompleteMultipartUpload);
+        let completed = async {
+            let upload = self.metadata.upload(bucket.id, &req.input.key, id).await.s3()?;
+            let stored = self.all_parts(id).await?;
+            let now_ms = self.clock.now_ms();
+            let Assembled { parts, content } = multipart::assemble(
+                ContentId::generate(now_ms / 1000),
+                &named,
+                &stored,
+                upload.new.checksum,
+                &expected,
+            )
+            .s3()?;
+            let completion = CompleteUpload {
+                bucket: bucket.id,
+                key: req.input.key.clone(),
+                upload: id,
+                parts,
+                content,
+                version,
+                now_ms,
+                precondition,
+                event,
+            };
+            let committed = self.metadata.complete_upload(completion).await.s3()?;
+            let version = answered_version(&committed);
+            Ok::<_, S3Error>((committed.object, version))
         };
-        let committed = self.metadata.complete_upload(completion).await.s3()?;
+        let (object, version_id) = match completed.await {
+            Err(error) if *error.code() == S3ErrorCode::NoSuchUpload && !conditional => {
+                self.completed_before(&bucket, &req.input.key, &named).await.ok_or(error)?
+            }
+            result => result?,
+        };
 
         let mut output = CompleteMultipartUploadOutput {
-            location: Some(location(&req.headers, &req.input.bucket, &req.input.key)),
-            expiration: self.expiration(&bucket, &committed.object),
-            version_id: answered_version(&committed),
+            location: Some(location(&req, &req.input.bucket, &req.input.key)),
+            expiration: self.expiration(&bucket, &object),
+            version_id,
             bucket: Some(req.input.bucket),
             key: Some(req.input.key),
             ..Default::default()
         };
-        if let Some(content) = &committed.object.content {
+        if let Some(content) = &object.content {
             output.e_tag = Some(etag(&content.etag));
             if let Some(checksum) = &content.checksum {
                 let text = Checksum::to_s3_string(checksum);
@@ -328,6 +349,23 @@ impl S3Front {
             }
         }
         Ok(S3Response::new(output))
+    }
+
+    /// The object that a completion asks for, if it is there already: a client that did not hear the answer asks again, and
+    /// by then the upload is gone.
+    async fn completed_before(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        named: &[NamedPart],
+    ) -> Option<(Arc<ObjectVersion>, Option<String>)> {
+        let object = self.metadata.object(bucket.id, key, None).await.ok()?;
+        let content = object.content.as_ref()?;
+        let md5s: Vec<[u8; 16]> = named.iter().map(|part| part.etag.map(|etag| etag.md5)).collect::<Option<_>>()?;
+        let same = content.etag == multipart_etag(&md5s)
+            && content.parts.iter().map(|part| part.number).eq(named.iter().map(|part| part.number));
+        let version = (bucket.versioning != Versioning::Unversioned).then(|| object.version.to_string());
+        same.then(|| (Arc::clone(&object), version))
     }
 
     /// Ends an upload and gives its parts up.
@@ -419,14 +457,14 @@ fn named_parts(list: Option<dto::CompletedMultipartUpload>) -> S3Result<Vec<Name
 }
 
 /// Where the object can be found, by the host that the client spoke to.
-fn location(headers: &http::HeaderMap, bucket: &str, key: &str) -> String {
-    let path = format!("/{bucket}/{}", super::listing::url_encode(key));
-    match headers.get(http::header::HOST).and_then(|host| host.to_str().ok()) {
-        Some(host) if host.split('.').next() == Some(bucket) => {
-            format!("http://{host}/{}", super::listing::url_encode(key))
-        }
-        Some(host) => format!("http://{host}{path}"),
-        None => path,
+fn location<T>(req: &S3Request<T>, bucket: &str, key: &str) -> String {
+    let key = super::listing::url_encode(key);
+    let tls = req.extensions.get::<ClientConnection>().is_some_and(|connection| connection.tls);
+    let scheme = if tls { "https" } else { "http" };
+    match req.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()) {
+        Some(host) if host.split('.').next() == Some(bucket) => format!("{scheme}://{host}/{key}"),
+        Some(host) => format!("{scheme}://{host}/{bucket}/{key}"),
+        None => format!("/{bucket}/{key}"),
     }
 }
 

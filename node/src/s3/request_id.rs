@@ -1,6 +1,7 @@
 //! Request ids, and what becomes known of a request while it is handled.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use holdfast_actors::ports::metadata::Bucket;
@@ -43,12 +44,20 @@ pub struct RequestContext {
     operation: OnceLock<&'static str>,
     user: OnceLock<Option<String>>,
     granted: Mutex<Option<Granted>>,
+    /// Whether a grant is kept, whatever the operation.
+    keeps_grant: AtomicBool,
 }
 
 impl RequestContext {
     /// A request of which only the id is known.
     pub fn new(id: RequestId) -> Self {
-        Self { id, operation: OnceLock::new(), user: OnceLock::new(), granted: Mutex::new(None) }
+        Self {
+            id,
+            operation: OnceLock::new(),
+            user: OnceLock::new(),
+            granted: Mutex::new(None),
+            keeps_grant: AtomicBool::new(false),
+        }
     }
 
     /// The id.
@@ -74,6 +83,16 @@ impl RequestContext {
     /// Called once the caller is known; the first call counts.
     pub(crate) fn set_caller(&self, caller: &Caller) {
         let _ = self.user.set(caller.user_name().map(str::to_owned));
+    }
+
+    /// Called for a request that may be given to s3s once more, whatever the operation.
+    pub(crate) fn keep_grant(&self) {
+        self.keeps_grant.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was called.
+    pub(crate) fn keeps_grant(&self) -> bool {
+        self.keeps_grant.load(Ordering::Relaxed)
     }
 
     /// Called once access control had nothing against a request that may be given to s3s once more.

@@ -8,11 +8,15 @@
 //!   source or an ACL to it.
 //! * A presigned URL is valid for at most seven days.
 //! * A request is signed in one way, by one header; a second one is refused instead of being taken for no signature.
-//! * The credential's scope names the service `s3`.
+//! * The credential's scope names the service `s3`, and a region of lower-case letters, digits and hyphens; which one does not
+//!   matter. s3cmd begins with `US` and waits to be told the right one.
 
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderValue, Uri};
 use s3s::{S3Error, S3Result, s3_error};
 use url::form_urlencoded;
+
+use super::answers::BUCKET_REGION;
+use super::errors::with_headers;
 
 /// Longest validity of a presigned URL.
 pub const PRESIGNED_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
@@ -24,11 +28,12 @@ const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const UNSIGNED_HEADERS: [&str; 5] =
     ["x-amz-content-sha256", "x-amz-date", "x-amz-user-agent", "x-amz-cf-id", "x-amz-request-id"];
 
-/// Checks the form of a request's signature; requests without one pass.
+/// Checks the form of a request's signature; requests without one pass. `region` is the one that a client is told who named none
+/// that could be.
 ///
 /// # Errors
 /// S3's error for what is wrong.
-pub fn check_form(headers: &HeaderMap, uri: &Uri) -> S3Result<()> {
+pub fn check_form(headers: &HeaderMap, uri: &Uri, region: &str) -> S3Result<()> {
     let mut authorizations = headers.get_all(http::header::AUTHORIZATION).iter();
     let authorization = authorizations.next();
     if authorizations.next().is_some() {
@@ -45,13 +50,13 @@ pub fn check_form(headers: &HeaderMap, uri: &Uri) -> S3Result<()> {
         )),
         (Some(value), None) => {
             let value = value.to_str().map_err(|_| malformed("is not ASCII"))?;
-            check_authorization(value, headers)
+            check_authorization(value, headers, region)
         }
         (None, Some(presigned)) => presigned.check(headers),
     }
 }
 
-fn check_authorization(value: &str, headers: &HeaderMap) -> S3Result<()> {
+fn check_authorization(value: &str, headers: &HeaderMap, region: &str) -> S3Result<()> {
     let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
     if scheme == "AWS" {
         return Err(version_2());
@@ -64,6 +69,9 @@ fn check_authorization(value: &str, headers: &HeaderMap) -> S3Result<()> {
     };
     let credential = field("Credential").ok_or_else(|| malformed("has no Credential"))?;
     check_service(credential).map_err(malformed)?;
+    if let Some(wrong) = wrong_region(credential) {
+        return Err(other_region(wrong, region));
+    }
     let signed = field("SignedHeaders").ok_or_else(|| malformed("has no SignedHeaders"))?;
     check_signed_headers(signed, headers)
 }
@@ -117,6 +125,13 @@ impl Presigned {
         }
         check_service(credential)
             .map_err(|problem| s3_error!(AuthorizationQueryParametersError, "X-Amz-Credential {problem}"))?;
+        if let Some(wrong) = wrong_region(credential) {
+            let problem = "the region is wrong";
+            return Err(s3_error!(
+                AuthorizationQueryParametersError,
+                "Error parsing X-Amz-Credential; {problem}: {wrong}"
+            ));
+        }
         check_signed_headers(signed, headers)
     }
 }
@@ -128,6 +143,25 @@ fn check_service(credential: &str) -> Result<(), &'static str> {
         (Some("aws4_request"), Some("s3")) => Ok(()),
         (Some("aws4_request"), Some(_)) => Err("is for another service; it must be for \"s3\""),
         _ => Err("is malformed; expecting \"<YOUR-AKID>/YYYYMMDD/REGION/s3/aws4_request\""),
+    }
+}
+
+/// The region of a credential, if it cannot be one.
+fn wrong_region(credential: &str) -> Option<&str> {
+    let region = credential.rsplit('/').nth(2).unwrap_or_default();
+    let fits = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    (region.is_empty() || !region.bytes().all(fits)).then_some(region)
+}
+
+/// Clients sign again for the region that this error tells.
+fn other_region(wrong: &str, region: &str) -> S3Error {
+    let error = s3_error!(
+        AuthorizationHeaderMalformed,
+        "The authorization header is malformed; the region '{wrong}' is wrong; expecting '{region}'"
+    );
+    match HeaderValue::from_str(region) {
+        Ok(region) => with_headers(error, [(BUCKET_REGION, region)]),
+        Err(_) => error,
     }
 }
 
@@ -151,7 +185,8 @@ fn check_signed_headers(signed: &str, headers: &HeaderMap) -> S3Result<()> {
 fn version_2() -> S3Error {
     s3_error!(
         InvalidRequest,
-        "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."
+        "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256 (Signature Version 4). \
+         Version 1 of the AWS CLI and boto3 sign URLs so when they are told to: signature_version = s3v4."
     )
 }
 
@@ -168,6 +203,7 @@ pub(crate) fn parse_amz_date_ms(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_protocol::fuzz::Target;
     use http::HeaderValue;
 
     use super::*;
@@ -177,7 +213,7 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_str(value).unwrap());
         }
-        check_form(&map, &uri.parse().unwrap()).err().map(|e| e.code().as_str().to_owned())
+        check_form(&map, &uri.parse().unwrap(), "us-east-1").err().map(|e| e.code().as_str().to_owned())
     }
 
     const SCOPE: &str = "AK/20260102/us-east-1/s3/aws4_request";
@@ -219,6 +255,66 @@ mod tests {
         assert_eq!(code(&[("x-amz-acl", "public-read")], &query("60")).as_deref(), Some("AccessDenied"));
         assert_eq!(code(&[], "/b/k?AWSAccessKeyId=AK&Expires=1&Signature=x").as_deref(), Some("InvalidRequest"));
         assert_eq!(code(&[], "/b/k?%53ignature=x").as_deref(), Some("InvalidRequest"));
+    }
+
+    #[test]
+    fn damaged_signatures_are_refused_and_no_harm() {
+        fn header(bytes: &[u8]) {
+            let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
+            let mut headers = HeaderMap::new();
+            headers.insert("authorization", value);
+            headers.insert("x-amz-acl", HeaderValue::from_static("private"));
+            if check_form(&headers, &Uri::from_static("/b/k"), "us-east-1").is_ok() {
+                let text = headers["authorization"].to_str().unwrap();
+                assert!(text.contains("host") && text.contains("x-amz-acl"), "neither may be left out");
+            }
+        }
+        fn query(bytes: &[u8]) {
+            let Ok(uri) = Uri::try_from([&b"/b/k?"[..], bytes].concat()) else { return };
+            let signed = presigned_parameters(uri.query().unwrap_or_default());
+            let passes = check_form(&HeaderMap::new(), &uri, "us-east-1").is_ok();
+            if let (Ok(Some(presigned)), true) = (signed, passes) {
+                assert!(presigned.expires.unwrap().parse::<u64>().unwrap() <= PRESIGNED_SECONDS_MAX);
+            }
+        }
+        fn date(bytes: &[u8]) {
+            let _ = std::str::from_utf8(bytes).map(parse_amz_date_ms);
+        }
+        fn headers() -> Vec<Vec<u8>> {
+            let names = "host;x-amz-acl;x-amz-date";
+            vec![format!("AWS4-HMAC-SHA256 Credential={SCOPE}, SignedHeaders={names}, Signature=0").into_bytes()]
+        }
+        fn queries() -> Vec<Vec<u8>> {
+            let text = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=a%2Fb%2Fc%2Fs3%2Faws4_request\
+                        &X-Amz-Date=20260102T030405Z&X-Amz-Expires=604800&X-Amz-SignedHeaders=host&X-Amz-Signature=0";
+            vec![text.into()]
+        }
+        holdfast_protocol::fuzz::damage::run(
+            &[
+                Target { name: "authorization", body: header, seeds: headers },
+                Target { name: "presigned_query", body: query, seeds: queries },
+                Target { name: "amz_date", body: date, seeds: || vec![b"20260102T030405Z".to_vec()] },
+            ],
+            5_000,
+        );
+    }
+
+    #[test]
+    fn a_region_that_cannot_be_is_answered_with_the_right_one() {
+        let form = |scope: &str| {
+            let value = format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0");
+            let headers = [(http::header::AUTHORIZATION, HeaderValue::try_from(value).unwrap())].into_iter().collect();
+            check_form(&headers, &Uri::from_static("/b"), "eu-1")
+        };
+        assert!(form("AK/20260102/any-region-7/s3/aws4_request").is_ok());
+        for region in ["US", "", "us_east"] {
+            let error = form(&format!("AK/20260102/{region}/s3/aws4_request")).unwrap_err();
+            assert_eq!(error.code().as_str(), "AuthorizationHeaderMalformed", "{region}");
+            assert_eq!(error.headers().unwrap()[BUCKET_REGION], "eu-1");
+        }
+        let url = "/b?X-Amz-Credential=AK/20260102/US/s3/aws4_request&X-Amz-Expires=9&X-Amz-SignedHeaders=host\
+                   &X-Amz-Signature=0";
+        assert_eq!(code(&[], url).as_deref(), Some("AuthorizationQueryParametersError"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use quick_xml::Reader;
 use quick_xml::events::Event;
 
 mod idle;
+mod proofs;
 mod watch;
 
 pub(super) use idle::shown as with_idle_days;

@@ -27,13 +27,21 @@ pub(super) fn describe() {
     );
     describe_gauge!("holdfast_events_published_kept_rows", "Published events that can be published again.");
     describe_gauge!("holdfast_events_partitions", "Partitions of the outbox that this node publishes from.");
+    describe_counter!(
+        "holdfast_events_requests_total",
+        "What publishing events costs: looks at the outbox, removals from it, and requests to the bus."
+    );
     describe_counter!("holdfast_events_published_total", "Messages that the bus acknowledged, by topic.");
     describe_counter!(
         "holdfast_events_publish_failures_total",
         "Messages that the bus did not take, by kind of failure."
     );
     describe_counter!("holdfast_events_replayed_total", "Published events that an operator made wait again.");
-    describe_histogram!("holdfast_events_publish_seconds", Unit::Seconds, "Time for the bus to acknowledge a message.");
+    describe_histogram!(
+        "holdfast_events_publish_seconds",
+        Unit::Seconds,
+        "Time for the bus to acknowledge a request, of one message or many."
+    );
     describe_histogram!(
         "holdfast_events_delay_seconds",
         Unit::Seconds,

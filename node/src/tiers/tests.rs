@@ -10,6 +10,7 @@ use holdfast_actors::ports::metadata::{Content, MetadataResult};
 use holdfast_actors::ports::tiering::{Claim, DuePiece, LaneBacklog, Move, TierLedger, TierRecord, TierUsage};
 use holdfast_actors::ports::tiers::{PieceName, TierError, Tiers};
 use holdfast_actors::ports::{MetadataError, SystemClock};
+use holdfast_actors::wait::eventually;
 use holdfast_protocol::admin::{DirectorySettings, OssCredentials, OssSettings, SecretText, TierSettings};
 use holdfast_protocol::{ContentId, TierName};
 use parking_lot::Mutex;
@@ -163,14 +164,6 @@ async fn add_untried(ledger: &Ledger, tier: &str, settings: &TierSettings) {
     ledger.add_tier(name(tier), serde_json::to_string(settings).unwrap(), 1).await.unwrap();
 }
 
-async fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 #[tokio::test]
 async fn tier_that_another_node_added_changed_and_removed_is_seen() {
     let dir = tempfile::tempdir().unwrap();
@@ -259,6 +252,7 @@ async fn adapter_goes_on_while_changed_settings_cannot_be_used() {
     ledger.change_tier(&name("COLD"), wrong).await.unwrap();
     registry.refresh_now().await.unwrap();
     assert!(Arc::ptr_eq(&before, &registry.tier(&name("COLD")).unwrap()));
+    assert!(registry.fresh(&name("COLD")).await.is_err(), "it is good for reading, nothing new goes there");
     let state = registry.states().remove(0);
     assert_eq!(state.is_up, Some(false));
     assert!(state.problem.unwrap().contains("those before"));
@@ -269,6 +263,23 @@ async fn adapter_goes_on_while_changed_settings_cannot_be_used() {
     ledger.tiers.lock().insert(name("COLD"), record);
     registry.refresh_now().await.unwrap();
     assert!(registry.tier(&name("COLD")).is_err());
+}
+
+#[tokio::test]
+async fn who_writes_sees_a_change_through_another_node_at_once() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let ledger = Arc::<Ledger>::default();
+    let (registry, other) = (registry(&ledger), registry(&ledger));
+    add(&registry, "COLD", directory(dirs[0].path())).await;
+    registry.refresh_now().await.unwrap();
+    let before = registry.fresh(&name("COLD")).await.unwrap();
+    assert!(Arc::ptr_eq(&before, &registry.tier(&name("COLD")).unwrap()));
+    add(&other, "OTHER", directory(dirs[1].path())).await;
+    let moved = ledger.tiers.lock()[&name("OTHER")].settings.clone();
+    ledger.change_tier(&name("COLD"), moved).await.unwrap();
+    let after = registry.fresh(&name("COLD")).await.unwrap();
+    assert!(!Arc::ptr_eq(&before, &after));
+    assert!(Arc::ptr_eq(&after, &registry.tier(&name("COLD")).unwrap()));
 }
 
 #[tokio::test]

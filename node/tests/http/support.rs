@@ -8,10 +8,10 @@ use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+pub use holdfast_actors::wait::eventually;
 use holdfast_node::http::{ConnInfo, DataPlane, HttpServer, Limits, RequestBody, ServerConfig};
 use holdfast_storage::buf::{BufferPool, BufferPoolConfig};
 use holdfast_storage::io::uring;
@@ -198,15 +198,6 @@ pub async fn get(stream: &mut TcpStream, start: u64, len: u64) {
 
 pub async fn connect(server: &HttpServer) -> TcpStream {
     TcpStream::connect(server.local_addr()).await.unwrap()
-}
-
-/// Waits for something that other threads do, without a fixed sleep.
-pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(25);
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not within 25 s");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
 }
 
 /// Bytes counted by the connections' writers since the last call, as (copied, spliced).

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
-use holdfast_actors::ports::peers::conformance::{eventually, put, write_of};
+use holdfast_actors::ports::peers::conformance::{put, write_of};
 use holdfast_actors::ports::{ChunkError, PeerError, Peers as _};
+use holdfast_actors::wait::{eventually, until_ok};
 use holdfast_node::peers::PeerOptions;
 use holdfast_protocol::{CHUNK_SIZE_MAX, ClusterId, ContentId};
 use tokio::net::UdpSocket;
@@ -129,11 +130,8 @@ async fn peer_that_falls_silent_is_noticed_and_found_again() {
     eventually("the peer drops the sink", || b.service.store.sinks_open() == 0).await;
     assert!(peers.health(b.id).await.unwrap_err().is_transient());
     cut.store(false, Ordering::Relaxed);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while let Err(error) = peers.health(b.id).await {
-        assert!(error.is_transient() && Instant::now() < deadline, "{error}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let ask = async || peers.health(b.id).await.inspect_err(|error| assert!(error.is_transient(), "{error}"));
+    until_ok("it is reached again", ask).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 use holdfast_actors::ports::Peers as _;
 use holdfast_actors::ports::peers::conformance::{self, Pair, put, write_of};
+use holdfast_actors::wait::until_ok;
 use holdfast_node::peers::PeerOptions;
 use holdfast_protocol::{ClusterId, ContentId, NodeId};
 
@@ -113,11 +114,7 @@ async fn peer_that_moved_is_found_again() {
     let (id, membership) = b.stop().await;
     assert!(peers.health(id).await.unwrap_err().is_transient());
     let b: Node = cluster.start_again(id, membership, PeerOptions::default());
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    while let Err(error) = peers.health(b.id).await {
-        assert!(std::time::Instant::now() < deadline, "{error}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(peers.health(b.id).await.unwrap().node, id);
+    let found = until_ok("it is found again", async || peers.health(b.id).await).await;
+    assert_eq!(found.node, id);
     assert_ne!(id, NodeId::from(0));
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-use holdfast_actors::ports::peers::conformance::eventually;
 use holdfast_actors::ports::{ChunkError, PeerError, Peers as _};
+use holdfast_actors::wait::eventually;
 use holdfast_node::peers::{HANDSHAKES_MAX, PeerOptions};
 use holdfast_protocol::peer::block::BlockHead;
 use holdfast_protocol::peer::{self, ALPN_ENROL, ALPN_PEER, Answer, PREFIX_BYTES, Request, WireError};

@@ -1,8 +1,10 @@
 //! A node in this process, and a client that signs by presigned URLs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+#[allow(unused_imports, reason = "not every test waits")]
+pub use holdfast_actors::wait::eventually;
 use holdfast_node::admin::Pair;
 use holdfast_node::assemble::{self, Root, RunningNode};
 use holdfast_node::config::Config;
@@ -84,15 +86,5 @@ impl S3 {
 
     pub async fn get(&self, path: &str) -> Result<(StatusCode, Bytes), String> {
         self.send(Method::GET, path, Bytes::new()).await
-    }
-}
-
-/// Waits until `holds`, at most half a minute.
-#[allow(dead_code, reason = "not every test waits")]
-pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "{what} does not come true");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

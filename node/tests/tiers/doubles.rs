@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -14,6 +15,10 @@ use holdfast_protocol::TierName;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::yield_now;
+
+/// How long a gate waits, and is waited for: a mover that never comes to it, or that nobody lets go on, is a failure and no
+/// test that hangs.
+const GATE_MAX: Duration = Duration::from_secs(60);
 
 /// How a tier fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +83,10 @@ impl Double {
 
     /// Waits until a call has come to the gate.
     pub async fn reached(&self) {
-        self.waiting.subscribe().wait_for(|is_waiting| *is_waiting).await.unwrap();
+        let mut waiting = self.waiting.subscribe();
+        let reached = tokio::time::timeout(GATE_MAX, waiting.wait_for(|is_waiting| *is_waiting)).await;
+        let gate = *self.gate.borrow();
+        reached.unwrap_or_else(|_| panic!("no call has come to the gate {gate:?} in {GATE_MAX:?}")).unwrap();
     }
 
     /// Only the first call is held up.
@@ -87,7 +95,8 @@ impl Double {
         let is_closed = *state.borrow() == gate;
         let is_first = is_closed && self.waiting.send_if_modified(|is_waiting| !std::mem::replace(is_waiting, true));
         if is_first {
-            state.wait_for(|state| *state != gate).await.unwrap();
+            let opened = tokio::time::timeout(GATE_MAX, state.wait_for(|state| *state != gate)).await;
+            opened.unwrap_or_else(|_| panic!("a call waited at the gate {gate:?} for {GATE_MAX:?}")).unwrap();
         }
     }
 

@@ -3,11 +3,17 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod clocks;
 mod crashes;
 mod doubles;
+mod lying;
+#[allow(dead_code, reason = "this test uses a part")]
+#[path = "../support/metadata.rs"]
+mod support_metadata;
 mod world;
 mod yielding;
 
+use std::pin::pin;
 use std::time::Duration;
 
 use holdfast_actors::flow::cold::mover::{MoverParts, MoverSettings, MoverStats, run};
@@ -142,13 +148,16 @@ async fn with_a_stop(world: &World, gate: Gate, meanwhile: impl AsyncFnOnce(&Wor
     world.one.close(gate);
     let mover = world.mover.clone();
     let lane = tier("ONE");
-    let pass = async { mover.pass(&lane).await.unwrap() };
+    let mut pass = pin!(mover.pass(&lane));
+    tokio::select! {
+        ended = &mut pass => panic!("the pass ended before it came to {gate:?}: {ended:?}"),
+        () = world.one.reached() => {}
+    }
     let other = async {
-        world.one.reached().await;
         meanwhile(world).await;
         world.one.open();
     };
-    tokio::join!(pass, other).0
+    tokio::join!(pass, other).0.unwrap()
 }
 
 #[tokio::test]
@@ -162,6 +171,7 @@ async fn overwrite_and_deletion_during_a_move_win() {
         })
         .await;
         assert_eq!((stats.overtaken + stats.lost, stats.moved), (1, 0), "{stats:?}");
+        assert_eq!(world.bytes_in("ONE").await, 0, "what it stored goes at once");
         assert!(world.read("key").await == later);
         assert_eq!((world.place("key").await, world.object("key").await.class.clone()), ("cluster".into(), None));
         world.assert_clean().await;
@@ -216,6 +226,7 @@ async fn tier_that_fails_loses_nothing_and_is_tried_again() {
         assert!(error.contains(says) && error.contains("ONE"), "{fault:?}: {error}");
         assert_eq!((waiting.failures, waiting.owner), (1, None));
         world.one.set(Fault::None);
+        assert_eq!(world.bytes_in("ONE").await, 0, "what it stored goes at once: {fault:?}");
         world.assert_clean().await;
         assert_eq!(world.pass("ONE").await, moved(1, LEN as u64), "{fault:?}");
         assert!(world.read("key").await == data);
@@ -367,7 +378,7 @@ async fn loops_move_and_sweep_by_themselves_and_find_new_tiers() {
     let mut world = World::new(Versioning::Unversioned).await;
     let quick = Duration::from_millis(20);
     world.mover.settings = MoverSettings { poll: quick, ..world.mover.settings };
-    world.sweeper.settings = SweeperSettings { interval: quick, ..SweeperSettings::default() };
+    world.sweeper.settings = SweeperSettings { interval: quick, ..world.sweeper.settings };
     let second = world.registry.tier(&tier("TWO")).unwrap();
     world.registry.remove(&tier("TWO"));
     let movers = tokio::spawn(run(world.mover.clone()));

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,34 +17,25 @@ use holdfast_actors::flow::put::{StoreRequest, store};
 use holdfast_actors::flow::reclaim::{InFlightWrites, Limits, Reclaimer};
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, ListVersionsQuery, MoveQueued,
-    MoveReason, MoveRequest, NewBucket, NewObject, ObjectAttributes, ObjectVersion, Versioning, WritePrecondition,
+    BucketId, CannedAcl, Content, ContentPlace, ContentSource, ETag, ListVersionsQuery, MoveQueued, MoveReason,
+    MoveRequest, NewObject, ObjectAttributes, ObjectVersion, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::tiering::Move;
 use holdfast_actors::ports::tiers::PieceName;
 use holdfast_actors::ports::tiers::Tiers as _;
 use holdfast_actors::ports::{ChunkStore, Clock, MetadataStore, Outbox, TierLedger};
-use holdfast_node::metadata::{CacheOptions, CachedMetadataStore, SqliteMetadataStore, SqliteOptions};
-use holdfast_protocol::events::PARTITIONS;
 use holdfast_protocol::{ChunkId, ChunkLabel, ContentId, NodeId, STUB_INDEX, TierName, VersionId};
 use holdfast_tiers::directory::{DirectoryConfig, DirectoryTier};
 
 use super::doubles::{Double, Registry};
+pub use super::support_metadata::{HOUR, NOON};
+use super::support_metadata::{HandClock, Metadata, delete, events};
 use super::yielding::Yielding;
 
-pub const HOUR: u64 = 3_600_000;
-/// 1 January 2024, 12:00.
-pub const NOON: u64 = 1_704_110_400_000;
 /// Two blocks: an object of a few hundred KiB has several pieces.
 pub const PIECE_BYTES: u64 = 256 << 10;
-
-pub struct HandClock(AtomicU64);
-
-impl Clock for HandClock {
-    fn now_ms(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
+/// More passes than any test needs: what is due after them will never be done.
+const PASSES_MAX: usize = 1_000;
 
 pub fn tier(name: &str) -> TierName {
     name.parse().unwrap()
@@ -86,15 +76,7 @@ pub struct World {
 impl World {
     pub async fn new(versioning: Versioning) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("metadata.sqlite");
-        let sqlite = Arc::new(SqliteMetadataStore::open(&path, SqliteOptions::default()).await.unwrap());
-        let (outbox, ledger): (Arc<dyn Outbox>, Arc<dyn TierLedger>) = (sqlite.clone(), sqlite.clone());
-        let metadata: Arc<dyn MetadataStore> = Arc::new(CachedMetadataStore::new(sqlite, &CacheOptions::default()));
-        let new = NewBucket { name: "bucket".into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: NOON };
-        let bucket = metadata.create_bucket(new).await.unwrap().id;
-        if versioning != Versioning::Unversioned {
-            metadata.set_versioning("bucket", versioning).await.unwrap();
-        }
+        let Metadata { store: metadata, outbox, ledger, bucket, .. } = Metadata::new(dir.path(), versioning).await;
         let registry = Arc::new(Registry::default());
         let mut doubles = Vec::new();
         for name in ["ONE", "TWO"] {
@@ -106,10 +88,11 @@ impl World {
             ledger.add_tier(tier(name), "{}".into(), NOON).await.unwrap();
             doubles.push(double);
         }
-        let clock = Arc::new(HandClock(AtomicU64::new(NOON)));
+        let clock = HandClock::new(NOON);
         let memory = Arc::new(MemoryChunkStore::new());
-        let settings =
-            MoverSettings { piece_pause: Duration::from_millis(1), moves_per_tier: 8, ..MoverSettings::default() };
+        // The clock goes in leaps, and that is not to hold anything up.
+        let (piece_pause, hold) = (Duration::from_millis(1), Duration::ZERO);
+        let settings = MoverSettings { piece_pause, hold, moves_per_tier: 8, ..MoverSettings::default() };
         let mover = MoverParts {
             metadata: metadata.clone(),
             ledger: ledger.clone(),
@@ -127,7 +110,7 @@ impl World {
             tiers: registry.clone(),
             clock: clock.clone(),
             ownership: None,
-            settings: SweeperSettings::default(),
+            settings: SweeperSettings { hold, ..SweeperSettings::default() },
         };
         let reclaimer = Reclaimer {
             metadata,
@@ -145,8 +128,16 @@ impl World {
         &*self.mover.metadata
     }
 
+    pub fn clock_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
     pub fn go_on(&self, ms: u64) {
-        self.clock.0.fetch_add(ms, Ordering::Relaxed);
+        self.clock.set(self.clock.now_ms() + ms);
+    }
+
+    pub fn go_back(&self, ms: u64) {
+        self.clock.set(self.clock.now_ms() - ms);
     }
 
     /// Stores an object as a PUT does.
@@ -210,18 +201,7 @@ impl World {
     }
 
     pub async fn delete(&self, key: &str) {
-        let request = DeleteRequest {
-            key: key.into(),
-            version: None,
-            marker_version: VersionId::generate(1),
-            owner: "alice".into(),
-            precondition: WritePrecondition::default(),
-            only_if: None,
-            event: None,
-        };
-        for deleted in self.store().delete_objects(self.bucket, vec![request], self.clock.now_ms()).await.unwrap() {
-            deleted.unwrap();
-        }
+        delete(self.store(), self.bucket, key, None, self.clock.now_ms()).await;
     }
 
     pub async fn request(&self, key: &str, to: Option<&str>, reason: MoveReason) -> MoveQueued {
@@ -241,7 +221,7 @@ impl World {
     /// Claims and makes moves of a lane until none is due any more.
     pub async fn pass(&self, lane: &str) -> MoverStats {
         let mut all = MoverStats::default();
-        loop {
+        for _ in 0..PASSES_MAX {
             let stats = self.mover.pass(&tier(lane)).await.unwrap();
             if stats.claimed == 0 {
                 return all;
@@ -254,6 +234,7 @@ impl World {
             all.lost += stats.lost;
             all.failed += stats.failed;
         }
+        panic!("moves of {lane} are due again and again: {all:?}");
     }
 
     /// The only move that waits.
@@ -302,12 +283,14 @@ impl World {
 
     /// Events told, in the order of their ids: name and key.
     pub async fn events(&self) -> Vec<String> {
-        let mut rows = Vec::new();
-        for part in 0..PARTITIONS {
-            rows.extend(self.outbox.lowest(part, 1_000).await.unwrap());
-        }
-        rows.sort_by_key(|row| row.message.id.sequence);
-        rows.iter().map(|row| format!("{} {}", row.message.tag, row.message.order_key)).collect()
+        events(&*self.outbox).await
+    }
+
+    /// Bytes of files in a tier, after what is to be deleted now.
+    pub async fn bytes_in(&self, name: &str) -> u64 {
+        self.sweeper.pass(&tier(name)).await.unwrap();
+        let root = self.dir.path().join(name);
+        files_below(&root, &root).iter().map(|file| root.join(file).metadata().unwrap().len()).sum()
     }
 
     /// Lets every grace go by while what cleans up runs; then the tiers and the cluster hold what objects refer to, and nothing

@@ -128,6 +128,10 @@ impl ColdTier for FastdfsColdTier {
         self.0.put(name, piece, body).await
     }
 
+    fn parts_own_their_buffers(&self) -> bool {
+        true
+    }
+
     async fn get(&self, name: &PieceName, range: Range<u64>) -> TierResult<ColdBody> {
         self.0.get(name, range).await
     }

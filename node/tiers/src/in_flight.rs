@@ -6,48 +6,36 @@
 //! which takes the same way out as any other failed body, and the task holds its name until it is through. Deletions and
 //! repeated puts of that name wait for it.
 
-use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+use holdfast_actors::flow::key_locks::{KeyLock, KeyLocks};
 use holdfast_actors::ports::tiers::{ColdBody, PieceName, TierError, TierResult};
-use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 /// Holds a name. Clones go to the threads that work for the put; the name is free when the last of them is gone.
-pub(crate) type Claim = Arc<tokio::sync::OwnedMutexGuard<()>>;
-
-/// Fewer names than these are not worth looking for those that nobody holds any more.
-const NAMES_SWEPT_MIN: usize = 64;
+pub(crate) type Claim = Arc<KeyLock<PieceName>>;
 
 /// Which names are being worked on by this instance.
 pub(crate) struct InFlight {
-    names: Mutex<Names>,
+    names: Arc<KeyLocks<PieceName>>,
     /// How long one waits for another who has the name.
     patience: Duration,
 }
 
-#[derive(Default)]
-struct Names {
-    locks: HashMap<PieceName, Weak<tokio::sync::Mutex<()>>>,
-    /// As many names as make the next sweep.
-    sweep_at: usize,
-}
-
 impl InFlight {
     pub(crate) fn new(patience: Duration) -> Self {
-        Self { names: Mutex::new(Names::default()), patience }
+        Self { names: KeyLocks::new(), patience }
     }
 
     /// Waits until nobody of this instance works under the name.
     pub(crate) async fn claim(&self, name: &PieceName) -> TierResult<Claim> {
-        let lock = self.names.lock().lock_of(name);
-        match tokio::time::timeout(self.patience, lock.lock_owned()).await {
-            Ok(guard) => Ok(Arc::new(guard)),
-            Err(_) => Err(TierError::Unavailable(format!("an earlier put of {name} has not ended yet"))),
+        match self.names.lock_within(name.clone(), self.patience).await {
+            Some(claim) => Ok(Arc::new(claim)),
+            None => Err(TierError::Unavailable(format!("an earlier put of {name} has not ended yet"))),
         }
     }
 
@@ -66,21 +54,6 @@ impl InFlight {
             Ok(result) => result,
             Err(ended) => Err(TierError::Unavailable(format!("the put of {name} ended early: {ended}"))),
         }
-    }
-}
-
-impl Names {
-    fn lock_of(&mut self, name: &PieceName) -> Arc<tokio::sync::Mutex<()>> {
-        if let Some(lock) = self.locks.get(name).and_then(Weak::upgrade) {
-            return lock;
-        }
-        if self.locks.len() >= self.sweep_at {
-            self.locks.retain(|_, lock| lock.strong_count() > 0);
-            self.sweep_at = (self.locks.len() * 2).max(NAMES_SWEPT_MIN);
-        }
-        let lock = Arc::new(tokio::sync::Mutex::new(()));
-        self.locks.insert(name.clone(), Arc::downgrade(&lock));
-        lock
     }
 }
 
@@ -166,18 +139,6 @@ mod tests {
         assert!(in_flight.claim(&name("b")).now_or_never().is_some(), "other names are free");
         go.send(()).unwrap();
         in_flight.claim(&name("a")).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn names_that_nobody_holds_are_forgotten() {
-        let in_flight = InFlight::new(PATIENCE);
-        let held = in_flight.claim(&name("held")).await.unwrap();
-        for number in 0..10_000 {
-            in_flight.claim(&name(&number.to_string())).await.unwrap();
-        }
-        assert!(in_flight.names.lock().locks.len() <= NAMES_SWEPT_MIN);
-        assert!(in_flight.claim(&name("held")).now_or_never().is_none());
-        drop(held);
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,6 +29,18 @@ pub struct TierView {
     /// What lies in it; absent in lists, since counting takes time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<TierUse>,
+    /// What was looked up in it; only in the answer to a change of its settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<TierSample>,
+}
+
+/// Pieces of a tier that were looked up before its settings were changed, to see that they lead to the same store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TierSample {
+    /// Pieces, of contents that are spread over the tier.
+    pub looked_up: u64,
+    /// Pieces that were not there. With the settings before they were not found either, or nothing could be asked any more.
+    pub missing: u64,
 }
 
 /// Moves of one tier that wait, on all nodes together.

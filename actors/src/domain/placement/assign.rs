@@ -14,7 +14,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_protocol::NodeId;
-use holdfast_protocol::cluster::{Layout, REPLICATION_FACTOR_MAX, SHARD_COUNT_MAX, mix64};
+use holdfast_protocol::cluster::{Layout, REPLICATION_FACTOR_MAX, SHARD_COUNT_MAX};
+use holdfast_protocol::hash::mix64;
 
 use super::flow::FlowNetwork;
 use super::quota::{QuotaProblem, Quotas, quotas};

@@ -15,6 +15,10 @@
 //! another's, and what a dead one has stored is stored again. Within an attempt a failed piece is repeated on its own, under
 //! its name and a few times, so that a large object gets on over a tier that fails now and then.
 //!
+//! **Clocks** decide when a move is made, never what becomes of it. By a clock that is a year ahead all restores are over, and
+//! all claims of others. So nothing is claimed for a while after a leap of the clock, and what was restored stays for a while after
+//! the start, too.
+//!
 //! A tier that fails as a whole is left alone for a while, and lanes do not wait for each other. What waits in them is told to
 //! metrics by whoever keeps the registry of tiers.
 
@@ -25,9 +29,13 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use holdfast_protocol::{NodeId, TierName};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::backoff::{Admission, Breakers};
+use crate::flow::clocks::Leaps;
 use crate::flow::lifecycle::LifecycleTeller;
 use crate::flow::report::Reporter;
 use crate::flow::shards::ByteBudget;
@@ -38,6 +46,10 @@ use crate::ports::{ChunkStore, Clock, MetadataError, MetadataStore, TierLedger};
 
 /// Bytes that wait at the budget at once; movers are bounded by their number.
 const IN_FLIGHT_BYTES_MAX: u64 = 1 << 40;
+/// Objects up to this size are small: moving one is waiting for others, in the database and in the tier, more than anything else.
+const SMALL_BYTES_MAX: u64 = 1 << 20;
+/// How many times as many moves are in work as there are places for those that are not small.
+const SMALL_SHARE: usize = 4;
 
 /// Why a pass ended early. What it did before stays done.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +69,7 @@ pub struct MoverSettings {
     pub claim: Duration,
     /// Time between looks for new moves and new tiers.
     pub poll: Duration,
-    /// Moves at once, of one lane and on this node.
+    /// Moves at once, of one lane and on this node; of small objects four times as many.
     pub moves_per_tier: usize,
     /// Bytes a second, of all lanes on this node: those that go out or come in, and those that are read back. `None`: as fast
     /// as it goes.
@@ -79,6 +91,9 @@ pub struct MoverSettings {
     pub piece_pause: Duration,
     /// Time for one call of the metadata, or for a tier to say whether it works.
     pub call_timeout: Duration,
+    /// For how long after a leap of the clock nothing is claimed, and after the start nothing that was restored and goes back: by
+    /// a wrong clock all restores are over, and the claims of others; none: clocks are not compared.
+    pub hold: Duration,
 }
 
 impl Default for MoverSettings {
@@ -97,6 +112,7 @@ impl Default for MoverSettings {
             piece_tries: 4,
             piece_pause: Duration::from_secs(1),
             call_timeout: Duration::from_secs(30),
+            hold: Duration::from_secs(900),
         }
     }
 }
@@ -187,6 +203,10 @@ pub(super) struct Mover {
     pub(super) parts: MoverParts,
     pub(super) budget: Option<Arc<ByteBudget>>,
     pub(super) breakers: Breakers,
+    leaps: Mutex<Leaps>,
+    started: Instant,
+    /// Places of each lane for what is not small.
+    places: Mutex<HashMap<TierName, Arc<Semaphore>>>,
 }
 
 /// Runs for ever; ends only by a bug, and says which.
@@ -218,7 +238,22 @@ impl Mover {
         let settings = &parts.settings;
         let budget = settings.bytes_per_second.map(|rate| Arc::new(ByteBudget::new(rate, IN_FLIGHT_BYTES_MAX)));
         let breakers = Breakers::new(settings.breaker_min, settings.breaker_max);
-        Self { parts, budget, breakers }
+        let leaps = Mutex::new(Leaps::new(&*parts.clock, settings.hold));
+        Self { parts, budget, breakers, leaps, started: Instant::now(), places: Mutex::default() }
+    }
+
+    /// Waits for a place for an object of so many bytes. Small ones need none: their number is that of the claims.
+    pub(super) async fn place(&self, lane: &TierName, size_bytes: u64) -> Option<OwnedSemaphorePermit> {
+        if size_bytes <= SMALL_BYTES_MAX {
+            return None;
+        }
+        let places = {
+            let mut all = self.places.lock();
+            let new = || Arc::new(Semaphore::new(self.parts.settings.moves_per_tier.max(1)));
+            all.entry(lane.clone()).or_insert_with(new).clone()
+        };
+        // It is never closed.
+        places.acquire_owned().await.ok()
     }
 
     /// Whether this node may work.
@@ -254,7 +289,8 @@ impl Mover {
             return Ok(Vec::new());
         }
         let (until_ms, _) = self.claim_ends_ms();
-        let claim = Claim { owner: self.parts.node, now_ms: self.parts.clock.now_ms(), until_ms };
+        let spares_restored = self.started.elapsed() < self.parts.settings.hold;
+        let claim = Claim { owner: self.parts.node, now_ms: self.parts.clock.now_ms(), until_ms, spares_restored };
         self.timed("claim moves", self.parts.ledger.claim_moves(lane, claim, limit as u32)).await
     }
 
@@ -296,21 +332,28 @@ impl Mover {
                     tracing::warn!(tier = %lane, %error, "moves cannot be claimed, it is tried again");
                 }
             }
+            // Several are claimed at a time, which is one transaction.
+            let enough = moves.len().saturating_sub(self.moves_max() / 4);
             tokio::select! {
-                Some(ended) = moves.join_next() => if let Err(error) = ended {
-                    // It is tried again when its claim ends.
-                    tracing::error!(tier = %lane, %error, "a mover ended in the middle of a move");
-                },
+                () = end_until(&mut moves, enough, &lane) => {}
                 () = self.pause(self.parts.settings.poll) => {}
             }
         }
     }
 
+    /// Moves of one lane that are claimed at once.
+    fn moves_max(&self) -> usize {
+        self.parts.settings.moves_per_tier * SMALL_SHARE
+    }
+
     /// How many more moves of a lane may be begun.
     async fn free_places(&self, lane: &TierName, under_way: usize) -> usize {
+        if self.leaps.lock().hold(&*self.parts.clock, "movers") {
+            return 0;
+        }
         match self.breakers.admission(lane) {
             Admission::Not => 0,
-            Admission::Free => self.parts.settings.moves_per_tier.saturating_sub(under_way),
+            Admission::Free => self.moves_max().saturating_sub(under_way),
             Admission::Probe if under_way > 0 => 0,
             Admission::Probe => usize::from(self.answers(lane).await),
         }
@@ -333,6 +376,22 @@ impl Mover {
     fn forgive(&self, lane: &TierName) {
         if self.breakers.admission(lane) == Admission::Probe {
             self.breakers.on_success(lane);
+        }
+    }
+}
+
+/// Waits until no more moves than so many are under way, and for the end of one at least, or for ever if none is.
+async fn end_until(moves: &mut JoinSet<Outcome>, enough: usize, lane: &TierName) {
+    if moves.is_empty() {
+        return std::future::pending().await;
+    }
+    while let Some(ended) = moves.join_next().await {
+        if let Err(error) = ended {
+            // It is tried again when its claim ends.
+            tracing::error!(tier = %lane, %error, "a mover ended in the middle of a move");
+        }
+        if moves.len() <= enough {
+            break;
         }
     }
 }

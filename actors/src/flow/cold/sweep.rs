@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use super::backoff::{Admission, Breakers};
 use super::mover::MoverError;
+use crate::flow::clocks::Leaps;
 use crate::ports::coordination::Ownership;
 use crate::ports::tiering::DuePiece;
 use crate::ports::tiers::{ColdTier, PieceName, TierError, TierResult, Tiers};
@@ -39,6 +40,9 @@ pub struct SweeperSettings {
     pub call_timeout: Duration,
     /// For how long a tier that fails is left alone: at first, at most.
     pub breaker: [Duration; 2],
+    /// For how long after a leap of the clock nothing is deleted, since graces would be over too early; none: clocks are not
+    /// compared.
+    pub hold: Duration,
 }
 
 impl Default for SweeperSettings {
@@ -53,6 +57,7 @@ impl Default for SweeperSettings {
             delete_timeout: Duration::from_secs(120),
             call_timeout: Duration::from_secs(30),
             breaker: [Duration::from_secs(15), Duration::from_secs(600)],
+            hold: Duration::from_secs(900),
         }
     }
 }
@@ -175,8 +180,10 @@ impl SweeperParts {
     async fn serve(self, name: TierName) {
         let [min, max] = self.settings.breaker;
         let breakers = Breakers::new(min, max);
+        let mut leaps = Leaps::new(&*self.clock, self.settings.hold);
         loop {
             let is_full = match breakers.admission(&name) {
+                _ if leaps.hold(&*self.clock, "deletions in tiers") => false,
                 Admission::Not => false,
                 Admission::Probe if !self.answers(&name).await => {
                     breakers.on_failure(&name);

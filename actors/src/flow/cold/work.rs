@@ -224,6 +224,7 @@ impl Mover {
         if content.size_bytes() == 0 || content.cold().map(|place| &place.tier) == job.to.as_ref() {
             return Ok(Some((Ready::InPlace, event)));
         }
+        let _place = self.place(&job.lane, content.size_bytes()).await;
         let source = self.source(&content)?;
         let subject = Subject { version, content, source };
         let ready = match &job.to {

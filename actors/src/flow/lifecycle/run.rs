@@ -6,11 +6,9 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::{LifecycleParts, LifecycleStats};
 use crate::domain::cleanup::PassEnd;
-use crate::ports::Clock;
+use crate::flow::clocks::Clocks;
 
 /// Pause between passes while there is more to do, so that others have their turn.
 const BREATH: Duration = Duration::from_millis(20);
@@ -37,7 +35,7 @@ async fn serve(parts: &LifecycleParts) -> String {
         tokio::time::sleep(hold).await;
     }
     loop {
-        clocks.settle(&*parts.clock, hold).await;
+        clocks.settle(&*parts.clock, hold, "lifecycle rules").await;
         let result = parts.pass().await;
         if let Some(cluster) = &parts.cluster {
             cluster.duty.on_turn(result.is_ok());
@@ -70,45 +68,6 @@ fn pause_after(stats: &LifecycleStats, end: PassEnd, interval: Duration) -> Dura
     if end == PassEnd::More && !is_stuck { BREATH } else { interval }
 }
 
-/// The time of day and the time that passes, read at one moment.
-#[derive(Debug, Clone, Copy)]
-struct Clocks {
-    day_ms: u64,
-    passing: Instant,
-}
-
-impl Clocks {
-    fn read(clock: &dyn Clock) -> Self {
-        Self { day_ms: clock.now_ms(), passing: Instant::now() }
-    }
-
-    /// Waits until both have gone equally far for as long as `hold`, give or take that much; at once if they have since they
-    /// were last read.
-    async fn settle(&mut self, clock: &dyn Clock, hold: Duration) {
-        if hold.is_zero() {
-            return;
-        }
-        loop {
-            let now = Self::read(clock);
-            let day_ms = i128::from(now.day_ms) - i128::from(self.day_ms);
-            let passed_ms = i128::try_from((now.passing - self.passing).as_millis()).unwrap_or(i128::MAX);
-            *self = now;
-            if day_ms.abs_diff(passed_ms) <= hold.as_millis() {
-                return;
-            }
-            let (day_seconds, passed_seconds) = (day_ms as f64 / 1_000.0, passed_ms as f64 / 1_000.0);
-            tracing::warn!(
-                day_seconds,
-                passed_seconds,
-                ?hold,
-                "the time of day has leapt: by it day_seconds have gone by, while passed_seconds have passed. Lifecycle rules hold \
-                 still, look at the clock"
-            );
-            tokio::time::sleep(hold).await;
-        }
-    }
-}
-
 fn say(stats: &LifecycleStats) {
     if stats.did_anything() {
         let LifecycleStats { expired, noncurrent, markers, uploads, transitions, .. } = *stats;
@@ -118,40 +77,9 @@ fn say(stats: &LifecycleStats) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicI64, Ordering};
-
     use super::*;
 
     const HOLD: Duration = Duration::from_secs(900);
-
-    /// Goes as time passes, from where it was set.
-    struct SetClock {
-        begun: Instant,
-        set_ms: AtomicI64,
-    }
-
-    impl SetClock {
-        fn new() -> Self {
-            Self { begun: Instant::now(), set_ms: AtomicI64::new(1_700_000_000_000) }
-        }
-
-        fn leap(&self, ms: i64) {
-            self.set_ms.fetch_add(ms, Ordering::Relaxed);
-        }
-    }
-
-    impl Clock for SetClock {
-        fn now_ms(&self) -> u64 {
-            self.set_ms.load(Ordering::Relaxed) as u64 + self.begun.elapsed().as_millis() as u64
-        }
-    }
-
-    /// How long settling takes, in virtual time.
-    async fn settled(clocks: &mut Clocks, clock: &SetClock) -> Duration {
-        let begun = Instant::now();
-        clocks.settle(clock, HOLD).await;
-        begun.elapsed()
-    }
 
     #[test]
     fn only_what_gets_on_is_gone_on_with_at_once() {
@@ -161,50 +89,5 @@ mod tests {
         assert_eq!(pause(none, PassEnd::More), BREATH, "there were only young ones so far");
         assert_eq!(pause(LifecycleStats { changed: 3, ..none }, PassEnd::More), HOLD, "refused, and nothing done");
         assert_eq!(pause(LifecycleStats { changed: 3, expired: 1, ..none }, PassEnd::More), BREATH);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_clock_that_goes_well_holds_nothing_up() {
-        let clock = SetClock::new();
-        let mut clocks = Clocks::read(&clock);
-        for leap_ms in [0, 800_000, -800_000] {
-            tokio::time::sleep(HOLD * 100).await;
-            clock.leap(leap_ms);
-            assert_eq!(settled(&mut clocks, &clock).await, Duration::ZERO);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_leap_in_either_direction_is_waited_out_once() {
-        let clock = SetClock::new();
-        let mut clocks = Clocks::read(&clock);
-        for leap_ms in [2_000_000, -2_000_000, 1_000_000_000_000] {
-            clock.leap(leap_ms);
-            assert!(settled(&mut clocks, &clock).await >= HOLD);
-            assert_eq!(settled(&mut clocks, &clock).await, Duration::ZERO);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_clock_that_is_set_while_it_is_waited_for_is_waited_for_again() {
-        let clock = SetClock::new();
-        let mut clocks = Clocks::read(&clock);
-        clock.leap(86_400_000);
-        let leaps = async {
-            tokio::time::sleep(HOLD / 2).await;
-            clock.leap(-86_400_000);
-        };
-        let (waited, ()) = tokio::join!(settled(&mut clocks, &clock), leaps);
-        assert!(waited >= HOLD * 2, "{waited:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn without_a_hold_clocks_are_not_compared() {
-        let clock = SetClock::new();
-        let mut clocks = Clocks::read(&clock);
-        clock.leap(86_400_000);
-        let begun = Instant::now();
-        clocks.settle(&clock, Duration::ZERO).await;
-        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }

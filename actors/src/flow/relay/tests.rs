@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,13 +16,16 @@ use crate::ports::SystemClock;
 use crate::ports::coordination::{LiveNode, Membership, NodeAddresses, NodeAnnouncement, NodeState};
 use crate::ports::events::{EventError, EventResult, Message, Page, Position, SubscribeOptions, Subscription, Topic};
 use crate::ports::metadata::MetadataResult;
-use crate::ports::outbox::{OutboxRow, ReplayFilter};
+use crate::ports::outbox::{Look, OutboxRow, ReplayFilter};
 
 /// Rows in memory, which become visible when a test says so.
 #[derive(Default)]
 struct TestOutbox {
     rows: Mutex<BTreeMap<(u16, u64), OutboxRow>>,
     written: watch::Sender<u64>,
+    looks: AtomicU64,
+    rows_read: AtomicU64,
+    removals: AtomicU64,
 }
 
 impl TestOutbox {
@@ -42,25 +45,35 @@ impl Outbox for TestOutbox {
         self.written.subscribe()
     }
 
-    async fn waiting(&self, partitions: &[u16]) -> MetadataResult<Vec<u16>> {
-        let found: BTreeSet<u16> = self.rows.lock().keys().map(|(part, _)| *part).collect();
-        Ok(partitions.iter().copied().filter(|part| found.contains(part)).collect())
-    }
-
-    async fn lowest(&self, partition: u16, limit: u32) -> MetadataResult<Vec<OutboxRow>> {
+    async fn look(&self, looks: &[Look]) -> MetadataResult<Vec<Vec<OutboxRow>>> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(2)).await;
         let rows = self.rows.lock();
-        let range = rows.range((partition, 0)..=(partition, u64::MAX));
-        Ok(range.take(limit as usize).map(|(_, row)| row.clone()).collect())
+        let found = looks.iter().map(|look| {
+            let except: BTreeSet<u64> = look.except.iter().copied().collect();
+            let range = rows.range((look.partition, 0)..=(look.partition, u64::MAX));
+            let wanted = range.filter(|((_, sequence), _)| !except.contains(sequence));
+            wanted.take(look.limit as usize).map(|(_, row)| row.clone()).collect()
+        });
+        let found: Vec<Vec<OutboxRow>> = found.collect();
+        self.rows_read.fetch_add(found.iter().map(Vec::len).sum::<usize>() as u64, Ordering::SeqCst);
+        Ok(found)
     }
 
-    async fn finish(&self, partition: u16, sequences: &[u64], _: Option<u64>) -> MetadataResult<()> {
+    async fn finish(&self, finished: &[(u16, u64)], _: Option<u64>) -> MetadataResult<()> {
+        self.removals.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(5)).await;
         let mut rows = self.rows.lock();
-        sequences.iter().for_each(|sequence| drop(rows.remove(&(partition, *sequence))));
+        finished.iter().for_each(|row| drop(rows.remove(row)));
         Ok(())
     }
 
     async fn backlog(&self, partition: u16) -> MetadataResult<OutboxBacklog> {
-        let rows = self.lowest(partition, u32::MAX).await?.len() as u64;
+        self.waiting(partition).await
+    }
+
+    async fn waiting(&self, partition: u16) -> MetadataResult<OutboxBacklog> {
+        let rows = self.rows.lock().range((partition, 0)..=(partition, u64::MAX)).count() as u64;
         Ok(OutboxBacklog { rows, ..OutboxBacklog::default() })
     }
 
@@ -81,6 +94,9 @@ struct TestBus {
     slow_key: Mutex<Option<String>>,
     /// Keys that begin so are refused at once.
     refused: Mutex<Option<&'static str>>,
+    /// Takes messages of all keys together.
+    together: AtomicBool,
+    requests: AtomicU64,
 }
 
 #[async_trait]
@@ -98,6 +114,28 @@ impl EventBus for TestBus {
         }
         self.seen.lock().push((message.order_key.clone(), message.id.sequence));
         Ok(())
+    }
+
+    async fn publish_all(&self, topic: Topic, messages: &[Message], deadline: Instant) -> Vec<EventResult<()>> {
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let (mut results, mut failed) = (Vec::new(), BTreeSet::new());
+        for message in messages {
+            let result = match failed.contains(&message.order_key) {
+                true => Err(EventError::Unavailable("after another".into())),
+                false => self.publish(topic, message, deadline).await,
+            };
+            if result.is_err() {
+                failed.insert(message.order_key.clone());
+            }
+            results.push(result);
+        }
+        results
+    }
+
+    fn lane(&self, _: Topic, order_key: &str) -> u64 {
+        let together = self.together.load(Ordering::SeqCst);
+        if together { 0 } else { order_key.bytes().fold(7, |hash: u64, byte| hash.wrapping_mul(31) + u64::from(byte)) }
     }
 
     async fn subscribe(&self, _: Topic, _: SubscribeOptions) -> EventResult<Box<dyn Subscription>> {
@@ -124,6 +162,10 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(RelaySettings { batch: 16, ..RelaySettings::default() })
+    }
+
+    fn with(settings: RelaySettings) -> Self {
         let (outbox, bus) = (Arc::<TestOutbox>::default(), Arc::<TestBus>::default());
         let status = Arc::<RelayStatus>::default();
         let parts = RelayParts {
@@ -131,7 +173,7 @@ impl World {
             bus: bus.clone(),
             clock: Arc::new(SystemClock),
             owner: RelayOwner::Alone,
-            settings: RelaySettings { batch: 16, ..RelaySettings::default() },
+            settings,
         };
         let mut relay = JoinSet::new();
         relay.spawn(run(parts, status.clone()));
@@ -246,6 +288,76 @@ async fn keys_that_are_refused_hold_up_no_others() {
     world.empty().await;
     world.assert_in_order();
     assert_eq!(world.bus.seen.lock().len(), 350);
+}
+
+/// What is counted here is what PUTs pay for: see docs/performance.md.
+#[tokio::test(start_paused = true)]
+async fn cost_of_an_event_is_a_fraction_of_a_query_and_of_a_request() {
+    const EVENTS: u64 = 5_000;
+    let world = World::with(RelaySettings::default());
+    world.bus.together.store(true, Ordering::SeqCst);
+    // Five hundred a second, for ten seconds.
+    for sequence in 0..EVENTS {
+        world.outbox.add(sequence, &format!("bucket/{}", sequence % 1_000));
+        if sequence % 5 == 4 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    world.empty().await;
+    world.assert_in_order();
+    let of = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
+    let (outbox, bus) = (&world.outbox, &world.bus);
+    let counts = [of(&outbox.looks), of(&outbox.rows_read), of(&outbox.removals), of(&bus.requests)];
+    let [looks, read, removals, requests] = counts;
+    println!("{EVENTS} events: {looks} looks, {read} rows read, {removals} removals, {requests} requests to the bus");
+    assert_eq!(bus.seen.lock().len() as u64, EVENTS);
+    assert!(looks <= 100 && removals <= 40, "{counts:?}");
+    assert_eq!(read, EVENTS, "each row is read once");
+    assert!(requests <= EVENTS / 4, "{counts:?}");
+}
+
+/// A broker that is gone must not make the database read what waits again and again.
+#[tokio::test(start_paused = true)]
+async fn rows_that_are_refused_are_not_read_at_every_look() {
+    const EVENTS: u64 = 10_000;
+    let world = World::with(RelaySettings::default());
+    world.bus.together.store(true, Ordering::SeqCst);
+    world.bus.broken.store(true, Ordering::SeqCst);
+    for sequence in 0..EVENTS {
+        world.outbox.add(sequence, &format!("bucket/{}", sequence % 1_000));
+        if sequence % 10 == 9 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    let read = world.outbox.rows_read.load(Ordering::SeqCst);
+    println!("{EVENTS} events without a bus: {read} rows read in a minute");
+    assert!(read <= EVENTS * 3, "{read} rows were read");
+    world.bus.broken.store(false, Ordering::SeqCst);
+    world.empty().await;
+    world.assert_in_order();
+    assert_eq!(world.bus.seen.lock().len() as u64, EVENTS);
+}
+
+/// One message of a request is refused for good: its key waits, in front of it nothing was lost, and the others pass.
+#[tokio::test(start_paused = true)]
+async fn message_that_is_refused_among_others_holds_up_its_key_only() {
+    let world = World::with(RelaySettings::default());
+    world.bus.together.store(true, Ordering::SeqCst);
+    *world.bus.refused.lock() = Some("bucket/dead");
+    let keys: Vec<String> =
+        (0..).map(|n| format!("bucket/{n}")).filter(|k| partition_of(k.as_bytes()) == 3).take(20).collect();
+    let dead = (0..).map(|n| format!("bucket/dead{n}")).find(|key| partition_of(key.as_bytes()) == 3).unwrap();
+    for sequence in 0..100 {
+        let key = if sequence % 10 == 5 { &dead } else { &keys[sequence as usize % 20] };
+        world.outbox.add(sequence, key);
+    }
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(world.outbox.rows.lock().len(), 10, "the others passed");
+    *world.bus.refused.lock() = None;
+    world.empty().await;
+    world.assert_in_order();
+    assert_eq!(world.bus.seen.lock().len(), 100);
 }
 
 #[test]

@@ -6,9 +6,10 @@ use std::time::Duration;
 use futures::TryStreamExt as _;
 
 use super::*;
-use crate::flow::test_cluster::{TestCluster, chunk, eventually, node_id, pattern, replica_write, spec};
+use crate::flow::test_cluster::{TestCluster, chunk, node_id, pattern, replica_write, spec};
 use crate::ports::chunks::ChunkStore as _;
 use crate::ports::chunks::memory::MemoryChunkStore;
+use crate::wait::eventually;
 use holdfast_protocol::{Epoch, ShardId};
 
 async fn write(replicas: &LocalReplicas, id: ChunkId, data: &[u8], epoch: u64) -> Result<(), PeerError> {

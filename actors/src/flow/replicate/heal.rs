@@ -29,7 +29,7 @@ const TOLD_MAX: usize = 16_384;
 /// Where repairs are queued.
 #[async_trait]
 pub trait RepairQueue: Send + Sync + 'static {
-    /// See [`MetadataStore::queue_repairs`].
+    /// See [`MetadataUpkeep::queue_repairs`](crate::ports::metadata::MetadataUpkeep::queue_repairs).
     async fn queue(&self, repairs: &[(ChunkId, NodeId)]) -> MetadataResult<()>;
 }
 

@@ -61,6 +61,7 @@ macro_rules! event_bus_conformance {
             extended_lease_keeps_a_message_away_from_others
             every_group_gets_every_message
             members_of_a_group_share_its_messages
+            messages_published_together_arrive_in_the_order_of_their_keys
             readers_see_messages_in_order_and_go_on_where_they_were
             reader_of_the_newest_sees_only_what_follows
             invalid_requests_are_refused
@@ -183,6 +184,31 @@ fn in_order(messages: &[Message]) {
         let before = last.insert(&message.order_key, message.id);
         assert!(before.is_none_or(|before| before < message.id), "{message:?} after {before:?}");
     }
+}
+
+pub async fn messages_published_together_arrive_in_the_order_of_their_keys(harness: &impl Harness) {
+    let bus = harness.bus();
+    let mut subscription = subscribe(&bus, Topic::Tasks, "workers", LONG_LEASE).await;
+    let mut messages: Vec<Message> = (0..60).map(|n| message(n, &format!("bucket/caf\u{e9} {}", n % 7))).collect();
+    // A bus that cannot carry one of them carries the others, and of its key what stands before it.
+    messages[20].tag = "no tag".into();
+    let refused: Vec<usize> = (20..60).filter(|n| n % 7 == 20 % 7).collect();
+    let publishing = tokio::spawn({
+        let (bus, messages) = (bus.clone(), messages.clone());
+        async move { bus.publish_all(Topic::Tasks, &messages, Instant::now() + PATIENCE).await }
+    });
+    let mut got = consume(&mut subscription, 60 - refused.len()).await;
+    let results = publishing.await.unwrap();
+    let failed: Vec<usize> = (0..results.len()).filter(|place| results[*place].is_err()).collect();
+    assert_eq!((results.len(), &failed), (60, &refused), "{results:?}");
+    assert!(matches!(results[20], Err(EventError::Invalid(_))), "{:?}", results[20]);
+    in_order(&got);
+    got.sort_by_key(|message| message.id);
+    let expected = messages.into_iter().enumerate().filter(|(place, _)| !refused.contains(place));
+    assert_eq!(got, expected.map(|(_, message)| message).collect::<Vec<_>>());
+    assert!(bus.publish_all(Topic::Tasks, &[], Instant::now() + PATIENCE).await.is_empty());
+    // What has one lane once has one place to go to.
+    assert_eq!(bus.lane(Topic::Tasks, "bucket/key"), bus.lane(Topic::Tasks, "bucket/key"));
 }
 
 pub async fn message_published_before_the_first_subscription_arrives(harness: &impl Harness) {

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{FencingToken, Lease, LockError, LockName, LockResult, Locks};
 use crate::ports::coordination::conformance::Connection;
+use crate::wait::{eventually, until};
 
 /// Longer than anything here takes, the end of a silent holder included.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -106,12 +107,11 @@ async fn stand(
     match before {
         // Its request may take long on a busy machine.
         Some(before) => {
-            let deadline = Instant::now() + PATIENCE;
-            while harness.waiting(lock).await.is_none_or(|now| now <= before) {
+            let ask = async || {
                 assert!(!waiter.is_finished(), "somebody else holds it");
-                assert!(Instant::now() < deadline, "it takes no place in the queue");
-                sleep(Duration::from_millis(20)).await;
-            }
+                harness.waiting(lock).await
+            };
+            until("it takes a place in the queue", ask, |now| now.is_some_and(|now| now > before)).await;
         }
         // Nothing shows from outside when it has its place; a request takes far less.
         None => sleep(Duration::from_millis(300)).await,
@@ -271,12 +271,11 @@ pub async fn silent_holder_knows_before_the_next_is_granted(harness: &dyn Harnes
     let lease = take(&a, &lock).await;
     let waiter = stand(harness, &b, &lock).await;
     connection.cut().await;
-    let waiting = Instant::now();
-    while lease.is_held() {
-        assert!(!waiter.is_finished(), "two hold it at once");
-        assert!(waiting.elapsed() < PATIENCE, "the clock alone must say that it is lost");
-        sleep(Duration::from_millis(1)).await;
-    }
+    let is_lost = || {
+        assert!(!waiter.is_finished() || !lease.is_held(), "two hold it at once");
+        !lease.is_held()
+    };
+    eventually("the clock alone says that it is lost", is_lost).await;
     let next = granted(waiter).await;
     assert!(next.token() > lease.token());
     connection.restore().await;

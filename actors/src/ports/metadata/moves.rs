@@ -2,7 +2,7 @@
 
 use holdfast_protocol::{ContentId, TierName, VersionId};
 
-use super::types::{BucketId, Content, OnlyIf, ReplicaEvidence};
+use super::{BucketId, Content, OnlyIf, ReplicaEvidence};
 use crate::domain::events::EventDraft;
 
 /// Why bytes are to be moved.

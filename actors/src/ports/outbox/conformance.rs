@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use holdfast_protocol::events::{EventName, EventNotification, EventRecord, PARTITIONS, partition_of};
 
-use super::{Outbox, OutboxRow, ReplayFilter};
+use super::{Look, Outbox, OutboxRow, ReplayFilter};
 use crate::domain::events::{EventContext, EventDraft, NotificationRule, NotificationRules, NotificationTarget};
 use crate::ports::events::Topic;
 use crate::ports::metadata::conformance::{T0, bucket_with, content_of, copy_of, delete_request, latest, object};
@@ -32,7 +32,8 @@ macro_rules! outbox_conformance {
             racing_writers_of_one_key_are_told_in_the_order_of_their_commits
             rows_stay_until_they_are_finished
             finished_rows_can_be_replayed_until_they_are_forgotten
-            backlog_counts_and_waiting_names_partitions
+            looks_at_several_partitions_leave_out_what_is_known
+            backlog_counts_what_waits
         }
     };
     (@tests $factory:path; $($test:ident)*) => {
@@ -84,6 +85,10 @@ pub(crate) async fn rows(outbox: &Rows) -> Vec<OutboxRow> {
         all.extend(rows);
     }
     all
+}
+
+fn of(partition: u16, sequences: &[u64]) -> Vec<(u16, u64)> {
+    sequences.iter().map(|sequence| (partition, *sequence)).collect()
 }
 
 pub(crate) fn record(row: &OutboxRow) -> EventRecord {
@@ -211,11 +216,11 @@ pub async fn rows_stay_until_they_are_finished(store: Store, outbox: Rows) {
     let all = outbox.lowest(partition, 100).await.unwrap();
     let sequences: Vec<u64> = all.iter().map(|row| row.message.id.sequence).collect();
     assert_eq!(outbox.lowest(partition, 2).await.unwrap(), all[..2]);
-    outbox.finish(partition, &[sequences[1], sequences[3], 1], None).await.unwrap();
+    outbox.finish(&of(partition, &[sequences[1], sequences[3], 1]), None).await.unwrap();
     let left = outbox.lowest(partition, 100).await.unwrap();
     assert_eq!(left, [all[0].clone(), all[2].clone(), all[4].clone()]);
     // Of another partition: nothing happens.
-    outbox.finish((partition + 1) % PARTITIONS, &sequences, None).await.unwrap();
+    outbox.finish(&of((partition + 1) % PARTITIONS, &sequences), None).await.unwrap();
     assert_eq!(outbox.lowest(partition, 100).await.unwrap(), left);
     assert_eq!(outbox.backlog(partition).await.unwrap().published, 0, "nothing was to be kept");
 }
@@ -228,9 +233,10 @@ pub async fn finished_rows_can_be_replayed_until_they_are_forgotten(store: Store
     let partition = partition_of(b"b/k");
     let all = outbox.lowest(partition, 100).await.unwrap();
     let sequences: Vec<u64> = all.iter().map(|row| row.message.id.sequence).collect();
-    outbox.finish(partition, &sequences, Some(T0 + 100)).await.unwrap();
+    outbox.finish(&of(partition, &sequences), Some(T0 + 100)).await.unwrap();
     assert!(outbox.lowest(partition, 100).await.unwrap().is_empty());
     assert_eq!(outbox.backlog(partition).await.unwrap().published, 6);
+    assert_eq!(outbox.waiting(partition).await.unwrap(), super::OutboxBacklog::default());
 
     let filter = |prefix: &str| ReplayFilter {
         topic: Topic::Objects,
@@ -244,7 +250,7 @@ pub async fn finished_rows_can_be_replayed_until_they_are_forgotten(store: Store
     let (moved, last) = outbox.replay(partition, &filter("b/k"), last.unwrap(), 3).await.unwrap();
     assert_eq!((moved, last), (1, Some(sequences[4])));
     assert_eq!(outbox.lowest(partition, 100).await.unwrap(), all[1..5], "with the ids that they had");
-    outbox.finish(partition, &sequences, Some(T0 + 200)).await.unwrap();
+    outbox.finish(&of(partition, &sequences), Some(T0 + 200)).await.unwrap();
 
     assert_eq!(outbox.forget_published(partition, T0 + 100, 100, 100).await.unwrap(), 0, "all are too young");
     assert_eq!(outbox.forget_published(partition, T0 + 101, 100, 100).await.unwrap(), 1, "one is old enough");
@@ -253,19 +259,64 @@ pub async fn finished_rows_can_be_replayed_until_they_are_forgotten(store: Store
     assert_eq!(outbox.backlog(partition).await.unwrap().published, 2);
 }
 
-pub async fn backlog_counts_and_waiting_names_partitions(store: Store, outbox: Rows) {
-    let every: Vec<u16> = (0..PARTITIONS).collect();
-    assert!(outbox.waiting(&every).await.unwrap().is_empty());
-    assert!(outbox.waiting(&[]).await.unwrap().is_empty());
+pub async fn looks_at_several_partitions_leave_out_what_is_known(store: Store, outbox: Rows) {
+    let id = bucket_with(&store, "b", Versioning::Unversioned).await;
+    // More than any statement takes at once, in partitions of their own.
+    let is_in = |key: &str, part: u16| partition_of(format!("b/{key}").as_bytes()) == part;
+    let keys: Vec<String> = (0..PARTITIONS)
+        .map(|part| (0..).map(|n| format!("{n}")).find(|key| is_in(key, part)).unwrap())
+        .collect();
+    for seed in 0..100 {
+        let commits = keys.iter().map(|key| store.commit_object(told(object(id, key, seed))));
+        futures::future::try_join_all(commits).await.unwrap();
+    }
+    assert_eq!(outbox.look(&[]).await.unwrap(), Vec::<Vec<OutboxRow>>::new());
+    let all = rows(&outbox).await;
+    let in_partition = |part: u16| {
+        let rows = all.iter().filter(|row| partition_of(row.message.order_key.as_bytes()) == part);
+        rows.map(|row| row.message.id.sequence).collect::<Vec<_>>()
+    };
+    for known in [0, 1, 17, 90] {
+        // Backwards, and each with another number of rows to know and to read.
+        let look = |partition: u16| {
+            let mut except = in_partition(partition);
+            except.truncate(known + usize::from(partition % 3));
+            except.reverse();
+            Look { partition, limit: 3 + u32::from(partition), except }
+        };
+        let looks: Vec<Look> = (0..PARTITIONS).rev().map(look).collect();
+        let found = outbox.look(&looks).await.unwrap();
+        assert_eq!(found.len(), looks.len());
+        for (look, found) in looks.iter().zip(found) {
+            let found: Vec<u64> = found.iter().map(|row| row.message.id.sequence).collect();
+            let expected = in_partition(look.partition).into_iter().skip(look.except.len());
+            assert_eq!(found, expected.take(look.limit as usize).collect::<Vec<_>>(), "{look:?}");
+        }
+    }
+    // As many as the relay ever knows, in all partitions at once, of which most are long gone.
+    let except: Vec<u64> = (1..2_048).map(|n| n << 40).chain(in_partition(3).into_iter().take(1)).collect();
+    let looks: Vec<Look> =
+        (0..PARTITIONS).map(|partition| Look { partition, limit: 1, except: except.clone() }).collect();
+    let found = outbox.look(&looks).await.unwrap();
+    let found: Vec<u64> = found.iter().map(|rows| rows[0].message.id.sequence).collect();
+    let expected = (0..PARTITIONS).map(|part| in_partition(part)[usize::from(part == 3)]);
+    assert_eq!(found, expected.collect::<Vec<_>>());
+    // All of it goes at once.
+    let all: Vec<(u16, u64)> = (0..PARTITIONS).flat_map(|part| of(part, &in_partition(part))).collect();
+    outbox.finish(&all, Some(T0 + 1)).await.unwrap();
+    assert!(rows(&outbox).await.is_empty());
+    assert_eq!(outbox.backlog(7).await.unwrap().published, 100);
+}
+
+pub async fn backlog_counts_what_waits(store: Store, outbox: Rows) {
     let id = bucket_with(&store, "b", Versioning::Unversioned).await;
     for now_ms in [T0 + 5, T0 + 9] {
         store.commit_object(told(NewObject { now_ms, ..object(id, "k", 1) })).await.unwrap();
     }
     let partition = partition_of(b"b/k");
-    assert_eq!(outbox.waiting(&every).await.unwrap(), [partition]);
-    let others: Vec<u16> = every.iter().copied().filter(|other| *other != partition).collect();
-    assert!(outbox.waiting(&others).await.unwrap().is_empty());
+    let other = (partition + 1) % PARTITIONS;
     let backlog = outbox.backlog(partition).await.unwrap();
     assert_eq!((backlog.rows, backlog.oldest_ms, backlog.published), (2, Some(T0 + 5), 0));
-    assert_eq!(outbox.backlog(others[0]).await.unwrap(), super::OutboxBacklog::default());
+    assert_eq!(outbox.waiting(partition).await.unwrap(), backlog);
+    assert_eq!(outbox.backlog(other).await.unwrap(), super::OutboxBacklog::default());
 }

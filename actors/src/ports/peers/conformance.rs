@@ -4,7 +4,6 @@
 use std::any::Any;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
@@ -14,6 +13,7 @@ use super::memory::{MemoryReplica, Refuse};
 use super::{Fence, IDS_MAX, PeerError, Peers, ReplicaWrite, ShardReport};
 use crate::ports::chunks::memory::Fault;
 use crate::ports::chunks::{ChunkError, ChunkInfo, ChunkSpec};
+use crate::wait::eventually;
 
 /// Shards of the cluster under test: one, so that every chunk is in it.
 pub const SHARD_COUNT: u32 = 1;
@@ -21,8 +21,6 @@ pub const SHARD_COUNT: u32 = 1;
 pub const NOBODY: NodeId = NodeId([0xee; 8]);
 
 const SHARD: ShardId = ShardId(0);
-/// How long a consequence may take to show at the other node.
-const SHOWS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Two nodes.
 pub struct Pair {
@@ -73,18 +71,6 @@ pub fn fence(epoch: u64) -> Fence {
 pub fn write_of(id: ChunkId, size_bytes: usize) -> ReplicaWrite {
     let label = Bytes::from(format!("{{\"of\":\"{id}\"}}"));
     ReplicaWrite { fence: fence(1), spec: ChunkSpec { id, size_bytes: size_bytes as u32, label } }
-}
-
-/// Polls until `holds`.
-///
-/// # Panics
-/// When it does not within a minute.
-pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + SHOWS_WITHIN;
-    while !holds() {
-        assert!(Instant::now() < deadline, "not within {SHOWS_WITHIN:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// Writes a chunk in pieces of `step` bytes.

@@ -37,6 +37,7 @@ macro_rules! tiering_conformance {
             classes::the_move_of_an_empty_object_ends_nowhere,
             classes::a_copy_is_moved_where_its_class_says,
             classes::moving_one_copy_leaves_the_other,
+            classes::a_copy_onto_itself_stays_where_its_class_says,
             classes::an_upload_keeps_its_class,
             classes::listings_show_classes_and_load_no_places,
             classes::class_and_restore_stay_with_a_version_in_and_out_of_history,
@@ -44,6 +45,7 @@ macro_rules! tiering_conformance {
             moves::whoever_was_followed_is_told_so,
             moves::two_movers_never_have_the_same_move,
             moves::failures_are_counted_and_retried,
+            moves::what_a_clock_that_was_ahead_put_off_can_be_made_due,
             moves::a_dropped_move_is_gone,
             moves::an_overwrite_wins_over_a_move,
             moves::a_deletion_wins_over_a_move,
@@ -60,10 +62,12 @@ macro_rules! tiering_conformance {
             pieces::a_commit_takes_its_pieces_off_the_list,
             pieces::a_piece_that_is_being_deleted_refuses_the_commit,
             pieces::reserved_pieces_are_deleted_twice,
+            pieces::what_an_attempt_left_that_is_over_is_deleted_at_once_and_again,
             pieces::a_renewed_claim_keeps_its_pieces,
             pieces::of_a_commit_and_a_sweep_exactly_one_has_the_pieces,
             pieces::a_reclaimed_content_lists_its_pieces_once_and_its_stub_always,
             pieces::tiers_are_added_changed_and_removed,
+            pieces::a_tier_whose_settings_change_takes_nothing_by_those_before,
             pieces::a_tier_in_use_is_not_removed,
             pieces::contents_of_a_tier_are_paged_and_counted,
             restores::a_restore_goes_there_and_back,
@@ -161,7 +165,7 @@ impl World {
 
     /// Claims what is due by `now_ms`, for a thousand milliseconds.
     async fn claim(&self, lane: &TierName, now_ms: u64) -> Vec<Move> {
-        let claim = Claim { owner: NodeId([7; 8]), now_ms, until_ms: now_ms + 1000 };
+        let claim = Claim { owner: NodeId([7; 8]), now_ms, until_ms: now_ms + 1000, spares_restored: false };
         self.ledger.claim_moves(lane, claim, 100).await.unwrap()
     }
 

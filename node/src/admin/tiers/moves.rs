@@ -3,19 +3,19 @@
 use std::collections::{HashMap, HashSet};
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, Path, State};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::metadata::{BucketId, ListAfter, ListQuery, MoveQueued, MoveReason, MoveRequest};
 use holdfast_actors::ports::tiering::Move;
-use holdfast_protocol::admin::{ErrorBody, MoveView, MovesPage, RequestMoves, RequestedMoves};
+use holdfast_protocol::admin::{ErrorBody, MoveView, MovesPage, Page, RequestMoves, RequestedMoves};
 use holdfast_protocol::tiers::STANDARD;
 use holdfast_protocol::{TierName, VersionId};
 use serde::Deserialize;
 
 use super::{AdminState, ApiError, BUCKETS, Body};
 use crate::admin::audit::GoesOn;
+use crate::admin::page::{self, Asked, Params};
 
 /// Moves on a page.
 const LIMIT_DEFAULT: u32 = 100;
@@ -94,9 +94,8 @@ fn to_api(found: Move, buckets: &HashMap<BucketId, String>) -> MoveView {
 )]
 pub(in crate::admin) async fn list(
     State(state): State<AdminState>,
-    query: Result<Query<Which>, QueryRejection>,
+    Params(which): Params<Which>,
 ) -> Result<Json<MovesPage>, ApiError> {
-    let Query(which) = query?;
     let lane = match &which.tier {
         Some(tier) => Some(state.tier_record(tier).await?.name),
         None => None,
@@ -108,11 +107,9 @@ pub(in crate::admin) async fn list(
         Some(name) => Some(state.metadata.bucket(name).await?.id),
         None => None,
     };
-    let after = which.after.as_deref().map(str::parse::<u64>).transpose();
-    let after = after.map_err(|_| ApiError::invalid("`after` is the `next` of the page before"))?;
-    let limit = which.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, 1_000);
-    let mut found = state.ledger().moves(lane.as_ref(), after.unwrap_or(0), limit).await?;
-    let next = (found.len() == limit as usize).then(|| found.last().map(|last| last.id.to_string())).flatten();
+    let asked = Asked::<u64>::new(which.after.as_deref(), page::limit(which.limit, LIMIT_DEFAULT))?;
+    let found = state.ledger().moves(lane.as_ref(), asked.after.unwrap_or(0), asked.fetch()).await?;
+    let Page { items: mut found, next } = asked.page(found, |found| found.id);
     found.retain(|found| {
         bucket.is_none_or(|bucket| found.bucket == bucket)
             && which.key.as_ref().is_none_or(|key| found.key == *key)
@@ -187,7 +184,7 @@ pub(in crate::admin) async fn request(
     let wanted = Wanted { bucket: state.metadata.bucket(&name).await?.id, to, reason };
     let done = match &asked.key {
         Some(key) => one(&state, &wanted, key, &asked).await?,
-        None => page(&state, &wanted, &asked).await?,
+        None => listed(&state, &wanted, &asked).await?,
     };
     if asked.after.is_none() {
         let (key, prefix) = (asked.key.as_deref(), asked.prefix.as_deref());
@@ -208,7 +205,7 @@ async fn one(state: &AdminState, wanted: &Wanted, key: &str, asked: &RequestMove
     Ok(counted(Some(done), size_bytes))
 }
 
-async fn page(state: &AdminState, wanted: &Wanted, asked: &RequestMoves) -> Result<RequestedMoves, ApiError> {
+async fn listed(state: &AdminState, wanted: &Wanted, asked: &RequestMoves) -> Result<RequestedMoves, ApiError> {
     if asked.version.is_some() {
         return Err(ApiError::invalid("a version needs its key"));
     }
@@ -216,7 +213,7 @@ async fn page(state: &AdminState, wanted: &Wanted, asked: &RequestMoves) -> Resu
         prefix: asked.prefix.clone().unwrap_or_default(),
         delimiter: None,
         after: asked.after.clone().map_or(ListAfter::Start, ListAfter::Key),
-        limit: asked.limit.unwrap_or(OBJECTS_DEFAULT).clamp(1, 1_000),
+        limit: page::limit(asked.limit, OBJECTS_DEFAULT),
     };
     let listed = state.metadata.list_objects(wanted.bucket, query).await?;
     let entries = &listed.entries;

@@ -17,6 +17,7 @@ use holdfast_actors::ports::TierLedger;
 use holdfast_actors::ports::metadata::Content;
 use holdfast_actors::ports::tiers::{ColdTier, PieceName, TierError, Tiers as _};
 use holdfast_protocol::admin::{DamagedContent, ErrorBody, UnreadContent, VerifiedTier, VerifyTier};
+use holdfast_protocol::hash::{SPLITMIX_STEP, finish64};
 use holdfast_protocol::journal::ErrorKind;
 use holdfast_protocol::{ColdPlace, ContentId, TierName};
 use tokio::time::{Instant, timeout};
@@ -102,12 +103,9 @@ impl Sample {
 
     fn has(self, content: ContentId) -> bool {
         let [.., a, b, c, d, e, f, g, h] = content.0;
-        // The finish of SplitMix64: ids of one second may be alike, and another seed must choose others.
-        let mut mixed =
-            u64::from_be_bytes([a, b, c, d, e, f, g, h]) ^ u64::from(self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) >> 32 < self.share
+        // Mixed: ids of one second may be alike, and another seed must choose others.
+        let id = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        finish64(id ^ u64::from(self.seed).wrapping_mul(SPLITMIX_STEP)) >> 32 < self.share
     }
 }
 

@@ -14,7 +14,7 @@
 //! disks so returns to its tier at once, and a restore that was under way has to be asked for again. Pieces that were on the
 //! list of pieces to delete are forgotten, and stay in their tier.
 
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -23,7 +23,7 @@ use holdfast_actors::ports::MetadataStore;
 use serde::{Deserialize, Serialize};
 
 use super::super::data_dir::DataDir;
-use super::Database;
+use super::{Claim, Database, Taken, storage};
 use crate::config::Config;
 
 mod dump;
@@ -69,7 +69,7 @@ impl Counts {
 /// When the file exists or cannot be written; those of metadata.
 pub async fn backup_to(config: &Config, path: &Path) -> anyhow::Result<Counts> {
     if path.exists() {
-        bail!("{} exists already: a backup is not written over", path.display());
+        bail!(Taken(format!("{} exists already: a backup is not written over", path.display())));
     }
     let temporary = path.with_extension("partial");
     let failed = || format!("write {}", temporary.display());
@@ -91,7 +91,7 @@ pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Cou
     if !config.cluster.is_on() {
         // Nobody else writes: the directory is locked.
         let data_dir = DataDir::open(&config.node.data_dir)?;
-        let Database { store: metadata, ledger } = super::open_database(config, &data_dir, false).await?;
+        let Database { store: metadata, ledger } = super::open_database(config, &data_dir, Claim::Require).await?;
         let counts = dump(&*metadata, &*ledger, out).await;
         metadata.close().await;
         return counts;
@@ -105,18 +105,46 @@ pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Cou
     counts
 }
 
-/// Puts a backup into metadata that is empty.
+/// Puts a backup into metadata that is empty. All of the backup is looked at before anything is written. A database becomes
+/// the cluster's at the end: no node starts with one that this was interrupted at, and takes the chunks of all the rest for
+/// left over.
 ///
 /// # Errors
 /// When metadata holds buckets, the backup is damaged or cut off; those of metadata.
-pub async fn restore(config: &Config, from: &mut impl Read) -> anyhow::Result<Counts> {
+pub async fn restore(config: &Config, from: &mut (impl Read + Seek)) -> anyhow::Result<Counts> {
+    load::check(from).context("nothing was restored")?;
+    from.rewind().context("read the backup again")?;
     let data_dir = DataDir::open(&config.node.data_dir)?;
-    let Database { store: metadata, ledger } = super::open_database(config, &data_dir, true).await?;
-    let counts = load(&*metadata, &*ledger, from).await;
+    let Database { store: metadata, ledger } = super::open_database(config, &data_dir, Claim::Later).await?;
+    let mut counts = load(&*metadata, &*ledger, from).await;
+    if counts.is_ok()
+        && let Some(cluster) = data_dir.cluster_id()?
+        && config.cluster.is_on()
+        && let Err(error) = storage::claim(&*metadata, cluster, &config.metadata.url).await
+    {
+        counts = Err(error);
+    }
     metadata.close().await;
     // Also after an error: what it did stays.
     let invalidated = super::zookeeper::invalidate_cache(config).await;
     let counts = counts?;
     invalidated?;
     Ok(counts)
+}
+
+/// The same for what can be read once only: it is kept in the data directory meanwhile, under no name.
+///
+/// # Errors
+/// As [`restore`]; when there is no room for the backup.
+pub async fn restore_stream(config: &Config, from: &mut impl Read) -> anyhow::Result<Counts> {
+    let path = config.node.data_dir.join("restore.partial");
+    let failed = || format!("keep the backup in {}", path.display());
+    let mut options = std::fs::OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(true).mode(0o600);
+    std::fs::create_dir_all(&config.node.data_dir).with_context(failed)?;
+    let mut file = options.open(&path).with_context(failed)?;
+    std::fs::remove_file(&path).with_context(failed)?;
+    std::io::copy(from, &mut file).with_context(failed)?;
+    file.rewind().with_context(failed)?;
+    restore(config, &mut BufReader::new(file)).await
 }

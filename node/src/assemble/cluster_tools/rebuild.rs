@@ -28,12 +28,17 @@
 //! **Between several contents of one version** the later one counts: that of the later time in its label, then the younger one.
 //! What a move writes bears the time of the version, which is no earlier than that of the content that came in by a PUT. So a stub
 //! wins over the chunks that it was moved from and that are not reclaimed yet, chunks that a restore brought win over the stub
-//! that they were restored from, and an overwrite wins over both. The content that lost is an orphan from then on.
+//! that they were restored from, and an overwrite wins over both. The content that lost is an orphan from then on. On a node that
+//! runs alone a content without its last chunk is of a write that broke off, and loses against any other.
 //!
 //! But a stub may be of a move that was never committed, and then its pieces are deleted sooner or later. So where all chunks
 //! that it was moved from are still here and have the MD5 that the stub tells, they are taken, with the tier as storage class:
 //! the object is moved once more. What the first move left in the tier stays there. For the same reason an upload that is
 //! the same multipart object as one that came back by its stub is completed, over it, only if all of its parts are whole.
+//!
+//! **The next node of a cluster** has other chunks, or older ones. What it finds is held against what the nodes before it have brought
+//! back by the same rules ([`known`]), and takes its place among the versions of its key by its time. So the nodes may be walked
+//! in any order, and a run that broke off is made again.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,20 +47,22 @@ use anyhow::{Context, bail};
 use futures::StreamExt;
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::metadata::{
-    CannedAcl, Content, ContentPlace, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes, ReplicaEvidence,
-    Tag, User, Versioning, WritePrecondition,
+    BucketId, CannedAcl, Content, ContentPlace, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes,
+    ReplicaEvidence, Tag, User, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
 use holdfast_protocol::label::ChunkLabel;
-use holdfast_protocol::{ContentId, Manifest, STUB_INDEX, TierName, UploadId, VersionId};
+use holdfast_protocol::{CHUNK_SIZE_MAX, ContentId, Manifest, STUB_INDEX, TierName, UploadId, VersionId};
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 
 use super::super::data_dir::DataDir;
 use super::super::storage;
+use super::Claim;
 use crate::chunks::DiskChunks;
 use crate::config::Config;
 
+mod known;
 mod stubs;
 mod uploads;
 
@@ -131,6 +138,8 @@ struct Found {
     content: ContentId,
     created_ms: u64,
     size_bytes: u64,
+    /// Whether all of it may have been stored: the last chunk is begun when those before it are durable.
+    is_ended: bool,
     /// What is here is a stub: the bytes lie in this tier.
     tier: Option<TierName>,
     /// Of a stub: time and id of the latest other content of this name and size that has chunks here.
@@ -139,9 +148,12 @@ struct Found {
 }
 
 impl Found {
-    /// Of two contents that would have one name, the later one counts.
+    /// Of two contents that would have one name, the later one counts, but for one of a write that broke off.
     fn is_later_than(&self, other: &Self) -> bool {
-        let rank = |found: &Self| (found.created_ms, found.content.unix_seconds(), found.tier.is_some(), found.content);
+        let rank = |found: &Self| {
+            let seconds = found.content.unix_seconds();
+            (found.is_ended, found.created_ms, seconds, found.tier.is_some(), found.content)
+        };
         rank(self) > rank(other)
     }
 
@@ -150,6 +162,27 @@ impl Found {
         if self.tier.is_some() && self.size_bytes == other.size_bytes {
             let here = if other.tier.is_some() { other.moved_from } else { Some((other.created_ms, other.content)) };
             self.moved_from = self.moved_from.max(here);
+        }
+    }
+
+    /// The version, with the content that was made of it.
+    fn object(self, bucket: BucketId, (key, version): (&str, VersionId), owner: &str, content: Content) -> NewObject {
+        let class = self.class().cloned();
+        let Head { owner: told, attributes, tags, acl, class: _ } = self.head;
+        NewObject {
+            bucket,
+            key: key.to_owned(),
+            version,
+            now_ms: self.created_ms,
+            owner: told.unwrap_or_else(|| owner.to_owned()),
+            content: ContentSource::New(content),
+            attributes,
+            tags,
+            acl,
+            precondition: WritePrecondition::default(),
+            event: None,
+            evidence: ReplicaEvidence::default(),
+            class,
         }
     }
 
@@ -221,6 +254,8 @@ pub struct RebuildOptions {
     pub add: bool,
     /// Complete every unfinished upload whose parts make an object. Only after all nodes were walked are all parts there.
     pub complete_uploads: bool,
+    /// These disks are all that there are: a chunk that is not here is nowhere.
+    pub alone: bool,
 }
 
 /// Rebuilds metadata from this node's disks.
@@ -228,8 +263,10 @@ pub struct RebuildOptions {
 /// # Errors
 /// When the node runs or metadata holds buckets already (unless `add`); those of disks and metadata.
 pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> anyhow::Result<RebuildReport> {
+    let options = RebuildOptions { alone: !config.cluster.is_on(), ..options };
     let data_dir = DataDir::open(&config.node.data_dir)?;
-    let metadata = super::open_metadata(config, &data_dir, !options.dry_run).await?;
+    let claim = if options.dry_run { Claim::Later } else { Claim::Take };
+    let metadata = super::open_metadata(config, &data_dir, claim).await?;
     if !options.add && !metadata.list_buckets(None, None, 1).await.context("look at the metadata")?.is_empty() {
         bail!(
             "the metadata holds buckets: rebuilding would bring overwritten and deleted objects back. For the next node of a \
@@ -261,7 +298,7 @@ pub async fn from_chunks(
     options: RebuildOptions,
 ) -> anyhow::Result<RebuildReport> {
     let mut report = RebuildReport { dry_run: options.dry_run, ..RebuildReport::default() };
-    let found = walk(chunks, &mut report).await;
+    let found = walk(chunks, options.alone, &mut report).await;
     report.buckets = found.buckets().len() as u64;
     report.tiers = found.classes().map(TierName::to_string).collect();
     if options.dry_run {
@@ -291,11 +328,19 @@ pub async fn from_chunks(
         let set = if has_ids { metadata.set_versioning(bucket, Versioning::Enabled).await } else { Ok(()) };
         set.with_context(|| format!("switch versioning of {bucket} on"))?;
     }
+    let buckets: BTreeSet<String> = found.buckets().into_iter().cloned().collect();
     // In the order of time, so that the latest version is the latest again.
     let mut versions: Vec<_> = found.versions.into_iter().collect();
     versions.sort_by_key(|(_, found)| (found.created_ms, found.content));
     for ((bucket, key, version), found) in versions {
-        commit(chunks, metadata, owner, (&bucket, &key, version), found, &mut report).await?;
+        commit(chunks, metadata, owner, (&bucket, &key, version), found, (options.add, &mut report)).await?;
+    }
+    for bucket in &buckets {
+        let failed = || format!("switch versioning of {bucket} on again");
+        // It is off since a version without an id was put beside others. Left so, the next writes would overwrite those.
+        if metadata.bucket(bucket).await.with_context(failed)?.versioning == Versioning::Suspended {
+            metadata.set_versioning(bucket, Versioning::Enabled).await.with_context(failed)?;
+        }
     }
     uploads::bring_back(chunks, metadata, owner, found.uploads, &mut report).await?;
     if options.complete_uploads {
@@ -305,7 +350,7 @@ pub async fn from_chunks(
 }
 
 /// Reads every label that can be the first of a content, or of its stub.
-async fn walk(chunks: &dyn ReplicaStore, report: &mut RebuildReport) -> Contents {
+async fn walk(chunks: &dyn ReplicaStore, alone: bool, report: &mut RebuildReport) -> Contents {
     let mut contents = Contents::default();
     let mut after = None;
     loop {
@@ -338,7 +383,10 @@ async fn walk(chunks: &dyn ReplicaStore, report: &mut RebuildReport) -> Contents
             };
             // What cannot be understood of it is no reason to lose the object.
             let head = label.attributes.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
-            let found = Found { content, created_ms: label.created_ms, size_bytes, tier, moved_from: None, head };
+            let last = content.chunk((size_bytes.saturating_sub(1) / CHUNK_SIZE_MAX) as u32);
+            let is_ended = !alone || is_stub || chunks.stat(last).is_some();
+            let created_ms = label.created_ms;
+            let found = Found { content, created_ms, size_bytes, is_ended, tier, moved_from: None, head };
             match label.part {
                 Some(part) => {
                     let upload = contents.uploads.entry((label.bucket, label.key, part.upload)).or_default();
@@ -360,57 +408,58 @@ async fn commit(
     owner: &str,
     (bucket, key, version): (&str, &str, VersionId),
     found: Found,
-    report: &mut RebuildReport,
+    (is_next, report): (bool, &mut RebuildReport),
 ) -> anyhow::Result<()> {
     let failed = || format!("rebuild {bucket}/{key}");
+    let size_bytes = found.size_bytes;
     let bucket_found = metadata.bucket(bucket).await.with_context(failed)?;
-    match metadata.object(bucket_found.id, key, Some(version)).await {
-        Ok(_) => {
+    let before = match metadata.object(bucket_found.id, key, Some(version)).await {
+        Ok(before) => Some(before),
+        Err(MetadataError::NoSuchKey | MetadataError::NoSuchVersion) => None,
+        Err(error) => return Err(error).with_context(failed),
+    };
+    let made = match &before {
+        Some(before) => known::successor(chunks, &found, before, report).await,
+        None => made_of(chunks, &found, report).await.map(|content| (content, true)),
+    };
+    let (content, is_later) = match (made, &before) {
+        (Some(made), _) => made,
+        (None, Some(_)) => {
             report.known += 1;
             return Ok(());
         }
-        Err(MetadataError::NoSuchKey | MetadataError::NoSuchVersion) => {}
-        Err(error) => return Err(error).with_context(failed),
-    }
-    if version == VersionId::NULL && bucket_found.versioning == Versioning::Enabled {
-        // Only so does a version without an id come to stand beside those that have one.
-        metadata.set_versioning(bucket, Versioning::Suspended).await.with_context(failed)?;
-    } else if version != VersionId::NULL && bucket_found.versioning != Versioning::Enabled {
-        metadata.set_versioning(bucket, Versioning::Enabled).await.with_context(failed)?;
-    }
-    let class = found.class().cloned();
-    let content = match &found.tier {
-        None => content_here(chunks, &found, report).await,
-        Some(_) => match cold_content(chunks, &found).await {
-            Some(content) => content,
-            None => {
-                // It was whole a moment ago.
-                report.unreadable += 1;
-                return Ok(());
-            }
-        },
+        (None, None) => {
+            // It was whole a moment ago.
+            report.unreadable += 1;
+            return Ok(());
+        }
     };
-    report.cold += u64::from(content.cold().is_some());
-    let Head { owner: told, attributes, tags, acl, class: _ } = found.head;
-    let object = NewObject {
-        bucket: bucket_found.id,
-        key: key.to_owned(),
-        version,
-        now_ms: found.created_ms,
-        owner: told.unwrap_or_else(|| owner.to_owned()),
-        content: ContentSource::New(content),
-        attributes,
-        tags,
-        acl,
-        precondition: WritePrecondition::default(),
-        event: None,
-        evidence: ReplicaEvidence::default(),
-        class,
+    let is_cold = content.cold().is_some();
+    let object = match &before {
+        Some(before) if !is_later => known::as_before(before, ContentSource::New(content)),
+        _ => found.object(bucket_found.id, (key, version), owner, content),
     };
-    metadata.commit_object(object).await.with_context(failed)?;
+    if is_next || before.is_some() {
+        if !known::put(metadata, bucket, before.as_deref(), object).await.with_context(failed)? {
+            report.known += 1;
+            return Ok(());
+        }
+    } else {
+        known::switch_versioning(metadata, bucket, version).await.with_context(failed)?;
+        metadata.commit_object(object).await.with_context(failed)?;
+    }
+    report.cold += u64::from(is_cold);
     report.objects += 1;
-    report.bytes += found.size_bytes;
+    report.bytes += size_bytes;
     Ok(())
+}
+
+/// The content that was found; `None`: its stub cannot be read any more.
+async fn made_of(chunks: &dyn ReplicaStore, found: &Found, report: &mut RebuildReport) -> Option<Content> {
+    match &found.tier {
+        None => Some(content_here(chunks, found, report).await),
+        Some(_) => cold_content(chunks, found).await,
+    }
 }
 
 /// A content in a tier; or the one that it was moved from, if that is whole.

@@ -38,11 +38,12 @@ impl FromStr for Share {
 }
 
 #[derive(Args)]
+#[command(group = clap::ArgGroup::new("how much").required(true).args(["all", "sample"]))]
 pub(in crate::cli) struct VerifyArgs {
     /// The tier.
     name: String,
     /// Read everything.
-    #[arg(long, required_unless_present = "sample", conflicts_with = "sample")]
+    #[arg(long)]
     all: bool,
     /// Read a random share of the contents, such as 1%.
     #[arg(long, value_name = "SHARE")]

@@ -18,13 +18,11 @@ use bytes::{Bytes, BytesMut};
 use holdfast_actors::ports::events::{EventError, EventResult};
 use parking_lot::Mutex;
 use ring::hmac;
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsConnector;
 
 use super::options::{Credentials, RocketMqOptions};
 use super::wire::Command;
@@ -45,8 +43,10 @@ struct Connection {
     /// `None` once the connection is over.
     waiting: Waiting,
     over: Arc<AtomicBool>,
-    /// When bytes came last.
-    heard: Arc<Mutex<Instant>>,
+    /// When bytes came last, if any did.
+    heard: Arc<Mutex<Option<Instant>>>,
+    opened: Instant,
+    is_plain: bool,
     _tasks: JoinSet<()>,
 }
 
@@ -56,14 +56,8 @@ impl Connection {
             |error: &dyn std::fmt::Display| EventError::Unavailable(format!("connect to {addr}: {error}"));
         let stream = TcpStream::connect(addr).await.map_err(|error| unreachable(&error))?;
         stream.set_nodelay(true).map_err(|error| unreachable(&error))?;
-        let Some(tls) = &options.tls else { return Ok(Self::over(stream)) };
-        let host = match &tls.server_name {
-            Some(name) => name.as_str(),
-            None => addr.rsplit_once(':').map_or(addr, |(host, _)| host),
-        };
-        let host = ServerName::try_from(host.to_owned()).map_err(|error| unreachable(&error))?;
-        let connector = TlsConnector::from(tls.config.clone());
-        let stream = connector.connect(host, stream).await.map_err(|error| unreachable(&error))?;
+        let Some(tls) = &options.tls else { return Ok(Self { is_plain: true, ..Self::over(stream) }) };
+        let stream = tls.connect(addr, stream).await.map_err(|fault| unreachable(&fault))?;
         Ok(Self::over(stream))
     }
 
@@ -88,12 +82,12 @@ impl Connection {
             end(&ended, &flag);
         });
         let (answers, flag) = (waiting.clone(), over.clone());
-        let heard = Arc::new(Mutex::new(Instant::now()));
+        let heard = Arc::new(Mutex::new(None));
         let hear = heard.clone();
         tasks.spawn(async move {
             let mut buffer = BytesMut::with_capacity(READ_BYTES);
             while let Ok(1..) = reads.read_buf(&mut buffer).await {
-                *hear.lock() = Instant::now();
+                *hear.lock() = Some(Instant::now());
                 loop {
                     match Command::decode(&mut buffer) {
                         Ok(Some(answer)) if answer.is_answer => {
@@ -117,12 +111,21 @@ impl Connection {
             }
             end(&answers, &flag);
         });
-        Self { out, next: AtomicI32::new(1), waiting, over, heard, _tasks: tasks }
+        Self {
+            out,
+            next: AtomicI32::new(1),
+            waiting,
+            over,
+            heard,
+            opened: Instant::now(),
+            is_plain: false,
+            _tasks: tasks,
+        }
     }
 
     /// Gives it up if nothing came since `asked`.
     fn doubt(&self, asked: Instant) {
-        if *self.heard.lock() < asked {
+        if self.heard.lock().unwrap_or(self.opened) < asked {
             self.over.store(true, Ordering::Release);
             self.waiting.lock().take();
         }
@@ -133,7 +136,12 @@ impl Connection {
     }
 
     async fn call(&self, mut command: Command) -> EventResult<Command> {
-        let broken = || EventError::Unavailable("the connection broke".into());
+        // RocketMQ ends connections that are not encrypted without a word, where it takes no others.
+        let broken = || {
+            let hint =
+                if self.is_plain && self.heard.lock().is_none() { "; does it want TLS (events.tls)?" } else { "" };
+            EventError::Unavailable(format!("the connection broke{hint}"))
+        };
         command.opaque = self.next.fetch_add(1, Ordering::Relaxed) & i32::MAX;
         let opaque = command.opaque;
         let (taker, answer) = oneshot::channel();

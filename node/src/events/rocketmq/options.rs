@@ -1,14 +1,11 @@
 //! Where RocketMQ is, who this node is there, and how patient to be.
 
 use std::fmt;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use zeroize::Zeroizing;
+
+use super::tls::Tls;
 
 /// Text that no log shows.
 #[derive(Clone)]
@@ -38,43 +35,6 @@ pub struct Credentials {
     pub access_key: String,
     /// The user's password.
     pub secret_key: Secret,
-}
-
-/// How connections are encrypted.
-#[derive(Clone)]
-pub struct Tls {
-    pub(super) config: Arc<rustls::ClientConfig>,
-    pub(super) server_name: Option<String>,
-}
-
-impl Tls {
-    /// Trusts the CAs of a PEM file. `server_name`: what the certificates of all servers are made out to, if not to the
-    /// addresses at which the name servers and they are found.
-    ///
-    /// # Errors
-    /// When the file cannot be read or has no certificate in it.
-    pub fn new(ca: &Path, server_name: Option<String>) -> anyhow::Result<Self> {
-        let mut roots = rustls::RootCertStore::empty();
-        let found = CertificateDer::pem_file_iter(ca).with_context(|| format!("read {}", ca.display()))?;
-        for certificate in found {
-            roots.add(certificate.with_context(|| format!("read {}", ca.display()))?)?;
-        }
-        if roots.is_empty() {
-            bail!("{} has no certificate in it", ca.display());
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Self { config: Arc::new(config), server_name })
-    }
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls").field("server_name", &self.server_name).finish_non_exhaustive()
-    }
 }
 
 /// Settings of a [`RocketMqEventBus`](super::RocketMqEventBus).

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_actors::ports::events::{EventError, EventResult};
+use holdfast_protocol::events::{PARTITIONS, partition_of};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -37,18 +38,26 @@ pub(super) struct Route {
 }
 
 impl Route {
-    /// The queue of a key, and where it is.
-    pub(super) fn queue_of(&self, key: &str) -> EventResult<(&str, &Arc<str>, i32)> {
+    /// Which of the queues to write to is a key's.
+    ///
+    /// The partition of the outbox decides first, and the rest of the key then: what the owner of a partition has to send at once
+    /// goes to one queue, or where there are more queues than partitions, to few. So it fits into few requests.
+    pub(super) fn place_of(&self, key: &str) -> Option<usize> {
         let hash = key
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         // Not the low bits alone: the outbox's partitions are made of those.
-        let at = (hash.rotate_left(29) ^ hash).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
-        let count = self.write.len() as u64;
-        if count == 0 {
-            return Err(EventError::Unavailable("no broker takes messages of the topic".into()));
-        }
-        let (broker, queue) = &self.write[(at % count) as usize];
+        let within = (hash.rotate_left(29) ^ hash).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        // A place between 0 and PARTITIONS, with 32 bits behind the point.
+        let place = (u128::from(partition_of(key.as_bytes())) << 32) | u128::from(within);
+        let at = (place * self.write.len() as u128 / u128::from(PARTITIONS)) >> 32;
+        (!self.write.is_empty()).then_some(at as usize)
+    }
+
+    /// The queue of a key, and where it is.
+    pub(super) fn queue_of(&self, key: &str) -> EventResult<(&str, &Arc<str>, i32)> {
+        let nobody = || EventError::Unavailable("no broker takes messages of the topic".into());
+        let (broker, queue) = &self.write[self.place_of(key).ok_or_else(nobody)?];
         Ok((self.master(broker)?, broker, *queue))
     }
 
@@ -89,6 +98,8 @@ struct ClusterData {
 
 /// Queues of a topic on one broker that are used.
 const QUEUES_MAX: i32 = 1_024;
+/// Queues of a topic that are used. Brokers may be many, but an answer of 32 MiB could name half a million.
+pub(super) const QUEUES_IN_ROUTE_MAX: usize = 16_384;
 /// The number that a broker's master has.
 const MASTER: &str = "0";
 
@@ -103,18 +114,27 @@ impl From<RouteData> for Route {
         for queues in data.queue_datas {
             let broker: Arc<str> = queues.broker_name.as_str().into();
             // More than RocketMQ's own tools make; an answer must not decide how much memory this takes.
-            let of = |count: i32| (0..count.min(QUEUES_MAX)).map(|number| (broker.clone(), number)).collect::<Vec<_>>();
+            let add = |list: &mut Vec<(Arc<str>, i32)>, count: i32| {
+                let left = QUEUES_IN_ROUTE_MAX - list.len();
+                list.extend((0..count.min(QUEUES_MAX)).take(left).map(|number| (broker.clone(), number)));
+            };
             if queues.perm & WRITABLE != 0 {
-                route.write.extend(of(queues.write_queue_nums));
+                add(&mut route.write, queues.write_queue_nums);
             }
             if queues.perm & READABLE != 0 {
-                route.read.extend(of(queues.read_queue_nums));
+                add(&mut route.read, queues.read_queue_nums);
             }
         }
         route.write.sort();
         route.read.sort();
         route
     }
+}
+
+/// The route of an answer, for tests.
+#[cfg(test)]
+pub(super) fn route_of(bytes: &[u8]) -> Option<Route> {
+    serde_json::from_slice::<RouteData>(&quote_numeric_names(bytes)).ok().map(Route::from)
 }
 
 struct Known {
@@ -139,6 +159,11 @@ impl Routes {
     fn fresh(&self, topic: &str) -> Option<Arc<Route>> {
         let known = self.known.lock();
         known.get(topic).filter(|known| known.asked.elapsed() < ROUTE_AGE_MAX).map(|known| known.route.clone())
+    }
+
+    /// What is known of a topic, however old.
+    pub(super) fn known(&self, topic: &str) -> Option<Arc<Route>> {
+        self.known.lock().get(topic).map(|known| known.route.clone())
     }
 
     /// Makes the next caller ask anew.
@@ -306,6 +331,33 @@ mod tests {
         used.sort();
         used.dedup();
         assert_eq!(used.len(), 5, "every queue is used");
+    }
+
+    #[test]
+    fn partitions_of_the_outbox_have_few_queues_and_all_queues_as_many_keys() {
+        for count in [1, 3, 8, 16, 40, 64] {
+            let route = Route { write: (0..count).map(|queue| (Arc::from("a"), queue)).collect(), ..Route::default() };
+            let mut queues = vec![std::collections::BTreeSet::new(); usize::from(PARTITIONS)];
+            let mut keys = vec![0; count as usize];
+            for n in 0..32_000 {
+                let key = format!("bucket/some/key-{n}");
+                let place = route.place_of(&key).expect("there are queues");
+                queues[usize::from(partition_of(key.as_bytes()))].insert(place);
+                keys[place] += 1;
+            }
+            let most = queues.iter().map(|queues| queues.len()).max().expect("partitions");
+            assert!(most <= count as usize / usize::from(PARTITIONS) + 2, "{most} of {count} for one partition");
+            let (least, most) = (keys.iter().min().expect("queues"), keys.iter().max().expect("queues"));
+            assert!(most < &(least * 2), "{count} queues: {least} to {most} keys");
+        }
+    }
+
+    #[test]
+    fn an_answer_does_not_decide_how_much_memory_a_route_takes() {
+        let queue = r#"{"brokerName":"a","perm":6,"readQueueNums":2147483647,"writeQueueNums":2147483647}"#;
+        let text = format!(r#"{{"brokerDatas":[],"queueDatas":[{}]}}"#, vec![queue; 20_000].join(","));
+        let route = route(&text);
+        assert_eq!((route.write.len(), route.read.len()), (QUEUES_IN_ROUTE_MAX, QUEUES_IN_ROUTE_MAX));
     }
 
     #[tokio::test(start_paused = true)]

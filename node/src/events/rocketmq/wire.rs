@@ -29,6 +29,7 @@ pub(super) mod request {
     pub(in super::super) const GET_CLUSTER: i32 = 106;
     pub(in super::super) const UPDATE_AND_CREATE_GROUP: i32 = 200;
     pub(in super::super) const SEND_MESSAGE_V2: i32 = 310;
+    pub(in super::super) const SEND_BATCH_MESSAGE: i32 = 320;
     pub(in super::super) const POP_MESSAGE: i32 = 200_050;
     pub(in super::super) const ACK_MESSAGE: i32 = 200_051;
     pub(in super::super) const CHANGE_INVISIBLE_TIME: i32 = 200_053;

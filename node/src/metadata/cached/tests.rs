@@ -3,7 +3,7 @@
 use holdfast_actors::ports::metadata::{
     Content, ContentPlace, ContentSource, ETag, ObjectAttributes, ReplicaEvidence, WritePrecondition,
 };
-use holdfast_protocol::Manifest;
+use holdfast_protocol::{ContentId, Manifest};
 
 use super::*;
 use crate::metadata::{SqliteMetadataStore, SqliteOptions};

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use futures::FutureExt as _;
 use holdfast_actors::ports::coordination::conformance::{announcement, until};
 use holdfast_actors::ports::coordination::{CacheMode, CacheState, ClusterIdentity, SessionState, turn_cache_off};
+use holdfast_actors::wait::eventually;
 use holdfast_protocol::cluster::LayoutDocument;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -198,11 +200,7 @@ impl Node {
 
     /// Waits until the cache has what was loaded here, for which readers do not wait.
     async fn landed(&self) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.flights.in_flight() > 0 {
-            assert!(Instant::now() < deadline, "what was loaded does not land");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        eventually("what was loaded lands", || self.flights.in_flight() == 0).await;
     }
 
     async fn begin(&self, key: &str) -> coherence::Write {

@@ -76,7 +76,7 @@ pub(super) async fn list<R: Reader>(
     Ok(group(&found)?.into_iter().map(Arc::new).collect())
 }
 
-pub(super) async fn create<S: Session>(tx: &mut S, new: NewBucket) -> MetadataResult<Arc<Bucket>> {
+pub(super) async fn create<S: Session>(tx: &mut S, new: &NewBucket) -> MetadataResult<Arc<Bucket>> {
     let taken = tx.fetch_optional("SELECT owner FROM buckets WHERE name = ?", values![&*new.name]).await?;
     if let Some(row) = taken {
         return Err(MetadataError::BucketExists { owned_by_caller: row.text(0)? == new.owner });
@@ -96,8 +96,8 @@ pub(super) async fn create<S: Session>(tx: &mut S, new: NewBucket) -> MetadataRe
     }
     Ok(Arc::new(Bucket {
         id,
-        name: new.name,
-        owner: new.owner,
+        name: new.name.clone(),
+        owner: new.owner.clone(),
         created_ms: new.now_ms,
         versioning: Versioning::Unversioned,
         configs,

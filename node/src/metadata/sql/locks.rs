@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use holdfast_actors::ports::coordination::Fence;
 use holdfast_actors::ports::metadata::BucketId;
+use holdfast_protocol::hash::fnv1a_folded;
 use holdfast_protocol::{ContentId, TierName, UploadId};
 
 /// Rows that stand for things: with 64 keys and 64 contents in each of two transactions, about one pair in two meets.
@@ -39,15 +40,10 @@ impl Locks {
         Self::default()
     }
 
-    /// The number of a thing is stable: nodes of other versions lock the same row. FNV-1a, over the kind and the name.
+    /// The number of a thing is stable: nodes of other versions lock the same row. It is hashed from the kind and the name.
     fn slot(mut self, kind: u8, parts: &[&[u8]]) -> Self {
         let bytes = std::iter::once(&kind).chain(parts.iter().copied().flatten());
-        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        // The low bits of FNV are its weakest.
-        let mixed = (hash ^ (hash >> 32)) as u32;
-        self.slots.insert(mixed % SLOTS);
+        self.slots.insert(fnv1a_folded(bytes.copied()) % SLOTS);
         self
     }
 

@@ -150,6 +150,13 @@ async fn forget<S: Session>(tx: &mut S, id: u64) -> MetadataResult<()> {
     tx.execute("DELETE FROM moves WHERE id = ?", values![rows::signed(id)]).await.map(drop)
 }
 
+/// What an attempt that is over has stored may be deleted at once, unless that was begun: no commit takes it off the list any
+/// more. It stays unsure, and so is deleted once more after the grace: a request that was sent may take effect until then.
+pub(super) async fn release_pieces<S: Session>(tx: &mut S, attempt: u64) -> MetadataResult<()> {
+    let sql = "UPDATE tier_pieces SET due_ms = 0 WHERE attempt = ? AND claimed = 0";
+    tx.execute(sql, values![rows::signed(attempt)]).await.map(drop)
+}
+
 async fn change<S: Session>(tx: &mut S, place: Key<'_>, found: &Found, change: Change<'_>) -> MetadataResult<()> {
     let mut values =
         values![change.content.as_bytes(), change.class.map(TierName::as_str), rows::restore_code(change.restore),];

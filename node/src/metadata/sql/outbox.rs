@@ -4,6 +4,7 @@
 //! one key the later one has the higher id. Rows of different keys may become visible in another order than that of their ids,
 //! so nothing here goes on from an id: the lowest rows are read, and taken out by name.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -11,14 +12,14 @@ use async_trait::async_trait;
 use holdfast_actors::domain::events::{EventDraft, EventOutcome};
 use holdfast_actors::ports::events::{Message, Topic};
 use holdfast_actors::ports::metadata::{MetadataError, MetadataResult};
-use holdfast_actors::ports::outbox::{COUNTED_MAX, Outbox, OutboxBacklog, OutboxRow, ReplayFilter};
+use holdfast_actors::ports::outbox::{COUNTED_MAX, Look, Outbox, OutboxBacklog, OutboxRow, ReplayFilter};
 use holdfast_protocol::EventId;
 use holdfast_protocol::events::partition_of;
 use sqlx::AssertSqlSafe;
 use tokio::sync::watch;
 
 use super::store::boxed;
-use super::{Backend, Dialect, Fields, Locks, Reader, Session, Shape, SqlMetadataStore, Value, values};
+use super::{Backend, Dialect, Fields, Locks, Reader, Session, Shape, SqlMetadataStore, Value, shapes, values};
 use crate::metadata::rows;
 
 /// Columns of both tables, in the order of all statements; `published` has one more.
@@ -101,19 +102,60 @@ fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
     Some(end)
 }
 
-async fn finish<S: Session>(
-    tx: &mut S,
-    partition: u16,
-    sequences: &[u64],
-    keep_at_ms: Option<u64>,
-) -> MetadataResult<()> {
-    let part = Value::from(i64::from(partition));
-    let id = |sequence: &u64| values![rows::signed(*sequence)];
+async fn finish<S: Session>(tx: &mut S, finished: &[(u16, u64)], keep_at_ms: Option<u64>) -> MetadataResult<()> {
+    let row = |(partition, sequence): &(u16, u64)| values![i64::from(*partition), rows::signed(*sequence)];
     if let Some(now_ms) = keep_at_ms {
-        let head = [rows::signed(now_ms).into(), part.clone()];
-        tx.execute_many(Shape::KeepPublished, &head, sequences, id).await?;
+        tx.execute_many(Shape::KeepPublished, &[rows::signed(now_ms).into()], finished, row).await?;
     }
-    tx.execute_many(Shape::RemoveOutbox, &[part], sequences, id).await
+    tx.execute_many(Shape::RemoveOutbox, &[], finished, row).await
+}
+
+/// How many values one look may bind: SQLite takes 32,766, MySQL twice as many.
+const LOOK_VALUES_MAX: usize = 16_000;
+
+/// Looks that go into one statement, and its text and values. Texts stay prepared, and a connection keeps few of them: so the
+/// number of looks and of what they leave out are rounded up, by partitions that there are not, and ids that stand twice.
+fn look_statement(dialect: Dialect, looks: &[Look]) -> (usize, String, Vec<Value>) {
+    let rounded = |count: usize, steps: &[usize]| steps.iter().copied().find(|step| *step >= count).unwrap_or(count);
+    let most = looks.iter().map(|look| look.except.len()).max().unwrap_or(0);
+    let except = rounded(most, &[0, 32, 128, 512, 2_048]);
+    let count = looks.len().min((LOOK_VALUES_MAX / (except + 2)).max(1));
+    let padded = rounded(count, &[1, 2, 4, 8, 16]);
+    let mut values = Vec::with_capacity(padded * (except + 2));
+    for look in &looks[..count] {
+        values.push(i64::from(look.partition).into());
+        // No row has a negative id.
+        let known = look.except.iter().map(|sequence| rows::signed(*sequence));
+        values.extend(known.chain(std::iter::repeat(-1_i64)).take(except).map(Value::from));
+        values.push(i64::from(look.limit).into());
+    }
+    for _ in count..padded {
+        values.extend(std::iter::repeat_n(-1_i64, except + 1).chain([0]).map(Value::from));
+    }
+    (count, shapes::look(dialect, padded, except), values)
+}
+
+/// The rows of a look. Of a key with a row that this program cannot read (a newer one wrote it, or it is damaged) nothing later
+/// goes either.
+fn rows_from(partition: u16, found: &[&impl Fields]) -> MetadataResult<Vec<OutboxRow>> {
+    let mut read = Vec::with_capacity(found.len());
+    let mut held: Vec<&[u8]> = Vec::new();
+    for row in found {
+        let order_key = row.bytes(4)?;
+        match row_from(*row) {
+            _ if held.contains(&order_key) => {}
+            Ok(row) => read.push(row),
+            Err(error) => {
+                let id = row.number(0)?;
+                // Rows are looked at many times a second.
+                if LAST_UNREADABLE.swap(id, Ordering::Relaxed) != id {
+                    tracing::error!(partition, id, %error, "a row of the outbox cannot be read, it and its key wait");
+                }
+                held.push(order_key);
+            }
+        }
+    }
+    Ok(read)
 }
 
 /// Removes the lowest rows up to `last`.
@@ -191,6 +233,14 @@ async fn replay<S: Session>(
     Ok((ids.len() as u64, last))
 }
 
+/// Rows of a partition in one of the two tables, up to [`COUNTED_MAX`].
+async fn count<R: Reader>(reads: &R, table: &str, part: i64) -> MetadataResult<u64> {
+    let sql = format!("SELECT COUNT(*) FROM (SELECT 1 FROM {table} WHERE part = ? LIMIT ?) AS counted");
+    let counted = reads.fetch_optional(AssertSqlSafe(sql), values![part, rows::signed(COUNTED_MAX)]).await?;
+    let counted = counted.ok_or_else(|| MetadataError::Corrupt("a count without a row".into()))?;
+    rows::unsigned(counted.number(0)?)
+}
+
 #[async_trait]
 #[allow(private_bounds, reason = "the backends are this module's own")]
 impl<B: Backend> Outbox for SqlMetadataStore<B> {
@@ -198,74 +248,45 @@ impl<B: Backend> Outbox for SqlMetadataStore<B> {
         self.written.subscribe()
     }
 
-    async fn waiting(&self, partitions: &[u16]) -> MetadataResult<Vec<u16>> {
-        if partitions.is_empty() {
-            return Ok(Vec::new());
-        }
-        // One look at an index for each.
-        let look = "SELECT ? AS part WHERE EXISTS (SELECT 1 FROM outbox WHERE part = ?)";
-        let look = match B::Reads::DIALECT {
-            Dialect::Sqlite => look,
-            Dialect::Mysql => {
-                "SELECT CAST(? AS SIGNED) AS part FROM DUAL WHERE EXISTS (SELECT 1 FROM outbox WHERE part = ?)"
+    async fn look(&self, looks: &[Look]) -> MetadataResult<Vec<Vec<OutboxRow>>> {
+        let mut read = Vec::with_capacity(looks.len());
+        while read.len() < looks.len() {
+            let (count, sql, values) = look_statement(B::Reads::DIALECT, &looks[read.len()..]);
+            let found = self.backend.reads().fetch(AssertSqlSafe(sql), values).await?;
+            let mut of_partition: HashMap<i64, Vec<&_>> = HashMap::new();
+            for row in &found {
+                of_partition.entry(row.number(8)?).or_default().push(row);
             }
-        };
-        let sql = vec![look; partitions.len()].join(" UNION ALL ");
-        let values = partitions.iter().flat_map(|part| values![i64::from(*part), i64::from(*part)]).collect();
-        let found = self.backend.reads().fetch(AssertSqlSafe(sql), values).await?;
-        let part = |number| u16::try_from(number).map_err(|_| MetadataError::Corrupt("partition of the outbox".into()));
-        found.iter().map(|row| part(row.number(0)?)).collect()
-    }
-
-    async fn lowest(&self, partition: u16, limit: u32) -> MetadataResult<Vec<OutboxRow>> {
-        let sql = "SELECT id, nonce, topic, queued_ms, order_key, tag, words, body FROM outbox \
-             WHERE part = ? ORDER BY id LIMIT ?";
-        let found = self.backend.reads().fetch(sql, values![i64::from(partition), i64::from(limit)]).await?;
-        let mut lowest = Vec::with_capacity(found.len());
-        // Of a key with a row that this program cannot read (a newer one wrote it, or it is damaged) nothing later goes either.
-        let mut held: Vec<&[u8]> = Vec::new();
-        for row in &found {
-            let order_key = row.bytes(4)?;
-            match row_from(row) {
-                _ if held.contains(&order_key) => {}
-                Ok(row) => lowest.push(row),
-                Err(error) => {
-                    let id = row.number(0)?;
-                    // Rows are looked at many times a second.
-                    if LAST_UNREADABLE.swap(id, Ordering::Relaxed) != id {
-                        tracing::error!(partition, id, %error, "a row of the outbox cannot be read, it and its key wait");
-                    }
-                    held.push(order_key);
-                }
+            for look in &looks[read.len()..][..count] {
+                let found = of_partition.remove(&i64::from(look.partition)).unwrap_or_default();
+                read.push(rows_from(look.partition, &found)?);
             }
         }
-        Ok(lowest)
+        Ok(read)
     }
 
-    async fn finish(&self, partition: u16, sequences: &[u64], keep_at_ms: Option<u64>) -> MetadataResult<()> {
-        let sequences: Arc<[u64]> = sequences.into();
+    async fn finish(&self, finished: &[(u16, u64)], keep_at_ms: Option<u64>) -> MetadataResult<()> {
+        let finished: Arc<[(u16, u64)]> = finished.into();
         self.backend
             .write(Locks::none(), move |tx| {
-                let sequences = sequences.clone();
-                boxed(async move { finish(tx, partition, &sequences, keep_at_ms).await })
+                let finished = finished.clone();
+                boxed(async move { finish(tx, &finished, keep_at_ms).await })
             })
             .await
     }
 
-    async fn backlog(&self, partition: u16) -> MetadataResult<OutboxBacklog> {
+    async fn waiting(&self, partition: u16) -> MetadataResult<OutboxBacklog> {
         let part = i64::from(partition);
-        let sql = "SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM outbox WHERE part = ? LIMIT ?) AS waiting), \
-             (SELECT COUNT(*) FROM (SELECT 1 FROM published WHERE part = ? LIMIT ?) AS kept)";
-        let most = rows::signed(COUNTED_MAX);
-        let counts = self.backend.reads().fetch_optional(sql, values![part, most, part, most]).await?;
-        let counts = counts.ok_or_else(|| MetadataError::Corrupt("a count without a row".into()))?;
+        let rows = count(self.backend.reads(), "outbox", part).await?;
         let sql = "SELECT queued_ms FROM outbox WHERE part = ? ORDER BY id LIMIT 1";
         let oldest = self.backend.reads().fetch_optional(sql, values![part]).await?;
-        Ok(OutboxBacklog {
-            rows: rows::unsigned(counts.number(0)?)?,
-            oldest_ms: oldest.map(|row| rows::unsigned(row.number(0)?)).transpose()?,
-            published: rows::unsigned(counts.number(1)?)?,
-        })
+        let oldest_ms = oldest.map(|row| rows::unsigned(row.number(0)?)).transpose()?;
+        Ok(OutboxBacklog { rows, oldest_ms, published: 0 })
+    }
+
+    async fn backlog(&self, partition: u16) -> MetadataResult<OutboxBacklog> {
+        let published = count(self.backend.reads(), "published", i64::from(partition)).await?;
+        Ok(OutboxBacklog { published, ..self.waiting(partition).await? })
     }
 
     async fn forget_published(&self, partition: u16, before_ms: u64, rows_max: u64, limit: u32) -> MetadataResult<u64> {

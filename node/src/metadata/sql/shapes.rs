@@ -67,6 +67,27 @@ fn has_key(dialect: Dialect, rows: usize) -> String {
     }
 }
 
+/// The condition that a row of the outbox is one of `rows`, in the same two ways.
+fn is_row(dialect: Dialect, rows: usize) -> String {
+    match dialect {
+        Dialect::Sqlite => format!("(part, id) IN (VALUES {})", list("(?,?)", rows)),
+        Dialect::Mysql => vec!["(part = ? AND id = ?)"; rows].join(" OR "),
+    }
+}
+
+/// A look at the outbox: `(partition, ids that are left out × except, limit)` × looks → the columns of a row, then its partition.
+pub(in crate::metadata) fn look(dialect: Dialect, looks: usize, except: usize) -> String {
+    let columns = "id, nonce, topic, queued_ms, order_key, tag, words, body, part";
+    let except = if except == 0 { String::new() } else { format!(" AND id NOT IN ({})", list("?", except)) };
+    let one = format!("SELECT {columns} FROM outbox WHERE part = ?{except} ORDER BY id LIMIT ?");
+    let one = match dialect {
+        Dialect::Sqlite => format!("SELECT * FROM ({one})"),
+        // Read as they come: a derived table would be written out first.
+        Dialect::Mysql => format!("({one})"),
+    };
+    vec![one; looks].join(" UNION ALL ")
+}
+
 /// A table `w(id)` of `rows` ids, to be named first.
 fn wanted(dialect: Dialect, rows: usize) -> String {
     match dialect {
@@ -117,6 +138,8 @@ pub(in crate::metadata) enum Shape {
     LoadReclaims,
     /// Reclaim ids × n.
     RemoveReclaims,
+    /// `(extent, content)` × n.
+    InsertExtents,
     /// Extent ids × n.
     RemoveExtents,
     /// Content ids × n → those that something knows.
@@ -141,9 +164,9 @@ pub(in crate::metadata) enum Shape {
     AddErrors,
     /// Outbox rows × n.
     InsertOutbox,
-    /// Partition, then ids × n.
+    /// `(partition, id)` × n.
     RemoveOutbox,
-    /// Time, partition, then ids × n: outbox rows are published.
+    /// Time, then `(partition, id)` × n: outbox rows are published.
     KeepPublished,
     /// Partition, then ids × n: published rows are outbox rows again.
     ReplayPublished,
@@ -248,6 +271,7 @@ impl Shape {
             ),
             Self::LoadReclaims => format!("SELECT content, manifest FROM reclaims WHERE id IN ({})", ids()),
             Self::RemoveReclaims => format!("DELETE FROM reclaims WHERE id IN ({})", ids()),
+            Self::InsertExtents => format!("INSERT INTO extents (extent, content) VALUES {}", keys()),
             Self::RemoveExtents => format!("DELETE FROM extents WHERE extent IN ({})", ids()),
             Self::Known => {
                 format!("SELECT id FROM {} w WHERE {IS_KNOWN}", wanted(dialect, rows))
@@ -297,11 +321,10 @@ impl Shape {
             Self::InsertOutbox => {
                 format!("INSERT INTO outbox ({OUTBOX_COLUMNS}) VALUES {}", list("(?,?,?,?,?,?,?,?,?)", rows))
             }
-            Self::RemoveOutbox => format!("DELETE FROM outbox WHERE part = ? AND id IN ({})", ids()),
+            Self::RemoveOutbox => format!("DELETE FROM outbox WHERE {}", is_row(dialect, rows)),
             Self::KeepPublished => format!(
-                "REPLACE INTO published ({OUTBOX_COLUMNS}, published_ms) SELECT {OUTBOX_COLUMNS}, ? FROM outbox \
-                 WHERE part = ? AND id IN ({})",
-                ids()
+                "REPLACE INTO published ({OUTBOX_COLUMNS}, published_ms) SELECT {OUTBOX_COLUMNS}, ? FROM outbox WHERE {}",
+                is_row(dialect, rows)
             ),
             Self::ReplayPublished => format!(
                 "REPLACE INTO outbox ({OUTBOX_COLUMNS}) SELECT {OUTBOX_COLUMNS} FROM published \

@@ -7,24 +7,20 @@ use async_trait::async_trait;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use holdfast_actors::domain::events::EventDraft;
-use holdfast_actors::ports::coordination::Fence;
 use holdfast_actors::ports::metadata::{
-    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind, BucketId, CannedAcl, CommitMove,
-    Committed, CompleteUpload, DeleteRequest, Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery,
-    ListVersionsPage, ListVersionsQuery, MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest, Moved,
-    NewBucket, NewObject, NewUpload, ObjectVersion, Part, Recheck, Reclaim, Repair, ReplicaEvidence, Tag, Upload, User,
-    Versioning,
+    AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, CommitMove, Committed, CompleteUpload, DeleteRequest,
+    Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage, ListVersionsQuery,
+    MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest, Moved, NewBucket, NewObject, NewUpload,
+    ObjectVersion, Part, ReplicaEvidence, Tag, Upload, User, Versioning,
 };
-use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ReclaimItem, ShardId, UploadId, VersionId};
-
+use holdfast_protocol::{UploadId, VersionId};
 use tokio::sync::watch;
 
 use super::locks::Epochs;
 use super::versions::{Change, What};
-use super::{
-    Locks, Reader, Session, buckets, fences, lifecycle, listing, moves, reads, reclaims, replicas, uploads, users,
-    versions,
-};
+use super::{Locks, Reader, Session, buckets, listing, moves, reads, uploads, users, versions};
+
+mod upkeep;
 
 /// A database that runs verbs.
 pub(in crate::metadata) trait Backend: Send + Sync + 'static {
@@ -74,12 +70,43 @@ impl<B: Backend> SqlMetadataStore<B> {
         self.written.send_modify(|written| *written = written.wrapping_add(1));
     }
 
+    /// Runs a verb on what it was given, as often as the backend has to.
+    pub(super) fn run<A, T>(
+        &self,
+        locks: Locks,
+        given: A,
+        verb: impl for<'a> Fn(&'a mut B::Tx, Arc<A>) -> BoxFuture<'a, MetadataResult<T>> + Send + Sync + 'static,
+    ) -> impl Future<Output = MetadataResult<T>> + Send
+    where
+        A: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        let given = Arc::new(given);
+        self.backend.write(locks, move |tx| verb(tx, given.clone()))
+    }
+
     /// Tells who publishes, if a verb that succeeded may have written something.
     fn tell_if<T>(&self, events: bool, result: MetadataResult<T>) -> MetadataResult<T> {
         if events && result.is_ok() {
             self.tell_written();
         }
         result
+    }
+
+    async fn change(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        version: Option<VersionId>,
+        change: Change,
+    ) -> MetadataResult<VersionId> {
+        // The bucket stays as it is, with the lifecycle rules that the change is noted for.
+        let locks = Locks::none().key(bucket, key).in_bucket(bucket);
+        let events = change.event.is_some();
+        let changed = self.run(locks, (key.to_owned(), change), move |tx, given| {
+            boxed(async move { versions::change(tx, bucket, &given.0, version, &given.1).await })
+        });
+        self.tell_if(events, changed.await)
     }
 }
 
@@ -94,7 +121,7 @@ pub(in crate::metadata) fn boxed<'a, T>(
 impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
     async fn create_bucket(&self, bucket: NewBucket) -> MetadataResult<Arc<Bucket>> {
         let locks = Locks::none().bucket_name(&bucket.name).user(&bucket.owner);
-        self.backend.write(locks, move |tx| boxed(buckets::create(tx, bucket.clone()))).await
+        self.run(locks, bucket, |tx, bucket| boxed(async move { buckets::create(tx, &bucket).await })).await
     }
 
     async fn bucket(&self, name: &str) -> MetadataResult<Arc<Bucket>> {
@@ -111,33 +138,24 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
     }
 
     async fn delete_bucket(&self, name: &str) -> MetadataResult<()> {
-        let (locks, name) = (Locks::none().bucket_name(name), name.to_owned());
-        self.backend
-            .write(locks, move |tx| {
-                let name = name.clone();
-                boxed(async move { buckets::delete(tx, &name).await })
-            })
-            .await
+        let locks = Locks::none().bucket_name(name);
+        self.run(locks, name.to_owned(), |tx, name| boxed(async move { buckets::delete(tx, &name).await })).await
     }
 
     async fn set_bucket_config(&self, name: &str, kind: BucketConfigKind, value: Option<String>) -> MetadataResult<()> {
-        let (locks, name) = (Locks::none().bucket_name(name), name.to_owned());
-        self.backend
-            .write(locks, move |tx| {
-                let (name, value) = (name.clone(), value.clone());
-                boxed(async move { buckets::set_config(tx, &name, kind, value.as_deref()).await })
-            })
-            .await
+        let locks = Locks::none().bucket_name(name);
+        self.run(locks, (name.to_owned(), value), move |tx, given| {
+            boxed(async move { buckets::set_config(tx, &given.0, kind, given.1.as_deref()).await })
+        })
+        .await
     }
 
     async fn set_versioning(&self, name: &str, versioning: Versioning) -> MetadataResult<()> {
-        let (locks, name) = (Locks::none().bucket_name(name), name.to_owned());
-        self.backend
-            .write(locks, move |tx| {
-                let name = name.clone();
-                boxed(async move { buckets::set_versioning(tx, &name, versioning).await })
-            })
-            .await
+        let locks = Locks::none().bucket_name(name);
+        self.run(locks, name.to_owned(), move |tx, name| {
+            boxed(async move { buckets::set_versioning(tx, &name, versioning).await })
+        })
+        .await
     }
 
     async fn commit_object(&self, object: NewObject) -> MetadataResult<Committed> {
@@ -198,12 +216,7 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
 
     async fn create_upload(&self, upload: NewUpload) -> MetadataResult<()> {
         let locks = Locks::none().upload(upload.id).in_bucket(upload.bucket);
-        self.backend
-            .write(locks, move |tx| {
-                let upload = upload.clone();
-                boxed(async move { uploads::create(tx, &upload).await })
-            })
-            .await
+        self.run(locks, upload, |tx, upload| boxed(async move { uploads::create(tx, &upload).await })).await
     }
 
     async fn upload(&self, bucket: BucketId, key: &str, upload: UploadId) -> MetadataResult<Arc<Upload>> {
@@ -222,16 +235,13 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
         if !evidence.epochs.is_empty() {
             locks = locks.epochs(Epochs::Held);
         }
-        let owned = Arc::new((key.to_owned(), part, evidence));
-        self.backend
-            .write(locks, move |tx| {
-                let owned = owned.clone();
-                boxed(async move {
-                    let (key, part, evidence) = &*owned;
-                    uploads::put_part(tx, bucket, key, upload, part, evidence).await
-                })
+        self.run(locks, (key.to_owned(), part, evidence), move |tx, given| {
+            boxed(async move {
+                let (key, part, evidence) = &*given;
+                uploads::put_part(tx, bucket, key, upload, part, evidence).await
             })
-            .await
+        })
+        .await
     }
 
     async fn list_parts(&self, upload: UploadId, after: u16, limit: u32) -> MetadataResult<Vec<Part>> {
@@ -249,112 +259,23 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
             .content(completion.content.id)
             .in_bucket(completion.bucket);
         let events = completion.event.is_some();
-        let completed = self.backend.write(locks, move |tx| boxed(uploads::complete(tx, completion.clone())));
+        let completed = self.run(locks, completion, |tx, completion| {
+            boxed(async move { uploads::complete(tx, CompleteUpload::clone(&completion)).await })
+        });
         self.tell_if(events, completed.await)
     }
 
     async fn abort_upload(&self, bucket: BucketId, key: &str, upload: UploadId, now_ms: u64) -> MetadataResult<()> {
-        let (locks, key) = (Locks::none().upload(upload), key.to_owned());
-        self.backend
-            .write(locks, move |tx| {
-                let key = key.clone();
-                boxed(async move { uploads::abort(tx, bucket, &key, upload, now_ms).await })
-            })
-            .await
-    }
-
-    async fn stale_uploads(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<Arc<Upload>>> {
-        uploads::stale(self.backend.reads(), before_ms, limit).await
-    }
-
-    async fn expire_upload(&self, upload: UploadId, before_ms: u64, now_ms: u64) -> MetadataResult<bool> {
-        let locks = Locks::none().upload(upload);
-        self.backend.write(locks, move |tx| boxed(uploads::expire(tx, upload, before_ms, now_ms))).await
-    }
-
-    async fn aged_versions(
-        &self,
-        bucket: BucketId,
-        kind: AgedKind,
-        after: &AgePosition,
-        until_ms: u64,
-        limit: u32,
-    ) -> MetadataResult<Vec<AgedVersion>> {
-        lifecycle::versions(self.backend.reads(), bucket, kind, after, until_ms, limit).await
-    }
-
-    async fn surplus_versions(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        keep: u32,
-        after: u64,
-        limit: u32,
-    ) -> MetadataResult<Vec<AgedVersion>> {
-        lifecycle::surplus(self.backend.reads(), bucket, key, keep, after, limit).await
-    }
-
-    async fn aged_uploads(
-        &self,
-        bucket: BucketId,
-        after: &AgePosition,
-        until_ms: u64,
-        limit: u32,
-    ) -> MetadataResult<Vec<Arc<Upload>>> {
-        uploads::aged(self.backend.reads(), bucket, after, until_ms, limit).await
-    }
-
-    async fn lifecycle_cursors(&self, bucket: BucketId, generation: u64) -> MetadataResult<Vec<(String, AgePosition)>> {
-        lifecycle::cursors(self.backend.reads(), bucket, generation).await
-    }
-
-    async fn save_lifecycle_cursor(
-        &self,
-        bucket: BucketId,
-        generation: u64,
-        stream: &str,
-        at: &AgePosition,
-        fence: Option<&Fence>,
-    ) -> MetadataResult<()> {
-        let (locks, fence) = (Locks::none().fence(fence), fence.cloned());
-        let owned = Arc::new((stream.to_owned(), at.clone()));
-        self.backend
-            .write(locks, move |tx| {
-                let (owned, fence) = (owned.clone(), fence.clone());
-                boxed(async move {
-                    fences::check(tx, fence.as_ref()).await?;
-                    lifecycle::save_cursor(tx, bucket, generation, &owned.0, &owned.1).await
-                })
-            })
-            .await
-    }
-
-    async fn rechecks(&self, bucket: BucketId, limit: u32) -> MetadataResult<Vec<Recheck>> {
-        lifecycle::rechecks(self.backend.reads(), bucket, limit).await
-    }
-
-    async fn finish_rechecks(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()> {
-        let (locks, fence) = (Locks::none().fence(fence), fence.cloned());
-        let ids: Arc<[u64]> = ids.into();
-        self.backend
-            .write(locks, move |tx| {
-                let (ids, fence) = (ids.clone(), fence.clone());
-                boxed(async move {
-                    fences::check(tx, fence.as_ref()).await?;
-                    lifecycle::finish_rechecks(tx, &ids).await
-                })
-            })
-            .await
+        self.run(Locks::none().upload(upload), key.to_owned(), move |tx, key| {
+            boxed(async move { uploads::abort(tx, bucket, &key, upload, now_ms).await })
+        })
+        .await
     }
 
     async fn request_move(&self, request: MoveRequest) -> MetadataResult<MoveQueued> {
         let locks = Locks::none().key(request.bucket, &request.key).in_bucket(request.bucket);
         let events = request.event.is_some();
-        let request = Arc::new(request);
-        let queued = self.backend.write(locks, move |tx| {
-            let request = request.clone();
-            boxed(async move { moves::request(tx, &request).await })
-        });
+        let queued = self.run(locks, request, |tx, request| boxed(async move { moves::request(tx, &request).await }));
         self.tell_if(events, queued.await)
     }
 
@@ -367,138 +288,13 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
             }
         }
         let events = commit.event.is_some();
-        let commit = Arc::new(commit);
-        let ended = self.backend.write(locks, move |tx| {
-            let commit = commit.clone();
-            boxed(async move { moves::commit(tx, &commit).await })
-        });
+        let ended = self.run(locks, commit, |tx, commit| boxed(async move { moves::commit(tx, &commit).await }));
         self.tell_if(events, ended.await)
-    }
-
-    async fn due_reclaims(&self, before_ms: u64, limit: u32, fence: Option<&Fence>) -> MetadataResult<Vec<Reclaim>> {
-        let (locks, fence) = (Locks::none().reclaims().fence(fence), fence.cloned());
-        self.backend
-            .write(locks, move |tx| {
-                let fence = fence.clone();
-                boxed(async move {
-                    fences::check(tx, fence.as_ref()).await?;
-                    reclaims::due(tx, before_ms, limit).await
-                })
-            })
-            .await
-    }
-
-    async fn waiting_reclaims(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<ReclaimItem>> {
-        reclaims::waiting(self.backend.reads(), before_ms, limit).await
-    }
-
-    async fn claim_reclaims(&self, items: &[ReclaimItem], before_ms: u64) -> MetadataResult<Vec<Reclaim>> {
-        let items: Arc<[ReclaimItem]> = items.into();
-        self.backend
-            .write(Locks::none().reclaims(), move |tx| {
-                let items = items.clone();
-                boxed(async move { reclaims::claim(tx, &items, before_ms).await })
-            })
-            .await
-    }
-
-    async fn finish_reclaims(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()> {
-        let (locks, fence) = (Locks::none().reclaims().fence(fence), fence.cloned());
-        let ids: Arc<[u64]> = ids.into();
-        self.backend
-            .write(locks, move |tx| {
-                let (ids, fence) = (ids.clone(), fence.clone());
-                boxed(async move {
-                    fences::check(tx, fence.as_ref()).await?;
-                    reclaims::finish(tx, &ids).await
-                })
-            })
-            .await
-    }
-
-    async fn known_contents(&self, contents: &[ContentId]) -> MetadataResult<Vec<ContentId>> {
-        let mut known = reclaims::known(self.backend.reads(), contents).await?;
-        let unknown: Arc<[ContentId]> = contents.iter().copied().filter(|content| !known.contains(content)).collect();
-        // Whoever asks deletes what is not known. The second question waits for every commit that is under way: SQLite's
-        // writer answers it behind them, and not at all after one of unknown outcome; a server has them locked.
-        if !unknown.is_empty() {
-            let locks = Locks::none().contents(&unknown);
-            let late = self.backend.write(locks, move |tx| {
-                let unknown = unknown.clone();
-                boxed(async move { reclaims::known_to_writer(tx, &unknown).await })
-            });
-            known.extend(late.await?);
-        }
-        Ok(known)
-    }
-
-    async fn condemn(&self, contents: &[ContentId], now_ms: u64) -> MetadataResult<Vec<ContentId>> {
-        let (locks, contents): (_, Arc<[ContentId]>) = (Locks::none().contents(contents), contents.into());
-        self.backend
-            .write(locks, move |tx| {
-                let contents = contents.clone();
-                boxed(async move { replicas::condemn(tx, &contents, now_ms).await })
-            })
-            .await
-    }
-
-    async fn forget_condemned(&self, before_ms: u64, limit: u32) -> MetadataResult<u64> {
-        self.backend.write(Locks::none(), move |tx| boxed(replicas::forget_condemned(tx, before_ms, limit))).await
-    }
-
-    async fn claim(&self, cluster: Option<ClusterId>) -> MetadataResult<Option<ClusterId>> {
-        if let Some(cluster) = cluster {
-            self.backend.write(Locks::none(), move |tx| boxed(replicas::claim(tx, cluster))).await?;
-        }
-        replicas::claimant(self.backend.reads()).await
-    }
-
-    async fn raise_epochs(&self, epochs: &[(ShardId, Epoch)]) -> MetadataResult<()> {
-        let (locks, epochs): (_, Arc<[_]>) = (Locks::none().epochs(Epochs::Raised), epochs.into());
-        self.backend
-            .write(locks, move |tx| {
-                let epochs = epochs.clone();
-                boxed(async move { replicas::raise_epochs(tx, &epochs).await })
-            })
-            .await
-    }
-
-    async fn queue_repairs(&self, repairs: &[(ChunkId, NodeId)], now_ms: u64) -> MetadataResult<()> {
-        let repairs: Arc<[_]> = repairs.iter().map(|(chunk, node)| (*chunk, *node, now_ms)).collect();
-        self.backend
-            .write(Locks::none(), move |tx| {
-                let repairs = repairs.clone();
-                boxed(async move { replicas::queue_repairs(tx, &repairs).await })
-            })
-            .await
-    }
-
-    async fn repairs(&self, node: NodeId, after: u64, limit: u32) -> MetadataResult<Vec<Repair>> {
-        replicas::repairs(self.backend.reads(), node, after, limit).await
-    }
-
-    async fn finish_repairs(&self, repairs: &[Repair]) -> MetadataResult<()> {
-        let repairs: Arc<[Repair]> = repairs.into();
-        self.backend
-            .write(Locks::none(), move |tx| {
-                let repairs = repairs.clone();
-                boxed(async move { replicas::finish_repairs(tx, &repairs).await })
-            })
-            .await
-    }
-
-    async fn repair_backlog(&self) -> MetadataResult<Vec<(NodeId, u64)>> {
-        replicas::repair_backlog(self.backend.reads()).await
     }
 
     async fn create_user(&self, user: User) -> MetadataResult<()> {
         let locks = Locks::none().user(&user.name);
-        self.backend
-            .write(locks, move |tx| {
-                let user = user.clone();
-                boxed(async move { users::create_user(tx, &user).await })
-            })
-            .await
+        self.run(locks, user, |tx, user| boxed(async move { users::create_user(tx, &user).await })).await
     }
 
     async fn user(&self, name: &str) -> MetadataResult<Arc<User>> {
@@ -510,33 +306,20 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
     }
 
     async fn set_user_enabled(&self, name: &str, enabled: bool) -> MetadataResult<()> {
-        let (locks, name) = (Locks::none().user(name), name.to_owned());
-        self.backend
-            .write(locks, move |tx| {
-                let name = name.clone();
-                boxed(async move { users::set_user_enabled(tx, &name, enabled).await })
-            })
-            .await
+        self.run(Locks::none().user(name), name.to_owned(), move |tx, name| {
+            boxed(async move { users::set_user_enabled(tx, &name, enabled).await })
+        })
+        .await
     }
 
     async fn delete_user(&self, name: &str) -> MetadataResult<()> {
-        let (locks, name) = (Locks::none().user(name), name.to_owned());
-        self.backend
-            .write(locks, move |tx| {
-                let name = name.clone();
-                boxed(async move { users::delete_user(tx, &name).await })
-            })
-            .await
+        let locks = Locks::none().user(name);
+        self.run(locks, name.to_owned(), |tx, name| boxed(async move { users::delete_user(tx, &name).await })).await
     }
 
     async fn create_key(&self, key: AccessKey) -> MetadataResult<()> {
         let locks = Locks::none().user(&key.user.name).access_key(&key.access_key);
-        self.backend
-            .write(locks, move |tx| {
-                let key = key.clone();
-                boxed(async move { users::create_key(tx, &key).await })
-            })
-            .await
+        self.run(locks, key, |tx, key| boxed(async move { users::create_key(tx, &key).await })).await
     }
 
     async fn key(&self, access_key: &str) -> MetadataResult<Arc<AccessKey>> {
@@ -553,23 +336,17 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
     }
 
     async fn set_key_enabled(&self, access_key: &str, enabled: bool) -> MetadataResult<()> {
-        let (locks, access_key) = (Locks::none().access_key(access_key), access_key.to_owned());
-        self.backend
-            .write(locks, move |tx| {
-                let access_key = access_key.clone();
-                boxed(async move { users::set_key_enabled(tx, &access_key, enabled).await })
-            })
-            .await
+        self.run(Locks::none().access_key(access_key), access_key.to_owned(), move |tx, access_key| {
+            boxed(async move { users::set_key_enabled(tx, &access_key, enabled).await })
+        })
+        .await
     }
 
     async fn delete_key(&self, access_key: &str) -> MetadataResult<()> {
-        let (locks, access_key) = (Locks::none().access_key(access_key), access_key.to_owned());
-        self.backend
-            .write(locks, move |tx| {
-                let access_key = access_key.clone();
-                boxed(async move { users::delete_key(tx, &access_key).await })
-            })
-            .await
+        self.run(Locks::none().access_key(access_key), access_key.to_owned(), |tx, access_key| {
+            boxed(async move { users::delete_key(tx, &access_key).await })
+        })
+        .await
     }
 
     async fn ping(&self) -> MetadataResult<()> {
@@ -578,26 +355,5 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
 
     async fn close(&self) {
         self.backend.close().await;
-    }
-}
-
-#[allow(private_bounds, reason = "the backends are this module's own")]
-impl<B: Backend> SqlMetadataStore<B> {
-    async fn change(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        version: Option<VersionId>,
-        change: Change,
-    ) -> MetadataResult<VersionId> {
-        // The bucket stays as it is, with the lifecycle rules that the change is noted for.
-        let locks = Locks::none().key(bucket, key).in_bucket(bucket);
-        let events = change.event.is_some();
-        let owned = Arc::new((key.to_owned(), change));
-        let changed = self.backend.write(locks, move |tx| {
-            let owned = owned.clone();
-            boxed(async move { versions::change(tx, bucket, &owned.0, version, &owned.1).await })
-        });
-        self.tell_if(events, changed.await)
     }
 }

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use holdfast_actors::ports::journal::cut;
-use holdfast_actors::ports::metadata::{Content, MetadataError, MetadataResult};
+use holdfast_actors::ports::metadata::{Content, MetadataError, MetadataResult, MoveReason};
 use holdfast_actors::ports::tiering::{Claim, DuePiece, LaneBacklog, Move, TierLedger, TierRecord, TierUsage};
 use holdfast_actors::ports::tiers::PieceName;
 use holdfast_protocol::{ContentId, TierName};
 use sqlx::AssertSqlSafe;
 
-use super::moves::{MOVE_COLUMNS, claimed, move_from_row};
+use super::moves::{MOVE_COLUMNS, claimed, move_from_row, release_pieces};
 use super::reads::{Cold, content_from_row};
 use super::store::boxed;
 use super::{Backend, Done, Fields, Locks, Reader, Session, Shape, SqlMetadataStore, Value, values};
@@ -26,6 +26,9 @@ const ERROR_BYTES_MAX: usize = 1024;
 const CLAIMED_MAX: u32 = 1000;
 /// Moves that are made due in one transaction.
 const RETRIED_MAX: i64 = 1000;
+/// Nothing but the end of a restore is so far away: claims take an hour at most, pauses and graces hours. What seems so was
+/// written by a clock that was ahead.
+const FAR_MS: u64 = 7 * 24 * 3_600_000;
 
 const MISSING: MetadataError = MetadataError::NotFound("tier");
 
@@ -69,11 +72,16 @@ async fn remove<S: Session>(tx: &mut S, name: &TierName) -> MetadataResult<()> {
 }
 
 async fn claim_moves<S: Session>(tx: &mut S, lane: &TierName, claim: Claim, limit: u32) -> MetadataResult<Vec<Move>> {
+    let (mut values, mut but) = (values![lane.as_str(), rows::signed(claim.now_ms)], "");
+    if claim.spares_restored {
+        values.push(rows::reason_code(MoveReason::Return).0.into());
+        but = "AND reason <> ? ";
+    }
+    values.push(i64::from(limit.min(CLAIMED_MAX)).into());
     let sql = format!(
-        "SELECT {MOVE_COLUMNS} FROM moves {} WHERE lane = ? AND due_ms <= ? ORDER BY due_ms, id LIMIT ?",
+        "SELECT {MOVE_COLUMNS} FROM moves {} WHERE lane = ? AND due_ms <= ? {but}ORDER BY due_ms, id LIMIT ?",
         S::DIALECT.by_index("moves_by_due")
     );
-    let values = values![lane.as_str(), rows::signed(claim.now_ms), i64::from(limit.min(CLAIMED_MAX))];
     let found = tx.fetch(AssertSqlSafe(sql), values).await?;
     let mut claims = Vec::with_capacity(found.len());
     for row in &found {
@@ -119,7 +127,8 @@ async fn postpone<S: Session>(
     let sql =
         format!("UPDATE moves SET owner = NULL, due_ms = ?{failed} WHERE id = ? AND attempt = ? AND owner IS NOT NULL");
     values.extend(values![rows::signed(id), rows::signed(attempt)]);
-    still_claimed(tx.execute(AssertSqlSafe(sql), values).await?)
+    still_claimed(tx.execute(AssertSqlSafe(sql), values).await?)?;
+    release_pieces(tx, attempt).await
 }
 
 async fn due_pieces<S: Session>(
@@ -182,6 +191,9 @@ impl<B: Backend> TierLedger for SqlMetadataStore<B> {
                     let (name, settings) = &*owned;
                     let sql = "UPDATE tiers SET settings = ?, revision = revision + 1 WHERE name = ?";
                     tx.execute(sql, values![&**settings, name.as_str()]).await?;
+                    // They are due when their claims would have ended.
+                    let sql = "UPDATE moves SET owner = NULL WHERE lane = ? AND owner IS NOT NULL";
+                    tx.execute(sql, values![name.as_str()]).await?;
                     tier(tx, name).await?.ok_or(MISSING)
                 })
             })
@@ -277,7 +289,8 @@ impl<B: Backend> TierLedger for SqlMetadataStore<B> {
             .write(Locks::none(), move |tx| {
                 boxed(async move {
                     let sql = "DELETE FROM moves WHERE id = ? AND attempt = ? AND owner IS NOT NULL";
-                    still_claimed(tx.execute(sql, values![rows::signed(id), rows::signed(attempt)]).await?)
+                    still_claimed(tx.execute(sql, values![rows::signed(id), rows::signed(attempt)]).await?)?;
+                    release_pieces(tx, attempt).await
                 })
             })
             .await
@@ -320,10 +333,16 @@ impl<B: Backend> TierLedger for SqlMetadataStore<B> {
                 let lane = lane.clone();
                 boxed(async move {
                     // SQLite has no LIMIT for UPDATE, MySQL none in a subquery of IN.
-                    let sql = "UPDATE moves SET due_ms = ? WHERE owner IS NULL AND id IN (SELECT id FROM \
-                         (SELECT id FROM moves WHERE lane = ? AND due_ms > ? AND failures > 0 AND owner IS NULL LIMIT ?) some)";
-                    let now = rows::signed(now_ms);
-                    Ok(tx.execute(sql, values![now, lane.as_str(), now, RETRIED_MAX]).await?.rows_affected)
+                    let sql = "UPDATE moves SET due_ms = ? WHERE (owner IS NULL OR due_ms > ?) AND id IN (SELECT id FROM \
+                         (SELECT id FROM moves WHERE lane = ? AND due_ms > ? AND (owner IS NULL AND failures > 0 \
+                         OR due_ms > ? AND (owner IS NOT NULL OR reason <> ?)) LIMIT ?) some)";
+                    let (now, far) = (rows::signed(now_ms), rows::signed(now_ms.saturating_add(FAR_MS)));
+                    let (returns, _) = rows::reason_code(MoveReason::Return);
+                    let lane = lane.as_str();
+                    let done = tx.execute(sql, values![now, far, lane, now, far, returns, RETRIED_MAX]).await?;
+                    let sql = "UPDATE tier_pieces SET due_ms = ? WHERE tier = ? AND due_ms > ?";
+                    tx.execute(sql, values![now, lane, far]).await?;
+                    Ok(done.rows_affected)
                 })
             });
             let done = done.await?;

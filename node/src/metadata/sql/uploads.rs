@@ -253,12 +253,6 @@ pub(super) async fn complete<S: Session>(tx: &mut S, completion: CompleteUpload)
         event: completion.event,
         class: upload.class,
     };
-    let committed = match run_group(tx, &[KeyOp::put(object)]).await?.pop() {
-        Some(Ok(KeyDone::Put(committed))) => committed,
-        Some(Err(error)) => return Err(error),
-        Some(Ok(KeyDone::Deleted(_))) | None => unreachable!("one put has one result, a commit"),
-    };
-    // The chunks of the parts are known by the object from now on.
     for (number, (left_content, _)) in &left {
         tx.execute(
             "DELETE FROM parts WHERE upload = ? AND number = ? AND content = ?",
@@ -266,11 +260,17 @@ pub(super) async fn complete<S: Session>(tx: &mut S, completion: CompleteUpload)
         )
         .await?;
     }
+    // The chunks of the parts are known by the object from now on. Before its commit, which then need not say it of each.
     tx.execute(
         "INSERT INTO extents (extent, content) SELECT content, ? FROM parts WHERE upload = ?",
         values![content.as_bytes(), completion.upload.as_bytes()],
     )
     .await?;
+    let committed = match run_group(tx, &[KeyOp::put(object)]).await?.pop() {
+        Some(Ok(KeyDone::Put(committed))) => committed,
+        Some(Err(error)) => return Err(error),
+        Some(Ok(KeyDone::Deleted(_))) | None => unreachable!("one put has one result, a commit"),
+    };
     end(tx, completion.upload, left.into_values(), completion.now_ms).await?;
     Ok(committed)
 }

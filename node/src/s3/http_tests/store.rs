@@ -208,86 +208,6 @@ impl MetadataStore for TestStore {
     async fn abort_upload(&self, _: BucketId, _: &str, _: UploadId, _: u64) -> MetadataResult<()> {
         not_here()
     }
-    async fn stale_uploads(&self, _: u64, _: u32) -> MetadataResult<Vec<Arc<Upload>>> {
-        not_here()
-    }
-    async fn expire_upload(&self, _: UploadId, _: u64, _: u64) -> MetadataResult<bool> {
-        not_here()
-    }
-    async fn aged_versions(
-        &self,
-        _: BucketId,
-        _: AgedKind,
-        _: &AgePosition,
-        _: u64,
-        _: u32,
-    ) -> MetadataResult<Vec<AgedVersion>> {
-        not_here()
-    }
-    async fn surplus_versions(&self, _: BucketId, _: &str, _: u32, _: u64, _: u32) -> MetadataResult<Vec<AgedVersion>> {
-        not_here()
-    }
-    async fn aged_uploads(&self, _: BucketId, _: &AgePosition, _: u64, _: u32) -> MetadataResult<Vec<Arc<Upload>>> {
-        not_here()
-    }
-    async fn lifecycle_cursors(&self, _: BucketId, _: u64) -> MetadataResult<Vec<(String, AgePosition)>> {
-        not_here()
-    }
-    async fn save_lifecycle_cursor(
-        &self,
-        _: BucketId,
-        _: u64,
-        _: &str,
-        _: &AgePosition,
-        _: Option<&Fence>,
-    ) -> MetadataResult<()> {
-        not_here()
-    }
-    async fn rechecks(&self, _: BucketId, _: u32) -> MetadataResult<Vec<Recheck>> {
-        not_here()
-    }
-    async fn finish_rechecks(&self, _: &[u64], _: Option<&Fence>) -> MetadataResult<()> {
-        not_here()
-    }
-    async fn due_reclaims(&self, _: u64, _: u32, _: Option<&Fence>) -> MetadataResult<Vec<Reclaim>> {
-        not_here()
-    }
-    async fn waiting_reclaims(&self, _: u64, _: u32) -> MetadataResult<Vec<ReclaimItem>> {
-        not_here()
-    }
-    async fn claim_reclaims(&self, _: &[ReclaimItem], _: u64) -> MetadataResult<Vec<Reclaim>> {
-        not_here()
-    }
-    async fn finish_reclaims(&self, _: &[u64], _: Option<&Fence>) -> MetadataResult<()> {
-        not_here()
-    }
-    async fn known_contents(&self, _: &[ContentId]) -> MetadataResult<Vec<ContentId>> {
-        not_here()
-    }
-    async fn condemn(&self, _: &[ContentId], _: u64) -> MetadataResult<Vec<ContentId>> {
-        not_here()
-    }
-    async fn forget_condemned(&self, _: u64, _: u32) -> MetadataResult<u64> {
-        not_here()
-    }
-    async fn claim(&self, _: Option<ClusterId>) -> MetadataResult<Option<ClusterId>> {
-        not_here()
-    }
-    async fn raise_epochs(&self, _: &[(ShardId, Epoch)]) -> MetadataResult<()> {
-        not_here()
-    }
-    async fn queue_repairs(&self, _: &[(ChunkId, NodeId)], _: u64) -> MetadataResult<()> {
-        not_here()
-    }
-    async fn repairs(&self, _: NodeId, _: u64, _: u32) -> MetadataResult<Vec<Repair>> {
-        not_here()
-    }
-    async fn finish_repairs(&self, _: &[Repair]) -> MetadataResult<()> {
-        not_here()
-    }
-    async fn repair_backlog(&self) -> MetadataResult<Vec<(NodeId, u64)>> {
-        not_here()
-    }
     async fn create_user(&self, _: User) -> MetadataResult<()> {
         not_here()
     }
@@ -324,4 +244,109 @@ impl MetadataStore for TestStore {
         Ok(())
     }
     async fn close(&self) {}
+}
+
+#[async_trait]
+impl MetadataUpkeep for TestStore {
+    async fn stale_uploads(&self, _: u64, _: u32) -> MetadataResult<Vec<Arc<Upload>>> {
+        not_here()
+    }
+
+    async fn expire_upload(&self, _: UploadId, _: u64, _: u64) -> MetadataResult<bool> {
+        not_here()
+    }
+
+    async fn aged_versions(
+        &self,
+        _: BucketId,
+        _: AgedKind,
+        _: &AgePosition,
+        _: u64,
+        _: u32,
+    ) -> MetadataResult<Vec<AgedVersion>> {
+        not_here()
+    }
+
+    async fn surplus_versions(&self, _: BucketId, _: &str, _: u32, _: u64, _: u32) -> MetadataResult<Vec<AgedVersion>> {
+        not_here()
+    }
+
+    async fn aged_uploads(&self, _: BucketId, _: &AgePosition, _: u64, _: u32) -> MetadataResult<Vec<Arc<Upload>>> {
+        not_here()
+    }
+
+    async fn lifecycle_cursors(&self, _: BucketId, _: u64) -> MetadataResult<Vec<(String, AgePosition)>> {
+        not_here()
+    }
+
+    async fn save_lifecycle_cursor(
+        &self,
+        _: BucketId,
+        _: u64,
+        _: &str,
+        _: &AgePosition,
+        _: Option<&Fence>,
+    ) -> MetadataResult<()> {
+        not_here()
+    }
+
+    async fn rechecks(&self, _: BucketId, _: u32) -> MetadataResult<Vec<Recheck>> {
+        not_here()
+    }
+
+    async fn finish_rechecks(&self, _: &[u64], _: Option<&Fence>) -> MetadataResult<()> {
+        not_here()
+    }
+
+    async fn due_reclaims(&self, _: u64, _: u32, _: Option<&Fence>) -> MetadataResult<Vec<Reclaim>> {
+        not_here()
+    }
+
+    async fn waiting_reclaims(&self, _: u64, _: u32) -> MetadataResult<Vec<ReclaimItem>> {
+        not_here()
+    }
+
+    async fn claim_reclaims(&self, _: &[ReclaimItem], _: u64) -> MetadataResult<Vec<Reclaim>> {
+        not_here()
+    }
+
+    async fn finish_reclaims(&self, _: &[u64], _: Option<&Fence>) -> MetadataResult<()> {
+        not_here()
+    }
+
+    async fn known_contents(&self, _: &[ContentId]) -> MetadataResult<Vec<ContentId>> {
+        not_here()
+    }
+
+    async fn condemn(&self, _: &[ContentId], _: u64) -> MetadataResult<Vec<ContentId>> {
+        not_here()
+    }
+
+    async fn forget_condemned(&self, _: u64, _: u32) -> MetadataResult<u64> {
+        not_here()
+    }
+
+    async fn claim(&self, _: Option<ClusterId>) -> MetadataResult<Option<ClusterId>> {
+        not_here()
+    }
+
+    async fn raise_epochs(&self, _: &[(ShardId, Epoch)]) -> MetadataResult<()> {
+        not_here()
+    }
+
+    async fn queue_repairs(&self, _: &[(ChunkId, NodeId)], _: u64) -> MetadataResult<()> {
+        not_here()
+    }
+
+    async fn repairs(&self, _: NodeId, _: u64, _: u32) -> MetadataResult<Vec<Repair>> {
+        not_here()
+    }
+
+    async fn finish_repairs(&self, _: &[Repair]) -> MetadataResult<()> {
+        not_here()
+    }
+
+    async fn repair_backlog(&self) -> MetadataResult<Vec<(NodeId, u64)>> {
+        not_here()
+    }
 }

@@ -244,7 +244,11 @@ impl Fixture {
             tiers: Arc::new(EmptyTiers),
             lifecycle: Arc::default(),
         };
-        let options = S3HttpOptions { hosts: HostNames::new(["s3.test"]).unwrap(), node_name: "node-of-test".into() };
+        let options = S3HttpOptions {
+            hosts: HostNames::new(["s3.test"]).unwrap(),
+            node_name: "node-of-test".into(),
+            region: "us-east-1".into(),
+        };
         let operations = operations_of(front);
         let service = S3HttpService::new(operations, store.clone(), Arc::new(opener), Arc::new(SystemClock), options);
         Self { service, store, stored: Arc::default(), opened }

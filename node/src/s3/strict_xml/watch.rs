@@ -2,12 +2,12 @@
 //!
 //! s3s reads a body only after it has found the operation and the caller, and access control had nothing against it. The body
 //! is looked at there, so that nobody else can make the node keep a document in memory, and so that it is s3s who says which
-//! operation it is. The hash of the body is still s3s's business: it gets the same bytes. Bodies in the framing of `aws-chunked`
-//! are refused: clients use it for objects, and s3s has no document from them either (it then says `IncompleteBody`).
+//! operation it is. What the headers say of the body is compared for every document ([`super::proofs`]). Bodies in the framing of
+//! `aws-chunked` are refused: clients use it for objects, and s3s has no document from them either (it then says `IncompleteBody`).
 //!
 //! s3s has one error for a body that fails, so the true one is left in [`Outcome`]. A document with an element that s3s does not
 //! know is left there too, written as s3s can read it: the request is then given to s3s once more ([`Watched::again`]), as
-//! the one that was allowed. That its bytes are those that the caller signed is found out here, for s3s does not come to it.
+//! the one that was allowed.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,9 +24,10 @@ use parking_lot::Mutex;
 use s3s::{Body, S3Error, StdError, s3_error};
 use url::form_urlencoded;
 
-use super::super::errors::not_implemented;
+use super::super::errors::{body_error, not_implemented};
 use super::super::http_service::XML_BODY_BYTES_MAX;
 use super::super::request_id::RequestContext;
+use super::proofs::Proofs;
 use super::{Document, idle, read};
 
 /// Headers that prove who sent which body.
@@ -79,17 +80,34 @@ impl Watched {
     }
 }
 
-impl Document {
-    /// Whether a request may have one, by its method and query. The path is left to s3s.
-    fn may_be(method: &Method, query: &str) -> bool {
-        let parameters: &[&str] = match *method {
-            Method::PUT => &["lifecycle"],
-            Method::POST => &["delete", "restore"],
-            _ => return false,
-        };
-        form_urlencoded::parse(query.as_bytes()).any(|(name, _)| parameters.contains(&name.as_ref()))
-    }
+/// Subresources with which a PUT has a document.
+const PUT_DOCUMENTS: [&str; 7] = ["acl", "cors", "lifecycle", "notification", "policy", "tagging", "versioning"];
+/// And a POST.
+const POST_DOCUMENTS: [&str; 3] = ["delete", "restore", "uploadId"];
 
+/// Whether the body of a request may be a document, by its method and target. s3s has the last word.
+fn may_have_document(method: &Method, uri: &Uri) -> bool {
+    let parameters: &[&str] = match *method {
+        Method::PUT => &PUT_DOCUMENTS,
+        Method::POST => &POST_DOCUMENTS,
+        _ => return false,
+    };
+    match uri.query() {
+        Some(query) => form_urlencoded::parse(query.as_bytes()).any(|(name, _)| parameters.contains(&name.as_ref())),
+        // Of CreateBucket.
+        None => *method == Method::PUT && !uri.path().trim_matches('/').contains('/'),
+    }
+}
+
+/// Whether an operation's body is an object's content, or nothing that is read.
+fn has_content(operation: &str) -> bool {
+    matches!(
+        operation,
+        "PutObject" | "UploadPart" | "CopyObject" | "UploadPartCopy" | "CreateMultipartUpload" | "Unknown"
+    )
+}
+
+impl Document {
     fn of(operation: &str) -> Option<Self> {
         match operation {
             "PutBucketLifecycleConfiguration" => Some(Self::Lifecycle),
@@ -102,10 +120,10 @@ impl Document {
 
 /// Has the body of a request looked at, if it may be one of the documents; `None`: it is not.
 pub(in crate::s3) fn watch(request: &mut Request<Body>, context: &Arc<RequestContext>) -> Option<Watched> {
-    if !Document::may_be(request.method(), request.uri().query()?) {
+    if !may_have_document(request.method(), request.uri()) {
         return None;
     }
-    let hash = request.headers().get("x-amz-content-sha256").cloned();
+    let proofs = Proofs::of(request.headers());
     let (outcome, context) = (Outcome::default(), Arc::clone(context));
     let (body, kept) = (std::mem::take(request.body_mut()), outcome.clone());
     let mut head = Request::new(());
@@ -117,10 +135,11 @@ pub(in crate::s3) fn watch(request: &mut Request<Body>, context: &Arc<RequestCon
     let size_hint = http_body::Body::size_hint(&body);
     let first = async move {
         // Known by now: s3s asks access control before it reads.
-        match Document::of(context.operation()) {
-            Some(document) => looked_at(body, document, hash, &kept).await,
-            None => Ok(body),
+        let operation = context.operation();
+        if has_content(operation) {
+            return Ok(body);
         }
+        looked_at(body, operation, &proofs, &kept).await
     };
     let pieces = stream::once(first).try_flatten().boxed();
     *request.body_mut() = Body::http_body_unsync(Pieces { pieces, size_hint });
@@ -135,38 +154,30 @@ fn unsigned(uri: &Uri) -> Result<Uri, S3Error> {
     Uri::from_parts(parts).map_err(|_| s3_error!(InvalidURI))
 }
 
-/// Whether a body is what its hash says, where there is one.
-fn is_signed(bytes: &[u8], hash: Option<&HeaderValue>) -> bool {
-    let Some(hash) = hash.filter(|hash| hash.as_bytes() != b"UNSIGNED-PAYLOAD") else { return true };
-    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    hash.as_bytes() == hex::encode(digest).as_bytes()
-}
-
-async fn looked_at(
-    body: Body,
-    document: Document,
-    hash: Option<HeaderValue>,
-    outcome: &Outcome,
-) -> Result<Body, StdError> {
-    // As s3s decides it.
-    if hash.as_ref().is_some_and(|hash| hash.as_bytes().starts_with(b"STREAMING-")) {
-        return Err(outcome.refuse(not_implemented("an aws-chunked body of this request")));
+async fn looked_at(body: Body, operation: &str, proofs: &Proofs, outcome: &Outcome) -> Result<Body, StdError> {
+    let document = Document::of(operation);
+    if proofs.is_chunked() {
+        return match document {
+            Some(_) => Err(outcome.refuse(not_implemented("an aws-chunked body of this request"))),
+            None => Ok(body),
+        };
     }
     let whole = Limited::new(body, XML_BODY_BYTES_MAX).collect().await.map_err(|error| {
         if error.is::<LengthLimitError>() {
             return outcome.refuse(s3_error!(MaxMessageLengthExceeded, "Your request was too large."));
         }
-        error
+        outcome.refuse(body_error(&error))
     })?;
     let bytes = whole.to_bytes();
+    proofs.check(operation, &bytes).map_err(|error| outcome.refuse(error))?;
+    let Some(document) = document else { return Ok(Body::from(bytes)) };
     let idle = read(&bytes, document).map_err(|what| {
         outcome.refuse(s3_error!(
             MalformedXML,
             "The XML you provided was not well-formed or did not validate against our published schema: {what}"
         ))
     })?;
-    // With other bytes than were signed s3s has something against it by itself.
-    if !idle.is_empty() && is_signed(&bytes, hash.as_ref()) {
+    if !idle.is_empty() {
         return Err(outcome.rewrite(idle::rewritten(&bytes, &idle)));
     }
     Ok(Body::from(bytes))
@@ -198,22 +209,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_with_documents_are_told_by_method_and_query_however_that_is_written() {
-        for (method, query, may_be) in [
-            (Method::PUT, "lifecycle", true),
-            (Method::PUT, "x-id=PutBucketLifecycleConfiguration&lifecycle=", true),
-            (Method::PUT, "lifec%79cle", true),
-            (Method::PUT, "delete", false),
-            (Method::PUT, "restore", false),
-            (Method::POST, "delete", true),
-            (Method::POST, "d%65lete&x", true),
-            (Method::POST, "restore", true),
-            (Method::POST, "versionId=v&restore=", true),
-            (Method::POST, "lifecycle", false),
-            (Method::GET, "lifecycle", false),
-            (Method::PUT, "prefix=lifecycle", false),
+    fn requests_with_documents_are_told_by_method_and_target_however_that_is_written() {
+        for (method, target, may_have) in [
+            (Method::PUT, "/b?lifecycle", true),
+            (Method::PUT, "/b?x-id=PutBucketLifecycleConfiguration&lifecycle=", true),
+            (Method::PUT, "/b?lifec%79cle", true),
+            (Method::PUT, "/b/k?tagging", true),
+            (Method::PUT, "/b?policy", true),
+            (Method::PUT, "/b", true),
+            (Method::PUT, "/b/", true),
+            (Method::PUT, "/b/k", false),
+            (Method::PUT, "/b?delete", false),
+            (Method::PUT, "/b/k?restore", false),
+            (Method::PUT, "/b/k?partNumber=1&uploadId=u", false),
+            (Method::POST, "/b?delete", true),
+            (Method::POST, "/b?d%65lete&x", true),
+            (Method::POST, "/b/k?restore", true),
+            (Method::POST, "/b/k?versionId=v&restore=", true),
+            (Method::POST, "/b/k?uploadId=u", true),
+            (Method::POST, "/b/k?uploads", false),
+            (Method::POST, "/b?lifecycle", false),
+            (Method::GET, "/b?lifecycle", false),
+            (Method::PUT, "/b/k?prefix=lifecycle", false),
         ] {
-            assert_eq!(Document::may_be(&method, query), may_be, "{method} {query}");
+            assert_eq!(may_have_document(&method, &Uri::from_static(target)), may_have, "{method} {target}");
         }
     }
 

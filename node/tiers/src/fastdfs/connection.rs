@@ -13,6 +13,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -21,10 +22,9 @@ use super::config::FastdfsConfig;
 use super::failure::{Failure, Outcome};
 use super::wire::{HEADER_BYTES, Header, status};
 
-/// What one read asks for: enough to keep a fast network busy, little enough to have many.
-const READ_BYTES: usize = 256 << 10;
-/// What a read must have room for, unless less is left: more room is only made when it has not.
-const READ_BYTES_MIN: usize = 64 << 10;
+/// What a body is given out in: enough to keep a fast network busy, little enough to have many. Readers who begin at a block
+/// get whole blocks by it, each in a buffer of its own, and have nothing to put together.
+const PART_BYTES: usize = BLOCK_BYTES_MIN as usize;
 
 /// How long to wait for a server.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +63,8 @@ pub(super) struct Connection {
     unanswered: bool,
     /// Bytes of a reply that came while the request was still being sent.
     early: BytesMut,
-    buffer: BytesMut,
+    /// What has come of the part of a body that is being read.
+    part: BytesMut,
 }
 
 impl Connection {
@@ -82,7 +83,7 @@ impl Connection {
             clean: true,
             unanswered: true,
             early: BytesMut::new(),
-            buffer: BytesMut::new(),
+            part: BytesMut::new(),
         })
     }
 
@@ -114,27 +115,26 @@ impl Connection {
         Ok(bytes)
     }
 
-    /// The next bytes of a body of which `left` have not been read: at least one. The last ones make the connection
-    /// clean.
+    /// The next part of a body of which `left` bytes have not been given out: whole, and alone in its buffer. The last one makes the
+    /// connection clean. Dropped, it has lost nothing.
     pub(super) async fn read(&mut self, left: u64) -> Outcome<Bytes> {
-        let count = usize::try_from(left).unwrap_or(usize::MAX).min(READ_BYTES);
-        if self.buffer.capacity() < count.min(READ_BYTES_MIN) {
-            // Takes the same memory again when the parts before were dropped.
-            self.buffer.reserve(count);
+        let count = usize::try_from(left).unwrap_or(usize::MAX).min(PART_BYTES);
+        if self.part.capacity() < count {
+            debug_assert!(self.part.is_empty(), "parts of a body get no longer");
+            self.part = BytesMut::with_capacity(count);
         }
-        let mut target = (&mut self.buffer).limit(count);
-        let reading = self.stream.read_buf(&mut target);
-        let got = wait(self.limits.idle, &mut self.left, "the rest of a file", reading).await?;
-        if got == 0 {
-            return Err(Failure::Broken(format!("it closed the connection {left} bytes before the end")));
+        while self.part.len() < count {
+            let wanted = count - self.part.len();
+            let mut target = (&mut self.part).limit(wanted);
+            let reading = self.stream.read_buf(&mut target);
+            let got = wait(self.limits.idle, &mut self.left, "the rest of a file", reading).await?;
+            if got == 0 {
+                let missing = left - self.part.len() as u64;
+                return Err(Failure::Broken(format!("it closed the connection {missing} bytes before the end")));
+            }
         }
-        self.clean = got as u64 == left;
-        let part = self.buffer.split().freeze();
-        if self.clean {
-            // It may lie in the pool for long.
-            self.buffer = BytesMut::new();
-        }
-        Ok(part)
+        self.clean = count as u64 == left;
+        Ok(std::mem::take(&mut self.part).freeze())
     }
 
     /// Starts a request whose body is sent by [`Connection::send`]; [`Connection::reply`] ends it.

@@ -3,6 +3,7 @@
 //! The run is one request, begun when the first block is asked for. Should it break off, another one begins at the first block
 //! that was not given out; how often, and for how long, has limits, which start anew with each block that comes.
 
+use std::cmp::Ordering;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +57,8 @@ struct Stream {
     check: BlockCheck<Arc<ColdPlace>>,
     /// Of what was received last.
     received_bytes: usize,
+    /// Whether what is received is never a slice of a larger buffer.
+    owns_buffers: bool,
     /// Comes after the blocks that were received before it.
     fault: Option<Fault>,
     place: Arc<ColdPlace>,
@@ -146,8 +149,7 @@ impl Fetch {
         };
         match stream.next_block(self.shared.settings.stall_max).await {
             Ok(mut block) => {
-                if stream.received_bytes >= block.len() && self.shared.caches(&self.place) {
-                    // It may be a slice of a larger buffer, which would be held with it.
+                if stream.shares_buffer(&block) && self.shared.caches(&self.place) {
                     block = Bytes::copy_from_slice(&block);
                 }
                 self.next += 1;
@@ -177,6 +179,7 @@ impl Fetch {
             body,
             check: BlockCheck::new(Arc::clone(place), self.next),
             received_bytes: 0,
+            owns_buffers: tier.parts_own_their_buffers(),
             fault: None,
             place: Arc::clone(place),
             outcome: "dropped",
@@ -271,6 +274,16 @@ impl Fetch {
 }
 
 impl Stream {
+    /// Whether a block may be a slice of a larger buffer, which would be held with it.
+    fn shares_buffer(&self, block: &Bytes) -> bool {
+        match self.received_bytes.cmp(&block.len()) {
+            // It was put together from several.
+            Ordering::Less => false,
+            Ordering::Equal => !self.owns_buffers,
+            Ordering::Greater => true,
+        }
+    }
+
     async fn next_block(&mut self, stall_max: Duration) -> Result<Bytes, Fault> {
         loop {
             if let Some(block) = self.check.next_block() {

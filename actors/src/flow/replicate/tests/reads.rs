@@ -4,7 +4,8 @@ use tokio::time::Instant;
 
 use super::peers::{Stall, Stalling};
 use super::*;
-use crate::flow::test_cluster::{chunk, eventually, pattern, shard_on};
+use crate::flow::test_cluster::{chunk, pattern, shard_on};
+use crate::wait::eventually;
 use holdfast_protocol::cluster::Leaver;
 
 #[tokio::test(start_paused = true)]

@@ -11,9 +11,10 @@ use tokio::time::Instant;
 use super::peers::{Stall, Stalling};
 use super::*;
 use crate::flow::replica_service::LocalReplicas;
-use crate::flow::test_cluster::{chunk, eventually, pattern, replica_write, shard_on};
+use crate::flow::test_cluster::{chunk, pattern, replica_write, shard_on};
 use crate::ports::chunks::memory::{Fault, MemoryChunkStore};
 use crate::ports::peers::ReplicaService as _;
+use crate::wait::eventually;
 
 #[tokio::test(start_paused = true)]
 async fn chunk_is_on_every_replica_when_all_are_well() {

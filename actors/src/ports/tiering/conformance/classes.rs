@@ -2,14 +2,14 @@
 
 use holdfast_protocol::{Manifest, NodeId, VersionId};
 
-use super::{LATER, World, cold_object, oss, request, tier};
+use super::{LATER, World, cold_object, moved_content, oss, request, tier};
 use crate::ports::metadata::conformance::{
     T0, assembled, bucket, bucket_with, content_of, copy_of, delete, latest, part, put, upload,
 };
 use crate::ports::metadata::{
     AgePosition, AgedKind, CompleteUpload, Content, ContentPlace, ContentSource, ListQuery, ListUploadsQuery,
-    ListVersionsQuery, MoveEnd, MoveQueued, MoveReason, Moved, NewObject, NewUpload, ReplicaEvidence, Restore,
-    Versioning, WritePrecondition,
+    ListVersionsQuery, MetadataError, MoveEnd, MoveQueued, MoveReason, Moved, NewObject, NewUpload, ReplicaEvidence,
+    Restore, Versioning, WritePrecondition,
 };
 use crate::ports::tiering::Claim;
 
@@ -102,6 +102,34 @@ pub async fn moving_one_copy_leaves_the_other(world: World) {
     assert_eq!((&due[0].manifest, due[0].stub), (&hot.content.as_ref().unwrap().manifest, None));
 }
 
+/// How clients end a restore for good, and take back a class: what was asked of the version before is not done to the new one.
+pub async fn a_copy_onto_itself_stays_where_its_class_says(world: World) {
+    let id = bucket(&world.store, "b").await.id;
+    // Its way back waits.
+    world.freeze(id, "restored", 1, &oss()).await;
+    let restore = request(id, "restored", None, MoveReason::Restore { keep_ms: 1000 });
+    assert_eq!(world.ask(restore).await, MoveQueued::Queued);
+    let hot = world.carry_out(&oss(), T0 + 600).await;
+    // Its move waits; somebody is at work on it.
+    let stored = world.put(id, "stored", 2, Some(oss())).await.object;
+    let job = world.claim_one(&oss(), T0 + 700).await;
+    world.reserve(&job).await;
+    assert_eq!(world.moves().await.len(), 2);
+    for (key, content) in [("restored", hot.id), ("stored", content_of(&stored))] {
+        let copied = world.store.commit_object(copy_of(id, key, content)).await.unwrap().object;
+        assert_eq!((copied.class.clone(), content_of(&copied)), (None, content), "{key}");
+    }
+    assert_eq!(world.moves().await, []);
+    let moved = moved_content(&job, stored.content.as_ref().unwrap());
+    let refused = world.commit_to(&job, moved, T0 + 800).await;
+    assert!(matches!(refused, Err(MetadataError::Superseded)), "{refused:?}");
+    assert_eq!(world.claim(&oss(), LATER).await, []);
+    for key in ["restored", "stored"] {
+        let stays = latest(&world.store, id, key).await.unwrap();
+        assert_eq!((&stays.class, &stays.content.as_ref().unwrap().place), (&None, &ContentPlace::Cluster), "{key}");
+    }
+}
+
 pub async fn an_upload_keeps_its_class(world: World) {
     let id = bucket(&world.store, "b").await.id;
     let new = NewUpload { class: Some(oss()), ..upload(id, "k") };
@@ -192,7 +220,7 @@ pub async fn class_and_restore_stay_with_a_version_in_and_out_of_history(world: 
     assert_eq!((again.version, &again.class, again.restore), (before.version, &Some(oss()), until));
     assert!(again.sequence > before.sequence);
     // Its way back is still known.
-    let claim = Claim { owner: NodeId([1; 8]), now_ms: T0 + 601 + 5000, until_ms: LATER };
+    let claim = Claim { owner: NodeId([1; 8]), now_ms: T0 + 601 + 5000, until_ms: LATER, spares_restored: false };
     let back = world.ledger.claim_moves(&oss(), claim, 10).await.unwrap();
     assert!(back.iter().any(|job| job.version == before.version && job.reason == MoveReason::Return), "{back:?}");
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use futures::future::join_all;
 use holdfast_protocol::{Epoch, NodeId, ShardId};
 
-use super::{LATER, World, moved_content, names_of, oss, piece_names, request, tier};
+use super::{LATER, World, cold_object, moved_content, names_of, oss, piece_names, request, tier};
 use crate::ports::metadata::conformance::{T0, bucket, bucket_with, content_of, delete, latest, put};
 use crate::ports::metadata::{
-    CannedAcl, MetadataError, MoveEnd, MoveQueued, MoveReason, Moved, ReplicaEvidence, Tag, Versioning,
+    CannedAcl, MetadataError, MoveEnd, MoveQueued, MoveReason, Moved, NewObject, ReplicaEvidence, Tag, Versioning,
 };
 use crate::ports::tiering::{Claim, Move};
 
@@ -20,7 +20,7 @@ pub async fn a_claim_that_ends_is_followed_by_another(world: World) {
     }
     assert_eq!(world.claim(&tier("OTHER"), LATER).await, [], "another lane");
     assert_eq!(world.claim(&oss(), T0).await, [], "none is due");
-    let claim = Claim { owner: NodeId([3; 8]), now_ms: T0 + 5, until_ms: T0 + 50 };
+    let claim = Claim { owner: NodeId([3; 8]), now_ms: T0 + 5, until_ms: T0 + 50, spares_restored: false };
     let first = world.ledger.claim_moves(&oss(), claim, 1).await.unwrap();
     assert_eq!(first.iter().map(|job| job.key.as_str()).collect::<Vec<_>>(), ["early"], "the longest due first");
     assert_eq!((first[0].owner, first[0].due_ms), (Some(NodeId([3; 8])), T0 + 50));
@@ -85,7 +85,7 @@ pub async fn two_movers_never_have_the_same_move(world: World) {
     let claims = join_all((0..8).map(|n| {
         let ledger = Arc::clone(ledger);
         async move {
-            let claim = Claim { owner: NodeId([n; 8]), now_ms: T0 + 1, until_ms: LATER };
+            let claim = Claim { owner: NodeId([n; 8]), now_ms: T0 + 1, until_ms: LATER, spares_restored: false };
             let mut had = Vec::new();
             loop {
                 let some = ledger.claim_moves(&oss(), claim, 2).await.unwrap();
@@ -111,14 +111,15 @@ pub async fn failures_are_counted_and_retried(world: World) {
     let job = |key: &str| jobs.iter().find(|job| job.key == key).unwrap();
     let long = "ü".repeat(2000);
     world.ledger.postpone_move(job("fails").id, job("fails").attempt, LATER, Some(&long)).await.unwrap();
-    world.ledger.postpone_move(job("waits").id, job("waits").attempt, LATER, None).await.unwrap();
+    let soon = T0 + 3_600_000;
+    world.ledger.postpone_move(job("waits").id, job("waits").attempt, soon, None).await.unwrap();
     let moves = world.moves().await;
     let fails = moves.iter().find(|job| job.key == "fails").unwrap();
     let error = fails.error.clone().unwrap();
     assert!(long.starts_with(&error) && (1000..=1024).contains(&error.len()), "{}", error.len());
     assert_eq!((fails.failures, fails.owner, fails.due_ms), (1, None, LATER));
     let waits = moves.iter().find(|job| job.key == "waits").unwrap();
-    assert_eq!((waits.failures, &waits.error, waits.due_ms), (0, &None, LATER));
+    assert_eq!((waits.failures, &waits.error, waits.due_ms), (0, &None, soon));
     assert_eq!(world.ledger.retry_moves(&tier("OTHER"), T0 + 2).await.unwrap(), 0);
     assert_eq!(world.ledger.retry_moves(&oss(), T0 + 2).await.unwrap(), 1);
     let again = world.claim_one(&oss(), T0 + 2).await;
@@ -127,6 +128,40 @@ pub async fn failures_are_counted_and_retried(world: World) {
     let moves = world.moves().await;
     let fails = moves.iter().find(|job| job.key == "fails").unwrap();
     assert_eq!((fails.failures, fails.error.as_deref()), (2, Some("again")));
+}
+
+pub async fn what_a_clock_that_was_ahead_put_off_can_be_made_due(world: World) {
+    const YEAR: u64 = 365 * 24 * 3_600_000;
+    let id = bucket(&world.store, "b").await.id;
+    let ledger = &world.ledger;
+    // A restore that ends in a year, and is none of it.
+    world.freeze(id, "restored", 1, &oss()).await;
+    world.ask(request(id, "restored", None, MoveReason::Restore { keep_ms: YEAR })).await;
+    world.carry_out(&oss(), T0 + 600).await;
+    for key in ["claimed", "at work"] {
+        world.put(id, key, 2, Some(oss())).await;
+    }
+    let far = T0 + 700 + YEAR / 2;
+    let claim = Claim { owner: NodeId([7; 8]), now_ms: T0 + 700, until_ms: far, spares_restored: false };
+    let ahead = ledger.claim_moves(&oss(), claim, 1).await.unwrap().remove(0);
+    let names = piece_names(&names_of(&ahead));
+    ledger.reserve_pieces(ahead.id, ahead.attempt, &oss(), &names, far).await.unwrap();
+    let at_work = world.claim_one(&oss(), T0 + 700).await;
+    let queued = cold_object(id, "queued", 3, Some(oss()));
+    world.store.commit_object(NewObject { now_ms: far, ..queued }).await.unwrap();
+    assert_eq!(world.claim(&oss(), T0 + 800).await, []);
+
+    assert_eq!(ledger.retry_moves(&oss(), T0 + 800).await.unwrap(), 2);
+    assert_eq!(ledger.retry_moves(&oss(), T0 + 800).await.unwrap(), 0);
+    let mut keys: Vec<String> = world.claim(&oss(), T0 + 800).await.into_iter().map(|job| job.key).collect();
+    keys.sort();
+    let mut expected = [ahead.key.clone(), "queued".to_owned()];
+    expected.sort();
+    assert_eq!(keys, expected);
+    assert_superseded(&world, &ahead).await;
+    let due = ledger.due_pieces(&oss(), T0 + 800, LATER, 10).await.unwrap();
+    assert_eq!(due.len(), names.len());
+    ledger.postpone_move(at_work.id, at_work.attempt, LATER, None).await.unwrap();
 }
 
 pub async fn a_dropped_move_is_gone(world: World) {
@@ -268,7 +303,7 @@ pub async fn moves_are_paged_and_counted(world: World) {
     }
     assert_eq!(paged, all.iter().filter(|job| job.lane == oss()).cloned().collect::<Vec<_>>());
     assert_eq!((all.len(), paged.len()), (6, 5));
-    let claim = Claim { owner: NodeId([7; 8]), now_ms: T0 + 11, until_ms: LATER };
+    let claim = Claim { owner: NodeId([7; 8]), now_ms: T0 + 11, until_ms: LATER, spares_restored: false };
     let [first, _] = &world.ledger.claim_moves(&oss(), claim, 10).await.unwrap()[..] else { panic!("two are due") };
     world.ledger.postpone_move(first.id, first.attempt, LATER, Some("no answer")).await.unwrap();
     let backlog = world.ledger.move_backlog(T0 + 13).await.unwrap();

@@ -84,6 +84,36 @@ pub async fn reserved_pieces_are_deleted_twice(world: World) {
     ledger.finish_pieces(&[], LATER).await.unwrap();
 }
 
+pub async fn what_an_attempt_left_that_is_over_is_deleted_at_once_and_again(world: World) {
+    let id = bucket(&world.store, "b").await.id;
+    let ledger = &world.ledger;
+    // One that is given back, one that is dropped, and one whose commit comes too late.
+    for end in 0..3_u8 {
+        let hot = world.put(id, "k", end, Some(oss())).await.object;
+        let job = world.claim_one(&oss(), T0 + 10).await;
+        world.reserve(&job).await;
+        assert_eq!(ledger.due_pieces(&oss(), T0 + 20, LATER, 10).await.unwrap(), [], "it is at work");
+        match end {
+            0 => ledger.postpone_move(job.id, job.attempt, LATER, Some("no answer")).await.unwrap(),
+            1 => ledger.drop_move(job.id, job.attempt).await.unwrap(),
+            _ => {
+                delete(&world.store, id, "k", None).await.unwrap();
+                let content = moved_content(&job, hot.content.as_ref().unwrap());
+                assert_eq!(world.commit_to(&job, content, T0 + 20).await.unwrap(), MoveEnd::Overtaken);
+            }
+        }
+        let due = ledger.due_pieces(&oss(), T0 + 20, T0 + 30, 10).await.unwrap();
+        assert_eq!(sorted(&due), names_of(&job), "{end}");
+        assert!(due.iter().all(|piece| piece.is_unsure));
+        ledger.finish_pieces(&due, T0 + 50).await.unwrap();
+        assert_eq!(ledger.due_pieces(&oss(), T0 + 49, LATER, 10).await.unwrap(), []);
+        let again = ledger.due_pieces(&oss(), T0 + 50, LATER, 10).await.unwrap();
+        assert_eq!(sorted(&again), names_of(&job), "a request may have taken effect since");
+        ledger.finish_pieces(&again, LATER).await.unwrap();
+        assert_eq!(world.listed(&oss()).await, 0);
+    }
+}
+
 pub async fn a_renewed_claim_keeps_its_pieces(world: World) {
     let id = bucket(&world.store, "b").await.id;
     let hot = world.put(id, "k", 1, Some(oss())).await.object;
@@ -146,6 +176,24 @@ pub async fn tiers_are_added_changed_and_removed(world: World) {
     assert!(matches!(missing, Err(MetadataError::NotFound("tier"))), "{missing:?}");
     let missing = ledger.change_tier(&oss(), "{}".into()).await;
     assert!(matches!(missing, Err(MetadataError::NotFound("tier"))), "{missing:?}");
+}
+
+/// The settings before may lead to another store.
+pub async fn a_tier_whose_settings_change_takes_nothing_by_those_before(world: World) {
+    let id = bucket(&world.store, "b").await.id;
+    world.ledger.add_tier(oss(), "{}".into(), T0).await.unwrap();
+    let object = world.put(id, "k", 1, Some(oss())).await.object;
+    let job = world.claim_one(&oss(), T0 + 10).await;
+    world.reserve(&job).await;
+    world.ledger.change_tier(&oss(), "{\"bucket\":\"another\"}".into()).await.unwrap();
+    let moved = moved_content(&job, object.content.as_ref().unwrap());
+    let refused = world.commit_to(&job, moved, T0 + 20).await;
+    assert!(matches!(refused, Err(MetadataError::Superseded)), "{refused:?}");
+    assert_eq!(world.version(id, "k", None).await, object);
+    // It is begun anew when the claim would have ended.
+    assert_eq!(world.claim(&oss(), job.due_ms - 1).await, []);
+    world.carry_out(&oss(), job.due_ms).await;
+    assert!(world.version(id, "k", None).await.content.as_ref().unwrap().cold().is_some());
 }
 
 pub async fn a_tier_in_use_is_not_removed(world: World) {

@@ -1,6 +1,6 @@
 //! Restores of cold versions, and the way back.
 
-use holdfast_protocol::EventName;
+use holdfast_protocol::{EventName, NodeId};
 
 use super::{LATER, World, moved_content, oss, request, tier};
 use crate::ports::metadata::conformance::{T0, bucket, bucket_with, latest};
@@ -9,6 +9,7 @@ use crate::ports::metadata::{
     ReplicaEvidence, Restore, Versioning,
 };
 use crate::ports::outbox::conformance::{draft, record, rows};
+use crate::ports::tiering::Claim;
 
 fn restore(bucket: BucketId, key: &str, keep_ms: u64, now_ms: u64) -> MoveRequest {
     MoveRequest { now_ms, ..request(bucket, key, None, MoveReason::Restore { keep_ms }) }
@@ -47,6 +48,8 @@ pub async fn a_restore_goes_there_and_back(world: World) {
     assert_eq!((extended.restore, &extended.content), (Some(Restore::Until(end_ms)), &there.content));
     assert!(extended.sequence > there.sequence);
     assert_eq!(world.claim(&oss(), end_ms - 1).await, []);
+    let sparing = Claim { owner: NodeId([7; 8]), now_ms: end_ms, until_ms: LATER, spares_restored: true };
+    assert_eq!(world.ledger.claim_moves(&oss(), sparing, 10).await.unwrap(), [], "it stays for now");
     // Somebody who is on the way back already is stopped by an extension.
     let late = world.claim_one(&oss(), end_ms).await;
     world.reserve(&late).await;

@@ -30,34 +30,97 @@ pub async fn load(
     if !metadata.list_buckets(None, None, 1).await.context("look at the metadata")?.is_empty() {
         bail!("the metadata holds buckets already: a backup is put back into empty metadata only");
     }
-    let mut reader = std::io::BufReader::new(from);
+    let mut lines = Lines::new(from);
     let mut loader = Loader { metadata, ledger, counts: Counts::default(), bucket: None, seen: HashSet::new() };
-    let mut number = 0_u64;
     loop {
+        match lines.read_next()? {
+            Line::End(told) => {
+                loader.close_bucket().await?;
+                return agreed(told, loader.counts);
+            }
+            line => {
+                let restored = loader.take(line).await;
+                restored.with_context(|| {
+                    format!(
+                        "restore line {}; what came before it is in the metadata: make the database anew, empty, before you \
+                         restore again",
+                        lines.number
+                    )
+                })?;
+            }
+        }
+    }
+}
+
+/// Reads a backup to its end, and says what is in it. Nothing is written anywhere.
+///
+/// # Errors
+/// When it is no backup, is damaged, or was cut off.
+pub(super) fn check(from: &mut impl Read) -> anyhow::Result<Counts> {
+    let mut lines = Lines::new(from);
+    let mut counts = Counts::default();
+    loop {
+        *match lines.read_next()? {
+            Line::End(told) => return agreed(told, counts),
+            Line::HoldfastMetadata { .. } => bail!("line {} has its place elsewhere", lines.number),
+            Line::User { .. } => &mut counts.users,
+            Line::Key { .. } => &mut counts.keys,
+            Line::Tier { .. } => &mut counts.tiers,
+            Line::Bucket { .. } => &mut counts.buckets,
+            Line::Version(_) => &mut counts.versions,
+            Line::Upload(_) => &mut counts.uploads,
+            Line::Part(_) => &mut counts.parts,
+        } += 1;
+    }
+}
+
+fn agreed(told: Counts, counted: Counts) -> anyhow::Result<Counts> {
+    if told != counted {
+        bail!("the backup holds {} but says {}", counted.text(), told.text());
+    }
+    Ok(told)
+}
+
+/// The lines of a backup after its first one.
+struct Lines<R: Read> {
+    reader: std::io::BufReader<R>,
+    /// Of the line that was read last.
+    number: u64,
+}
+
+impl<R: Read> Lines<R> {
+    fn new(from: R) -> Self {
+        Self { reader: std::io::BufReader::new(from), number: 0 }
+    }
+
+    fn read_next(&mut self) -> anyhow::Result<Line> {
+        if self.number == 0 {
+            match self.read().context("this is no backup of metadata")? {
+                Line::HoldfastMetadata { format, .. } if format > FORMAT => {
+                    bail!("the backup's format is {format}, but this program knows only up to {FORMAT}")
+                }
+                Line::HoldfastMetadata { .. } => {}
+                _ => bail!("this is no backup of metadata"),
+            }
+        }
+        self.read()
+    }
+
+    fn read(&mut self) -> anyhow::Result<Line> {
         let mut text = String::new();
-        number += 1;
-        let read =
-            (&mut reader).take(LINE_BYTES_MAX).read_line(&mut text).with_context(|| format!("read line {number}"))?;
+        self.number += 1;
+        let number = self.number;
+        let read = (&mut self.reader).take(LINE_BYTES_MAX).read_line(&mut text);
+        let read = read.with_context(|| format!("read line {number}"))?;
         if read == 0 {
             bail!("the backup ends in line {number} without its last line: it was cut off");
         }
-        let line: Line = serde_json::from_str(&text).with_context(|| format!("understand line {number}"))?;
-        match line {
-            Line::HoldfastMetadata { format, .. } if number == 1 => {
-                if format > FORMAT {
-                    bail!("the backup's format is {format}, but this program knows only up to {FORMAT}");
-                }
-            }
-            _ if number == 1 => bail!("this is no backup of metadata"),
-            Line::End(told) => {
-                loader.close_bucket().await?;
-                if told != loader.counts {
-                    bail!("the backup holds {} but says {}", loader.counts.text(), told.text());
-                }
-                return Ok(told);
-            }
-            line => loader.take(line).await.with_context(|| format!("restore line {number}"))?,
-        }
+        let line: Result<Line, _> = serde_json::from_str(&text);
+        // What was cut off ends in the middle of a line, and the others each with a newline.
+        line.with_context(|| match text.ends_with('\n') {
+            true => format!("understand line {number}"),
+            false => format!("the backup ends in the middle of line {number}: it was cut off"),
+        })
     }
 }
 

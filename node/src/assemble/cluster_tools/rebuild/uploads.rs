@@ -11,14 +11,14 @@ use holdfast_actors::domain::objects::multipart::PART_SIZE_MIN;
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::metadata::{
     Bucket, CompleteUpload, Content, ContentPlace, ETag, ListUploadsQuery, NewUpload, ObjectPart, Part,
-    ReplicaEvidence, Upload, WritePrecondition,
+    ReplicaEvidence, Upload, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
 use holdfast_protocol::manifest::{Extent, Manifest};
 use holdfast_protocol::{ContentId, UploadId, VersionId};
 use md5::{Digest, Md5};
 
-use super::{Found, Head, RebuildReport, md5_of, stand_in};
+use super::{Found, Head, RebuildReport, known, md5_of, stand_in};
 
 /// Rows a page.
 const PAGE: u32 = 1_000;
@@ -142,7 +142,13 @@ pub(super) async fn complete(metadata: &dyn MetadataStore, report: &mut RebuildR
                 if is_moved(metadata, &completion).await.with_context(failed)? {
                     continue;
                 }
-                metadata.complete_upload(completion).await.with_context(failed)?;
+                if is_overwritten(metadata, bucket, &completion).await.with_context(failed)? {
+                    report.superseded += 1;
+                    continue;
+                }
+                let version = metadata.complete_upload(completion).await.with_context(failed)?.object.version;
+                let place = (version, stored_ms);
+                known::put_newer_over(metadata, bucket, &upload.new.key, place).await.with_context(failed)?;
                 report.completed += 1;
                 report.bytes += parts.iter().map(|part| part.size_bytes).sum::<u64>();
             }
@@ -184,6 +190,27 @@ async fn is_moved(metadata: &dyn MetadataStore, completion: &CompleteUpload) -> 
     let is_same = |cold: &Content| cold.etag.parts == parts.etag.parts && cold.size_bytes() == parts.size_bytes();
     let moved = latest.content.as_deref().filter(|content| content.cold().is_some());
     Ok(moved.is_some_and(|cold| is_same(cold) && cold.etag != parts.etag))
+}
+
+/// Whether completing would put an older object in the place of a newer one, where only one has place. Such an upload stays
+/// unfinished. The same object, moved to a tier since, is not newer.
+async fn is_overwritten(
+    metadata: &dyn MetadataStore,
+    bucket: &Bucket,
+    completion: &CompleteUpload,
+) -> Result<bool, MetadataError> {
+    if bucket.versioning == Versioning::Enabled {
+        return Ok(false);
+    }
+    match metadata.object(completion.bucket, &completion.key, Some(VersionId::NULL)).await {
+        Ok(there) => {
+            let cold = there.content.as_deref().filter(|content| content.cold().is_some());
+            let is_same = cold.is_some_and(|cold| cold.etag == completion.content.etag);
+            Ok(there.last_modified_ms > completion.now_ms && !is_same)
+        }
+        Err(MetadataError::NoSuchKey | MetadataError::NoSuchVersion) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn completion(upload: &Upload, parts: &[Part], stored_ms: u64) -> CompleteUpload {

@@ -8,7 +8,7 @@ use holdfast_actors::ports::tiering::Move;
 use holdfast_protocol::{ColdPlace, ContentId, TierName};
 use sqlx::AssertSqlSafe;
 
-use super::{Change, change, claimed, find, forget, tell};
+use super::{Change, change, claimed, find, forget, release_pieces, tell};
 use crate::metadata::rows;
 use crate::metadata::sql::key_ops::{Key, dereference, insert_contents};
 use crate::metadata::sql::{Fields as _, Session, lifecycle, replicas, values};
@@ -22,6 +22,7 @@ pub(in crate::metadata::sql) async fn commit<S: Session>(tx: &mut S, commit: &Co
     let found = find(tx, place, Some(commit.version)).await?;
     let Some(found) = found.filter(|found| found.content == commit.from && job.content == commit.from) else {
         forget(tx, job.id).await?;
+        release_pieces(tx, commit.attempt).await?;
         return Ok(MoveEnd::Overtaken);
     };
     let content = match &commit.moved {

@@ -2,6 +2,13 @@
 
 use std::time::Instant;
 
+use holdfast_actors::domain::lifecycle::{LifecycleRule, LifecycleRules, RuleFilter, Transition};
+use holdfast_actors::flow::lifecycle::{LifecycleParts, LifecycleSettings};
+use holdfast_actors::ports::Clock;
+use holdfast_actors::ports::metadata::BucketConfigKind;
+use holdfast_actors::ports::tiering::Claim;
+use holdfast_protocol::{NodeId, TierName};
+
 use super::*;
 
 /// `prefixes` common prefixes with `keys` keys each, written straight into the database.
@@ -112,24 +119,34 @@ async fn measure_listing_a_million_keys() {
     println!("{:?} a read of one object, not cached", started.elapsed() / 1000);
 }
 
-/// Finding a thousand objects that are due among ten thousand, and among a million that are not.
+/// Of each prefix every so many keys are old, the rest is young.
+async fn age(store: &SqliteMetadataStore, every: u32, young_ms: u64) {
+    let young_ms = i64::try_from(young_ms).unwrap();
+    write(store, move |tx| {
+        boxed(async move {
+            let sql = "UPDATE objects SET modified_ms = CASE WHEN CAST(substr(key, 10) AS INTEGER) % ?1 = 0 \
+                       THEN 1 ELSE ?2 END";
+            sqlx::query(sql).bind(i64::from(every)).bind(young_ms).execute(tx.conn()).await.map_err(refused).map(drop)
+        })
+    })
+    .await
+    .unwrap();
+}
+
+/// A thousand objects that are due among ten thousand, and among a million that are not: prefixes, keys of each, and which of
+/// those are old.
+const DUE_AMONG: [(u32, u32, u32); 2] = [(10, 1_000, 10), (1_000, 1_000, 1_000)];
+
+/// Finding what is due.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn measure_finding_what_is_due() {
-    for (prefixes, keys, every) in [(10, 1_000, 10), (1_000, 1_000, 1_000)] {
+    for (prefixes, keys, every) in DUE_AMONG {
         let directory = tempfile::tempdir_in("/var/tmp").unwrap();
         let store = open(directory.path()).await;
         let id = bucket(&store).await;
         fill(&store, id, prefixes, keys).await;
-        write(&store, move |tx| {
-            boxed(async move {
-                let sql = "UPDATE objects SET modified_ms = CASE WHEN CAST(substr(key, 10) AS INTEGER) % ?1 = 0 \
-                           THEN 1 ELSE 1000000 END";
-                sqlx::query(sql).bind(every).execute(tx.conn()).await.map_err(refused).map(drop)
-            })
-        })
-        .await
-        .unwrap();
+        age(&store, every, 1_000_000).await;
         let mut due = 0;
         let started = Instant::now();
         let mut at = AgePosition::default();
@@ -141,5 +158,76 @@ async fn measure_finding_what_is_due() {
         }
         let took = started.elapsed();
         println!("{due} due among {}: {took:?}, {:?} each", prefixes * keys, took / due.max(1) as u32);
+    }
+}
+
+struct FixedClock(u64);
+
+impl Clock for FixedClock {
+    fn now_ms(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Finding what a rule is to move, judging it, putting it on the queue of moves, and claiming it there: by age, and by the time
+/// since the last read, which nobody noted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn measure_finding_what_is_due_to_be_moved() {
+    const NOW_MS: u64 = 1_704_110_400_000;
+    let oss: TierName = "OSS".parse().unwrap();
+    let by_age = Transition { days: Some(1), to: Some(oss.clone()), ..Transition::default() };
+    let by_read = Transition { idle_days: Some(1), to: Some(oss.clone()), ..Transition::default() };
+    for (name, transition) in [("age", by_age), ("last read", by_read)] {
+        for (prefixes, keys, every) in DUE_AMONG {
+            let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+            let store = Arc::new(open(directory.path()).await);
+            let id = bucket(&store).await;
+            fill(&store, id, prefixes, keys).await;
+            age(&store, every, NOW_MS).await;
+            write(&store, move |tx| {
+                boxed(async move {
+                    let sql = "UPDATE contents SET size_bytes = 1048576";
+                    sqlx::query(sql).execute(tx.conn()).await.map_err(refused).map(drop)
+                })
+            })
+            .await
+            .unwrap();
+            let rule = LifecycleRule {
+                id: "moves".into(),
+                enabled: true,
+                filter: RuleFilter::default(),
+                expiration: None,
+                noncurrent: None,
+                transitions: vec![transition.clone()],
+                noncurrent_transitions: vec![],
+                abort_uploads_days: None,
+            };
+            let rules = serde_json::to_string(&LifecycleRules { rules: vec![rule], ..Default::default() }).unwrap();
+            store.set_bucket_config("b", BucketConfigKind::Lifecycle, Some(rules)).await.unwrap();
+            let parts = LifecycleParts {
+                metadata: store.clone(),
+                tiers: None,
+                reads: Some(store.clone()),
+                clock: Arc::new(FixedClock(NOW_MS)),
+                cluster: None,
+                teller: None,
+                settings: LifecycleSettings::default(),
+            };
+            let started = Instant::now();
+            let (stats, _) = parts.pass().await.unwrap();
+            let took = started.elapsed();
+            let claim = Claim { owner: NodeId::from(1), now_ms: NOW_MS, until_ms: NOW_MS + 1, spares_restored: true };
+            let started = Instant::now();
+            let claimed = store.claim_moves(&oss, claim, 1_000).await.unwrap().len();
+            println!(
+                "by {name}: {} of {} examined, {} asked to move in {took:?}, {:?} each; {claimed} claimed in {:?}",
+                stats.examined,
+                prefixes * keys,
+                stats.transitions,
+                took / (stats.transitions.max(1) as u32),
+                started.elapsed()
+            );
+        }
     }
 }

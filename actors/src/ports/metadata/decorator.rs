@@ -1,0 +1,139 @@
+//! Stores that stand before another one.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ReclaimItem, ShardId, UploadId};
+
+use super::{
+    AgePosition, AgedKind, AgedVersion, BucketId, MetadataResult, MetadataUpkeep, Recheck, Reclaim, Repair, Upload,
+};
+use crate::ports::coordination::Fence;
+
+/// A store that adds something to what requests ask of another one, a cache for example, and passes on to it what work in the
+/// background asks: the verbs of [`MetadataUpkeep`].
+pub trait Decorator: Send + Sync + 'static {
+    /// The other store.
+    type Inner: MetadataUpkeep + ?Sized;
+
+    /// The other store.
+    fn inner(&self) -> &Self::Inner;
+}
+
+#[async_trait]
+impl<D: Decorator> MetadataUpkeep for D {
+    async fn stale_uploads(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<Arc<Upload>>> {
+        self.inner().stale_uploads(before_ms, limit).await
+    }
+
+    async fn expire_upload(&self, upload: UploadId, before_ms: u64, now_ms: u64) -> MetadataResult<bool> {
+        self.inner().expire_upload(upload, before_ms, now_ms).await
+    }
+
+    async fn aged_versions(
+        &self,
+        bucket: BucketId,
+        kind: AgedKind,
+        after: &AgePosition,
+        until_ms: u64,
+        limit: u32,
+    ) -> MetadataResult<Vec<AgedVersion>> {
+        self.inner().aged_versions(bucket, kind, after, until_ms, limit).await
+    }
+
+    async fn surplus_versions(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        keep: u32,
+        after: u64,
+        limit: u32,
+    ) -> MetadataResult<Vec<AgedVersion>> {
+        self.inner().surplus_versions(bucket, key, keep, after, limit).await
+    }
+
+    async fn aged_uploads(
+        &self,
+        bucket: BucketId,
+        after: &AgePosition,
+        until_ms: u64,
+        limit: u32,
+    ) -> MetadataResult<Vec<Arc<Upload>>> {
+        self.inner().aged_uploads(bucket, after, until_ms, limit).await
+    }
+
+    async fn lifecycle_cursors(&self, bucket: BucketId, generation: u64) -> MetadataResult<Vec<(String, AgePosition)>> {
+        self.inner().lifecycle_cursors(bucket, generation).await
+    }
+
+    async fn save_lifecycle_cursor(
+        &self,
+        bucket: BucketId,
+        generation: u64,
+        stream: &str,
+        at: &AgePosition,
+        fence: Option<&Fence>,
+    ) -> MetadataResult<()> {
+        self.inner().save_lifecycle_cursor(bucket, generation, stream, at, fence).await
+    }
+
+    async fn rechecks(&self, bucket: BucketId, limit: u32) -> MetadataResult<Vec<Recheck>> {
+        self.inner().rechecks(bucket, limit).await
+    }
+
+    async fn finish_rechecks(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()> {
+        self.inner().finish_rechecks(ids, fence).await
+    }
+
+    async fn due_reclaims(&self, before_ms: u64, limit: u32, fence: Option<&Fence>) -> MetadataResult<Vec<Reclaim>> {
+        self.inner().due_reclaims(before_ms, limit, fence).await
+    }
+
+    async fn waiting_reclaims(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<ReclaimItem>> {
+        self.inner().waiting_reclaims(before_ms, limit).await
+    }
+
+    async fn claim_reclaims(&self, items: &[ReclaimItem], before_ms: u64) -> MetadataResult<Vec<Reclaim>> {
+        self.inner().claim_reclaims(items, before_ms).await
+    }
+
+    async fn finish_reclaims(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()> {
+        self.inner().finish_reclaims(ids, fence).await
+    }
+
+    async fn known_contents(&self, contents: &[ContentId]) -> MetadataResult<Vec<ContentId>> {
+        self.inner().known_contents(contents).await
+    }
+
+    async fn condemn(&self, contents: &[ContentId], now_ms: u64) -> MetadataResult<Vec<ContentId>> {
+        self.inner().condemn(contents, now_ms).await
+    }
+
+    async fn forget_condemned(&self, before_ms: u64, limit: u32) -> MetadataResult<u64> {
+        self.inner().forget_condemned(before_ms, limit).await
+    }
+
+    async fn claim(&self, cluster: Option<ClusterId>) -> MetadataResult<Option<ClusterId>> {
+        self.inner().claim(cluster).await
+    }
+
+    async fn raise_epochs(&self, epochs: &[(ShardId, Epoch)]) -> MetadataResult<()> {
+        self.inner().raise_epochs(epochs).await
+    }
+
+    async fn queue_repairs(&self, repairs: &[(ChunkId, NodeId)], now_ms: u64) -> MetadataResult<()> {
+        self.inner().queue_repairs(repairs, now_ms).await
+    }
+
+    async fn repairs(&self, node: NodeId, after: u64, limit: u32) -> MetadataResult<Vec<Repair>> {
+        self.inner().repairs(node, after, limit).await
+    }
+
+    async fn finish_repairs(&self, repairs: &[Repair]) -> MetadataResult<()> {
+        self.inner().finish_repairs(repairs).await
+    }
+
+    async fn repair_backlog(&self) -> MetadataResult<Vec<(NodeId, u64)>> {
+        self.inner().repair_backlog().await
+    }
+}

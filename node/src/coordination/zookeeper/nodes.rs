@@ -1,0 +1,93 @@
+//! The nodes of the cluster: each is registered by what lives as long as its session, and says beside it what it knows of the
+//! cache.
+
+use std::collections::BTreeMap;
+
+use holdfast_actors::ports::coordination::{
+    CacheSeen, CacheState, CoordinationResult, NodeAnnouncement, Registration, Versioned,
+};
+use holdfast_protocol::NodeId;
+use zookeeper_client as zk;
+
+use super::ZookeeperCoordination;
+use super::calls::Outcome;
+use super::session::refused;
+use super::stored::{
+    GENERATION, NodeRecord, ROOT, SEEN, StoredCache, StoredSeen, decode, encode, node_path, nonce_of, seen_path,
+};
+
+impl ZookeeperCoordination {
+    /// One try to register. `Ok(Err(holder))`: somebody else has the id.
+    pub(super) async fn try_register(
+        &self,
+        node: &NodeAnnouncement,
+    ) -> CoordinationResult<Result<Option<Registration>, String>> {
+        let shared = &self.shared;
+        let deadline = shared.deadline();
+        let (node_path, seen_path) = (node_path(node.id), seen_path(node.id));
+        let existing = match shared.latest(deadline, &node_path).await? {
+            None => None,
+            Some((bytes, stat)) => {
+                let record: NodeRecord = decode(&node_path, &bytes)?;
+                if record.owner != shared.owner {
+                    return Ok(Err(record.announcement.addresses.peer));
+                }
+                Some(stat.version)
+            }
+        };
+        let cache: Versioned<StoredCache> = self.value(GENERATION, "cluster").await?;
+        let generation = CacheState::from(cache.value).generation;
+        let record = encode(&NodeRecord { owner: shared.owner.clone(), announcement: node.clone() })?;
+        let seen = encode(&CacheSeen { generation, ..CacheSeen::default() })?;
+        let options = zk::CreateMode::Ephemeral.with_acls(shared.config.acls());
+        let outcome = shared
+            .transact(deadline, |writer| {
+                // Whoever changes the state after this finds the node; who did before is in what it starts with.
+                writer.add_check_version(GENERATION, cache.version.0)?;
+                if let Some(version) = existing {
+                    writer.add_delete(&node_path, Some(version))?;
+                    writer.add_delete(&seen_path, None)?;
+                }
+                writer.add_create(&node_path, &record.bytes, &options)?;
+                writer.add_create(&seen_path, &seen.bytes, &options)
+            })
+            .await?;
+        match outcome {
+            Outcome::Done | Outcome::Open(_) => {}
+            Outcome::Refused(_, zk::Error::BadVersion | zk::Error::NodeExists | zk::Error::NoNode) => {
+                return Ok(Ok(None));
+            }
+            Outcome::Refused(_, error) => return Err(refused("register", &error)),
+        }
+        let Some((bytes, stat)) = shared.latest(shared.deadline(), &node_path).await? else { return Ok(Ok(None)) };
+        let ours = nonce_of(&bytes).is_some_and(|n| n == record.nonce);
+        let registration = Registration { incarnation: stat.czxid as u64, cache_generation: generation };
+        Ok(Ok(ours.then_some(registration)))
+    }
+
+    /// The nodes that are alive now. Who registers after this has read the state of the cache, or a later one, when it did.
+    pub(super) async fn alive(&self) -> CoordinationResult<Vec<NodeId>> {
+        let listed = self.shared.read(self.shared.deadline(), SEEN, |client| async move {
+            client.sync(ROOT).await?;
+            client.list_children(SEEN).await
+        });
+        Ok(listed.await?.unwrap_or_default().iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// What those of `nodes` that are still alive said last.
+    pub(super) async fn said(&self, nodes: &[NodeId]) -> CoordinationResult<BTreeMap<NodeId, CacheSeen>> {
+        let deadline = self.shared.deadline();
+        let mut said = BTreeMap::new();
+        for &node in nodes {
+            let path = seen_path(node);
+            let found = self.shared.read(deadline, &path, |client| {
+                let path = &path;
+                async move { client.get_data(path).await }
+            });
+            if let Some((bytes, _)) = found.await? {
+                said.insert(node, decode::<StoredSeen>(&path, &bytes)?.into());
+            }
+        }
+        Ok(said)
+    }
+}

@@ -1,0 +1,123 @@
+//! Documents that come damaged, requests that are half of another one, and what answers look like byte by byte.
+
+use super::*;
+
+fn md5_of(body: &[u8]) -> String {
+    base64(md5::Md5::digest(body))
+}
+
+#[tokio::test]
+async fn a_document_that_is_not_what_its_headers_say_is_not_carried_out() {
+    const DELETE: &str = "<Delete><Object><Key>gone</Key></Object></Delete>";
+    const TAGS: &str = "<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>";
+    const VERSIONING: &str = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+    let world = World::new().await;
+    world.put("/bucket/k").body("kept").send().await.expect(200);
+    world.put("/bucket/gone").body("at last").send().await.expect(200);
+    let requests = [
+        ("POST", "/bucket?delete", DELETE),
+        ("PUT", "/bucket?tagging", TAGS),
+        ("PUT", "/bucket/k?tagging", TAGS),
+        ("PUT", "/bucket?versioning", VERSIONING),
+        ("PUT", "/bucket?policy", "{}"),
+    ];
+    for (method, target, body) in requests {
+        let request = || world.request(method, target).body(body);
+        request().payload(Payload::WronglySigned).send().await.expect_error(400, "XAmzContentSHA256Mismatch");
+        request().header("content-md5", md5_of(b"other")).send().await.expect_error(400, "BadDigest");
+        request().header("content-md5", "junk").send().await.expect_error(400, "InvalidDigest");
+        request().header("x-amz-checksum-crc32", crc32(b"other")).send().await.expect_error(400, "BadDigest");
+    }
+    let put = world.put("/another").body("<CreateBucketConfiguration/>").payload(Payload::WronglySigned);
+    put.send().await.expect_error(400, "XAmzContentSHA256Mismatch");
+    world.get("/bucket/gone").send().await.expect(200);
+    world.get("/bucket?tagging").send().await.expect_error(404, "NoSuchTagSet");
+    assert_eq!(world.get("/bucket?versioning").send().await.tag("Status"), "");
+
+    for (method, target, body) in requests {
+        let request = world.request(method, target).body(body).header("content-md5", md5_of(body.as_bytes()));
+        let answer = request.header("x-amz-checksum-crc32", crc32(body.as_bytes())).send().await;
+        assert!(answer.status.is_success() || answer.tag("Code") == "MalformedPolicy", "{target}: {answer:?}");
+    }
+    world.get("/bucket/gone").send().await.expect_error(404, "NoSuchKey");
+}
+
+#[tokio::test]
+async fn a_checksum_of_an_unknown_kind_is_not_passed_over() {
+    let world = World::new().await;
+    let put = world.put("/bucket/k").body("x").header("x-amz-checksum-crc99", "AAAA");
+    put.send().await.expect_error(400, "InvalidRequest");
+    world.get("/bucket/k").send().await.expect_error(404, "NoSuchKey");
+}
+
+#[tokio::test]
+async fn half_a_request_for_a_part_does_not_touch_the_object() {
+    let world = World::new().await;
+    world.put("/bucket/k").body("kept").send().await.expect(200);
+    let upload = world.post("/bucket/k?uploads").send().await.expect(200).tag("UploadId");
+    for (method, query) in [
+        ("PUT", "partNumber=1".to_owned()),
+        ("PUT", format!("uploadId={upload}")),
+        ("PUT", "versionId=null".to_owned()),
+        ("DELETE", "partNumber=1".to_owned()),
+    ] {
+        let answer = world.request(method, &format!("/bucket/k?{query}")).body("part").send().await;
+        answer.expect_error(400, "InvalidArgument");
+    }
+    let copy = world.put("/bucket/k?partNumber=1").header("x-amz-copy-source", "bucket/k").send().await;
+    copy.expect_error(400, "InvalidArgument");
+    assert_eq!(world.get("/bucket/k").send().await.expect(200).text(), "kept");
+}
+
+#[tokio::test]
+async fn a_carriage_return_of_a_key_survives_readers_of_xml() {
+    let world = World::new().await;
+    world.put("/bucket/a%0Db").body("x").send().await.expect(200);
+    for target in ["/bucket?list-type=2", "/bucket", "/bucket?versions"] {
+        assert_eq!(world.get(target).send().await.expect(200).tags("Key"), ["a&#13;b"], "{target}");
+    }
+    assert_eq!(world.get("/bucket?encoding-type=url").send().await.expect(200).tags("Key"), ["a%0Db"]);
+    let delete = world.post("/bucket?delete").body("<Delete><Object><Key>a&#13;b</Key></Object></Delete>");
+    assert_eq!(delete.send().await.expect(200).tags("Key"), ["a&#13;b"]);
+    world.get("/bucket/a%0Db").send().await.expect_error(404, "NoSuchKey");
+}
+
+#[tokio::test]
+async fn small_print_of_answers() {
+    let world = World::new().await;
+    let put = world.put("/bucket/k").body("x").send().await.expect(200);
+    let attributes = world.get("/bucket/k?attributes").header("x-amz-object-attributes", "ETag");
+    assert_eq!(attributes.send().await.expect(200).tag("ETag"), md5_hex(b"x"), "the one ETag without quotes");
+    let unchanged = world.get("/bucket/k").header("if-none-match", put.header("etag")).send().await.expect(304);
+    assert!(!unchanged.headers.contains_key("content-type"));
+    assert_eq!(unchanged.header("etag"), put.header("etag"));
+    let malformed = world.put("/bucket?tagging").body("<a/>").send().await.expect_error(400, "MalformedXML");
+    assert_ne!(malformed.tag("Message"), "");
+    for method in ["PATCH", "TRACE"] {
+        world.request(method, "/bucket/k").send().await.expect_error(405, "MethodNotAllowed");
+    }
+}
+
+#[tokio::test]
+async fn what_s3_ignores_is_ignored_although_it_is_signed() {
+    let world = World::new().await;
+    world.put("/bucket/k").body("0123456789").send().await.expect(200);
+    for (name, value) in [
+        ("range", "bytes=0-1,4-5"),
+        ("range", "lines=1-2"),
+        ("if-modified-since", "yesterday"),
+        ("if-unmodified-since", "2026-11-30"),
+    ] {
+        let got = world.get("/bucket/k").header(name, value).send().await.expect(200);
+        assert_eq!(got.text(), "0123456789", "{name}: {value}");
+        let head = world.head("/bucket/k").header(name, value).send().await.expect(200);
+        assert_eq!(head.header("content-length"), "10");
+        world.get("/bucket/none").header(name, value).send().await.expect_error(404, "NoSuchKey");
+        let stranger = world.get("/bucket/k").header(name, value).user(Some("bob")).send().await;
+        stranger.expect_error(403, "AccessDenied");
+        let nobody = world.get("/bucket/k").header(name, value).user(None).send().await;
+        nobody.expect_error(403, "AccessDenied");
+    }
+    let overridden = world.get("/bucket/k?response-content-type=a%2Fb").header("range", "x").send().await.expect(200);
+    assert_eq!(overridden.header("content-type"), "a/b");
+}
