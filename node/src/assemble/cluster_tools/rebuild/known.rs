@@ -111,7 +111,8 @@ pub(super) async fn put(
             if let Some((before, content)) = removed.and_then(|before| Some((before, before.content.as_ref()?))) {
                 metadata.commit_object(as_before(before, ContentSource::Shared(content.id))).await?;
                 let place = (version, before.last_modified_ms);
-                put_newer_over(metadata, &metadata.bucket(bucket).await?, &key, place).await?;
+                let bucket = metadata.bucket(bucket).await?;
+                put_newer_over(metadata, &bucket, &key, place).await?;
             }
             return Ok(false);
         }
