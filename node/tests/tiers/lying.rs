@@ -35,8 +35,9 @@ impl ChunkSink for LyingSink {
     }
 
     async fn finish(self: Box<Self>) -> Result<ChunkReceipt, ChunkError> {
-        let receipt = self.sink.finish().await?;
-        self.memory.corrupt(self.id);
+        let Self { sink, id, memory } = *self;
+        let receipt = sink.finish().await?;
+        memory.corrupt(id);
         Ok(receipt)
     }
 }
