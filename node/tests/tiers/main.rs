@@ -5,6 +5,7 @@
 
 mod crashes;
 mod doubles;
+mod lying;
 mod world;
 mod yielding;
 

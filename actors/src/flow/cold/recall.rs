@@ -1,4 +1,5 @@
-//! To the cluster's disks: bytes of a tier become chunks again, as a PUT would have written them.
+//! To the cluster's disks: bytes of a tier become chunks again, as a PUT would have written them. They are read back before they
+//! take the place of what is in the tier (promise D5).
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use holdfast_protocol::ContentId;
 
 use super::mover::Mover;
 use super::offload::spend;
-use super::source::SourceError;
+use super::source::{Source, SourceError};
 use super::work::{MoveError, Ready, Subject};
 use crate::domain::objects::checksums::DigestMismatch;
 use crate::flow::put::{BodyError, StoreError, StoreRequest, store};
@@ -45,7 +46,18 @@ impl Mover {
             place: ContentPlace::Cluster,
             ..Content::clone(&subject.content)
         };
+        self.read_back_chunks(&content).await?;
         Ok(Ready::Cluster(content, stored))
+    }
+
+    /// Reads all of a content that was just written; the store compares each block with what it was given.
+    async fn read_back_chunks(&self, content: &Content) -> Result<(), MoveError> {
+        let source = Source::Cluster { chunks: self.parts.chunks.clone(), content: Arc::new(content.clone()) };
+        let mut body = source.read(0..content.size_bytes());
+        while let Some(step) = body.next().await {
+            spend(self.budget.as_deref(), step.map_err(MoveError::ReadBack)?.len()).await;
+        }
+        Ok(())
     }
 }
 
