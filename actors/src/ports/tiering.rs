@@ -135,7 +135,8 @@ pub trait TierLedger: Send + Sync + 'static {
     /// Adds a tier. Fails with `Exists("tier")`.
     async fn add_tier(&self, name: TierName, settings: String, now_ms: u64) -> MetadataResult<TierRecord>;
 
-    /// Replaces the settings of a tier. Fails with `NotFound("tier")`.
+    /// Replaces the settings of a tier, and takes away the claims of its moves: what they were about to store went by the
+    /// settings before. Fails with `NotFound("tier")`.
     async fn change_tier(&self, name: &TierName, settings: String) -> MetadataResult<TierRecord>;
 
     /// Removes a tier that nothing lies in, is to be deleted from or waits for. Fails with `NotFound("tier")`, `TierInUse`.

@@ -142,6 +142,15 @@ pub trait Tiers: Send + Sync + 'static {
         Ok(self.names().contains(name))
     }
 
+    /// A tier by the settings that it has now, looked up anew: what is put into a tier must not go where others led that were
+    /// changed through another node.
+    ///
+    /// # Errors
+    /// As [`Self::tier`]; [`TierError::Unavailable`] when that cannot be found out, or nothing is reached by them yet.
+    async fn fresh(&self, name: &TierName) -> TierResult<Arc<dyn ColdTier>> {
+        self.tier(name)
+    }
+
     /// The names of all that are set up, sorted, those included that cannot be reached.
     fn names(&self) -> Vec<TierName>;
 }

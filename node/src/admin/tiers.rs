@@ -206,6 +206,14 @@ pub(super) async fn change(
     holds_what_it_should(&state, &stored.name, &*prepared.tier).await?;
     let record = state.ledger().change_tier(&stored.name, prepared.stored).await?;
     take_over(&state).await;
+    // From now on nothing goes where the settings before led; but the first content may have come there meanwhile.
+    if let Err(error) = holds_what_it_should(&state, &stored.name, &*prepared.tier).await
+        && error.code() == ErrorCode::Conflict
+    {
+        state.ledger().change_tier(&stored.name, stored.settings).await?;
+        take_over(&state).await;
+        return Err(error);
+    }
     tracing::info!(tier = %record.name, revision = record.revision, "tier changed");
     let lanes = state.ledger().move_backlog(state.clock.now_ms()).await?;
     Ok(Json(view(&state, &record, &lanes)))

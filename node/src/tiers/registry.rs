@@ -362,6 +362,16 @@ impl Tiers for TierRegistry {
         Ok(self.0.entries.read().contains_key(name))
     }
 
+    async fn fresh(&self, name: &TierName) -> TierResult<Arc<dyn ColdTier>> {
+        self.load(Duration::ZERO).await?;
+        let current = || self.0.entries.read().get(name).ok_or_else(|| not_set_up(name)).and_then(Entry::current);
+        if let Ok(tier) = current() {
+            return Ok(tier);
+        }
+        self.wait_for_builds().await;
+        current()
+    }
+
     fn names(&self) -> Vec<TierName> {
         self.0.entries.read().keys().cloned().collect()
     }

@@ -259,6 +259,7 @@ async fn adapter_goes_on_while_changed_settings_cannot_be_used() {
     ledger.change_tier(&name("COLD"), wrong).await.unwrap();
     registry.refresh_now().await.unwrap();
     assert!(Arc::ptr_eq(&before, &registry.tier(&name("COLD")).unwrap()));
+    assert!(registry.fresh(&name("COLD")).await.is_err(), "it is good for reading, nothing new goes there");
     let state = registry.states().remove(0);
     assert_eq!(state.is_up, Some(false));
     assert!(state.problem.unwrap().contains("those before"));
@@ -269,6 +270,23 @@ async fn adapter_goes_on_while_changed_settings_cannot_be_used() {
     ledger.tiers.lock().insert(name("COLD"), record);
     registry.refresh_now().await.unwrap();
     assert!(registry.tier(&name("COLD")).is_err());
+}
+
+#[tokio::test]
+async fn who_writes_sees_a_change_through_another_node_at_once() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let ledger = Arc::<Ledger>::default();
+    let (registry, other) = (registry(&ledger), registry(&ledger));
+    add(&registry, "COLD", directory(dirs[0].path())).await;
+    registry.refresh_now().await.unwrap();
+    let before = registry.fresh(&name("COLD")).await.unwrap();
+    assert!(Arc::ptr_eq(&before, &registry.tier(&name("COLD")).unwrap()));
+    add(&other, "OTHER", directory(dirs[1].path())).await;
+    let moved = ledger.tiers.lock()[&name("OTHER")].settings.clone();
+    ledger.change_tier(&name("COLD"), moved).await.unwrap();
+    let after = registry.fresh(&name("COLD")).await.unwrap();
+    assert!(!Arc::ptr_eq(&before, &after));
+    assert!(Arc::ptr_eq(&after, &registry.tier(&name("COLD")).unwrap()));
 }
 
 #[tokio::test]

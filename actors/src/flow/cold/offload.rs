@@ -116,7 +116,8 @@ struct Parcel<'a> {
 impl Mover {
     /// Stores what is to be moved as a new content in a tier, and proves that it is there.
     pub(super) async fn offload(&self, job: &Move, subject: &Subject, name: &TierName) -> Result<Ready, MoveError> {
-        let tier = self.parts.tiers.tier(name).map_err(|error| MoveError::Tier { tier: name.clone(), error })?;
+        // By the settings of a moment after the claim: who changes them takes the claims away that were made before.
+        let tier = self.parts.tiers.fresh(name).await.map_err(|error| MoveError::Tier { tier: name.clone(), error })?;
         let content = ContentId::generate(self.parts.clock.now_seconds());
         let size_bytes = subject.content.size_bytes();
         let block_bytes = ColdPlace::block_bytes_for(size_bytes);

@@ -182,6 +182,9 @@ impl<B: Backend> TierLedger for SqlMetadataStore<B> {
                     let (name, settings) = &*owned;
                     let sql = "UPDATE tiers SET settings = ?, revision = revision + 1 WHERE name = ?";
                     tx.execute(sql, values![&**settings, name.as_str()]).await?;
+                    // They are due when their claims would have ended.
+                    let sql = "UPDATE moves SET owner = NULL WHERE lane = ? AND owner IS NOT NULL";
+                    tx.execute(sql, values![name.as_str()]).await?;
                     tier(tx, name).await?.ok_or(MISSING)
                 })
             })

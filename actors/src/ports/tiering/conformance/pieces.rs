@@ -148,6 +148,24 @@ pub async fn tiers_are_added_changed_and_removed(world: World) {
     assert!(matches!(missing, Err(MetadataError::NotFound("tier"))), "{missing:?}");
 }
 
+/// The settings before may lead to another store.
+pub async fn a_tier_whose_settings_change_takes_nothing_by_those_before(world: World) {
+    let id = bucket(&world.store, "b").await.id;
+    world.ledger.add_tier(oss(), "{}".into(), T0).await.unwrap();
+    let object = world.put(id, "k", 1, Some(oss())).await.object;
+    let job = world.claim_one(&oss(), T0 + 10).await;
+    world.reserve(&job).await;
+    world.ledger.change_tier(&oss(), "{\"bucket\":\"another\"}".into()).await.unwrap();
+    let moved = moved_content(&job, object.content.as_ref().unwrap());
+    let refused = world.commit_to(&job, moved, T0 + 20).await;
+    assert!(matches!(refused, Err(MetadataError::Superseded)), "{refused:?}");
+    assert_eq!(world.version(id, "k", None).await, object);
+    // It is begun anew when the claim would have ended.
+    assert_eq!(world.claim(&oss(), job.due_ms - 1).await, []);
+    world.carry_out(&oss(), job.due_ms).await;
+    assert!(world.version(id, "k", None).await.content.as_ref().unwrap().cold().is_some());
+}
+
 pub async fn a_tier_in_use_is_not_removed(world: World) {
     let id = bucket(&world.store, "b").await.id;
     let ledger = &world.ledger;
