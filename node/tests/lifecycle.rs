@@ -248,6 +248,28 @@ async fn an_object_expires_at_its_midnight_and_one_that_was_overwritten_since_do
     assert!(!world.exists("logs/overwritten").await);
 }
 
+/// Goes well when it is first looked at, and is a hundred days ahead from then on.
+struct LeapingClock(AtomicU64);
+
+impl Clock for LeapingClock {
+    fn now_ms(&self) -> u64 {
+        NOON + if self.0.fetch_add(1, Ordering::Relaxed) == 0 { 0 } else { 100 * DAY }
+    }
+}
+
+#[tokio::test]
+async fn nothing_expires_by_a_clock_that_leaps_in_the_middle_of_a_pass() {
+    let world = World::new(Versioning::Unversioned).await;
+    world.rules(vec![after_days(1)]).await;
+    world.put("young").await;
+    let parts = LifecycleParts { clock: Arc::new(LeapingClock(AtomicU64::new(0))), ..world.parts.clone() };
+    let (stats, end) = parts.pass().await.unwrap();
+    assert_eq!((stats.expired, end), (0, PassEnd::More), "there is more to do when the clock was looked at");
+    assert!(world.exists("young").await);
+    // Who has it waited for decides.
+    assert_eq!(parts.pass().await.unwrap().0.expired, 1);
+}
+
 #[tokio::test]
 async fn a_versioned_object_goes_step_by_step_under_a_marker_until_nothing_is_left() {
     let world = World::new(Versioning::Enabled).await;

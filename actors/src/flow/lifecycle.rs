@@ -42,6 +42,7 @@ mod run;
 mod transit;
 
 pub(super) use act::draft;
+use run::Clocks;
 pub use run::run;
 
 /// Why a pass ended early. What it did before stays done.
@@ -194,6 +195,7 @@ impl LifecycleParts {
         let mut after: Option<String> = None;
         // Buckets whose notes of reads are still good for something.
         let mut asking = HashSet::new();
+        let clocks = Clocks::read(&*self.clock);
         if self.on_duty().is_none() {
             return Ok((stats, end));
         }
@@ -206,7 +208,7 @@ impl LifecycleParts {
                     asking.insert(bucket.id);
                 }
                 let Some(fence) = self.on_duty() else { return Ok((stats, PassEnd::Done)) };
-                match self.run_bucket(bucket, fence, &mut stats).await {
+                match self.run_bucket(bucket, fence, &clocks, &mut stats).await {
                     Ok(false) => {}
                     Ok(true) => end = PassEnd::More,
                     // It was deleted meanwhile.
@@ -243,9 +245,14 @@ impl LifecycleParts {
         &self,
         listed: &Bucket,
         fence: Option<Fence>,
+        clocks: &Clocks,
         stats: &mut LifecycleStats,
     ) -> Result<bool, LifecycleError> {
         let Some(job) = self.job(listed, fence).await? else { return Ok(false) };
+        if clocks.have_leapt(job.now_ms, self.settings.hold) {
+            // The loop finds that out too before the next pass, and holds still.
+            return Ok(true);
+        }
         let (mut more, mut damage) = (false, None);
         let streams = job.rules.streams(job.now_ms, self.settings.day);
         let cursors = self.metadata.lifecycle_cursors(job.bucket.id, job.rules.generation);

@@ -72,14 +72,20 @@ fn pause_after(stats: &LifecycleStats, end: PassEnd, interval: Duration) -> Dura
 
 /// The time of day and the time that passes, read at one moment.
 #[derive(Debug, Clone, Copy)]
-struct Clocks {
+pub(super) struct Clocks {
     day_ms: u64,
     passing: Instant,
 }
 
 impl Clocks {
-    fn read(clock: &dyn Clock) -> Self {
+    pub(super) fn read(clock: &dyn Clock) -> Self {
         Self { day_ms: clock.now_ms(), passing: Instant::now() }
+    }
+
+    /// Whether the time of day, which is `day_ms` now, has leapt since they were read, by more than `hold`.
+    pub(super) fn have_leapt(&self, day_ms: u64, hold: Duration) -> bool {
+        let passed_ms = u64::try_from(self.passing.elapsed().as_millis()).unwrap_or(u64::MAX);
+        !hold.is_zero() && u128::from(self.day_ms.saturating_add(passed_ms).abs_diff(day_ms)) > hold.as_millis()
     }
 
     /// Waits until both have gone equally far for as long as `hold`, give or take that much; at once if they have since they
