@@ -54,7 +54,8 @@ pub(super) fn to_json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("plain structs of strings and numbers serialise")
 }
 
-fn check_content_md5(header: Option<&str>, body: &[u8]) -> S3Result<()> {
+/// Holds a body against `Content-MD5`, where there is one.
+pub(super) fn check_content_md5(header: Option<&str>, body: &[u8]) -> S3Result<()> {
     let Some(header) = header else { return Ok(()) };
     let expected = base64::prelude::BASE64_STANDARD
         .decode(header)

@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use s3s::{Body, S3Error, StdError, s3_error};
 use url::form_urlencoded;
 
+use super::super::bucket_config::check_content_md5;
 use super::super::errors::not_implemented;
 use super::super::http_service::XML_BODY_BYTES_MAX;
 use super::super::request_id::RequestContext;
@@ -106,6 +107,7 @@ pub(in crate::s3) fn watch(request: &mut Request<Body>, context: &Arc<RequestCon
         return None;
     }
     let hash = request.headers().get("x-amz-content-sha256").cloned();
+    let md5 = request.headers().get("content-md5").cloned();
     let (outcome, context) = (Outcome::default(), Arc::clone(context));
     let (body, kept) = (std::mem::take(request.body_mut()), outcome.clone());
     let mut head = Request::new(());
@@ -118,7 +120,7 @@ pub(in crate::s3) fn watch(request: &mut Request<Body>, context: &Arc<RequestCon
     let first = async move {
         // Known by now: s3s asks access control before it reads.
         match Document::of(context.operation()) {
-            Some(document) => looked_at(body, document, hash, &kept).await,
+            Some(document) => looked_at(body, document, (hash, md5), &kept).await,
             None => Ok(body),
         }
     };
@@ -145,7 +147,7 @@ fn is_signed(bytes: &[u8], hash: Option<&HeaderValue>) -> bool {
 async fn looked_at(
     body: Body,
     document: Document,
-    hash: Option<HeaderValue>,
+    (hash, md5): (Option<HeaderValue>, Option<HeaderValue>),
     outcome: &Outcome,
 ) -> Result<Body, StdError> {
     // As s3s decides it.
@@ -159,6 +161,9 @@ async fn looked_at(
         error
     })?;
     let bytes = whole.to_bytes();
+    // s3s does not look at it, and a document that was damaged on its way may name other keys.
+    let md5 = md5.as_ref().map(|md5| md5.to_str().unwrap_or_default());
+    check_content_md5(md5, &bytes).map_err(|error| outcome.refuse(error))?;
     let idle = read(&bytes, document).map_err(|what| {
         outcome.refuse(s3_error!(
             MalformedXML,
@@ -215,6 +220,29 @@ mod tests {
         ] {
             assert_eq!(Document::may_be(&method, query), may_be, "{method} {query}");
         }
+    }
+
+    /// The body that s3s gets, or the code of what is answered.
+    async fn given(text: &'static str, document: Document, md5: Option<&'static str>) -> Result<Bytes, String> {
+        let outcome = Outcome::default();
+        let md5 = md5.map(HeaderValue::from_static);
+        match looked_at(Body::from(Bytes::from_static(text.as_bytes())), document, (None, md5), &outcome).await {
+            Ok(body) => Ok(body.collect().await.expect("a body").to_bytes()),
+            Err(_) => match outcome.0.lock().take() {
+                Some(Err(error)) => Err(error.code().as_str().to_owned()),
+                other => panic!("{other:?}"),
+            },
+        }
+    }
+
+    #[tokio::test]
+    async fn a_document_is_held_against_the_digest_that_came_with_it() {
+        let delete = "<Delete><Object><Key>a</Key></Object></Delete>";
+        let (right, wrong) = ("aFPqFnlCon58cZ4Qt7zwvQ==", "1B2M2Y8AsgTpgAmY7PhCfg==");
+        assert_eq!(given(delete, Document::Delete, None).await.expect("taken"), delete);
+        assert_eq!(given(delete, Document::Delete, Some(right)).await.expect("taken"), delete);
+        assert_eq!(given(delete, Document::Delete, Some(wrong)).await, Err("BadDigest".into()));
+        assert_eq!(given(delete, Document::Delete, Some("x")).await, Err("InvalidDigest".into()));
     }
 
     #[test]
