@@ -130,6 +130,25 @@ async fn check(server: &Server, database: &str) {
     assert_eq!(wrong, 0);
 }
 
+/// Also for who opens the database after that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sequence_numbers_are_raised_and_never_lowered() {
+    let server = server().await;
+    let database = server.database().await;
+    let store = open(server.options(&database)).await;
+    let id = bucket(&*store).await;
+    let put_back_ms = 1_800_000_000_000;
+    for ms in [put_back_ms, 1] {
+        store.raise_sequences(ms).await.unwrap();
+    }
+    store.close().await;
+    let store = open(server.options(&database)).await;
+    let first = store.commit_object(object(id, "a")).await.unwrap().object.sequence;
+    let second = store.commit_object(object(id, "a")).await.unwrap().object.sequence;
+    assert!(first > put_back_ms << 15 && second > first, "{first}, {second}");
+    store.close().await;
+}
+
 /// Two nodes write the same keys: numbers are unique, rise for each key, and the highest is the latest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_write_the_same_keys() {

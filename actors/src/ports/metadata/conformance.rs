@@ -65,6 +65,7 @@ macro_rules! metadata_conformance {
             reclaims::a_claimed_content_comes_again_until_finished,
             reclaims::a_guarded_write_under_a_lower_token_is_refused,
             reclaims::known_contents_follow_a_part_to_its_end,
+            reclaims::extents_are_known_of_a_content_that_no_upload_brought,
             reclaims::copies_and_overwrites_race_without_losing_a_content,
             replicas::commit_rejects_stale_epoch,
             replicas::a_part_rejects_stale_epoch,

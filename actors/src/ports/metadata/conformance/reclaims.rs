@@ -4,10 +4,13 @@ use futures::future::join_all;
 use holdfast_protocol::ContentId;
 
 use super::{
-    Store, T0, assembled, bucket, bucket_with, content_of, copy_of, delete, delete_request, latest, part, put, upload,
+    Store, T0, assembled, bucket, bucket_with, content_of, copy_of, delete, delete_request, latest, object, part, put,
+    upload,
 };
 use crate::ports::coordination::{Fence, FencingToken, LeaseName};
-use crate::ports::metadata::{CompleteUpload, MetadataError, ReplicaEvidence, Versioning, WritePrecondition};
+use crate::ports::metadata::{
+    CompleteUpload, ContentSource, MetadataError, NewObject, ReplicaEvidence, Versioning, WritePrecondition,
+};
 
 /// Later than everything that a test queues.
 const LATER: u64 = T0 + 1_000_000;
@@ -211,6 +214,24 @@ pub async fn known_contents_follow_a_part_to_its_end(store: Store) {
         assert!(known(&store, part.content).await, "claimed, not yet deleted");
     }
     store.finish_reclaims(&[due[0].id], None).await.unwrap();
+    for part in &parts {
+        assert!(!known(&store, part.content).await);
+    }
+}
+
+/// As from a backup: else the walk for orphans would delete what the object is made of.
+pub async fn extents_are_known_of_a_content_that_no_upload_brought(store: Store) {
+    let id = bucket(&store, "b").await.id;
+    // More than one statement takes.
+    let parts: Vec<_> = (1..=150).map(|number| part(number, 100)).collect();
+    let object = NewObject { content: ContentSource::New(assembled(&parts)), ..object(id, "k", 1) };
+    store.commit_object(object).await.unwrap();
+    for part in &parts {
+        assert!(known(&store, part.content).await);
+    }
+    delete(&store, id, "k", None).await.unwrap();
+    let due = store.due_reclaims(LATER, 10, None).await.unwrap();
+    store.finish_reclaims(&due.iter().map(|reclaim| reclaim.id).collect::<Vec<_>>(), None).await.unwrap();
     for part in &parts {
         assert!(!known(&store, part.content).await);
     }

@@ -9,7 +9,7 @@ use holdfast_actors::ports::metadata::{
     Bucket, Content, ContentPlace, ContentSource, DeleteRequest, ListAfter, ListVersionsQuery, NewObject,
     ObjectVersion, ReplicaEvidence, Versioning, WritePrecondition,
 };
-use holdfast_actors::ports::{MetadataError, MetadataStore};
+use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
 use holdfast_protocol::{Manifest, VersionId};
 
 use super::{Found, RebuildReport, made_of, md5_of};
@@ -20,7 +20,7 @@ const PAGE: u32 = 1_000;
 /// Whether what was found is later than a content that is there: see [`Found::is_later_than`].
 fn is_later(found: &Found, before: &ObjectVersion, there: &Content) -> bool {
     let rank = (before.last_modified_ms, there.id.unix_seconds(), there.cold().is_some(), there.id);
-    (found.created_ms, found.content.unix_seconds(), found.tier.is_some(), found.content) > rank
+    found.is_ended && (found.created_ms, found.content.unix_seconds(), found.tier.is_some(), found.content) > rank
 }
 
 /// What is to take the place of the content of a version that is there, and whether it is of a later write, whose label counts;
@@ -111,7 +111,7 @@ pub(super) async fn put(
             if let Some((before, content)) = removed.and_then(|before| Some((before, before.content.as_ref()?))) {
                 metadata.commit_object(as_before(before, ContentSource::Shared(content.id))).await?;
                 let place = (version, before.last_modified_ms);
-                put_newer_over(metadata, &*metadata.bucket(bucket).await?, &key, place).await?;
+                put_newer_over(metadata, &metadata.bucket(bucket).await?, &key, place).await?;
             }
             return Ok(false);
         }
@@ -177,6 +177,7 @@ async fn remove(metadata: &dyn MetadataStore, object: &NewObject) -> Result<(), 
         only_if: None,
         event: None,
     };
-    let removed = metadata.delete_objects(object.bucket, vec![request], object.now_ms).await?;
+    // From now on, so that a run that breaks off leaves a grace to make it again.
+    let removed = metadata.delete_objects(object.bucket, vec![request], SystemClock.now_ms()).await?;
     removed.into_iter().try_for_each(|one| one.map(drop))
 }
