@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use s3s::S3Result;
 
 use super::super::checksums::BodyChecks;
-use super::super::errors::{ToS3 as _, wrong_payload_hash};
+use super::super::errors::{ResultExt as _, wrong_payload_hash};
 
 /// The headers that tell of a body.
 pub(super) struct Proofs {
@@ -55,7 +55,7 @@ impl Proofs {
         let checks = BodyChecks::of(headers, md5, given, None, None)?;
         let mut digester = Digester::new(&checks.algorithms);
         digester.update(body);
-        checks.verify(&digester.finish()).map_err(|mismatch| mismatch.to_s3())
+        checks.verify(&digester.finish()).s3()
     }
 
     fn hash(&self) -> Option<&HeaderValue> {
