@@ -20,8 +20,8 @@ use holdfast_actors::ports::events::{
     EventBus, EventError, InProcessEventBus, InProcessLimits, Message, SubscribeOptions, Topic,
 };
 use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, NewBucket, NewObject, NewUpload,
-    ObjectAttributes, Part, ReplicaEvidence, WritePrecondition,
+    BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, MetadataUpkeep as _, NewBucket,
+    NewObject, NewUpload, ObjectAttributes, Part, ReplicaEvidence, WritePrecondition,
 };
 use holdfast_actors::ports::{ChunkStore, Journal, MetadataError, MetadataStore, SystemClock};
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};

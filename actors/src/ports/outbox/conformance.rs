@@ -263,9 +263,8 @@ pub async fn looks_at_several_partitions_leave_out_what_is_known(store: Store, o
     let id = bucket_with(&store, "b", Versioning::Unversioned).await;
     // More than any statement takes at once, in partitions of their own.
     let is_in = |key: &str, part: u16| partition_of(format!("b/{key}").as_bytes()) == part;
-    let keys: Vec<String> = (0..PARTITIONS)
-        .map(|part| (0..).map(|n| format!("{n}")).find(|key| is_in(key, part)).unwrap())
-        .collect();
+    let keys: Vec<String> =
+        (0..PARTITIONS).map(|part| (0..).map(|n| format!("{n}")).find(|key| is_in(key, part)).unwrap()).collect();
     for seed in 0..100 {
         let commits = keys.iter().map(|key| store.commit_object(told(object(id, key, seed))));
         futures::future::try_join_all(commits).await.unwrap();
