@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_actors::domain::cleanup::PassEnd;
 use holdfast_actors::domain::lifecycle::{Expiration, LifecycleRule, LifecycleRules, NoncurrentExpiration, RuleFilter};

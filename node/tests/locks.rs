@@ -23,7 +23,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use holdfast_actors::flow::duty::Duty;
-use holdfast_actors::ports::MetadataStore;
 use holdfast_actors::ports::coordination::conformance::{Connection, until};
 use holdfast_actors::ports::coordination::{ClusterIdentity, Coordination, SessionState};
 use holdfast_actors::ports::locks::conformance::{Harness, Participant};

@@ -220,7 +220,8 @@ mod tests {
         let dead: Vec<u64> = (0..8).collect();
         send(&mut under_way, &dead, 0);
         let due: Vec<u64> = (0..100).collect();
-        let sent = send(&mut under_way, &due[..under_way.window(1_000)], 1_000);
+        let window = under_way.window(1_000);
+        let sent = send(&mut under_way, &due[..window], 1_000);
         assert_eq!(sent, [[0, 1], [2, 3], [8, 9], [10, 11]]);
         let mut under_way = self::under_way();
         send(&mut under_way, &dead, 0);

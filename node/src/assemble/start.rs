@@ -166,7 +166,7 @@ pub(super) async fn start_in(setting: Setting, config: Config, root: Root) -> an
     });
     let consumers = vec![filling, worker];
     let events = RunningEvents::start(&config, bus, outbox.clone(), clock.clone(), owner.clone(), consumers).await?;
-    let root = root::ensure(&*metadata, &*vault, root, clock.now_ms()).await?;
+    let root = root::ensure(&*metadata, &vault, root, clock.now_ms()).await?;
     let front_name = hex::encode(data_dir.id());
     let lifecycle = LifecycleStart {
         metadata: metadata.clone(),

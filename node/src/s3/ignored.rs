@@ -13,13 +13,16 @@ use s3s::dto::{Timestamp, TimestampFormat};
 use super::facts::query_value;
 use super::request_id::RequestContext;
 
+/// Whether S3 does not ignore a value.
+type Rule = fn(&str) -> bool;
+
 /// Takes what S3 would ignore away from the headers of a read. What the signature covers stays, and is named.
 fn drop_ignored(method: &Method, uri: &Uri, headers: &mut HeaderMap) -> Vec<HeaderName> {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return Vec::new();
     }
     let mut kept = Vec::new();
-    let rules: [(HeaderName, fn(&str) -> bool); 3] =
+    let rules: [(HeaderName, Rule); 3] =
         [(RANGE, is_range), (IF_MODIFIED_SINCE, is_date), (IF_UNMODIFIED_SINCE, is_date)];
     for (name, is_good) in rules {
         if !headers.contains_key(&name) || is_one_good(headers, &name, is_good) {
@@ -42,7 +45,7 @@ fn is_date(text: &str) -> bool {
     Timestamp::parse(TimestampFormat::HttpDate, text).is_ok()
 }
 
-fn is_one_good(headers: &HeaderMap, name: &HeaderName, is_good: fn(&str) -> bool) -> bool {
+fn is_one_good(headers: &HeaderMap, name: &HeaderName, is_good: Rule) -> bool {
     let mut values = headers.get_all(name).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return false };
     value.to_str().is_ok_and(is_good)

@@ -61,7 +61,9 @@ impl Shared {
             Ok(route) => route,
             Err(error) => return results.into_iter().map(|checked| checked.and(Err(error.clone()))).collect(),
         };
-        let mut queues: BTreeMap<(&Arc<str>, i32), (&str, Vec<usize>)> = BTreeMap::new();
+        // Of each queue: where its broker is, and the places of its messages.
+        type Queues<'a> = BTreeMap<(&'a Arc<str>, i32), (&'a str, Vec<usize>)>;
+        let mut queues = Queues::new();
         let mut failed: HashSet<&str> = HashSet::new();
         for (at, message) in messages.iter().enumerate() {
             let key = message.order_key.as_str();
