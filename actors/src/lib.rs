@@ -7,5 +7,7 @@
 
 pub mod domain;
 pub mod flow;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod ports;
 pub mod service;

@@ -178,6 +178,9 @@ impl Epoch {
     /// The epoch of a shard that was never changed.
     pub const FIRST: Self = Self(1);
 
+    /// The last one that metadata can keep; a stored state with a later one is damaged.
+    pub const MAX: Self = Self(i64::MAX as u64);
+
     /// The epoch after this one.
     pub fn next(self) -> Self {
         Self(self.0.checked_add(1).expect("a shard does not change 2^64 times"))

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{UploadId, VersionId};
+use crate::manifest::CONTENT_SIZE_MAX;
 
 /// The longest encoded label: a 1,024-byte key of control characters escapes to 6 KiB; 2 KiB of user metadata, system
 /// headers and tags fit beside it.
@@ -63,6 +64,9 @@ pub enum LabelError {
     /// Not the JSON that a label is.
     #[error("malformed chunk label")]
     Malformed(#[from] serde_json::Error),
+    /// Of a content larger than any.
+    #[error("chunk label of a content of {0} bytes; there are at most {CONTENT_SIZE_MAX}")]
+    Size(u64),
 }
 
 impl ChunkLabel {
@@ -81,12 +85,16 @@ impl ChunkLabel {
     /// Reads the stored form.
     ///
     /// # Errors
-    /// Both variants of [`LabelError`].
+    /// All variants of [`LabelError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, LabelError> {
         if bytes.len() > LABEL_SIZE_MAX {
             return Err(LabelError::TooLong(bytes.len()));
         }
-        Ok(serde_json::from_slice(bytes)?)
+        let label: Self = serde_json::from_slice(bytes)?;
+        if label.content_size_bytes > CONTENT_SIZE_MAX {
+            return Err(LabelError::Size(label.content_size_bytes));
+        }
+        Ok(label)
     }
 }
 
@@ -149,6 +157,13 @@ mod tests {
         let text = String::from_utf8(stub.encode().unwrap()).unwrap();
         assert_eq!(text, r#"{"b":"photos","k":"2026/ä\u0001.jpg","ver":"null","size":10,"ms":1,"stub":true}"#);
         assert_eq!(ChunkLabel::decode(text.as_bytes()).unwrap(), stub);
+    }
+
+    #[test]
+    fn sizes_that_no_content_has_are_refused() {
+        let of = |content_size_bytes| ChunkLabel { content_size_bytes, ..label() }.encode().unwrap();
+        assert!(ChunkLabel::decode(&of(CONTENT_SIZE_MAX)).is_ok());
+        assert!(matches!(ChunkLabel::decode(&of(u64::MAX)), Err(LabelError::Size(u64::MAX))));
     }
 
     #[test]

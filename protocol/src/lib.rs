@@ -6,6 +6,8 @@ pub mod checksum;
 pub mod chunk_order;
 pub mod cluster;
 pub mod events;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod ids;
 pub mod journal;
 pub mod label;

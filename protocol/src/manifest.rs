@@ -12,6 +12,9 @@ use crate::ids::{ChunkId, ContentId};
 /// The most payload bytes one chunk holds: 16 MiB. All chunks of a content but the last are exactly this long.
 pub const CHUNK_SIZE_MAX: u64 = 16 << 20;
 
+/// The most bytes of one content: as many as its chunks hold, whose indices end before [`crate::STUB_INDEX`].
+pub const CONTENT_SIZE_MAX: u64 = CHUNK_SIZE_MAX * crate::STUB_INDEX as u64;
+
 /// One run of bytes, stored as the chunks `content.chunk(0..)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
@@ -52,8 +55,16 @@ pub struct Manifest {
 
 /// A manifest whose stored form is damaged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("malformed manifest of {0} bytes: expected a multiple of 20")]
-pub struct ManifestError(usize);
+pub enum ManifestError {
+    /// Not whole extents.
+    #[error("malformed manifest of {0} bytes: expected a multiple of 20")]
+    Length(usize),
+    /// Sizes that no object has.
+    #[error(
+        "malformed manifest: an extent is larger than {CONTENT_SIZE_MAX} bytes, or all together than can be counted"
+    )]
+    Size,
+}
 
 impl Manifest {
     /// The manifest of a plain PUT.
@@ -65,6 +76,14 @@ impl Manifest {
     /// The object's size.
     pub fn size_bytes(&self) -> u64 {
         self.extents.iter().map(|e| e.size_bytes).sum()
+    }
+
+    /// Whether there can be such an object: all its chunks have an index, and its bytes can be counted.
+    pub fn is_sound(&self) -> bool {
+        let add = |sum: u64, extent: &Extent| {
+            if extent.size_bytes > CONTENT_SIZE_MAX { None } else { sum.checked_add(extent.size_bytes) }
+        };
+        self.extents.iter().try_fold(0, add).is_some()
     }
 
     /// The pieces of chunks that make up `range` of the object, in order. The part of `range` beyond the end is left out.
@@ -107,10 +126,10 @@ impl Manifest {
     /// Reads the stored form.
     ///
     /// # Errors
-    /// When the length is not that of whole extents.
+    /// When the length is not that of whole extents, and when the sizes are those of no object.
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
         let (records, []) = bytes.as_chunks::<20>() else {
-            return Err(ManifestError(bytes.len()));
+            return Err(ManifestError::Length(bytes.len()));
         };
         let extents = records
             .iter()
@@ -122,7 +141,8 @@ impl Manifest {
                 Extent { content: ContentId(content), size_bytes: u64::from_be_bytes(size) }
             })
             .collect();
-        Ok(Self { extents })
+        let manifest = Self { extents };
+        if manifest.is_sound() { Ok(manifest) } else { Err(ManifestError::Size) }
     }
 }
 
@@ -156,6 +176,18 @@ mod tests {
         let manifest = Manifest::single(ContentId([9; 12]), 0);
         assert_eq!(manifest.locate(0..100).count(), 0);
         assert_eq!(Manifest::decode(&manifest.encode()).unwrap(), manifest);
+    }
+
+    #[test]
+    fn sizes_of_no_object_are_refused() {
+        let encoded = |sizes: &[u64]| {
+            let extents = sizes.iter().map(|size| Extent { content: ContentId([1; 12]), size_bytes: *size }).collect();
+            Manifest { extents }.encode()
+        };
+        assert!(Manifest::decode(&encoded(&[CONTENT_SIZE_MAX])).is_ok());
+        assert_eq!(Manifest::decode(&encoded(&[CONTENT_SIZE_MAX + 1])), Err(ManifestError::Size));
+        assert_eq!(Manifest::decode(&encoded(&[u64::MAX, 2])), Err(ManifestError::Size));
+        assert_eq!(Manifest::decode(&encoded(&[CONTENT_SIZE_MAX; 257])), Err(ManifestError::Size), "the sum overflows");
     }
 
     proptest! {

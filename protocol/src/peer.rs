@@ -35,15 +35,11 @@ use serde::de::DeserializeOwned;
 pub mod answer;
 pub mod block;
 pub mod enrol;
-#[doc(hidden)]
-pub mod fuzz;
 mod hex_form;
 pub mod request;
 
 #[cfg(test)]
 mod golden;
-#[cfg(test)]
-mod mutation;
 
 pub use answer::{Answer, WireDigest, WireError, WireHealth, WireInfo};
 pub use request::{Request, WireReport};

@@ -77,7 +77,7 @@ pub(super) async fn stage(
 pub(super) async fn diff(State(state): State<AdminState>) -> Result<Json<LayoutCost>, ApiError> {
     let cluster = state.cluster()?;
     let document = cluster.coordination.layout().await?.value;
-    let next_version = document.version + 1;
+    let next_version = document.version.saturating_add(1);
     let mut cost = LayoutCost {
         next_version,
         staged: document.staged.clone(),

@@ -111,7 +111,7 @@ pub(super) async fn list(State(state): State<AdminState>) -> Result<Json<Vec<Nod
 fn apply_alone(document: &mut LayoutDocument, change: LayoutChange) -> Result<(), ApiError> {
     let staged = std::mem::take(&mut document.staged);
     layout::stage(document, change)?;
-    let next = document.version + 1;
+    let next = document.version.saturating_add(1);
     layout::apply(document, next)?;
     for change in staged {
         if let Err(error) = layout::stage(document, change) {

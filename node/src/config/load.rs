@@ -321,6 +321,8 @@ fn position_of(text: &str, section: &str, key: &str) -> Option<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_protocol::fuzz::{Target, damage};
+
     use super::*;
 
     fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<ConfigError>> {
@@ -421,6 +423,35 @@ mod tests {
     #[test]
     fn syntax_errors_have_a_position() {
         assert_eq!(the_fault("[s3]\nregion = \n", &[]).position.unwrap().0, 2);
+    }
+
+    #[test]
+    fn damaged_configurations_are_refused_with_a_place_in_them() {
+        fn body(bytes: &[u8]) {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            match merge("file", text, [("HOLDFAST_S3_REGION".to_owned(), text.to_owned())]) {
+                Ok((config, _)) => {
+                    for fault in check::faults(&config) {
+                        position_of(text, fault.key.0, fault.key.1);
+                    }
+                    // What was read is written, and read as the same.
+                    let again: Config = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
+                    assert_eq!(again, config);
+                }
+                Err(faults) => {
+                    for (line, column) in faults.iter().filter_map(|fault| fault.position) {
+                        assert!(line <= text.matches('\n').count() + 1 && column <= text.len() + 1, "{line}:{column}");
+                    }
+                }
+            }
+        }
+        fn seeds() -> Vec<Vec<u8>> {
+            let small = "[node]\ndata_dir = \"/d\u{e9}\"\ndisks = [\"/a\", '/b']\n[limits]\nread_jobs = 7 # so many\n\
+                         queue_wait = \"10 s\"\ninflight_bytes = \"64 MiB\"\n[cluster]\nzookeeper = \"h:1,g:2/x\"\n\
+                         advertise_peer = \"[::1]:9002\"\n[metadata]\nurl = \"mysql://u@h/d\"\n[log]\nlevel = \"info,a=debug\"\n";
+            vec![small.into(), include_bytes!("../../../holdfast.example.toml").to_vec()]
+        }
+        damage::run(&[Target { name: "configuration", body, seeds }], 500);
     }
 
     #[test]

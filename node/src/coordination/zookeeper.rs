@@ -38,7 +38,7 @@ use calls::Outcome;
 use session::{Command, Shared, refused};
 use stored::{
     CLUSTER, CONTROLLERS, GENERATION, LAYOUT, LEASES, NODES, NodeRecord, ROOT, SEEN, SHARDS, StoredCache, StoredSeen,
-    decode, encode, node_path, nonce, nonce_of, seen_path, shard_path,
+    StoredShard, decode, encode, node_path, nonce, nonce_of, seen_path, shard_path,
 };
 
 /// Bounds of the session timeout. Shorter ones are lost to a pause of the ensemble's garbage collector.
@@ -324,7 +324,10 @@ impl Coordination for ZookeeperCoordination {
         if format > FORMAT {
             return Err(CoordinationError::Format { found: format, known: FORMAT });
         }
-        serde_json::from_value(found).map_err(corrupt)
+        let identity: ClusterIdentity = serde_json::from_value(found).map_err(corrupt)?;
+        // Everything is reckoned by the number of shards: none, or billions, would end the node.
+        identity.check().map_err(|e| CoordinationError::Corrupt(format!("{CLUSTER}: {e}")))?;
+        Ok(identity)
     }
 
     async fn register(&self, cluster: ClusterId, node: NodeAnnouncement) -> CoordinationResult<Registration> {
@@ -388,10 +391,8 @@ impl Coordination for ZookeeperCoordination {
     }
 
     async fn shard(&self, shard: ShardId) -> CoordinationResult<Versioned<ShardState>> {
-        let what = format!("shard {shard}");
-        let found: Versioned<ShardState> = self.value(&shard_path(shard), &what).await?;
-        shard::check(&found.value).map_err(|e| CoordinationError::Corrupt(format!("{what}: {e}")))?;
-        Ok(found)
+        let found: Versioned<StoredShard> = self.value(&shard_path(shard), &format!("shard {shard}")).await?;
+        Ok(Versioned { version: found.version, value: found.value.into() })
     }
 
     async fn store_shard(

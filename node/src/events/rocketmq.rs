@@ -35,6 +35,9 @@ mod pull;
 mod routes;
 mod wire;
 
+#[cfg(test)]
+mod damage_tests;
+
 pub use options::{Credentials, RocketMqOptions, Secret, Tls};
 
 use connection::Connections;

@@ -302,6 +302,8 @@ pub(super) fn part_checksum(bytes: &[u8]) -> MetadataResult<(ChecksumAlgorithm, 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use holdfast_protocol::fuzz::{Target, damage};
+
     use super::*;
 
     #[test]
@@ -322,6 +324,36 @@ mod tests {
         }
         assert!(matches!(checksum(&[1, 1]), Err(MetadataError::Corrupt(_))));
         assert!(matches!(checksum_kind(&[9, 1]), Err(MetadataError::Corrupt(_))));
+    }
+
+    #[test]
+    fn damaged_columns_are_corrupt_and_no_harm() {
+        fn body(bytes: &[u8]) {
+            let _ = checksum(bytes).map(|value| assert_eq!(checksum_bytes(&value), bytes));
+            let _ = part_checksum(bytes).map(|value| assert_eq!(part_checksum_bytes(&value), bytes));
+            let _ = (checksum_kind(bytes), md5(bytes), version_id(bytes), upload_id(bytes), manifest(bytes));
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            let _ = attributes(Some(text)).map(|value| {
+                assert_eq!(attributes(attributes_text(&value).as_deref()).unwrap(), value);
+            });
+            let _ = tags(Some(text)).map(|value| assert_eq!(tags(tags_text(&value).as_deref()).unwrap(), value));
+            let _ = parts(Some(text)).map(|value| assert_eq!(parts(parts_text(&value).as_deref()).unwrap(), value));
+        }
+        fn seeds() -> Vec<Vec<u8>> {
+            let value = Checksum {
+                algorithm: ChecksumAlgorithm::Crc32c,
+                checksum_type: ChecksumType::Composite,
+                value: vec![1, 2, 3, 4],
+                parts: Some(2),
+            };
+            let part = ObjectPart { number: 1, size_bytes: 5, checksum: Some(vec![7; 4]) };
+            let full = ObjectAttributes { content_type: Some("text/plain".into()), ..Default::default() };
+            let tag = Tag { key: "a".into(), value: "b".into() };
+            let texts = [parts_text(&[part]), attributes_text(&full), tags_text(&[tag])];
+            let binary = [checksum_bytes(&value), part_checksum_bytes(&(ChecksumAlgorithm::Crc32, vec![1; 4]))];
+            binary.into_iter().chain(texts.into_iter().flatten().map(String::into_bytes)).collect()
+        }
+        damage::run(&[Target { name: "sql_column", body, seeds }], 5_000);
     }
 
     #[test]

@@ -270,6 +270,28 @@ mod tests {
     }
 
     #[test]
+    fn damaged_certificates_are_refused_and_no_harm() {
+        fn body(bytes: &[u8]) {
+            let _ = facts(&CertificateDer::from(bytes));
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            let _ = text.parse::<Subject>().map(|subject| {
+                assert_eq!(subject.to_string().parse::<Subject>().unwrap(), subject);
+            });
+        }
+        fn seeds() -> Vec<Vec<u8>> {
+            let ca = ClusterCa::generate(ClusterId([3; 16])).unwrap();
+            let subject = Subject { cluster: ca.cluster(), role: Role::Node(NodeId::from(5)) };
+            let key = KeyPair::generate().unwrap();
+            let made = ca.issue(subject.role, &key, Validity::from_now(Duration::from_secs(60))).unwrap();
+            vec![made.der().to_vec(), ca.certificate().to_vec(), subject.to_string().into_bytes()]
+        }
+        holdfast_protocol::fuzz::damage::run(
+            &[holdfast_protocol::fuzz::Target { name: "certificate", body, seeds }],
+            3_000,
+        );
+    }
+
+    #[test]
     fn only_the_names_of_holdfast_are_subjects() {
         let cluster = ClusterId([1; 16]);
         for role in [Role::Node(NodeId::from(7)), Role::Enrol, Role::Ca] {

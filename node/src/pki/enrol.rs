@@ -358,3 +358,38 @@ async fn dial_one(
     }
     Err(last)
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_protocol::fuzz::{Target, damage};
+
+    use super::*;
+
+    fn json() -> Vec<u8> {
+        let token = Token {
+            cluster: ClusterId([7; 16]),
+            issuer: NodeId::from(1),
+            addresses: vec!["node1.example.com:9002".into(), "[::1]:9002".into()],
+            ca_pem: "-----BEGIN CERTIFICATE-----".into(),
+            certificate_pem: "C".into(),
+            key_pem: "K".into(),
+        };
+        serde_json::to_vec(&token).unwrap()
+    }
+
+    #[test]
+    fn damaged_join_tokens_are_refused_and_no_harm() {
+        fn body(bytes: &[u8]) {
+            let encoded = format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes));
+            for text in [&*String::from_utf8_lossy(bytes), &encoded] {
+                if let Ok(token) = text.parse::<Token>() {
+                    let again: Token = token.to_text().parse().unwrap();
+                    assert_eq!(*again.to_text(), *token.to_text());
+                    let _ = ca_of(&token);
+                }
+            }
+        }
+        let seeds = || vec![json(), format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(json())).into_bytes()];
+        damage::run(&[Target { name: "join_token", body, seeds }], 5_000);
+    }
+}

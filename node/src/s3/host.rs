@@ -105,6 +105,20 @@ mod tests {
     }
 
     #[test]
+    fn damaged_names_carry_what_stands_before_the_base() {
+        fn body(bytes: &[u8]) {
+            let names = HostNames::new(["s3.example.com", "example.com"]).unwrap();
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            if let Some(bucket) = names.bucket_of(text) {
+                assert!(text.to_ascii_lowercase().starts_with(&bucket));
+            }
+            let _ = HostNames::new([text]);
+        }
+        let seeds = || ["photos.s3.example.com:9000", "a.b.example.com.", "[::1]:9000"].map(Vec::from).to_vec();
+        holdfast_protocol::fuzz::damage::run(&[holdfast_protocol::fuzz::Target { name: "host", body, seeds }], 3_000);
+    }
+
+    #[test]
     fn without_base_names_everything_is_path_style() {
         assert_eq!(HostNames::default().bucket_of("photos.s3.example.com"), None);
     }

@@ -395,6 +395,23 @@ mod tests {
     }
 
     #[test]
+    fn damaged_tokens_are_refused_or_name_what_can_be() {
+        fn body(bytes: &[u8]) {
+            let encoded = URL_SAFE_NO_PAD.encode(bytes);
+            for token in [&*String::from_utf8_lossy(bytes), &encoded] {
+                if let Ok(after) = decode_token(token) {
+                    assert_eq!(decode_token(&encode_token(&after).unwrap()).unwrap(), after);
+                }
+            }
+        }
+        let seeds = || ["kname", "pphotos/", "a25hbWU"].map(Vec::from).to_vec();
+        holdfast_protocol::fuzz::damage::run(
+            &[holdfast_protocol::fuzz::Target { name: "continuation_token", body, seeds }],
+            3_000,
+        );
+    }
+
+    #[test]
     fn marker_that_is_a_common_prefix_skips_what_is_below() {
         let key = |k: &str| ListAfter::Key(k.into());
         assert_eq!(after_marker(None, "", None), ListAfter::Start);

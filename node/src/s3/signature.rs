@@ -168,6 +168,7 @@ pub(crate) fn parse_amz_date_ms(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_protocol::fuzz::Target;
     use http::HeaderValue;
 
     use super::*;
@@ -219,6 +220,49 @@ mod tests {
         assert_eq!(code(&[("x-amz-acl", "public-read")], &query("60")).as_deref(), Some("AccessDenied"));
         assert_eq!(code(&[], "/b/k?AWSAccessKeyId=AK&Expires=1&Signature=x").as_deref(), Some("InvalidRequest"));
         assert_eq!(code(&[], "/b/k?%53ignature=x").as_deref(), Some("InvalidRequest"));
+    }
+
+    #[test]
+    fn damaged_signatures_are_refused_and_no_harm() {
+        fn header(bytes: &[u8]) {
+            let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
+            let mut headers = HeaderMap::new();
+            headers.insert("authorization", value);
+            headers.insert("x-amz-acl", HeaderValue::from_static("private"));
+            if check_form(&headers, &Uri::from_static("/b/k")).is_ok() {
+                let text = headers["authorization"].to_str().unwrap();
+                assert!(text.contains("host") && text.contains("x-amz-acl"), "neither may be left out");
+            }
+        }
+        fn query(bytes: &[u8]) {
+            let Ok(uri) = [b"/b/k?", bytes].concat().try_into() else { return };
+            let _: &Uri = &uri;
+            let signed = presigned_parameters(uri.query().unwrap_or_default());
+            let passes = check_form(&HeaderMap::new(), &uri).is_ok();
+            if let (Ok(Some(presigned)), true) = (signed, passes) {
+                assert!(presigned.expires.unwrap().parse::<u64>().unwrap() <= PRESIGNED_SECONDS_MAX);
+            }
+        }
+        fn date(bytes: &[u8]) {
+            let _ = std::str::from_utf8(bytes).map(parse_amz_date_ms);
+        }
+        fn headers() -> Vec<Vec<u8>> {
+            let names = "host;x-amz-acl;x-amz-date";
+            vec![format!("AWS4-HMAC-SHA256 Credential={SCOPE}, SignedHeaders={names}, Signature=0").into_bytes()]
+        }
+        fn queries() -> Vec<Vec<u8>> {
+            let text = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=a%2Fb%2Fc%2Fs3%2Faws4_request\
+                        &X-Amz-Date=20260102T030405Z&X-Amz-Expires=604800&X-Amz-SignedHeaders=host&X-Amz-Signature=0";
+            vec![text.into()]
+        }
+        holdfast_protocol::fuzz::damage::run(
+            &[
+                Target { name: "authorization", body: header, seeds: headers },
+                Target { name: "presigned_query", body: query, seeds: queries },
+                Target { name: "amz_date", body: date, seeds: || vec![b"20260102T030405Z".to_vec()] },
+            ],
+            5_000,
+        );
     }
 
     #[test]

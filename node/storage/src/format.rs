@@ -27,6 +27,9 @@ pub const BLOCK_BYTES: usize = 4096;
 /// Payload bytes under one checksum.
 pub const CHECKSUM_BLOCK_BYTES: usize = 64 << 10;
 
+/// The highest sequence number. No disk gets near it; one above it is refused, since there has to be a next one.
+pub const SEQUENCE_MAX: u64 = u64::MAX >> 1;
+
 /// The most payload of one chunk.
 pub const PAYLOAD_BYTES_MAX: usize = holdfast_protocol::CHUNK_SIZE_MAX as usize;
 

@@ -8,6 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{config, get, get_pieces, get_range, id, open, open_with, payload, pool, put, std_io};
+use holdfast_storage::format::BLOCK_BYTES;
+use holdfast_storage::format::index_file::IndexFile;
+use holdfast_storage::format::segment::SEGMENT_BYTES_MAX;
 use holdfast_storage::io::sim::SimIo;
 use holdfast_storage::{Engine, OpenError, ReadError, WriteError};
 
@@ -298,6 +301,24 @@ async fn damaged_index_files_cost_a_scan_and_nothing_else() {
         engine.run_jobs().await;
         engine.shutdown().await.unwrap();
     }
+}
+
+/// Readers look where it says, in a mapping of the segment.
+#[tokio::test]
+async fn an_index_file_that_reaches_behind_its_segment_costs_a_scan() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, _) = open(dir.path()).await;
+    write_all_sizes(&engine).await;
+    engine.shutdown().await.unwrap();
+    drop(engine);
+    let path = dir.path().join("segment-00000001.index");
+    let mut file = IndexFile::decode(&std::fs::read(&path).unwrap()).unwrap();
+    file.tail = SEGMENT_BYTES_MAX;
+    file.entries[0].block = (SEGMENT_BYTES_MAX / BLOCK_BYTES as u64) as u32 - 1;
+    std::fs::write(&path, file.encode()).unwrap();
+    let (engine, report) = open(dir.path()).await;
+    assert_eq!(report.segments_scanned, 1);
+    check_all_sizes(&engine).await;
 }
 
 #[tokio::test]

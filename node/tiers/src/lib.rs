@@ -3,5 +3,7 @@
 
 pub mod directory;
 pub mod fastdfs;
+#[doc(hidden)]
+pub mod fuzz;
 mod in_flight;
 pub mod oss;

@@ -78,7 +78,7 @@ pub fn preview(document: &LayoutDocument) -> Layout {
 /// # Errors
 /// [`LayoutError::NothingStaged`], [`LayoutError::Version`]; the document is then unchanged.
 pub fn apply(document: &mut LayoutDocument, version: u64) -> Result<(), LayoutError> {
-    let next = document.version + 1;
+    let next = document.version.saturating_add(1);
     if version != next {
         return Err(LayoutError::Version { asked: version, next });
     }

@@ -156,6 +156,9 @@ pub fn check(state: &ShardState) -> Result<(), String> {
     if state.members.is_empty() || state.target.is_empty() {
         return Err("a shard has at least one member and a target".into());
     }
+    if state.epoch > Epoch::MAX {
+        return Err(format!("epoch {} is past the last one, {}", state.epoch, Epoch::MAX));
+    }
     let mut seen = BTreeSet::new();
     let joining = state.joining.iter().map(|j| (j.node, j.since));
     let leaving = state.leaving.iter().map(|l| (l.node, l.since));

@@ -82,7 +82,7 @@ impl CacheState {
     }
 
     fn next(&self, by: Option<NodeId>) -> Self {
-        Self { generation: self.generation + 1, by, ..self.clone() }
+        Self { generation: self.generation.saturating_add(1), by, ..self.clone() }
     }
 
     /// Switched off. `failures`: see the field.

@@ -23,8 +23,8 @@ use zookeeper_client as zk;
 
 use super::session::{Shared, connected};
 use super::stored::{
-    CandidateRecord, GENERATION, LAYOUT, LEASES, NODES, NodeRecord, ROOT, SHARDS, StoredCache, Topic, decode,
-    lease_path, node_path, sequence, shard_path,
+    CandidateRecord, GENERATION, LAYOUT, LEASES, NODES, NodeRecord, ROOT, SHARDS, StoredCache, StoredShard, Topic,
+    decode, lease_path, node_path, sequence, shard_path,
 };
 
 /// Reads in flight while everything is read.
@@ -275,8 +275,10 @@ async fn read(client: &zk::Client, topic: Topic) -> Result<Value, zk::Error> {
             Some(Err(())) => Value::Nothing,
             None => Value::Node(id, None),
         },
-        Topic::Shard(id) => match get(client, &shard_path(id)).await? {
-            Some(Ok((value, stat))) => Value::Shard(id, Some(Versioned { version: version(&stat), value })),
+        Topic::Shard(id) => match get::<StoredShard>(client, &shard_path(id)).await? {
+            Some(Ok((value, stat))) => {
+                Value::Shard(id, Some(Versioned { version: version(&stat), value: value.into() }))
+            }
             Some(Err(())) => Value::Nothing,
             None => Value::Shard(id, None),
         },

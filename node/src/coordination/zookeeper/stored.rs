@@ -17,9 +17,11 @@
 //! Values are JSON in an envelope with a nonce of the writer. After a lost connection the nonce tells whether what is
 //! there now is what was written, also when two writers wrote the same value.
 
+use holdfast_actors::domain::placement::shard;
 use holdfast_actors::ports::coordination::{
     CONTROLLER, CacheSeen, CacheState, CoordinationError, CoordinationResult, LeaseName, NodeAnnouncement,
 };
+use holdfast_protocol::cluster::ShardState;
 use holdfast_protocol::{NodeId, ShardId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -136,6 +138,26 @@ impl From<StoredSeen> for CacheSeen {
     }
 }
 
+/// The state of a shard as it is stored: one that no shard can have is not taken, wherever it is read.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "ShardState")]
+pub(super) struct StoredShard(ShardState);
+
+impl TryFrom<ShardState> for StoredShard {
+    type Error = String;
+
+    fn try_from(state: ShardState) -> Result<Self, String> {
+        shard::check(&state)?;
+        Ok(Self(state))
+    }
+}
+
+impl From<StoredShard> for ShardState {
+    fn from(stored: StoredShard) -> Self {
+        stored.0
+    }
+}
+
 /// A candidate for a lease as it is stored.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct CandidateRecord {
@@ -182,6 +204,11 @@ pub(super) fn nonce_of(bytes: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_actors::ports::coordination::ClusterIdentity;
+    use holdfast_protocol::Epoch;
+    use holdfast_protocol::cluster::LayoutDocument;
+    use holdfast_protocol::fuzz::{Target, damage};
+
     use super::*;
 
     #[test]
@@ -210,6 +237,63 @@ mod tests {
         let warming = state.warming(Some(NodeId::from(3)), "a server");
         let stored = encode(&warming).unwrap().bytes;
         assert_eq!(CacheState::from(decode::<StoredCache>("/generation", &stored).unwrap()), warming);
+    }
+
+    #[test]
+    fn damaged_values_are_corrupt_and_no_harm() {
+        fn same<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
+            if let Ok(value) = decode::<T>("/x", bytes) {
+                assert_eq!(decode::<T>("/x", &encode(&value).unwrap().bytes).unwrap(), value);
+            }
+        }
+        fn body(bytes: &[u8]) {
+            same::<LayoutDocument>(bytes);
+            same::<ClusterIdentity>(bytes);
+            nonce_of(bytes);
+            if let Ok(stored) = decode::<StoredShard>("/x", bytes) {
+                assert_eq!(shard::check(&ShardState::from(stored)), Ok(()));
+            }
+            let _ = decode::<StoredCache>("/x", bytes).map(|stored| CacheState::from(stored).warming(None, "a server"));
+            let _ = decode::<StoredSeen>("/x", bytes).map(CacheSeen::from);
+            let _ = decode::<NodeRecord>("/x", bytes).map(|record| record.announcement);
+            let _ = decode::<CandidateRecord>("/x", bytes).map(|record| record.node);
+            if let Ok(text) = std::str::from_utf8(bytes) {
+                Topic::of(text);
+                sequence(text);
+            }
+        }
+        fn seeds() -> Vec<Vec<u8>> {
+            let node = NodeId::from(1);
+            let values = [
+                encode(&LayoutDocument::new(3)),
+                encode(&ShardState::founding(vec![node, NodeId::from(2)])),
+                encode(&CacheState::initial()),
+                encode(&CacheSeen::default()),
+                encode(&ClusterIdentity::new(256, 5)),
+                encode(&CandidateRecord { node }),
+                encode(&7_u64),
+            ];
+            let paths = [node_path(node), shard_path(ShardId(7)), "/controller/0123456789abcdef-0000000012".into()];
+            // Nonces are random; the damage is to be the same each time.
+            let fixed =
+                |value: Encoded| String::from_utf8(value.bytes).unwrap().replace(&value.nonce, "0123456789abcdef");
+            values.map(|value| fixed(value.unwrap())).into_iter().chain(paths).map(String::into_bytes).collect()
+        }
+        damage::run(&[Target { name: "zookeeper_value", body, seeds }], 5_000);
+    }
+
+    #[test]
+    fn a_state_that_no_shard_can_have_is_not_taken() {
+        let good = ShardState::founding(vec![NodeId::from(1)]);
+        let taken = |state: &ShardState| decode::<StoredShard>("/shards/7", &encode(state).unwrap().bytes);
+        assert_eq!(ShardState::from(taken(&good).unwrap()), good);
+        for bad in [
+            ShardState { members: vec![], ..good.clone() },
+            ShardState { target: vec![NodeId::from(1); 2], ..good.clone() },
+            ShardState { epoch: Epoch(u64::MAX), ..good.clone() },
+        ] {
+            assert!(matches!(taken(&bad), Err(CoordinationError::Corrupt(_))), "{bad:?}");
+        }
     }
 
     #[test]

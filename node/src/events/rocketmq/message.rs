@@ -137,6 +137,9 @@ fn text(bytes: Bytes) -> Option<String> {
 }
 
 #[cfg(test)]
+pub(super) use tests::stored_samples;
+
+#[cfg(test)]
 mod tests {
     use bytes::{BufMut as _, BytesMut};
     use holdfast_protocol::EventId;
@@ -180,6 +183,12 @@ mod tests {
         sized.put_i32(m.len() as i32 + 4);
         sized.put(m);
         sized.freeze()
+    }
+
+    /// Answers with one and with two messages.
+    pub(in super::super) fn stored_samples() -> Vec<Vec<u8>> {
+        let one = [0, BORN_AT_IPV6, COMPRESSED].map(|flags| stored(&message(), flags).to_vec());
+        one.iter().cloned().chain([one.concat()]).collect()
     }
 
     #[test]

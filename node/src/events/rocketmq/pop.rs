@@ -249,6 +249,17 @@ fn start_offsets(info: &str) -> HashMap<(String, i32), i64> {
     info.split(';').filter_map(one).collect()
 }
 
+/// Reads a text as each of the forms above, for tests.
+#[cfg(test)]
+pub(super) fn read_texts(text: &str) {
+    start_offsets(text);
+    retry_mark(text);
+    if let Ok(handle) = Handle::parse(&Receipt(text.to_owned())) {
+        let receipt = handle.to_receipt();
+        assert_eq!(Handle::parse(&receipt).map(|again| again.to_receipt()), Ok(receipt));
+    }
+}
+
 /// Makes a consumer group at every broker, where brokers do not do so themselves.
 pub(super) async fn create_group(shared: &Shared, group: &str) -> EventResult<()> {
     if !shared.connections.options().create_topics {

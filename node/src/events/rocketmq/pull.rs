@@ -42,6 +42,15 @@ fn parse(text: &str) -> Option<Offsets> {
     Some(offsets)
 }
 
+/// Reads a text as a position, for tests.
+#[cfg(test)]
+pub(super) fn read_texts(text: &str) {
+    if let Some(offsets) = parse(text) {
+        let Position::After(again) = position_of(&offsets) else { panic!("it is after something") };
+        assert_eq!(parse(&again), Some(offsets));
+    }
+}
+
 pub(super) async fn read(
     shared: &Shared,
     topic: Topic,

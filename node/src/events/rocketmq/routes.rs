@@ -89,6 +89,8 @@ struct ClusterData {
 
 /// Queues of a topic on one broker that are used.
 const QUEUES_MAX: i32 = 1_024;
+/// Queues of a topic that are used. Brokers may be many, but an answer of 32 MiB could name half a million.
+pub(super) const QUEUES_IN_ROUTE_MAX: usize = 16_384;
 /// The number that a broker's master has.
 const MASTER: &str = "0";
 
@@ -103,18 +105,27 @@ impl From<RouteData> for Route {
         for queues in data.queue_datas {
             let broker: Arc<str> = queues.broker_name.as_str().into();
             // More than RocketMQ's own tools make; an answer must not decide how much memory this takes.
-            let of = |count: i32| (0..count.min(QUEUES_MAX)).map(|number| (broker.clone(), number)).collect::<Vec<_>>();
+            let add = |list: &mut Vec<(Arc<str>, i32)>, count: i32| {
+                let left = QUEUES_IN_ROUTE_MAX - list.len();
+                list.extend((0..count.min(QUEUES_MAX)).take(left).map(|number| (broker.clone(), number)));
+            };
             if queues.perm & WRITABLE != 0 {
-                route.write.extend(of(queues.write_queue_nums));
+                add(&mut route.write, queues.write_queue_nums);
             }
             if queues.perm & READABLE != 0 {
-                route.read.extend(of(queues.read_queue_nums));
+                add(&mut route.read, queues.read_queue_nums);
             }
         }
         route.write.sort();
         route.read.sort();
         route
     }
+}
+
+/// The route of an answer, for tests.
+#[cfg(test)]
+pub(super) fn route_of(bytes: &[u8]) -> Option<Route> {
+    serde_json::from_slice::<RouteData>(&quote_numeric_names(bytes)).ok().map(Route::from)
 }
 
 struct Known {
@@ -306,6 +317,14 @@ mod tests {
         used.sort();
         used.dedup();
         assert_eq!(used.len(), 5, "every queue is used");
+    }
+
+    #[test]
+    fn an_answer_does_not_decide_how_much_memory_a_route_takes() {
+        let queue = r#"{"brokerName":"a","perm":6,"readQueueNums":2147483647,"writeQueueNums":2147483647}"#;
+        let text = format!(r#"{{"brokerDatas":[],"queueDatas":[{}]}}"#, vec![queue; 20_000].join(","));
+        let route = route(&text);
+        assert_eq!((route.write.len(), route.read.len()), (QUEUES_IN_ROUTE_MAX, QUEUES_IN_ROUTE_MAX));
     }
 
     #[tokio::test(start_paused = true)]

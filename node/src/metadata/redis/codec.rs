@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use holdfast_actors::ports::metadata::{
-    AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, Content, ContentPlace, ETag, MetadataError,
+    AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, Content, ContentPlace, ETag, MetadataError, ObjectPart,
     ObjectVersion, Restore, User, Versioning,
 };
 use holdfast_protocol::checksum::Checksum;
@@ -259,13 +259,18 @@ fn read_content(fields: &mut Reader<'_>) -> Option<Content> {
         } else {
             None
         },
-        parts: fields.json()?,
+        parts: fields.json().filter(|parts| can_be_added_up(parts))?,
         place: match fields.byte()? {
             0 => ContentPlace::Cluster,
             1 => ContentPlace::Tier(Arc::new(ColdPlace::decode(fields.bytes()?).ok()?)),
             _ => return None,
         },
     })
+}
+
+/// Whether readers can reckon with the sizes of parts.
+fn can_be_added_up(parts: &Vec<ObjectPart>) -> bool {
+    parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(part.size_bytes)).is_some()
 }
 
 fn algorithm_code(algorithm: ChecksumAlgorithm) -> u8 {
@@ -433,7 +438,9 @@ impl Entry for Credential {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use holdfast_actors::ports::metadata::{ObjectAttributes, ObjectPart, Tag};
+    use holdfast_actors::domain::objects::ranges::part_range;
+    use holdfast_actors::ports::metadata::{ObjectAttributes, Tag};
+    use holdfast_protocol::fuzz::{Target, damage};
     use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
     use proptest::prelude::*;
 
@@ -583,6 +590,65 @@ mod tests {
         assert!(matches!(absent, Err(MetadataError::NoSuchKey)));
         assert!(ObjectVersion::is_absent(&MetadataError::NoSuchKey) && !ObjectVersion::is_absent(&MetadataError::Busy));
         assert!(Profile::is_absent(&MetadataError::NotFound("user")));
+    }
+
+    fn survives<E: Entry>(bytes: &[u8]) {
+        if let Some(Ok(value)) = decode::<E>(bytes) {
+            let form = encode(&value).unwrap();
+            let Some(Ok(again)) = decode::<E>(&form) else { panic!("what was read is not read again") };
+            assert_eq!(encode(&again).unwrap(), form);
+        }
+    }
+
+    #[test]
+    fn damaged_values_are_taken_for_nothing_or_for_what_can_be() {
+        fn body(bytes: &[u8]) {
+            survives::<ObjectVersion>(bytes);
+            survives::<Bucket>(bytes);
+            survives::<Profile>(bytes);
+            survives::<Credential>(bytes);
+            if let Some(Ok(object)) = decode::<ObjectVersion>(bytes)
+                && let Some(content) = &object.content
+            {
+                // What a reader does with it.
+                let size_bytes = content.size_bytes();
+                for number in 1..=content.parts.len() as u32 + 1 {
+                    let _ = part_range(content, number);
+                }
+                let _ = content.manifest.locate(0..size_bytes).take(10).count();
+            }
+        }
+        fn seeds() -> Vec<Vec<u8>> {
+            let whole = object("k".into(), true, false);
+            let bucket = Bucket {
+                id: BucketId(7),
+                name: "b".into(),
+                owner: "alice".into(),
+                created_ms: 1,
+                versioning: Versioning::Suspended,
+                configs: BucketConfigKind::ALL.into_iter().map(|kind| (kind, "{}".to_owned())).collect(),
+                revision: 4,
+            };
+            let user = User { name: "alice".into(), admin: true, enabled: false, created_ms: 8 };
+            let profile = Profile { user, reading: [3; 16] };
+            vec![
+                encode(&whole).unwrap(),
+                encode(&cold(whole, Some(Restore::Until(7)))).unwrap(),
+                encode(&object("k".into(), false, true)).unwrap(),
+                encode(&bucket).unwrap(),
+                encode(&profile).unwrap(),
+                encode_absent(),
+            ]
+        }
+        damage::run(&[Target { name: "redis_value", body, seeds }], 5_000);
+    }
+
+    #[test]
+    fn parts_that_cannot_be_added_up_are_taken_for_nothing() {
+        let mut object = object("k".into(), true, false);
+        let content = Arc::make_mut(object.content.as_mut().unwrap());
+        content.parts = vec![ObjectPart { number: 1, size_bytes: u64::MAX, checksum: None }; 2];
+        assert!(decode::<ObjectVersion>(&encode(&object).unwrap()).is_none());
     }
 
     proptest! {

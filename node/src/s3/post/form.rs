@@ -1,6 +1,7 @@
 //! Reading `multipart/form-data` as it arrives: first the fields, bounded, then the file as a stream.
 
 use bytes::{Bytes, BytesMut};
+use holdfast_actors::domain::access::names::OBJECT_KEY_BYTES_MAX;
 use holdfast_actors::domain::objects::tags::OBJECT_TAGS_MAX;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
@@ -12,6 +13,8 @@ use url::form_urlencoded;
 const FIELDS_BYTES_MAX: usize = 64 * 1024;
 /// Most fields.
 const FIELDS_MAX: usize = 200;
+/// Stands for the file's name in a key.
+const FILENAME: &str = "${filename}";
 /// Longest boundary, by the standard.
 const BOUNDARY_BYTES_MAX: usize = 70;
 
@@ -77,7 +80,13 @@ impl Form {
         })?;
         // Browsers of old send the whole path.
         let name = self.filename.rsplit(['/', '\\']).next().unwrap_or_default();
-        Ok(key.replace("${filename}", name))
+        // Both may have 64 KiB, and together a thousand times that; nobody has been asked yet who sends this.
+        let places = key.matches(FILENAME).count();
+        let bytes = key.len().saturating_sub(places * FILENAME.len()).saturating_add(places.saturating_mul(name.len()));
+        if bytes > OBJECT_KEY_BYTES_MAX {
+            return Err(s3_error!(KeyTooLongError, "Your key is too long"));
+        }
+        Ok(key.replace(FILENAME, name))
     }
 }
 
@@ -126,10 +135,9 @@ fn parameter(header: &str, wanted: &str) -> Option<String> {
     }
 }
 
-/// The position of `needle` in `haystack`.
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+/// The position of `needle` in `haystack`, at `from` or behind.
+fn find(haystack: &[u8], needle: &[u8], mut from: usize) -> Option<usize> {
     let first = *needle.first()?;
-    let mut from = 0;
     while let Some(at) = haystack.get(from..)?.iter().position(|b| *b == first) {
         let at = from + at;
         if haystack[at..].starts_with(needle) {
@@ -180,13 +188,16 @@ impl FormReader {
 
     /// Reads until `needle` is in the buffer, and gives its position.
     async fn fill_until(&mut self, needle: &[u8], budget: usize) -> Result<usize, FormError> {
+        let mut from = 0;
         loop {
-            if let Some(at) = find(&self.buffer, needle) {
+            if let Some(at) = find(&self.buffer, needle, from) {
                 return if at <= budget { Ok(at) } else { Err(FormError::FieldsTooLarge) };
             }
             if self.buffer.len() > budget + needle.len() {
                 return Err(FormError::FieldsTooLarge);
             }
+            // Each byte is searched once, in however small pieces they come.
+            from = self.buffer.len().saturating_sub(needle.len() - 1);
             if !self.fill().await? {
                 return Err(FormError::Incomplete);
             }
@@ -240,13 +251,15 @@ impl FormReader {
     /// The file's length: known if the file ends within the next `ahead` bytes, else by the request's length. Whether it
     /// was right shows when the file ends.
     pub(super) async fn file_length(&mut self, ahead: usize, total_bytes: Option<u64>) -> Result<u64, FormError> {
+        let mut from = 0;
         loop {
-            if let Some(end) = find(&self.buffer, &self.delimiter) {
+            if let Some(end) = find(&self.buffer, &self.delimiter, from) {
                 return Ok(end as u64);
             }
             if self.buffer.len() >= ahead {
                 break;
             }
+            from = self.buffer.len().saturating_sub(self.delimiter.len() - 1);
             if !self.fill().await? {
                 return Err(FormError::Incomplete);
             }
@@ -263,7 +276,7 @@ impl FormReader {
             if self.finished {
                 return Ok(None);
             }
-            if let Some(end) = find(&self.buffer, &self.delimiter) {
+            if let Some(end) = find(&self.buffer, &self.delimiter, 0) {
                 self.finished = true;
                 let piece = self.buffer.split_to(end).freeze();
                 return Ok((!piece.is_empty()).then_some(piece));
@@ -347,6 +360,7 @@ pub(super) fn tagging_header(xml: &str) -> S3Result<String> {
 #[cfg(test)]
 mod tests {
     use futures::StreamExt;
+    use holdfast_protocol::fuzz::{Target, damage};
     use http_body::Frame;
     use http_body_util::StreamBody;
 
@@ -396,6 +410,15 @@ mod tests {
         assert!(matches!(reader.file_length(0, None).await, Err(FormError::UnknownLength)));
     }
 
+    /// Were everything searched anew with each piece, this would take minutes.
+    #[tokio::test]
+    async fn a_file_that_comes_byte_by_byte_is_searched_once() {
+        let head = b"--XX\r\nContent-Disposition: form-data; name=file\r\n\r\n";
+        let form = [&head[..], &b"\r\n--X".repeat(100_000), b"\r\n--XX--"].concat();
+        let (_, mut reader) = FormReader::new(body(&form, 1), "XX".into()).read_fields().await.unwrap();
+        assert_eq!(reader.file_length(1 << 20, None).await.unwrap(), 500_000);
+    }
+
     #[tokio::test]
     async fn a_form_cut_anywhere_is_an_error_and_never_a_shorter_file() {
         let end = FORM.len() - b"--\r\n".len();
@@ -420,6 +443,62 @@ mod tests {
         assert!(matches!(read(b"--XX\r\nX: y\r\n\r\nz\r\n--XX--", 64).await, Err(FormError::Malformed(_))));
         assert!(matches!(read(b"--XXY\r\n", 64).await, Err(FormError::Malformed(_))));
         assert!(matches!(read(b"", 64).await, Err(FormError::Incomplete)));
+    }
+
+    #[test]
+    fn a_key_does_not_grow_beyond_what_keys_can_be() {
+        let form = |key: String, filename: &str| {
+            let fields = vec![("key".to_owned(), key)];
+            Form { fields, filename: filename.into() }.key().map_err(|error| error.code().as_str().to_owned())
+        };
+        assert_eq!(form("${filename}-${filename}".into(), "a/b").as_deref(), Ok("b-b"));
+        assert_eq!(form("${filename}".into(), &"n".repeat(1024)).map(|key| key.len()), Ok(1024));
+        let long = Err("KeyTooLongError".to_owned());
+        assert_eq!(form("${filename}".into(), &"n".repeat(1025)), long);
+        assert_eq!(form("${filename}".repeat(3_000), &"n".repeat(30_000)), long, "a hundred megabytes");
+        assert_eq!(form("k".repeat(1025), ""), long);
+    }
+
+    #[test]
+    fn damaged_forms_are_refused_and_no_harm() {
+        fn body(bytes: &[u8]) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            // In one piece and in many it is the same form.
+            let whole = runtime.block_on(read(bytes, bytes.len()));
+            let pieces = runtime.block_on(read(bytes, 7));
+            match (whole, pieces) {
+                (Ok((form, file)), Ok((again, same))) => {
+                    assert_eq!((form.fields(), file), (again.fields(), same));
+                    let _ = form.key().map(|key| assert!(key.len() <= OBJECT_KEY_BYTES_MAX));
+                }
+                (Err(_), Err(_)) => {}
+                (whole, pieces) => panic!("{:?} in one piece, {:?} in many", whole.err(), pieces.err()),
+            }
+        }
+        fn tagging(bytes: &[u8]) {
+            let _ = tagging_header(&String::from_utf8_lossy(bytes));
+        }
+        fn header(bytes: &[u8]) {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = http::HeaderValue::from_bytes(bytes) {
+                headers.insert(CONTENT_TYPE, value);
+                let _ = boundary(&headers).map(|boundary| assert!((1..=BOUNDARY_BYTES_MAX).contains(&boundary.len())));
+            }
+        }
+        fn documents() -> Vec<Vec<u8>> {
+            vec![b"<Tagging><TagSet><Tag><Key>a b</Key><Value>1&amp;&#50;</Value></Tag></TagSet></Tagging>".to_vec()]
+        }
+        fn headers() -> Vec<Vec<u8>> {
+            vec![b"multipart/form-data; charset=utf-8; boundary=\"a \\\" b\"; x=y".to_vec()]
+        }
+        damage::run(
+            &[
+                Target { name: "post_form", body, seeds: || vec![FORM.to_vec()] },
+                Target { name: "post_tagging", body: tagging, seeds: documents },
+                Target { name: "post_content_type", body: header, seeds: headers },
+            ],
+            3_000,
+        );
     }
 
     #[test]

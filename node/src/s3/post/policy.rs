@@ -203,6 +203,8 @@ pub(super) async fn check_signature(
 
 #[cfg(test)]
 mod tests {
+    use holdfast_protocol::fuzz::Target;
+
     use super::*;
 
     fn policy(conditions: &str) -> S3Result<PostPolicy> {
@@ -228,6 +230,24 @@ mod tests {
         assert!(policy.check(&Form::of(&good), "other", NOW_MS).is_err(), "a policy is for one bucket");
         assert!(policy.check(&Form::of(&good), "photos", NOW_MS + 86_400_000).is_err(), "it expires");
         assert_eq!(policy.size_range(), (1, 10));
+    }
+
+    #[test]
+    fn damaged_policies_are_refused_and_no_harm() {
+        fn body(bytes: &[u8]) {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            let _ = PostPolicy::from_base64(text);
+            // The same inside of its wrapping.
+            if let Ok(policy) = PostPolicy::from_base64(&base64::prelude::BASE64_STANDARD.encode(bytes)) {
+                let _ = policy.check(&Form::of(&[("key", "up/a"), ("acl", "private")]), "photos", NOW_MS);
+                let _ = policy.size_range();
+            }
+        }
+        fn seeds() -> Vec<Vec<u8>> {
+            let text = r#"{"expiration":"2026-01-02T00:00:00.000+01:00","conditions":[{"bucket":"photos"},["starts-with","$key","up/"],["eq","$acl","private"],["content-length-range",1,"10"]]}"#;
+            vec![text.into(), base64::prelude::BASE64_STANDARD.encode(text).into_bytes()]
+        }
+        holdfast_protocol::fuzz::damage::run(&[Target { name: "post_policy", body, seeds }], 5_000);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What is taken and what is not.
 
+use holdfast_protocol::fuzz::{Target, damage};
 use proptest::prelude::*;
 use s3s::dto::{
     AbortIncompleteMultipartUpload, BucketLifecycleConfiguration, Delete, ExpirationStatus, LifecycleExpiration,
@@ -27,6 +28,38 @@ fn restore(rest: &str) -> Result<(), String> {
 
 fn delete(rest: &str) -> Result<(), String> {
     check(format!("<Delete>{rest}</Delete>").as_bytes(), Document::Delete)
+}
+
+#[test]
+fn damaged_documents_are_refused_or_rewritten_to_good_ones() {
+    fn body(text: &[u8]) {
+        for document in [Document::Lifecycle, Document::Delete, Document::Restore] {
+            let Ok(idle) = read(text, document) else { continue };
+            assert!(idle.is_empty() || document == Document::Lifecycle);
+            if idle.is_empty() {
+                continue;
+            }
+            // What takes the place of the extension is negative days, which are refused from clients.
+            let rewritten = text_of(&idle::rewritten(text, &idle));
+            assert_eq!(rewritten.matches("<Days>-").count(), text_of(text).matches("<Days>-").count() + idle.len());
+            assert_eq!(read(rewritten.replace("<Days>-", "<Days>").as_bytes(), document), Ok(vec![]), "{rewritten}");
+        }
+    }
+    fn text_of(text: &[u8]) -> String {
+        String::from_utf8_lossy(text).into_owned()
+    }
+    fn seeds() -> Vec<Vec<u8>> {
+        let days = "<DaysSinceLastAccess>30</DaysSinceLastAccess><StorageClass>OSS</StorageClass>";
+        let all = [
+            rule("<ID>a &amp; b</ID><Filter><And><Prefix>p</Prefix><Tag><Key>k</Key><Value/></Tag></And></Filter><Expiration><Days> 3 </Days></Expiration>"),
+            rule(&format!("<Transition>{days}</Transition><Filter/>")),
+            format!("\u{feff}<?xml version=\"1.0\"?>{}", rule(&format!("<Transition>\n{days}</Transition><Transition>{days}</Transition>"))),
+            "<Delete><Quiet>true</Quiet><Object><Key>a</Key><VersionId>null</VersionId><Size>5</Size></Object><Other><x/></Other></Delete>".into(),
+            "<RestoreRequest><Days>1</Days><GlacierJobParameters><Tier>Bulk</Tier></GlacierJobParameters></RestoreRequest>".into(),
+        ];
+        all.into_iter().map(String::into_bytes).collect()
+    }
+    damage::run(&[Target { name: "strict_xml", body, seeds }], 10_000);
 }
 
 #[test]

@@ -234,7 +234,10 @@ impl Opener {
             return self.discard_or_leave(&file, &path, number, len).await.map(|()| None);
         }
         let mut state = SegmentState { sealed: true, ..SegmentState::default() };
-        let index = index.filter(|(head, _)| (head.segment, head.salt) == (number, header.salt));
+        // One of another life of the segment, or one that would have readers look behind the end of the mapping.
+        let index = index.filter(|(head, _)| {
+            (head.segment, head.salt) == (number, header.salt) && head.tail <= header.len_bytes
+        });
         let (scan, kills) = match index {
             Some((head, kills)) => {
                 state.indexed = true;

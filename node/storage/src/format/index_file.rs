@@ -27,7 +27,7 @@ use holdfast_protocol::ChunkId;
 
 use super::record::{Kill, RecordLayout};
 use super::segment::SEGMENT_BYTES_MAX;
-use super::{BLOCK_BYTES, FORMAT_VERSION, FormatError, array_at, put, u32_at, u64_at};
+use super::{BLOCK_BYTES, FORMAT_VERSION, FormatError, SEQUENCE_MAX, array_at, put, u32_at, u64_at};
 
 const WHAT: &str = "index file";
 const MAGIC: &[u8; 8] = b"HFINDEXF";
@@ -137,6 +137,9 @@ impl IndexFile {
             })
             .collect();
         let IndexFileHeader { segment, salt, tail, sequence_max, .. } = header;
+        if entries.iter().any(|entry| entry.sequence > SEQUENCE_MAX) {
+            return Err(FormatError::Invalid { what: WHAT, detail: "impossible sequence number" });
+        }
         if !entries.iter().all(|entry| lies_before(entry, tail)) {
             return Err(FormatError::Invalid { what: WHAT, detail: "a record lies outside its segment" });
         }
@@ -187,6 +190,9 @@ impl IndexFileHeader {
         let blocks_max = SEGMENT_BYTES_MAX / BLOCK_BYTES as u64;
         // A block holds one chunk record, or part of a tombstone record.
         let kills_max = SEGMENT_BYTES_MAX / Kill::BYTES as u64;
+        if u64_at(bytes, 32) > SEQUENCE_MAX {
+            return Err(FormatError::Invalid { what: WHAT, detail: "impossible sequence number" });
+        }
         if tail > SEGMENT_BYTES_MAX || entry_count > blocks_max || kill_count > kills_max {
             return Err(FormatError::Invalid { what: WHAT, detail: "more than a segment holds" });
         }
@@ -214,6 +220,23 @@ impl IndexFileHeader {
         }
         Kill::decode_list(kills)
     }
+}
+
+/// A file whose checksums fit what they are over, whatever that is.
+pub(super) fn sealed(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    if bytes.len() < HEADER_BYTES {
+        return bytes;
+    }
+    let kills_len = u64_at(&bytes, 48).saturating_mul(Kill::BYTES as u64);
+    let kills_len = usize::try_from(kills_len).unwrap_or(usize::MAX).min(bytes.len() - HEADER_BYTES);
+    let (kills, entries) = bytes[HEADER_BYTES..].split_at(kills_len);
+    let (kills_crc, entries_crc) = (crc32c::crc32c(kills), crc32c::crc32c(entries));
+    put(&mut bytes, 56, &kills_crc.to_le_bytes());
+    put(&mut bytes, 60, &entries_crc.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..CRC_AT]);
+    put(&mut bytes, CRC_AT, &crc.to_le_bytes());
+    bytes
 }
 
 fn lies_before(entry: &IndexEntry, tail: u64) -> bool {
@@ -256,6 +279,15 @@ mod tests {
         file.entries[0].block = 16;
         assert!(matches!(IndexFile::decode(&file.encode()), Err(FormatError::Invalid { .. })));
         file.entries[0].block = 0;
+        assert!(matches!(IndexFile::decode(&file.encode()), Err(FormatError::Invalid { .. })));
+    }
+
+    #[test]
+    fn sequence_numbers_after_which_there_is_none_are_refused() {
+        let file = IndexFile { sequence_max: u64::MAX, ..sample() };
+        assert!(matches!(IndexFile::decode(&file.encode()), Err(FormatError::Invalid { .. })));
+        let mut file = sample();
+        file.entries[0].sequence = u64::MAX;
         assert!(matches!(IndexFile::decode(&file.encode()), Err(FormatError::Invalid { .. })));
     }
 

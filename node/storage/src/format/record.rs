@@ -36,7 +36,7 @@
 use holdfast_protocol::ChunkId;
 
 use super::{
-    BLOCK_BYTES, CHECKSUM_BLOCK_BYTES, FORMAT_VERSION, FormatError, LABEL_BYTES_MAX, PAYLOAD_BYTES_MAX, array_at, put,
+    BLOCK_BYTES, CHECKSUM_BLOCK_BYTES, FORMAT_VERSION, FormatError, LABEL_BYTES_MAX, PAYLOAD_BYTES_MAX, SEQUENCE_MAX, array_at, put,
     u16_at, u32_at, u64_at,
 };
 
@@ -211,6 +211,9 @@ impl RecordHeader {
         let layout = RecordLayout::new(u32_at(bytes, 12) as usize, u32_at(bytes, 48) as usize)
             .filter(|layout| layout.payload_offset == u32_at(bytes, 60) && layout.record_len == u32_at(bytes, 64))
             .ok_or(FormatError::Invalid { what: WHAT, detail: "impossible lengths" })?;
+        if u64_at(bytes, 32).max(u64_at(bytes, 40)) > SEQUENCE_MAX {
+            return Err(FormatError::Invalid { what: WHAT, detail: "impossible sequence number" });
+        }
         Ok(Self {
             kind,
             flags: bytes[11],
@@ -234,6 +237,21 @@ fn header_crc(bytes: &[u8], place: &RecordPlace) -> u32 {
     let crc = crc32c::crc32c_append(crc, &place.salt.to_le_bytes());
     let crc = crc32c::crc32c_append(crc, &place.segment.to_le_bytes());
     crc32c::crc32c_append(crc, &place.offset.to_le_bytes())
+}
+
+/// A record whose checksums of header and table fit what they are over, whatever that is.
+pub(super) fn sealed(bytes: &[u8], place: &RecordPlace) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    if bytes.len() < HEADER_BYTES {
+        return bytes;
+    }
+    let layout = RecordLayout::new(u32_at(&bytes, 12) as usize, u32_at(&bytes, 48) as usize);
+    if let Some(crc) = layout.and_then(|layout| bytes.get(layout.table_range()).map(crc32c::crc32c)) {
+        put(&mut bytes, 56, &crc.to_le_bytes());
+    }
+    let crc = header_crc(&bytes, place);
+    put(&mut bytes, CRC_AT, &crc.to_le_bytes());
+    bytes
 }
 
 /// The checksum table of a payload.
@@ -297,13 +315,18 @@ impl Kill {
     /// Reads a list.
     ///
     /// # Errors
-    /// [`FormatError::Invalid`] when the length is no multiple of an entry's.
+    /// [`FormatError::Invalid`] when the length is no multiple of an entry's, and for impossible sequence numbers: one would
+    /// kill all that its chunk ever had and will have.
     pub fn decode_list(bytes: &[u8]) -> Result<Vec<Self>, FormatError> {
         if !bytes.len().is_multiple_of(Self::BYTES) {
             return Err(FormatError::Invalid { what: "tombstones", detail: "odd length" });
         }
-        let entries = bytes.chunks_exact(Self::BYTES);
-        Ok(entries.map(|entry| Self { id: ChunkId(array_at(entry, 0)), sequence: u64_at(entry, 16) }).collect())
+        let read = |entry| {
+            let kill = Self { id: ChunkId(array_at(entry, 0)), sequence: u64_at(entry, 16) };
+            let detail = "impossible sequence number";
+            if kill.sequence > SEQUENCE_MAX { Err(FormatError::Invalid { what: "tombstones", detail }) } else { Ok(kill) }
+        };
+        bytes.chunks_exact(Self::BYTES).map(read).collect()
     }
 }
 
@@ -391,6 +414,20 @@ mod tests {
     }
 
     #[test]
+    fn sequence_numbers_after_which_there_is_none_are_refused() {
+        let decode = |header: RecordHeader| RecordHeader::decode(&header.encode(&PLACE), &PLACE);
+        assert!(decode(RecordHeader { sequence: SEQUENCE_MAX, ..sample() }).is_ok());
+        for sequence in [SEQUENCE_MAX + 1, u64::MAX] {
+            assert!(matches!(decode(RecordHeader { sequence, ..sample() }), Err(FormatError::Invalid { .. })));
+            let stable = RecordHeader { stable_sequence: sequence, ..sample() };
+            assert!(matches!(decode(stable), Err(FormatError::Invalid { .. })));
+            let mut kill = vec![];
+            Kill { id: ChunkId([1; 16]), sequence }.encode_into(&mut kill);
+            assert!(matches!(Kill::decode_list(&kill), Err(FormatError::Invalid { .. })));
+        }
+    }
+
+    #[test]
     fn small_payload_shares_the_block_of_its_header() {
         let layout = RecordLayout::new(3000, 200).unwrap();
         assert_eq!((layout.payload_offset, layout.record_len), (352, 4096));
@@ -441,7 +478,7 @@ mod tests {
         }
 
         #[test]
-        fn kills_round_trip(ids in proptest::collection::vec(any::<([u8; 16], u64)>(), 0..20)) {
+        fn kills_round_trip(ids in proptest::collection::vec((any::<[u8; 16]>(), 0..=SEQUENCE_MAX), 0..20)) {
             let kills: Vec<_> = ids.into_iter().map(|(id, sequence)| Kill { id: ChunkId(id), sequence }).collect();
             let mut bytes = vec![];
             kills.iter().for_each(|kill| kill.encode_into(&mut bytes));

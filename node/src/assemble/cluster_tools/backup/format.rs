@@ -116,3 +116,40 @@ pub(super) struct PartLine {
     pub(super) checksum: Option<(ChecksumAlgorithm, Vec<u8>)>,
     pub(super) last_modified_ms: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_protocol::fuzz::{Target, damage};
+
+    use super::*;
+
+    const LINES: [&str; 8] = [
+        r#"{"kind":"holdfast_metadata","format":2,"made_ms":5}"#,
+        r#"{"kind":"user","name":"alice","admin":true,"enabled":true,"created_ms":1}"#,
+        r#"{"kind":"key","access_key":"A","sealed_secret":"0102","user":"alice","enabled":true,"description":"d","created_ms":1}"#,
+        r#"{"kind":"tier","name":"OSS","settings":"{}","created_ms":1}"#,
+        r#"{"kind":"bucket","name":"b","owner":"alice","created_ms":1,"versioning":"Enabled","configs":[]}"#,
+        r#"{"kind":"version","bucket":"b","key":"k","version":"null","last_modified_ms":5,"owner":"alice","content":{"id":"090909090909090909090909","manifest":"0909090909090909090909090000000000000005","etag":{"md5":[7,7,7,7,7,7,7,7,7,7,7,7,7,7,7,7],"parts":null}},"attributes":{},"acl":"private"}"#,
+        r#"{"kind":"upload","bucket":"b","id":"07070707070707070707070707070707","key":"k","owner":"alice","begun_ms":1,"attributes":{},"tags":[],"acl":"private","checksum":null}"#,
+        r#"{"kind":"part","bucket":"b","key":"k","upload":"07070707070707070707070707070707","number":1,"content":"090909090909090909090909","size_bytes":5,"md5":"07","checksum":null,"last_modified_ms":5}"#,
+    ];
+
+    #[test]
+    fn damaged_lines_are_refused_and_no_harm() {
+        fn body(bytes: &[u8]) {
+            if let Ok(line) = serde_json::from_slice::<Line>(bytes) {
+                let form = serde_json::to_vec(&line).unwrap();
+                let again: Line = serde_json::from_slice(&form).unwrap();
+                assert_eq!(serde_json::to_vec(&again).unwrap(), form);
+            }
+        }
+        damage::run(&[Target { name: "backup_line", body, seeds: || LINES.map(Vec::from).to_vec() }], 5_000);
+    }
+
+    #[test]
+    fn the_lines_are_those_of_a_backup() {
+        for line in LINES {
+            serde_json::from_str::<Line>(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+}
