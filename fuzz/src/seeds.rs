@@ -9,6 +9,7 @@ fn main() -> io::Result<()> {
         holdfast_protocol::fuzz::TARGETS,
         holdfast_storage::format::fuzz::TARGETS,
         holdfast_actors::fuzz::TARGETS,
+        #[cfg(feature = "tiers")]
         holdfast_tiers::fuzz::TARGETS,
     ];
     for target in crates.into_iter().flatten() {

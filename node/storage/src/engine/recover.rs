@@ -235,9 +235,8 @@ impl Opener {
         }
         let mut state = SegmentState { sealed: true, ..SegmentState::default() };
         // One of another life of the segment, or one that would have readers look behind the end of the mapping.
-        let index = index.filter(|(head, _)| {
-            (head.segment, head.salt) == (number, header.salt) && head.tail <= header.len_bytes
-        });
+        let index = index
+            .filter(|(head, _)| (head.segment, head.salt) == (number, header.salt) && head.tail <= header.len_bytes);
         let (scan, kills) = match index {
             Some((head, kills)) => {
                 state.indexed = true;

@@ -36,8 +36,8 @@
 use holdfast_protocol::ChunkId;
 
 use super::{
-    BLOCK_BYTES, CHECKSUM_BLOCK_BYTES, FORMAT_VERSION, FormatError, LABEL_BYTES_MAX, PAYLOAD_BYTES_MAX, SEQUENCE_MAX, array_at, put,
-    u16_at, u32_at, u64_at,
+    BLOCK_BYTES, CHECKSUM_BLOCK_BYTES, FORMAT_VERSION, FormatError, LABEL_BYTES_MAX, PAYLOAD_BYTES_MAX, SEQUENCE_MAX,
+    array_at, put, u16_at, u32_at, u64_at,
 };
 
 const WHAT: &str = "record header";
@@ -324,7 +324,11 @@ impl Kill {
         let read = |entry| {
             let kill = Self { id: ChunkId(array_at(entry, 0)), sequence: u64_at(entry, 16) };
             let detail = "impossible sequence number";
-            if kill.sequence > SEQUENCE_MAX { Err(FormatError::Invalid { what: "tombstones", detail }) } else { Ok(kill) }
+            if kill.sequence > SEQUENCE_MAX {
+                Err(FormatError::Invalid { what: "tombstones", detail })
+            } else {
+                Ok(kill)
+            }
         };
         bytes.chunks_exact(Self::BYTES).map(read).collect()
     }
