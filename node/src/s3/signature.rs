@@ -235,8 +235,7 @@ mod tests {
             }
         }
         fn query(bytes: &[u8]) {
-            let Ok(uri) = [b"/b/k?", bytes].concat().try_into() else { return };
-            let _: &Uri = &uri;
+            let Ok(uri) = Uri::try_from([&b"/b/k?"[..], bytes].concat()) else { return };
             let signed = presigned_parameters(uri.query().unwrap_or_default());
             let passes = check_form(&HeaderMap::new(), &uri).is_ok();
             if let (Ok(Some(presigned)), true) = (signed, passes) {

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use holdfast_protocol::fuzz::{Target, damage};
 
-use super::message::{Stored, properties_of};
+use super::message::{Stored, properties_of, stored_samples};
 use super::wire::{Command, quote_numeric_names};
 use super::{pop, pull, routes};
 
@@ -59,12 +59,11 @@ fn texts(bytes: &[u8]) {
 
 #[test]
 fn damaged_answers_are_refused_and_no_harm() {
-    let stored = || super::message::stored_samples();
     let texts_of = || ["0 1 5;1 0 7;2 3 4", "a/0=5,b/1=7", "broker|topic|1|42|0 1 2"].map(Vec::from).to_vec();
     damage::run(
         &[
             Target { name: "rocketmq_frame", body: frame, seeds: frames },
-            Target { name: "rocketmq_messages", body: messages, seeds: stored },
+            Target { name: "rocketmq_messages", body: messages, seeds: stored_samples },
             Target { name: "rocketmq_route", body: route, seeds: routes },
             Target { name: "rocketmq_texts", body: texts, seeds: texts_of },
         ],

@@ -259,7 +259,7 @@ fn read_content(fields: &mut Reader<'_>) -> Option<Content> {
         } else {
             None
         },
-        parts: fields.json().filter(|parts| can_be_added_up(parts))?,
+        parts: fields.json::<Vec<ObjectPart>>().filter(|parts| can_be_added_up(parts))?,
         place: match fields.byte()? {
             0 => ContentPlace::Cluster,
             1 => ContentPlace::Tier(Arc::new(ColdPlace::decode(fields.bytes()?).ok()?)),
@@ -269,7 +269,7 @@ fn read_content(fields: &mut Reader<'_>) -> Option<Content> {
 }
 
 /// Whether readers can reckon with the sizes of parts.
-fn can_be_added_up(parts: &Vec<ObjectPart>) -> bool {
+fn can_be_added_up(parts: &[ObjectPart]) -> bool {
     parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(part.size_bytes)).is_some()
 }
 
