@@ -36,7 +36,8 @@ async fn clock_that_leaps_during_a_move_loses_nothing_and_leaves_nothing() {
                     }
                 })
                 .await;
-                assert!(first.moved + first.lost == 1, "{case}: {first:?}");
+                // What the sweeper took for left over is missed when it is read back.
+                assert!(first.moved + first.lost + first.failed == 1, "{case}: {first:?}");
                 assert!(world.read("key").await == data, "{case}");
                 // What the wrong clock put off an operator makes due.
                 world.ledger.retry_moves(&tier("ONE"), world.clock_ms()).await.unwrap();
