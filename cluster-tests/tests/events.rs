@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use holdfast_cluster_tests::client::{Client, Request};
 use holdfast_cluster_tests::cluster::{Cluster, Options, SESSION};
-use holdfast_cluster_tests::eventually;
 use holdfast_cluster_tests::services::rocketmq::{JavaConsumer, RocketMq, SECRET_KEY};
 use holdfast_cluster_tests::told::{BUCKET, PATIENCE, Writers, environment, lag, start_on, wait_until_published};
+use holdfast_cluster_tests::{eventually, parameter};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -86,10 +86,12 @@ fn every_acknowledged_change_is_told_in_order_whatever_dies() {
 /// The hour of the promise, in seconds: what must not grow with it is the memory, and what must is the outbox.
 #[test]
 fn broker_that_is_gone_under_load_costs_no_memory_and_no_event() {
-    const CHANGES: u64 = 20_000;
-    const LOAD: Duration = Duration::from_secs(15);
-    const MEMORY_GROWTH_MAX: u64 = 64 << 20;
+    // Caches of metadata fill up in the first minute of writes, with a broker and without; 110 MiB were seen in 100 s, of which
+    // the last 40 added nothing.
+    const MEMORY_GROWTH_MAX: u64 = 160 << 20;
 
+    // An hour by hand, where that is wanted.
+    let load = Duration::from_secs(parameter("HOLDFAST_TEST_OUTAGE_SECONDS", 15));
     let mut service = service();
     let dir = tempfile::tempdir().unwrap();
     let node = start_on(&dir.path().join("data"), &environment(&service, dir.path(), "outage", SECRET_KEY));
@@ -103,7 +105,7 @@ fn broker_that_is_gone_under_load_costs_no_memory_and_no_event() {
         writers.make_progress("without a broker", 1_000);
         let (before, already, begun) = (node.memory().1, writers.acknowledged(), Instant::now());
         let mut peak = before;
-        while begun.elapsed() < LOAD && writers.acknowledged() - already < CHANGES {
+        while begun.elapsed() < load {
             peak = peak.max(node.memory().1);
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -113,7 +115,7 @@ fn broker_that_is_gone_under_load_costs_no_memory_and_no_event() {
             before >> 20,
             peak >> 20
         );
-        assert!(changes >= 500, "writes do not go on: {changes} in {LOAD:?}");
+        assert!(changes >= 500, "writes do not go on: {changes} in {load:?}");
         assert!(peak - before <= MEMORY_GROWTH_MAX, "it grew by {} MiB", (peak - before) >> 20);
         // Counted in each partition up to a number that this does not reach.
         assert!(lag(&node)["rows"].as_u64().unwrap() >= changes, "the outbox has less than was acknowledged");
