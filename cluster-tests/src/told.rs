@@ -18,7 +18,7 @@ use crate::services::rocketmq::{ACCESS_KEY, JavaConsumer, Received, RocketMq};
 /// Where [`Writers`] write.
 pub const BUCKET: &str = "told";
 /// Longer than anything takes to arrive on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 fn secret_file(dir: &Path, secret: &str) -> PathBuf {
     let file = dir.join(format!("secret-{secret}"));
