@@ -15,7 +15,7 @@ use holdfast_protocol::{CHUNK_SIZE_MAX, ChunkId, NodeId};
 
 use super::client::{Opened, Outcome, QuicPeers, unexpected, within};
 use super::convert;
-use super::stream::{Lookahead, StreamError, read_frame};
+use super::stream::{StreamError, read_bytes, read_frame};
 
 /// The checksum of a block.
 pub(super) fn crc32c(block: &[u8]) -> u32 {
@@ -28,7 +28,6 @@ struct Reading {
     chunk: ChunkId,
     range: Range<u32>,
     opened: Option<Opened>,
-    ahead: Lookahead,
     left_bytes: u32,
     outcome: Outcome,
 }
@@ -37,7 +36,7 @@ struct Reading {
 pub(super) fn read(peers: QuicPeers, node: NodeId, chunk: ChunkId, range: Range<u32>) -> ChunkBody {
     let left_bytes = range.end.saturating_sub(range.start);
     let outcome = Outcome::new("read");
-    let reading = Reading { peers, node, chunk, range, opened: None, ahead: Lookahead::default(), left_bytes, outcome };
+    let reading = Reading { peers, node, chunk, range, opened: None, left_bytes, outcome };
     // An error ends the stream.
     Box::pin(stream::unfold(Some(reading), |reading| async {
         let mut reading = reading?;
@@ -69,11 +68,11 @@ impl Reading {
         }
         let (node, progress) = (self.node, self.peers.options().request_timeout);
         let mut bytes = [0; HEAD_BYTES];
-        let (recv, ahead) = (&mut opened.call.recv, &mut self.ahead);
-        within(node, progress, ahead.read_exact(recv, &mut bytes)).await?;
+        let recv = &mut opened.call.recv;
+        within(node, progress, async { Ok(recv.read_exact(&mut bytes).await?) }).await?;
         let head = BlockHead::decode(bytes).map_err(|error| convert::stream_error(node, StreamError::Frame(error)))?;
         if head.size_bytes == 0 {
-            return match within(node, progress, ahead.read_frame(recv)).await? {
+            return match within(node, progress, read_frame(recv)).await? {
                 Answer::Error(error) => Err(convert::error_from_wire(node, error)),
                 _ => Err(unexpected(node)),
             };
@@ -81,7 +80,7 @@ impl Reading {
         if head.size_bytes > self.left_bytes {
             return Err(PeerError::Protocol(format!("node {node} sends more than was asked for")));
         }
-        let block = within(node, progress, ahead.read_bytes(recv, head.size_bytes as usize)).await?;
+        let block = within(node, progress, read_bytes(recv, head.size_bytes as usize)).await?;
         if crc32c(&block) != head.crc32c {
             metrics::counter!("holdfast_peer_corrupt_blocks_total").increment(1);
             let detail = format!("it changed on the way from node {node}");

@@ -1,8 +1,6 @@
 //! Frames on a stream.
 
-use std::collections::VecDeque;
-
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use holdfast_protocol::peer::{self, FrameError, Message, PREFIX_BYTES};
 use quinn::{ReadError, ReadExactError, RecvStream, SendStream, WriteError};
 
@@ -59,65 +57,6 @@ impl Drop for Call {
             self.send.reset(CODE_DROPPED).ok();
             self.recv.stop(CODE_DROPPED).ok();
         }
-    }
-}
-
-/// Chunks that one look at a stream takes at most: more than lie ready as a rule.
-const CHUNKS_AT_A_TIME: usize = 32;
-
-/// Takes all that has come of a stream at each look, and gives it out in the lengths that are asked for. A look takes the
-/// connection's lock, which its driver wants too: with one look for each packet both spend their time waiting for it.
-///
-/// Holds less than [`CHUNKS_AT_A_TIME`] packets between two calls. Dropped in the middle of a call, it may have lost bytes.
-#[derive(Default)]
-pub(crate) struct Lookahead {
-    chunks: VecDeque<Bytes>,
-}
-
-impl Lookahead {
-    /// Fills `target` from the stream.
-    pub(crate) async fn read_exact(&mut self, recv: &mut RecvStream, target: &mut [u8]) -> Result<(), StreamError> {
-        let mut filled = 0;
-        while filled < target.len() {
-            let chunk = self.peek(recv).await?;
-            let take = chunk.len().min(target.len() - filled);
-            chunk.copy_to_slice(&mut target[filled..filled + take]);
-            filled += take;
-        }
-        Ok(())
-    }
-
-    /// Receives exactly `size_bytes`, in one piece.
-    pub(crate) async fn read_bytes(&mut self, recv: &mut RecvStream, size_bytes: usize) -> Result<Bytes, StreamError> {
-        let mut bytes = BytesMut::with_capacity(size_bytes);
-        while bytes.len() < size_bytes {
-            let chunk = self.peek(recv).await?;
-            let take = chunk.len().min(size_bytes - bytes.len());
-            bytes.extend_from_slice(&chunk[..take]);
-            chunk.advance(take);
-        }
-        Ok(bytes.freeze())
-    }
-
-    /// Receives a frame, as [`read_frame`] does.
-    pub(crate) async fn read_frame<M: Message>(&mut self, recv: &mut RecvStream) -> Result<M, StreamError> {
-        let mut prefix = [0; PREFIX_BYTES];
-        self.read_exact(recv, &mut prefix).await?;
-        let body = self.read_bytes(recv, peer::body_bytes::<M>(prefix)?).await?;
-        Ok(peer::decode_body(&body)?)
-    }
-
-    /// The next chunk, which is not empty.
-    async fn peek(&mut self, recv: &mut RecvStream) -> Result<&mut Bytes, StreamError> {
-        while self.chunks.front().is_none_or(Bytes::is_empty) {
-            self.chunks.pop_front();
-            if self.chunks.is_empty() {
-                let mut chunks: [Bytes; CHUNKS_AT_A_TIME] = Default::default();
-                let count = recv.read_chunks(&mut chunks).await?.ok_or(StreamError::Ended)?;
-                self.chunks.extend(chunks.into_iter().take(count));
-            }
-        }
-        Ok(self.chunks.front_mut().expect("the loop ends at a chunk"))
     }
 }
 
