@@ -14,16 +14,20 @@ use bytes::Bytes;
 use holdfast_actors::domain::cleanup::{PassEnd, PassKind};
 use holdfast_actors::domain::dispatch::{BY_BUS_MAX, DispatchLimits};
 use holdfast_actors::flow::consume::{self, ConsumeParts, ConsumeSettings, Consumer, Handled};
-use holdfast_actors::flow::reclaim::{InFlightWrites, Limits, PassStats, Reclaimer};
+use holdfast_actors::flow::duty::Duty;
+use holdfast_actors::flow::reclaim::{ClusterDuty, InFlightWrites, Limits, PassStats, Reclaimer, Writers};
 use holdfast_actors::flow::tasks::{DispatchSettings, Dispatcher, TASKS_GROUP, Tally, TaskWorker, consume_settings};
+use holdfast_actors::ports::coordination::Ownership;
 use holdfast_actors::ports::events::{
     EventBus, EventError, InProcessEventBus, InProcessLimits, Message, SubscribeOptions, Topic,
 };
+use holdfast_actors::ports::locks::LockName;
 use holdfast_actors::ports::metadata::{
     BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, MetadataUpkeep as _, NewBucket,
     NewObject, NewUpload, ObjectAttributes, Part, ReplicaEvidence, WritePrecondition,
 };
 use holdfast_actors::ports::{ChunkStore, Journal, MetadataError, MetadataStore, SystemClock};
+use holdfast_node::locks::InProcessLocks;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::{ContentId, EventId, Manifest, Task, UploadId, VersionId};
 use http::{Method, StatusCode};
@@ -552,6 +556,54 @@ async fn tasks_wait_while_no_worker_runs() {
     world.settle().await;
     assert!(contents.iter().all(|content| !world.has(content)));
     assert!(world.bus.check(Topic::Tasks).await.is_ok());
+}
+
+/// Asks nobody.
+struct NoWriters;
+
+#[async_trait::async_trait]
+impl Writers for NoWriters {
+    async fn oldest_seconds(&self) -> Result<Option<u64>, String> {
+        Ok(None)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_that_fails_again_and_again_lets_another_node_have_the_duty() {
+    let world = World::new(patient()).await;
+    let (locks, name) = (Arc::new(InProcessLocks::new()), LockName::new("cleanup").unwrap());
+    let (mine, other) = (Duty::new(locks.clone(), name.clone()), Duty::new(locks, name));
+    let ownership = Ownership::default();
+    ownership.extend(tokio::time::Instant::now(), Duration::from_secs(3_600));
+    let duty = ClusterDuty {
+        local: world.chunks.clone(),
+        duty: mine.clone(),
+        ownership,
+        sweep_from: Instant::now(),
+        writers: Arc::new(NoWriters),
+    };
+    let reclaimer = Reclaimer { cluster: Some(duty), ..reclaimer_of(&world.store, &world.chunks, &world.clock) };
+    let dispatcher = Dispatcher::new(reclaimer, world.bus.clone(), world.tally.clone(), patient());
+    world.bus.refuse(EventError::Unavailable("no broker".into()));
+    world.chunks.refuse(world.due(1).await[0]);
+    let (begun, mut standing) = (Instant::now(), Vec::new());
+    for duty in [mine.clone(), other.clone()] {
+        standing.push(tokio::spawn(async move { duty.stand().await }));
+        while mine.fence().is_none() {
+            assert!(begun.elapsed() < PATIENCE, "the duty is not had");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let mut failures = 0;
+    while other.fence().is_none() {
+        // What could not be done has its turn again a moment later.
+        world.go_on(1);
+        failures += u32::from(dispatcher.reclaim(GRACE_MS).await.is_err());
+        assert!(begun.elapsed() < PATIENCE, "it keeps the duty after {failures} failures");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(failures > 0);
+    standing.iter().for_each(JoinHandle::abort);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

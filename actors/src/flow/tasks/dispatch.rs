@@ -155,7 +155,12 @@ impl Dispatcher {
     /// # Errors
     /// When metadata or a disk fails; what was done stays done, and is told by the next pass.
     pub async fn reclaim(&self, grace_ms: u64) -> Result<(PassStats, PassEnd), ReclaimError> {
-        self.pass::<ReclaimItem>(grace_ms).await
+        let done = self.pass::<ReclaimItem>(grace_ms).await;
+        // A node that fails again and again lets another one try.
+        if let Some(cluster) = &self.shared.reclaimer.cluster {
+            cluster.duty.on_turn(done.is_ok());
+        }
+        done
     }
 
     /// One pass over uploads begun longer than `age_ms` ago; `None`: none is too old. As [`Self::reclaim`].
