@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_protocol::NodeId;
+use holdfast_protocol::hash::fnv1a;
 use tokio::sync::watch;
 
 use super::RelayOwner;
@@ -93,9 +94,7 @@ pub(super) fn owner_of(members: &Membership, partition: u16) -> Option<NodeId> {
 }
 
 fn weight(node: NodeId, partition: u16) -> u64 {
-    let bytes = node.as_bytes().iter().copied().chain(partition.to_be_bytes());
-    let hash = bytes
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let hash = fnv1a(node.as_bytes().iter().copied().chain(partition.to_be_bytes()));
     // Mixed, as the last bytes differ least.
     let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash ^ (hash >> 33)

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use holdfast_actors::ports::events::{EventError, EventResult};
 use holdfast_protocol::events::{PARTITIONS, partition_of};
+use holdfast_protocol::hash::fnv1a;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -43,9 +44,7 @@ impl Route {
     /// The partition of the outbox decides first, and the rest of the key then: what the owner of a partition has to send at once
     /// goes to one queue, or where there are more queues than partitions, to few. So it fits into few requests.
     pub(super) fn place_of(&self, key: &str) -> Option<usize> {
-        let hash = key
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+        let hash = fnv1a(key.bytes());
         // Not the low bits alone: the outbox's partitions are made of those.
         let within = (hash.rotate_left(29) ^ hash).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         // A place between 0 and PARTITIONS, with 32 bits behind the point.
