@@ -233,7 +233,7 @@ fn completion(upload: &Upload, parts: &[Part], stored_ms: u64) -> CompleteUpload
         upload: upload.new.id,
         parts: parts.iter().map(|part| (part.number, part.content)).collect(),
         content,
-        version: VersionId::generate(stored_ms),
+        version: VersionId::generate(stored_ms / 1000),
         now_ms: stored_ms,
         precondition: WritePrecondition::default(),
         event: None,
