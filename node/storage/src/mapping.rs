@@ -23,7 +23,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
@@ -31,6 +31,7 @@ use parking_lot::RwLock;
 use rustix::fs::OFlags;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+use self::residency::Taken;
 use self::verified::VerifiedPages;
 use crate::io::IoFuture;
 
@@ -71,6 +72,8 @@ pub struct Mapping {
     len: usize,
     file: Arc<File>,
     verified: VerifiedPages,
+    /// Cleared when the file system turns out not to read without waiting.
+    copies: AtomicBool,
     refresh: OnceLock<Refresh>,
     refreshing: tokio::sync::Mutex<()>,
 }
@@ -113,6 +116,7 @@ impl Mapping {
             len,
             file: Arc::new(file),
             verified: VerifiedPages::new(len as u64),
+            copies: AtomicBool::new(true),
             refresh: OnceLock::new(),
             refreshing: tokio::sync::Mutex::new(()),
         });
@@ -160,6 +164,36 @@ impl Mapping {
     pub fn is_resident(&self, range: Range<u64>) -> bool {
         self.check(&range);
         range.is_empty() || residency::is_resident(self, range)
+    }
+
+    /// A copy of a range that is in the page cache and verified, made by one system call that waits for no disk. `None`: it is
+    /// not, or the kernel cannot do it. Of a few pages that is cheaper than lending them: no page is mapped into the process
+    /// and later unmapped, and nothing has to be asked again when the bytes are sent.
+    ///
+    /// # Panics
+    /// When the range reaches past the mapping.
+    pub fn copy_resident(&self, range: Range<u64>) -> Option<Bytes> {
+        if !self.is_resident(range.clone()) || !self.is_verified(range.clone()) {
+            return None;
+        }
+        match residency::copy_resident(self, range.clone()) {
+            // Another reader clears the marks before it brings back what was evicted meanwhile.
+            Taken::All(bytes) => self.is_verified(range).then(|| bytes.into()),
+            // What was evicted meanwhile the kernel may be bringing back for this call, unverified.
+            Taken::NotAll => {
+                self.clear_verified(range);
+                None
+            }
+            Taken::Unsupported => {
+                self.copies.store(false, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    /// Whether [`Mapping::copy_resident`] is of use: not with a file system that cannot read without waiting.
+    pub fn copies_resident(&self) -> bool {
+        self.copies.load(Ordering::Relaxed)
     }
 
     /// Whether all pages that a range touches were verified.

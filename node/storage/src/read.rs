@@ -1,7 +1,8 @@
 //! Reading a chunk.
 //!
 //! What is in the page cache and was verified by this process is handed out as a slice of the segment's mapping: a hash
-//! lookup, a bit test, a residency check; no await and no copy. Everything else is read through the page cache into a
+//! lookup, a bit test, a residency check; no await and no copy (but of a few pages, which are copied out of the page cache:
+//! that costs less than to map them). Everything else is read through the page cache into a
 //! buffer of the pool, whole checksum blocks at a time, and compared; that also brings the pages in, so that what is
 //! handed out is again a slice of the mapping. If the pages are gone by then, or there is no mapping, the
 //! verified buffer itself is handed out.
@@ -34,6 +35,9 @@ use crate::format::{BLOCK_BYTES, CHECKSUM_BLOCK_BYTES};
 use crate::index::Location;
 use crate::mapping::Mapping;
 use crate::segment::{Pin, Segment};
+
+/// Up to this a piece that is in memory is copied rather than lent from the mapping, which costs more for so little.
+const COPIED_BYTES_MAX: u32 = 16 << 10;
 
 /// The most that one piece holds: what the connection writer sends in a few turns.
 const PIECE_BYTES_MAX: u32 = 4 << 20;
@@ -169,6 +173,9 @@ impl Chunk {
     fn resident(&self, range: &Range<u32>) -> Option<Bytes> {
         let mapping = self.mapping()?;
         let mut len = (range.end - range.start).min(PIECE_BYTES_MAX);
+        if len <= COPIED_BYTES_MAX && mapping.copies_resident() {
+            return mapping.copy_resident(self.in_segment(range));
+        }
         loop {
             let found = self.in_segment(&(range.start..range.start + len));
             if mapping.is_resident(found.clone()) && mapping.is_verified(found.clone()) {

@@ -1,9 +1,12 @@
 //! Asking the kernel whether a range of a file is in the page cache: `cachestat` (Linux 6.5), which counts without looking
-//! at each page, or else `mincore`.
+//! at each page, or else `mincore`. And taking what is there without waiting: `preadv2` with `RWF_NOWAIT`.
 
+use std::io::IoSliceMut;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{Mapping, PAGE_BYTES};
 
@@ -44,6 +47,27 @@ pub(super) fn is_resident(mapping: &Mapping, range: Range<u64>) -> bool {
     mincore(mapping, &pages)
 }
 
+/// What a read that does not wait gave.
+pub(super) enum Taken {
+    /// The whole range.
+    All(Vec<u8>),
+    /// Something of it is not in the page cache.
+    NotAll,
+    /// The file system cannot tell.
+    Unsupported,
+}
+
+/// Takes the bytes of a range without waiting for the disk.
+pub(super) fn copy_resident(mapping: &Mapping, range: Range<u64>) -> Taken {
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    let mut slices = [IoSliceMut::new(&mut bytes)];
+    match rustix::io::preadv2(&*mapping.file, &mut slices, range.start, ReadWriteFlags::NOWAIT) {
+        Ok(read) if read == bytes.len() => Taken::All(bytes),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Taken::Unsupported,
+        _ => Taken::NotAll,
+    }
+}
+
 fn cachestat(mapping: &Mapping, pages: &Range<u64>) -> Option<u64> {
     let range = CachestatRange { off: pages.start * PAGE_BYTES, len: (pages.end - pages.start) * PAGE_BYTES };
     let mut stat = Cachestat::default();
@@ -76,6 +100,35 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
+
+    #[test]
+    fn what_is_resident_and_verified_is_copied() {
+        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let contents: Vec<u8> = (0..16 * PAGE_BYTES).map(|at| (at / 5) as u8).collect();
+        file.write_all_at(&contents, 0).unwrap();
+        file.sync_all().unwrap();
+        let mapping = Mapping::new(file.as_fd(), 16 * PAGE_BYTES).unwrap();
+        let range = PAGE_BYTES + 10..3 * PAGE_BYTES + 20;
+        assert_eq!(mapping.copy_resident(range.clone()), None, "it was not verified");
+        mapping.set_verified(0..16 * PAGE_BYTES);
+        match mapping.copy_resident(range.clone()) {
+            Some(copy) => assert_eq!(copy, contents[range.start as usize..range.end as usize]),
+            None => assert!(!mapping.copies_resident(), "the file system can, and it was resident"),
+        }
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        assert_eq!(mapping.copy_resident(range), None, "it was evicted");
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_taken() {
+        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        file.write_all_at(&vec![7; 4 * PAGE_BYTES as usize], 0).unwrap();
+        file.sync_all().unwrap();
+        let mapping = Mapping::new(file.as_fd(), 4 * PAGE_BYTES).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let taken = copy_resident(&mapping, 0..4 * PAGE_BYTES);
+        assert!(matches!(taken, Taken::NotAll | Taken::Unsupported));
+    }
 
     #[test]
     fn both_ways_agree() {
