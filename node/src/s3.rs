@@ -32,6 +32,7 @@ mod errors;
 mod ignored;
 mod lifecycle;
 mod listing;
+pub(crate) mod meters;
 mod multipart;
 mod notify;
 mod put;

@@ -19,7 +19,6 @@ use bytes::Bytes;
 use holdfast_actors::ports::{Clock, MetadataStore};
 use http::header::{CONTENT_RANGE, HOST, ORIGIN, RETRY_AFTER, SERVER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use metrics::{counter, describe_counter, describe_histogram, histogram};
 use percent_encoding::percent_decode_str;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service, S3ServiceBuilder};
@@ -32,6 +31,7 @@ use super::auth::{Authenticator, SecretOpener, SharedAuthenticator};
 use super::cors::Cors;
 use super::host::HostNames;
 use super::ignored::Again;
+use super::meters::Meters;
 use super::post::{self, FormContext};
 use super::request_id::{RequestContext, RequestId};
 use super::restore::Accepted;
@@ -69,16 +69,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     node_name: HeaderValue,
     region: String,
-}
-
-/// Tells the exporter what the metrics of this module mean.
-pub fn describe_metrics() {
-    describe_counter!("holdfast_s3_requests_total", "S3 requests answered, by operation and HTTP status.");
-    describe_histogram!(
-        "holdfast_s3_request_seconds",
-        metrics::Unit::Seconds,
-        "Time from the head of an S3 request to the head of its answer, by operation."
-    );
+    meters: Meters,
 }
 
 impl S3HttpService {
@@ -108,6 +99,7 @@ impl S3HttpService {
             clock,
             node_name,
             region: options.region,
+            meters: Meters::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -121,8 +113,7 @@ impl S3HttpService {
         let span = tracing::info_span!("s3", request_id = %id);
         let response = self.inner.answer(request, &context).instrument(span.clone()).await;
         let (operation, status) = (context.operation(), response.status());
-        counter!("holdfast_s3_requests_total", "operation" => operation, "status" => status_label(status)).increment(1);
-        histogram!("holdfast_s3_request_seconds", "operation" => operation).record(started.elapsed());
+        self.inner.meters.answered(operation, status, started.elapsed());
         span.in_scope(|| {
             let user = context.user().unwrap_or("-");
             let elapsed_us = started.elapsed().as_micros();
@@ -136,32 +127,6 @@ impl S3HttpService {
             }
         });
         response
-    }
-}
-
-/// Metric label of a status: text that lives for ever, so that a request allocates none.
-fn status_label(status: StatusCode) -> &'static str {
-    match status.as_u16() {
-        200 => "200",
-        202 => "202",
-        204 => "204",
-        206 => "206",
-        304 => "304",
-        400 => "400",
-        403 => "403",
-        404 => "404",
-        409 => "409",
-        411 => "411",
-        412 => "412",
-        416 => "416",
-        500 => "500",
-        501 => "501",
-        503 => "503",
-        100..=199 => "1xx",
-        201..=299 => "2xx",
-        300..=399 => "3xx",
-        401..=499 => "4xx",
-        _ => "5xx",
     }
 }
 

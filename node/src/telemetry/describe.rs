@@ -3,7 +3,7 @@
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
 
 pub(super) fn describe() {
-    crate::s3::http_service::describe_metrics();
+    crate::s3::meters::describe_metrics();
     describe_histogram!(
         "holdfast_s3_transfer_seconds",
         Unit::Seconds,

@@ -21,9 +21,9 @@ pub struct ETag {
 impl fmt::Display for ETag {
     /// Without quotes: `d41d8cd98f00b204e9800998ecf8427e` or `…-3`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in self.md5 {
-            write!(f, "{byte:02x}")?;
-        }
+        let mut digits = [0; 32];
+        hex::encode_to_slice(self.md5, &mut digits).map_err(|_| fmt::Error)?;
+        f.write_str(str::from_utf8(&digits).map_err(|_| fmt::Error)?)?;
         match self.parts {
             Some(parts) => write!(f, "-{parts}"),
             None => Ok(()),
