@@ -58,7 +58,7 @@ use coherence::{Core, Name};
 use credentials::Profiles;
 
 /// Users of access keys that are remembered, to ask for both at once.
-const OWNERS_MAX: u64 = 10_000;
+const OWNERS_MAX: usize = 10_000;
 
 /// See the module's page.
 pub struct RedisCachedStore<S: ?Sized> {
@@ -70,7 +70,7 @@ pub struct RedisCachedStore<S: ?Sized> {
     profiles: Arc<Profiles<S>>,
     keys: Arc<Flights<Credential>>,
     /// The user of an access key. A hint: what is found by it is compared.
-    owners: moka::sync::Cache<String, Arc<str>>,
+    owners: quick_cache::sync::Cache<String, Arc<str>>,
     tasks: Vec<AbortHandle>,
 }
 
@@ -106,7 +106,7 @@ impl<S: MetadataStore + ?Sized> RedisCachedStore<S> {
             buckets: Arc::default(),
             profiles: Arc::new(profiles),
             keys: Arc::default(),
-            owners: moka::sync::Cache::new(OWNERS_MAX),
+            owners: quick_cache::sync::Cache::new(OWNERS_MAX),
             tasks,
         }
     }

@@ -9,6 +9,7 @@
 //!
 //! [`Days`]: dto::Transition::days
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use holdfast_actors::domain::lifecycle::{
@@ -28,19 +29,19 @@ use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, no_such_class, 
 use super::{S3Front, classes};
 
 /// Configurations that are kept parsed: a bucket that is read often has its own in there.
-const PARSED_MAX: u64 = 1_000;
+const PARSED_MAX: usize = 1_000;
 
 /// What the front end knows of rules: how long a day is, the rules of buckets, parsed, and where to note reads.
 pub(crate) struct LifecycleView {
     reads: Option<Arc<ReadRecorder>>,
     pub(super) day: Day,
-    parsed: moka::sync::Cache<(BucketId, u64), Option<Arc<LifecycleRules>>>,
+    parsed: quick_cache::sync::Cache<(BucketId, u64), Option<Arc<LifecycleRules>>>,
 }
 
 impl LifecycleView {
     /// Without `reads` none are noted.
     pub(crate) fn new(day: Day, reads: Option<Arc<ReadRecorder>>) -> Self {
-        Self { reads, day, parsed: moka::sync::Cache::new(PARSED_MAX) }
+        Self { reads, day, parsed: quick_cache::sync::Cache::new(PARSED_MAX) }
     }
 
     /// Notes that an object is read, if rules ask for it: what counts is its latest version.
@@ -55,7 +56,8 @@ impl LifecycleView {
     fn rules(&self, bucket: &Bucket) -> Option<Arc<LifecycleRules>> {
         bucket.config(BucketConfigKind::Lifecycle)?;
         let read = || stored::<LifecycleRules>(bucket, BucketConfigKind::Lifecycle).ok().flatten().map(Arc::new);
-        self.parsed.get_with((bucket.id, bucket.revision), read)
+        let parsed = self.parsed.get_or_insert_with(&(bucket.id, bucket.revision), || Ok::<_, Infallible>(read()));
+        parsed.unwrap_or_else(|never| match never {})
     }
 }
 

@@ -19,12 +19,15 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use holdfast_actors::ports::metadata::MetadataResult;
+use metrics::Counter;
 use parking_lot::Mutex;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 
 use super::super::caching::{Load, own};
 
@@ -47,10 +50,22 @@ struct Stripe<V> {
     loads: HashMap<Vec<u8>, WeakShared<Load<V>>>,
 }
 
+/// An entry weighs its bytes.
+#[derive(Clone)]
+struct BytesHeld;
+
+impl<V: Cacheable> Weighter<Vec<u8>, Arc<V>> for BytesHeld {
+    fn weight(&self, key: &Vec<u8>, value: &Arc<V>) -> u64 {
+        (key.len() + value.weight_bytes()) as u64
+    }
+}
+
 /// The cache. Keys are bytes.
-pub(super) struct Coherent<V> {
+pub(super) struct Coherent<V: Cacheable> {
     name: &'static str,
-    entries: moka::sync::Cache<Vec<u8>, Arc<V>>,
+    entries: Cache<Vec<u8>, Arc<V>, BytesHeld>,
+    /// Looked up at the first hit, when the recorder of metrics is there.
+    hits: OnceLock<Counter>,
     stripes: Box<[Mutex<Stripe<V>>]>,
     hasher: RandomState,
 }
@@ -58,16 +73,13 @@ pub(super) struct Coherent<V> {
 impl<V: Cacheable> Coherent<V> {
     /// A cache of at most `capacity_bytes`. `name` labels its metrics.
     pub(super) fn new(name: &'static str, capacity_bytes: u64, stripes: usize) -> Arc<Self> {
-        let entries = moka::sync::Cache::builder()
-            .max_capacity(capacity_bytes)
-            .weigher(|key: &Vec<u8>, value: &Arc<V>| {
-                u32::try_from(key.len() + value.weight_bytes()).unwrap_or(u32::MAX)
-            })
-            .build();
+        // What it is laid out for, and grows beyond, decides into how many parts it falls; an entry has to fit into its part.
+        let entries = Cache::with_weighter(stripes, capacity_bytes, BytesHeld);
         let stripe = || Mutex::new(Stripe { writers: 0, generation: 0, loads: HashMap::new() });
         Arc::new(Self {
             name,
             entries,
+            hits: OnceLock::new(),
             stripes: (0..stripes.max(1)).map(|_| stripe()).collect(),
             hasher: RandomState::new(),
         })
@@ -77,11 +89,12 @@ impl<V: Cacheable> Coherent<V> {
         (self.hasher.hash_one(key) % self.stripes.len() as u64) as usize
     }
 
-    /// The cached value. No lock is taken, no thread is changed.
+    /// The cached value. Waits for nobody but for those who change entries of the same part of the cache at this moment.
     pub(super) fn get(&self, key: &[u8]) -> Option<Arc<V>> {
         let found = self.entries.get(key);
         if found.is_some() {
-            metrics::counter!("holdfast_metadata_cache_hits_total", "cache" => self.name).increment(1);
+            let counter = || metrics::counter!("holdfast_metadata_cache_hits_total", "cache" => self.name);
+            self.hits.get_or_init(counter).increment(1);
         }
         found
     }
@@ -148,7 +161,7 @@ impl<V: Cacheable> Coherent<V> {
 
     /// Puts a value in unless a newer one is there. Only under the lock of the key's stripe.
     fn raise(&self, key: &[u8], value: &Arc<V>) {
-        if self.entries.get(key).is_none_or(|old| old.version() <= value.version()) {
+        if self.entries.peek(key).is_none_or(|old| old.version() <= value.version()) {
             self.entries.insert(key.to_vec(), Arc::clone(value));
         }
     }
@@ -162,7 +175,7 @@ impl<V: Cacheable> Coherent<V> {
                 let mut stripe = self.stripes[index].lock();
                 let alone_since = stripe.begin_write();
                 // Under the lock: a load that is about to land has landed, or will see the new generation.
-                self.entries.invalidate(&key);
+                self.entries.remove(&key);
                 Marked { stripe: index, alone_since, key }
             })
             .collect();
@@ -178,9 +191,7 @@ impl<V: Cacheable> Coherent<V> {
             })
             .collect();
         // Nothing goes in any more, so what is there now is all there is.
-        for (key, _) in &self.entries {
-            self.entries.invalidate(&*key);
-        }
+        self.entries.clear();
         WriteMark { cache: Arc::clone(self), marked }
     }
 }
