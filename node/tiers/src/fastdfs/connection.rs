@@ -98,13 +98,6 @@ impl Connection {
         self.stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// The connection with its socket watched by the runtime that this is called on. Each thread that serves requests has its own:
-    /// watched by another one, every arrival would wake that one first, and it would wake this.
-    pub(super) fn watched_here(self) -> io::Result<Self> {
-        let stream = TcpStream::from_std(self.stream.into_std()?)?;
-        Ok(Self { stream, ..self })
-    }
-
     /// Sends a request and reads its whole reply, of at most `body_bytes_max`.
     pub(super) async fn exchange(&mut self, frame: &[u8], body_bytes_max: usize) -> Outcome<Bytes> {
         self.begin();
