@@ -224,7 +224,7 @@ impl Out {
                 }
                 return Ok((index, None));
             }
-            located.mapping.touched(slice.len() as u64);
+            located.mapping.touched(located.range);
         }
         Ok((slices.len(), None))
     }
@@ -262,7 +262,7 @@ impl Out {
                     let sent = stream.try_io(Interest::WRITABLE, || sendmsg(stream, &[IoSlice::new(part)], false));
                     if let Ok(bytes) = sent {
                         self.metrics.copied_bytes.increment(bytes as u64);
-                        rest.mapping.touched(bytes as u64);
+                        rest.mapping.touched(rest.range.start..rest.range.start + bytes as u64);
                     }
                     Some(sent)
                 }
@@ -313,7 +313,7 @@ impl Out {
                 self.metrics.copied_bytes.increment(written as u64);
                 if let Some(located) = located {
                     self.refreshes = 0;
-                    located.mapping.touched(written as u64);
+                    located.mapping.touched(located.range.start..located.range.start + written as u64);
                 }
                 Ok(Wrote::Bytes(written))
             }

@@ -229,7 +229,8 @@ impl Inner {
     }
 
     async fn s3(&self, request: Request<Body>) -> S3Result<Response<Body>> {
-        self.s3.call(request).await.map_err(|error| {
+        // In a box of its own: it is large, and what holds it is moved more often than once.
+        Box::pin(self.s3.call(request)).await.map_err(|error| {
             tracing::error!(?error, "s3s could not answer");
             s3_error!(InternalError, "We encountered an internal error. Please try again.")
         })

@@ -115,6 +115,19 @@ pub struct RecordLocation {
     pub payload: std::ops::Range<u64>,
 }
 
+/// Bytes read, by where they were: looked up once, since small reads take hardly longer than the lookup.
+pub(crate) struct ReadMeters {
+    pub(crate) from_memory: metrics::Counter,
+    pub(crate) from_disk: metrics::Counter,
+}
+
+impl Default for ReadMeters {
+    fn default() -> Self {
+        let bytes_from = |from| metrics::counter!("holdfast_storage_read_bytes_total", "from" => from);
+        Self { from_memory: bytes_from("memory"), from_disk: bytes_from("disk") }
+    }
+}
+
 /// The engine of one disk. Cheap to clone; the directory is let go of when the last clone and the last reader and writer
 /// are gone.
 #[derive(Clone)]
@@ -154,6 +167,7 @@ pub(crate) struct Inner {
     writes_settled: Notify,
     syncs: Arc<AtomicU64>,
     sync_waiters: AtomicU64,
+    pub(crate) read_meters: ReadMeters,
     _lock: Box<dyn Send + Sync>,
 }
 

@@ -32,23 +32,22 @@ use rustix::fs::OFlags;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use self::residency::Taken;
+use self::touched::TouchedWindows;
 use self::verified::VerifiedPages;
 use crate::io::IoFuture;
 
 mod residency;
 pub mod splice;
+mod touched;
 mod verified;
 
 /// Bytes of a page.
 pub const PAGE_BYTES: u64 = 4096;
 
-/// A fault maps up to this much around it (the kernel's `fault_around_bytes`).
-const FAULT_AROUND_BYTES: u64 = 64 << 10;
-
 /// Pages that faults may have mapped before all are unmapped again: a quarter of what a node may use.
 const TOUCHED_BYTES_MAX: u64 = 64 << 20;
 
-/// Bytes faulted in since the last unmapping, over all mappings.
+/// Bytes that faults may have mapped since the last unmapping, over all mappings.
 static TOUCHED_BYTES: AtomicU64 = AtomicU64::new(0);
 
 /// All mappings, by their first address.
@@ -74,6 +73,7 @@ pub struct Mapping {
     verified: VerifiedPages,
     /// Cleared when the file system turns out not to read without waiting.
     copies: AtomicBool,
+    touched: TouchedWindows,
     refresh: OnceLock<Refresh>,
     refreshing: tokio::sync::Mutex<()>,
 }
@@ -117,6 +117,7 @@ impl Mapping {
             file: Arc::new(file),
             verified: VerifiedPages::new(len as u64),
             copies: AtomicBool::new(true),
+            touched: TouchedWindows::new(len as u64),
             refresh: OnceLock::new(),
             refreshing: tokio::sync::Mutex::new(()),
         });
@@ -251,14 +252,19 @@ impl Mapping {
         })
     }
 
-    /// Notes that `len` bytes were read through the mapping, and from time to time takes the pages of all mappings out of
-    /// the process's page tables (they stay in the page cache), so that its resident memory is bounded.
-    pub fn touched(&self, len: u64) {
-        let touched = len.max(FAULT_AROUND_BYTES);
+    /// Notes that a range was read through the mapping, and from time to time takes the pages of all mappings out of the
+    /// process's page tables (they stay in the page cache), so that its resident memory is bounded.
+    pub fn touched(&self, range: Range<u64>) {
+        let touched = self.touched.insert(range);
+        if touched == 0 {
+            return;
+        }
         let before = TOUCHED_BYTES.fetch_add(touched, Ordering::Relaxed);
         if before < TOUCHED_BYTES_MAX && before + touched >= TOUCHED_BYTES_MAX {
             let mappings: Vec<_> = REGISTRY.read().values().filter_map(|entry| entry.mapping.upgrade()).collect();
             for mapping in mappings {
+                // First, so that what is mapped from now on is counted, perhaps twice.
+                mapping.touched.clear();
                 // SAFETY: the range is the whole of a live shared file mapping without dirty pages: later accesses find the
                 // same contents again in the page cache.
                 let _ =
@@ -414,8 +420,9 @@ mod tests {
         let bytes = mapping.bytes(0..1 << 20, Arc::new(()));
         let sum = |bytes: &[u8]| bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
         let before = sum(&bytes);
-        for _ in 0..2 * TOUCHED_BYTES_MAX / FAULT_AROUND_BYTES {
-            mapping.touched(1);
+        for _ in 0..2 * TOUCHED_BYTES_MAX / mapping.len() {
+            mapping.touched(0..mapping.len());
+            mapping.touched.clear();
         }
         assert_eq!(sum(&bytes), before);
     }

@@ -1,8 +1,7 @@
 //! Reading a chunk.
 //!
 //! What is in the page cache and was verified by this process is handed out as a slice of the segment's mapping: a hash
-//! lookup, a bit test, a residency check; no await and no copy (but of a few pages, which are copied out of the page cache:
-//! that costs less than to map them). Everything else is read through the page cache into a
+//! lookup, a bit test, a residency check; no await and no copy. Everything else is read through the page cache into a
 //! buffer of the pool, whole checksum blocks at a time, and compared; that also brings the pages in, so that what is
 //! handed out is again a slice of the mapping. If the pages are gone by then, or there is no mapping, the
 //! verified buffer itself is handed out.
@@ -35,9 +34,6 @@ use crate::format::{BLOCK_BYTES, CHECKSUM_BLOCK_BYTES};
 use crate::index::Location;
 use crate::mapping::Mapping;
 use crate::segment::{Pin, Segment};
-
-/// Up to this a piece that is in memory is copied rather than lent from the mapping, which costs more for so little.
-const COPIED_BYTES_MAX: u32 = 16 << 10;
 
 /// The most that one piece holds: what the connection writer sends in a few turns.
 const PIECE_BYTES_MAX: u32 = 4 << 20;
@@ -104,8 +100,7 @@ impl ChunkReader {
         if self.pending.is_none() {
             if let Some(piece) = self.chunk.resident(&self.range) {
                 self.hand_out(piece.len());
-                metrics::counter!("holdfast_storage_read_bytes_total", "from" => "memory")
-                    .increment(piece.len() as u64);
+                self.chunk.inner.read_meters.from_memory.increment(piece.len() as u64);
                 return Poll::Ready(Some(Ok(piece)));
             }
             let (chunk, range, table) = (Arc::clone(&self.chunk), self.range.clone(), self.table.clone());
@@ -117,8 +112,7 @@ impl ChunkReader {
         let piece = match read {
             Ok(Fetched::Mapped(piece)) => {
                 self.hand_out(piece.len());
-                metrics::counter!("holdfast_storage_read_bytes_total", "from" => "memory")
-                    .increment(piece.len() as u64);
+                self.chunk.inner.read_meters.from_memory.increment(piece.len() as u64);
                 return Poll::Ready(Some(Ok(piece)));
             }
             Ok(Fetched::Read(verified)) => self.take(verified),
@@ -127,7 +121,7 @@ impl ChunkReader {
                 return Poll::Ready(Some(Err(error)));
             }
         };
-        metrics::counter!("holdfast_storage_read_bytes_total", "from" => "disk").increment(piece.len() as u64);
+        self.chunk.inner.read_meters.from_disk.increment(piece.len() as u64);
         Poll::Ready(Some(Ok(piece)))
     }
 
@@ -173,9 +167,6 @@ impl Chunk {
     fn resident(&self, range: &Range<u32>) -> Option<Bytes> {
         let mapping = self.mapping()?;
         let mut len = (range.end - range.start).min(PIECE_BYTES_MAX);
-        if len <= COPIED_BYTES_MAX && mapping.copies_resident() {
-            return mapping.copy_resident(self.in_segment(range));
-        }
         loop {
             let found = self.in_segment(&(range.start..range.start + len));
             if mapping.is_resident(found.clone()) && mapping.is_verified(found.clone()) {

@@ -27,7 +27,7 @@ use super::retention::Retention;
 use super::scan::{Scan, Scanned, only_zeros, scan, zero_headers};
 use super::small_files::{read_file, read_prefix, replace_file};
 use super::space::{Sequences, Space};
-use super::{EngineConfig, Inner};
+use super::{EngineConfig, Inner, ReadMeters};
 use crate::buf::{BufferPool, LARGE_BYTES};
 use crate::error::OpenError;
 use crate::finding::{Finding, FindingSource};
@@ -460,6 +460,7 @@ impl Opener {
             writes_settled: Notify::new(),
             syncs: Arc::default(),
             sync_waiters: AtomicU64::new(0),
+            read_meters: ReadMeters::default(),
             segments: RwLock::new(segments),
             config: self.config,
             io: self.io,

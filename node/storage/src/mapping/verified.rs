@@ -46,8 +46,8 @@ fn touched(range: Range<u64>) -> Range<u64> {
     if range.is_empty() { 0..0 } else { range.start / PAGE_BYTES..range.end.div_ceil(PAGE_BYTES) }
 }
 
-/// The words that hold a range of pages, each with the mask of those pages.
-fn words_of(pages: Range<u64>) -> impl Iterator<Item = (usize, u64)> {
+/// The words that hold a range of pages (or other things with a bit each), each with the mask of those pages.
+pub(super) fn words_of(pages: Range<u64>) -> impl Iterator<Item = (usize, u64)> {
     let mut at = pages.start;
     std::iter::from_fn(move || {
         if at >= pages.end {
