@@ -8,8 +8,8 @@ use holdfast_actors::flow::cold::stub::write_stub;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{
     BucketConfigKind, BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag,
-    ListVersionsQuery, MetadataStore, MetadataUpkeep as _, MoveEnd, NewBucket, NewObject, NewUpload, ObjectAttributes,
-    ObjectPart, ObjectVersion, ReplicaEvidence, User, Versioning, WritePrecondition,
+    ListVersionsQuery, MetadataDirect as _, MetadataStore, MetadataUpkeep as _, MoveEnd, NewBucket, NewObject,
+    NewUpload, ObjectAttributes, ObjectPart, ObjectVersion, ReplicaEvidence, User, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::tiering::{Move, TierRecord};
 use holdfast_actors::ports::{ChunkSpec, ChunkStore, TierLedger};

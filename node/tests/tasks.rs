@@ -23,8 +23,8 @@ use holdfast_actors::ports::events::{
 };
 use holdfast_actors::ports::locks::LockName;
 use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, MetadataUpkeep as _, NewBucket,
-    NewObject, NewUpload, ObjectAttributes, Part, ReplicaEvidence, WritePrecondition,
+    BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, MetadataDirect as _,
+    MetadataUpkeep as _, NewBucket, NewObject, NewUpload, ObjectAttributes, Part, ReplicaEvidence, WritePrecondition,
 };
 use holdfast_actors::ports::{ChunkStore, Journal, MetadataError, MetadataStore, SystemClock};
 use holdfast_node::locks::InProcessLocks;
