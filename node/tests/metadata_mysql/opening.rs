@@ -1,12 +1,11 @@
 //! A database is opened: by several nodes at once, with another schema than is expected, and with a wrong password.
 
-use std::time::{Duration, Instant};
-
 use futures::future::join_all;
 use holdfast_actors::ports::MetadataStore;
 use holdfast_actors::ports::metadata::{
     AgePosition, AgedKind, DeleteRequest, MetadataUpkeep as _, NewObject, Versioning, WritePrecondition,
 };
+use holdfast_actors::wait::until;
 use holdfast_node::metadata::mysql::OpenError;
 use holdfast_node::metadata::{MysqlMetadataStore, MysqlOptions};
 use holdfast_protocol::VersionId;
@@ -40,17 +39,12 @@ async fn a_node_waits_for_the_migration_of_another_however_long() {
     let waits = "SELECT CAST(time AS SIGNED) FROM information_schema.processlist \
                  WHERE db = DATABASE() AND info LIKE 'SELECT GET_LOCK(%'";
     let seen = async move {
-        let (begun, mut before) = (Instant::now(), 0);
-        loop {
-            assert!(begun.elapsed() < Duration::from_secs(60), "it does not wait, or does not ask again");
+        let mut before = 0;
+        let is_another = async || {
             let waited: Option<i64> = sqlx::query_scalar(waits).fetch_optional(&mut other).await.unwrap();
-            match waited {
-                Some(waited) if waited < before => break,
-                Some(waited) => before = waited,
-                None => {}
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+            waited.is_some_and(|waited| waited < std::mem::replace(&mut before, waited))
+        };
+        until("it waits, and asks again", is_another, |is_another| *is_another).await;
         other.close().await.unwrap();
     };
     let (store, ()) = futures::future::join(starting, seen).await;

@@ -12,6 +12,7 @@ use holdfast_actors::ports::Journal;
 use holdfast_actors::ports::coordination::Ownership;
 use holdfast_actors::ports::events::{EventBus, EventError};
 use holdfast_actors::ports::locks::LockName;
+use holdfast_actors::wait::{eventually, until};
 use holdfast_node::locks::InProcessLocks;
 use tokio::task::JoinHandle;
 
@@ -24,17 +25,13 @@ async fn what_always_fails_becomes_a_dead_letter_and_others_pass() {
     let contents = world.due(BATCH + 10).await;
     let sick = contents[7];
     world.chunks.refuse(sick);
-    let begun = Instant::now();
     let journal: &dyn Journal = &*world.store;
-    let dead = loop {
+    let left_and_dead = async || {
         world.dispatcher.reclaim(GRACE_MS).await.unwrap();
-        let dead = journal.dead_letters(0, 10).await.unwrap();
-        if let (1, [dead]) = (world.waiting().await, &dead[..]) {
-            break dead.clone();
-        }
-        assert!(begun.elapsed() < PATIENCE, "{} are left, {} are dead", world.waiting().await, dead.len());
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        (world.waiting().await, journal.dead_letters(0, 10).await.unwrap())
     };
+    let (_, dead) = until("one is left, and dead", left_and_dead, |(left, dead)| *left == 1 && dead.len() == 1).await;
+    let dead = &dead[0];
     assert!(contents.iter().all(|content| world.has(content) == (*content == sick)), "the others of its task too");
     assert_eq!((dead.topic.as_str(), dead.group.as_str(), dead.attempts), ("tasks", "tasks", 2));
     assert!(dead.error.starts_with(&format!("1 of {BATCH} could not be done")), "{}", dead.error);
@@ -62,17 +59,12 @@ async fn what_fails_everywhere_is_tried_by_hand_at_last_and_new_things_pass() {
     world.employ(ConsumeSettings { attempts_max: 1, ..consume_settings() });
     let sick = world.due(1).await[0];
     world.chunks.refuse(sick);
-    let begun = Instant::now();
-    let error = loop {
-        match world.dispatcher.reclaim(GRACE_MS).await {
-            Ok(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-            Err(error) => break error.to_string(),
-        }
-        assert!(begun.elapsed() < PATIENCE, "it is never tried by hand");
-    };
+    let pass = async || world.dispatcher.reclaim(GRACE_MS).await;
+    let error = until("it is tried by hand", pass, Result::is_err).await.unwrap_err().to_string();
     assert!(error.contains("delete chunks"), "{error}");
     assert_eq!(world.bus.published().len(), BY_BUS_MAX as usize);
     let more = world.due(5).await;
+    let begun = Instant::now();
     while more.iter().any(|content| world.has(content)) {
         drop(world.dispatcher.reclaim(GRACE_MS).await);
         assert!(begun.elapsed() < PATIENCE, "the others do not pass");
@@ -111,22 +103,19 @@ async fn a_holder_that_fails_again_and_again_lets_another_node_have_the_duty() {
     let dispatcher = Dispatcher::new(reclaimer, world.bus.clone(), world.tally.clone(), patient());
     world.bus.refuse(EventError::Unavailable("no broker".into()));
     world.chunks.refuse(world.due(1).await[0]);
-    let (begun, mut standing) = (Instant::now(), Vec::new());
+    let mut standing = Vec::new();
     for duty in [mine.clone(), other.clone()] {
         standing.push(tokio::spawn(async move { duty.stand().await }));
-        while mine.fence().is_none() {
-            assert!(begun.elapsed() < PATIENCE, "the duty is not had");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually("the duty is had", || mine.fence().is_some()).await;
     }
     let mut failures = 0;
-    while other.fence().is_none() {
+    let pass = async || {
         // What could not be done has its turn again a moment later.
         world.go_on(1);
         failures += u32::from(dispatcher.reclaim(GRACE_MS).await.is_err());
-        assert!(begun.elapsed() < PATIENCE, "it keeps the duty after {failures} failures");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        (other.fence().is_some(), failures)
+    };
+    until("another node has the duty after some failures", pass, |(has_it, _)| *has_it).await;
     assert!(failures > 0);
     standing.iter().for_each(JoinHandle::abort);
 }

@@ -29,6 +29,7 @@ use holdfast_actors::ports::metadata::{
     MetadataUpkeep as _, NewBucket, NewObject, NewUpload, ObjectAttributes, Part, ReplicaEvidence, WritePrecondition,
 };
 use holdfast_actors::ports::{ChunkStore, MetadataError, MetadataStore, SystemClock};
+use holdfast_actors::wait::until_ok;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::{ContentId, EventId, Manifest, Task, UploadId, VersionId};
 use tokio::task::JoinHandle;
@@ -212,16 +213,15 @@ impl World {
 
     /// Passes until nothing is left to be done; what they did.
     async fn settle(&self) -> PassStats {
-        let (begun, mut all) = (Instant::now(), PassStats::default());
-        loop {
+        let mut all = PassStats::default();
+        let pass = async || {
             let (stats, end) = self.dispatcher.reclaim(GRACE_MS).await.unwrap();
             all.add(stats);
-            if end == PassEnd::Done && self.waiting().await == 0 {
-                return all;
-            }
-            assert!(begun.elapsed() < PATIENCE, "{} are left", self.waiting().await);
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            let left = self.waiting().await;
+            if end == PassEnd::Done && left == 0 { Ok(()) } else { Err(format!("{left} are left")) }
+        };
+        until_ok("nothing is left", pass).await;
+        all
     }
 
     /// The task that the dispatcher gives out for what is due, which nobody gets.
