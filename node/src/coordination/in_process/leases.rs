@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::{Candidate, InProcessCoordination, Shared, no_cluster};
 
 impl InProcessCoordination {
-    /// Takes a place in the queue of a lease; `None`: it is not free, and only then it was wanted.
+    /// Takes a place in the queue of a lease; `None` where only a free one is wanted, and this one is not.
     pub(super) fn enqueue(
         &self,
         lease: &LeaseName,
