@@ -25,7 +25,7 @@ use holdfast_actors::ports::coordination::conformance::{Connection, Harness, Par
 use holdfast_actors::ports::coordination::{
     ClusterIdentity, Coordination, CoordinationError, FORMAT, LeaseName, SessionState,
 };
-use holdfast_actors::wait::until_ok;
+use holdfast_actors::wait::{eventually, until_ok};
 use holdfast_node::coordination::{Digest, ZookeeperConfig, ZookeeperCoordination};
 use holdfast_protocol::cluster::{LayoutDocument, ShardState};
 use holdfast_protocol::{Epoch, NodeId, ShardId};
@@ -318,9 +318,7 @@ async fn killed_leader_and_restarted_ensemble_lose_nothing() {
     let leader = ensemble.leader();
     let writes = Writes::new(u64::MAX, 0);
     let writers = [&a, &b].map(|writer| tokio::spawn(raise_until_enough(writer.clone(), writes.clone())));
-    while writes.acknowledged() < 10 && !writes.enough() {
-        sleep(Duration::from_millis(10)).await;
-    }
+    eventually("some writes are acknowledged", || writes.acknowledged() >= 10 || writes.enough()).await;
     // In the middle of the work.
     ensemble.servers[leader].kill();
     let before = writes.acknowledged();

@@ -18,6 +18,7 @@ use holdfast_actors::ports::metadata::{
     ListVersionsQuery, NewObject, NewUpload, ObjectAttributes, ReplicaEvidence, Tag, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::{AccessLog, Clock, MetadataError, MetadataStore, Outbox, TierLedger};
+use holdfast_actors::wait::until;
 use holdfast_node::locks::InProcessLocks;
 use holdfast_protocol::{ContentId, Manifest, UploadId, VersionId};
 
@@ -461,13 +462,10 @@ async fn a_node_that_does_not_hold_the_lock_does_nothing() {
     assert_eq!(world.pass().await.expired, 1);
 }
 
-/// Waits until a key is gone, at most half a minute.
+/// Waits until a key is gone.
 async fn until_gone(world: &World, key: &str) {
-    let begun = std::time::Instant::now();
-    while world.exists(key).await {
-        assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{key} does not go");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    let is_there = async || world.exists(key).await;
+    until(&format!("{key} goes"), is_there, |is_there| !is_there).await;
 }
 
 /// Of two nodes the holder of the lock does the work, and when it is gone the other one goes on.

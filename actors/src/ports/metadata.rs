@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use holdfast_protocol::{Epoch, ShardId, UploadId, VersionId};
+use holdfast_protocol::{Epoch, ShardId, VersionId};
 
 use super::coordination::FencingToken;
 use crate::domain::events::EventDraft;
@@ -24,6 +24,7 @@ mod buckets;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod decorator;
+mod direct;
 mod listing;
 mod moves;
 mod objects;
@@ -35,6 +36,7 @@ mod writes;
 pub use aging::*;
 pub use buckets::*;
 pub use decorator::Decorator;
+pub use direct::*;
 pub use listing::*;
 pub use moves::*;
 pub use objects::*;
@@ -130,10 +132,10 @@ pub enum MetadataError {
 /// Shorthand of this port.
 pub type MetadataResult<T> = Result<T, MetadataError>;
 
-/// Transactional metadata: what requests and operators ask for. See the module's invariants; the other verbs are those of
-/// [`MetadataUpkeep`].
+/// Transactional metadata: what requests and operators ask for. See the module's invariants. Here are the verbs that a cache
+/// before the store has to know; the others are those of [`MetadataDirect`] and [`MetadataUpkeep`].
 #[async_trait]
-pub trait MetadataStore: MetadataUpkeep {
+pub trait MetadataStore: MetadataDirect + MetadataUpkeep {
     // --- buckets ---------------------------------------------------------------------------------------------------
 
     /// Creates a bucket. Fails with `BucketExists`.
@@ -141,14 +143,6 @@ pub trait MetadataStore: MetadataUpkeep {
 
     /// A bucket with all its configuration, or `NoSuchBucket`.
     async fn bucket(&self, name: &str) -> MetadataResult<Arc<Bucket>>;
-
-    /// Buckets in name order, those after `after`, at most `limit`; of one owner or of all.
-    async fn list_buckets(
-        &self,
-        owner: Option<&str>,
-        after: Option<&str>,
-        limit: u32,
-    ) -> MetadataResult<Vec<Arc<Bucket>>>;
 
     /// Removes an empty bucket. Fails with `NoSuchBucket`, `BucketNotEmpty`.
     async fn delete_bucket(&self, name: &str) -> MetadataResult<()>;
@@ -208,46 +202,10 @@ pub trait MetadataStore: MetadataUpkeep {
         now_ms: u64,
     ) -> MetadataResult<VersionId>;
 
-    /// Latest versions that are not delete markers, in key order. With a delimiter, whole prefixes are skipped: the cost
-    /// follows what is returned, not what is stored.
-    async fn list_objects(&self, bucket: BucketId, query: ListQuery) -> MetadataResult<ListPage>;
-
-    /// All versions and delete markers, in key order and newest first within a key.
-    async fn list_versions(&self, bucket: BucketId, query: ListVersionsQuery) -> MetadataResult<ListVersionsPage>;
-
-    // --- multipart uploads -------------------------------------------------------------------------------------------
-
-    /// Starts an upload. Fails with `NoSuchBucket`.
-    async fn create_upload(&self, upload: NewUpload) -> MetadataResult<()>;
-
-    /// An unfinished upload, or `NoSuchUpload` (also when bucket or key differ).
-    async fn upload(&self, bucket: BucketId, key: &str, upload: UploadId) -> MetadataResult<Arc<Upload>>;
-
-    /// Records a part whose chunks are durable; the part that had its number is queued for reclaiming. Fails with
-    /// `NoSuchUpload`.
-    /// `evidence` is treated as by [`MetadataStore::commit_object`]; fails also with `Condemned`, `StaleEpoch`.
-    async fn put_part(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        upload: UploadId,
-        part: Part,
-        evidence: ReplicaEvidence,
-    ) -> MetadataResult<()>;
-
-    /// Parts in number order, those after `after`, at most `limit`. Fails with `NoSuchUpload`.
-    async fn list_parts(&self, upload: UploadId, after: u16, limit: u32) -> MetadataResult<Vec<Part>>;
-
-    /// Unfinished uploads of a bucket in order of key, then of upload id.
-    async fn list_uploads(&self, bucket: BucketId, query: ListUploadsQuery) -> MetadataResult<ListUploadsPage>;
-
     /// Turns parts into an object in one transaction: exactly one of several callers succeeds. The parts named must be
     /// stored with the same content, else `InvalidPart`; others are queued for reclaiming. A caller that repeats a
     /// completion that succeeded before gets `NoSuchUpload`. Fails also with `PreconditionFailed`, `NoSuchBucket`.
     async fn complete_upload(&self, completion: CompleteUpload) -> MetadataResult<Committed>;
-
-    /// Ends an upload and queues its parts for reclaiming. Fails with `NoSuchUpload`.
-    async fn abort_upload(&self, bucket: BucketId, key: &str, upload: UploadId, now_ms: u64) -> MetadataResult<()>;
 
     // --- moves between tiers -----------------------------------------------------------------------------------------
 
@@ -271,9 +229,6 @@ pub trait MetadataStore: MetadataUpkeep {
     /// A user by name, or `NotFound("user")`.
     async fn user(&self, name: &str) -> MetadataResult<Arc<User>>;
 
-    /// Users in name order, those after `after`, at most `limit`.
-    async fn list_users(&self, after: Option<&str>, limit: u32) -> MetadataResult<Vec<Arc<User>>>;
-
     /// Enables or disables a user.
     async fn set_user_enabled(&self, name: &str, enabled: bool) -> MetadataResult<()>;
 
@@ -286,14 +241,6 @@ pub trait MetadataStore: MetadataUpkeep {
 
     /// A key by its public half, with its user, or `NotFound("access key")`.
     async fn key(&self, access_key: &str) -> MetadataResult<Arc<AccessKey>>;
-
-    /// Keys in order, of one user or of all.
-    async fn list_keys(
-        &self,
-        user: Option<&str>,
-        after: Option<&str>,
-        limit: u32,
-    ) -> MetadataResult<Vec<Arc<AccessKey>>>;
 
     /// Enables or disables a key.
     async fn set_key_enabled(&self, access_key: &str, enabled: bool) -> MetadataResult<()>;

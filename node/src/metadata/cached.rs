@@ -17,11 +17,10 @@ use futures::FutureExt as _;
 use holdfast_actors::domain::events::EventDraft;
 use holdfast_actors::ports::metadata::{
     AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, CommitMove, Committed, CompleteUpload, Decorator,
-    DeleteRequest, Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage,
-    ListVersionsQuery, MetadataError, MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest, NewBucket,
-    NewObject, NewUpload, ObjectVersion, Part, ReplicaEvidence, Tag, Upload, User, Versioning,
+    DeleteRequest, Deleted, MetadataError, MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest, NewBucket,
+    NewObject, ObjectVersion, Tag, User, Versioning,
 };
-use holdfast_protocol::{UploadId, VersionId};
+use holdfast_protocol::VersionId;
 
 use super::caching::{RunToEnd, UNKNOWN_QUARANTINE, object_key};
 
@@ -137,15 +136,6 @@ impl<S: MetadataStore + ?Sized> MetadataStore for CachedMetadataStore<S> {
         self.buckets.get_or_load(name.as_bytes().to_vec(), load).await
     }
 
-    async fn list_buckets(
-        &self,
-        owner: Option<&str>,
-        after: Option<&str>,
-        limit: u32,
-    ) -> MetadataResult<Vec<Arc<Bucket>>> {
-        self.inner.list_buckets(owner, after, limit).await
-    }
-
     async fn delete_bucket(&self, name: &str) -> MetadataResult<()> {
         let (mark, name) = (self.buckets.mark([name.as_bytes().to_vec()]), name.to_owned());
         self.write(mark, nothing, |inner| async move { inner.delete_bucket(&name).await }).await
@@ -225,48 +215,9 @@ impl<S: MetadataStore + ?Sized> MetadataStore for CachedMetadataStore<S> {
         self.write(mark, nothing, write).await
     }
 
-    async fn list_objects(&self, bucket: BucketId, query: ListQuery) -> MetadataResult<ListPage> {
-        self.inner.list_objects(bucket, query).await
-    }
-
-    async fn list_versions(&self, bucket: BucketId, query: ListVersionsQuery) -> MetadataResult<ListVersionsPage> {
-        self.inner.list_versions(bucket, query).await
-    }
-
-    async fn create_upload(&self, upload: NewUpload) -> MetadataResult<()> {
-        self.inner.create_upload(upload).await
-    }
-
-    async fn upload(&self, bucket: BucketId, key: &str, upload: UploadId) -> MetadataResult<Arc<Upload>> {
-        self.inner.upload(bucket, key, upload).await
-    }
-
-    async fn put_part(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        upload: UploadId,
-        part: Part,
-        evidence: ReplicaEvidence,
-    ) -> MetadataResult<()> {
-        self.inner.put_part(bucket, key, upload, part, evidence).await
-    }
-
-    async fn list_parts(&self, upload: UploadId, after: u16, limit: u32) -> MetadataResult<Vec<Part>> {
-        self.inner.list_parts(upload, after, limit).await
-    }
-
-    async fn list_uploads(&self, bucket: BucketId, query: ListUploadsQuery) -> MetadataResult<ListUploadsPage> {
-        self.inner.list_uploads(bucket, query).await
-    }
-
     async fn complete_upload(&self, completion: CompleteUpload) -> MetadataResult<Committed> {
         let mark = self.objects.mark([object_key(completion.bucket, &completion.key)]);
         self.write(mark, written, |inner| async move { inner.complete_upload(completion).await }).await
-    }
-
-    async fn abort_upload(&self, bucket: BucketId, key: &str, upload: UploadId, now_ms: u64) -> MetadataResult<()> {
-        self.inner.abort_upload(bucket, key, upload, now_ms).await
     }
 
     async fn request_move(&self, request: MoveRequest) -> MetadataResult<MoveQueued> {
@@ -285,10 +236,6 @@ impl<S: MetadataStore + ?Sized> MetadataStore for CachedMetadataStore<S> {
 
     async fn user(&self, name: &str) -> MetadataResult<Arc<User>> {
         self.inner.user(name).await
-    }
-
-    async fn list_users(&self, after: Option<&str>, limit: u32) -> MetadataResult<Vec<Arc<User>>> {
-        self.inner.list_users(after, limit).await
     }
 
     async fn set_user_enabled(&self, name: &str, enabled: bool) -> MetadataResult<()> {
@@ -314,15 +261,6 @@ impl<S: MetadataStore + ?Sized> MetadataStore for CachedMetadataStore<S> {
         let (inner, owned) = (Arc::clone(&self.inner), access_key.to_owned());
         let load = move || async move { inner.key(&owned).await }.boxed();
         self.keys.get_or_load(access_key.as_bytes().to_vec(), load).await
-    }
-
-    async fn list_keys(
-        &self,
-        user: Option<&str>,
-        after: Option<&str>,
-        limit: u32,
-    ) -> MetadataResult<Vec<Arc<AccessKey>>> {
-        self.inner.list_keys(user, after, limit).await
     }
 
     async fn set_key_enabled(&self, access_key: &str, enabled: bool) -> MetadataResult<()> {

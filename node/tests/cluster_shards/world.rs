@@ -23,6 +23,7 @@ use holdfast_actors::ports::peers::{Peers, ReplicaService, ReplicaWrite};
 use holdfast_actors::ports::{ChunkStore, Clock, MetadataError, MetadataStore, SystemClock};
 use holdfast_actors::service::cluster::{self, ClusterHandle, Findings, ReportInbox};
 use holdfast_actors::service::{ClusterParts, ClusterSettings};
+use holdfast_actors::wait::until_ok;
 use holdfast_node::coordination::{InProcessCluster, InProcessCoordination};
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::cluster::{Layout, LayoutDocument, LayoutNode, ShardState};
@@ -255,14 +256,7 @@ impl World {
 
     /// Writes one object until it is acknowledged.
     pub async fn put(&self, size: usize) -> ChunkId {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.try_put(size).await {
-                Ok(chunk) => return chunk,
-                Err(why) => assert!(Instant::now() < deadline, "no write is acknowledged: {why}"),
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until_ok("a write is acknowledged", async || self.try_put(size).await).await
     }
 
     pub async fn put_many(&self, count: usize, size: usize) {

@@ -9,14 +9,13 @@ use async_trait::async_trait;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::chunks::{ChunkBody, ChunkInfo, ChunkSink, ChunkSpec};
 use holdfast_actors::ports::events::{
-    EventBus, EventError, EventResult, Message, Page, Position, SubscribeOptions, Subscription, Topic,
+    EventBus, EventError, EventResult, InProcessEventBus, InProcessLimits, Message, Page, Position, SubscribeOptions,
+    Subscription, Topic,
 };
 use holdfast_actors::ports::{ChunkError, ChunkStore, Clock};
 use holdfast_protocol::{ChunkId, ContentId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
-
-use super::{InProcessEventBus, InProcessLimits};
 
 pub struct HandClock(pub AtomicU64);
 

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use holdfast_actors::flow::cold::mover::{MoverParts, MoverSettings, run};
 use holdfast_actors::ports::metadata::{MoveReason, Versioning};
+use holdfast_actors::wait::until_ok;
 
 use super::doubles::Gate;
-use super::world::{HOUR, PIECE_BYTES, World, eventually, node, pattern, tier};
+use super::world::{HOUR, PIECE_BYTES, World, node, pattern, tier};
 use super::{LEN, with_a_stop};
 
 const YEAR: u64 = 365 * 24 * HOUR;
@@ -69,7 +70,7 @@ async fn restored_object_stays_while_movers_hold_still_after_a_leap_and_after_th
     world.mover.settings = held.clone();
     let polls = async |world: &World| {
         let looks = world.clock.looks();
-        eventually("movers look at the clock", || async {
+        until_ok("movers look at the clock", async || {
             let seen = world.clock.looks() - looks;
             if seen > 50 { Ok(()) } else { Err(format!("{seen} times")) }
         })
@@ -91,14 +92,14 @@ async fn restored_object_stays_while_movers_hold_still_after_a_leap_and_after_th
 
     // They know no other time, and move what was not restored.
     let movers = tokio::spawn(run(world.mover.clone()));
-    eventually("the new one is moved", || is_in("new", "ONE")).await;
+    until_ok("the new one is moved", || is_in("new", "ONE")).await;
     polls(&world).await;
     assert_eq!(world.place("key").await, "cluster");
     movers.abort();
 
     let mover = MoverParts { settings: MoverSettings { hold: Duration::ZERO, ..held }, ..world.mover.clone() };
     let movers = tokio::spawn(run(mover));
-    eventually("its time is over", || is_in("key", "ONE")).await;
+    until_ok("its time is over", || is_in("key", "ONE")).await;
     movers.abort();
     assert!(world.read("key").await == data && world.read("new").await == data);
     world.assert_clean().await;

@@ -22,11 +22,12 @@ use holdfast_actors::ports::ChunkStore as _;
 use holdfast_actors::ports::coordination::Ownership;
 use holdfast_actors::ports::metadata::{MoveQueued, MoveReason, Restore, Versioning};
 use holdfast_actors::ports::tiers::Tiers as _;
+use holdfast_actors::wait::until_ok;
 use holdfast_protocol::{ChunkLabel, STUB_INDEX, TierName};
 use tokio::time::Instant;
 
 use doubles::{Fault, Gate};
-use world::{HOUR, PIECE_BYTES, World, eventually, node, pattern, tier};
+use world::{HOUR, PIECE_BYTES, World, node, pattern, tier};
 
 /// Blocks and pieces of more than one size, the last ones short.
 const LEN: usize = 2 * PIECE_BYTES as usize + 150_001;
@@ -317,7 +318,7 @@ async fn claim_is_renewed_while_the_work_takes_and_given_up_when_it_is_lost() {
         world.one.reached().await;
         let due_ms = world.waiting().await.due_ms;
         world.go_on(250);
-        eventually("the claim is renewed", || async {
+        until_ok("the claim is renewed", async || {
             let renewed = world.waiting().await.due_ms;
             if renewed > due_ms { Ok(()) } else { Err(format!("it ends at {renewed}")) }
         })
@@ -389,16 +390,16 @@ async fn loops_move_and_sweep_by_themselves_and_find_new_tiers() {
         let found = world.place(key).await;
         if found == place { Ok(()) } else { Err(format!("{key} is in {found}")) }
     };
-    eventually("it is moved", || is_in("one", "ONE")).await;
+    until_ok("it is moved", || is_in("one", "ONE")).await;
     world.put("two", &two, Some("TWO")).await;
     world.registry.add(tier("TWO"), second);
-    eventually("a new tier is found", || is_in("two", "TWO")).await;
+    until_ok("a new tier is found", || is_in("two", "TWO")).await;
     assert!(world.read("one").await == one && world.read("two").await == two);
     world.delete("one").await;
     world.go_on(HOUR);
     world.reclaimer.reclaim_due(0).await.unwrap();
     world.go_on(HOUR);
-    eventually("what was deleted goes from the tier", || async {
+    until_ok("what was deleted goes from the tier", async || {
         let usage = world.ledger.tier_usage().await.unwrap();
         if usage.iter().all(|usage| usage.pieces_to_delete == 0) { Ok(()) } else { Err(format!("{usage:?}")) }
     })

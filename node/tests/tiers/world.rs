@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{TryStreamExt as _, stream};
@@ -24,6 +24,7 @@ use holdfast_actors::ports::tiering::Move;
 use holdfast_actors::ports::tiers::PieceName;
 use holdfast_actors::ports::tiers::Tiers as _;
 use holdfast_actors::ports::{ChunkStore, Clock, MetadataStore, Outbox, TierLedger};
+use holdfast_actors::wait::until_ok;
 use holdfast_protocol::{ChunkId, ChunkLabel, ContentId, NodeId, STUB_INDEX, TierName, VersionId};
 use holdfast_tiers::directory::{DirectoryConfig, DirectoryTier};
 
@@ -48,15 +49,6 @@ pub fn node(number: u64) -> NodeId {
 /// Bytes that differ from place to place and from salt to salt.
 pub fn pattern(len: usize, salt: u32) -> Bytes {
     (0..len as u32).map(|i| (i.wrapping_add(salt).wrapping_mul(2_654_435_761) >> 24) as u8).collect()
-}
-
-/// Waits until something is so.
-pub async fn eventually<F: Future<Output = Result<(), String>>>(what: &str, mut holds: impl FnMut() -> F) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while let Err(why) = holds().await {
-        assert!(Instant::now() < deadline, "{what}: {why}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 pub struct World {
@@ -307,7 +299,7 @@ impl World {
             while self.reclaimer.sweep_orphans(&mut cursor).await.unwrap().1 == PassEnd::More {}
         }
         // Attempts that were cut off clean up behind them on threads of their own.
-        eventually("nothing is left behind, and nothing is missing", || self.compare()).await;
+        until_ok("nothing is left behind, and nothing is missing", || self.compare()).await;
     }
 
     async fn compare(&self) -> Result<(), String> {

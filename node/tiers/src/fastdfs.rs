@@ -34,7 +34,7 @@
 //! # What is left open
 //! When a process dies after the last byte of a `put` went to its kernel, and a `delete` of that piece reaches the
 //! server before it has dealt with that byte, the data appears behind the deletion and stays. Within a process that
-//! cannot happen (`locks`). `reserve` may leave an empty file.
+//! cannot happen: a name is held until the server has answered. `reserve` may leave an empty file.
 //!
 //! # Modules
 //! `wire` has the protocol, `connection` and `pool` the connections, `trackers` what trackers are asked, `locate` who
@@ -46,6 +46,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use holdfast_actors::flow::key_locks::KeyLocks;
 use holdfast_actors::ports::tiers::{ColdBody, ColdTier, PieceName, PieceSpec, TierError, TierHealth, TierResult};
 
 mod check;
@@ -57,7 +58,6 @@ pub mod double;
 mod doubts;
 mod failure;
 mod locate;
-mod locks;
 mod names;
 mod pool;
 mod read;
@@ -84,7 +84,8 @@ struct Cluster {
     pool: Arc<pool::Pool>,
     trackers: trackers::Trackers,
     sources: locate::Sources,
-    locks: locks::PieceLocks,
+    /// Pieces that are being changed.
+    locks: Arc<KeyLocks<PieceName>>,
     doubts: doubts::Doubts,
 }
 
@@ -105,7 +106,7 @@ impl FastdfsColdTier {
         let address_map = config.address_map.iter().map(mapped).collect::<TierResult<_>>()?;
         let pool = Arc::new(pool::Pool::new(connection::Limits::of(&config), config.connections_max));
         let trackers = trackers::Trackers::new(pool.clone(), config.trackers.clone());
-        let (sources, locks, doubts) = Default::default();
+        let (locks, (sources, doubts)) = (KeyLocks::new(), Default::default());
         Ok(Self(Arc::new(Cluster { config, group, address_map, pool, trackers, sources, locks, doubts })))
     }
 }

@@ -9,12 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
 use holdfast_protocol::{ColdPlace, TierName};
+use metrics::Counter;
 
 use super::backoff::pause_after;
-use super::blocks::{BlockCheck, BlockMismatch};
+use super::blocks::BlockMismatch;
+use super::run::{Run, RunError};
 use crate::flow::get::ContentReader;
 use crate::ports::metadata::Content;
-use crate::ports::tiers::{ColdBody, ColdTier, PieceName, TierError};
+use crate::ports::tiers::{ColdTier, TierError};
 use crate::ports::{ChunkError, ChunkStore};
 
 /// Time for the next bytes. Every store has limits of its own; this one is for a bug in one of them.
@@ -109,7 +111,7 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Reads a range, which must lie within the content. Holds one block of a tier, or what the chunk store gives at once.
+    /// Reads a range, which must lie within the content. Holds what the chunk store gives at once, or what a [`Run`] does.
     pub(super) fn read(&self, range: Range<u64>) -> SourceBody {
         match self {
             Self::Cluster { chunks, content } => {
@@ -140,39 +142,25 @@ struct TierReader {
     /// What is still to be handed out.
     range: Range<u64>,
     tries: u32,
-    /// The next block.
-    block: usize,
-    /// The piece that is being read, and what of it is still to come.
-    open: Option<Open>,
-}
-
-struct Open {
-    body: ColdBody,
-    name: PieceName,
-    left: u64,
-    /// What came and belongs to the next block.
-    rest: Bytes,
+    /// The piece that is being read.
+    run: Option<Run>,
 }
 
 impl TierReader {
     fn new(tier: Arc<dyn ColdTier>, place: Arc<ColdPlace>, tries: u32, range: Range<u64>) -> Self {
-        let block = place.blocks(&range).start;
-        Self { tier, place, range, tries, block, open: None }
-    }
-
-    fn failed(&self, error: TierError) -> SourceError {
-        SourceError::Tier { tier: self.place.tier.clone(), error }
+        Self { tier, place, range, tries, run: None }
     }
 
     /// The next block, or as much of it as was asked for; `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
-        if self.range.start >= self.range.end.min(self.place.size_bytes) {
+        let blocks = self.place.blocks(&self.range);
+        if blocks.is_empty() {
             return Ok(None);
         }
-        let block = self.place.block(self.block);
+        let block = self.place.block(blocks.start);
         let mut failures = 0;
         let bytes = loop {
-            match self.next_block(&block).await {
+            match self.next_block(&blocks).await {
                 Ok(bytes) => break bytes,
                 Err(error) => {
                     failures += 1;
@@ -184,59 +172,38 @@ impl TierReader {
                 }
             }
         };
-        self.block += 1;
         let from = (self.range.start - block.start) as usize;
         let to = (self.range.end.min(block.end) - block.start) as usize;
         self.range.start = block.end.min(self.range.end);
         Ok(Some(bytes.slice(from..to)))
     }
 
-    async fn next_block(&mut self, block: &Range<u64>) -> Result<Bytes, SourceError> {
-        let mut open = match self.open.take() {
-            Some(open) if open.left > 0 => open,
-            _ => self.open_at(block.start).await?,
-        };
-        let mut check = BlockCheck::new(self.place.clone(), self.block);
-        let mut wanted = block.end - block.start;
-        while wanted > 0 {
-            if open.rest.is_empty() {
-                let step = tokio::time::timeout(STEP_MAX, open.body.next()).await;
-                open.rest = match step.map_err(|_| SourceError::Stalled)? {
-                    Some(Ok(bytes)) => bytes,
-                    Some(Err(error)) => return Err(self.failed(error)),
-                    None => {
-                        self.tier.doubt(&open.name);
-                        let (tier, piece) = (self.place.tier.clone(), open.name.to_string());
-                        return Err(SourceError::Short { tier, piece, missing: open.left });
-                    }
-                };
-                continue;
+    /// The first of `blocks`, which are all that are still to come.
+    async fn next_block(&mut self, blocks: &Range<usize>) -> Result<Bytes, SourceError> {
+        let mut run = match self.run.take() {
+            Some(run) if !run.is_over() => run,
+            _ => {
+                let opened = Run::open(self.tier.clone(), &self.place, blocks.clone(), Counter::noop()).await;
+                opened.map_err(|error| self.failed(error))?
             }
-            let take = wanted.min(open.rest.len() as u64);
-            let taken = open.rest.split_to(take as usize);
-            wanted -= take;
-            open.left -= take;
-            if let Err(mismatch) = check.push(taken) {
-                self.tier.doubt(&open.name);
-                let (tier, piece) = (self.place.tier.clone(), open.name.to_string());
-                return Err(SourceError::Damaged { tier, piece, mismatch });
-            }
-        }
-        let Some(bytes) = check.next_block() else {
-            return Err(self.failed(TierError::Invalid("a block that is none".into())));
         };
-        self.open = Some(open);
+        let bytes = run.next_block(STEP_MAX).await.map_err(|error| self.broke_off(&run, error))?;
+        self.run = Some(run);
         Ok(bytes)
     }
 
-    /// Opens the piece that `offset` is in, from there to its end or to that of the block that ends the range.
-    async fn open_at(&mut self, offset: u64) -> Result<Open, SourceError> {
-        let last = self.place.block(self.place.blocks(&self.range).end.saturating_sub(1));
-        let run = self.place.locate(offset, last.end);
-        let name = self.place.names.get(run.index as usize).cloned().unwrap_or_default();
-        let name = PieceName::new(name).map_err(|error| self.failed(error))?;
-        let body = self.tier.get(&name, run.start..run.end).await.map_err(|error| self.failed(error))?;
-        Ok(Open { body, name, left: run.end - run.start, rest: Bytes::new() })
+    fn failed(&self, error: TierError) -> SourceError {
+        SourceError::Tier { tier: self.place.tier.clone(), error }
+    }
+
+    fn broke_off(&self, run: &Run, error: RunError) -> SourceError {
+        let (tier, piece) = (self.place.tier.clone(), run.name().to_string());
+        match error {
+            RunError::Tier(error) => self.failed(error),
+            RunError::Damaged(mismatch) => SourceError::Damaged { tier, piece, mismatch },
+            RunError::Short { missing, .. } => SourceError::Short { tier, piece, missing },
+            RunError::Stalled => SourceError::Stalled,
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::ports::coordination::{LiveNode, Membership, NodeAddresses, NodeAnnoun
 use crate::ports::events::{EventError, EventResult, Message, Page, Position, SubscribeOptions, Subscription, Topic};
 use crate::ports::metadata::MetadataResult;
 use crate::ports::outbox::{Look, OutboxRow, ReplayFilter};
+use crate::wait::{eventually, until};
 
 /// Rows in memory, which become visible when a test says so.
 #[derive(Default)]
@@ -181,11 +182,8 @@ impl World {
     }
 
     async fn empty(&self) {
-        let deadline = Instant::now() + Duration::from_secs(120);
-        while !self.outbox.rows.lock().is_empty() {
-            assert!(Instant::now() < deadline, "these are left: {:?}", self.outbox.rows.lock().keys());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let left = async || self.outbox.rows.lock().keys().copied().collect::<Vec<_>>();
+        until("nothing is left", left, Vec::is_empty).await;
     }
 
     fn assert_in_order(&self) {
@@ -281,9 +279,7 @@ async fn keys_that_are_refused_hold_up_no_others() {
         assert!(begun.elapsed() < Duration::from_secs(60), "only {} passed", world.bus.seen.lock().len());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // What was published is taken out a moment later.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(world.outbox.rows.lock().len(), 300);
+    eventually("what was published is taken out", || world.outbox.rows.lock().len() == 300).await;
     *world.bus.refused.lock() = None;
     world.empty().await;
     world.assert_in_order();
@@ -352,8 +348,7 @@ async fn message_that_is_refused_among_others_holds_up_its_key_only() {
         let key = if sequence % 10 == 5 { &dead } else { &keys[sequence as usize % 20] };
         world.outbox.add(sequence, key);
     }
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    assert_eq!(world.outbox.rows.lock().len(), 10, "the others passed");
+    eventually("the others passed", || world.outbox.rows.lock().len() == 10).await;
     *world.bus.refused.lock() = None;
     world.empty().await;
     world.assert_in_order();

@@ -6,18 +6,84 @@ use async_trait::async_trait;
 use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ReclaimItem, ShardId, UploadId};
 
 use super::{
-    AgePosition, AgedKind, AgedVersion, BucketId, MetadataResult, MetadataUpkeep, Recheck, Reclaim, Repair, Upload,
+    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketId, ListPage, ListQuery, ListUploadsPage,
+    ListUploadsQuery, ListVersionsPage, ListVersionsQuery, MetadataDirect, MetadataResult, MetadataUpkeep, NewUpload,
+    Part, Recheck, Reclaim, Repair, ReplicaEvidence, Upload, User,
 };
 use crate::ports::coordination::Fence;
 
-/// A store that adds something to what requests ask of another one, a cache for example, and passes on to it what work in the
-/// background asks: the verbs of [`MetadataUpkeep`].
+/// A store that adds something to what requests ask of another one, a cache for example, and passes on to it what it has nothing
+/// to do with: the verbs of [`MetadataDirect`], and those of work in the background, [`MetadataUpkeep`].
 pub trait Decorator: Send + Sync + 'static {
     /// The other store.
-    type Inner: MetadataUpkeep + ?Sized;
+    type Inner: MetadataDirect + MetadataUpkeep + ?Sized;
 
     /// The other store.
     fn inner(&self) -> &Self::Inner;
+}
+
+#[async_trait]
+impl<D: Decorator> MetadataDirect for D {
+    async fn list_buckets(
+        &self,
+        owner: Option<&str>,
+        after: Option<&str>,
+        limit: u32,
+    ) -> MetadataResult<Vec<Arc<Bucket>>> {
+        self.inner().list_buckets(owner, after, limit).await
+    }
+
+    async fn list_objects(&self, bucket: BucketId, query: ListQuery) -> MetadataResult<ListPage> {
+        self.inner().list_objects(bucket, query).await
+    }
+
+    async fn list_versions(&self, bucket: BucketId, query: ListVersionsQuery) -> MetadataResult<ListVersionsPage> {
+        self.inner().list_versions(bucket, query).await
+    }
+
+    async fn list_users(&self, after: Option<&str>, limit: u32) -> MetadataResult<Vec<Arc<User>>> {
+        self.inner().list_users(after, limit).await
+    }
+
+    async fn list_keys(
+        &self,
+        user: Option<&str>,
+        after: Option<&str>,
+        limit: u32,
+    ) -> MetadataResult<Vec<Arc<AccessKey>>> {
+        self.inner().list_keys(user, after, limit).await
+    }
+
+    async fn create_upload(&self, upload: NewUpload) -> MetadataResult<()> {
+        self.inner().create_upload(upload).await
+    }
+
+    async fn upload(&self, bucket: BucketId, key: &str, upload: UploadId) -> MetadataResult<Arc<Upload>> {
+        self.inner().upload(bucket, key, upload).await
+    }
+
+    async fn put_part(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        upload: UploadId,
+        part: Part,
+        evidence: ReplicaEvidence,
+    ) -> MetadataResult<()> {
+        self.inner().put_part(bucket, key, upload, part, evidence).await
+    }
+
+    async fn list_parts(&self, upload: UploadId, after: u16, limit: u32) -> MetadataResult<Vec<Part>> {
+        self.inner().list_parts(upload, after, limit).await
+    }
+
+    async fn list_uploads(&self, bucket: BucketId, query: ListUploadsQuery) -> MetadataResult<ListUploadsPage> {
+        self.inner().list_uploads(bucket, query).await
+    }
+
+    async fn abort_upload(&self, bucket: BucketId, key: &str, upload: UploadId, now_ms: u64) -> MetadataResult<()> {
+        self.inner().abort_upload(bucket, key, upload, now_ms).await
+    }
 }
 
 #[async_trait]

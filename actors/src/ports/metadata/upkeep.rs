@@ -17,7 +17,7 @@ pub trait MetadataUpkeep: Send + Sync + 'static {
     /// Uploads begun before `before_ms`, oldest first, at most `limit`.
     async fn stale_uploads(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<Arc<Upload>>>;
 
-    /// Ends an upload that was begun before `before_ms`, as [`MetadataStore::abort_upload`](super::MetadataStore::abort_upload)
+    /// Ends an upload that was begun before `before_ms`, as [`MetadataDirect::abort_upload`](super::MetadataDirect::abort_upload)
     /// does. Returns whether there was one.
     async fn expire_upload(&self, upload: UploadId, before_ms: u64, now_ms: u64) -> MetadataResult<bool>;
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use futures::FutureExt as _;
 use holdfast_actors::ports::coordination::conformance::{announcement, until};
 use holdfast_actors::ports::coordination::{CacheMode, CacheState, ClusterIdentity, SessionState, turn_cache_off};
-use holdfast_actors::wait::eventually;
+use holdfast_actors::wait::{self, eventually};
 use holdfast_protocol::cluster::LayoutDocument;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -139,17 +139,13 @@ impl Nodes {
 
     /// On, and every one of these nodes reads it.
     async fn wait_until_on(&self, nodes: &[&Node]) -> u64 {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        let ask = async || {
             let state = self.wait_for(CacheMode::On).await;
-            let all =
-                nodes.iter().all(|node| node.core.gate.reading().is_ok_and(|(s, _)| s.generation == state.generation));
-            if all {
-                return state.keyspace;
-            }
-            assert!(Instant::now() < deadline, "not on: {state:?}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            let reads = |node: &&Node| node.core.gate.reading().is_ok_and(|(s, _)| s.generation == state.generation);
+            (nodes.iter().all(reads), state)
+        };
+        let (_, state) = wait::until("every node reads the cache", ask, |(all, _)| *all).await;
+        state.keyspace
     }
 }
 
@@ -283,12 +279,8 @@ async fn readers_of_a_missing_key_share_one_load_a_node() {
         })
         .collect();
     // The load lasts until all of them wait for it, or for others that there should not be.
-    let deadline = Instant::now() + PATIENCE;
-    while node.flights.waiting() < READERS {
-        let (waiting, loads) = (node.flights.waiting(), loads.load(Ordering::SeqCst));
-        assert!(Instant::now() < deadline, "{waiting} of {READERS} readers wait for shared loads, {loads} loads");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let waiting_and_loads = async || (node.flights.waiting(), loads.load(Ordering::SeqCst));
+    wait::until("all readers wait for shared loads", waiting_and_loads, |(waiting, _)| *waiting >= READERS).await;
     go.add_permits(READERS);
     for reader in readers {
         assert_eq!(reader.await.unwrap(), 1);

@@ -1,5 +1,5 @@
-//! The verbs of the port. Those that write what is cached mark it first; those that read what is cached read it through; the
-//! others go to the database.
+//! The verbs of the port that a cache has to do with. Those that write what is cached mark it first; those that read what is
+//! cached read it through.
 
 use std::sync::Arc;
 
@@ -8,11 +8,10 @@ use futures::FutureExt as _;
 use holdfast_actors::domain::events::EventDraft;
 use holdfast_actors::ports::metadata::{
     AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, CommitMove, Committed, CompleteUpload, DeleteRequest,
-    Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage, ListVersionsQuery,
-    MetadataError, MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest, NewBucket, NewObject, NewUpload,
-    ObjectVersion, Part, ReplicaEvidence, Tag, Upload, User, Versioning,
+    Deleted, MetadataError, MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest, NewBucket, NewObject,
+    ObjectVersion, Tag, User, Versioning,
 };
-use holdfast_protocol::{UploadId, VersionId};
+use holdfast_protocol::VersionId;
 
 use super::RedisCachedStore;
 use super::codec::{self, Credential, Profile};
@@ -43,15 +42,6 @@ impl<S: MetadataStore + ?Sized> MetadataStore for RedisCachedStore<S> {
         let (inner, owned) = (Arc::clone(&self.inner), name.to_owned());
         let load = move || async move { inner.bucket(&owned).await }.boxed();
         self.core.read(&self.buckets, &Name::of::<Bucket>(name), load).await
-    }
-
-    async fn list_buckets(
-        &self,
-        owner: Option<&str>,
-        after: Option<&str>,
-        limit: u32,
-    ) -> MetadataResult<Vec<Arc<Bucket>>> {
-        self.inner.list_buckets(owner, after, limit).await
     }
 
     async fn delete_bucket(&self, name: &str) -> MetadataResult<()> {
@@ -135,48 +125,9 @@ impl<S: MetadataStore + ?Sized> MetadataStore for RedisCachedStore<S> {
         self.write(names, nothing, write).await
     }
 
-    async fn list_objects(&self, bucket: BucketId, query: ListQuery) -> MetadataResult<ListPage> {
-        self.inner.list_objects(bucket, query).await
-    }
-
-    async fn list_versions(&self, bucket: BucketId, query: ListVersionsQuery) -> MetadataResult<ListVersionsPage> {
-        self.inner.list_versions(bucket, query).await
-    }
-
-    async fn create_upload(&self, upload: NewUpload) -> MetadataResult<()> {
-        self.inner.create_upload(upload).await
-    }
-
-    async fn upload(&self, bucket: BucketId, key: &str, upload: UploadId) -> MetadataResult<Arc<Upload>> {
-        self.inner.upload(bucket, key, upload).await
-    }
-
-    async fn put_part(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        upload: UploadId,
-        part: Part,
-        evidence: ReplicaEvidence,
-    ) -> MetadataResult<()> {
-        self.inner.put_part(bucket, key, upload, part, evidence).await
-    }
-
-    async fn list_parts(&self, upload: UploadId, after: u16, limit: u32) -> MetadataResult<Vec<Part>> {
-        self.inner.list_parts(upload, after, limit).await
-    }
-
-    async fn list_uploads(&self, bucket: BucketId, query: ListUploadsQuery) -> MetadataResult<ListUploadsPage> {
-        self.inner.list_uploads(bucket, query).await
-    }
-
     async fn complete_upload(&self, completion: CompleteUpload) -> MetadataResult<Committed> {
         let names = vec![object(completion.bucket, &completion.key)];
         self.write(names, written, |inner| async move { inner.complete_upload(completion).await }).await
-    }
-
-    async fn abort_upload(&self, bucket: BucketId, key: &str, upload: UploadId, now_ms: u64) -> MetadataResult<()> {
-        self.inner.abort_upload(bucket, key, upload, now_ms).await
     }
 
     async fn request_move(&self, request: MoveRequest) -> MetadataResult<MoveQueued> {
@@ -196,10 +147,6 @@ impl<S: MetadataStore + ?Sized> MetadataStore for RedisCachedStore<S> {
 
     async fn user(&self, name: &str) -> MetadataResult<Arc<User>> {
         Ok(Arc::new(self.profiles.get(name).await?.user.clone()))
-    }
-
-    async fn list_users(&self, after: Option<&str>, limit: u32) -> MetadataResult<Vec<Arc<User>>> {
-        self.inner.list_users(after, limit).await
     }
 
     // What changes a user ends the reading that the user's keys are tied to, and so all of them with it.
@@ -225,15 +172,6 @@ impl<S: MetadataStore + ?Sized> MetadataStore for RedisCachedStore<S> {
             None => self.owner_of(access_key).await?,
         };
         self.key_of(access_key, &owner).await
-    }
-
-    async fn list_keys(
-        &self,
-        user: Option<&str>,
-        after: Option<&str>,
-        limit: u32,
-    ) -> MetadataResult<Vec<Arc<AccessKey>>> {
-        self.inner.list_keys(user, after, limit).await
     }
 
     async fn set_key_enabled(&self, access_key: &str, enabled: bool) -> MetadataResult<()> {

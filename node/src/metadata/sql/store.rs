@@ -9,17 +9,17 @@ use futures::future::BoxFuture;
 use holdfast_actors::domain::events::EventDraft;
 use holdfast_actors::ports::metadata::{
     AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, CommitMove, Committed, CompleteUpload, DeleteRequest,
-    Deleted, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage, ListVersionsQuery,
-    MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest, Moved, NewBucket, NewObject, NewUpload,
-    ObjectVersion, Part, ReplicaEvidence, Tag, Upload, User, Versioning,
+    Deleted, MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest, Moved, NewBucket, NewObject,
+    ObjectVersion, Tag, User, Versioning,
 };
-use holdfast_protocol::{UploadId, VersionId};
+use holdfast_protocol::VersionId;
 use tokio::sync::watch;
 
 use super::locks::Epochs;
 use super::versions::{Change, What};
-use super::{Locks, Reader, Session, buckets, listing, moves, reads, uploads, users, versions};
+use super::{Locks, Reader, Session, buckets, moves, reads, uploads, users, versions};
 
+mod direct;
 mod upkeep;
 
 /// A database that runs verbs.
@@ -128,15 +128,6 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
         buckets::bucket(self.backend.reads(), name).await
     }
 
-    async fn list_buckets(
-        &self,
-        owner: Option<&str>,
-        after: Option<&str>,
-        limit: u32,
-    ) -> MetadataResult<Vec<Arc<Bucket>>> {
-        buckets::list(self.backend.reads(), owner, after, limit).await
-    }
-
     async fn delete_bucket(&self, name: &str) -> MetadataResult<()> {
         let locks = Locks::none().bucket_name(name);
         self.run(locks, name.to_owned(), |tx, name| boxed(async move { buckets::delete(tx, &name).await })).await
@@ -206,52 +197,6 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
         self.change(bucket, key, version, Change { what: What::Acl(acl), event, now_ms }).await
     }
 
-    async fn list_objects(&self, bucket: BucketId, query: ListQuery) -> MetadataResult<ListPage> {
-        listing::objects(self.backend.reads(), bucket, query).await
-    }
-
-    async fn list_versions(&self, bucket: BucketId, query: ListVersionsQuery) -> MetadataResult<ListVersionsPage> {
-        listing::versions(self.backend.reads(), bucket, query).await
-    }
-
-    async fn create_upload(&self, upload: NewUpload) -> MetadataResult<()> {
-        let locks = Locks::none().upload(upload.id).in_bucket(upload.bucket);
-        self.run(locks, upload, |tx, upload| boxed(async move { uploads::create(tx, &upload).await })).await
-    }
-
-    async fn upload(&self, bucket: BucketId, key: &str, upload: UploadId) -> MetadataResult<Arc<Upload>> {
-        uploads::upload(self.backend.reads(), bucket, key, upload).await
-    }
-
-    async fn put_part(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        upload: UploadId,
-        part: Part,
-        evidence: ReplicaEvidence,
-    ) -> MetadataResult<()> {
-        let mut locks = Locks::none().upload(upload).content(part.content);
-        if !evidence.epochs.is_empty() {
-            locks = locks.epochs(Epochs::Held);
-        }
-        self.run(locks, (key.to_owned(), part, evidence), move |tx, given| {
-            boxed(async move {
-                let (key, part, evidence) = &*given;
-                uploads::put_part(tx, bucket, key, upload, part, evidence).await
-            })
-        })
-        .await
-    }
-
-    async fn list_parts(&self, upload: UploadId, after: u16, limit: u32) -> MetadataResult<Vec<Part>> {
-        uploads::parts(self.backend.reads(), upload, after, limit).await
-    }
-
-    async fn list_uploads(&self, bucket: BucketId, query: ListUploadsQuery) -> MetadataResult<ListUploadsPage> {
-        listing::uploads(self.backend.reads(), bucket, query).await
-    }
-
     async fn complete_upload(&self, completion: CompleteUpload) -> MetadataResult<Committed> {
         let locks = Locks::none()
             .upload(completion.upload)
@@ -263,13 +208,6 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
             boxed(async move { uploads::complete(tx, CompleteUpload::clone(&completion)).await })
         });
         self.tell_if(events, completed.await)
-    }
-
-    async fn abort_upload(&self, bucket: BucketId, key: &str, upload: UploadId, now_ms: u64) -> MetadataResult<()> {
-        self.run(Locks::none().upload(upload), key.to_owned(), move |tx, key| {
-            boxed(async move { uploads::abort(tx, bucket, &key, upload, now_ms).await })
-        })
-        .await
     }
 
     async fn request_move(&self, request: MoveRequest) -> MetadataResult<MoveQueued> {
@@ -301,10 +239,6 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
         users::user(self.backend.reads(), name).await
     }
 
-    async fn list_users(&self, after: Option<&str>, limit: u32) -> MetadataResult<Vec<Arc<User>>> {
-        users::list_users(self.backend.reads(), after, limit).await
-    }
-
     async fn set_user_enabled(&self, name: &str, enabled: bool) -> MetadataResult<()> {
         self.run(Locks::none().user(name), name.to_owned(), move |tx, name| {
             boxed(async move { users::set_user_enabled(tx, &name, enabled).await })
@@ -324,15 +258,6 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
 
     async fn key(&self, access_key: &str) -> MetadataResult<Arc<AccessKey>> {
         users::key(self.backend.reads(), access_key).await
-    }
-
-    async fn list_keys(
-        &self,
-        user: Option<&str>,
-        after: Option<&str>,
-        limit: u32,
-    ) -> MetadataResult<Vec<Arc<AccessKey>>> {
-        users::list_keys(self.backend.reads(), user, after, limit).await
     }
 
     async fn set_key_enabled(&self, access_key: &str, enabled: bool) -> MetadataResult<()> {

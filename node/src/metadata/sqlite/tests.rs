@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use holdfast_actors::ports::metadata::{
     AgePosition, AgedKind, CannedAcl, Content, ContentPlace, ContentSource, ETag, ListAfter, ListQuery,
-    MetadataUpkeep as _, NewBucket, ObjectAttributes, ReplicaEvidence, WritePrecondition,
+    MetadataDirect as _, MetadataUpkeep as _, NewBucket, ObjectAttributes, ReplicaEvidence, WritePrecondition,
 };
 use holdfast_actors::ports::{AccessLog, Journal, MetadataStore, Outbox, TierLedger};
 use holdfast_protocol::{ContentId, Manifest, VersionId};

@@ -115,9 +115,6 @@ impl MetadataStore for TestStore {
     async fn bucket(&self, name: &str) -> MetadataResult<Arc<Bucket>> {
         self.buckets.lock().get(name).cloned().ok_or(MetadataError::NoSuchBucket)
     }
-    async fn list_buckets(&self, _: Option<&str>, _: Option<&str>, _: u32) -> MetadataResult<Vec<Arc<Bucket>>> {
-        not_here()
-    }
     async fn delete_bucket(&self, _: &str) -> MetadataResult<()> {
         not_here()
     }
@@ -181,10 +178,56 @@ impl MetadataStore for TestStore {
         objects.insert(at, Arc::new(object));
         Ok(VersionId::NULL)
     }
+    async fn complete_upload(&self, _: CompleteUpload) -> MetadataResult<Committed> {
+        not_here()
+    }
+    async fn create_user(&self, _: User) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn user(&self, name: &str) -> MetadataResult<Arc<User>> {
+        let keys = self.keys.lock();
+        let key = keys.values().find(|k| k.user.name == name).ok_or(MetadataError::NotFound("user"))?;
+        Ok(Arc::new(key.user.clone()))
+    }
+    async fn set_user_enabled(&self, _: &str, _: bool) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn delete_user(&self, _: &str) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn create_key(&self, _: AccessKey) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn key(&self, access_key: &str) -> MetadataResult<Arc<AccessKey>> {
+        self.keys.lock().get(access_key).cloned().ok_or(MetadataError::NotFound("access key"))
+    }
+    async fn set_key_enabled(&self, _: &str, _: bool) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn delete_key(&self, _: &str) -> MetadataResult<()> {
+        not_here()
+    }
+    async fn ping(&self) -> MetadataResult<()> {
+        Ok(())
+    }
+    async fn close(&self) {}
+}
+
+#[async_trait]
+impl MetadataDirect for TestStore {
+    async fn list_buckets(&self, _: Option<&str>, _: Option<&str>, _: u32) -> MetadataResult<Vec<Arc<Bucket>>> {
+        not_here()
+    }
     async fn list_objects(&self, _: BucketId, _: ListQuery) -> MetadataResult<ListPage> {
         not_here()
     }
     async fn list_versions(&self, _: BucketId, _: ListVersionsQuery) -> MetadataResult<ListVersionsPage> {
+        not_here()
+    }
+    async fn list_users(&self, _: Option<&str>, _: u32) -> MetadataResult<Vec<Arc<User>>> {
+        not_here()
+    }
+    async fn list_keys(&self, _: Option<&str>, _: Option<&str>, _: u32) -> MetadataResult<Vec<Arc<AccessKey>>> {
         not_here()
     }
     async fn create_upload(&self, _: NewUpload) -> MetadataResult<()> {
@@ -202,48 +245,9 @@ impl MetadataStore for TestStore {
     async fn list_uploads(&self, _: BucketId, _: ListUploadsQuery) -> MetadataResult<ListUploadsPage> {
         not_here()
     }
-    async fn complete_upload(&self, _: CompleteUpload) -> MetadataResult<Committed> {
-        not_here()
-    }
     async fn abort_upload(&self, _: BucketId, _: &str, _: UploadId, _: u64) -> MetadataResult<()> {
         not_here()
     }
-    async fn create_user(&self, _: User) -> MetadataResult<()> {
-        not_here()
-    }
-    async fn user(&self, name: &str) -> MetadataResult<Arc<User>> {
-        let keys = self.keys.lock();
-        let key = keys.values().find(|k| k.user.name == name).ok_or(MetadataError::NotFound("user"))?;
-        Ok(Arc::new(key.user.clone()))
-    }
-    async fn list_users(&self, _: Option<&str>, _: u32) -> MetadataResult<Vec<Arc<User>>> {
-        not_here()
-    }
-    async fn set_user_enabled(&self, _: &str, _: bool) -> MetadataResult<()> {
-        not_here()
-    }
-    async fn delete_user(&self, _: &str) -> MetadataResult<()> {
-        not_here()
-    }
-    async fn create_key(&self, _: AccessKey) -> MetadataResult<()> {
-        not_here()
-    }
-    async fn key(&self, access_key: &str) -> MetadataResult<Arc<AccessKey>> {
-        self.keys.lock().get(access_key).cloned().ok_or(MetadataError::NotFound("access key"))
-    }
-    async fn list_keys(&self, _: Option<&str>, _: Option<&str>, _: u32) -> MetadataResult<Vec<Arc<AccessKey>>> {
-        not_here()
-    }
-    async fn set_key_enabled(&self, _: &str, _: bool) -> MetadataResult<()> {
-        not_here()
-    }
-    async fn delete_key(&self, _: &str) -> MetadataResult<()> {
-        not_here()
-    }
-    async fn ping(&self) -> MetadataResult<()> {
-        Ok(())
-    }
-    async fn close(&self) {}
 }
 
 #[async_trait]

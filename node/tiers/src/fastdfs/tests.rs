@@ -7,7 +7,6 @@ mod faults;
 mod replicas;
 
 use std::ops::Range;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -16,9 +15,6 @@ use holdfast_protocol::ContentId;
 
 use super::double::{Double, DoubleConfig};
 use super::{FastdfsColdTier, FastdfsConfig};
-
-/// How long a condition may take to become true.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn spec(size_bytes: u64) -> PieceSpec {
     PieceSpec { content: ContentId([7; 12]), index: 0, attempt: 1, size_bytes }
@@ -55,14 +51,6 @@ async fn try_store(tier: &dyn ColdTier, bytes: &[u8]) -> TierResult<PieceName> {
 
 async fn store(tier: &dyn ColdTier, bytes: &[u8]) -> PieceName {
     try_store(tier, bytes).await.unwrap()
-}
-
-async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(tokio::time::Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// A cluster of one storage, and the adapter.

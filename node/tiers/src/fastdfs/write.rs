@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use futures::StreamExt;
+use holdfast_actors::flow::key_locks::KeyLock;
 use holdfast_actors::ports::tiers::{ColdBody, PieceName, PieceSpec, TierError, TierResult};
 use tokio::time::timeout;
 
@@ -13,7 +14,6 @@ use super::Cluster;
 use super::crc32::Crc32;
 use super::failure::{Failure, Outcome};
 use super::locate::{Place, Usage};
-use super::locks::PieceLock;
 use super::names::{Piece, SUFFIX};
 use super::pool::Lease;
 use super::read::{file_info, storage_name};
@@ -236,10 +236,12 @@ impl Cluster {
         Ok(())
     }
 
-    async fn lock(&self, name: &PieceName) -> TierResult<PieceLock> {
-        let patience = self.pool.limits().overall();
-        let locked = timeout(patience, self.locks.lock(name)).await;
-        locked.map_err(|_| TierError::Unavailable(format!("another change of {name} does not end")))
+    /// One change of a piece at a time, within this process. A `put` that its caller dropped may still be waiting for the
+    /// server's answer, and the server may be about to give the file its name: a `delete` of that piece has to wait until
+    /// that is over, or it finds nothing and the file appears behind it.
+    async fn lock(&self, name: &PieceName) -> TierResult<KeyLock<PieceName>> {
+        let locked = self.locks.lock_within(name.clone(), self.pool.limits().overall()).await;
+        locked.ok_or_else(|| TierError::Unavailable(format!("another change of {name} does not end")))
     }
 
     fn expect_size(&self, spec: &PieceSpec) -> TierResult<()> {

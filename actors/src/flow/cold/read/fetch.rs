@@ -3,21 +3,19 @@
 //! The run is one request, begun when the first block is asked for. Should it break off, another one begins at the first block
 //! that was not given out; how often, and for how long, has limits, which start anew with each block that comes.
 
-use std::cmp::Ordering;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
 use holdfast_protocol::journal::ErrorKind;
 use holdfast_protocol::{ColdPlace, ContentId};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{ColdReadError, Shared};
-use crate::flow::cold::blocks::BlockCheck;
-use crate::ports::tiers::{ColdBody, PieceName, TierError};
+use crate::flow::cold::run::{Run, RunError};
+use crate::ports::tiers::TierError;
 
 /// How often a block is asked for when the tier cannot be reached.
 const UNAVAILABLE_MAX: u32 = 4;
@@ -53,14 +51,7 @@ struct Failures {
 
 /// What a tier is sending.
 struct Stream {
-    body: ColdBody,
-    check: BlockCheck<Arc<ColdPlace>>,
-    /// Of what was received last.
-    received_bytes: usize,
-    /// Whether what is received is never a slice of a larger buffer.
-    owns_buffers: bool,
-    /// Comes after the blocks that were received before it.
-    fault: Option<Fault>,
+    run: Run,
     place: Arc<ColdPlace>,
     /// How it ended, for the metrics.
     outcome: &'static str,
@@ -86,6 +77,15 @@ impl Fault {
             TierError::NotFound(piece) => Self::Final(ColdReadError::Missing { tier, piece: piece.to_string() }),
             TierError::Denied(detail) => Self::Final(ColdReadError::Denied { tier, detail }),
             TierError::Invalid(detail) => Self::Final(ColdReadError::Invalid(detail)),
+        }
+    }
+
+    fn of_run(place: &ColdPlace, error: RunError, stall_max: Duration) -> Self {
+        match error {
+            RunError::Tier(error) => Self::of(place, error),
+            RunError::Damaged(mismatch) => Self::Damaged(mismatch.to_string()),
+            RunError::Short { block, .. } => Self::Damaged(format!("the data ends in block {block}")),
+            RunError::Stalled => Self::Unavailable(format!("nothing came for {stall_max:?}")),
         }
     }
 
@@ -147,19 +147,21 @@ impl Fetch {
                 self.stream.insert(begun?)
             }
         };
-        match stream.next_block(self.shared.settings.stall_max).await {
+        let stall_max = self.shared.settings.stall_max;
+        match stream.run.next_block(stall_max).await {
             Ok(mut block) => {
-                if stream.shares_buffer(&block) && self.shared.caches(&self.place) {
+                if stream.run.shares_buffer(&block) && self.shared.caches(&self.place) {
                     block = Bytes::copy_from_slice(&block);
                 }
                 self.next += 1;
-                if self.next == self.end {
+                if stream.run.is_over() {
                     stream.outcome = "complete";
                     self.stream = None;
                 }
                 Ok(block)
             }
-            Err(fault) => {
+            Err(error) => {
+                let fault = Fault::of_run(&self.place, error, stall_max);
                 stream.outcome = fault.outcome();
                 self.stream = None;
                 Err(fault)
@@ -172,24 +174,10 @@ impl Fetch {
         let permit = self.permit().await?;
         let place = &self.place;
         let tier = self.shared.tiers.tier(&place.tier).map_err(|error| Fault::of(place, error))?;
-        let run = place.locate(place.block(self.next).start, place.block(self.end - 1).end);
-        let name = self.piece_name(run.index).map_err(Fault::Final)?;
-        let body = tier.get(&name, run.start..run.end).await.map_err(|error| Fault::of(place, error))?;
-        Ok(Stream {
-            body,
-            check: BlockCheck::new(Arc::clone(place), self.next),
-            received_bytes: 0,
-            owns_buffers: tier.parts_own_their_buffers(),
-            fault: None,
-            place: Arc::clone(place),
-            outcome: "dropped",
-            _permit: permit,
-        })
-    }
-
-    fn piece_name(&self, index: u32) -> Result<PieceName, ColdReadError> {
-        let name = self.place.names.get(index as usize).and_then(|name| PieceName::new(name.as_str()).ok());
-        name.ok_or_else(|| ColdReadError::Invalid(format!("content {} has no piece {index}", self.content)))
+        let received = metrics::counter!("holdfast_tier_read_bytes_total", "tier" => place.tier.to_string());
+        let run =
+            Run::open(tier, place, self.next..self.end, received).await.map_err(|error| Fault::of(place, error))?;
+        Ok(Stream { run, place: Arc::clone(place), outcome: "dropped", _permit: permit })
     }
 
     /// Waits for one of the node's streams.
@@ -232,7 +220,6 @@ impl Fetch {
             Fault::Damaged(detail) => {
                 metrics::counter!("holdfast_tier_corrupt_total", "tier" => tier.to_string()).increment(1);
                 tracing::warn!(%tier, content = %self.content, block = self.next, detail, "a tier gives damaged bytes");
-                self.doubt();
                 self.failures.damaged += 1;
                 if self.failures.damaged >= DAMAGED_MAX {
                     let detail = format!("content {}, block {}: {detail}", self.content, self.next);
@@ -244,14 +231,6 @@ impl Fetch {
         };
         sleep(PAUSE * 4u32.pow(tries - 1)).await;
         Ok(())
-    }
-
-    /// Tells the tier, which may have another copy.
-    fn doubt(&self) {
-        let run = self.place.locate(self.place.block(self.next).start, self.place.block(self.end - 1).end);
-        if let (Ok(tier), Ok(name)) = (self.shared.tiers.tier(&self.place.tier), self.piece_name(run.index)) {
-            tier.doubt(&name);
-        }
     }
 
     /// Reports an error that ends the run.
@@ -270,41 +249,6 @@ impl Fetch {
     fn report_damage(&self, detail: &str) {
         let subject = format!("content {} in tier {}", self.content, self.place.tier);
         self.shared.report(ErrorKind::Corruption, subject, detail);
-    }
-}
-
-impl Stream {
-    /// Whether a block may be a slice of a larger buffer, which would be held with it.
-    fn shares_buffer(&self, block: &Bytes) -> bool {
-        match self.received_bytes.cmp(&block.len()) {
-            // It was put together from several.
-            Ordering::Less => false,
-            Ordering::Equal => !self.owns_buffers,
-            Ordering::Greater => true,
-        }
-    }
-
-    async fn next_block(&mut self, stall_max: Duration) -> Result<Bytes, Fault> {
-        loop {
-            if let Some(block) = self.check.next_block() {
-                return Ok(block);
-            }
-            if let Some(fault) = self.fault.take() {
-                return Err(fault);
-            }
-            let received = match timeout(stall_max, self.body.next()).await {
-                Ok(Some(Ok(received))) => received,
-                Ok(Some(Err(error))) => return Err(Fault::of(&self.place, error)),
-                Ok(None) => return Err(Fault::Damaged(format!("the data ends in block {}", self.check.block()))),
-                Err(_) => return Err(Fault::Unavailable(format!("nothing came for {stall_max:?}"))),
-            };
-            metrics::counter!("holdfast_tier_read_bytes_total", "tier" => self.place.tier.to_string())
-                .increment(received.len() as u64);
-            self.received_bytes = received.len();
-            if let Err(mismatch) = self.check.push(received) {
-                self.fault = Some(Fault::Damaged(mismatch.to_string()));
-            }
-        }
     }
 }
 

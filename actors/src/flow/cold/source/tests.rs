@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::super::blocks::BlockSums;
 use super::*;
-use crate::ports::tiers::{PieceSpec, TierHealth, TierResult};
+use crate::ports::tiers::{ColdBody, PieceName, PieceSpec, TierHealth, TierResult};
 
 /// Serves pieces that are slices of what it has, in steps, and counts how often it is asked.
 struct Slices {

@@ -2,16 +2,14 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
+use holdfast_actors::wait::until;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 use super::super::options::RedisAddress;
 use super::super::tests::services::process::{Process, free_port};
 use super::super::tests::services::redis::Server;
 use super::*;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:abc\r\n# Replication\r\n\
                     role:master\r\nmaster_replid:def\r\n";
@@ -53,18 +51,11 @@ fn redis_server(dir: &Path, log: &str, arguments: &[&str]) -> Process {
     Process::start_logged(&mut command, &dir.join(log)).expect("redis-server starts: apt-get install redis-server")
 }
 
-/// Connects until it works.
-async fn eventually(options: &RedisCacheOptions, wanted: impl Fn(&str) -> bool) -> Identity {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let last = match connect(options).await {
-            Ok((_, identity)) if wanted(&identity) => return identity,
-            Ok((_, identity)) => identity,
-            Err(problem) => problem,
-        };
-        assert!(Instant::now() < deadline, "{last}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+/// Connects until it is the server that is wanted.
+async fn connected(options: &RedisCacheOptions, wanted: impl Fn(&str) -> bool) -> Identity {
+    let try_it = async || connect(options).await.map(|(_, identity)| identity);
+    let found = until("it connects", try_it, |found| found.as_ref().is_ok_and(|identity| wanted(identity))).await;
+    found.unwrap()
 }
 
 #[tokio::test]
@@ -87,7 +78,7 @@ async fn a_server_is_trusted_by_its_certificate_and_lets_in_a_user_by_its_passwo
         options.tls_ca = Some(dir.path().join("ca.pem"));
         options
     };
-    eventually(&options("holdfast", "secret"), |_| true).await;
+    connected(&options("holdfast", "secret"), |_| true).await;
 
     let denied = connect(&options("holdfast", "guessed")).await.err().expect("a wrong password");
     assert!(denied.contains("authentication failed"), "{denied}");
@@ -118,25 +109,16 @@ async fn a_sentinel_leads_to_the_primary_and_to_its_successor() {
     let at = format!("redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel_port}/holdfast");
     let options = RedisCacheOptions::new(RedisAddress::parse(&at).unwrap());
     // A Sentinel that is gone is passed by.
-    let primary = eventually(&options, |_| true).await;
+    let primary = connected(&options, |_| true).await;
 
     // Its only successor is known to the Sentinel, and has all that the primary has.
-    let deadline = Instant::now() + PATIENCE;
-    while !second.command(&["INFO", "replication"]).contains("master_link_status:up") {
-        assert!(Instant::now() < deadline, "the replica does not follow");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let replication = async || second.command(&["INFO", "replication"]);
+    until("the replica follows", replication, |told| told.contains("master_link_status:up")).await;
     let mut sentinel = std::net::TcpStream::connect(("127.0.0.1", sentinel_port)).unwrap();
-    loop {
-        let known = tokio::task::block_in_place(|| ask_sentinel(&mut sentinel));
-        if known.contains("num-slaves\r\n$1\r\n1") {
-            break;
-        }
-        assert!(Instant::now() < deadline, "the Sentinel does not know the replica: {known}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let known = async || tokio::task::block_in_place(|| ask_sentinel(&mut sentinel));
+    until("the Sentinel knows the replica", known, |told| told.contains("num-slaves\r\n$1\r\n1")).await;
     first.kill();
-    let successor = eventually(&options, |identity| identity != primary).await;
+    let successor = connected(&options, |identity| identity != primary).await;
     assert_ne!(successor, primary);
 
     let mut unknown = options.clone();

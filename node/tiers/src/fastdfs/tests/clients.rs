@@ -1,9 +1,11 @@
 //! Connections: used again, given up, counted; addresses; and the configuration.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures::FutureExt;
 use holdfast_actors::ports::tiers::TierError;
+use holdfast_actors::wait::eventually;
 use tokio::io::AsyncWriteExt;
 
 use super::*;

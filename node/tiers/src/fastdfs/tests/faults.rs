@@ -1,6 +1,9 @@
 //! What a storage or a tracker can do wrong, and what the port says then.
 
+use std::time::Duration;
+
 use holdfast_actors::ports::tiers::TierError;
+use holdfast_actors::wait::until;
 
 use super::*;
 use crate::fastdfs::wire::command;
@@ -171,12 +174,11 @@ async fn delete_waits_for_the_end_of_a_dropped_put() {
     let name = tier.reserve(&spec).await.unwrap();
     double.storage_faults(0, |faults| faults.hold_uploads = true);
     let mut put = tier.put(&name, &spec, body(b"bytes"));
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while double.storage_requests(command::UPLOAD_SLAVE) == 0 {
+    let send = async || {
         assert!(futures::poll!(&mut put).is_pending());
-        assert!(tokio::time::Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+        double.storage_requests(command::UPLOAD_SLAVE)
+    };
+    until("the upload has begun", send, |requests| *requests > 0).await;
     drop(put);
     let mut delete = tier.delete(&name);
     for _ in 0..20 {

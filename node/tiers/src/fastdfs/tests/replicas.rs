@@ -1,5 +1,7 @@
 //! Groups of several storages: who is asked, and who is believed.
 
+use std::time::Duration;
+
 use holdfast_actors::ports::tiers::TierError;
 
 use super::*;

@@ -1,0 +1,159 @@
+//! Damage, gaps and differences are found and mended, and nothing is deleted for that.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use holdfast_actors::ports::ChunkStore as _;
+use holdfast_actors::ports::chunks::ReplicaStore as _;
+use holdfast_protocol::{ContentId, ShardId};
+
+use super::members;
+use super::world::{SHARDS, World, eventually, id, settings};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_looks_at_the_disk_and_not_at_the_memory() {
+    let world = World::new(3, settings()).await;
+    let chunk = world.put(5_000).await;
+    world.settle("the cluster is healthy").await;
+    let node = members(&world, chunk)[1];
+    world.stores[&node].rot_beneath_memory(chunk);
+    world.nodes[&node].findings.push(chunk);
+    let healed = async || {
+        let status = world.nodes[&node].handle.repairs();
+        if status.done == 1 { Ok(()) } else { Err(format!("{status:?}")) }
+    };
+    eventually("the repair ends", healed).await;
+    assert_eq!(world.nodes[&node].handle.repairs().bytes, 5_000, "good pages hid the rot");
+    world.settle("it is whole again").await;
+    world.stop().await;
+}
+
+/// Chunks are durable before their content is committed; damage that is found in between is healed, not forgotten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_of_a_chunk_that_is_not_committed_yet_is_repaired_too() {
+    let world = World::new(3, settings()).await;
+    let chunk = ContentId::generate(1).chunk(0);
+    for store in world.stores.values() {
+        store.insert(chunk, bytes::Bytes::from_static(b"not committed yet"));
+    }
+    world.stores[&2].corrupt(chunk);
+    world.nodes[&2].findings.push(chunk);
+    let whole = async || world.stores[&2].verify(chunk).await.map(drop).map_err(|error| error.to_string());
+    eventually("it is whole again", whole).await;
+    world.settle("no repair waits").await;
+    world.stop().await;
+}
+
+/// Whoever holds it may be about to delete what its fence refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_waits_for_whoever_is_at_work_on_the_chunk() {
+    let world = World::new(3, settings()).await;
+    let chunk = world.put(5_000).await;
+    let node = members(&world, chunk)[0];
+    let lock = world.nodes[&node].chunk_locks.lock_within(chunk, Duration::ZERO).await.expect("nobody else has it");
+    world.metadata.queue_repairs(&[(chunk, id(node))], 1).await.expect("queued");
+    world.nodes[&node].handle.wake_repairs();
+    let waits = async || {
+        let status = world.nodes[&node].handle.repairs();
+        assert_eq!(status.done, 0, "{status:?}");
+        if status.last_errors.iter().any(|error| error.contains("being written")) {
+            Ok(())
+        } else {
+            Err(format!("{status:?}"))
+        }
+    };
+    eventually("the repair is put off", waits).await;
+    world.stores[&node].delete(&[chunk]).await.expect("deleted");
+    drop(lock);
+    world.settle("it is there again").await;
+    assert_eq!(world.nodes[&node].handle.repairs().bytes, 5_000);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_that_a_disk_finds_is_repaired_from_another_node() {
+    let world = World::new(3, settings()).await;
+    let chunk = world.put(5_000).await;
+    world.put_many(20, 300).await;
+    let node = members(&world, chunk)[1];
+    world.nodes[&node].handle.pause_repairs();
+    world.stores[&node].corrupt(chunk);
+    world.nodes[&node].findings.push(chunk);
+    let queued = async || {
+        let backlog = world.metadata.repair_backlog().await.map_err(|e| e.to_string())?;
+        if backlog == [(id(node), 1)] { Ok(()) } else { Err(format!("{backlog:?}")) }
+    };
+    eventually("a repair is queued", queued).await;
+    let status = world.nodes[&node].handle.repairs();
+    assert!(status.paused && status.done == 0, "{status:?}");
+    world.nodes[&node].handle.resume_repairs();
+    world.settle("it is whole again").await;
+    let status = world.nodes[&node].handle.repairs();
+    assert_eq!((status.done, status.bytes), (1, 5_000), "{status:?}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_deletes_nothing_before_it_has_another() {
+    let world = World::new(3, settings()).await;
+    let chunk = world.put(5_000).await;
+    let holders = members(&world, chunk);
+    for node in &holders {
+        world.stores[node].corrupt(chunk);
+    }
+    world.metadata.queue_repairs(&[(chunk, id(holders[0]))], 1).await.expect("queued");
+    world.nodes[&holders[0]].handle.wake_repairs();
+    let failed = async || {
+        let failures = world.nodes[&holders[0]].handle.repairs().failures;
+        if failures > 1 { Ok(()) } else { Err(format!("{failures} failures")) }
+    };
+    eventually("nobody has it whole", failed).await;
+    assert!(world.stores[&holders[0]].stat(chunk).is_some(), "what is damaged is better than nothing");
+    // What nothing knows needs no repair.
+    let unknown = ContentId::generate(1).chunk(0);
+    world.metadata.queue_repairs(&[(unknown, id(holders[0]))], 1).await.expect("queued");
+    let forgotten = async || {
+        let needless = world.nodes[&holders[0]].handle.repairs().needless;
+        if needless == 1 { Ok(()) } else { Err(format!("{needless} were needless")) }
+    };
+    eventually("it is forgotten", forgotten).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_difference_is_found_and_healed_and_until_then_not_called_verified() {
+    let world = World::new(4, settings()).await;
+    world.put_many(60, 400).await;
+    world.settle("the cluster is healthy").await;
+    let chunk = *world.written.lock().keys().next().expect("a chunk");
+    let shard = ShardId::of_chunk(&chunk, SHARDS);
+    let holders = members(&world, chunk);
+    let loser = holders[2];
+    world.nodes[&loser].handle.pause_repairs();
+    world.stores[&loser].delete(&[chunk]).await.expect("deleted");
+    // An orphan differs too, and is nobody's loss.
+    world.stores[&loser].insert(ContentId::generate(1).chunk(0), bytes::Bytes::from_static(b"orphan"));
+    for node in world.nodes.values() {
+        node.handle.start_comparison();
+    }
+    let found = async || {
+        let verdicts: BTreeMap<_, _> = world.nodes.values().flat_map(|n| n.handle.verified()).collect();
+        if verdicts[&shard].is_err() { Ok(()) } else { Err("it is called verified".into()) }
+    };
+    eventually("the difference is found", found).await;
+    for node in world.nodes.values() {
+        let everywhere = node.handle.verified_everywhere().await;
+        assert_eq!(everywhere.len(), SHARDS as usize);
+        assert!(everywhere[&shard].is_err(), "node {} does not know what another one found", node.id);
+    }
+    // A comparer that cannot be asked has proven nothing.
+    let comparer = world.nodes[&holders[1]].handle.comparer(&world.shards()[&shard]).expect("a live member");
+    let asker = world.nodes.values().find(|node| node.id != comparer).expect("another node");
+    world.network.set_cut(asker.id, comparer, true);
+    let verdicts = asker.handle.verified_everywhere().await;
+    assert!(verdicts.values().any(|v| v.as_ref().is_err_and(|why| why.contains("cannot be asked"))), "{verdicts:?}");
+    world.network.set_cut(asker.id, comparer, false);
+    world.nodes[&loser].handle.resume_repairs();
+    world.settle("it is healed").await;
+    world.stop().await;
+}

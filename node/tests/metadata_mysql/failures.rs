@@ -1,0 +1,146 @@
+//! A server that is killed, starts again, or has no connection left.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use holdfast_actors::ports::metadata::{CannedAcl, Versioning};
+use holdfast_actors::ports::{MetadataError, MetadataStore};
+use holdfast_actors::wait::eventually;
+use holdfast_node::metadata::MysqlOptions;
+
+use super::mariadb::Server;
+use super::{bucket, check, content_of, object, open, server};
+
+/// kill -9 under load: what was acknowledged is there, and what was refused with a definite error is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_server_loses_nothing_acknowledged_and_no_error_lies() {
+    let mut server = tokio::task::spawn_blocking(Server::start).await.unwrap();
+    let database = server.database().await;
+    let options = MysqlOptions { settle_timeout: Duration::from_secs(30), ..server.options(&database) };
+    let store = open(options).await;
+    let id = bucket(&*store).await;
+    let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let clients: Vec<_> = (0..8)
+        .map(|client| {
+            let (store, stop, acknowledged) = (store.clone(), stop.clone(), acknowledged.clone());
+            tokio::spawn(async move {
+                let mut results = Vec::new();
+                for i in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let object = object(id, &format!("{client}-{i}"));
+                    let (key, content) = (object.key.clone(), content_of(&object));
+                    let result = store.commit_object(object).await.map(drop);
+                    if result.is_ok() {
+                        acknowledged.fetch_add(1, Ordering::SeqCst);
+                    }
+                    results.push((key, content, result));
+                }
+                results
+            })
+        })
+        .collect();
+    let until = async |count: usize| {
+        eventually("commits go on", || acknowledged.load(Ordering::SeqCst) >= count).await;
+    };
+    for round in 0..3 {
+        until(acknowledged.load(Ordering::SeqCst) + 50 + 37 * round).await;
+        server = tokio::task::spawn_blocking(move || {
+            server.kill();
+            server.run();
+            server
+        })
+        .await
+        .unwrap();
+    }
+    until(acknowledged.load(Ordering::SeqCst) + 50).await;
+    stop.store(true, Ordering::SeqCst);
+    let mut outcomes: HashMap<&str, usize> = HashMap::new();
+    for results in join_all(clients).await {
+        for (key, content, result) in results.unwrap() {
+            let read = store.object(id, &key, None).await;
+            match result {
+                Ok(()) => {
+                    assert_eq!(read.unwrap().content.as_ref().unwrap().id, content, "{key} was acknowledged");
+                    *outcomes.entry("acknowledged").or_default() += 1;
+                }
+                Err(MetadataError::Unknown(_)) => *outcomes.entry("unknown").or_default() += 1,
+                Err(error) => {
+                    assert!(matches!(read, Err(MetadataError::NoSuchKey)), "{key}: {error:?}, but it is there");
+                    *outcomes.entry("refused").or_default() += 1;
+                }
+            }
+        }
+    }
+    println!("{outcomes:?}");
+    assert_eq!(outcomes.get("unknown"), None, "the server came back in time to be asked");
+    check(&server, &database).await;
+}
+
+/// Connections that a restart made stale cost the next verbs nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_between_verbs_is_not_noticed() {
+    let mut server = tokio::task::spawn_blocking(Server::start).await.unwrap();
+    let store = open(server.options(&server.database().await)).await;
+    let id = bucket(&*store).await;
+    let before = join_all((0..16).map(|i| store.commit_object(object(id, &format!("k{i}"))))).await;
+    assert!(before.iter().all(Result::is_ok));
+    join_all((0..16).map(|_| store.bucket("b"))).await;
+    server = tokio::task::spawn_blocking(move || {
+        server.kill();
+        server.run();
+        server
+    })
+    .await
+    .unwrap();
+    for read in join_all((0..16).map(|i| store.object(id, Box::leak(format!("k{i}").into_boxed_str()), None))).await {
+        read.unwrap();
+    }
+    store.commit_object(object(id, "after")).await.unwrap();
+    store.set_versioning("b", Versioning::Enabled).await.unwrap();
+    store.close().await;
+    drop(server);
+}
+
+/// All connections wait for a lock that somebody else holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_without_a_free_connection_answers_busy_in_time() {
+    let server = server().await;
+    let database = server.database().await;
+    let options = MysqlOptions {
+        connections: 2,
+        acquire_timeout: Duration::from_secs(3),
+        lock_timeout: Duration::from_secs(30),
+        query_timeout: Duration::from_secs(60),
+        ..server.options(&database)
+    };
+    let store = open(options).await;
+    let id = bucket(&*store).await;
+    let mut holder = server.connect(&database).await;
+    sqlx::raw_sql("BEGIN; SELECT slot FROM lock_slots FOR UPDATE").execute(&mut holder).await.unwrap();
+    let waiting = ["a", "b"].map(|key| {
+        let store = store.clone();
+        tokio::spawn(async move { store.set_object_acl(id, key, None, CannedAcl::Private, None, 5).await })
+    });
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let started = Instant::now();
+        match store.bucket("b").await {
+            Err(MetadataError::Busy) => {
+                assert!(started.elapsed() < Duration::from_secs(15));
+                break;
+            }
+            Ok(_) => assert!(Instant::now() < deadline, "the connections are taken"),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    for verb in waiting {
+        assert!(matches!(verb.await.unwrap(), Err(MetadataError::NoSuchKey)));
+    }
+    store.bucket("b").await.unwrap();
+}

@@ -1,0 +1,119 @@
+//! Several nodes on one database get in each other's way, and none is told what is not true.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use holdfast_actors::ports::metadata::MetadataUpkeep as _;
+use holdfast_actors::ports::{MetadataError, MetadataStore};
+use sqlx::Connection as _;
+
+use super::{bucket, check, content_of, object, open, server};
+
+/// Two nodes write the same keys: numbers are unique, rise for each key, and the highest is the latest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_write_the_same_keys() {
+    let server = server().await;
+    let database = server.database().await;
+    let stores = [open(server.options(&database)).await, open(server.options(&database)).await];
+    let id = bucket(&*stores[0]).await;
+    let clients = (0..16usize).map(|client| {
+        let store = stores[client % 2].clone();
+        tokio::spawn(async move {
+            let mut made = Vec::new();
+            for i in 0..20 {
+                let key = format!("k{}", (client + i) % 5);
+                let committed = store.commit_object(object(id, &key)).await.unwrap().object;
+                // Seen by its own node at once; what another wrote since is later.
+                let read = store.object(id, &key, None).await.unwrap();
+                assert!(read.sequence >= committed.sequence);
+                made.push((key, committed.sequence));
+            }
+            made
+        })
+    });
+    let mut all: Vec<(String, u64)> = Vec::new();
+    for made in join_all(clients).await {
+        all.extend(made.unwrap());
+    }
+    let mut numbers: Vec<u64> = all.iter().map(|(_, sequence)| *sequence).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), all.len(), "each number was given once");
+    for store in &stores {
+        for key in 0..5 {
+            let key = format!("k{key}");
+            let highest = all.iter().filter(|(k, _)| *k == key).map(|(_, sequence)| *sequence).max().unwrap();
+            assert_eq!(store.object(id, &key, None).await.unwrap().sequence, highest);
+        }
+    }
+    check(server, &database).await;
+}
+
+/// On two nodes one condemns what the other commits: exactly one wins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_condemns_what_another_commits() {
+    let server = server().await;
+    let database = server.database().await;
+    let stores = [open(server.options(&database)).await, open(server.options(&database)).await];
+    let id = bucket(&*stores[0]).await;
+    let (mut won, mut lost) = (0, 0);
+    for round in 0..40 {
+        let object = object(id, &format!("k{round}"));
+        let content = content_of(&object);
+        let (committed, condemned) =
+            tokio::join!(stores[0].commit_object(object), stores[1].condemn(std::slice::from_ref(&content), 1));
+        match committed {
+            Ok(_) => {
+                assert!(condemned.unwrap().is_empty());
+                won += 1;
+            }
+            Err(MetadataError::Condemned) => {
+                assert_eq!(condemned.unwrap(), [content]);
+                lost += 1;
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    println!("{won} commits, {lost} condemned");
+}
+
+/// A claim that found a content due waits for its lock; whoever has that lock takes the content and drops it again. The claim
+/// must not go by what it read before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_looks_again_at_the_time_under_the_lock() {
+    const NOW: i64 = 1_000_000;
+    let server = server().await;
+    let database = server.database().await;
+    let store = open(server.options(&database)).await;
+    let id = bucket(&*store).await;
+    let first = object(id, "k");
+    let content = content_of(&first);
+    store.commit_object(first).await.unwrap();
+    store.commit_object(object(id, "k")).await.unwrap();
+    let mut other = server.connect(&database).await;
+    let mut copy = other.begin().await.unwrap();
+    let lock = "SELECT refs FROM contents WHERE id = ? FOR UPDATE";
+    let refs: i64 = sqlx::query_scalar(lock).bind(&content.0[..]).fetch_one(&mut *copy).await.unwrap();
+    assert_eq!(refs, 0);
+    let claim = {
+        let store = store.clone();
+        tokio::spawn(async move { store.due_reclaims(100, 10, None).await.unwrap() })
+    };
+    // The claim waits for the row that is locked here.
+    let mut watcher = server.connect(&database).await;
+    let waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
+    let begun = Instant::now();
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watcher).await.unwrap() == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the claim does not come to the lock");
+        // The table is made anew only after it was not looked at for a tenth of a second.
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    // Taken, and dropped again: the row in the queue is another one.
+    sqlx::query("DELETE FROM reclaims WHERE content = ?").bind(&content.0[..]).execute(&mut *copy).await.unwrap();
+    let queue = "INSERT INTO reclaims (content, manifest, queued_ms) SELECT id, manifest, ? FROM contents WHERE id = ?";
+    sqlx::query(queue).bind(NOW).bind(&content.0[..]).execute(&mut *copy).await.unwrap();
+    copy.commit().await.unwrap();
+    assert_eq!(claim.await.unwrap(), [], "its grace began just now");
+    check(server, &database).await;
+    assert_eq!(store.due_reclaims(NOW as u64 + 1, 10, None).await.unwrap().len(), 1);
+}
