@@ -304,7 +304,7 @@ impl ToS3 for TagError {
     fn to_s3(self) -> S3Error {
         let code = match self {
             Self::TooMany => S3ErrorCode::Custom("BadRequest".into()),
-            Self::Key | Self::Value | Self::Duplicate => S3ErrorCode::InvalidTag,
+            Self::Key | Self::Value | Self::System | Self::Duplicate => S3ErrorCode::InvalidTag,
             Self::Malformed => S3ErrorCode::InvalidArgument,
         };
         let mut error = S3Error::with_message(code, self.to_string());

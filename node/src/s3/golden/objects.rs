@@ -315,6 +315,30 @@ async fn tags_of_objects() {
 }
 
 #[tokio::test]
+async fn tags_of_the_system_are_not_set_by_clients() {
+    let world = World::new().await;
+    world.put("/bucket/k").header("x-amz-tagging", "a=1").body("x").send().await.expect(200);
+    let refusals = [
+        world.put("/bucket/new").header("x-amz-tagging", "a=1&aws%3Ax=2").body("x"),
+        world
+            .put("/bucket/new")
+            .header("x-amz-copy-source", "/bucket/k")
+            .header("x-amz-tagging-directive", "REPLACE")
+            .header("x-amz-tagging", "AWS:x=2"),
+        world.post("/bucket/new?uploads").header("x-amz-tagging", "aws:x=2"),
+        world
+            .put("/bucket/k?tagging")
+            .body("<Tagging><TagSet><Tag><Key>aws:x</Key><Value>2</Value></Tag></TagSet></Tagging>"),
+    ];
+    for refusal in refusals {
+        let refused = refusal.send().await.expect_error(400, "InvalidTag");
+        assert_eq!(refused.tag("Message"), "System tags cannot be added/updated by requester");
+    }
+    world.get("/bucket/new").send().await.expect_error(404, "NoSuchKey");
+    assert_eq!(world.get("/bucket/k?tagging").send().await.expect(200).tags("Key"), ["a"]);
+}
+
+#[tokio::test]
 async fn keys_to_delete_are_read_whole_or_not_at_all() {
     let world = World::new().await;
     for key in ["a", "a/b"] {
