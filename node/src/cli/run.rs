@@ -19,6 +19,10 @@ use crate::presign::Presign;
 /// Threads of the control runtime: actors, the admin API and background work. The data plane has its own.
 const CONTROL_THREADS: usize = 2;
 
+/// Under which name buckets are subdomains of a node that is tried out, unless its configuration names others: SDKs put the
+/// bucket before the host name that they are given, unless that is an address.
+const DEV_DOMAIN: &str = "localhost";
+
 /// How long the printed presigned URL is valid.
 const PRESIGNED_SECONDS: u32 = 3600;
 
@@ -28,7 +32,8 @@ const PRESIGNED_SECONDS: u32 = 3600;
   holdfast dev --nodes 3
   holdfast dev --data-dir /tmp/try --s3-addr 127.0.0.1:0 --admin-addr 127.0.0.1:0 --json
 
-With --json, one line tells addresses and credentials as soon as requests are served.")]
+With --json, one line tells addresses and credentials as soon as requests are served. Buckets are found at
+BUCKET.localhost too, unless s3.domains names other domains.")]
 pub(super) struct DevArgs {
     #[command(flatten)]
     config: ConfigArgs,
@@ -90,6 +95,9 @@ pub(super) fn client_runtime() -> std::io::Result<tokio::runtime::Runtime> {
 pub(super) async fn dev(args: DevArgs, out: Output) -> CliResult {
     let overrides = Overrides { s3_addr: args.s3_addr, admin_addr: args.admin_addr, ..Overrides::default() };
     let mut config = args.config.load(overrides)?.config;
+    if config.s3.domains.is_empty() {
+        config.s3.domains.push(DEV_DOMAIN.into());
+    }
     if std::env::var_os("HOLDFAST_LOG_LEVEL").is_none() && config.log == crate::config::LogConfig::default() {
         // What is printed below is for people to read; trouble is still logged.
         config.log.level = "warn,holdfast=info".into();
