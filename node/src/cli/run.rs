@@ -13,7 +13,7 @@ use super::{CliResult, ConfigArgs, Exit, Failure, root};
 use crate::admin::Pair;
 use crate::assemble::dev::DevCluster;
 use crate::assemble::{self, Root, RunningNode};
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Overrides, listen_addr};
 use crate::presign::Presign;
 
 /// Threads of the control runtime: actors, the admin API and background work. The data plane has its own.
@@ -38,10 +38,10 @@ pub(super) struct DevArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// Where S3 is served; port 0 takes a free one [default: 127.0.0.1:9000].
-    #[arg(long, value_name = "ADDR", env = "HOLDFAST_S3_ADDR")]
+    #[arg(long, value_name = "ADDR", env = "HOLDFAST_S3_ADDR", value_parser = listen_addr)]
     s3_addr: Option<SocketAddr>,
     /// Where the admin API, health and metrics are served; port 0 takes a free one [default: 127.0.0.1:9001].
-    #[arg(long, value_name = "ADDR", env = "HOLDFAST_ADMIN_ADDR")]
+    #[arg(long, value_name = "ADDR", env = "HOLDFAST_ADMIN_ADDR", value_parser = listen_addr)]
     admin_addr: Option<SocketAddr>,
     /// Access key of the root user [default: made at the first start].
     #[arg(long, env = "HOLDFAST_ACCESS_KEY", requires = "secret")]
@@ -71,10 +71,10 @@ pub(super) struct NodeArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// Where S3 is served.
-    #[arg(long, value_name = "ADDR", env = "HOLDFAST_S3_ADDR")]
+    #[arg(long, value_name = "ADDR", env = "HOLDFAST_S3_ADDR", value_parser = listen_addr)]
     s3_addr: Option<SocketAddr>,
     /// Where the admin API, health and metrics are served.
-    #[arg(long, value_name = "ADDR", env = "HOLDFAST_ADMIN_ADDR")]
+    #[arg(long, value_name = "ADDR", env = "HOLDFAST_ADMIN_ADDR", value_parser = listen_addr)]
     admin_addr: Option<SocketAddr>,
 }
 
