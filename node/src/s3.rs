@@ -29,6 +29,7 @@ mod convert;
 mod copy;
 mod delete;
 mod errors;
+mod expires;
 mod ignored;
 mod lifecycle;
 mod listing;

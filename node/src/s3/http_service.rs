@@ -30,6 +30,7 @@ use super::access::AccessControl;
 use super::answers;
 use super::auth::{Authenticator, SecretOpener, SharedAuthenticator};
 use super::cors::Cors;
+use super::expires;
 use super::host::HostNames;
 use super::ignored::Again;
 use super::post::{self, FormContext};
@@ -263,7 +264,8 @@ impl Inner {
         post::upload(form_context, request, |put| self.s3(put)).await
     }
 
-    async fn s3(&self, request: Request<Body>) -> S3Result<Response<Body>> {
+    async fn s3(&self, mut request: Request<Body>) -> S3Result<Response<Body>> {
+        expires::take_text(&mut request);
         self.s3.call(request).await.map_err(|error| {
             tracing::error!(?error, "s3s could not answer");
             s3_error!(InternalError, "We encountered an internal error. Please try again.")
