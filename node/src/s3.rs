@@ -28,6 +28,7 @@ mod classes;
 mod convert;
 mod copy;
 mod delete;
+mod error_details;
 mod errors;
 mod expires;
 mod ignored;
