@@ -1,8 +1,8 @@
 //! Files that hold a secret, which nobody else may read: one rule for all of them, and how one text is read.
 //!
-//! The rule holds for what Holdfast makes (`node.secret`, `admin.token`, keys under `cluster/`) and for what it is given
-//! (passwords, secret keys, join tokens, the key of `s3.tls_key`). The tiers' files of credentials are judged alike in their
-//! crate.
+//! The rule holds for what Holdfast makes (`node.secret`, `admin.token`, keys under `cluster/`) and for what it is
+//! given (passwords, secret keys, join tokens, the key of `s3.tls_key`). The tiers' files of credentials are judged
+//! alike in their crate.
 
 use std::fs::{File, Metadata};
 use std::io::Read as _;

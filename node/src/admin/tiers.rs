@@ -1,7 +1,7 @@
 //! `/v1/tiers`: cold tiers are added, changed and removed, and show how they are.
 //!
-//! What moves is in [`moves`], reading all of a tier in [`verify`], removing one in [`removal`], whether changed settings lead
-//! to the same store in [`spread`], and whether they lead to another tier's in [`overlap`].
+//! What moves is in [`moves`], reading all of a tier in [`verify`], removing one in [`removal`], whether changed
+//! settings lead to the same store in [`spread`], and whether they lead to another tier's in [`overlap`].
 
 use std::collections::BTreeMap;
 

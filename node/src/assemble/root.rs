@@ -26,8 +26,8 @@ pub enum Root {
     Given(Pair),
 }
 
-/// Refuses a start that could not end with a root credential. Changes nothing, so that it can be asked before others are told of
-/// the node.
+/// Refuses a start that could not end with a root credential. Changes nothing, so that it can be asked before others
+/// are told of the node.
 ///
 /// # Errors
 /// As [`ensure`].
@@ -116,7 +116,8 @@ pub(super) async fn ensure(
     }
 }
 
-/// Two nodes may do this at the same time: who comes second finds the user, and for a given pair the key, and is content.
+/// Two nodes may do this at the same time: who comes second finds the user, and for a given pair the key, and is
+/// content.
 async fn store(metadata: &dyn MetadataStore, vault: &NodeVault, pair: &Pair, now_ms: u64) -> anyhow::Result<()> {
     let user = User { name: ROOT_USER.into(), admin: true, enabled: true, created_ms: now_ms };
     match metadata.create_user(user.clone()).await {

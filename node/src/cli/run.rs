@@ -19,8 +19,8 @@ use crate::presign::Presign;
 /// Threads of the control runtime: actors, the admin API and background work. The data plane has its own.
 const CONTROL_THREADS: usize = 2;
 
-/// Under which name buckets are subdomains of a node that is tried out, unless its configuration names others: SDKs put the
-/// bucket before the host name that they are given, unless that is an address.
+/// Under which name buckets are subdomains of a node that is tried out, unless its configuration names others: SDKs put
+/// the bucket before the host name that they are given, unless that is an address.
 const DEV_DOMAIN: &str = "localhost";
 
 /// How long the printed presigned URL is valid.

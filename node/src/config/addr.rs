@@ -1,7 +1,7 @@
 //! Where a node listens: an IP address or `localhost`, and a port.
 //!
-//! Other host names are not looked up: a name may have several addresses, or another one tomorrow, and a node listens at
-//! one. At which name others find it is told by `cluster.advertise_*`.
+//! Other host names are not looked up: a name may have several addresses, or another one tomorrow, and a node listens
+//! at one. At which name others find it is told by `cluster.advertise_*`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

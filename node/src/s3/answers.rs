@@ -65,8 +65,8 @@ fn with_escaped_returns(body: &[u8]) -> Option<Vec<u8>> {
     Some(text)
 }
 
-/// Puts into the body of an error what s3s builds it without: resource and ids, a message, the right region, and what an error
-/// of its code names of the request.
+/// Puts into the body of an error what s3s builds it without: resource and ids, a message, the right region, and what
+/// an error of its code names of the request.
 pub(super) fn complete_error(
     response: &mut Response<Body>,
     id: &str,

@@ -1,8 +1,9 @@
 //! What an error names beside its message: the key, the version, the upload or the bucket that it is about.
 //!
-//! s3s writes the code and the message, and SDKs give programs the other elements as fields of their errors. What is named is what the
-//! request named, so nobody is told anything by it. A copy names two objects: a key or a version that is missing is that of its
-//! source, unless its target has to exist, too; which of its two buckets is missing is not told.
+//! s3s writes the code and the message, and SDKs give programs the other elements as fields of their errors. What is
+//! named is what the request named, so nobody is told anything by it. A copy names two objects: a key or a version that
+//! is missing is that of its source, unless its target has to exist, too; which of its two buckets is missing is not
+//! told.
 
 use s3s::dto::CopySource;
 

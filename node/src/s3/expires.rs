@@ -1,9 +1,9 @@
 //! `Expires` of an object that is no HTTP date, such as `0`.
 //!
-//! S3 keeps the text as it comes and gives it back. s3s takes dates only, and refuses anything else with 400 while it parses
-//! the request. So the text is taken out of the request before s3s sees it, and kept beside it. One that the signature covers
-//! has to stay, else the signature would not hold: such a request is refused. SDKs write dates themselves; other texts come in forms
-//! and by presigned URLs, which do not cover this header.
+//! S3 keeps the text as it comes and gives it back. s3s takes dates only, and refuses anything else with 400 while it
+//! parses the request. So the text is taken out of the request before s3s sees it, and kept beside it. One that the
+//! signature covers has to stay, else the signature would not hold: such a request is refused. SDKs write dates
+//! themselves; other texts come in forms and by presigned URLs, which do not cover this header.
 
 use holdfast_actors::ports::metadata::ObjectVersion;
 use http::header::EXPIRES;

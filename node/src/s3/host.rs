@@ -1,8 +1,9 @@
 //! Addressing: the bucket in the path or in the host name.
 //!
 //! Under the configured base names (`s3.example.com`; `localhost` for `holdfast dev`) a longer name carries the bucket
-//! (`photos.s3.example.com`). Every other name, a base name itself, an IP address, an alias in somebody's hosts file, is path
-//! style: both styles work at the same time, and a name that was not configured never hides the buckets behind it.
+//! (`photos.s3.example.com`). Every other name, a base name itself, an IP address, an alias in somebody's hosts file,
+//! is path style: both styles work at the same time, and a name that was not configured never hides the buckets behind
+//! it.
 
 use s3s::S3Result;
 use s3s::host::{S3Host, VirtualHost};

@@ -1,16 +1,16 @@
 //! Whether a tier would lie where another one does.
 //!
-//! Pieces of two tiers never meet, whatever they share: a name is made of the id of a content, which no other content of any
-//! cluster has, and of an attempt, or the store gives it. Nothing lists a store and deletes what it does not know: verification and
-//! sweeping work on names that the database has. What is dangerous are people: the store of a tier is left as it is when the tier is
-//! removed, and whoever deletes it then deletes what another tier has there. So each tier has a directory of its own, which lies in
-//! no other tier's, or a bucket or a prefix of its own.
+//! Pieces of two tiers never meet, whatever they share: a name is made of the id of a content, which no other content
+//! of any cluster has, and of an attempt, or the store gives it. Nothing lists a store and deletes what it does not
+//! know: verification and sweeping work on names that the database has. What is dangerous are people: the store of a
+//! tier is left as it is when the tier is removed, and whoever deletes it then deletes what another tier has there. So
+//! each tier has a directory of its own, which lies in no other tier's, or a bucket or a prefix of its own.
 //!
-//! Buckets are divided by prefixes, so one prefix may lie in another. A FastDFS is divided by nothing but its groups, gives
-//! names itself and cannot be listed: several tiers, which are storage classes, may lie in one.
+//! Buckets are divided by prefixes, so one prefix may lie in another. A FastDFS is divided by nothing but its groups,
+//! gives names itself and cannot be listed: several tiers, which are storage classes, may lie in one.
 //!
-//! What settings tell is compared, and what stores tell of themselves. Two names of one server are not seen through. Tiers that share
-//! a place already can be changed as before.
+//! What settings tell is compared, and what stores tell of themselves. Two names of one server are not seen through,
+//! nor are two tiers that are added at one moment. Tiers that share a place already can be changed as before.
 
 use std::path::Path;
 
@@ -63,8 +63,8 @@ pub(super) fn check_store(state: &AdminState, name: &TierName, tier: &dyn ColdTi
 
 fn refused(name: &TierName, other: &TierName, place: &str) -> ApiError {
     let message = format!(
-        "{place} belongs to the tier {other}: who deletes the store of one would delete what the other has there. Give {name} a place \
-         of its own"
+        "{place} belongs to the tier {other}: who deletes the store of one would delete what the other has there. Give \
+         {name} a place of its own"
     );
     ApiError::new(ErrorCode::Conflict, message)
 }
