@@ -303,7 +303,7 @@ fn a_command_finds_its_node_by_name_by_url_and_by_address() {
         command.output().unwrap()
     };
     for place in [format!("localhost:{port}"), format!("http://localhost:{port}/"), format!("127.0.0.1:{port}")] {
-        for output in [run(Some(&place), &[]), run(None, &["--admin-addr", &place])] {
+        for output in [run(Some(place.as_str()), &[]), run(None, &["--admin-addr", &place])] {
             assert!(output.status.success(), "{place}: {}", String::from_utf8_lossy(&output.stderr));
             assert!(String::from_utf8_lossy(&output.stdout).contains("root"), "{place}");
         }

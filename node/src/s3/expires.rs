@@ -72,10 +72,10 @@ mod tests {
         assert_eq!(taken(Method::PUT, "/b/k?X-Amz-SignedHeaders=host", &["0"]), text("0"));
         for (method, uri, values) in [
             (Method::PUT, "/b/k", &["Mon, 30 Nov 2026 02:07:08 GMT"][..]),
-            (Method::PUT, "/b/k?X-Amz-SignedHeaders=expires%3Bhost", &["0"]),
-            (Method::PUT, "/b/k", &["0", "1"]),
-            (Method::PUT, "/b/k", &[""]),
-            (Method::GET, "/b/k", &["0"]),
+            (Method::PUT, "/b/k?X-Amz-SignedHeaders=expires%3Bhost", &["0"][..]),
+            (Method::PUT, "/b/k", &["0", "1"][..]),
+            (Method::PUT, "/b/k", &[""][..]),
+            (Method::GET, "/b/k", &["0"][..]),
         ] {
             assert_eq!(taken(method, uri, values), (None, true), "{uri} {values:?}");
         }
