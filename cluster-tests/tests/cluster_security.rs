@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use holdfast_cluster_tests::certificates::Authority;
 use holdfast_cluster_tests::cluster::{CHROOT, Cluster, HEAL, Options, ZOOKEEPER_AUTH, private_file};
+use holdfast_cluster_tests::node::ACCESS_KEY;
 use holdfast_cluster_tests::{content, eventually};
 use zookeeper_client as zk;
 
@@ -54,6 +56,17 @@ fn refuses(cluster: &Cluster, what: &str, change: impl FnOnce(String) -> String,
         assert!(text.contains(word), "{what}: `{word}` is not in\n{text}");
     }
     println!("{what}: {}", text.lines().last().unwrap_or_default());
+}
+
+/// The others were never told of node 2, which has just tried to start. A registration would outlast its process by a session.
+fn is_not_registered(cluster: &Cluster, what: &str) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let registered = runtime.block_on(async {
+        let insider = connect(cluster, Some(ZOOKEEPER_AUTH)).await;
+        insider.list_children(&format!("{CHROOT}/nodes")).await.unwrap()
+    });
+    let id = &cluster.members[2].id;
+    assert!(registered.contains(&cluster.members[0].id) && !registered.contains(id), "{what}: {registered:?}");
 }
 
 async fn connect(cluster: &Cluster, auth: Option<&str>) -> zk::Client {
@@ -216,6 +229,32 @@ fn outsiders_are_kept_out_and_named_and_everybody_else_goes_on() {
     refuses(&cluster, "another host", |config| config.replace("holdfast@127.0.0.1", "holdfast@localhost"), &words);
     let plain = |config: String| config.replace("\"verify-identity\"", "\"off\"");
     refuses(&cluster, "no TLS", plain, &["metadata.tls is off"]);
+
+    let (cert, key) = (scratch.join("s3.pem"), scratch.join("s3.key"));
+    let pair = Authority::new("the front", None).pair();
+    private_file(&cert, &pair.certificate);
+    private_file(&key, &pair.key);
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    let with_key = |key: &Path| {
+        let lines = format!("[s3]\ntls_cert = \"{}\"\ntls_key = \"{}\"\n", cert.display(), key.display());
+        move |config: String| config.replace("[s3]\n", &lines)
+    };
+    for (what, key, words) in [
+        ("a key of S3 that others can read", &key, ["private key", "chmod 600"]),
+        ("a key of S3 that is not there", &scratch.join("absent"), ["s3.tls_cert", "absent"]),
+    ] {
+        refuses(&cluster, what, with_key(key), &words);
+        is_not_registered(&cluster, what);
+    }
+    cluster.cli(0, &["user", "create", "somebody"]);
+    let made = cluster.cli(0, &["key", "create", "somebody"]);
+    let node = &mut cluster.members[2].node;
+    node.set_variable("HOLDFAST_ROOT_ACCESS_KEY", Some(made["access_key"].as_str().unwrap()));
+    let what = "somebody's key for root's";
+    refuses(&cluster, what, |config| format!("{config}# the same\n"), &["belongs to user somebody"]);
+    is_not_registered(&cluster, what);
+    cluster.members[2].node.set_variable("HOLDFAST_ROOT_ACCESS_KEY", Some(ACCESS_KEY));
+
     // Whoever signed it is all that counts for verify-ca.
     let file = cluster.members[2].node.scratch().join("holdfast.toml");
     let config = fs::read_to_string(&file).unwrap();

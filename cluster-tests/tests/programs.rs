@@ -248,3 +248,33 @@ fn curl_signs_by_itself_and_reads_ranges() {
     curl(&["-X", "DELETE", &url]).ok();
     assert_eq!(curl(&["-o", "/dev/null", "-w", "%{http_code}", &url]).run().stdout, "404");
 }
+
+/// What SDKs do that are given `http://localhost:PORT`, and what path style does beside it.
+#[test]
+fn a_bucket_is_found_before_localhost_and_in_the_path() {
+    let node = Node::start();
+    node.client().create_bucket("styles");
+    let body = content::bytes(4, 20_000);
+    let file = node.scratch().join("file");
+    fs::write(&file, &body).unwrap();
+    let port = node.s3().port();
+    let get = |host: &str, path: &str| {
+        // No resolver is asked, whatever it makes of names under localhost.
+        Program::new("curl", node.scratch())
+            .args(&["-sS", "--fail-with-body", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user"])
+            .args(&[&format!("{ACCESS_KEY}:{SECRET_KEY}"), "-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"])
+            .args(&["--resolve", &format!("{host}:{port}:127.0.0.1"), &format!("http://{host}:{port}{path}")])
+    };
+    get("styles.localhost", "/some/key").args(&["-T", path(&file)]).ok();
+    for (host, at) in
+        [("styles.localhost", "/some/key"), ("localhost", "/styles/some/key"), ("127.0.0.1", "/styles/some/key")]
+    {
+        get(host, at).args(&["-o", "back"]).ok();
+        assert!(fs::read(node.scratch().join("back")).unwrap() == body, "{host}{at}");
+        fs::remove_file(node.scratch().join("back")).unwrap();
+    }
+    for host in ["localhost", "127.0.0.1"] {
+        assert!(get(host, "/").ok().contains("<Name>styles</Name>"), "the list of buckets is not at {host}");
+    }
+    assert!(get("styles.localhost", "/?list-type=2").ok().contains("<Key>some/key</Key>"));
+}

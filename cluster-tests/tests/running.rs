@@ -291,6 +291,30 @@ fn users_and_keys_are_made_used_disabled_and_rotated_by_the_cli() {
 }
 
 #[test]
+fn a_command_finds_its_node_by_name_by_url_and_by_address() {
+    let node = Node::start();
+    let port = node.admin().port();
+    let run = |variable: Option<&str>, flags: &[&str]| {
+        let mut command = node.command(&["user", "list", "--json"]);
+        command.args(flags).env("HOLDFAST_DATA_DIR", node.data_dir());
+        if let Some(variable) = variable {
+            command.env("HOLDFAST_ADMIN_ADDR", variable);
+        }
+        command.output().unwrap()
+    };
+    for place in [format!("localhost:{port}"), format!("http://localhost:{port}/"), format!("127.0.0.1:{port}")] {
+        for output in [run(Some(place.as_str()), &[]), run(None, &["--admin-addr", &place])] {
+            assert!(output.status.success(), "{place}: {}", String::from_utf8_lossy(&output.stderr));
+            assert!(String::from_utf8_lossy(&output.stdout).contains("root"), "{place}");
+        }
+    }
+    let nowhere = run(None, &["--admin-addr", "localhost"]);
+    assert_eq!(nowhere.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&nowhere.stderr).into_owned();
+    assert!(text.contains("host:port"), "{text}");
+}
+
+#[test]
 fn bench_measures_a_node_checks_it_and_cleans_up() {
     let node = Node::start();
     for workload in ["put", "get", "list", "mixed"] {

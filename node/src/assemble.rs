@@ -16,8 +16,10 @@
 //!
 //! **Order of the start.** The data directory is locked; the admin port answers that the node lives and is starting; in a
 //! cluster, coordination is connected and the cluster compared with the one that the data directory belongs to; metadata and
-//! disks are opened, each disk recovered; peers are served; actors start and look at them; in a cluster the node registers,
-//! which fails if another process has its id; the root credential is made sure of; S3 is served, and the others are told so.
+//! disks are opened, each disk recovered; peers are served; actors start and look at them; whether there is, or may be, a root
+//! credential is looked up, certificates for S3 are read and its address is tried; then, since nothing is left that is likely to
+//! refuse the start, the node registers in its cluster, which fails if another process has its id; the root credential is made
+//! sure of; S3 is served, and the others are told so. A start that fails after all takes the registration back.
 //!
 //! **Order of the stop.** The others are told, new requests are refused, those at hand end within the deadline; lifecycle rules
 //! are carried out and objects moved to and from cold tiers no more (a move that is cut off is begun anew by another node);

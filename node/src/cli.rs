@@ -185,10 +185,22 @@ pub(crate) struct ConfigArgs {
     data_dir: Option<PathBuf>,
 }
 
+/// Where a node's admin API is: for a node where it listens, for a client where it finds the node.
+const ADMIN_ADDR: &str = "HOLDFAST_ADMIN_ADDR";
+
 impl ConfigArgs {
     pub(crate) fn load(&self, more: Overrides) -> CliResult<Loaded> {
+        self.load_from(std::env::vars(), more)
+    }
+
+    /// The configuration for a client, which reads [`ADMIN_ADDR`] itself: it takes more than a node can listen at.
+    pub(crate) fn load_for_client(&self) -> CliResult<Loaded> {
+        self.load_from(std::env::vars().filter(|(name, _)| name != ADMIN_ADDR), Overrides::default())
+    }
+
+    fn load_from(&self, variables: impl Iterator<Item = (String, String)>, more: Overrides) -> CliResult<Loaded> {
         let overrides = Overrides { data_dir: self.data_dir.clone(), ..more };
-        crate::config::load(self.config.as_deref(), std::env::vars(), &overrides).map_err(|faults| {
+        crate::config::load(self.config.as_deref(), variables, &overrides).map_err(|faults| {
             let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
             Failure::usage(anyhow::anyhow!("{}", lines.join("\n")))
         })

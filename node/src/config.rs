@@ -11,12 +11,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+mod addr;
 mod check;
 mod cluster;
 mod events;
 mod load;
 mod units;
 
+pub use addr::listen_addr;
 pub use cluster::{CacheConfig, ClusterConfig, LocksBackend, LocksConfig, MetadataConfig, MetadataTls, RedisConfig};
 pub use events::EventsConfig;
 pub use load::{ConfigError, Loaded, Overrides, SYSTEM_FILE, WORKING_FILE, load};
@@ -92,6 +94,7 @@ impl NodeConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct S3Config {
     /// Where S3 is served. Port 0 takes a free one.
+    #[serde(deserialize_with = "addr::deserialize")]
     pub addr: SocketAddr,
     /// Base domains for virtual-hosted requests (`bucket.domain`).
     pub domains: Vec<String>,
@@ -122,6 +125,7 @@ impl Default for S3Config {
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
     /// Where the admin API, health and metrics are served. It speaks plain HTTP: keep it on loopback or a private network.
+    #[serde(deserialize_with = "addr::deserialize")]
     pub addr: SocketAddr,
     /// File with the bearer token of the admin API. Default: `<data_dir>/admin.token`, made at the first start.
     #[serde(skip_serializing_if = "Option::is_none")]

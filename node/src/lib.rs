@@ -17,7 +17,7 @@ pub mod pki;
 pub mod presign;
 pub mod redis;
 pub mod s3;
-pub(crate) mod secret_file;
+pub mod secret_file;
 pub mod secrets;
 pub mod telemetry;
 pub mod tiers;

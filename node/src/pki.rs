@@ -27,6 +27,8 @@ use std::path::PathBuf;
 
 use holdfast_protocol::ClusterId;
 
+use crate::secret_file::Exposed;
+
 pub mod ca;
 pub mod enrol;
 pub mod files;
@@ -49,13 +51,8 @@ pub enum PkiError {
         source: io::Error,
     },
     /// Others may read a key.
-    #[error("{path} is accessible to others (mode {mode:03o}): make it private with chmod 600")]
-    TooOpen {
-        /// Which file.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
+    #[error(transparent)]
+    TooOpen(#[from] Exposed),
     /// A file does not hold what Holdfast wrote.
     #[error("{path}: {detail}")]
     Damaged {

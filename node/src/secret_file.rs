@@ -1,30 +1,64 @@
-//! Files that hold one secret, which nobody else may read.
+//! Files that hold a secret, which nobody else may read: one rule for all of them, and how one text is read.
+//!
+//! The rule holds for what Holdfast makes (`node.secret`, `admin.token`, keys under `cluster/`) and for what it is
+//! given (passwords, secret keys, join tokens, the key of `s3.tls_key`). The tiers' files of credentials are judged
+//! alike in their crate.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use zeroize::Zeroizing;
 
-/// Largest file that is read.
+/// Largest file that is read, unless the caller says otherwise.
 const BYTES_MAX: u64 = 4_096;
+
+/// Bits of the mode that group and others must not have.
+const FOREIGN_ACCESS: u32 = 0o077;
+
+/// A secret that others than the owner of its file may read or write.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path} can be read by others (mode {mode:03o}): run chmod 600 {path}")]
+pub struct Exposed {
+    /// The file.
+    pub path: PathBuf,
+    /// Its permissions.
+    pub mode: u32,
+}
+
+/// Refuses a file that others have access to, by what the opened file tells of itself.
+///
+/// # Errors
+/// [`Exposed`].
+pub fn check(path: &Path, about: &Metadata) -> Result<(), Exposed> {
+    let mode = about.permissions().mode() & 0o777;
+    // A pipe, such as a shell's process substitution, is nobody else's.
+    if about.is_file() && mode & FOREIGN_ACCESS != 0 {
+        return Err(Exposed { path: path.to_owned(), mode });
+    }
+    Ok(())
+}
 
 /// The file's text without the ends of lines after it.
 ///
 /// # Errors
 /// When it cannot be read, or others can read it too.
 pub(crate) fn read(file: &Path) -> anyhow::Result<Zeroizing<String>> {
+    read_at_most(file, BYTES_MAX)
+}
+
+/// The same of a file that may have so many bytes.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_at_most(file: &Path, bytes_max: u64) -> anyhow::Result<Zeroizing<String>> {
     let failed = || format!("read {}", file.display());
     let opened = File::open(file).with_context(|| format!("open {}", file.display()))?;
-    let about = opened.metadata().with_context(failed)?;
-    // A pipe, such as a shell's process substitution, is nobody else's.
-    if about.is_file() && about.permissions().mode() & 0o077 != 0 {
-        bail!("{} can be read by others: run chmod 600 on it", file.display());
-    }
+    check(file, &opened.metadata().with_context(failed)?)?;
     let mut text = Zeroizing::new(String::new());
-    opened.take(BYTES_MAX).read_to_string(&mut text).with_context(failed)?;
+    opened.take(bytes_max).read_to_string(&mut text).with_context(failed)?;
     Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
@@ -39,10 +73,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("secret");
         fs::write(&file, "a secret\r\n").unwrap();
-        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
-        assert!(read(&file).unwrap_err().to_string().contains("chmod 600"));
-        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(*read(&file).unwrap(), "a secret");
+        for mode in [0o640, 0o604, 0o620, 0o602, 0o610, 0o644] {
+            fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            let error = read(&file).unwrap_err().to_string();
+            let shown = file.display();
+            assert_eq!(error, format!("{shown} can be read by others (mode {mode:o}): run chmod 600 {shown}"));
+        }
+        for mode in [0o600, 0o400] {
+            fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(*read(&file).unwrap(), "a secret");
+        }
         assert!(read(&dir.path().join("absent")).is_err());
+    }
+
+    #[test]
+    fn what_is_no_file_is_nobody_elses() {
+        assert!(check(Path::new("/dev/null"), &fs::metadata("/dev/null").unwrap()).is_ok());
     }
 }

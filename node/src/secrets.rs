@@ -16,7 +16,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rand::Rng as _;
@@ -24,12 +24,12 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use crate::secret_file::{self, Exposed};
+
 /// Length of the node secret.
 const NODE_SECRET_BYTES: usize = 32;
 /// The first byte of a sealed secret.
 const SEAL_VERSION: u8 = 1;
-/// Bits of the mode that group and others must not have.
-const FOREIGN_ACCESS: u32 = 0o077;
 
 /// Why a secret could not be loaded, sealed or opened.
 #[derive(Debug, thiserror::Error)]
@@ -44,13 +44,8 @@ pub enum SecretError {
         source: io::Error,
     },
     /// Others may read the file.
-    #[error("node secret {path} is accessible to others (mode {mode:03o}): make it private with chmod 600")]
-    TooOpen {
-        /// Which file.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
+    #[error("node secret {0}")]
+    TooOpen(Exposed),
     /// The file is not what Holdfast wrote.
     #[error("node secret {path} has {found} bytes instead of {NODE_SECRET_BYTES}: restore it from a backup")]
     WrongLength {
@@ -109,10 +104,7 @@ impl NodeSecret {
 
     fn load(path: &Path, mut file: File) -> Result<Self, SecretError> {
         let at_path = |source| SecretError::File { path: path.to_owned(), source };
-        let mode = file.metadata().map_err(at_path)?.permissions().mode() & 0o777;
-        if mode & FOREIGN_ACCESS != 0 {
-            return Err(SecretError::TooOpen { path: path.to_owned(), mode });
-        }
+        secret_file::check(path, &file.metadata().map_err(at_path)?).map_err(SecretError::TooOpen)?;
         // One byte more than expected, to see that there is more. A buffer of fixed size, so that no reallocation leaves
         // a copy behind.
         let mut bytes = Zeroizing::new([0; NODE_SECRET_BYTES + 1]);
@@ -248,6 +240,8 @@ impl KeyPair {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn secret() -> NodeSecret {

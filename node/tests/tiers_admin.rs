@@ -199,6 +199,38 @@ async fn tier_is_added_shown_checked_changed_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tier_that_would_lie_where_another_one_does_is_refused() {
+    let world = World::new().await;
+    let admin = &world.admin;
+    let cold = world.add("COLD").await;
+    let other = world.add("OTHER").await;
+    let (inside, link) = (world.root("COLD/inside"), world.dir.path().join("link"));
+    std::os::unix::fs::symlink(&cold, &link).expect("a link");
+    for root in [&cold, &inside, &link] {
+        let change = json!({ "settings": { "kind": "directory", "root": root } });
+        for (method, path, body) in
+            [(Method::POST, "/v1/tiers", new_tier("THIRD", root)), (Method::PUT, "/v1/tiers/OTHER", change)]
+        {
+            let (status, code, message) = world.refused(method, path, &body).await;
+            assert_eq!((status, code), (StatusCode::CONFLICT, ErrorCode::Conflict), "{message}");
+            assert!(message.contains("the tier COLD"), "{message}");
+        }
+    }
+    assert_eq!(std::fs::read_dir(&inside).expect("a list").count(), 0, "nothing was made there");
+    for (name, root) in [("COLD", &cold), ("OTHER", &other)] {
+        let change = json!({ "settings": { "kind": "directory", "root": root, "piece_bytes_max": 64 << 20 } });
+        let (status, answer) = admin.call(Method::PUT, &format!("/v1/tiers/{name}"), &change).await;
+        assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&answer));
+    }
+    // The place is free when its tier is gone.
+    let (status, _) = admin.call(Method::DELETE, "/v1/tiers/COLD", &Value::Null).await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    let again: TierView = admin.post("/v1/tiers", new_tier("THIRD", &link)).await;
+    assert_eq!(again.name, "THIRD");
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn class_of_a_bucket_is_that_of_a_tier_that_exists() {
     let world = World::new().await;
     let admin = &world.admin;

@@ -178,6 +178,12 @@ pub trait ColdTier: Send + Sync + 'static {
     /// The largest piece, in bytes.
     fn piece_bytes_max(&self) -> u64;
 
+    /// What the store tells of itself that no other store does, where there is such a thing: two tiers that tell the same are
+    /// one store under two names.
+    fn store_id(&self) -> Option<String> {
+        None
+    }
+
     /// Gives a piece its name.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! `/v1/tiers`: cold tiers are added, changed and removed, and show how they are.
 //!
-//! What moves is in [`moves`], reading all of a tier in [`verify`], removing one in [`removal`], and whether changed settings lead
-//! to the same store in [`spread`].
+//! What moves is in [`moves`], reading all of a tier in [`verify`], removing one in [`removal`], whether changed
+//! settings lead to the same store in [`spread`], and whether they lead to another tier's in [`overlap`].
 
 use std::collections::BTreeMap;
 
@@ -25,6 +25,7 @@ use super::{AdminState, ApiError};
 use crate::tiers::TierState;
 
 pub(super) mod moves;
+mod overlap;
 pub(super) mod removal;
 mod spread;
 pub(super) mod verify;
@@ -177,10 +178,13 @@ pub(super) async fn add(
 ) -> Result<(StatusCode, Json<TierView>), ApiError> {
     let name = tier_name(&new.name)?;
     // Before anything is made in the store.
-    if state.ledger().tiers().await?.iter().any(|record| record.name == name) {
+    let records = state.ledger().tiers().await?;
+    if records.iter().any(|record| record.name == name) {
         return Err(MetadataError::Exists("tier").into());
     }
+    overlap::check_settings(&name, &new.settings, None, &records)?;
     let prepared = state.tiers.build_for_add(&name, new.settings).await?;
+    overlap::check_store(&state, &name, &*prepared.tier)?;
     let record = state.ledger().add_tier(name, prepared.stored, state.clock.now_ms()).await?;
     take_over(&state).await;
     tracing::info!(tier = %record.name, "tier added");
@@ -206,7 +210,9 @@ pub(super) async fn change(
         let message = format!("the tier is at revision {}: somebody else changed it", stored.revision);
         return Err(ApiError::new(ErrorCode::Conflict, message));
     }
+    overlap::check_settings(&stored.name, &change.settings, told(&stored).as_ref(), &state.ledger().tiers().await?)?;
     let prepared = state.tiers.build_for_change(&stored.name, change.settings).await?;
+    overlap::check_store(&state, &stored.name, &*prepared.tier)?;
     let sample = spread::look_up(&state, &stored.name, &*prepared.tier).await?;
     let record = state.ledger().change_tier(&stored.name, prepared.stored).await?;
     take_over(&state).await;

@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use axum::extract::{Request, State};
@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{AdminState, ApiError};
+use crate::secret_file::{self, Exposed};
 
 /// Longest token file that is read.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
@@ -32,8 +33,8 @@ pub enum TokenError {
         source: io::Error,
     },
     /// Others may read it.
-    #[error("admin token {} can be read by others: run chmod 600 on it", .0.display())]
-    Exposed(PathBuf),
+    #[error("admin token {0}")]
+    Exposed(Exposed),
     /// It holds no token.
     #[error("admin token {} holds no token of at least 16 characters: delete the file and start the node", .0.display())]
     Malformed(PathBuf),
@@ -52,9 +53,7 @@ impl Token {
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let failed = |source| TokenError::Io { action: "read", path: path.to_owned(), source };
         let file = std::fs::File::open(path).map_err(failed)?;
-        if file.metadata().map_err(failed)?.permissions().mode() & 0o077 != 0 {
-            return Err(TokenError::Exposed(path.to_owned()));
-        }
+        secret_file::check(path, &file.metadata().map_err(failed)?).map_err(TokenError::Exposed)?;
         let mut text = Zeroizing::new(String::new());
         file.take(TOKEN_FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
         let text = Zeroizing::new(text.trim().to_owned());
@@ -113,6 +112,8 @@ pub(super) async fn require(State(state): State<AdminState>, request: Request, n
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]

@@ -30,6 +30,7 @@ use holdfast_actors::service::cluster::{self, ClusterHandle, ClusterParts, Clust
 use holdfast_protocol::NodeId;
 use holdfast_storage::finding::FindingSink;
 
+use super::STOP_STEP_MAX;
 use super::data_dir::DataDir;
 use super::parts::{RESTART_WINDOW, RESTARTS_MAX};
 use super::transport::{Served, Transport};
@@ -243,20 +244,45 @@ impl Joint {
         };
         let actors = cluster::start(parts).await.context("start the actors of the cluster")?;
         let patience = config.cluster.session_timeout.duration() * REGISTRATION_SESSIONS;
-        match tokio::time::timeout(patience, actors.registered()).await {
+        let refused = match tokio::time::timeout(patience, actors.registered()).await {
             Ok(Ok(())) => {
                 if let Some(cache) = &self.cache
                     && !cache.stands(patience).await
                 {
                     tracing::warn!("this node is registered, but does not know yet how the cache stands");
                 }
-                Ok(actors)
+                return Ok(actors);
             }
-            Ok(Err(reason)) => Err(anyhow!(reason)),
+            Ok(Err(reason)) => anyhow!(reason),
             Err(_) => {
                 let error = actors.membership().last_error.unwrap_or_else(|| "no answer".into());
-                bail!("this node could not be registered within {} s: {error}", patience.as_secs())
+                anyhow!("this node could not be registered within {} s: {error}", patience.as_secs())
             }
+        };
+        // An attempt may be on its way.
+        self.registration(&actors).withdraw().await;
+        Err(refused)
+    }
+
+    /// What ends the registration of a node whose start fails later.
+    pub(super) fn registration(&self, actors: &ClusterHandle) -> Registration {
+        Registration { actors: actors.clone(), coordination: self.coordination.clone() }
+    }
+}
+
+/// A node that the others may know of, though it does not serve yet.
+pub(super) struct Registration {
+    actors: ClusterHandle,
+    coordination: Arc<dyn Coordination>,
+}
+
+impl Registration {
+    /// Takes the node out of the cluster again: the others would see it until its session lapses, and send it what it never
+    /// answers.
+    pub(super) async fn withdraw(self) {
+        self.actors.stop(STOP_STEP_MAX).await;
+        if tokio::time::timeout(STOP_STEP_MAX, self.coordination.close()).await.is_err() {
+            tracing::warn!("the session of this node could not be ended: the others see it until it lapses");
         }
     }
 }

@@ -241,7 +241,7 @@ fn port_for(first: SocketAddr, at: u8) -> anyhow::Result<SocketAddr> {
     let wanted = first.port().checked_add(2 * u16::from(at)).map(|port| SocketAddr::new(first.ip(), port));
     match wanted.filter(|addr| std::net::TcpListener::bind(addr).is_ok()) {
         Some(addr) => Ok(addr),
-        None => super::front::resolve_port(SocketAddr::new(first.ip(), 0)),
+        None => super::front::free_addr(SocketAddr::new(first.ip(), 0)),
     }
 }
 

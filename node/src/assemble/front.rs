@@ -41,8 +41,30 @@ pub(super) struct FrontParts {
     pub(super) ownership: Option<Ownership>,
 }
 
+/// What the configuration says of the front end, looked at before anybody is told of the node.
+pub(super) struct Prepared {
+    hosts: HostNames,
+    tls: Option<Tls>,
+}
+
+/// Reads what can refuse a start: host names and certificates.
+///
+/// # Errors
+/// When they cannot be used.
+pub(super) fn prepare(config: &Config) -> anyhow::Result<Prepared> {
+    let hosts = HostNames::new(config.s3.domains.iter().map(String::as_str)).context("s3.domains")?;
+    let tls = match (&config.s3.tls_cert, &config.s3.tls_key) {
+        (Some(certificate), Some(key)) => {
+            Some(Tls::load(TlsFiles { certificate: certificate.clone(), key: key.clone() }).context("s3.tls_cert")?)
+        }
+        _ => None,
+    };
+    Ok(Prepared { hosts, tls })
+}
+
 /// Starts to listen and to serve.
-pub(super) fn serve_s3(config: &Config, parts: FrontParts) -> anyhow::Result<HttpServer> {
+pub(super) fn serve_s3(config: &Config, prepared: Prepared, parts: FrontParts) -> anyhow::Result<HttpServer> {
+    let Prepared { hosts, tls } = prepared;
     let FrontParts { metadata, chunks, cold, tiers, reads, locks, clock, opener, actors, rings, node_name, ownership } =
         parts;
     let front = S3Front {
@@ -56,20 +78,10 @@ pub(super) fn serve_s3(config: &Config, parts: FrontParts) -> anyhow::Result<Htt
         events_from: config.events.is_on().then(|| node_name.as_str().into()),
         lifecycle: Arc::new(LifecycleView::new(super::lifecycle::day(config), Some(reads))),
     };
-    let options = S3HttpOptions {
-        hosts: HostNames::new(config.s3.domains.iter().map(String::as_str)).context("s3.domains")?,
-        node_name,
-        region: config.s3.region.clone(),
-    };
+    let options = S3HttpOptions { hosts, node_name, region: config.s3.region.clone() };
     let service = S3HttpService::new(front, metadata, opener, clock, options);
     let admitted =
         Admitted::new(service, actors.admission().clone(), config.limits.write_window.get()).owned_by(ownership);
-    let tls = match (&config.s3.tls_cert, &config.s3.tls_key) {
-        (Some(certificate), Some(key)) => {
-            Some(Tls::load(TlsFiles { certificate: certificate.clone(), key: key.clone() }).context("s3.tls_cert")?)
-        }
-        _ => None,
-    };
     let threads = match config.data_plane.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads as usize,
@@ -95,11 +107,14 @@ pub(super) fn serve_s3(config: &Config, parts: FrontParts) -> anyhow::Result<Htt
     .with_context(|| format!("listen on s3.addr {}", config.s3.addr))
 }
 
-/// A free port in place of 0. Another process could take it before it is listened on; with port 0 that is the caller's wish.
-pub(super) fn resolve_port(addr: SocketAddr) -> anyhow::Result<SocketAddr> {
-    if addr.port() != 0 {
-        return Ok(addr);
-    }
-    let probe = std::net::TcpListener::bind(addr).with_context(|| format!("find a free port at {}", addr.ip()))?;
+/// An address that can be listened on now, with a free port in place of 0. Another process could take it before it is.
+///
+/// # Errors
+/// When somebody else has it, or it is none of this machine.
+pub(super) fn free_addr(addr: SocketAddr) -> anyhow::Result<SocketAddr> {
+    let probe = std::net::TcpListener::bind(addr).with_context(|| match addr.port() {
+        0 => format!("find a free port at {}", addr.ip()),
+        _ => format!("listen on s3.addr {addr}"),
+    })?;
     Ok(probe.local_addr()?)
 }

@@ -4,6 +4,7 @@ use anyhow::{Context, anyhow, bail};
 use holdfast_actors::ports::metadata::{AccessKey, User};
 use holdfast_actors::ports::{MetadataError, MetadataStore};
 use holdfast_protocol::admin::ErrorCode;
+use zeroize::Zeroizing;
 
 use super::vault::NodeVault;
 use crate::admin::{Pair, add_key, new_pair};
@@ -25,6 +26,48 @@ pub enum Root {
     Given(Pair),
 }
 
+/// Refuses a start that could not end with a root credential. Changes nothing, so that it can be asked before others
+/// are told of the node.
+///
+/// # Errors
+/// As [`ensure`].
+pub(super) async fn check(metadata: &dyn MetadataStore, vault: &NodeVault, root: &Root) -> anyhow::Result<()> {
+    match root {
+        Root::Require => require(metadata).await,
+        Root::Generate => match stored_root_key(metadata).await? {
+            Some(key) => open(vault, &key).map(drop),
+            None => Ok(()),
+        },
+        Root::Given(pair) => match metadata.key(&pair.access_key).await {
+            Ok(key) => require_root(&key),
+            Err(MetadataError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error).context("look up the root credential"),
+        },
+    }
+}
+
+async fn require(metadata: &dyn MetadataStore) -> anyhow::Result<()> {
+    if !has_admin_key(metadata).await? {
+        bail!(
+            "this node has no credentials yet: set HOLDFAST_ROOT_ACCESS_KEY and HOLDFAST_ROOT_SECRET_KEY, or run \
+             `holdfast root create` with the same configuration"
+        );
+    }
+    Ok(())
+}
+
+fn require_root(key: &AccessKey) -> anyhow::Result<()> {
+    if key.user.name != ROOT_USER {
+        bail!("access key {} belongs to user {}, not to root", key.access_key, key.user.name);
+    }
+    Ok(())
+}
+
+fn open(vault: &NodeVault, key: &AccessKey) -> anyhow::Result<Zeroizing<String>> {
+    let opened = vault.open_secret(&key.sealed_secret, &key.access_key);
+    opened.context("is node.secret the one that this data directory was made with?")
+}
+
 /// Makes sure that there is a root credential. Returns it where the caller may know it.
 ///
 /// # Errors
@@ -36,20 +79,10 @@ pub(super) async fn ensure(
     now_ms: u64,
 ) -> anyhow::Result<Option<Pair>> {
     match root {
-        Root::Require => {
-            if !has_admin_key(metadata).await? {
-                bail!(
-                    "this node has no credentials yet: set HOLDFAST_ROOT_ACCESS_KEY and HOLDFAST_ROOT_SECRET_KEY, or run \
-                     `holdfast root create` with the same configuration"
-                );
-            }
-            Ok(None)
-        }
+        Root::Require => require(metadata).await.map(|()| None),
         Root::Generate => match stored_root_key(metadata).await? {
             Some(key) => {
-                let secret_key = vault
-                    .open_secret(&key.sealed_secret, &key.access_key)
-                    .context("is node.secret the one that this data directory was made with?")?;
+                let secret_key = open(vault, &key)?;
                 Ok(Some(Pair { access_key: key.access_key.clone(), secret_key }))
             }
             None => {
@@ -66,9 +99,7 @@ pub(super) async fn ensure(
                         .is_ok_and(|secret| *secret == *pair.secret_key);
                     let good = same && key.enabled && key.user.name == ROOT_USER && key.user.enabled;
                     if !good {
-                        if key.user.name != ROOT_USER {
-                            bail!("access key {} belongs to user {}, not to root", pair.access_key, key.user.name);
-                        }
+                        require_root(&key)?;
                         match metadata.delete_key(&pair.access_key).await {
                             // Another node was faster.
                             Ok(()) | Err(MetadataError::NotFound(_)) => {}
@@ -85,7 +116,8 @@ pub(super) async fn ensure(
     }
 }
 
-/// Two nodes may do this at the same time: who comes second finds the user, and for a given pair the key, and is content.
+/// Two nodes may do this at the same time: who comes second finds the user, and for a given pair the key, and is
+/// content.
 async fn store(metadata: &dyn MetadataStore, vault: &NodeVault, pair: &Pair, now_ms: u64) -> anyhow::Result<()> {
     let user = User { name: ROOT_USER.into(), admin: true, enabled: true, created_ms: now_ms };
     match metadata.create_user(user.clone()).await {

@@ -19,7 +19,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::admin_server::AdminServer;
-use super::cluster::{self, ClusterPorts, JointParts};
+use super::cluster::{self, ClusterPorts, JointParts, Registration};
 use super::data_dir::DataDir;
 use super::events::{self, RunningEvents};
 use super::front::{self, FrontParts};
@@ -40,6 +40,23 @@ use crate::telemetry;
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 pub(super) async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Result<RunningNode> {
+    let mut registration = None;
+    let started = start_parts(setting, config, root, &mut registration).await;
+    if started.is_err()
+        && let Some(registration) = registration
+    {
+        registration.withdraw().await;
+    }
+    started
+}
+
+/// The start itself. From when on the others know of the node, `registration` holds what takes it out again.
+async fn start_parts(
+    setting: Setting,
+    config: Config,
+    root: Root,
+    registration: &mut Option<Registration>,
+) -> anyhow::Result<RunningNode> {
     let started = Instant::now();
     limits::raise_open_files();
     let metrics = telemetry::init_metrics()?;
@@ -127,15 +144,19 @@ pub(super) async fn start_in(setting: Setting, config: Config, root: Root) -> an
     parts::first_look(&actors).await?;
 
     let mut config = config;
+    // Whatever can refuse a start by itself comes before others are told of the node.
+    root::check(&*metadata, &vault, &root).await?;
+    let prepared = front::prepare(&config)?;
     let cluster = match joint {
         None => None,
         Some(joint) => {
             // Others are told the port before it is served.
-            config.s3.addr = front::resolve_port(config.s3.addr)?;
+            config.s3.addr = front::free_addr(config.s3.addr)?;
             let addresses = addresses(&config, &joint.served, admin.addr());
             let announcement = cluster::announcement(&config, me, addresses);
             let started =
                 joint.start(&config, announcement, disk_ports.clone(), metadata.clone(), clock.clone()).await?;
+            *registration = Some(joint.registration(&started));
             Some((joint, started))
         }
     };
@@ -191,7 +212,7 @@ pub(super) async fn start_in(setting: Setting, config: Config, root: Root) -> an
         node_name: front_name,
         ownership: cluster.as_ref().map(|(joint, _)| joint.coordination.ownership()),
     };
-    let server = front::serve_s3(&config, front)?;
+    let server = front::serve_s3(&config, prepared, front)?;
     let s3_addr = server.local_addr();
     let node_id = if cluster.is_some() { me.to_string() } else { hex::encode(data_dir.id()) };
     let upkeep = spawn_upkeep(metrics.clone());

@@ -1,14 +1,15 @@
 //! The client of the admin API behind all commands that talk to a running node.
 
-use std::net::SocketAddr;
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
 use clap::Args;
 use holdfast_protocol::admin::{ErrorBody, ErrorCode, Page};
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -18,9 +19,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use super::{CliResult, ConfigArgs, Exit, Failure};
+use super::{ADMIN_ADDR, CliResult, ConfigArgs, Exit, Failure};
 use crate::admin::Token;
-use crate::config::Overrides;
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -39,12 +39,50 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 pub(crate) struct ClientArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Address of the node's admin API [default: the configuration's, else 127.0.0.1:9001].
-    #[arg(long, value_name = "ADDR", env = "HOLDFAST_ADMIN_ADDR")]
-    admin_addr: Option<SocketAddr>,
+    /// Where the node's admin API is: HOST:PORT, or a URL [default: the configuration's, else 127.0.0.1:9001].
+    #[arg(long, value_name = "ADDR", env = ADMIN_ADDR)]
+    admin_addr: Option<AdminUrl>,
     /// File with the admin token [default: admin.token in the data directory].
     #[arg(long, value_name = "FILE", env = "HOLDFAST_ADMIN_TOKEN_FILE")]
     admin_token_file: Option<PathBuf>,
+}
+
+/// Where the admin API of a node is: a URL without a slash at its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AdminUrl(String);
+
+impl FromStr for AdminUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "{text:?} is no address of an admin API: write host:port, such as node1.example.com:9001, or its URL"
+            )
+        };
+        let (scheme, rest) = text.trim().split_once("://").unwrap_or(("", text.trim()));
+        if scheme.eq_ignore_ascii_case("https") {
+            return Err("the admin API is served in plain HTTP: write http:// and keep the way to it private".into());
+        }
+        if !scheme.is_empty() && !scheme.eq_ignore_ascii_case("http") {
+            return Err(wrong());
+        }
+        let uri: Uri = format!("http://{rest}").parse().map_err(|_| wrong())?;
+        let authority = uri.authority().ok_or_else(wrong)?;
+        let (host, port) = (authority.host(), authority.port_u16());
+        // A URL may leave its port out, which is 80 then; what stands after a colon must be one.
+        let has_port = port.is_some() || (!scheme.is_empty() && authority.as_str() == host);
+        if host.is_empty() || !has_port || authority.as_str().contains('@') || uri.query().is_some() {
+            return Err(wrong());
+        }
+        Ok(Self(format!("http://{authority}{}", uri.path().trim_end_matches('/'))))
+    }
+}
+
+impl fmt::Display for AdminUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// A client of one node.
@@ -57,7 +95,11 @@ pub(super) struct ApiClient {
 
 impl ClientArgs {
     pub(super) fn connect(&self) -> CliResult<ApiClient> {
-        let loaded = self.config.load(Overrides { admin_addr: self.admin_addr, ..Overrides::default() })?;
+        let loaded = self.config.load_for_client()?;
+        let node = match &self.admin_addr {
+            Some(url) => url.clone(),
+            None => AdminUrl(format!("http://{}", loaded.config.admin.addr)),
+        };
         let token = match std::env::var("HOLDFAST_ADMIN_TOKEN") {
             Ok(token) => Zeroizing::new(token),
             Err(_) => {
@@ -74,7 +116,7 @@ impl ClientArgs {
         };
         Ok(ApiClient {
             client: Client::builder(TokioExecutor::new()).build(connector()),
-            base: format!("http://{}/v1", loaded.config.admin.addr),
+            base: format!("{node}/v1"),
             token,
             timeout: ANSWER_TIMEOUT,
         })
@@ -200,4 +242,44 @@ fn failure_of(status: StatusCode, body: &[u8]) -> Failure {
     let internal = matches!(error.code, ErrorCode::Internal | ErrorCode::Other);
     let message = if internal { format!("{} (request {})", error.message, error.request_id) } else { error.message };
     Failure { exit, error: anyhow::anyhow!(message) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_named_by_host_and_port_or_by_a_url() {
+        for (text, url) in [
+            ("127.0.0.1:9001", "http://127.0.0.1:9001"),
+            ("[::1]:9001", "http://[::1]:9001"),
+            ("localhost:9001", "http://localhost:9001"),
+            ("node_1.example.com:80", "http://node_1.example.com:80"),
+            ("http://node1:9001", "http://node1:9001"),
+            ("HTTP://node1:9001/", "http://node1:9001"),
+            ("http://proxy/holdfast/", "http://proxy/holdfast"),
+            (" node1:9001\n", "http://node1:9001"),
+        ] {
+            assert_eq!(text.parse::<AdminUrl>().unwrap().to_string(), url, "{text}");
+        }
+        for text in [
+            "",
+            "node1",
+            "node1:",
+            "node1:port",
+            "node1:99999",
+            ":9001",
+            "::1",
+            "http://",
+            "http://node1:",
+            "ftp://a:1",
+        ] {
+            let error = text.parse::<AdminUrl>().unwrap_err();
+            assert!(error.contains("host:port"), "{text}: {error}");
+        }
+        for text in ["a b:1", "user@node1:9001", "node1:9001?x=y"] {
+            assert!(text.parse::<AdminUrl>().is_err(), "{text}");
+        }
+        assert!("https://node1:9001".parse::<AdminUrl>().unwrap_err().contains("plain HTTP"));
+    }
 }

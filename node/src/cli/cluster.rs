@@ -20,6 +20,7 @@ use super::output::{Output, timestamp};
 use super::{CliResult, ConfigArgs, Exit, Failure, nodes};
 use crate::assemble::cluster_tools as tools;
 use crate::config::{Config, Overrides, Span};
+use crate::secret_file;
 
 /// Longest join token that is read.
 const TOKEN_BYTES_MAX: u64 = 16 << 10;
@@ -137,7 +138,7 @@ pub(super) struct JoinTokenArgs {
 
 #[derive(Args)]
 pub(super) struct JoinArgs {
-    /// File with the token; - reads it from standard input.
+    /// A file of mode 0600 with the token; - reads it from standard input.
     #[arg(long, value_name = "FILE")]
     token_file: PathBuf,
     #[command(flatten)]
@@ -299,13 +300,13 @@ fn cannot_make(file: &Path, error: std::io::Error) -> Failure {
 }
 
 fn read_token(file: &Path) -> CliResult<Zeroizing<String>> {
-    let mut text = Zeroizing::new(String::new());
-    if file == Path::new("-") {
+    let text = if file == Path::new("-") {
+        let mut text = Zeroizing::new(String::new());
         std::io::stdin().take(TOKEN_BYTES_MAX).read_to_string(&mut text).context("read the token")?;
+        text
     } else {
-        let opened = std::fs::File::open(file).with_context(|| format!("open the token {}", file.display()));
-        opened.map_err(Failure::usage)?.take(TOKEN_BYTES_MAX).read_to_string(&mut text).context("read the token")?;
-    }
+        secret_file::read_at_most(file, TOKEN_BYTES_MAX).context("join token").map_err(Failure::usage)?
+    };
     if text.trim().is_empty() {
         return Err(Failure::usage(anyhow::anyhow!("there is no token: make one with `holdfast cluster join-token`")));
     }
@@ -354,4 +355,29 @@ fn status_text(status: &ClusterStatus) -> String {
     }
     text.push_str(&nodes::rows(&status.nodes));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_token_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        fs::write(&file, "who has it joins\n").unwrap();
+        for mode in [0o644, 0o640] {
+            fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            let failure = read_token(&file).unwrap_err();
+            let text = format!("{:#}", failure.error);
+            assert!(text.ends_with(&format!("run chmod 600 {}", file.display())), "{text}");
+            assert_eq!(failure.exit, Exit::Usage);
+        }
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(*read_token(&file).unwrap(), "who has it joins");
+        assert_eq!(read_token(&dir.path().join("absent")).unwrap_err().exit, Exit::Usage);
+    }
 }

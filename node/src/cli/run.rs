@@ -13,11 +13,15 @@ use super::{CliResult, ConfigArgs, Exit, Failure, root};
 use crate::admin::Pair;
 use crate::assemble::dev::DevCluster;
 use crate::assemble::{self, Root, RunningNode};
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Overrides, listen_addr};
 use crate::presign::Presign;
 
 /// Threads of the control runtime: actors, the admin API and background work. The data plane has its own.
 const CONTROL_THREADS: usize = 2;
+
+/// Under which name buckets are subdomains of a node that is tried out, unless its configuration names others: SDKs put
+/// the bucket before the host name that they are given, unless that is an address.
+const DEV_DOMAIN: &str = "localhost";
 
 /// How long the printed presigned URL is valid.
 const PRESIGNED_SECONDS: u32 = 3600;
@@ -28,15 +32,16 @@ const PRESIGNED_SECONDS: u32 = 3600;
   holdfast dev --nodes 3
   holdfast dev --data-dir /tmp/try --s3-addr 127.0.0.1:0 --admin-addr 127.0.0.1:0 --json
 
-With --json, one line tells addresses and credentials as soon as requests are served.")]
+With --json, one line tells addresses and credentials as soon as requests are served. Buckets are found at
+BUCKET.localhost too, unless s3.domains names other domains.")]
 pub(super) struct DevArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// Where S3 is served; port 0 takes a free one [default: 127.0.0.1:9000].
-    #[arg(long, value_name = "ADDR", env = "HOLDFAST_S3_ADDR")]
+    #[arg(long, value_name = "ADDR", env = "HOLDFAST_S3_ADDR", value_parser = listen_addr)]
     s3_addr: Option<SocketAddr>,
     /// Where the admin API, health and metrics are served; port 0 takes a free one [default: 127.0.0.1:9001].
-    #[arg(long, value_name = "ADDR", env = "HOLDFAST_ADMIN_ADDR")]
+    #[arg(long, value_name = "ADDR", env = "HOLDFAST_ADMIN_ADDR", value_parser = listen_addr)]
     admin_addr: Option<SocketAddr>,
     /// Access key of the root user [default: made at the first start].
     #[arg(long, env = "HOLDFAST_ACCESS_KEY", requires = "secret")]
@@ -66,10 +71,10 @@ pub(super) struct NodeArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// Where S3 is served.
-    #[arg(long, value_name = "ADDR", env = "HOLDFAST_S3_ADDR")]
+    #[arg(long, value_name = "ADDR", env = "HOLDFAST_S3_ADDR", value_parser = listen_addr)]
     s3_addr: Option<SocketAddr>,
     /// Where the admin API, health and metrics are served.
-    #[arg(long, value_name = "ADDR", env = "HOLDFAST_ADMIN_ADDR")]
+    #[arg(long, value_name = "ADDR", env = "HOLDFAST_ADMIN_ADDR", value_parser = listen_addr)]
     admin_addr: Option<SocketAddr>,
 }
 
@@ -90,6 +95,9 @@ pub(super) fn client_runtime() -> std::io::Result<tokio::runtime::Runtime> {
 pub(super) async fn dev(args: DevArgs, out: Output) -> CliResult {
     let overrides = Overrides { s3_addr: args.s3_addr, admin_addr: args.admin_addr, ..Overrides::default() };
     let mut config = args.config.load(overrides)?.config;
+    if config.s3.domains.is_empty() {
+        config.s3.domains.push(DEV_DOMAIN.into());
+    }
     if std::env::var_os("HOLDFAST_LOG_LEVEL").is_none() && config.log == crate::config::LogConfig::default() {
         // What is printed below is for people to read; trouble is still logged.
         config.log.level = "warn,holdfast=info".into();

@@ -17,6 +17,7 @@ pub struct ClusterConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zookeeper_auth_file: Option<PathBuf>,
     /// Where peers are served, by QUIC (UDP). Port 0 takes a free one.
+    #[serde(deserialize_with = "super::addr::deserialize")]
     pub peer_addr: SocketAddr,
     /// `host:port` at which other nodes reach `peer_addr`; needed where that is a wildcard. Default: `peer_addr`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -362,6 +362,18 @@ mod tests {
     }
 
     #[test]
+    fn localhost_is_an_address_and_other_names_are_named_with_their_line() {
+        let text = "[s3]\naddr = \"localhost:1\"\n[cluster]\npeer_addr = \"localhost:2\"\n";
+        let config = load_text(text, &[("HOLDFAST_ADMIN_ADDR", "localhost:3")]).unwrap();
+        assert_eq!(config.s3.addr.to_string(), "127.0.0.1:1");
+        assert_eq!(config.cluster.peer_addr.to_string(), "127.0.0.1:2");
+        assert_eq!(config.admin.addr.to_string(), "127.0.0.1:3");
+        let fault = the_fault("[s3]\n\naddr = \"node1:9000\"\n", &[]);
+        assert_eq!(fault.position.unwrap().0, 3, "{fault}");
+        assert!(fault.message.contains("node1:9000"), "{fault}");
+    }
+
+    #[test]
     fn lists_and_aliases_come_from_the_environment() {
         let config = load_text(
             "",

@@ -13,11 +13,13 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::ring as provider;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio_rustls::TlsAcceptor;
+
+use crate::secret_file::{self, Exposed};
 
 /// How often the files are looked at.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
@@ -27,7 +29,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(10);
 pub struct TlsFiles {
     /// PEM: the certificate first, then those that lead to its root.
     pub certificate: PathBuf,
-    /// PEM: the private key (PKCS#8, PKCS#1 or SEC1).
+    /// PEM: the private key (PKCS#8, PKCS#1 or SEC1). Only the node's user may have access to the file.
     pub key: PathBuf,
 }
 
@@ -42,6 +44,9 @@ pub enum TlsError {
         /// What is wrong with it.
         source: rustls::pki_types::pem::Error,
     },
+    /// Others may read the private key.
+    #[error("private key {0}")]
+    Exposed(Exposed),
     /// The certificate file holds no certificate.
     #[error("{} holds no certificate", .0.display())]
     NoCertificate(PathBuf),
@@ -153,19 +158,26 @@ fn load(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
     if chain.is_empty() {
         return Err(TlsError::NoCertificate(files.certificate.clone()));
     }
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|source| read(&files.key, source))?;
+    let unreadable = |error| read(&files.key, pem::Error::Io(error));
+    let opened = fs::File::open(&files.key).map_err(unreadable)?;
+    secret_file::check(&files.key, &opened.metadata().map_err(unreadable)?).map_err(TlsError::Exposed)?;
+    let key = PrivateKeyDer::from_pem_reader(opened).map_err(|source| read(&files.key, source))?;
     CertifiedKey::from_der(chain, key, &provider::default_provider())
         .map_err(|source| TlsError::Unusable { path: files.certificate.clone(), source })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn write_certificate(dir: &Path, name: &str) -> CertificateDer<'static> {
         let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
         fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
         fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        fs::set_permissions(dir.join("key.pem"), Permissions::from_mode(0o600)).unwrap();
         made.cert.der().clone()
     }
 
@@ -198,6 +210,19 @@ mod tests {
         write_certificate(dir.path(), "second.example");
         fs::write(dir.path().join("key.pem"), key).unwrap();
         assert!(matches!(Tls::load(files(dir.path())), Err(TlsError::Unusable { .. })));
+    }
+
+    #[test]
+    fn key_that_others_can_read_is_refused_and_the_old_one_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = write_certificate(dir.path(), "first.example");
+        let tls = Tls::load(files(dir.path())).unwrap();
+        write_certificate(dir.path(), "second.example");
+        fs::set_permissions(dir.path().join("key.pem"), Permissions::from_mode(0o640)).unwrap();
+        let error = tls.reload().unwrap_err();
+        assert!(error.to_string().contains("chmod 600"), "{error}");
+        assert_eq!(tls.current.key.load().cert, [first]);
+        assert!(matches!(Tls::load(files(dir.path())), Err(TlsError::Exposed(_))));
     }
 
     #[test]

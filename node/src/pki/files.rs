@@ -6,12 +6,13 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 use super::PkiError;
+use crate::secret_file;
 
 /// The directory of the membership.
 pub const CLUSTER_DIR: &str = "cluster";
@@ -150,9 +151,8 @@ pub fn read(path: &Path, private: bool) -> Result<Option<Zeroizing<Vec<u8>>>, Pk
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(at(path)(error)),
     };
-    let mode = file.metadata().map_err(at(path))?.permissions().mode() & 0o777;
-    if private && mode & 0o077 != 0 {
-        return Err(PkiError::TooOpen { path: path.to_owned(), mode });
+    if private {
+        secret_file::check(path, &file.metadata().map_err(at(path))?)?;
     }
     let mut content = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX as usize));
     file.take(FILE_BYTES_MAX).read_to_end(&mut content).map_err(at(path))?;

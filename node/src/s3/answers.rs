@@ -6,6 +6,8 @@ use http::{Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use s3s::Body;
 
+use super::error_details::Detail;
+
 /// Tells the right region, to whom signed for a wrong one.
 pub(super) const BUCKET_REGION: &str = "x-amz-bucket-region";
 
@@ -63,23 +65,30 @@ fn with_escaped_returns(body: &[u8]) -> Option<Vec<u8>> {
     Some(text)
 }
 
-/// Puts into the body of an error what s3s builds it without: resource and ids, a message, the right region.
-pub(super) fn complete_error(response: &mut Response<Body>, id: &str, node: &str, path: &str) {
+/// Puts into the body of an error what s3s builds it without: resource and ids, a message, the right region, and what
+/// an error of its code names of the request.
+pub(super) fn complete_error(
+    response: &mut Response<Body>,
+    id: &str,
+    node: &str,
+    path: &str,
+    named: impl FnOnce(&str) -> Vec<Detail>,
+) {
     let Some(body) = response.body().bytes() else { return };
     let Some(start) = body.strip_suffix(ERROR_END) else { return };
-    let decoded = percent_decode_str(path).decode_utf8_lossy();
-    let resource = quick_xml::escape::escape(&*decoded);
+    let resource = plain(&percent_decode_str(path).decode_utf8_lossy());
     let mut text = Vec::with_capacity(body.len() + resource.len() + 256);
     text.extend_from_slice(start);
     if !contains(&body, b"<Message>") {
         let message = code_of(&body).map_or("", default_message);
         text.extend_from_slice(format!("<Message>{}</Message>", quick_xml::escape::escape(message)).as_bytes());
     }
+    for (name, value) in code_of(&body).map_or_else(Vec::new, named) {
+        text.extend_from_slice(format!("<{name}>{}</{name}>", plain(&value)).as_bytes());
+    }
     if let Some(region) = response.headers().get(BUCKET_REGION).and_then(|region| region.to_str().ok()) {
         text.extend_from_slice(format!("<Region>{}</Region>", quick_xml::escape::escape(region)).as_bytes());
     }
-    // XML 1.0 cannot hold control characters, not even escaped.
-    let resource: String = resource.chars().filter(|c| !c.is_control()).collect();
     text.extend_from_slice(format!("<Resource>{resource}</Resource>").as_bytes());
     if !contains(&body, b"<RequestId>") {
         text.extend_from_slice(format!("<RequestId>{id}</RequestId>").as_bytes());
@@ -87,6 +96,11 @@ pub(super) fn complete_error(response: &mut Response<Body>, id: &str, node: &str
     text.extend_from_slice(format!("<HostId>{}</HostId>", quick_xml::escape::escape(node)).as_bytes());
     text.extend_from_slice(ERROR_END);
     set_body(response, text);
+}
+
+/// Text for XML 1.0, which cannot hold control characters, not even escaped.
+fn plain(text: &str) -> String {
+    quick_xml::escape::escape(text).chars().filter(|c| !c.is_control()).collect()
 }
 
 fn code_of(body: &Bytes) -> Option<&str> {
@@ -175,7 +189,7 @@ mod tests {
     #[test]
     fn an_error_says_what_it_is_and_where() {
         let mut response = answer(403, "application/xml", "<Error><Code>SignatureDoesNotMatch</Code></Error>");
-        complete_error(&mut response, "7", "node", "/b/a%20%0D%3C");
+        complete_error(&mut response, "7", "node", "/b/a%20%0D%3C", |_| Vec::new());
         let completed = text(&response);
         assert!(
             completed.contains("</Code><Message>The request signature we calculated does not match"),
@@ -185,7 +199,8 @@ mod tests {
         assert!(completed.ends_with(end), "{completed}");
         let mut region = answer(400, "application/xml", "<Error><Code>C</Code><Message>m</Message></Error>");
         region.headers_mut().insert(BUCKET_REGION, HeaderValue::from_static("eu-1"));
-        complete_error(&mut region, "7", "node", "/");
-        assert!(text(&region).contains("<Message>m</Message><Region>eu-1</Region><Resource>"), "{}", text(&region));
+        complete_error(&mut region, "7", "node", "/", |code| vec![("Key", format!("{code} \u{1}<k>"))]);
+        let expected = "<Message>m</Message><Key>C &lt;k&gt;</Key><Region>eu-1</Region><Resource>";
+        assert!(text(&region).contains(expected), "{}", text(&region));
     }
 }

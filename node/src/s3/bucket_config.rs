@@ -8,7 +8,7 @@ use std::sync::Arc;
 use holdfast_actors::domain::access::acl::{self, AclError, Grantee as AclGrantee, Permission as AclPermission};
 use holdfast_actors::domain::access::cors::{CorsError, CorsRule, CorsRules};
 use holdfast_actors::domain::access::policy::Policy;
-use holdfast_actors::domain::objects::tags::{TAG_KEY_CHARS_MAX, TAG_VALUE_CHARS_MAX};
+use holdfast_actors::domain::objects::tags::{TAG_KEY_CHARS_MAX, TAG_VALUE_CHARS_MAX, TagError, is_system_key};
 use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, CannedAcl, ObjectVersion, Tag};
 use holdfast_protocol::{EventName, VersionId};
@@ -70,8 +70,8 @@ fn check_tags(tag_set: &[dto::Tag]) -> S3Result<Vec<Tag>> {
         if value.chars().count() > TAG_VALUE_CHARS_MAX {
             return Err(s3_error!(InvalidTag, "The TagValue you have provided is invalid"));
         }
-        if key.starts_with("aws:") {
-            return Err(s3_error!(InvalidTag, "System tags cannot be added/updated by requester"));
+        if is_system_key(&key) {
+            return Err(TagError::System.to_s3());
         }
         if tags.iter().any(|t| t.key == key) {
             return Err(s3_error!(InvalidTag, "Cannot provide multiple Tags with the same key"));

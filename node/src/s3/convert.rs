@@ -16,6 +16,7 @@ use super::S3Front;
 use super::access;
 use super::auth::Caller;
 use super::errors::{ResultExt as _, invalid_argument, not_implemented};
+use super::expires;
 
 /// What S3 answers for an object that was put without a content type.
 pub(crate) const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
@@ -134,13 +135,16 @@ pub(crate) struct AttributeHeaders {
 }
 
 impl AttributeHeaders {
-    /// Checks and translates them.
-    pub(crate) fn into_attributes(self) -> S3Result<ObjectAttributes> {
+    /// Checks and translates them; `extensions` are those of the request.
+    pub(crate) fn into_attributes(self, extensions: &Extensions) -> S3Result<ObjectAttributes> {
         let mut user_metadata: Vec<(String, String)> =
             self.metadata.unwrap_or_default().into_iter().map(|(k, v)| (k.to_ascii_lowercase(), v)).collect();
         user_metadata.sort();
         attributes::check_user_metadata(&user_metadata).s3()?;
-        let expires = self.expires.map(|time| http_date(&time)).transpose()?;
+        let expires = match self.expires {
+            Some(time) => Some(http_date(&time)?),
+            None => expires::text_of(extensions),
+        };
         Ok(ObjectAttributes {
             content_type: self.content_type,
             cache_control: self.cache_control,

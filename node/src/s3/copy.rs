@@ -110,7 +110,7 @@ impl S3Front {
         let replace_metadata = replaces(input.metadata_directive.as_ref().map(|d| d.as_str()))?;
         let replace_tags = replaces(input.tagging_directive.as_ref().map(|d| d.as_str()))?;
         let redirects = input.website_redirect_location.is_some();
-        let given_attributes = attribute_headers!(input).into_attributes()?;
+        let given_attributes = attribute_headers!(input).into_attributes(&req.extensions)?;
         let given_tags = parse_tagging_header(input.tagging.as_deref().unwrap_or_default()).s3()?;
         let acl = canned_acl(input.acl.as_ref().map(|acl| acl.as_str()))?;
         let algorithm =

@@ -304,7 +304,7 @@ impl ToS3 for TagError {
     fn to_s3(self) -> S3Error {
         let code = match self {
             Self::TooMany => S3ErrorCode::Custom("BadRequest".into()),
-            Self::Key | Self::Value | Self::Duplicate => S3ErrorCode::InvalidTag,
+            Self::Key | Self::Value | Self::System | Self::Duplicate => S3ErrorCode::InvalidTag,
             Self::Malformed => S3ErrorCode::InvalidArgument,
         };
         let mut error = S3Error::with_message(code, self.to_string());
@@ -440,6 +440,7 @@ mod tests {
             (AttributeError::KeyTooLong(1025).to_s3(), "KeyTooLongError", 400),
             (AttributeError::MetadataTooLarge(2049).to_s3(), "MetadataTooLarge", 400),
             (TagError::Duplicate.to_s3(), "InvalidTag", 400),
+            (TagError::System.to_s3(), "InvalidTag", 400),
             (TagError::TooMany.to_s3(), "BadRequest", 400),
             (RangeNotSatisfiable { size_bytes: 7 }.to_s3(), "InvalidRange", 416),
             (NoSuchPart(3).to_s3(), "InvalidPartNumber", 416),

@@ -115,6 +115,7 @@ impl World {
             query: query.to_owned(),
             user: Some("alice"),
             headers: vec![],
+            unsigned: vec![],
             body: vec![],
             payload: Payload::Signed,
         }
@@ -180,6 +181,7 @@ struct Call<'a> {
     query: String,
     user: Option<&'static str>,
     headers: Vec<(&'static str, String)>,
+    unsigned: Vec<(&'static str, String)>,
     body: Vec<u8>,
     payload: Payload,
 }
@@ -187,6 +189,12 @@ struct Call<'a> {
 impl Call<'_> {
     fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
+        self
+    }
+
+    /// A header that the signature does not cover.
+    fn unsigned(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.unsigned.push((name, value.into()));
         self
     }
 
@@ -245,7 +253,7 @@ impl Call<'_> {
         let target = if self.query.is_empty() { self.path.clone() } else { format!("{}?{}", self.path, self.query) };
         let mut request =
             Request::builder().method(self.method).uri(target).body(Body::from(Bytes::from(body))).unwrap();
-        for (name, value) in extra {
+        for (name, value) in extra.into_iter().chain(self.unsigned) {
             request.headers_mut().insert(HeaderName::from_static(name), HeaderValue::try_from(value).unwrap());
         }
         let (head, body) = self.world.service.handle(request).await.into_parts();

@@ -1,8 +1,9 @@
 //! Addressing: the bucket in the path or in the host name.
 //!
-//! Under the configured base names (`s3.example.com`) a longer name carries the bucket (`photos.s3.example.com`). Every
-//! other name, an IP address, `localhost`, an alias in somebody's hosts file, is path style: both styles work at the same
-//! time, and a name that was not configured never hides the buckets behind it.
+//! Under the configured base names (`s3.example.com`; `localhost` for `holdfast dev`) a longer name carries the bucket
+//! (`photos.s3.example.com`). Every other name, a base name itself, an IP address, an alias in somebody's hosts file,
+//! is path style: both styles work at the same time, and a name that was not configured never hides the buckets behind
+//! it.
 
 use s3s::S3Result;
 use s3s::host::{S3Host, VirtualHost};
@@ -89,6 +90,8 @@ mod tests {
             ("PHOTOS.S3.Example.com", Some("photos")),
             ("photos.s3.example.com.", Some("photos")),
             ("photos.localhost:9000", Some("photos")),
+            ("localhost:9000", None),
+            ("localhost", None),
             ("s3.example.com", None),
             ("s3.example.com:9000", None),
             ("example.com", None),

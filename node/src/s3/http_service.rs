@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use holdfast_actors::ports::{Clock, MetadataStore};
-use http::header::{CONTENT_RANGE, HOST, ORIGIN, RETRY_AFTER, SERVER};
+use http::header::{CONTENT_RANGE, HOST, IF_MATCH, ORIGIN, RETRY_AFTER, SERVER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use percent_encoding::percent_decode_str;
 use s3s::config::{S3Config, StaticConfigProvider};
@@ -29,6 +29,8 @@ use super::access::AccessControl;
 use super::answers;
 use super::auth::{Authenticator, SecretOpener, SharedAuthenticator};
 use super::cors::Cors;
+use super::error_details::{self, Detail, Subject};
+use super::expires;
 use super::host::HostNames;
 use super::ignored::Again;
 use super::meters::Meters;
@@ -43,6 +45,7 @@ pub(super) const XML_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 const X_AMZ_REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 const X_AMZ_ID_2: HeaderName = HeaderName::from_static("x-amz-id-2");
+const X_AMZ_COPY_SOURCE: HeaderName = HeaderName::from_static("x-amz-copy-source");
 
 /// What the front end is told by the configuration.
 #[derive(Debug, Clone, Default)]
@@ -147,10 +150,11 @@ impl Inner {
         // Only browsers and forms need the bucket here; s3s finds it on its own.
         let is_form = method == Method::POST && post::is_form(request.headers());
         let bucket = if origin.is_some() || is_form || method == Method::OPTIONS {
-            self.bucket_of(request.headers(), &uri, request.version())
+            self.bucket_of(host_of(request.headers(), &uri, request.version()), &uri)
         } else {
             None
         };
+        let kept = Kept::of(&request);
         let result = self.dispatch(request, context, bucket.as_ref(), is_form).await;
         let mut response = result.unwrap_or_else(|error| {
             tracing::debug!(%error, "request refused");
@@ -173,7 +177,7 @@ impl Inner {
         {
             self.cors.decorate(&bucket.name, origin, method.as_str(), response.headers_mut()).await;
         }
-        self.finish(&mut response, context.id(), uri.path());
+        self.finish(&mut response, context.id(), &uri, &kept);
         response
     }
 
@@ -214,7 +218,7 @@ impl Inner {
         }
         context.set_operation("PostObject");
         let bucket = match bucket {
-            Some(bucket) if bucket.path_is_bucket => bucket,
+            Some(bucket) if bucket.key.is_empty() => bucket,
             Some(_) => return Err(s3_error!(MethodNotAllowed, "A form is posted to a bucket, not to an object.")),
             None => return Err(s3_error!(MethodNotAllowed, "A form is posted to a bucket.")),
         };
@@ -228,7 +232,8 @@ impl Inner {
         post::upload(form_context, request, |put| self.s3(put)).await
     }
 
-    async fn s3(&self, request: Request<Body>) -> S3Result<Response<Body>> {
+    async fn s3(&self, mut request: Request<Body>) -> S3Result<Response<Body>> {
+        expires::take_text(&mut request);
         // In a box of its own: it is large, and what holds it is moved more often than once.
         Box::pin(self.s3.call(request)).await.map_err(|error| {
             tracing::error!(?error, "s3s could not answer");
@@ -236,26 +241,38 @@ impl Inner {
         })
     }
 
-    fn bucket_of(&self, headers: &HeaderMap, uri: &Uri, version: Version) -> Option<AddressedBucket> {
+    fn bucket_of(&self, host: &str, uri: &Uri) -> Option<AddressedBucket> {
         let path = percent_decode_str(uri.path()).decode_utf8().ok()?;
         let path = path.strip_prefix('/').unwrap_or(&path);
-        if let Some(name) = self.hosts.bucket_of(host_of(headers, uri, version)) {
-            return Some(AddressedBucket { name, in_host: true, path_is_bucket: path.is_empty() });
+        if let Some(name) = self.hosts.bucket_of(host) {
+            return Some(AddressedBucket { name, in_host: true, key: path.to_owned() });
         }
         let (name, key) = path.split_once('/').unwrap_or((path, ""));
-        (!name.is_empty()).then(|| AddressedBucket {
-            name: name.to_owned(),
-            in_host: false,
-            path_is_bucket: key.is_empty(),
-        })
+        (!name.is_empty()).then(|| AddressedBucket { name: name.to_owned(), in_host: false, key: key.to_owned() })
+    }
+
+    /// What an error of this code names of its request.
+    fn details(&self, code: &str, uri: &Uri, kept: &Kept) -> Vec<Detail> {
+        let host = kept.host.as_ref().and_then(|host| host.to_str().ok());
+        let host = host.or_else(|| uri.authority().map(|authority| authority.as_str()));
+        let Some(bucket) = self.bucket_of(host.unwrap_or_default(), uri) else { return Vec::new() };
+        let subject = Subject {
+            bucket: &bucket.name,
+            key: &bucket.key,
+            query: uri.query().unwrap_or_default(),
+            copy_source: kept.copy_source.as_ref().map(|source| source.to_str().unwrap_or_default()),
+            is_conditional: kept.is_conditional,
+        };
+        error_details::details(code, &subject)
     }
 
     /// Adds what every answer carries.
-    fn finish(&self, response: &mut Response<Body>, id: RequestId, path: &str) {
+    fn finish(&self, response: &mut Response<Body>, id: RequestId, uri: &Uri, kept: &Kept) {
         let id = id.to_string();
         let status = response.status();
         if status.is_client_error() || status.is_server_error() {
-            answers::complete_error(response, &id, self.node_name.to_str().unwrap_or_default(), path);
+            let node = self.node_name.to_str().unwrap_or_default();
+            answers::complete_error(response, &id, node, uri.path(), |code| self.details(code, uri, kept));
             if status == StatusCode::SERVICE_UNAVAILABLE && !response.headers().contains_key(RETRY_AFTER) {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
@@ -272,8 +289,26 @@ struct AddressedBucket {
     name: String,
     /// Virtual-hosted style.
     in_host: bool,
-    /// The path names no key.
-    path_is_bucket: bool,
+    /// Empty if the path names none.
+    key: String,
+}
+
+/// What of a request's headers an error may have to tell.
+struct Kept {
+    host: Option<HeaderValue>,
+    copy_source: Option<HeaderValue>,
+    is_conditional: bool,
+}
+
+impl Kept {
+    fn of(request: &Request<Body>) -> Self {
+        let headers = request.headers();
+        Self {
+            host: headers.get(HOST).cloned(),
+            copy_source: headers.get(X_AMZ_COPY_SOURCE).cloned(),
+            is_conditional: headers.contains_key(IF_MATCH),
+        }
+    }
 }
 
 /// An error as S3 sends it.

@@ -41,17 +41,20 @@ fn is_range(text: &str) -> bool {
     s3s::dto::Range::parse(text).is_ok()
 }
 
-fn is_date(text: &str) -> bool {
+/// Whether s3s can read a date in a header.
+pub(super) fn is_date(text: &str) -> bool {
     Timestamp::parse(TimestampFormat::HttpDate, text).is_ok()
 }
 
-fn is_one_good(headers: &HeaderMap, name: &HeaderName, is_good: Rule) -> bool {
+/// Whether a header is there once, with a value that is not ignored.
+pub(super) fn is_one_good(headers: &HeaderMap, name: &HeaderName, is_good: Rule) -> bool {
     let mut values = headers.get_all(name).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return false };
     value.to_str().is_ok_and(is_good)
 }
 
-fn is_signed(uri: &Uri, headers: &HeaderMap, name: &HeaderName) -> bool {
+/// Whether the signature of a request covers a header.
+pub(super) fn is_signed(uri: &Uri, headers: &HeaderMap, name: &HeaderName) -> bool {
     let lists = |names: &str| names.split(';').any(|listed| listed.trim() == name.as_str());
     let in_header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).is_some_and(|text| {
         text.split([',', ' ']).filter_map(|field| field.trim().strip_prefix("SignedHeaders=")).any(lists)

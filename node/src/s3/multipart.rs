@@ -89,7 +89,7 @@ impl S3Front {
             input.checksum_algorithm.as_ref().map(|a| a.as_str()),
             input.checksum_type.as_ref().map(|t| t.as_str()),
         )?;
-        let attributes = attribute_headers!(input).into_attributes()?;
+        let attributes = attribute_headers!(input).into_attributes(&req.extensions)?;
         let tags = parse_tagging_header(input.tagging.as_deref().unwrap_or_default()).s3()?;
         let acl = canned_acl(input.acl.as_ref().map(|acl| acl.as_str()))?;
         let bucket =

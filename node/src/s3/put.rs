@@ -150,7 +150,7 @@ impl S3Front {
             None,
         )?;
         let precondition = write_precondition(input.if_match.take(), input.if_none_match.take())?;
-        let attributes = attribute_headers!(input).into_attributes()?;
+        let attributes = attribute_headers!(input).into_attributes(&req.extensions)?;
         let tags = parse_tagging_header(input.tagging.as_deref().unwrap_or_default()).s3()?;
         let acl = canned_acl(input.acl.as_ref().map(|acl| acl.as_str()))?;
         let body = body_stream(input.body.take());

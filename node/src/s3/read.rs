@@ -12,7 +12,7 @@ use holdfast_actors::domain::objects::ranges::{ByteRange, NoSuchPart, part_range
 use holdfast_actors::flow::get::ObjectReader;
 use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::metadata::{Bucket, Content, ObjectPart, ObjectVersion, Versioning};
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 use s3s::dto::{
     self, GetObjectAttributesInput, GetObjectAttributesOutput, GetObjectAttributesParts, GetObjectInput,
@@ -29,6 +29,7 @@ use super::convert::{
     DEFAULT_CONTENT_TYPE, etag, http_date, read_conditions, refuse_customer_key, timestamp, version_id,
 };
 use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, precondition_failed, with_headers};
+use super::expires;
 
 /// The body of an answer. s3s asks for `Sync`; exclusive access through `get_mut` takes no lock.
 struct ObjectBody(Mutex<ObjectReader>);
@@ -225,7 +226,7 @@ impl S3Front {
             content_type: Some(content_type(&object)),
             e_tag: Some(etag(&content.etag)),
             expiration: self.expiration(&bucket, &object),
-            expires: expires(&object),
+            expires: expires_date(&object),
             last_modified: Some(timestamp(object.last_modified_ms)),
             metadata: user_metadata(&object),
             parts_count: selection.parts_count,
@@ -242,7 +243,8 @@ impl S3Front {
             set_checksum!(output, algorithm, value);
             output.checksum_type = Some(checksum_type);
         }
-        Ok(S3Response::new(output))
+        let headers = if input.response_expires.is_some() { HeaderMap::new() } else { expires::headers_of(&object) };
+        Ok(S3Response::with_headers(output, headers))
     }
 
     /// The head of what GetObject would answer.
@@ -275,7 +277,7 @@ impl S3Front {
             content_type: Some(content_type(&object)),
             e_tag: Some(etag(&content.etag)),
             expiration: self.expiration(&bucket, &object),
-            expires: expires(&object),
+            expires: expires_date(&object),
             last_modified: Some(timestamp(object.last_modified_ms)),
             metadata: user_metadata(&object),
             parts_count: selection.parts_count,
@@ -298,6 +300,7 @@ impl S3Front {
             (&mut output.content_language, input.response_content_language.take()),
             (&mut output.content_type, input.response_content_type.take()),
         ];
+        let mut headers = expires::headers_of(&object);
         let mut overridden = false;
         for (field, value) in overrides {
             if value.is_some() {
@@ -307,13 +310,14 @@ impl S3Front {
         }
         if let Some(value) = input.response_expires.take() {
             output.expires = Some(value);
+            headers.clear();
             overridden = true;
         }
         if overridden {
             refuse_anonymous_overrides(Caller::of(&req.extensions))?;
         }
         // s3s answers every HeadObject with 200; the HTTP service makes it 206 by its Content-Range.
-        Ok(S3Response::new(output))
+        Ok(S3Response::with_headers(output, headers))
     }
 
     /// What is known about an object, by name.
@@ -410,7 +414,8 @@ fn content_type(object: &ObjectVersion) -> String {
     object.attributes.content_type.clone().unwrap_or_else(|| DEFAULT_CONTENT_TYPE.to_owned())
 }
 
-fn expires(object: &ObjectVersion) -> Option<Timestamp> {
+/// `Expires`, if it is a date; what is none is a header that s3s does not write ([`expires`]).
+fn expires_date(object: &ObjectVersion) -> Option<Timestamp> {
     let text = object.attributes.expires.as_deref()?;
     Timestamp::parse(TimestampFormat::HttpDate, text).ok()
 }

@@ -1,7 +1,9 @@
 //! What is sent arrives, byte for byte, and large bodies are not copied on the way.
 
 use std::collections::VecDeque;
+use std::fs::Permissions;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -301,6 +303,7 @@ fn https_serves_the_same_bytes() {
     let files = TlsFiles { certificate: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
     std::fs::write(&files.certificate, made.cert.pem()).unwrap();
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    std::fs::set_permissions(&files.key, Permissions::from_mode(0o600)).unwrap();
     let tls = Tls::load(files).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();

@@ -214,6 +214,10 @@ impl ColdTier for DirectoryTier {
         self.config.piece_bytes_max
     }
 
+    fn store_id(&self) -> Option<String> {
+        Some(self.id.to_string())
+    }
+
     async fn reserve(&self, piece: &PieceSpec) -> TierResult<PieceName> {
         size_is_allowed(piece.size_bytes, self.config.piece_bytes_max)?;
         Ok(Place::of(piece)?.piece)

@@ -13,6 +13,9 @@ pub const TAG_KEY_CHARS_MAX: usize = 128;
 /// Longest tag value, in characters.
 pub const TAG_VALUE_CHARS_MAX: usize = 256;
 
+/// How keys of tags begin that are S3's own, in any case. Clients may not set them.
+const SYSTEM_PREFIX: &str = "aws:";
+
 /// Why tags are refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TagError {
@@ -25,6 +28,9 @@ pub enum TagError {
     /// S3: `InvalidTag`.
     #[error("the tag value must have at most {TAG_VALUE_CHARS_MAX} characters")]
     Value,
+    /// S3: `InvalidTag`, in these words.
+    #[error("System tags cannot be added/updated by requester")]
+    System,
     /// S3: `InvalidTag`.
     #[error("cannot provide multiple tags with the same key")]
     Duplicate,
@@ -33,6 +39,11 @@ pub enum TagError {
         "the header 'x-amz-tagging' shall be encoded as UTF-8 then URLEncoded URL query parameters without tag name duplicates"
     )]
     Malformed,
+}
+
+/// Whether a tag's key is one that clients may not set.
+pub fn is_system_key(key: &str) -> bool {
+    key.get(..SYSTEM_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(SYSTEM_PREFIX))
 }
 
 /// Checks the tags of an object.
@@ -51,6 +62,9 @@ pub fn check_object_tags(tags: &[Tag]) -> Result<(), TagError> {
         }
         if tag.value.chars().count() > TAG_VALUE_CHARS_MAX {
             return Err(TagError::Value);
+        }
+        if is_system_key(&tag.key) {
+            return Err(TagError::System);
         }
         if !seen.insert(tag.key.as_str()) {
             return Err(TagError::Duplicate);
@@ -126,5 +140,16 @@ mod tests {
         assert_eq!(check_object_tags(&[tag(&"ä".repeat(128), &"ä".repeat(256))]), Ok(()));
         assert_eq!(check_object_tags(&[tag(&"k".repeat(129), "")]), Err(TagError::Key));
         assert_eq!(check_object_tags(&[tag("k", &"v".repeat(257))]), Err(TagError::Value));
+    }
+
+    #[test]
+    fn keys_that_are_the_systems_own_are_refused_in_any_case() {
+        for key in ["aws:", "aws:x", "AWS:x", "aWs:cloudformation:stack-name"] {
+            assert_eq!(check_object_tags(&[tag("a", ""), tag(key, "1")]), Err(TagError::System), "{key}");
+        }
+        assert_eq!(parse_tagging_header("a=1&Aws%3Ax=2"), Err(TagError::System));
+        for key in ["aws", "awsx", "aw", "x-aws:", " aws:x", "äaws:", "awä:"] {
+            assert_eq!(check_object_tags(&[tag(key, "1")]), Ok(()), "{key}");
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! The options that say how a tier is reached.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -9,10 +11,12 @@ use holdfast_protocol::admin::{
     DirectorySettings, FastdfsSettings, OssAddressing, OssCredentials, OssEncryption, OssSettings, SecretText,
     TierSettings,
 };
+use zeroize::Zeroizing;
 
 use super::super::secret::secret;
 use super::super::{CliResult, Failure};
 use crate::config::Bytes;
+use crate::secret_file;
 
 /// Shown below the help of `tier add`.
 pub(super) const ADD_EXAMPLES: &str = "\
@@ -87,7 +91,8 @@ pub(in crate::cli) struct SettingsArgs {
     /// The largest piece in the tier, such as "1 GiB".
     #[arg(long, value_name = "SIZE")]
     piece_max: Option<Bytes>,
-    /// All settings as JSON, as `holdfast tier show --json` tells them; other options are laid over them.
+    /// All settings as JSON, as `holdfast tier show --json` tells them; other options are laid over them. With a secret in it,
+    /// the file must be of mode 0600.
     #[arg(long, value_name = "FILE")]
     settings_file: Option<PathBuf>,
 }
@@ -129,11 +134,25 @@ pub(super) fn place(settings: &TierSettings) -> String {
 }
 
 fn read_settings(file: &Path) -> CliResult<TierSettings> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()));
-    let parsed = text.and_then(|text| {
-        serde_json::from_str(&text).with_context(|| format!("understand the settings in {}", file.display()))
-    });
-    parsed.map_err(Failure::usage)
+    let read = || -> anyhow::Result<TierSettings> {
+        let failed = || format!("read {}", file.display());
+        let mut opened = File::open(file).with_context(failed)?;
+        let about = opened.metadata().with_context(failed)?;
+        let mut text = Zeroizing::new(String::new());
+        opened.read_to_string(&mut text).with_context(failed)?;
+        let understood = || format!("understand the settings in {}", file.display());
+        let settings = serde_json::from_str(&text).with_context(understood)?;
+        if has_secret(&settings) {
+            secret_file::check(file, &about)?;
+        }
+        Ok(settings)
+    };
+    read().map_err(Failure::usage)
+}
+
+fn has_secret(settings: &TierSettings) -> bool {
+    let TierSettings::Oss(oss) = settings else { return false };
+    matches!(oss.credentials, OssCredentials::Keys { secret_access_key: Some(_), .. })
 }
 
 fn usage<T>(message: &str) -> CliResult<T> {
@@ -342,6 +361,27 @@ mod tests {
             let words = std::iter::once("tier").chain(line.split(' '));
             assert!(Line::try_parse_from(words).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn settings_file_with_a_secret_is_read_only_where_nobody_else_can() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("settings");
+        let settings = |secret: &str| {
+            let keys = format!(r#"{{"source":"keys","access_key_id":"id"{secret}}}"#);
+            let text =
+                format!(r#"{{"kind":"oss","endpoint":"https://h","region":"r","bucket":"b","credentials":{keys}}}"#);
+            std::fs::write(&file, text).unwrap();
+            args(&format!("--settings-file {}", file.display())).settings(None)
+        };
+        std::fs::write(&file, "").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(settings("").is_ok(), "nothing in it is secret");
+        let refused = settings(r#","secret_access_key":"very-secret""#).unwrap_err();
+        assert!(format!("{:#}", refused.error).contains("chmod 600"), "{:#}", refused.error);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(settings(r#","secret_access_key":"very-secret""#).is_ok());
     }
 
     #[test]

@@ -83,6 +83,34 @@ async fn a_carriage_return_of_a_key_survives_readers_of_xml() {
 }
 
 #[tokio::test]
+async fn errors_name_what_they_are_about() {
+    let world = World::new().await;
+    let missing = world.get("/bucket/a%20b%3C").send().await.expect_error(404, "NoSuchKey");
+    assert_eq!((missing.tag("Key").as_str(), missing.tag("Resource").as_str()), ("a b&lt;", "/bucket/a b&lt;"));
+    assert_eq!(world.get("/nowhere").send().await.expect_error(404, "NoSuchBucket").tag("BucketName"), "nowhere");
+    let taken = world.put("/bucket").user(Some("bob")).send().await.expect_error(409, "BucketAlreadyExists");
+    assert_eq!(taken.tag("BucketName"), "bucket");
+    let policy = world.get("/bucket?policy").send().await.expect_error(404, "NoSuchBucketPolicy");
+    assert_eq!(policy.tag("BucketName"), "bucket");
+    let copy = world.put("/bucket/k").header("x-amz-copy-source", "/bucket/none").send().await;
+    assert_eq!(copy.expect_error(404, "NoSuchKey").tag("Key"), "none", "the source is missing, not the target");
+
+    world.enable_versioning().await;
+    let version = world.version_of("x").await;
+    world.delete("/bucket").send().await.expect_error(409, "BucketNotEmpty");
+    let target = format!("/bucket/k?versionId={version}");
+    world.delete(&target).send().await.expect(204);
+    let missing = world.get(&target).send().await.expect_error(404, "NoSuchVersion");
+    assert_eq!((missing.tag("Key"), missing.tag("VersionId")), ("k".to_owned(), version));
+    let upload = world.post("/bucket/k?uploads").send().await.expect(200).tag("UploadId");
+    let target = format!("/bucket/k?uploadId={upload}");
+    world.delete(&target).send().await.expect(204);
+    assert_eq!(world.get(&target).send().await.expect_error(404, "NoSuchUpload").tag("UploadId"), upload);
+    let denied = world.get("/bucket/k").user(Some("bob")).send().await.expect_error(403, "AccessDenied");
+    assert!(denied.tags("Key").is_empty() && denied.tags("BucketName").is_empty(), "{}", denied.text());
+}
+
+#[tokio::test]
 async fn small_print_of_answers() {
     let world = World::new().await;
     let put = world.put("/bucket/k").body("x").send().await.expect(200);

@@ -296,6 +296,31 @@ async fn damage_behind_the_first_chunk_cuts_the_connection() {
 }
 
 #[tokio::test]
+async fn expires_that_is_no_date_is_kept_as_it_came() {
+    let world = World::new().await;
+    world.put("/bucket/zero").unsigned("expires", "0").body("x").send().await.expect(200);
+    world.put("/bucket/copied").header("x-amz-copy-source", "/bucket/zero").send().await.expect(200);
+    let replaced = world.put("/bucket/soon").header("x-amz-copy-source", "/bucket/zero");
+    let replaced = replaced.header("x-amz-metadata-directive", "REPLACE").unsigned("expires", "soon, I hope");
+    replaced.send().await.expect(200);
+    for (key, expires) in [("zero", "0"), ("copied", "0"), ("soon", "soon, I hope")] {
+        for method in ["GET", "HEAD"] {
+            let got = world.request(method, &format!("/bucket/{key}")).send().await.expect(200);
+            let all: Vec<_> = got.headers.get_all("expires").iter().collect();
+            assert_eq!(all, [expires], "{method} {key}");
+        }
+    }
+    let overridden = "/bucket/zero?response-expires=Wed%2C%2021%20Oct%202065%2007%3A28%3A00%20GMT";
+    for method in ["GET", "HEAD"] {
+        let got = world.request(method, overridden).send().await.expect(200);
+        assert_eq!(got.header("expires"), "Wed, 21 Oct 2065 07:28:00 GMT", "{method}");
+    }
+    // What is signed cannot be taken away from s3s.
+    world.put("/bucket/signed").header("expires", "0").body("x").send().await.expect_error(400, "InvalidArgument");
+    world.get("/bucket/signed").send().await.expect_error(404, "NoSuchKey");
+}
+
+#[tokio::test]
 async fn tags_of_objects() {
     let world = World::new().await;
     world.put("/bucket/k").header("x-amz-tagging", "a=1").body("x").send().await.expect(200);
@@ -312,6 +337,30 @@ async fn tags_of_objects() {
     world.delete("/bucket/k?tagging").send().await.expect(204);
     assert!(world.get("/bucket/k?tagging").send().await.expect(200).tags("Key").is_empty());
     world.put("/bucket/k").header("x-amz-tagging", "a=%zz").send().await.expect_error(400, "InvalidArgument");
+}
+
+#[tokio::test]
+async fn tags_of_the_system_are_not_set_by_clients() {
+    let world = World::new().await;
+    world.put("/bucket/k").header("x-amz-tagging", "a=1").body("x").send().await.expect(200);
+    let refusals = [
+        world.put("/bucket/new").header("x-amz-tagging", "a=1&aws%3Ax=2").body("x"),
+        world
+            .put("/bucket/new")
+            .header("x-amz-copy-source", "/bucket/k")
+            .header("x-amz-tagging-directive", "REPLACE")
+            .header("x-amz-tagging", "AWS:x=2"),
+        world.post("/bucket/new?uploads").header("x-amz-tagging", "aws:x=2"),
+        world
+            .put("/bucket/k?tagging")
+            .body("<Tagging><TagSet><Tag><Key>aws:x</Key><Value>2</Value></Tag></TagSet></Tagging>"),
+    ];
+    for refusal in refusals {
+        let refused = refusal.send().await.expect_error(400, "InvalidTag");
+        assert_eq!(refused.tag("Message"), "System tags cannot be added/updated by requester");
+    }
+    world.get("/bucket/new").send().await.expect_error(404, "NoSuchKey");
+    assert_eq!(world.get("/bucket/k?tagging").send().await.expect(200).tags("Key"), ["a"]);
 }
 
 #[tokio::test]

@@ -249,8 +249,12 @@ async fn policies_cors_and_tags_that_are_not_valid_are_refused_and_change_nothin
     assert!(answer.body.contains("ghost"), "{}", answer.body);
     let cors = "<CORSConfiguration><CORSRule><AllowedMethod>PATCH</AllowedMethod><AllowedOrigin>*</AllowedOrigin></CORSRule></CORSConfiguration>";
     assert_eq!(put("/photos?cors", cors).await.code(), "InvalidRequest");
-    let tags = "<Tagging><TagSet><Tag><Key>aws:x</Key><Value>1</Value></Tag></TagSet></Tagging>";
-    assert_eq!(put("/photos?tagging", tags).await.code(), "InvalidTag");
+    for tags in [
+        "<Tagging><TagSet><Tag><Key>aws:x</Key><Value>1</Value></Tag></TagSet></Tagging>",
+        "<Tagging><TagSet><Tag><Key>AWS:x</Key><Value>1</Value></Tag></TagSet></Tagging>",
+    ] {
+        assert_eq!(put("/photos?tagging", tags).await.code(), "InvalidTag");
+    }
     for (path, code) in
         [("policy", "NoSuchBucketPolicy"), ("cors", "NoSuchCORSConfiguration"), ("tagging", "NoSuchTagSet")]
     {

@@ -2,6 +2,7 @@
 //!
 //! Below the root nothing is opened by a path: each directory is opened in the one above it, and no link is followed.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -37,6 +38,12 @@ impl FromStr for TierId {
         let mut id = [0; 16];
         hex::decode_to_slice(text, &mut id)?;
         Ok(Self(id))
+    }
+}
+
+impl fmt::Display for TierId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
     }
 }
 

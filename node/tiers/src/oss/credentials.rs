@@ -79,9 +79,10 @@ fn read(path: &Path) -> TierResult<Credentials> {
     let unreadable = |error: std::io::Error| denied(format!("cannot be read: {error}"));
     let file = File::open(path).map_err(unreadable)?;
     let about = file.metadata().map_err(unreadable)?;
-    // A pipe, such as a shell's process substitution, is nobody else's.
-    if about.is_file() && about.permissions().mode() & 0o077 != 0 {
-        return Err(denied("can be read by others: run chmod 600 on it".into()));
+    // As the node judges all secret files. A pipe, such as a shell's process substitution, is nobody else's.
+    let mode = about.permissions().mode() & 0o777;
+    if about.is_file() && mode & 0o077 != 0 {
+        return Err(denied(format!("can be read by others (mode {mode:03o}): run chmod 600 {}", path.display())));
     }
     let mut text = Zeroizing::new(String::new());
     file.take(BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
