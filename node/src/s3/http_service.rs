@@ -41,6 +41,9 @@ use super::strict_xml;
 /// Largest XML body, in bytes. 1,000 keys of 1,024 bytes to delete, each byte escaped, are 6 MB.
 pub(super) const XML_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// What s3s may collect of a form, in bytes.
+const FORM_BYTES_OF_S3S_MAX: usize = 4 * 1024;
+
 const X_AMZ_REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 const X_AMZ_ID_2: HeaderName = HeaderName::from_static("x-amz-id-2");
 
@@ -84,6 +87,11 @@ impl S3HttpService {
         let authenticator = Arc::new(Authenticator::new(Arc::clone(&metadata), secrets, Arc::clone(&clock)));
         let mut config = S3Config::default();
         config.xml_max_body_size = XML_BODY_BYTES_MAX;
+        // Forms are taken apart by `post`. Should one come to s3s all the same, it collects nothing: it would do so in memory,
+        // and before anybody is asked who sends it.
+        config.post_object_max_file_size = 0;
+        config.form_max_field_size = FORM_BYTES_OF_S3S_MAX;
+        config.form_max_fields_size = FORM_BYTES_OF_S3S_MAX;
         let mut builder = S3ServiceBuilder::new(operations);
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
         builder.set_auth(SharedAuthenticator(Arc::clone(&authenticator)));

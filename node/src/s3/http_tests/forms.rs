@@ -1,7 +1,11 @@
 //! Form uploads.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use base64::Engine;
 use bytes::Bytes;
+use futures::StreamExt as _;
 use http::{Request, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
@@ -244,4 +248,36 @@ async fn a_form_for_an_object_or_for_no_bucket_is_refused() {
         assert_eq!(fixture.send(post(HOST, path, &body)).await.code(), "MethodNotAllowed", "{path}");
     }
     assert_eq!(fixture.send(post(HOST, "/nowhere", &body)).await.code(), "NoSuchBucket");
+}
+
+#[tokio::test]
+async fn a_form_whose_type_is_written_strangely_is_not_collected_in_memory() {
+    let fixture = Fixture::new();
+    let plain = format!("multipart/form-data; boundary={BOUNDARY}");
+    let named = format!("{plain}; charset=\"\u{e9}\"");
+    for values in [
+        &[named.as_bytes()][..],
+        &[&b"\xff"[..], plain.as_bytes()],
+        &[&b"text/plain"[..], plain.as_bytes()],
+        &[&b"MULTIPART/FORM-DATA+xml; boundary=x"[..]],
+    ] {
+        let mut request = post(HOST, "/photos", b"");
+        request.headers_mut().remove("content-type");
+        for value in values {
+            request.headers_mut().append("content-type", http::HeaderValue::from_bytes(value).unwrap());
+        }
+        let head = format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\n");
+        let read = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&read);
+        let file = futures::stream::repeat(Bytes::from(vec![0; 64 * 1024])).take(1_000);
+        let pieces = futures::stream::once(async move { Bytes::from(head) }).chain(file).map(move |piece| {
+            counter.fetch_add(piece.len(), Ordering::Relaxed);
+            Ok::<_, std::io::Error>(Frame::data(piece))
+        });
+        *request.body_mut() = Body::http_body_unsync(StreamBody::new(pieces));
+        let answer = fixture.send(request).await;
+        assert!(answer.status.is_client_error(), "{values:?} {answer:?}");
+        let read = read.load(Ordering::Relaxed);
+        assert!(read < 4 << 20, "{values:?}: {read} bytes were read");
+    }
 }
