@@ -244,6 +244,10 @@ impl AccessControl {
             return Ok(());
         }
         let form = cx.extensions_mut().get::<FormCaller>().map(|form| form.0.clone());
+        if form.is_some() && operation.name != "PutObject" {
+            // Whoever signs a form allows an object to be put, and nothing else.
+            return Err(access_denied());
+        }
         let caller = match (&form, cx.credentials()) {
             (Some(form), _) => form.clone(),
             (None, Some(credentials)) => self.inner.authenticator.caller(&credentials.access_key).await?,

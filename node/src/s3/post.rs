@@ -121,7 +121,9 @@ where
     add_field_headers(&form, &mut headers)?;
 
     let encoded_key = utf8_percent_encode(&key, PATH);
-    let path = if context.in_host { format!("/{encoded_key}") } else { format!("/{}/{encoded_key}", context.bucket) };
+    // Also the bucket, which is as the client wrote it: a question mark in it would begin a query.
+    let encoded_bucket = utf8_percent_encode(context.bucket, PATH);
+    let path = if context.in_host { format!("/{encoded_key}") } else { format!("/{encoded_bucket}/{encoded_key}") };
     let uri: Uri = path.parse().map_err(|_| s3_error!(InvalidURI, "The key cannot be addressed."))?;
     let failure = Failure::default();
     let mut put_request = Request::new(file_body(reader, file_bytes, Arc::clone(&failure)));

@@ -56,6 +56,17 @@ fn post(host: &str, path: &str, body: &[u8]) -> Request<Body> {
 
 /// Fields signed by a policy that covers them; `conditions` come on top.
 fn signed(signer: &Signer, fields: &[(&str, &str)], conditions: &str, valid_seconds: u64) -> Vec<(String, String)> {
+    signed_for(r#"{"bucket":"photos"}"#, signer, fields, conditions, valid_seconds)
+}
+
+/// As [`signed`], with this condition about the bucket.
+fn signed_for(
+    bucket: &str,
+    signer: &Signer,
+    fields: &[(&str, &str)],
+    conditions: &str,
+    valid_seconds: u64,
+) -> Vec<(String, String)> {
     let date = amz_date(signer.at_ms);
     let credential = format!("{}/{}", signer.access_key, signer.scope());
     let mut fields: Vec<(String, String)> = fields.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
@@ -70,7 +81,7 @@ fn signed(signer: &Signer, fields: &[(&str, &str)], conditions: &str, valid_seco
         .format(&time::format_description::well_known::Rfc3339)
         .unwrap();
     let mut all: Vec<String> = fields.iter().map(|(n, v)| serde_json::json!({ n.as_str(): v }).to_string()).collect();
-    all.push(r#"{"bucket":"photos"}"#.into());
+    all.push(bucket.into());
     all.extend((!conditions.is_empty()).then(|| conditions.to_owned()));
     let policy = format!(r#"{{"expiration":"{expires}","conditions":[{}]}}"#, all.join(","));
     let policy = base64::prelude::BASE64_STANDARD.encode(policy);
@@ -280,4 +291,21 @@ async fn a_form_whose_type_is_written_strangely_is_not_collected_in_memory() {
         let read = read.load(Ordering::Relaxed);
         assert!(read < 4 << 20, "{values:?}: {read} bytes were read");
     }
+}
+
+#[tokio::test]
+async fn a_form_puts_an_object_whatever_its_address_looks_like() {
+    let fixture = Fixture::new();
+    let fields = signed_for(r#"["starts-with","$bucket","photos"]"#, &fixture.signer("ann"), &[("key", "k")], "", 600);
+    let policy =
+        r#"{"Statement":[{"Effect":"Allow","Principal":"*","Action":"s3:*","Resource":"arn:aws:s3:::photos/*"}]}"#;
+    let body = form(&fields, policy.as_bytes(), &[]);
+    for path in
+        ["/photos%3Fpolicy%26x%3D", "/photos%3Fpolicy%26x%3D/", "/photos%23", "/photos%3Facl%26x=", "/photos%0A"]
+    {
+        let answer = fixture.send(post(HOST, path, &body)).await;
+        assert_eq!(answer.code(), "InvalidBucketName", "{path} {answer:?}");
+    }
+    assert_eq!(fixture.call("ann", "GET", "/photos?policy", &[], b"").await.code(), "NoSuchBucketPolicy");
+    assert_eq!(fixture.send(post(HOST, "/photos", &body)).await.status, StatusCode::NO_CONTENT);
 }
