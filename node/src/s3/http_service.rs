@@ -2,7 +2,8 @@
 //!
 //! A request passes, in this order: its id and log span; CORS preflight, which is answered here; the gate for the form of
 //! signatures ([`super::signature`]); form uploads, which become a PutObject ([`super::post`]); then s3s, which
-//! authenticates, asks [`super::access`], and calls the operation; documents that decide what is deleted or moved are
+//! authenticates, asks [`super::access`], and calls the operation; large chunks of `aws-chunked` are cut on their way into it
+//! ([`super::chunked`]), and documents that decide what is deleted or moved are
 //! looked at on their way into it ([`super::strict_xml`]). On the way back the answer gets the request id (also in the body of an error),
 //! CORS headers, and `Retry-After` if the node is busy; it is logged and counted.
 //!
@@ -28,6 +29,7 @@ use tracing::Instrument;
 use super::access::AccessControl;
 use super::answers;
 use super::auth::{Authenticator, SecretOpener, SharedAuthenticator};
+use super::chunked;
 use super::cors::Cors;
 use super::host::HostNames;
 use super::ignored::Again;
@@ -204,6 +206,7 @@ impl Inner {
         }
         signature::check_form(request.headers(), request.uri(), &self.region)?;
         if !is_form {
+            chunked::bound(&mut request);
             let again = Again::of(&mut request, context);
             let watched = strict_xml::watch(&mut request, context);
             let mut response = self.s3(request).await;
