@@ -1,8 +1,9 @@
 //! Who may do what.
 
-use holdfast_actors::ports::metadata::CannedAcl;
+use holdfast_actors::ports::metadata::{CannedAcl, Tag};
 use http::StatusCode;
 
+use super::super::access::CopiedTags;
 use super::signer::unsigned;
 use super::support::{Answer, Fixture};
 
@@ -211,6 +212,53 @@ async fn a_copy_needs_to_read_its_source() {
     );
     let missing = fixture.call("bob", "PUT", "/drafts/copy", &[("x-amz-copy-source", "/nowhere/k")], b"").await;
     assert_eq!(missing.code(), "NoSuchBucket");
+}
+
+#[tokio::test]
+async fn a_copy_takes_tags_over_only_for_who_may_read_and_set_them() {
+    let fixture = Fixture::new();
+    fixture.put_object("tagged", CannedAcl::Private, &[("state", "released")]);
+    fixture.store.add_object("drafts", "tagged", CannedAcl::Private, &[("state", "released")]);
+    fixture.store.add_object("drafts", "plain", CannedAcl::Private, &[]);
+    let bob = |actions: &str, more: &str| {
+        format!(
+            r#"{{"Effect":"Allow","Principal":{{"AWS":"bob"}},"Action":[{actions}],"Resource":"arn:aws:s3:::photos/*"{more}}}"#
+        )
+    };
+    let copy = async |to: &str, from: &str, directive: &str| {
+        let headers = [("x-amz-copy-source", from), ("x-amz-tagging-directive", directive)];
+        allowed(&fixture.call("bob", "PUT", to, &headers, b"").await)
+    };
+
+    let put = bob(r#""s3:PutObject""#, "");
+    fixture.put_policy(&put).await;
+    assert!(copy("/photos/k", "drafts/plain", "COPY").await);
+    assert!(copy("/photos/k", "drafts/tagged", "REPLACE").await);
+    assert!(!copy("/photos/k", "drafts/tagged", "COPY").await, "tags are set by another permission");
+    assert!(copy("/drafts/k", "drafts/tagged", "COPY").await, "of his own he may do what he wants");
+    for (state, may) in [("draft", false), ("released", true)] {
+        let condition = format!(r#","Condition":{{"StringEquals":{{"s3:RequestObjectTag/state":"{state}"}}}}"#);
+        fixture.put_policy(&[put.clone(), bob(r#""s3:PutObjectTagging""#, &condition)].join(",")).await;
+        assert_eq!(copy("/photos/k", "drafts/tagged", "COPY").await, may, "{state}");
+    }
+
+    fixture.put_policy(&bob(r#""s3:GetObject""#, "")).await;
+    assert!(!copy("/drafts/k", "photos/tagged", "COPY").await, "tags are read by another permission");
+    assert!(copy("/drafts/k", "photos/tagged", "REPLACE").await);
+    fixture.put_policy(&bob(r#""s3:GetObject","s3:GetObjectTagging""#, "")).await;
+    assert!(copy("/drafts/k", "photos/tagged", "COPY").await);
+}
+
+#[test]
+fn tags_that_changed_since_they_were_checked_are_not_copied() {
+    let tags = |value: &str| vec![Tag { key: "state".into(), value: value.into() }];
+    let mut extensions = http::Extensions::new();
+    assert!(CopiedTags::allow(&extensions, &[]) && !CopiedTags::allow(&extensions, &tags("a")));
+    extensions.insert(CopiedTags::These(tags("a")));
+    assert!(CopiedTags::allow(&extensions, &tags("a")) && !CopiedTags::allow(&extensions, &tags("b")));
+    assert!(!CopiedTags::allow(&extensions, &[]));
+    extensions.insert(CopiedTags::Any);
+    assert!(CopiedTags::allow(&extensions, &tags("b")));
 }
 
 #[tokio::test]
