@@ -23,6 +23,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use holdfast_actors::domain::access::acl;
 use holdfast_actors::domain::access::policy::{Attempt, Policy, Verdict};
+use holdfast_actors::domain::objects::PAGE_SIZE_MAX;
 use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, BucketId, CannedAcl, ObjectVersion, Tag};
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore};
 use holdfast_protocol::VersionId;
@@ -35,7 +36,7 @@ use s3s::dto::{
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 
 use super::auth::{Authenticator, Caller, FormCaller};
-use super::errors::{ResultExt as _, ToS3 as _};
+use super::errors::{ResultExt as _, ToS3 as _, too_much};
 use super::facts::{ClientConnection, RequestFacts, Signing, query_value};
 use super::operations::{self, Operation};
 use super::request_id::{Granted, RequestContext};
@@ -516,6 +517,11 @@ impl S3Access for AccessControl {
 
     async fn delete_objects(&self, req: &mut S3Request<DeleteObjectsInput>) -> S3Result<()> {
         let bucket = Arc::clone(bucket_of(&req.extensions).ok_or_else(access_denied)?);
+        // Anybody may send a list, and each key costs a decision.
+        if req.input.delete.objects.len() > PAGE_SIZE_MAX as usize {
+            return Err(too_much());
+        }
+        let has_policy = bucket.config(BucketConfigKind::Policy).is_some();
         let mut denied = Vec::new();
         let mut allowed = Vec::with_capacity(req.input.delete.objects.len());
         for object in std::mem::take(&mut req.input.delete.objects) {
@@ -525,6 +531,10 @@ impl S3Access for AccessControl {
             let query = version.map(|v| format!("versionId={v}")).unwrap_or_default();
             let mut facts = self.facts_of(req, None);
             facts.query = &query;
+            if has_policy {
+                // A large policy takes milliseconds for a long key, and nobody else is served on this thread meanwhile.
+                tokio::task::yield_now().await;
+            }
             match self.authorize(&wish, &mut facts).await {
                 Ok(()) => allowed.push(object),
                 Err(error) if *error.code() == S3ErrorCode::AccessDenied => denied.push(DeleteError {

@@ -227,6 +227,11 @@ impl ToS3 for StoreError {
     }
 }
 
+/// 400: there is more in a document than there may be.
+pub(super) fn too_much() -> S3Error {
+    s3_error!(MalformedXML, "The XML you provided was not well-formed or did not validate against our published schema")
+}
+
 fn incomplete_body() -> S3Error {
     s3_error!(IncompleteBody, "You did not provide the number of bytes specified by the Content-Length HTTP header.")
 }
