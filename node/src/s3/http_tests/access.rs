@@ -4,8 +4,8 @@ use holdfast_actors::ports::metadata::{CannedAcl, Tag};
 use http::StatusCode;
 
 use super::super::access::CopiedTags;
-use super::signer::unsigned;
-use super::support::{Answer, Fixture};
+use super::signer::{amz_date, unsigned};
+use super::support::{Answer, Fixture, HOST};
 
 fn allowed(answer: &Answer) -> bool {
     assert!(answer.status.is_success() || answer.code() == "AccessDenied" || answer.status == 403, "{answer:?}");
@@ -184,6 +184,24 @@ async fn conditions_see_address_listing_parameters_headers_and_tags() {
 }
 
 #[tokio::test]
+async fn the_age_of_a_signature_is_not_what_somebody_without_one_says() {
+    let fixture = Fixture::new();
+    fixture.put_object("k", CannedAcl::Private, &[]);
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":"*","Action":"s3:GetObject","Resource":"arn:aws:s3:::photos/*",
+                "Condition":{"NumericLessThan":{"s3:signatureAge":"600000"}}}"#,
+        )
+        .await;
+    let signer = fixture.signer("bob");
+    let url = signer.presign("GET", HOST, "/photos/k", &[], "60");
+    assert!(allowed(&fixture.send(unsigned("GET", HOST, &url, &[], b"")).await));
+    let claimed = format!("/photos/k?X-Amz-Date={}", amz_date(signer.at_ms));
+    assert!(!allowed(&fixture.anonymous("GET", &claimed, &[], b"").await));
+    assert!(!allowed(&fixture.call("bob", "GET", &claimed, &[], b"").await));
+}
+
+#[tokio::test]
 async fn a_write_that_sets_an_acl_or_tags_needs_those_permissions_too() {
     let fixture = Fixture::new();
     fixture
@@ -322,7 +340,7 @@ async fn a_subresource_that_nobody_knows_is_not_taken_for_a_write() {
         assert_eq!(fixture.call("ann", method, path, &[], b"").await.code(), "NotImplemented", "{method} {path}");
     }
     assert!(fixture.call("ann", "PUT", "/photos/k?x-id=PutObject", &[], b"").await.status.is_success());
-    let url = fixture.signer("ann").presign("DELETE", super::support::HOST, "/photos/k", &[("versionId", "")], "60");
-    let answer = fixture.send(unsigned("DELETE", super::support::HOST, &url, &[], b"")).await;
+    let url = fixture.signer("ann").presign("DELETE", HOST, "/photos/k", &[("versionId", "")], "60");
+    let answer = fixture.send(unsigned("DELETE", HOST, &url, &[], b"")).await;
     assert!(answer.status.is_success(), "{answer:?}");
 }
