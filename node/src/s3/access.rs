@@ -361,6 +361,10 @@ impl AccessControl {
         }
         let bucket = self.bucket(cx.s3_path().get_bucket_name().ok_or_else(access_denied)?).await?;
         check_expected_owner(cx.headers(), "x-amz-expected-bucket-owner", &bucket)?;
+        if anonymous && operation.name == "DeleteObjects" && bucket.config(BucketConfigKind::Policy).is_none() {
+            // No ACL lets anybody delete. Each key would be refused, but the list would be taken first, however slowly it comes.
+            return Err(access_denied());
+        }
         let mut facts = RequestFacts {
             caller,
             headers: cx.headers(),
