@@ -272,6 +272,14 @@ fn users_and_keys_are_made_used_disabled_and_rotated_by_the_cli() {
 
     node.cli(&["key", "disable", &access_key]);
     assert_eq!(alice.get("alices", "k").unwrap().status, 403, "a disabled key still opens");
+    let mut directories = vec![node.data_dir().to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+            let about = entry.metadata().unwrap();
+            assert_eq!(about.permissions().mode() & 0o077, 0, "others may use {}", entry.path().display());
+            directories.extend(about.is_dir().then(|| entry.path()));
+        }
+    }
     // All of it is kept over a restart, and no secret is on disk or in the log as it is.
     node.stop();
     node.restart();

@@ -31,6 +31,9 @@ use crate::s3::request_id::RequestId;
 /// The announced length of a body sent in signed chunks, without the signatures.
 const DECODED_LENGTH: HeaderName = HeaderName::from_static("x-amz-decoded-content-length");
 
+/// Says whether the body is framed.
+const PAYLOAD_HASH: HeaderName = HeaderName::from_static("x-amz-content-sha256");
+
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 
 /// The S3 service behind admission. Cheap to clone: one a connection.
@@ -151,11 +154,13 @@ fn stores_nothing<B>(request: &Request<B>) -> bool {
 }
 
 /// How many bytes the body announces, and all there can be for a body that comes in pieces without announcement (S3 takes
-/// XML that way).
+/// XML that way). What a framing carries is asked of framed bodies only: any other could say that it carries nothing.
 fn announced_bytes(headers: &HeaderMap) -> u64 {
     let number = |name: &HeaderName| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
     let without = if headers.contains_key(TRANSFER_ENCODING) { u64::MAX } else { 0 };
-    number(&DECODED_LENGTH).or_else(|| number(&CONTENT_LENGTH)).unwrap_or(without)
+    let is_framed = headers.get(PAYLOAD_HASH).is_some_and(|hash| hash.as_bytes().starts_with(b"STREAMING-"));
+    let carried = if is_framed { number(&DECODED_LENGTH) } else { None };
+    carried.or_else(|| number(&CONTENT_LENGTH)).unwrap_or(without)
 }
 
 fn slow_down<R>(rejected: Rejected) -> Response<Answer<R>> {
@@ -386,12 +391,15 @@ mod tests {
     }
 
     #[test]
-    fn signed_chunks_count_by_what_they_carry() {
-        let request = Request::put("/")
-            .header("content-length", "1200")
-            .header("x-amz-decoded-content-length", "1000")
-            .body(())
-            .unwrap();
-        assert_eq!(announced_bytes(request.headers()), 1000);
+    fn framed_bodies_count_by_what_they_carry_and_no_others() {
+        for (hash, counted) in [("STREAMING-UNSIGNED-PAYLOAD-TRAILER", 1000), ("UNSIGNED-PAYLOAD", 1200)] {
+            let request = Request::put("/")
+                .header("content-length", "1200")
+                .header("x-amz-decoded-content-length", "1000")
+                .header("x-amz-content-sha256", hash)
+                .body(())
+                .unwrap();
+            assert_eq!(announced_bytes(request.headers()), counted, "{hash}");
+        }
     }
 }

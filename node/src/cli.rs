@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use holdfast_storage::error::OpenError;
+use rustix::fs::Mode;
 
 use crate::assemble::InUse;
 use crate::config::{Loaded, Overrides};
@@ -209,6 +210,8 @@ impl ConfigArgs {
 
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
+    // Whatever is written is for this user only, also what a library writes: SQLite asks for files that everybody may read.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let cli = Cli::parse();
     let out = output::Output { json: cli.json };
     match dispatch(cli.command, out) {

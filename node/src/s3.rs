@@ -24,6 +24,7 @@ pub mod signature;
 mod answers;
 mod buckets;
 mod checksums;
+mod chunked;
 mod classes;
 mod convert;
 mod copy;

@@ -56,7 +56,8 @@ pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<O
         let mut closing = closing.subscribe();
         connections.spawn(async move {
             let _slot = slot;
-            let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            // To tell HTTP/2 from HTTP/1 would take the first bytes, for which no limit of time holds.
+            let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).http1_only();
             builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);
@@ -102,4 +103,26 @@ pub(super) async fn request_id(request: Request, next: Next) -> Response {
         response.headers_mut().insert("x-request-id", id);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpStream;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_on_which_nothing_comes_makes_room_for_others() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, AdminState::default(), std::future::pending(), Duration::ZERO));
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let begun = Instant::now();
+        // Whether it ends well does not matter.
+        let _ = silent.read_to_end(&mut Vec::new()).await;
+        assert!(begun.elapsed() < CONNECTION_TIMEOUT / 2, "{:?}", begun.elapsed());
+        server.abort();
+    }
 }

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use holdfast_actors::domain::access::acl;
 use holdfast_actors::domain::access::policy::{Attempt, Policy, Verdict};
+use holdfast_actors::domain::objects::PAGE_SIZE_MAX;
 use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, BucketId, CannedAcl, ObjectVersion, Tag};
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore};
 use holdfast_protocol::VersionId;
@@ -35,7 +36,7 @@ use s3s::dto::{
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 
 use super::auth::{Authenticator, Caller, FormCaller};
-use super::errors::{ResultExt as _, ToS3 as _};
+use super::errors::{ResultExt as _, ToS3 as _, too_much};
 use super::facts::{ClientConnection, RequestFacts, Signing, query_value};
 use super::operations::{self, Operation};
 use super::request_id::{Granted, RequestContext};
@@ -72,6 +73,26 @@ impl DeniedDeletes {
     }
 }
 
+/// The tags that a copy may take over from its source, as access control found them there.
+#[derive(Debug, Clone)]
+pub(crate) enum CopiedTags {
+    /// Whatever they are: source and target are the caller's.
+    Any,
+    /// These and no others: tags may have changed since.
+    These(Vec<Tag>),
+}
+
+impl CopiedTags {
+    /// Whether a copy may take these tags over.
+    pub(crate) fn allow(extensions: &Extensions, tags: &[Tag]) -> bool {
+        match extensions.get::<Self>() {
+            Some(Self::Any) => true,
+            Some(Self::These(checked)) => checked == tags,
+            None => tags.is_empty(),
+        }
+    }
+}
+
 /// The bucket that access control read for a request, so that the operation need not read it again.
 pub fn bucket_of(extensions: &Extensions) -> Option<&Arc<Bucket>> {
     extensions.get::<Arc<Bucket>>()
@@ -102,7 +123,7 @@ impl AccessControl {
     async fn authorize(&self, wish: &Wish<'_>, facts: &mut RequestFacts<'_>) -> S3Result<()> {
         let caller = facts.caller;
         let bucket = wish.bucket;
-        let privileged = caller.is_admin() || caller.user_name() == Some(bucket.owner.as_str());
+        let privileged = is_privileged(caller, bucket);
         let Some(text) = bucket.config(BucketConfigKind::Policy) else {
             if privileged {
                 return Ok(());
@@ -203,19 +224,49 @@ impl AccessControl {
 
     /// Checks the source of a copy.
     async fn check_copy_source<T>(&self, req: &S3Request<T>, source: &CopySource) -> S3Result<()> {
-        let CopySource::Bucket { bucket, key, version_id } = source else {
-            return Err(s3_error!(NotImplemented, "Access points are not supported as copy sources."));
-        };
+        let (bucket, _, _) = named_source(source)?;
         let bucket = self.bucket(bucket).await?;
         check_expected_owner(&req.headers, "x-amz-source-expected-bucket-owner", &bucket)?;
-        let (action, query) = match version_id {
-            None => ("s3:GetObject", String::new()),
-            Some(version) => ("s3:GetObjectVersion", format!("versionId={version}")),
+        self.authorize_source(req, source, &bucket, ["s3:GetObject", "s3:GetObjectVersion"]).await
+    }
+
+    /// Decides about one action on the source of a copy, or the other if a version is named.
+    async fn authorize_source<T>(
+        &self,
+        req: &S3Request<T>,
+        source: &CopySource,
+        bucket: &Arc<Bucket>,
+        [action, version_action]: [&'static str; 2],
+    ) -> S3Result<()> {
+        let (_, key, version) = named_source(source)?;
+        let (action, query) = match version {
+            None => (action, String::new()),
+            Some(version) => (version_action, format!("versionId={version}")),
         };
-        let wish = Wish { bucket: &bucket, action, key: Some(key), version: version_id.as_deref() };
+        let wish = Wish { bucket, action, key: Some(key), version };
         let mut facts = self.facts_of(req, None);
         facts.query = &query;
         self.authorize(&wish, &mut facts).await
+    }
+
+    /// Checks that the tags which a copy takes over may be read where they are and set where they come to.
+    async fn check_copied_tags(&self, req: &S3Request<CopyObjectInput>) -> S3Result<CopiedTags> {
+        let input = &req.input;
+        let (name, key, version) = named_source(&input.copy_source)?;
+        let source = self.bucket(name).await?;
+        let target = bucket_of(&req.extensions).ok_or_else(access_denied)?;
+        let caller = Caller::of(&req.extensions);
+        if [&source, target].iter().all(|b| is_privileged(caller, b) && b.config(BucketConfigKind::Policy).is_none()) {
+            return Ok(CopiedTags::Any);
+        }
+        let tags = self.object(&source, key, version).await?.map_or_else(Vec::new, |object| object.tags.clone());
+        if !tags.is_empty() {
+            let reads = ["s3:GetObjectTagging", "s3:GetObjectVersionTagging"];
+            self.authorize_source(req, &input.copy_source, &source, reads).await?;
+            let wish = Wish { bucket: target, action: "s3:PutObjectTagging", key: Some(&input.key), version: None };
+            self.authorize(&wish, &mut self.facts_of(req, Some(&tags))).await?;
+        }
+        Ok(CopiedTags::These(tags))
     }
 
     /// The facts of a request whose operation was checked already.
@@ -244,6 +295,10 @@ impl AccessControl {
             return Ok(());
         }
         let form = cx.extensions_mut().get::<FormCaller>().map(|form| form.0.clone());
+        if form.is_some() && operation.name != "PutObject" {
+            // Whoever signs a form allows an object to be put, and nothing else.
+            return Err(access_denied());
+        }
         let caller = match (&form, cx.credentials()) {
             (Some(form), _) => form.clone(),
             (None, Some(credentials)) => self.inner.authenticator.caller(&credentials.access_key).await?,
@@ -306,6 +361,10 @@ impl AccessControl {
         }
         let bucket = self.bucket(cx.s3_path().get_bucket_name().ok_or_else(access_denied)?).await?;
         check_expected_owner(cx.headers(), "x-amz-expected-bucket-owner", &bucket)?;
+        if anonymous && operation.name == "DeleteObjects" && bucket.config(BucketConfigKind::Policy).is_none() {
+            // No ACL lets anybody delete. Each key would be refused, but the list would be taken first, however slowly it comes.
+            return Err(access_denied());
+        }
         let mut facts = RequestFacts {
             caller,
             headers: cx.headers(),
@@ -323,6 +382,19 @@ impl AccessControl {
             self.authorize(&wish, &mut facts).await?;
         }
         Ok(Some(bucket))
+    }
+}
+
+/// Whether the caller may do in a bucket what its policy does not deny.
+fn is_privileged(caller: &Caller, bucket: &Bucket) -> bool {
+    caller.is_admin() || caller.user_name() == Some(bucket.owner.as_str())
+}
+
+/// Bucket, key and version of a copy's source.
+fn named_source(source: &CopySource) -> S3Result<(&str, &str, Option<&str>)> {
+    match source {
+        CopySource::Bucket { bucket, key, version_id } => Ok((bucket, key, version_id.as_deref())),
+        _ => Err(s3_error!(NotImplemented, "Access points are not supported as copy sources.")),
     }
 }
 
@@ -424,7 +496,12 @@ impl S3Access for AccessControl {
     }
 
     async fn copy_object(&self, req: &mut S3Request<CopyObjectInput>) -> S3Result<()> {
-        self.check_copy_source(req, &req.input.copy_source).await
+        self.check_copy_source(req, &req.input.copy_source).await?;
+        if req.input.tagging_directive.as_ref().is_none_or(|directive| directive.as_str() != "REPLACE") {
+            let tags = self.check_copied_tags(req).await?;
+            req.extensions.insert(tags);
+        }
+        Ok(())
     }
 
     async fn upload_part_copy(&self, req: &mut S3Request<UploadPartCopyInput>) -> S3Result<()> {
@@ -444,6 +521,11 @@ impl S3Access for AccessControl {
 
     async fn delete_objects(&self, req: &mut S3Request<DeleteObjectsInput>) -> S3Result<()> {
         let bucket = Arc::clone(bucket_of(&req.extensions).ok_or_else(access_denied)?);
+        // Anybody may send a list, and each key costs a decision.
+        if req.input.delete.objects.len() > PAGE_SIZE_MAX as usize {
+            return Err(too_much());
+        }
+        let has_policy = bucket.config(BucketConfigKind::Policy).is_some();
         let mut denied = Vec::new();
         let mut allowed = Vec::with_capacity(req.input.delete.objects.len());
         for object in std::mem::take(&mut req.input.delete.objects) {
@@ -453,6 +535,10 @@ impl S3Access for AccessControl {
             let query = version.map(|v| format!("versionId={v}")).unwrap_or_default();
             let mut facts = self.facts_of(req, None);
             facts.query = &query;
+            if has_policy {
+                // A large policy takes milliseconds for a long key, and nobody else is served on this thread meanwhile.
+                tokio::task::yield_now().await;
+            }
             match self.authorize(&wish, &mut facts).await {
                 Ok(()) => allowed.push(object),
                 Err(error) if *error.code() == S3ErrorCode::AccessDenied => denied.push(DeleteError {

@@ -27,6 +27,7 @@ use s3s::dto::{
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::S3Front;
+use super::access::CopiedTags;
 use super::checksums::{self, BodyChecks, set_checksum};
 use super::convert::{
     attribute_headers, canned_acl, etag, owner_of_writes, read_conditions, refuse_customer_key, refuse_unsupported,
@@ -147,6 +148,10 @@ impl S3Front {
                     "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120"
                 ));
             }
+            let tags = if replace_tags { &given_tags } else { &source.object.tags };
+            if !replace_tags && !CopiedTags::allow(&req.extensions, tags) {
+                return Err(s3_error!(OperationAborted, "The tags of the copy source were changed. Please try again."));
+            }
             let mut attributes =
                 if replace_metadata { given_attributes.clone() } else { source.object.attributes.clone() };
             // Not part of what is copied: it is given or absent.
@@ -156,7 +161,7 @@ impl S3Front {
                 version: self.new_version(),
                 owner: owner.clone(),
                 attributes,
-                tags: if replace_tags { given_tags.clone() } else { source.object.tags.clone() },
+                tags: tags.clone(),
                 acl,
                 class: class.clone(),
                 precondition: precondition.clone(),

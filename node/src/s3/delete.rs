@@ -7,12 +7,12 @@ use holdfast_protocol::EventName;
 use s3s::dto::{
     self, DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject, ETagCondition,
 };
-use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
+use s3s::{S3Error, S3Request, S3Response, S3Result};
 
 use super::S3Front;
 use super::access::DeniedDeletes;
 use super::convert::{owner_of_writes, version_id, write_precondition};
-use super::errors::{ResultExt as _, ToS3 as _, not_implemented};
+use super::errors::{ResultExt as _, ToS3 as _, not_implemented, too_much};
 
 impl S3Front {
     /// Deletes a version, or the latest as versioning has it. What does not exist counts as deleted.
@@ -60,10 +60,7 @@ impl S3Front {
         let input = &req.input;
         let count = input.delete.objects.len() + errors.len();
         if count == 0 || count > PAGE_SIZE_MAX as usize {
-            return Err(s3_error!(
-                MalformedXML,
-                "The XML you provided was not well-formed or did not validate against our published schema"
-            ));
+            return Err(too_much());
         }
         let bucket = self.bucket_of(&req.extensions, &input.bucket, input.expected_bucket_owner.as_deref()).await?;
         let owner = owner_of_writes(&req, &bucket);

@@ -20,6 +20,8 @@ use holdfast_protocol::tiers::STANDARD;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use s3s::{S3Error, S3ErrorCode, s3_error};
 
+use super::chunked::SIGNED_CHUNK_BYTES_MAX;
+
 /// Seconds after which a client that was told to slow down may try again.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
@@ -225,6 +227,11 @@ impl ToS3 for StoreError {
     }
 }
 
+/// 400: there is more in a document than there may be.
+pub(super) fn too_much() -> S3Error {
+    s3_error!(MalformedXML, "The XML you provided was not well-formed or did not validate against our published schema")
+}
+
 fn incomplete_body() -> S3Error {
     s3_error!(IncompleteBody, "You did not provide the number of bytes specified by the Content-Length HTTP header.")
 }
@@ -247,6 +254,8 @@ pub(super) fn body_error(error: &BodyError) -> S3Error {
         wrong_payload_hash()
     } else if text.contains("SignatureMismatch") {
         s3_error!(SignatureDoesNotMatch, "The signature of a chunk of the body does not match.")
+    } else if text.contains("ChunkTooLarge") {
+        s3_error!(InvalidRequest, "A signed chunk of the body has at most {SIGNED_CHUNK_BYTES_MAX} bytes.")
     } else if text.contains("FormatError") || text.contains("TooLarge") || text.contains("TooMany") {
         s3_error!(InvalidRequest, "The aws-chunked encoding of the body is malformed.")
     } else if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::TimedOut) {

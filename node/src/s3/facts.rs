@@ -95,6 +95,8 @@ impl RequestFacts<'_> {
                 Signing::None => None,
             },
             ConditionKey::SignatureVersion => (self.signing != Signing::None).then(|| "AWS4-HMAC-SHA256".into()),
+            // Only where the date is that of a signature: others can write one there, too.
+            ConditionKey::SignatureAge if self.signing != Signing::Query => None,
             ConditionKey::SignatureAge => {
                 let signed =
                     query_value(self.query, "X-Amz-Date").and_then(|d| super::signature::parse_amz_date_ms(&d))?;

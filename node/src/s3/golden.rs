@@ -171,6 +171,8 @@ enum Payload {
     WronglySigned,
     /// `aws-chunked` with an unsigned trailer, as SDKs send by default.
     Trailer(&'static str, &'static str),
+    /// `aws-chunked` as the test framed it; its kind.
+    Framed(&'static str),
 }
 
 /// A request being put together.
@@ -220,6 +222,7 @@ impl Call<'_> {
                 (self.body, sha256, vec![])
             }
             Payload::WronglySigned => (self.body, hex::encode(Sha256::digest(b"something else")), vec![]),
+            Payload::Framed(kind) => (self.body, kind.to_owned(), vec![("content-encoding", "aws-chunked".to_owned())]),
             Payload::Trailer(name, value) => {
                 let mut framed = Vec::new();
                 for chunk in self.body.chunks(65_536) {

@@ -2,7 +2,8 @@
 //!
 //! A request passes, in this order: its id and log span; CORS preflight, which is answered here; the gate for the form of
 //! signatures ([`super::signature`]); form uploads, which become a PutObject ([`super::post`]); then s3s, which
-//! authenticates, asks [`super::access`], and calls the operation; documents that decide what is deleted or moved are
+//! authenticates, asks [`super::access`], and calls the operation; large chunks of `aws-chunked` are cut on their way into it
+//! ([`super::chunked`]), and documents that decide what is deleted or moved are
 //! looked at on their way into it ([`super::strict_xml`]). On the way back the answer gets the request id (also in the body of an error),
 //! CORS headers, and `Retry-After` if the node is busy; it is logged and counted.
 //!
@@ -28,6 +29,7 @@ use tracing::Instrument;
 use super::access::AccessControl;
 use super::answers;
 use super::auth::{Authenticator, SecretOpener, SharedAuthenticator};
+use super::chunked;
 use super::cors::Cors;
 use super::error_details::{self, Detail, Subject};
 use super::expires;
@@ -42,6 +44,9 @@ use super::strict_xml;
 
 /// Largest XML body, in bytes. 1,000 keys of 1,024 bytes to delete, each byte escaped, are 6 MB.
 pub(super) const XML_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// What s3s may collect of a form, in bytes.
+const FORM_BYTES_OF_S3S_MAX: usize = 4 * 1024;
 
 const X_AMZ_REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 const X_AMZ_ID_2: HeaderName = HeaderName::from_static("x-amz-id-2");
@@ -87,6 +92,11 @@ impl S3HttpService {
         let authenticator = Arc::new(Authenticator::new(Arc::clone(&metadata), secrets, Arc::clone(&clock)));
         let mut config = S3Config::default();
         config.xml_max_body_size = XML_BODY_BYTES_MAX;
+        // Forms are taken apart by `post`. Should one come to s3s all the same, it collects nothing: it would do so in memory,
+        // and before anybody is asked who sends it.
+        config.post_object_max_file_size = 0;
+        config.form_max_field_size = FORM_BYTES_OF_S3S_MAX;
+        config.form_max_fields_size = FORM_BYTES_OF_S3S_MAX;
         let mut builder = S3ServiceBuilder::new(operations);
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
         builder.set_auth(SharedAuthenticator(Arc::clone(&authenticator)));
@@ -200,6 +210,7 @@ impl Inner {
         }
         signature::check_form(request.headers(), request.uri(), &self.region)?;
         if !is_form {
+            chunked::bound(&mut request);
             let again = Again::of(&mut request, context);
             let watched = strict_xml::watch(&mut request, context);
             let mut response = self.s3(request).await;

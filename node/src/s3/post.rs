@@ -51,14 +51,14 @@ const HEADER_FIELDS: [&str; 9] = [
     "x-amz-sdk-checksum-algorithm",
 ];
 
-/// Whether a request carries a form.
+/// Whether a request carries a form. Looks at bytes and at every value: what s3s takes for a form must not pass here as none,
+/// and s3s passes over values that are not UTF-8, and takes parameters that are not ASCII.
 pub(crate) fn is_form(headers: &HeaderMap) -> bool {
-    const FORM: &str = "multipart/form-data";
-    headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.trim_start().get(..FORM.len()))
-        .is_some_and(|start| start.eq_ignore_ascii_case(FORM))
+    const FORM: &[u8] = b"multipart/form-data";
+    headers.get_all(CONTENT_TYPE).iter().any(|value| {
+        let start = value.as_bytes().trim_ascii_start().get(..FORM.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(FORM))
+    })
 }
 
 /// What an upload needs to know besides the request.
@@ -121,7 +121,9 @@ where
     add_field_headers(&form, &mut headers)?;
 
     let encoded_key = utf8_percent_encode(&key, PATH);
-    let path = if context.in_host { format!("/{encoded_key}") } else { format!("/{}/{encoded_key}", context.bucket) };
+    // Also the bucket, which is as the client wrote it: a question mark in it would begin a query.
+    let encoded_bucket = utf8_percent_encode(context.bucket, PATH);
+    let path = if context.in_host { format!("/{encoded_key}") } else { format!("/{encoded_bucket}/{encoded_key}") };
     let uri: Uri = path.parse().map_err(|_| s3_error!(InvalidURI, "The key cannot be addressed."))?;
     let failure = Failure::default();
     let mut put_request = Request::new(file_body(reader, file_bytes, Arc::clone(&failure)));

@@ -1,6 +1,7 @@
 //! What was written to a backup comes back as it was.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
 
 use holdfast_actors::ports::TierLedger;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
@@ -269,4 +270,6 @@ async fn a_backup_that_was_cut_off_leaves_metadata_as_it_was() {
     restored.close().await;
     let left: Vec<_> = std::fs::read_dir(&config.node.data_dir).expect("a directory").flatten().collect();
     assert!(left.iter().all(|entry| entry.file_name() != "restore.partial"), "{left:?}");
+    let mode = std::fs::metadata(&config.node.data_dir).expect("a directory").permissions().mode();
+    assert_eq!(mode & 0o077, 0, "it is nobody else's");
 }

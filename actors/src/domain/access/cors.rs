@@ -11,6 +11,9 @@ pub const CORS_RULES_MAX: usize = 100;
 const ENTRIES_MAX: usize = 100;
 /// Longest entry, in bytes.
 const ENTRY_BYTES_MAX: usize = 1024;
+/// Most bytes of all ids and entries of a bucket's rules together, as S3 bounds the document. They are read with the bucket, and
+/// preflight requests, which anybody may send, are held against each of them.
+const RULES_BYTES_MAX: usize = 64 * 1024;
 /// Longest id of a rule, in characters.
 const ID_CHARS_MAX: usize = 255;
 /// Most headers that one preflight request may ask for; a browser sends a handful.
@@ -89,12 +92,15 @@ impl CorsRules {
         if self.rules.len() > CORS_RULES_MAX {
             return Err(CorsError::Malformed(format!("a CORS configuration has at most {CORS_RULES_MAX} rules")));
         }
+        if self.rules.iter().map(CorsRule::bytes).sum::<usize>() > RULES_BYTES_MAX {
+            return Err(CorsError::Malformed(format!("a CORS configuration has at most {RULES_BYTES_MAX} bytes")));
+        }
         self.rules.iter().try_for_each(CorsRule::validate)
     }
 
     /// The answer to an actual request, if a rule fits.
     pub fn actual<'a>(&'a self, origin: &'a str, method: &str) -> Option<CorsGrant<'a>> {
-        self.rules.iter().find_map(|rule| rule.grant(origin, method, Vec::new()))
+        self.rules.iter().find_map(|rule| rule.grant(origin, method, &[]))
     }
 
     /// The answer to a preflight request for `method` with the headers of `Access-Control-Request-Headers`, if a rule
@@ -109,25 +115,34 @@ impl CorsRules {
         if headers.len() > REQUESTED_HEADERS_MAX {
             return None;
         }
-        self.rules.iter().find_map(|rule| rule.grant(origin, method, headers.clone()))
+        self.rules.iter().find_map(|rule| rule.grant(origin, method, &headers))
     }
 }
 
 impl CorsRule {
-    fn grant<'a>(&'a self, origin: &'a str, method: &str, headers: Vec<String>) -> Option<CorsGrant<'a>> {
-        let fits = self.allowed_methods.iter().any(|m| m == method)
-            && headers.iter().all(|h| self.allowed_headers.iter().any(|a| matches(a.to_ascii_lowercase().as_str(), h)));
-        if !fits {
+    /// `headers` are in lower case.
+    fn grant<'a>(&'a self, origin: &'a str, method: &str, headers: &[String]) -> Option<CorsGrant<'a>> {
+        if !self.allowed_methods.iter().any(|m| m == method) {
             return None;
         }
         let allowed = self.allowed_origins.iter().find(|allowed| matches(allowed, origin))?;
+        if !headers.iter().all(|header| self.allowed_headers.iter().any(|allowed| matches_header(allowed, header))) {
+            return None;
+        }
         Some(CorsGrant {
             allow_origin: if allowed == "*" { "*" } else { origin },
             allow_methods: &self.allowed_methods,
-            allow_headers: headers,
+            allow_headers: headers.to_vec(),
             expose_headers: &self.expose_headers,
             max_age_seconds: self.max_age_seconds,
         })
+    }
+
+    /// How much there is of it.
+    fn bytes(&self) -> usize {
+        let lists = [&self.allowed_origins, &self.allowed_methods, &self.allowed_headers, &self.expose_headers];
+        let entries = lists.into_iter().flatten().chain(&self.id);
+        entries.map(String::len).sum()
     }
 
     fn validate(&self) -> Result<(), CorsError> {
@@ -195,6 +210,19 @@ fn matches(pattern: &str, text: &str) -> bool {
     }
 }
 
+/// As [`matches`], letters of either case being equal.
+fn matches_header(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern.eq_ignore_ascii_case(text),
+        Some((before, after)) => {
+            let (text, before, after) = (text.as_bytes(), before.as_bytes(), after.as_bytes());
+            text.len() >= before.len() + after.len()
+                && text[..before.len()].eq_ignore_ascii_case(before)
+                && text[text.len() - after.len()..].eq_ignore_ascii_case(after)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,6 +264,10 @@ mod tests {
     fn a_wildcard_stands_for_one_run_of_characters() {
         let rules = CorsRules { rules: vec![rule(&["https://*.example.com"], &["GET"], &["*"])] };
         assert!(rules.preflight("https://a.b.example.com", "GET", "anything, x-else").is_some());
+        let cased = CorsRules { rules: vec![rule(&["*"], &["GET"], &["X-Amz-*", "Content-TYPE"])] };
+        for (headers, fits) in [("x-amz-date, CONTENT-type", true), ("x-amz", false), ("x-am\u{e9}-date", false)] {
+            assert_eq!(cased.preflight("https://x", "GET", headers).is_some(), fits, "{headers}");
+        }
         assert!(rules.actual("https://example.com", "GET").is_none());
         assert!(rules.actual("https://a.example.com.evil.org", "GET").is_none());
         let overlapping = CorsRules { rules: vec![rule(&["aba*aba"], &["GET"], &[])] };
@@ -262,6 +294,12 @@ mod tests {
         assert!(CorsRules::default().validate().is_err());
         assert!(CorsRules { rules: vec![rule(&["*"], &["GET"], &[]); 101] }.validate().is_err());
         assert!(CorsRules { rules: vec![rule(&["*"], &["GET"], &[]); 100] }.validate().is_ok());
+        let long = "x".repeat(700);
+        let rules_of = |count: usize| CorsRules { rules: vec![rule(&["*"], &["GET"], &[&long]); count] };
+        assert!(
+            rules_of(90).validate().is_ok() && rules_of(100).validate().is_err(),
+            "there is a bound for all together"
+        );
     }
 
     #[test]

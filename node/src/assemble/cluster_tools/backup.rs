@@ -15,7 +15,7 @@
 //! list of pieces to delete are forgotten, and stay in their tier.
 
 use std::io::{BufReader, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -71,14 +71,27 @@ pub async fn backup_to(config: &Config, path: &Path) -> anyhow::Result<Counts> {
     if path.exists() {
         bail!(Taken(format!("{} exists already: a backup is not written over", path.display())));
     }
-    let temporary = path.with_extension("partial");
-    let failed = || format!("write {}", temporary.display());
+    // A name that nobody knows before: the directory may be one in which others write too.
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{:016x}.partial", rand::random::<u64>()));
+    let temporary = path.with_file_name(name);
+    let written = write_backup(config, &temporary).await;
+    if written.is_err() {
+        // That it is not there is no news.
+        std::fs::remove_file(&temporary).ok();
+    }
+    let counts = written?;
+    std::fs::rename(&temporary, path).with_context(|| format!("write {}", path.display()))?;
+    Ok(counts)
+}
+
+async fn write_backup(config: &Config, path: &Path) -> anyhow::Result<Counts> {
+    let failed = || format!("write {}", path.display());
     let mut options = std::fs::OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary).with_context(failed)?;
+    let file = options.write(true).create_new(true).mode(0o600).open(path).with_context(failed)?;
     let mut out = std::io::BufWriter::new(file);
     let counts = backup(config, &mut out).await?;
     out.into_inner().map_err(|error| error.into_error()).and_then(|file| file.sync_all()).with_context(failed)?;
-    std::fs::rename(&temporary, path).with_context(|| format!("write {}", path.display()))?;
     Ok(counts)
 }
 
@@ -141,10 +154,33 @@ pub async fn restore_stream(config: &Config, from: &mut impl Read) -> anyhow::Re
     let failed = || format!("keep the backup in {}", path.display());
     let mut options = std::fs::OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(true).mode(0o600);
-    std::fs::create_dir_all(&config.node.data_dir).with_context(failed)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.node.data_dir).with_context(failed)?;
     let mut file = options.open(&path).with_context(failed)?;
     std::fs::remove_file(&path).with_context(failed)?;
     std::io::copy(from, &mut file).with_context(failed)?;
     file.rewind().with_context(failed)?;
     restore(config, &mut BufReader::new(file)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_backup_is_not_written_where_somebody_else_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, kept) = (dir.path().join("backup.json"), dir.path().join("kept"));
+        std::fs::write(&kept, "of somebody else").unwrap();
+        for name in ["backup.partial", "backup.json.partial"] {
+            std::os::unix::fs::symlink(&kept, dir.path().join(name)).unwrap();
+        }
+        let mut config = Config::default();
+        config.node.data_dir = dir.path().join("node");
+        // Whether there is something to save does not matter here.
+        drop(backup_to(&config, &path).await);
+        assert_eq!(std::fs::read_to_string(&kept).unwrap(), "of somebody else");
+        let left = std::fs::read_dir(dir.path()).unwrap().flatten();
+        let left: Vec<_> = left.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        assert!(left.iter().filter(|name| name.ends_with(".partial")).count() == 2, "{left:?}");
+    }
 }

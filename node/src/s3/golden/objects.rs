@@ -209,6 +209,27 @@ async fn checksums_are_kept_and_given_back() {
 }
 
 #[tokio::test]
+async fn an_object_may_come_as_one_chunk_unless_that_is_signed() {
+    let world = World::new().await;
+    let data = pattern(3 << 20);
+    let mut framed = format!("{:x}\r\n", data.len()).into_bytes();
+    framed.extend(&data);
+    framed.extend(format!("\r\n0\r\nx-amz-checksum-crc32:{}\r\n\r\n", crc32(&data)).into_bytes());
+    let put = |length: usize| world.put("/bucket/k").header("x-amz-decoded-content-length", length.to_string());
+    let unsigned = Payload::Framed("STREAMING-UNSIGNED-PAYLOAD-TRAILER");
+    let sent = put(data.len())
+        .header("x-amz-trailer", "x-amz-checksum-crc32")
+        .header("x-amz-sdk-checksum-algorithm", "CRC32")
+        .payload(unsigned)
+        .body(framed);
+    sent.send().await.expect(200);
+    assert_eq!(world.get("/bucket/k").send().await.expect(200).body(), data);
+    let signed = Payload::Framed("STREAMING-AWS4-HMAC-SHA256-PAYLOAD");
+    let large = format!("ffffffff;chunk-signature={}\r\nand so on", "0".repeat(64));
+    put(0xffff_ffff).payload(signed).body(large).send().await.expect_error(400, "InvalidRequest");
+}
+
+#[tokio::test]
 async fn sdk_algorithm_without_a_checksum_is_refused() {
     let world = World::new().await;
     let put = world.put("/bucket/k").header("x-amz-sdk-checksum-algorithm", "CRC32").body("x");

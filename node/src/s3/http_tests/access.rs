@@ -1,10 +1,11 @@
 //! Who may do what.
 
-use holdfast_actors::ports::metadata::CannedAcl;
+use holdfast_actors::ports::metadata::{CannedAcl, Tag};
 use http::StatusCode;
 
-use super::signer::unsigned;
-use super::support::{Answer, Fixture};
+use super::super::access::CopiedTags;
+use super::signer::{amz_date, unsigned};
+use super::support::{Answer, Fixture, HOST};
 
 fn allowed(answer: &Answer) -> bool {
     assert!(answer.status.is_success() || answer.code() == "AccessDenied" || answer.status == 403, "{answer:?}");
@@ -183,6 +184,24 @@ async fn conditions_see_address_listing_parameters_headers_and_tags() {
 }
 
 #[tokio::test]
+async fn the_age_of_a_signature_is_not_what_somebody_without_one_says() {
+    let fixture = Fixture::new();
+    fixture.put_object("k", CannedAcl::Private, &[]);
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":"*","Action":"s3:GetObject","Resource":"arn:aws:s3:::photos/*",
+                "Condition":{"NumericLessThan":{"s3:signatureAge":"600000"}}}"#,
+        )
+        .await;
+    let signer = fixture.signer("bob");
+    let url = signer.presign("GET", HOST, "/photos/k", &[], "60");
+    assert!(allowed(&fixture.send(unsigned("GET", HOST, &url, &[], b"")).await));
+    let claimed = format!("/photos/k?X-Amz-Date={}", amz_date(signer.at_ms));
+    assert!(!allowed(&fixture.anonymous("GET", &claimed, &[], b"").await));
+    assert!(!allowed(&fixture.call("bob", "GET", &claimed, &[], b"").await));
+}
+
+#[tokio::test]
 async fn a_write_that_sets_an_acl_or_tags_needs_those_permissions_too() {
     let fixture = Fixture::new();
     fixture
@@ -211,6 +230,53 @@ async fn a_copy_needs_to_read_its_source() {
     );
     let missing = fixture.call("bob", "PUT", "/drafts/copy", &[("x-amz-copy-source", "/nowhere/k")], b"").await;
     assert_eq!(missing.code(), "NoSuchBucket");
+}
+
+#[tokio::test]
+async fn a_copy_takes_tags_over_only_for_who_may_read_and_set_them() {
+    let fixture = Fixture::new();
+    fixture.put_object("tagged", CannedAcl::Private, &[("state", "released")]);
+    fixture.store.add_object("drafts", "tagged", CannedAcl::Private, &[("state", "released")]);
+    fixture.store.add_object("drafts", "plain", CannedAcl::Private, &[]);
+    let bob = |actions: &str, more: &str| {
+        format!(
+            r#"{{"Effect":"Allow","Principal":{{"AWS":"bob"}},"Action":[{actions}],"Resource":"arn:aws:s3:::photos/*"{more}}}"#
+        )
+    };
+    let copy = async |to: &str, from: &str, directive: &str| {
+        let headers = [("x-amz-copy-source", from), ("x-amz-tagging-directive", directive)];
+        allowed(&fixture.call("bob", "PUT", to, &headers, b"").await)
+    };
+
+    let put = bob(r#""s3:PutObject""#, "");
+    fixture.put_policy(&put).await;
+    assert!(copy("/photos/k", "drafts/plain", "COPY").await);
+    assert!(copy("/photos/k", "drafts/tagged", "REPLACE").await);
+    assert!(!copy("/photos/k", "drafts/tagged", "COPY").await, "tags are set by another permission");
+    assert!(copy("/drafts/k", "drafts/tagged", "COPY").await, "of his own he may do what he wants");
+    for (state, may) in [("draft", false), ("released", true)] {
+        let condition = format!(r#","Condition":{{"StringEquals":{{"s3:RequestObjectTag/state":"{state}"}}}}"#);
+        fixture.put_policy(&[put.clone(), bob(r#""s3:PutObjectTagging""#, &condition)].join(",")).await;
+        assert_eq!(copy("/photos/k", "drafts/tagged", "COPY").await, may, "{state}");
+    }
+
+    fixture.put_policy(&bob(r#""s3:GetObject""#, "")).await;
+    assert!(!copy("/drafts/k", "photos/tagged", "COPY").await, "tags are read by another permission");
+    assert!(copy("/drafts/k", "photos/tagged", "REPLACE").await);
+    fixture.put_policy(&bob(r#""s3:GetObject","s3:GetObjectTagging""#, "")).await;
+    assert!(copy("/drafts/k", "photos/tagged", "COPY").await);
+}
+
+#[test]
+fn tags_that_changed_since_they_were_checked_are_not_copied() {
+    let tags = |value: &str| vec![Tag { key: "state".into(), value: value.into() }];
+    let mut extensions = http::Extensions::new();
+    assert!(CopiedTags::allow(&extensions, &[]) && !CopiedTags::allow(&extensions, &tags("a")));
+    extensions.insert(CopiedTags::These(tags("a")));
+    assert!(CopiedTags::allow(&extensions, &tags("a")) && !CopiedTags::allow(&extensions, &tags("b")));
+    assert!(!CopiedTags::allow(&extensions, &[]));
+    extensions.insert(CopiedTags::Any);
+    assert!(CopiedTags::allow(&extensions, &tags("b")));
 }
 
 #[tokio::test]
@@ -278,7 +344,7 @@ async fn a_subresource_that_nobody_knows_is_not_taken_for_a_write() {
         assert_eq!(fixture.call("ann", method, path, &[], b"").await.code(), "NotImplemented", "{method} {path}");
     }
     assert!(fixture.call("ann", "PUT", "/photos/k?x-id=PutObject", &[], b"").await.status.is_success());
-    let url = fixture.signer("ann").presign("DELETE", super::support::HOST, "/photos/k", &[("versionId", "")], "60");
-    let answer = fixture.send(unsigned("DELETE", super::support::HOST, &url, &[], b"")).await;
+    let url = fixture.signer("ann").presign("DELETE", HOST, "/photos/k", &[("versionId", "")], "60");
+    let answer = fixture.send(unsigned("DELETE", HOST, &url, &[], b"")).await;
     assert!(answer.status.is_success(), "{answer:?}");
 }

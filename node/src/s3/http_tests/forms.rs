@@ -1,7 +1,11 @@
 //! Form uploads.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use base64::Engine;
 use bytes::Bytes;
+use futures::StreamExt as _;
 use http::{Request, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
@@ -52,6 +56,17 @@ fn post(host: &str, path: &str, body: &[u8]) -> Request<Body> {
 
 /// Fields signed by a policy that covers them; `conditions` come on top.
 fn signed(signer: &Signer, fields: &[(&str, &str)], conditions: &str, valid_seconds: u64) -> Vec<(String, String)> {
+    signed_for(r#"{"bucket":"photos"}"#, signer, fields, conditions, valid_seconds)
+}
+
+/// As [`signed`], with this condition about the bucket.
+fn signed_for(
+    bucket: &str,
+    signer: &Signer,
+    fields: &[(&str, &str)],
+    conditions: &str,
+    valid_seconds: u64,
+) -> Vec<(String, String)> {
     let date = amz_date(signer.at_ms);
     let credential = format!("{}/{}", signer.access_key, signer.scope());
     let mut fields: Vec<(String, String)> = fields.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
@@ -66,7 +81,7 @@ fn signed(signer: &Signer, fields: &[(&str, &str)], conditions: &str, valid_seco
         .format(&time::format_description::well_known::Rfc3339)
         .unwrap();
     let mut all: Vec<String> = fields.iter().map(|(n, v)| serde_json::json!({ n.as_str(): v }).to_string()).collect();
-    all.push(r#"{"bucket":"photos"}"#.into());
+    all.push(bucket.into());
     all.extend((!conditions.is_empty()).then(|| conditions.to_owned()));
     let policy = format!(r#"{{"expiration":"{expires}","conditions":[{}]}}"#, all.join(","));
     let policy = base64::prelude::BASE64_STANDARD.encode(policy);
@@ -244,4 +259,53 @@ async fn a_form_for_an_object_or_for_no_bucket_is_refused() {
         assert_eq!(fixture.send(post(HOST, path, &body)).await.code(), "MethodNotAllowed", "{path}");
     }
     assert_eq!(fixture.send(post(HOST, "/nowhere", &body)).await.code(), "NoSuchBucket");
+}
+
+#[tokio::test]
+async fn a_form_whose_type_is_written_strangely_is_not_collected_in_memory() {
+    let fixture = Fixture::new();
+    let plain = format!("multipart/form-data; boundary={BOUNDARY}");
+    let named = format!("{plain}; charset=\"\u{e9}\"");
+    for values in [
+        &[named.as_bytes()][..],
+        &[&b"\xff"[..], plain.as_bytes()],
+        &[&b"text/plain"[..], plain.as_bytes()],
+        &[&b"MULTIPART/FORM-DATA+xml; boundary=x"[..]],
+    ] {
+        let mut request = post(HOST, "/photos", b"");
+        request.headers_mut().remove("content-type");
+        for value in values {
+            request.headers_mut().append("content-type", http::HeaderValue::from_bytes(value).unwrap());
+        }
+        let head = format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\n");
+        let read = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&read);
+        let file = futures::stream::repeat(Bytes::from(vec![0; 64 * 1024])).take(1_000);
+        let pieces = futures::stream::once(async move { Bytes::from(head) }).chain(file).map(move |piece| {
+            counter.fetch_add(piece.len(), Ordering::Relaxed);
+            Ok::<_, std::io::Error>(Frame::data(piece))
+        });
+        *request.body_mut() = Body::http_body_unsync(StreamBody::new(pieces));
+        let answer = fixture.send(request).await;
+        assert!(answer.status.is_client_error(), "{values:?} {answer:?}");
+        let read = read.load(Ordering::Relaxed);
+        assert!(read < 4 << 20, "{values:?}: {read} bytes were read");
+    }
+}
+
+#[tokio::test]
+async fn a_form_puts_an_object_whatever_its_address_looks_like() {
+    let fixture = Fixture::new();
+    let fields = signed_for(r#"["starts-with","$bucket","photos"]"#, &fixture.signer("ann"), &[("key", "k")], "", 600);
+    let policy =
+        r#"{"Statement":[{"Effect":"Allow","Principal":"*","Action":"s3:*","Resource":"arn:aws:s3:::photos/*"}]}"#;
+    let body = form(&fields, policy.as_bytes(), &[]);
+    for path in
+        ["/photos%3Fpolicy%26x%3D", "/photos%3Fpolicy%26x%3D/", "/photos%23", "/photos%3Facl%26x=", "/photos%0A"]
+    {
+        let answer = fixture.send(post(HOST, path, &body)).await;
+        assert_eq!(answer.code(), "InvalidBucketName", "{path} {answer:?}");
+    }
+    assert_eq!(fixture.call("ann", "GET", "/photos?policy", &[], b"").await.code(), "NoSuchBucketPolicy");
+    assert_eq!(fixture.send(post(HOST, "/photos", &body)).await.status, StatusCode::NO_CONTENT);
 }

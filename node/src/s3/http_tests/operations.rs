@@ -58,6 +58,28 @@ async fn keys_to_delete_are_looked_at_in_whatever_way_the_bucket_is_addressed() 
     }
 }
 
+#[tokio::test]
+async fn a_document_with_too_much_in_it_is_refused_before_anything_is_made_of_it() {
+    let fixture = Fixture::new();
+    let keys =
+        |count: usize| format!("<Delete>{}</Delete>", "<Object><Key>k</Key></Object>".repeat(count)).into_bytes();
+    assert_eq!(fixture.anonymous("POST", "/photos?delete", &[], b"").await.code(), "AccessDenied", "nothing is read");
+    assert_eq!(fixture.call("bob", "POST", "/photos?delete", &[], &keys(1_000)).await.status, StatusCode::OK);
+    let policy = r#"{"Effect":"Allow","Principal":"*","Action":"s3:GetObject","Resource":"arn:aws:s3:::photos/*"}"#;
+    fixture.put_policy(policy).await;
+    for count in [1_001, 6_000, 100_000] {
+        for answer in [
+            fixture.call("bob", "POST", "/photos?delete", &[], &keys(count)).await,
+            fixture.anonymous("POST", "/photos?delete", &[], &keys(count)).await,
+        ] {
+            assert_eq!(answer.code(), "MalformedXML", "{count}");
+        }
+    }
+    let parts = format!("<CompleteMultipartUpload>{}</CompleteMultipartUpload>", "<Part/>".repeat(300_000));
+    let answer = fixture.call("ann", "POST", "/photos/k?uploadId=u", &[], parts.as_bytes()).await;
+    assert_eq!(answer.code(), "MalformedXML");
+}
+
 /// The row of an operation in the documentation's table.
 fn row(operation: &Operation) -> String {
     let path = match operation.target {

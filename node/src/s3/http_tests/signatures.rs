@@ -60,6 +60,18 @@ async fn a_wrong_secret_a_changed_request_and_an_unknown_key_are_refused() {
 }
 
 #[tokio::test]
+async fn what_no_access_key_can_be_called_is_not_looked_up() {
+    let fixture = Fixture::new();
+    for (length, code) in [(128, ""), (129, "InvalidAccessKeyId"), (20_000, "InvalidAccessKeyId")] {
+        let mut signer = fixture.signer("ann");
+        signer.access_key = "A".repeat(length);
+        fixture.store.add_key(&signer.access_key, &signer.secret, "ann", false);
+        let answer = fixture.send(signer.request("PUT", HOST, "/photos/k", &[], &[], b"x")).await;
+        assert_eq!(answer.code(), code, "{length}");
+    }
+}
+
+#[tokio::test]
 async fn clocks_may_differ_by_fifteen_minutes() {
     let fixture = Fixture::new();
     let now_ms = fixture.signer("ann").at_ms;

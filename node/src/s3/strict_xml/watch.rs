@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use s3s::{Body, S3Error, StdError, s3_error};
 use url::form_urlencoded;
 
-use super::super::errors::{body_error, not_implemented};
+use super::super::errors::{body_error, not_implemented, too_much};
 use super::super::http_service::XML_BODY_BYTES_MAX;
 use super::super::request_id::RequestContext;
 use super::proofs::Proofs;
@@ -99,6 +99,17 @@ fn may_have_document(method: &Method, uri: &Uri) -> bool {
     }
 }
 
+/// How many tags, opening and closing ones, the document of an operation may have: more than any within the limits of S3 has. What
+/// s3s makes of an element of a few bytes takes hundreds.
+fn tags_max(operation: &str) -> usize {
+    match operation {
+        // 1,000 keys, each with what there is to say of it.
+        "DeleteObjects" => 20_000,
+        // 10,000 parts with their checksums, or 1,000 rules with ten tags each.
+        _ => 200_000,
+    }
+}
+
 /// Whether an operation's body is an object's content, or nothing that is read.
 fn has_content(operation: &str) -> bool {
     matches!(
@@ -170,6 +181,9 @@ async fn looked_at(body: Body, operation: &str, proofs: &Proofs, outcome: &Outco
     })?;
     let bytes = whole.to_bytes();
     proofs.check(operation, &bytes).map_err(|error| outcome.refuse(error))?;
+    if bytes.iter().filter(|byte| **byte == b'<').count() > tags_max(operation) {
+        return Err(outcome.refuse(too_much()));
+    }
     let Some(document) = document else { return Ok(Body::from(bytes)) };
     let idle = read(&bytes, document).map_err(|what| {
         outcome.refuse(s3_error!(
