@@ -353,12 +353,18 @@ impl Inner {
         all
     }
 
-    /// Whether writes are taken.
-    pub(crate) fn check_writable(&self) -> Result<(), WriteError> {
+    /// Whether the disk has not failed.
+    fn check_fence(&self) -> Result<(), WriteError> {
         if self.fenced.load(Ordering::SeqCst) {
             let reason = self.fence.lock().clone();
             return Err(WriteError::Fenced(reason.unwrap_or_else(|| Arc::from("unknown"))));
         }
+        Ok(())
+    }
+
+    /// Whether writes are taken.
+    pub(crate) fn check_writable(&self) -> Result<(), WriteError> {
+        self.check_fence()?;
         if self.closing.load(Ordering::SeqCst) {
             return Err(WriteError::Closed);
         }
@@ -411,7 +417,9 @@ impl Inner {
         segment.commit.sync(&file, on_sync).await.map_err(|error| {
             self.fence_off("sync segment", &error);
             WriteError::Io { context: "sync segment", source: error }
-        })
+        })?;
+        // A sync that failed meanwhile, of whatever file, may have lost what this one had nothing left to do for.
+        self.check_fence()
     }
 
     /// Reports damage: metric, log, callback.

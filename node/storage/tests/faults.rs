@@ -16,7 +16,8 @@ use holdfast_storage::buf::{IoBuf, SharedBuf};
 use holdfast_storage::io::sim::{Fault, SimIo};
 use holdfast_storage::io::{BlockFile, BlockIo, IoFuture, OpenMode, Preference};
 use holdfast_storage::{
-    DiskSet, Engine, EngineConfig, Finding, FindingSource, ReadError, ScrubConfig, ScrubStep, Scrubber, WriteError,
+    ChunkWriter, DiskSet, Engine, EngineConfig, Finding, FindingSource, ReadError, ScrubConfig, ScrubStep, Scrubber,
+    WriteError,
 };
 use parking_lot::Mutex;
 
@@ -46,6 +47,54 @@ async fn failed_sync_fences_the_disk_and_reads_go_on() {
     assert!(engine.fenced().unwrap().contains("sync segment"));
     assert_eq!(get(&engine, id(1)).await.unwrap(), b"before");
     assert!(matches!(get(&engine, id(2)).await, Err(ReadError::NotFound(_))));
+}
+
+/// A chunk of which all but the sync is under way.
+async fn unfinished(engine: &Engine, n: u32) -> ChunkWriter {
+    let bytes = payload(u64::from(n), 6000);
+    let mut writer = engine.create(id(n), bytes.len() as u32, b"").await.unwrap();
+    writer.write(&bytes).await.unwrap();
+    writer.finish_input().unwrap();
+    writer
+}
+
+#[tokio::test]
+async fn a_sync_that_fails_for_an_abandoned_chunk_acknowledges_nobody_elses() {
+    let mut refused = 0;
+    for seed in 0..24 {
+        let io = SimIo::new(seed);
+        let engine = sim_engine(&io).await;
+        put(&engine, id(1), b"before").await.unwrap();
+        let (first, second, left) =
+            (unfinished(&engine, 2).await, unfinished(&engine, 3).await, unfinished(&engine, 4).await);
+        io.set_slow_syncs(1000);
+        let (mut first, syncs) = (Box::pin(first.finish()), engine.stats().syncs);
+        while engine.stats().syncs == syncs {
+            assert!(futures::poll!(first.as_mut()).is_pending());
+        }
+        // Its writes end, and it waits for the sync after the one that runs.
+        let mut second = Box::pin(second.finish());
+        for _ in 0..30 {
+            assert!(futures::poll!(second.as_mut()).is_pending());
+        }
+        drop(left);
+        io.set_slow_syncs(0);
+        io.inject(io.ops() + 1, Fault::FailedSync);
+        let ((), first, second) = tokio::join!(engine.run_jobs(), first, second);
+        assert!(engine.fenced().is_some());
+        refused += u32::from(second.is_err());
+        drop(engine);
+        io.crash();
+        io.recover();
+        let engine = sim_engine(&io).await;
+        for (n, written) in [(2, first), (3, second)] {
+            if written.is_ok() {
+                let read = get(&engine, id(n)).await;
+                assert!(read.is_ok_and(|read| read == payload(u64::from(n), 6000)), "seed {seed}: {n} is lost");
+            }
+        }
+    }
+    assert_eq!(refused, 24);
 }
 
 #[tokio::test]
