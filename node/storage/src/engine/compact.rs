@@ -177,6 +177,8 @@ impl Inner {
             self.give_back(reservation.abandon()).await;
             return Err(NotMoved::Deleted);
         }
+        // And behind it: a settling that began between the two saw no death and would forget the copy that died here.
+        self.retention.lock().note_stale_copy(segment.number());
         segment.bury(from.block, u64::from(from.record_len()), u64::from(from.payload_len()));
         reservation.settle();
         Ok(())
