@@ -11,7 +11,7 @@ use holdfast_actors::ports::peers::ShardDigest;
 use holdfast_actors::ports::{ChunkBody, ChunkError, ChunkSink, ChunkSpec, ChunkStore, Disk, DiskStatus, ScrubStep};
 use holdfast_protocol::{ChunkId, ShardId};
 use holdfast_storage::scrub::{self, ScrubConfig, Scrubber};
-use holdfast_storage::{ChunkWriter, DiskSet, Engine, ReadError, WriteError};
+use holdfast_storage::{ChunkReader, ChunkWriter, DiskSet, Engine, ReadError, WriteError};
 use tokio::sync::Mutex;
 
 /// Chunks on the disks of this node.
@@ -34,11 +34,11 @@ impl ChunkStore for DiskChunks {
     }
 
     fn read(&self, id: ChunkId, range: Range<u32>) -> Result<ChunkBody, ChunkError> {
-        let reader = self.disks.read(id, range).map_err(of_read)?;
-        Ok(Box::pin(stream::unfold(reader, |mut reader| async move {
-            let piece = reader.next().await?;
-            Some((piece.map_err(of_read), reader))
-        })))
+        self.disks.read(id, range).map(body).map_err(of_read)
+    }
+
+    fn read_copied(&self, id: ChunkId, range: Range<u32>) -> Result<ChunkBody, ChunkError> {
+        self.disks.read_copied(id, range).map(body).map_err(of_read)
     }
 
     fn stat(&self, id: ChunkId) -> Option<ChunkInfo> {
@@ -76,6 +76,13 @@ impl ReplicaStore for DiskChunks {
         self.disks.for_each_of_shard(shard, shard_count, |stat| digest.add(&stat.id, stat.size_bytes));
         digest
     }
+}
+
+fn body(reader: ChunkReader) -> ChunkBody {
+    Box::pin(stream::unfold(reader, |mut reader| async move {
+        let piece = reader.next().await?;
+        Some((piece.map_err(of_read), reader))
+    }))
 }
 
 struct Sink {

@@ -449,6 +449,46 @@ fn evict(path: &Path) {
 }
 
 #[tokio::test]
+async fn copied_pieces_stay_what_was_verified_whatever_becomes_of_the_pages() {
+    // Not in a temporary directory: in memory nothing is ever evicted.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (engine, _) = common::open(dir.path()).await;
+    let chunks = [(1, 3_000), (2, 90_000), (3, 3_000_000)];
+    for (n, len) in chunks {
+        put(&engine, id(n), &payload(u64::from(n), len)).await.unwrap();
+    }
+    for (n, len) in chunks {
+        let expected = payload(u64::from(n), len);
+        let mut read = vec![];
+        // From the disk, then from memory.
+        for _ in 0..2 {
+            let mut reader = engine.read_copied(id(n), 0..len as u32).unwrap();
+            let mut pieces = vec![];
+            while let Some(piece) = reader.next().await {
+                pieces.push(piece.unwrap());
+            }
+            read.push(pieces);
+        }
+        let place = engine.locate(&id(n)).unwrap();
+        evict(&place.path);
+        flip(&place.path, place.payload.start + len as u64 / 2);
+        evict(&place.path);
+        for pieces in read {
+            assert!(common::concat(&pieces) == expected, "chunk {n} changed in the hands of its reader");
+            assert!(pieces.iter().all(|piece| holdfast_storage::mapping::find(piece).is_none()));
+        }
+        let mut reader = engine.read_copied(id(n), 0..len as u32).unwrap();
+        let damage = loop {
+            match reader.next().await {
+                Some(Ok(_)) => {}
+                other => break other,
+            }
+        };
+        assert!(matches!(damage, Some(Err(ReadError::Corrupt { .. }))), "{damage:?}");
+    }
+}
+
+#[tokio::test]
 async fn bytes_that_rot_after_they_were_verified_are_not_served_when_compaction_brings_them_in() {
     // Not in a temporary directory: in memory nothing is ever evicted.
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
