@@ -16,8 +16,8 @@ use holdfast_storage::buf::{IoBuf, SharedBuf};
 use holdfast_storage::io::sim::{Fault, SimIo};
 use holdfast_storage::io::{BlockFile, BlockIo, IoFuture, OpenMode, Preference};
 use holdfast_storage::{
-    ChunkWriter, DiskSet, Engine, EngineConfig, Finding, FindingSource, ReadError, ScrubConfig, ScrubStep, Scrubber,
-    WriteError,
+    ChunkWriter, DiskSet, Engine, EngineConfig, Finding, FindingSource, OpenError, ReadError, ScrubConfig, ScrubStep,
+    Scrubber, WriteError,
 };
 use parking_lot::Mutex;
 
@@ -106,6 +106,43 @@ async fn write_error_fences_the_disk() {
     assert!(put(&engine, id(2), b"lost").await.is_err());
     assert!(matches!(put(&engine, id(3), b"refused").await, Err(WriteError::Fenced(_))));
     assert_eq!(get(&engine, id(1)).await.unwrap(), b"before");
+}
+
+#[tokio::test]
+async fn a_sector_of_an_index_file_or_a_segment_header_that_cannot_be_read_keeps_no_disk_from_opening() {
+    let io = SimIo::new(8);
+    let engine = sim_engine(&io).await;
+    let chunks = 0..12;
+    for n in chunks.clone() {
+        put(&engine, id(n), &payload(u64::from(n), 100_000)).await.unwrap();
+    }
+    engine.shutdown().await.unwrap();
+    drop(engine);
+    let (mut scanned, mut at) = (0, 0);
+    loop {
+        at += 1;
+        io.inject(io.ops() + at, Fault::Eio);
+        match Engine::open(sim_config(), Arc::new(io.clone()), common::pool()).await {
+            Ok((engine, report)) => {
+                io.clear_faults();
+                for n in chunks.clone() {
+                    assert_eq!(get(&engine, id(n)).await.unwrap(), payload(u64::from(n), 100_000), "error at {at}");
+                }
+                scanned += report.segments_scanned;
+                engine.shutdown().await.unwrap();
+                if report.segments_scanned == 0 && at > 100 {
+                    break;
+                }
+            }
+            Err(OpenError::Io { context, .. }) => {
+                let cached = context.starts_with("read index file") || context.starts_with("read segment header");
+                assert!(!cached, "error at {at}: {context}");
+            }
+            Err(error) => panic!("error at {at}: {error}"),
+        }
+        io.clear_faults();
+    }
+    assert!(scanned > 3, "{scanned} segments were scanned");
 }
 
 #[tokio::test]
