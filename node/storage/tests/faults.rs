@@ -8,7 +8,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use common::{config, get, id, open_with, payload, put, std_io};
@@ -231,11 +231,14 @@ async fn scrub_reads_everything_reports_damage_and_goes_on_after_a_restart() {
     assert_eq!(scrubber.position().rounds, 1);
 }
 
-/// The files of a disk that rots beneath the page cache: what is read past it has one wrong byte.
+/// The files of a disk that rots beneath the page cache: what is read past it has one wrong byte. It may also take its time
+/// to make a file.
 struct Rotten {
     inner: Arc<dyn BlockIo>,
     /// Where, in any file, once it is set.
     at: Arc<Mutex<Option<u64>>>,
+    /// Told when the next file is about to be made, and waited for.
+    hold: Arc<Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>>,
 }
 
 struct RottenFile {
@@ -303,6 +306,11 @@ impl BlockIo for Rotten {
     }
 
     fn create(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn BlockFile>> {
+        let hold = self.hold.lock().take();
+        if let Some((begun, go)) = hold {
+            begun.send(()).unwrap();
+            go.recv().unwrap();
+        }
         Ok(self.file(self.inner.create(path, mode)?, mode))
     }
 
@@ -343,7 +351,7 @@ async fn verifying_reads_the_disk_and_not_the_pages_above_it() {
     let mut config = config(dir.path());
     let sink = Arc::clone(&findings);
     config.on_finding = Some(Arc::new(move |finding| sink.lock().push(finding)));
-    let io = Arc::new(Rotten { inner: std_io(), at: at.clone() });
+    let io = Arc::new(Rotten { inner: std_io(), at: at.clone(), hold: Arc::default() });
     let (engine, _) = open_with(config, io).await;
     let chunks = [(1, 5), (2, 3_000), (3, 65_536), (4, 1_500_000)];
     for (n, len) in chunks {
@@ -371,6 +379,40 @@ async fn verifying_reads_the_disk_and_not_the_pages_above_it() {
         }
     }
     assert!(findings.lock().is_empty(), "whoever asks is told by the error");
+}
+
+#[tokio::test]
+async fn segments_are_used_in_the_order_of_their_numbers() {
+    const LEN: usize = 700_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    (config.segment_size_bytes, config.background) = (4 << 20, true);
+    let hold = Arc::default();
+    let io = Arc::new(Rotten { inner: std_io(), at: Arc::default(), hold: Arc::clone(&hold) });
+    let (engine, _) = open_with(config, io).await;
+    let bytes = payload(1, LEN);
+    for n in 0..4 {
+        put(&engine, id(n), &bytes).await.unwrap();
+    }
+    let ((begin, begun), (go, wait)) = (mpsc::channel(), mpsc::channel());
+    *hold.lock() = Some((begin, wait));
+    // Three quarters are full: the next segment is prepared, slowly.
+    put(&engine, id(4), &bytes).await.unwrap();
+    begun.recv_timeout(Duration::from_secs(60)).unwrap();
+    // And needed before it is there.
+    let mut needed = Box::pin(put(&engine, id(5), &bytes));
+    let early = tokio::time::timeout(Duration::from_millis(300), needed.as_mut()).await;
+    go.send(()).unwrap();
+    match early {
+        Ok(done) => done.unwrap(),
+        Err(_) => needed.await.unwrap(),
+    }
+    for n in 6..24 {
+        put(&engine, id(n), &bytes).await.unwrap();
+    }
+    let used: Vec<_> = (0..24).map(|n| engine.locate(&id(n)).unwrap().path).collect();
+    assert!(used.is_sorted() && used[0] < used[23], "{used:?}");
+    engine.shutdown().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
