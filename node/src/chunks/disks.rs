@@ -215,7 +215,9 @@ impl Disk for EngineDisk {
 mod tests {
     use std::sync::Arc;
 
+    use futures::TryStreamExt as _;
     use holdfast_actors::ports::chunks::conformance;
+    use holdfast_protocol::ContentId;
     use holdfast_storage::EngineConfig;
     use holdfast_storage::buf::{BufferPool, BufferPoolConfig};
     use holdfast_storage::io::{Preference, choose};
@@ -250,6 +252,28 @@ mod tests {
     async fn one_disk_keeps_the_contract_of_replicas() {
         let stores = Stores::default();
         conformance::replicas::all(|| async { stores.make(1).await as Arc<dyn ReplicaStore> }).await;
+    }
+
+    #[tokio::test]
+    async fn only_the_connection_writer_gets_slices_of_a_mapping() {
+        let stores = Stores::default();
+        let store = stores.make(1).await;
+        let (id, data) = (ContentId([1; 12]).chunk(0), vec![7; 1 << 20]);
+        let range = 0..data.len() as u32;
+        let spec = ChunkSpec { id, size_bytes: range.end, label: Bytes::new() };
+        let mut sink = store.create(spec).await.expect("create");
+        sink.write(&data).await.expect("write");
+        sink.finish_input().expect("finish input");
+        sink.finish().await.expect("finish");
+        for copied in [false, true] {
+            let open = || if copied { store.read_copied(id, range.clone()) } else { store.read(id, range.clone()) };
+            // Once, so that it is in memory.
+            let _: Vec<Bytes> = open().expect("open").try_collect().await.expect("read");
+            let pieces: Vec<Bytes> = open().expect("open").try_collect().await.expect("read again");
+            assert!(pieces.concat() == data);
+            let lent = pieces.iter().any(|piece| holdfast_storage::mapping::find(piece).is_some());
+            assert_eq!(lent, !copied);
+        }
     }
 
     #[tokio::test]
