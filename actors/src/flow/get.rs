@@ -62,6 +62,14 @@ impl ObjectReader {
         }
     }
 
+    /// For who looks at the bytes; see [`ContentReader::copied`].
+    pub fn copied(self) -> Self {
+        match self {
+            Self::Hot(reader) => Self::Hot(reader.copied()),
+            cold @ Self::Cold(_) => cold,
+        }
+    }
+
     /// Bytes still to come.
     pub fn remaining_bytes(&self) -> u64 {
         match self {
@@ -109,6 +117,8 @@ pub struct ContentReader {
     current: Option<ChunkBody>,
     /// Bytes that `current` still owes.
     owed: u64,
+    /// Whether pieces must be memory of this process.
+    copied: bool,
 }
 
 impl ContentReader {
@@ -124,7 +134,23 @@ impl ContentReader {
             extent += 1;
         }
         let remaining = range.end.min(content.size_bytes()).saturating_sub(range.start);
-        Self { chunks, content, extent, offset, unopened: remaining, remaining, first: None, current: None, owed: 0 }
+        Self {
+            chunks,
+            content,
+            extent,
+            offset,
+            unopened: remaining,
+            remaining,
+            first: None,
+            current: None,
+            owed: 0,
+            copied: false,
+        }
+    }
+
+    /// For everybody but the connection writer: reads by [`ChunkStore::read_copied`]. To be said before anything is read.
+    pub fn copied(self) -> Self {
+        Self { copied: true, ..self }
     }
 
     /// Bytes still to come.
@@ -161,7 +187,9 @@ impl ContentReader {
         let chunk_end = (chunk_start + CHUNK_SIZE_MAX).min(extent.size_bytes);
         let end = chunk_end.min(self.offset + self.unopened);
         let range = (self.offset - chunk_start) as u32..(end - chunk_start) as u32;
-        self.current = Some(self.chunks.read(extent.content.chunk(index as u32), range)?);
+        let chunk = extent.content.chunk(index as u32);
+        let body = if self.copied { self.chunks.read_copied(chunk, range) } else { self.chunks.read(chunk, range) };
+        self.current = Some(body?);
         self.owed = end - self.offset;
         self.unopened -= self.owed;
         if end == extent.size_bytes {

@@ -287,7 +287,7 @@ impl ReplicaService for LocalReplicas {
                     return Err(ChunkError::Exists(id).into());
                 }
                 tracing::debug!(chunk = %id, %from, "a chunk that is here already is written again");
-                let stored = self.store.read(id, 0..size_bytes)?;
+                let stored = self.store.read_copied(id, 0..size_bytes)?;
                 let (store, view) = (Arc::clone(&self.store), Arc::clone(&self.view));
                 let piece = Bytes::new();
                 Ok(Box::new(ComparingSink { id, store, stored, piece, left: size_bytes, view, fence, _held: held }))
@@ -297,7 +297,7 @@ impl ReplicaService for LocalReplicas {
     }
 
     fn read(&self, _from: NodeId, chunk: ChunkId, range: Range<u32>) -> Result<ChunkBody, PeerError> {
-        Ok(self.store.read(chunk, range)?)
+        Ok(self.store.read_copied(chunk, range)?)
     }
 
     async fn probe(&self, _from: NodeId, chunks: &[ChunkId]) -> Result<Vec<Option<ChunkInfo>>, PeerError> {

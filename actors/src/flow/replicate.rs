@@ -172,7 +172,11 @@ impl ChunkStore for ReplicatedChunks {
     }
 
     fn read(&self, id: ChunkId, range: Range<u32>) -> Result<ChunkBody, ChunkError> {
-        read::read(&self.shared, id, range)
+        read::read(&self.shared, id, range, |local, range| local.read(id, range))
+    }
+
+    fn read_copied(&self, id: ChunkId, range: Range<u32>) -> Result<ChunkBody, ChunkError> {
+        read::read(&self.shared, id, range, |local, range| local.read_copied(id, range))
     }
 
     fn begin_content(&self, content: ContentId) -> Option<ContentHold> {

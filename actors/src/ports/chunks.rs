@@ -118,7 +118,7 @@ pub struct ChunkReceipt {
 }
 
 /// Verified bytes of a chunk, in order. A piece that lies in the page cache is a slice of the segment's mapping, which
-/// the connection writer sends without copying. While the body (or any piece of it) lives, the chunk's space is not
+/// the connection writer sends without copying, unless the body is of [`ChunkStore::read_copied`]. While the body (or any piece of it) lives, the chunk's space is not
 /// given away.
 ///
 /// The future behind a piece verifies it; an error ends the stream.
@@ -150,6 +150,16 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// # Errors
     /// [`ChunkError::NotFound`]; [`ChunkError::Invalid`] for a range beyond the end.
     fn read(&self, id: ChunkId, range: Range<u32>) -> Result<ChunkBody, ChunkError>;
+
+    /// As [`ChunkStore::read`], for everybody but the connection writer: who copies, hashes, compares or passes the bytes on. Pieces
+    /// are memory of this process. A slice of a mapping would be brought back from the disk, unverified, by the first touch after
+    /// its pages were evicted; if the disk cannot read them, that touch ends the process.
+    ///
+    /// # Errors
+    /// Those of [`ChunkStore::read`].
+    fn read_copied(&self, id: ChunkId, range: Range<u32>) -> Result<ChunkBody, ChunkError> {
+        self.read(id, range)
+    }
 
     /// A content is being written, until what is returned is dropped: after its commit, or when it is given up. To be called
     /// before its first chunk is created. Between two chunks of a slow body nothing else shows that it is not over.

@@ -11,7 +11,7 @@ use holdfast_actors::ports::peers::ShardDigest;
 use holdfast_actors::ports::{ChunkBody, ChunkError, ChunkSink, ChunkSpec, ChunkStore, Disk, DiskStatus, ScrubStep};
 use holdfast_protocol::{ChunkId, ShardId};
 use holdfast_storage::scrub::{self, ScrubConfig, Scrubber};
-use holdfast_storage::{ChunkWriter, DiskSet, Engine, ReadError, WriteError};
+use holdfast_storage::{ChunkReader, ChunkWriter, DiskSet, Engine, ReadError, WriteError};
 use tokio::sync::Mutex;
 
 /// Chunks on the disks of this node.
@@ -34,11 +34,11 @@ impl ChunkStore for DiskChunks {
     }
 
     fn read(&self, id: ChunkId, range: Range<u32>) -> Result<ChunkBody, ChunkError> {
-        let reader = self.disks.read(id, range).map_err(of_read)?;
-        Ok(Box::pin(stream::unfold(reader, |mut reader| async move {
-            let piece = reader.next().await?;
-            Some((piece.map_err(of_read), reader))
-        })))
+        self.disks.read(id, range).map(body).map_err(of_read)
+    }
+
+    fn read_copied(&self, id: ChunkId, range: Range<u32>) -> Result<ChunkBody, ChunkError> {
+        self.disks.read_copied(id, range).map(body).map_err(of_read)
     }
 
     fn stat(&self, id: ChunkId) -> Option<ChunkInfo> {
@@ -76,6 +76,13 @@ impl ReplicaStore for DiskChunks {
         self.disks.for_each_of_shard(shard, shard_count, |stat| digest.add(&stat.id, stat.size_bytes));
         digest
     }
+}
+
+fn body(reader: ChunkReader) -> ChunkBody {
+    Box::pin(stream::unfold(reader, |mut reader| async move {
+        let piece = reader.next().await?;
+        Some((piece.map_err(of_read), reader))
+    }))
 }
 
 struct Sink {
@@ -208,7 +215,9 @@ impl Disk for EngineDisk {
 mod tests {
     use std::sync::Arc;
 
+    use futures::TryStreamExt as _;
     use holdfast_actors::ports::chunks::conformance;
+    use holdfast_protocol::ContentId;
     use holdfast_storage::EngineConfig;
     use holdfast_storage::buf::{BufferPool, BufferPoolConfig};
     use holdfast_storage::io::{Preference, choose};
@@ -243,6 +252,28 @@ mod tests {
     async fn one_disk_keeps_the_contract_of_replicas() {
         let stores = Stores::default();
         conformance::replicas::all(|| async { stores.make(1).await as Arc<dyn ReplicaStore> }).await;
+    }
+
+    #[tokio::test]
+    async fn only_the_connection_writer_gets_slices_of_a_mapping() {
+        let stores = Stores::default();
+        let store = stores.make(1).await;
+        let (id, data) = (ContentId([1; 12]).chunk(0), vec![7; 1 << 20]);
+        let range = 0..data.len() as u32;
+        let spec = ChunkSpec { id, size_bytes: range.end, label: Bytes::new() };
+        let mut sink = store.create(spec).await.expect("create");
+        sink.write(&data).await.expect("write");
+        sink.finish_input().expect("finish input");
+        sink.finish().await.expect("finish");
+        for copied in [false, true] {
+            let open = || if copied { store.read_copied(id, range.clone()) } else { store.read(id, range.clone()) };
+            // Once, so that it is in memory.
+            let _: Vec<Bytes> = open().expect("open").try_collect().await.expect("read");
+            let pieces: Vec<Bytes> = open().expect("open").try_collect().await.expect("read again");
+            assert!(pieces.concat() == data);
+            let lent = pieces.iter().any(|piece| holdfast_storage::mapping::find(piece).is_some());
+            assert_eq!(lent, !copied);
+        }
     }
 
     #[tokio::test]

@@ -45,6 +45,10 @@ impl<S: ChunkStore> ChunkStore for TrackedChunks<S> {
         self.inner.read(id, range)
     }
 
+    fn read_copied(&self, id: ChunkId, range: Range<u32>) -> Result<ChunkBody, ChunkError> {
+        self.inner.read_copied(id, range)
+    }
+
     fn stat(&self, id: ChunkId) -> Option<ChunkInfo> {
         self.inner.stat(id)
     }

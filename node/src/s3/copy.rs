@@ -190,7 +190,7 @@ impl S3Front {
 
     /// Bytes of a content, for the body of a write. The first are there, so that nothing is begun when they cannot be read.
     async fn source_body(&self, content: &Arc<Content>, range: std::ops::Range<u64>) -> S3Result<ObjectReader> {
-        let mut reader = ObjectReader::new(&self.chunks, &self.cold, Arc::clone(content), range).s3()?;
+        let mut reader = ObjectReader::new(&self.chunks, &self.cold, Arc::clone(content), range).s3()?.copied();
         reader.prefetch().await.s3()?;
         Ok(reader)
     }

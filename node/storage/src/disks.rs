@@ -150,8 +150,24 @@ impl DiskSet {
     /// # Errors
     /// [`ReadError::NotFound`], [`ReadError::Invalid`].
     pub fn read(&self, id: ChunkId, range: Range<u32>) -> Result<ChunkReader, ReadError> {
+        self.first(id, |disk| disk.read(id, range.clone()))
+    }
+
+    /// Reads a range for who looks at the bytes; see [`Engine::read_copied`].
+    ///
+    /// # Errors
+    /// [`ReadError::NotFound`], [`ReadError::Invalid`].
+    pub fn read_copied(&self, id: ChunkId, range: Range<u32>) -> Result<ChunkReader, ReadError> {
+        self.first(id, |disk| disk.read_copied(id, range.clone()))
+    }
+
+    fn first(
+        &self,
+        id: ChunkId,
+        read: impl Fn(&Engine) -> Result<ChunkReader, ReadError>,
+    ) -> Result<ChunkReader, ReadError> {
         for disk in &self.shared.disks {
-            match disk.read(id, range.clone()) {
+            match read(disk) {
                 Err(ReadError::NotFound(_)) => {}
                 other => return other,
             }

@@ -36,7 +36,7 @@ use crate::format::superblock::Superblock;
 use crate::index::{Index, Location};
 use crate::io::BlockIo;
 use crate::jobs::JobQueue;
-use crate::read::ChunkReader;
+use crate::read::{ChunkReader, Pieces};
 use crate::segment::{Pin, Segment};
 use crate::write::ChunkWriter;
 
@@ -204,12 +204,25 @@ impl Engine {
     /// # Errors
     /// [`ReadError::NotFound`], [`ReadError::Invalid`].
     pub fn read(&self, id: ChunkId, range: std::ops::Range<u32>) -> Result<ChunkReader, ReadError> {
+        self.reader(id, range, Pieces::Lent)
+    }
+
+    /// As [`Engine::read`], for who looks at the bytes instead of sending them by the connection writer: no piece is a slice of a
+    /// mapping, so what was verified stays what it is.
+    ///
+    /// # Errors
+    /// [`ReadError::NotFound`], [`ReadError::Invalid`].
+    pub fn read_copied(&self, id: ChunkId, range: std::ops::Range<u32>) -> Result<ChunkReader, ReadError> {
+        self.reader(id, range, Pieces::Copied)
+    }
+
+    fn reader(&self, id: ChunkId, range: std::ops::Range<u32>, pieces: Pieces) -> Result<ChunkReader, ReadError> {
         let (location, pin) = self.inner.pin(&id).ok_or(ReadError::NotFound(id))?;
         if range.start > range.end || range.end > location.payload_len() {
             let detail = format!("{range:?} of {} bytes", location.payload_len());
             return Err(ReadError::Invalid { chunk: id, detail });
         }
-        Ok(ChunkReader::new(Arc::clone(&self.inner), id, location, pin, range))
+        Ok(ChunkReader::new(Arc::clone(&self.inner), id, (location, pin), range, pieces))
     }
 
     /// What is stored under `id`.
@@ -367,12 +380,18 @@ impl Inner {
         all
     }
 
-    /// Whether writes are taken.
-    pub(crate) fn check_writable(&self) -> Result<(), WriteError> {
+    /// Whether the disk has not failed.
+    fn check_fence(&self) -> Result<(), WriteError> {
         if self.fenced.load(Ordering::SeqCst) {
             let reason = self.fence.lock().clone();
             return Err(WriteError::Fenced(reason.unwrap_or_else(|| Arc::from("unknown"))));
         }
+        Ok(())
+    }
+
+    /// Whether writes are taken.
+    pub(crate) fn check_writable(&self) -> Result<(), WriteError> {
+        self.check_fence()?;
         if self.closing.load(Ordering::SeqCst) {
             return Err(WriteError::Closed);
         }
@@ -425,7 +444,9 @@ impl Inner {
         segment.commit.sync(&file, on_sync).await.map_err(|error| {
             self.fence_off("sync segment", &error);
             WriteError::Io { context: "sync segment", source: error }
-        })
+        })?;
+        // A sync that failed meanwhile, of whatever file, may have lost what this one had nothing left to do for.
+        self.check_fence()
     }
 
     /// Reports damage: metric, log, callback.

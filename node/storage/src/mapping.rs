@@ -168,8 +168,8 @@ impl Mapping {
     }
 
     /// A copy of a range that is in the page cache and verified, made by one system call that waits for no disk. `None`: it is
-    /// not, or the kernel cannot do it. Of a few pages that is cheaper than lending them: no page is mapped into the process
-    /// and later unmapped, and nothing has to be asked again when the bytes are sent.
+    /// not, or the kernel cannot do it. For who looks at bytes himself: touching a slice of the mapping may fault, wait for the
+    /// disk and bring back what nobody compared, and kills the process if the disk cannot read.
     ///
     /// # Panics
     /// When the range reaches past the mapping.

@@ -13,6 +13,10 @@
 //! buffer looks again before it reads: what another one has brought in meanwhile is not put in question again.
 //!
 //! The record is pinned while the reader or any slice of the mapping lives.
+//!
+//! **Who looks at the bytes** does not get slices of the mapping ([`Pieces::Copied`]). Pages may go at any time, and whoever touches
+//! such a slice later brings them back unverified, while its thread stands still; a disk that cannot read them ends the process
+//! by SIGBUS. Only the connection writer asks again before it sends.
 
 use std::io;
 use std::ops::Range;
@@ -38,6 +42,18 @@ use crate::segment::{Pin, Segment};
 /// The most that one piece holds: what the connection writer sends in a few turns.
 const PIECE_BYTES_MAX: u32 = 4 << 20;
 
+/// The most that one piece holds which is copied because its reader looks at the bytes.
+const COPIED_PIECE_BYTES_MAX: u32 = 256 << 10;
+
+/// What a reader does with its pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pieces {
+    /// Sends them, and asks right before whether they are still what was verified: they may be slices of the mapping.
+    Lent,
+    /// Looks at them, now or later: they are memory of the process.
+    Copied,
+}
+
 /// A verified range of a chunk, as a stream of pieces. An error ends it.
 pub struct ChunkReader {
     chunk: Arc<Chunk>,
@@ -54,6 +70,7 @@ struct Chunk {
     id: ChunkId,
     location: Location,
     pin: Arc<Pin>,
+    pieces: Pieces,
 }
 
 /// How the start of a range was come by.
@@ -75,8 +92,14 @@ struct Verified {
 }
 
 impl ChunkReader {
-    pub(crate) fn new(inner: Arc<Inner>, id: ChunkId, location: Location, pin: Pin, range: Range<u32>) -> Self {
-        let chunk = Arc::new(Chunk { inner, id, location, pin: Arc::new(pin) });
+    pub(crate) fn new(
+        inner: Arc<Inner>,
+        id: ChunkId,
+        (location, pin): (Location, Pin),
+        range: Range<u32>,
+        pieces: Pieces,
+    ) -> Self {
+        let chunk = Arc::new(Chunk { inner, id, location, pin: Arc::new(pin), pieces });
         Self { done: range.is_empty(), chunk, range, table: None, pending: None }
     }
 
@@ -130,10 +153,15 @@ impl ChunkReader {
         let Verified { table, buf, buf_start, blocks } = verified;
         self.table = Some(table);
         let wanted = self.range.start..self.range.end.min(blocks.end);
-        let piece = self.chunk.resident(&wanted).filter(|piece| piece.len() == wanted.len()).unwrap_or_else(|| {
-            let start = buf_start + (wanted.start - blocks.start) as usize;
-            buf.slice(start..start + wanted.len())
-        });
+        let start = buf_start + (wanted.start - blocks.start) as usize;
+        let piece = match self.chunk.pieces {
+            Pieces::Lent => {
+                let resident = self.chunk.resident(&wanted).filter(|piece| piece.len() == wanted.len());
+                resident.unwrap_or_else(|| buf.slice(start..start + wanted.len()))
+            }
+            // Not the buffer: it would be held for as long as the reader takes.
+            Pieces::Copied => Bytes::copy_from_slice(&buf[start..start + wanted.len()]),
+        };
         self.hand_out(piece.len());
         piece
     }
@@ -167,6 +195,10 @@ impl Chunk {
     fn resident(&self, range: &Range<u32>) -> Option<Bytes> {
         let mapping = self.mapping()?;
         let mut len = (range.end - range.start).min(PIECE_BYTES_MAX);
+        if self.pieces == Pieces::Copied {
+            let part = range.start..range.start + len.min(COPIED_PIECE_BYTES_MAX);
+            return mapping.copies_resident().then(|| mapping.copy_resident(self.in_segment(&part))).flatten();
+        }
         loop {
             let found = self.in_segment(&(range.start..range.start + len));
             if mapping.is_resident(found.clone()) && mapping.is_verified(found.clone()) {
@@ -283,7 +315,7 @@ impl Chunk {
 /// Reads a chunk's label and compares it with its checksum; the payload is not looked at.
 pub(crate) async fn label(inner: &Arc<Inner>, id: ChunkId) -> Result<Bytes, ReadError> {
     let (location, pin) = inner.pin(&id).ok_or(ReadError::NotFound(id))?;
-    let chunk = Chunk { inner: Arc::clone(inner), id, location, pin: Arc::new(pin) };
+    let chunk = Chunk { inner: Arc::clone(inner), id, location, pin: Arc::new(pin), pieces: Pieces::Copied };
     let payload_offset = location.payload_offset() as usize;
     let head_len = payload_offset.next_multiple_of(BLOCK_BYTES);
     // A payload that shares the head's page comes in with it.

@@ -171,6 +171,31 @@ fn blocks(path: &Path) -> u64 {
     std::fs::metadata(path).unwrap().blocks() * 512
 }
 
+#[test]
+fn a_segment_whose_writer_left_before_it_was_made_leaves_no_file() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path());
+        config.background = true;
+        let (engine, _) = open_with(config, std_io()).await;
+        // The one thread that makes files is busy until the writer has left.
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || wait.recv());
+        let mut creating = Box::pin(engine.create(id(1), 10, b""));
+        assert!(futures::poll!(creating.as_mut()).is_pending());
+        drop(creating);
+        go.send(()).unwrap();
+        busy.await.unwrap().unwrap();
+        // Queued behind the making.
+        tokio::task::spawn_blocking(|| ()).await.unwrap();
+        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(left.iter().all(|path| path.extension().is_none_or(|kind| kind != "data")), "{left:?}");
+        put(&engine, id(1), b"again").await.unwrap();
+        engine.shutdown().await.unwrap();
+    });
+}
+
 #[tokio::test]
 async fn existing_and_unfinished_ids_are_refused() {
     let dir = tempfile::tempdir().unwrap();

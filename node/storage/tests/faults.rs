@@ -8,7 +8,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use common::{config, get, id, open_with, payload, put, std_io};
@@ -16,7 +16,8 @@ use holdfast_storage::buf::{IoBuf, SharedBuf};
 use holdfast_storage::io::sim::{Fault, SimIo};
 use holdfast_storage::io::{BlockFile, BlockIo, IoFuture, OpenMode, Preference};
 use holdfast_storage::{
-    DiskSet, Engine, EngineConfig, Finding, FindingSource, ReadError, ScrubConfig, ScrubStep, Scrubber, WriteError,
+    ChunkWriter, DiskSet, Engine, EngineConfig, Finding, FindingSource, OpenError, ReadError, ScrubConfig, ScrubStep,
+    Scrubber, WriteError,
 };
 use parking_lot::Mutex;
 
@@ -48,6 +49,54 @@ async fn failed_sync_fences_the_disk_and_reads_go_on() {
     assert!(matches!(get(&engine, id(2)).await, Err(ReadError::NotFound(_))));
 }
 
+/// A chunk of which all but the sync is under way.
+async fn unfinished(engine: &Engine, n: u32) -> ChunkWriter {
+    let bytes = payload(u64::from(n), 6000);
+    let mut writer = engine.create(id(n), bytes.len() as u32, b"").await.unwrap();
+    writer.write(&bytes).await.unwrap();
+    writer.finish_input().unwrap();
+    writer
+}
+
+#[tokio::test]
+async fn a_sync_that_fails_for_an_abandoned_chunk_acknowledges_nobody_elses() {
+    let mut refused = 0;
+    for seed in 0..24 {
+        let io = SimIo::new(seed);
+        let engine = sim_engine(&io).await;
+        put(&engine, id(1), b"before").await.unwrap();
+        let (first, second, left) =
+            (unfinished(&engine, 2).await, unfinished(&engine, 3).await, unfinished(&engine, 4).await);
+        io.set_slow_syncs(1000);
+        let (mut first, syncs) = (Box::pin(first.finish()), engine.stats().syncs);
+        while engine.stats().syncs == syncs {
+            assert!(futures::poll!(first.as_mut()).is_pending());
+        }
+        // Its writes end, and it waits for the sync after the one that runs.
+        let mut second = Box::pin(second.finish());
+        for _ in 0..30 {
+            assert!(futures::poll!(second.as_mut()).is_pending());
+        }
+        drop(left);
+        io.set_slow_syncs(0);
+        io.inject(io.ops() + 1, Fault::FailedSync);
+        let ((), first, second) = tokio::join!(engine.run_jobs(), first, second);
+        assert!(engine.fenced().is_some());
+        refused += u32::from(second.is_err());
+        drop(engine);
+        io.crash();
+        io.recover();
+        let engine = sim_engine(&io).await;
+        for (n, written) in [(2, first), (3, second)] {
+            if written.is_ok() {
+                let read = get(&engine, id(n)).await;
+                assert!(read.is_ok_and(|read| read == payload(u64::from(n), 6000)), "seed {seed}: {n} is lost");
+            }
+        }
+    }
+    assert_eq!(refused, 24);
+}
+
 #[tokio::test]
 async fn write_error_fences_the_disk() {
     let io = SimIo::new(2);
@@ -57,6 +106,43 @@ async fn write_error_fences_the_disk() {
     assert!(put(&engine, id(2), b"lost").await.is_err());
     assert!(matches!(put(&engine, id(3), b"refused").await, Err(WriteError::Fenced(_))));
     assert_eq!(get(&engine, id(1)).await.unwrap(), b"before");
+}
+
+#[tokio::test]
+async fn a_sector_of_an_index_file_or_a_segment_header_that_cannot_be_read_keeps_no_disk_from_opening() {
+    let io = SimIo::new(8);
+    let engine = sim_engine(&io).await;
+    let chunks = 0..12;
+    for n in chunks.clone() {
+        put(&engine, id(n), &payload(u64::from(n), 100_000)).await.unwrap();
+    }
+    engine.shutdown().await.unwrap();
+    drop(engine);
+    let (mut scanned, mut at) = (0, 0);
+    loop {
+        at += 1;
+        io.inject(io.ops() + at, Fault::Eio);
+        match Engine::open(sim_config(), Arc::new(io.clone()), common::pool()).await {
+            Ok((engine, report)) => {
+                io.clear_faults();
+                for n in chunks.clone() {
+                    assert_eq!(get(&engine, id(n)).await.unwrap(), payload(u64::from(n), 100_000), "error at {at}");
+                }
+                scanned += report.segments_scanned;
+                engine.shutdown().await.unwrap();
+                if report.segments_scanned == 0 && at > 100 {
+                    break;
+                }
+            }
+            Err(OpenError::Io { context, .. }) => {
+                let cached = context.starts_with("read index file") || context.starts_with("read segment header");
+                assert!(!cached, "error at {at}: {context}");
+            }
+            Err(error) => panic!("error at {at}: {error}"),
+        }
+        io.clear_faults();
+    }
+    assert!(scanned > 3, "{scanned} segments were scanned");
 }
 
 #[tokio::test]
@@ -145,11 +231,14 @@ async fn scrub_reads_everything_reports_damage_and_goes_on_after_a_restart() {
     assert_eq!(scrubber.position().rounds, 1);
 }
 
-/// The files of a disk that rots beneath the page cache: what is read past it has one wrong byte.
+/// The files of a disk that rots beneath the page cache: what is read past it has one wrong byte. It may also take its time
+/// to make a file.
 struct Rotten {
     inner: Arc<dyn BlockIo>,
     /// Where, in any file, once it is set.
     at: Arc<Mutex<Option<u64>>>,
+    /// Told when the next file is about to be made, and waited for.
+    hold: Arc<Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>>,
 }
 
 struct RottenFile {
@@ -217,6 +306,11 @@ impl BlockIo for Rotten {
     }
 
     fn create(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn BlockFile>> {
+        let hold = self.hold.lock().take();
+        if let Some((begun, go)) = hold {
+            begun.send(()).unwrap();
+            go.recv().unwrap();
+        }
         Ok(self.file(self.inner.create(path, mode)?, mode))
     }
 
@@ -257,7 +351,7 @@ async fn verifying_reads_the_disk_and_not_the_pages_above_it() {
     let mut config = config(dir.path());
     let sink = Arc::clone(&findings);
     config.on_finding = Some(Arc::new(move |finding| sink.lock().push(finding)));
-    let io = Arc::new(Rotten { inner: std_io(), at: at.clone() });
+    let io = Arc::new(Rotten { inner: std_io(), at: at.clone(), hold: Arc::default() });
     let (engine, _) = open_with(config, io).await;
     let chunks = [(1, 5), (2, 3_000), (3, 65_536), (4, 1_500_000)];
     for (n, len) in chunks {
@@ -285,6 +379,40 @@ async fn verifying_reads_the_disk_and_not_the_pages_above_it() {
         }
     }
     assert!(findings.lock().is_empty(), "whoever asks is told by the error");
+}
+
+#[tokio::test]
+async fn segments_are_used_in_the_order_of_their_numbers() {
+    const LEN: usize = 700_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    (config.segment_size_bytes, config.background) = (4 << 20, true);
+    let hold = Arc::default();
+    let io = Arc::new(Rotten { inner: std_io(), at: Arc::default(), hold: Arc::clone(&hold) });
+    let (engine, _) = open_with(config, io).await;
+    let bytes = payload(1, LEN);
+    for n in 0..4 {
+        put(&engine, id(n), &bytes).await.unwrap();
+    }
+    let ((begin, begun), (go, wait)) = (mpsc::channel(), mpsc::channel());
+    *hold.lock() = Some((begin, wait));
+    // Three quarters are full: the next segment is prepared, slowly.
+    put(&engine, id(4), &bytes).await.unwrap();
+    begun.recv_timeout(Duration::from_secs(60)).unwrap();
+    // And needed before it is there.
+    let mut needed = Box::pin(put(&engine, id(5), &bytes));
+    let early = tokio::time::timeout(Duration::from_millis(300), needed.as_mut()).await;
+    go.send(()).unwrap();
+    match early {
+        Ok(done) => done.unwrap(),
+        Err(_) => needed.await.unwrap(),
+    }
+    for n in 6..24 {
+        put(&engine, id(n), &bytes).await.unwrap();
+    }
+    let used: Vec<_> = (0..24).map(|n| engine.locate(&id(n)).unwrap().path).collect();
+    assert!(used.is_sorted() && used[0] < used[23], "{used:?}");
+    engine.shutdown().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -397,6 +525,46 @@ fn evict(path: &Path) {
     let file = std::fs::File::open(path).unwrap();
     file.sync_all().unwrap();
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
+#[tokio::test]
+async fn copied_pieces_stay_what_was_verified_whatever_becomes_of_the_pages() {
+    // Not in a temporary directory: in memory nothing is ever evicted.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (engine, _) = common::open(dir.path()).await;
+    let chunks = [(1, 3_000), (2, 90_000), (3, 3_000_000)];
+    for (n, len) in chunks {
+        put(&engine, id(n), &payload(u64::from(n), len)).await.unwrap();
+    }
+    for (n, len) in chunks {
+        let expected = payload(u64::from(n), len);
+        let mut read = vec![];
+        // From the disk, then from memory.
+        for _ in 0..2 {
+            let mut reader = engine.read_copied(id(n), 0..len as u32).unwrap();
+            let mut pieces = vec![];
+            while let Some(piece) = reader.next().await {
+                pieces.push(piece.unwrap());
+            }
+            read.push(pieces);
+        }
+        let place = engine.locate(&id(n)).unwrap();
+        evict(&place.path);
+        flip(&place.path, place.payload.start + len as u64 / 2);
+        evict(&place.path);
+        for pieces in read {
+            assert!(common::concat(&pieces) == expected, "chunk {n} changed in the hands of its reader");
+            assert!(pieces.iter().all(|piece| holdfast_storage::mapping::find(piece).is_none()));
+        }
+        let mut reader = engine.read_copied(id(n), 0..len as u32).unwrap();
+        let damage = loop {
+            match reader.next().await {
+                Some(Ok(_)) => {}
+                other => break other,
+            }
+        };
+        assert!(matches!(damage, Some(Err(ReadError::Corrupt { .. }))), "{damage:?}");
+    }
 }
 
 #[tokio::test]

@@ -115,7 +115,7 @@ impl Source {
     pub(super) fn read(&self, range: Range<u64>) -> SourceBody {
         match self {
             Self::Cluster { chunks, content } => {
-                let reader = ContentReader::new(chunks.clone(), content.clone(), range);
+                let reader = ContentReader::new(chunks.clone(), content.clone(), range).copied();
                 let steps = stream::try_unfold(reader, |mut reader| async move {
                     let step = tokio::time::timeout(STEP_MAX, reader.next()).await;
                     let bytes = step.map_err(|_| SourceError::Stalled)?.transpose()?;

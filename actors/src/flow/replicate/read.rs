@@ -14,6 +14,7 @@ use holdfast_protocol::{ChunkId, NodeId};
 use tokio::time::Instant;
 
 use super::Shared;
+use crate::ports::chunks::ReplicaStore;
 use crate::ports::{ChunkBody, ChunkError};
 
 /// Nodes asked at once of those that the shard map does not name. All live ones are, before a chunk is said to be nowhere: the
@@ -51,11 +52,16 @@ struct Body {
     noted: usize,
 }
 
-/// Opens a chunk here, or wherever it can be had.
-pub(super) fn read(shared: &Arc<Shared>, id: ChunkId, range: Range<u32>) -> Result<ChunkBody, ChunkError> {
+/// Opens a chunk here, by `local`, or wherever it can be had.
+pub(super) fn read(
+    shared: &Arc<Shared>,
+    id: ChunkId,
+    range: Range<u32>,
+    local: impl FnOnce(&dyn ReplicaStore, Range<u32>) -> Result<ChunkBody, ChunkError>,
+) -> Result<ChunkBody, ChunkError> {
     let me = shared.view.me();
     let (mut current, mut failures) = (None, Vec::new());
-    match shared.local.read(id, range.clone()) {
+    match local(&*shared.local, range.clone()) {
         Ok(body) => {
             metrics::counter!("holdfast_replica_reads_total", "from" => "local").increment(1);
             current = Some(body);

@@ -148,7 +148,7 @@ async fn write(context: &Context, fetched: &Fetched) -> Result<(), ChunkError> {
 
 async fn compare(context: &Context, fetched: &Fetched) -> Result<(), ChunkError> {
     let ChunkInfo { id, size_bytes } = fetched.info;
-    let mut body = context.parts.chunks.read(id, 0..size_bytes)?;
+    let mut body = context.parts.chunks.read_copied(id, 0..size_bytes)?;
     let mut expected = fetched.pieces.iter().map(|piece| &piece[..]);
     let mut left: &[u8] = &[];
     while let Some(piece) = body.next().await {

@@ -503,7 +503,7 @@ async fn md5_of(chunks: &dyn ReplicaStore, manifest: &Manifest) -> Option<[u8; 1
     for extent in &manifest.extents {
         for chunk in extent.chunks() {
             let size_bytes = chunks.stat(chunk)?.size_bytes;
-            let mut body = chunks.read(chunk, 0..size_bytes).ok()?;
+            let mut body = chunks.read_copied(chunk, 0..size_bytes).ok()?;
             while let Some(piece) = body.next().await {
                 md5.update(&piece.ok()?);
             }

@@ -23,7 +23,7 @@ use crate::format::{BLOCK_BYTES, CHECKSUM_BLOCK_BYTES};
 use crate::index::Location;
 use crate::jobs::Job;
 use crate::read::clear_verified;
-use crate::segment::Segment;
+use crate::segment::{Pin, Segment};
 
 /// What one call of [`crate::Engine::compact`] did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -117,13 +117,12 @@ impl Inner {
         let (entries, kills) = listed;
         for entry in entries {
             let from = Location { segment: segment.number(), block: entry.block, extent: entry.extent };
-            if self.index.get(&entry.id) != Some(from) {
-                continue;
-            }
+            // Pinned as it is looked up: a hole beneath the copying would look like damage.
+            let Some((_, pin)) = self.pin(&entry.id).filter(|(found, _)| *found == from) else { continue };
             if report.bytes_moved >= budget_bytes {
                 return Ok(());
             }
-            match self.move_chunk(segment, &entry, from).await {
+            match self.move_chunk(segment, &entry, from, pin).await {
                 Ok(()) => {
                     report.chunks_moved += 1;
                     report.bytes_moved += u64::from(from.record_len());
@@ -161,8 +160,8 @@ impl Inner {
         segment: &Arc<Segment>,
         entry: &IndexEntry,
         from: Location,
+        _pin: Pin,
     ) -> Result<(), NotMoved> {
-        let _pin = segment.pin(entry.block);
         let mut reservation = self.reserve(u64::from(from.record_len()), Purpose::Chunk).await?;
         let header = self.copy_record(segment, entry, &mut reservation).await?;
         self.writes_done(&mut reservation).await?;
@@ -178,6 +177,8 @@ impl Inner {
             self.give_back(reservation.abandon()).await;
             return Err(NotMoved::Deleted);
         }
+        // And behind it: a settling that began between the two saw no death and would forget the copy that died here.
+        self.retention.lock().note_stale_copy(segment.number());
         segment.bury(from.block, u64::from(from.record_len()), u64::from(from.payload_len()));
         reservation.settle();
         Ok(())

@@ -124,10 +124,11 @@ impl Inner {
         self.writer_left(&segment);
     }
 
-    async fn erase_durably(&self, segment: &Segment, offset: u64, len: u64, sync: bool) -> io::Result<()> {
+    async fn erase_durably(self: &Arc<Self>, segment: &Segment, offset: u64, len: u64, sync: bool) -> io::Result<()> {
         self.erase(segment, offset, len).await?;
         if sync {
-            segment.file.sync_data().await?;
+            // With the writers of the segment: a sync beside theirs might fail, and theirs succeed without what it lost.
+            self.sync_segment(segment).await.map_err(io::Error::other)?;
         }
         Ok(())
     }

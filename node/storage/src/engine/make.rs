@@ -41,17 +41,19 @@ impl Inner {
             created_ms: crate::unix_ms(),
         };
         let path = segment_path(&self.config.dir, number);
-        let mut unfinished = Unfinished { io: Arc::clone(&self.io), path: Some(path.clone()) };
         let (io, dir) = (Arc::clone(&self.io), self.config.dir.clone());
         let files = self.blocking({
             let (io, path) = (Arc::clone(&io), path.clone());
             move || {
+                // Made in here: if nobody is left to take the files when they are there at last, it removes them.
+                let unfinished = Unfinished { io: Arc::clone(&io), path: Some(path.clone()) };
                 let direct = io.create(&path, OpenMode::Direct)?;
                 direct.allocate(size)?;
-                Ok((direct, io.open(&path, OpenMode::Buffered)?))
+                Ok((direct, io.open(&path, OpenMode::Buffered)?, unfinished))
             }
         });
-        let (direct, file) = files.await.map_err(|error| self.write_failed("allocate segment", error))?;
+        let (direct, file, mut unfinished) =
+            files.await.map_err(|error| self.write_failed("allocate segment", error))?;
         write_block(&self.pool, &direct, 0, &header.encode())
             .await
             .map_err(|error| self.write_failed("write segment header", error))?;

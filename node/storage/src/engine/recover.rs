@@ -29,7 +29,7 @@ use super::small_files::{read_file, read_prefix, replace_file};
 use super::space::{Sequences, Space};
 use super::{EngineConfig, Inner, ReadMeters};
 use crate::buf::{BufferPool, LARGE_BYTES};
-use crate::error::OpenError;
+use crate::error::{OpenError, is_unreadable};
 use crate::finding::{Finding, FindingSource};
 use crate::format::index_file::{HEADER_BYTES as INDEX_HEADER_BYTES, IndexFile, IndexFileHeader};
 use crate::format::record::{Kill, RecordKind};
@@ -76,6 +76,12 @@ struct Found {
     /// From a scan; index files are read one by one later.
     scan: Option<Scan>,
     kills: Vec<Kill>,
+}
+
+/// Why a segment's header tells nothing.
+enum Unusable {
+    Format(FormatError),
+    Unreadable(io::Error),
 }
 
 struct Opener {
@@ -262,7 +268,7 @@ impl Opener {
         Ok(Some(Found { segment, scan, kills }))
     }
 
-    /// The header of an index file and its tombstones; `None` when the file is missing or damaged.
+    /// The header of an index file and its tombstones; `None` when the file is missing, damaged or cannot be read.
     async fn read_index_head(&self, path: &Path, number: u32) -> io::Result<Option<(IndexFileHeader, Vec<Kill>)>> {
         let bytes = match read_prefix(&self.io, &self.pool, path, |bytes| {
             IndexFileHeader::decode(bytes).map_or(0, |head| INDEX_HEADER_BYTES + head.kills_len)
@@ -271,6 +277,10 @@ impl Opener {
         {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if is_unreadable(&error) => {
+                tracing::warn!(segment = number, %error, "index file unreadable: scanning the segment");
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         };
         let parsed = IndexFileHeader::decode(&bytes)
@@ -292,18 +302,25 @@ impl Opener {
     ) -> Result<Option<SegmentHeader>, OpenError> {
         let buf = self.pool.acquire(BLOCK_BYTES).await;
         let (read, buf) = file.read_at(0, buf, BLOCK_BYTES).await;
-        let count = read.map_err(failed("read segment header", path))?;
-        let detail = match SegmentHeader::decode(&buf[..count]) {
+        let index = index.filter(|(index, _)| index.segment == number);
+        let found = match read {
+            Ok(count) => SegmentHeader::decode(&buf[..count]).map_err(Unusable::Format),
+            // Without an index file there is no knowing what else is in it: the next start may read it.
+            Err(error) if index.is_some() && is_unreadable(&error) => Err(Unusable::Unreadable(error)),
+            Err(error) => return Err(failed("read segment header", path)(error)),
+        };
+        let detail = match found {
             Ok(header) if header.number == number && header.disk == superblock.disk => return Ok(Some(header)),
             Ok(_) => "the header belongs to another segment or disk".to_owned(),
-            Err(source @ FormatError::Version { .. }) => {
+            Err(Unusable::Format(source @ FormatError::Version { .. })) => {
                 return Err(OpenError::Superblock { dir: path.display().to_string(), source });
             }
-            Err(error) => error.to_string(),
+            Err(Unusable::Format(error)) => error.to_string(),
+            Err(Unusable::Unreadable(error)) => error.to_string(),
         };
         drop(buf);
         let len = file.len().map_err(failed("ask for the length of", path))?;
-        if let Some((index, _)) = index.filter(|(index, _)| index.segment == number && index.tail <= len) {
+        if let Some((index, _)) = index.filter(|(index, _)| index.tail <= len) {
             self.findings.push(finding(number, 0, format!("segment header: {detail}; taken from the index file")));
             let len_bytes = (len / BLOCK_BYTES as u64 * BLOCK_BYTES as u64).min(SEGMENT_BYTES_MAX);
             let (disk, created_ms) = (superblock.disk, 0);

@@ -35,7 +35,7 @@ pub(crate) enum Purpose {
 /// The state of this module.
 pub(super) struct Space {
     active: Mutex<Active>,
-    /// Held while the active segment is exchanged.
+    /// Held while the active segment is exchanged, and while the next one is made.
     rotation: tokio::sync::Mutex<()>,
     pub(super) next_segment: AtomicU32,
 }
@@ -291,6 +291,9 @@ impl Inner {
 
     /// Makes the next segment before it is needed.
     pub(super) async fn prepare_segment(self: &Arc<Self>) {
+        // Numbers must rise with use: of two copies of a chunk, the start takes that in the higher segment for the one that stands.
+        // A writer that needed a segment meanwhile would use one with a higher number first.
+        let _rotating = self.space.rotation.lock().await;
         let wanted = self.check_writable().is_ok();
         let made = if wanted { self.make_segment(0, Purpose::Chunk).await.ok() } else { None };
         let mut active = self.space.active.lock();

@@ -11,7 +11,7 @@ use holdfast_protocol::{ColdStub, ContentId, STUB_INDEX};
 pub(super) async fn read(chunks: &dyn ReplicaStore, content: ContentId, size_bytes: u64) -> Option<Content> {
     let id = content.chunk(STUB_INDEX);
     let mut payload = Vec::new();
-    let mut body = chunks.read(id, 0..chunks.stat(id)?.size_bytes).ok()?;
+    let mut body = chunks.read_copied(id, 0..chunks.stat(id)?.size_bytes).ok()?;
     while let Some(piece) = body.next().await {
         payload.extend_from_slice(&piece.ok()?);
     }

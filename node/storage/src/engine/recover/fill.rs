@@ -12,7 +12,7 @@ use super::super::retention::Retention;
 use super::super::scan::{Suspect, scan};
 use super::super::small_files::read_file;
 use super::{Found, Opener, failed, finding};
-use crate::error::OpenError;
+use crate::error::{OpenError, is_unreadable};
 use crate::finding::Finding;
 use crate::format::index_file::{IndexEntry, IndexFile};
 use crate::format::record::RecordKind;
@@ -59,13 +59,15 @@ impl Opener {
 
     /// The records that a segment's index file lists; by a scan if the file turns out to be damaged behind its head.
     async fn indexed_entries(&mut self, segment: &Arc<Segment>) -> Result<Vec<IndexEntry>, OpenError> {
-        let bytes = read_file(&self.io, &self.pool, &segment.index_path)
-            .await
-            .map_err(failed("read index file", &segment.index_path))?;
-        match IndexFile::decode(&bytes) {
+        let decoded = match read_file(&self.io, &self.pool, &segment.index_path).await {
+            Ok(bytes) => IndexFile::decode(&bytes).map_err(|error| error.to_string()),
+            Err(error) if is_unreadable(&error) => Err(error.to_string()),
+            Err(error) => return Err(failed("read index file", &segment.index_path)(error)),
+        };
+        match decoded {
             Ok(file) => Ok(file.entries),
             Err(error) => {
-                tracing::warn!(segment = segment.number(), %error, "index file damaged: scanning the segment");
+                tracing::warn!(segment = segment.number(), error, "index file damaged: scanning the segment");
                 self.report.segments_indexed -= 1;
                 self.report.segments_scanned += 1;
                 let context = failed("scan segment", &segment.path);
