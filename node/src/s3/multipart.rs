@@ -16,7 +16,7 @@ use holdfast_actors::domain::objects::{PAGE_SIZE_MAX, attributes};
 use holdfast_actors::flow::put::{BodyError, StoreRequest, store};
 use holdfast_actors::ports::locks::{Lease, LockName};
 use holdfast_actors::ports::metadata::{
-    Bucket, CompleteUpload, ETag, NewUpload, ObjectVersion, Part, Upload, Versioning,
+    Bucket, BucketId, CompleteUpload, ETag, NewUpload, ObjectVersion, Part, Upload, Versioning,
 };
 use holdfast_protocol::checksum::Checksum;
 use holdfast_protocol::label::PartLabel;
@@ -303,7 +303,7 @@ impl S3Front {
             let stored = self.all_parts(id).await?;
             let now_ms = self.clock.now_ms();
             let Assembled { parts, content } = multipart::assemble(
-                ContentId::generate(now_ms / 1000),
+                content_of((bucket.id, &req.input.key, id), now_ms / 1000),
                 &named,
                 &stored,
                 upload.new.checksum,
@@ -327,7 +327,7 @@ impl S3Front {
         };
         let (object, version_id) = match completed.await {
             Err(error) if *error.code() == S3ErrorCode::NoSuchUpload && !conditional => {
-                self.completed_before(&bucket, &req.input.key, &named).await.ok_or(error)?
+                self.completed_before(&bucket, (&req.input.key, id), &named).await.ok_or(error)?
             }
             result => result?,
         };
@@ -351,16 +351,20 @@ impl S3Front {
         Ok(S3Response::new(output))
     }
 
-    /// The object that a completion asks for, if it is there already: a client that did not hear the answer asks again, and
-    /// by then the upload is gone.
+    /// The object that this very upload became, if it is there already: a client that did not hear the answer asks again, and
+    /// by then the upload is gone. One that was aborted became none, though another may have brought the same bytes. Once the
+    /// bytes were moved to or from a tier that cannot be told any more.
     async fn completed_before(
         &self,
         bucket: &Bucket,
-        key: &str,
+        (key, upload): (&str, UploadId),
         named: &[NamedPart],
     ) -> Option<(Arc<ObjectVersion>, Option<String>)> {
         let object = self.metadata.object(bucket.id, key, None).await.ok()?;
         let content = object.content.as_ref()?;
+        if content.id != content_of((bucket.id, key, upload), content.id.unix_seconds()) {
+            return None;
+        }
         let md5s: Vec<[u8; 16]> = named.iter().map(|part| part.etag.map(|etag| etag.md5)).collect::<Option<_>>()?;
         let same = content.etag == multipart_etag(&md5s)
             && content.parts.iter().map(|part| part.number).eq(named.iter().map(|part| part.number));
@@ -430,6 +434,15 @@ impl S3Front {
             ..Default::default()
         }))
     }
+}
+
+/// Names the content that an upload to a key becomes, so that it can be told later which upload that was.
+fn content_of((bucket, key, upload): (BucketId, &str, UploadId), unix_seconds: u64) -> ContentId {
+    let named = [&upload.as_bytes()[..], &bucket.0.to_be_bytes(), key.as_bytes()].concat();
+    let digest = ring::digest::digest(&ring::digest::SHA256, &named);
+    let mut id = ContentId::generate(unix_seconds);
+    id.0[4..].copy_from_slice(&digest.as_ref()[..8]);
+    id
 }
 
 /// The parts that a completion names.
