@@ -15,7 +15,7 @@
 //! to be coordinating.
 //!
 //! Whatever the ages say, an orphan is deleted only after metadata has condemned its content: no commit can make it known
-//! any more.
+//! any more. In a cluster the metadata must be some cluster's: one that is being restored is nobody's until all is in it.
 //!
 //! Each call of a port has a time limit ([`Limits::call_timeout`]). A delete that is cut off may have happened.
 
@@ -52,6 +52,9 @@ pub enum ReclaimError {
     /// A live node does not say what it is writing; what it writes must not be taken for orphans.
     #[error("orphans are not looked for while a live node does not say what it is writing: {0}")]
     Writers(String),
+    /// The metadata is not the cluster's, or not yet: what it does not know it may be about to be told.
+    #[error("orphans are not looked for while the metadata belongs to no cluster: is it being restored?")]
+    Unclaimed,
     /// A port did not answer in time.
     #[error("{0} took too long")]
     Timeout(&'static str),
@@ -276,6 +279,7 @@ impl Reclaimer {
             if unknown.is_empty() {
                 continue;
             }
+            self.require_claim().await?;
             let condemn = self.metadata.condemn(&unknown, self.clock.now_ms());
             let mut condemned = self.timed("condemn contents", condemn).await?;
             condemned.sort_unstable();
@@ -293,6 +297,16 @@ impl Reclaimer {
             self.delete_from(self.own_chunks(), &mut batch).await?;
         }
         Ok(())
+    }
+
+    /// A database that was lost and made anew knows nothing until a backup is in it, and becomes the cluster's then. Asked
+    /// after what is known: what became known meanwhile is not condemned.
+    async fn require_claim(&self) -> Result<(), ReclaimError> {
+        if self.cluster.is_none() {
+            return Ok(());
+        }
+        let claimant = self.timed("ask whose the metadata is", self.metadata.claim(None)).await?;
+        claimant.map(drop).ok_or(ReclaimError::Unclaimed)
     }
 
     /// Whether what is left undone by this node is its business.

@@ -110,11 +110,12 @@ pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Cou
 /// left over.
 ///
 /// # Errors
-/// When metadata holds buckets, the backup is damaged or cut off; those of metadata.
+/// When a node of the cluster runs, metadata holds buckets, the backup is damaged or cut off; those of metadata.
 pub async fn restore(config: &Config, from: &mut (impl Read + Seek)) -> anyhow::Result<Counts> {
     load::check(from).context("nothing was restored")?;
     from.rewind().context("read the backup again")?;
     let data_dir = DataDir::open(&config.node.data_dir)?;
+    super::zookeeper::require_stopped(config).await.context("nothing was restored")?;
     let Database { store: metadata, ledger } = super::open_database(config, &data_dir, Claim::Later).await?;
     let mut counts = load(&*metadata, &*ledger, from).await;
     if counts.is_ok()

@@ -261,10 +261,14 @@ pub struct RebuildOptions {
 /// Rebuilds metadata from this node's disks.
 ///
 /// # Errors
-/// When the node runs or metadata holds buckets already (unless `add`); those of disks and metadata.
+/// When this node runs, or unless it is a dry run any node of its cluster; when metadata holds buckets already (unless `add`);
+/// those of disks and metadata.
 pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> anyhow::Result<RebuildReport> {
     let options = RebuildOptions { alone: !config.cluster.is_on(), ..options };
     let data_dir = DataDir::open(&config.node.data_dir)?;
+    if !options.dry_run {
+        super::zookeeper::require_stopped(config).await.context("nothing was rebuilt")?;
+    }
     let claim = if options.dry_run { Claim::Later } else { Claim::Take };
     let metadata = super::open_metadata(config, &data_dir, claim).await?;
     if !options.add && !metadata.list_buckets(None, None, 1).await.context("look at the metadata")?.is_empty() {
