@@ -13,7 +13,9 @@ use holdfast_actors::ports::metadata::{
 };
 use holdfast_actors::ports::tiering::{Move, TierRecord};
 use holdfast_actors::ports::{ChunkSpec, ChunkStore, TierLedger};
-use holdfast_node::assemble::cluster_tools::{RebuildOptions, dump, from_chunks, load, restore, restore_stream};
+use holdfast_node::assemble::cluster_tools::{
+    RebuildOptions, backup_to, dump, from_chunks, load, restore, restore_stream,
+};
 use holdfast_node::config::Config;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::checksum::Checksum;
@@ -671,4 +673,19 @@ async fn a_backup_that_was_cut_off_leaves_metadata_as_it_was() {
     restored.close().await;
     let left: Vec<_> = std::fs::read_dir(&config.node.data_dir).expect("a directory").flatten().collect();
     assert!(left.iter().all(|entry| entry.file_name() != "restore.partial"), "{left:?}");
+}
+
+/// Names of backups often end in their dates, which look like extensions.
+#[tokio::test]
+async fn a_backup_does_not_write_into_another_one_that_is_under_way() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut config = Config::default();
+    config.node.data_dir = dir.path().join("node");
+    let (other, path) = (dir.path().join("metadata.partial"), dir.path().join("metadata.2026-11-30"));
+    std::fs::write(&other, "half of it").expect("a file");
+    let counts = backup_to(&config, &path).await.expect("a backup");
+    assert_eq!(std::fs::read_to_string(&other).expect("a file"), "half of it");
+    let mut file = std::fs::File::open(&path).expect("the backup");
+    config.node.data_dir = dir.path().join("another");
+    assert_eq!(restore(&config, &mut file).await.expect("restored"), counts);
 }

@@ -14,9 +14,10 @@
 //! disks so returns to its tier at once, and a restore that was under way has to be asked for again. Pieces that were on the
 //! list of pieces to delete are forgotten, and stay in their tier.
 
+use std::fs::File;
 use std::io::{BufReader, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use holdfast_actors::ports::MetadataStore;
@@ -71,14 +72,20 @@ pub async fn backup_to(config: &Config, path: &Path) -> anyhow::Result<Counts> {
     if path.exists() {
         bail!(Taken(format!("{} exists already: a backup is not written over", path.display())));
     }
-    let temporary = path.with_extension("partial");
+    // Behind the whole name: backups that run beside each other may differ in what looks like an extension.
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".partial");
+    let temporary = PathBuf::from(temporary);
     let failed = || format!("write {}", temporary.display());
     let mut options = std::fs::OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary).with_context(failed)?;
     let mut out = std::io::BufWriter::new(file);
     let counts = backup(config, &mut out).await?;
     out.into_inner().map_err(|error| error.into_error()).and_then(|file| file.sync_all()).with_context(failed)?;
-    std::fs::rename(&temporary, path).with_context(|| format!("write {}", path.display()))?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let renamed = std::fs::rename(&temporary, path);
+    let durable = renamed.and_then(|()| File::open(directory)).and_then(|directory| directory.sync_all());
+    durable.with_context(|| format!("write {}", path.display()))?;
     Ok(counts)
 }
 
