@@ -675,6 +675,38 @@ async fn a_backup_that_was_cut_off_leaves_metadata_as_it_was() {
     assert!(left.iter().all(|entry| entry.file_name() != "restore.partial"), "{left:?}");
 }
 
+/// What was moved after a backup lies elsewhere than the backup says, though nothing happened to the object.
+#[tokio::test]
+async fn objects_that_were_moved_since_a_backup_are_found_by_a_rebuild_on_top_of_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let id = |seconds: u8, n: u8| ContentId([0, 0, 0, seconds, n, 0, 0, 0, 0, 0, 0, 0]);
+    let etag = ETag { md5: md5(b"bytes"), parts: None };
+    let named = |key: &str| label(key, VersionId::NULL, 10, None);
+    let [then, since] = [(); 2].map(|()| Arc::new(MemoryChunkStore::default()));
+    write(&*then, id(1, 1), &named("moved"), b"bytes").await;
+    write_committed_stub(&then, &cold_content(id(1, 2), "OSS", etag), named("back")).await;
+    let source = store(&dir, "source").await;
+    from_chunks(&*then, &*source, "root", WRITE).await.expect("objects");
+    let mut file = Vec::new();
+    dump(&*source, &*source, &mut file).await.expect("a backup");
+    source.close().await;
+    // What they were moved from is deleted by now.
+    let cold = cold_content(id(2, 1), "OSS", etag);
+    write_committed_stub(&since, &cold, named("moved")).await;
+    write(&*since, id(2, 2), &named("back"), b"bytes").await;
+
+    let target = store(&dir, "target").await;
+    load(&*target, &*target, &mut file.as_slice()).await.expect("restored");
+    assert_eq!(latest(&*target, "moved").await.content.as_ref().expect("content").id, id(1, 1));
+    from_chunks(&*since, &*target, "root", ADD).await.expect("rebuilt");
+    assert_eq!(latest(&*target, "moved").await.content.as_deref(), Some(&cold));
+    let back = latest(&*target, "back").await;
+    let content = back.content.as_ref().expect("content");
+    assert_eq!((content.id, content.cold(), content.etag), (id(2, 2), None, etag));
+    assert_eq!(versions(&*target).await.len(), 2);
+    target.close().await;
+}
+
 /// Names of backups often end in their dates, which look like extensions.
 #[tokio::test]
 async fn a_backup_does_not_write_into_another_one_that_is_under_way() {
