@@ -685,8 +685,22 @@ async fn objects_that_were_moved_since_a_backup_are_found_by_a_rebuild_on_top_of
     let [then, since] = [(); 2].map(|()| Arc::new(MemoryChunkStore::default()));
     write(&*then, id(1, 1), &named("moved"), b"bytes").await;
     write_committed_stub(&then, &cold_content(id(1, 2), "OSS", etag), named("back")).await;
+    let (version, marker) = (VersionId::generate(1), VersionId::generate(2));
+    let hidden = || label("hidden", version, 10, None);
+    write(&*then, id(1, 3), &hidden(), b"bytes").await;
     let source = store(&dir, "source").await;
     from_chunks(&*then, &*source, "root", WRITE).await.expect("objects");
+    let bucket = source.bucket("bucket").await.expect("the bucket").id;
+    let deletion = DeleteRequest {
+        key: "hidden".into(),
+        version: None,
+        marker_version: marker,
+        owner: "root".into(),
+        precondition: WritePrecondition::default(),
+        only_if: None,
+        event: None,
+    };
+    source.delete_objects(bucket, vec![deletion], 20).await.expect("a delete marker");
     let mut file = Vec::new();
     dump(&*source, &*source, &mut file).await.expect("a backup");
     source.close().await;
@@ -694,6 +708,8 @@ async fn objects_that_were_moved_since_a_backup_are_found_by_a_rebuild_on_top_of
     let cold = cold_content(id(2, 1), "OSS", etag);
     write_committed_stub(&since, &cold, named("moved")).await;
     write(&*since, id(2, 2), &named("back"), b"bytes").await;
+    let noncurrent = cold_content(id(2, 3), "OSS", etag);
+    write_committed_stub(&since, &noncurrent, hidden()).await;
 
     let target = store(&dir, "target").await;
     load(&*target, &*target, &mut file.as_slice()).await.expect("restored");
@@ -703,7 +719,16 @@ async fn objects_that_were_moved_since_a_backup_are_found_by_a_rebuild_on_top_of
     let back = latest(&*target, "back").await;
     let content = back.content.as_ref().expect("content");
     assert_eq!((content.id, content.cold(), content.etag), (id(2, 2), None, etag));
-    assert_eq!(versions(&*target).await.len(), 2);
+    // What was deleted stays hidden.
+    let bucket = target.bucket("bucket").await.expect("the bucket").id;
+    let found = target.object(bucket, "hidden", Some(version)).await.expect("the version");
+    assert_eq!(found.content.as_deref(), Some(&noncurrent));
+    let hidden = [("hidden".to_owned(), marker, true, 20), ("hidden".to_owned(), version, false, 10)];
+    assert_eq!(
+        versions(&*target).await.iter().filter(|(key, ..)| key == "hidden").cloned().collect::<Vec<_>>(),
+        hidden
+    );
+    assert_eq!(versions(&*target).await.len(), 4);
     target.close().await;
 }
 
