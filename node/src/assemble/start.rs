@@ -44,6 +44,7 @@ pub(super) async fn start_in(setting: Setting, config: Config, root: Root) -> an
     limits::raise_open_files();
     let metrics = telemetry::init_metrics()?;
     let data_dir = DataDir::open(&config.node.data_dir)?;
+    data_dir.refuse_unfinished()?;
     let token = Token::read_or_create(&config.admin_token_file())?;
 
     let admin_state = AdminState::default();

@@ -113,8 +113,8 @@ pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Cou
 }
 
 /// Puts a backup into metadata that is empty. All of the backup is looked at before anything is written. A database becomes
-/// the cluster's at the end: no node starts with one that this was interrupted at, and takes the chunks of all the rest for
-/// left over.
+/// the cluster's at the end, and a node that runs alone has a mark until then: no node starts with metadata that this was
+/// interrupted at, and takes the chunks of all the rest for left over.
 ///
 /// # Errors
 /// When a node of the cluster runs, metadata holds buckets, the backup is damaged or cut off; those of metadata.
@@ -124,6 +124,11 @@ pub async fn restore(config: &Config, from: &mut (impl Read + Seek)) -> anyhow::
     let data_dir = DataDir::open(&config.node.data_dir)?;
     super::zookeeper::require_stopped(config).await.context("nothing was restored")?;
     let Database { store: metadata, ledger } = super::open_database(config, &data_dir, Claim::Later).await?;
+    // A database says itself whose it is, when all is in it.
+    let is_alone = !config.cluster.is_on();
+    if is_alone && metadata.list_buckets(None, None, 1).await.context("look at the metadata")?.is_empty() {
+        data_dir.begin_filling()?;
+    }
     let mut counts = load(&*metadata, &*ledger, from).await;
     if counts.is_ok()
         && let Some(cluster) = data_dir.cluster_id()?
@@ -137,6 +142,9 @@ pub async fn restore(config: &Config, from: &mut (impl Read + Seek)) -> anyhow::
     let invalidated = super::zookeeper::invalidate_cache(config).await;
     let counts = counts?;
     invalidated?;
+    if is_alone {
+        data_dir.end_filling()?;
+    }
     Ok(counts)
 }
 

@@ -280,6 +280,9 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     let cluster = data_dir.cluster_id()?.map_or(data_dir.id(), |cluster| *cluster.as_bytes());
     let opened = storage::open_disks(config, cluster, data_dir.id(), None).await?;
     let chunks = DiskChunks::new(opened.disks.clone());
+    if !options.dry_run {
+        data_dir.begin_filling()?;
+    }
     let rebuilt = from_chunks(&chunks, &*metadata, owner, options).await;
     metadata.close().await;
     // Also after an error: what was written stays.
@@ -288,6 +291,9 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     let report = rebuilt?;
     invalidated?;
     closed?;
+    if !options.dry_run {
+        data_dir.end_filling()?;
+    }
     Ok(report)
 }
 
