@@ -19,6 +19,7 @@
 //!
 //! Each call of a port has a time limit ([`Limits::call_timeout`]). A delete that is cut off may have happened.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -100,12 +101,41 @@ pub struct PassStats {
 pub struct InFlightWrites {
     started: Instant,
     window: Mutex<WriteWindow>,
+    /// Those that somebody says are not over, with how many say so.
+    held: Mutex<BTreeMap<ContentId, usize>>,
+}
+
+/// A content that is in flight for as long as this lives.
+#[derive(Debug)]
+pub struct HeldContent {
+    writes: Arc<InFlightWrites>,
+    content: ContentId,
+}
+
+impl Drop for HeldContent {
+    fn drop(&mut self) {
+        let mut held = self.writes.held.lock();
+        if let Some(count) = held.get_mut(&self.content) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.content);
+            }
+        }
+    }
 }
 
 impl InFlightWrites {
     /// A window longer than any write takes from its last new chunk to its commit.
     pub fn new(window: Duration) -> Arc<Self> {
-        Arc::new(Self { started: Instant::now(), window: Mutex::new(WriteWindow::new(window.as_millis() as u64)) })
+        let window = Mutex::new(WriteWindow::new(window.as_millis() as u64));
+        Arc::new(Self { started: Instant::now(), window, held: Mutex::default() })
+    }
+
+    /// Keeps `content` in flight until what is returned is dropped: what a move brought back may be read for hours before its
+    /// commit.
+    pub fn hold(self: &Arc<Self>, content: ContentId) -> HeldContent {
+        *self.held.lock().entry(content).or_default() += 1;
+        HeldContent { writes: Arc::clone(self), content }
     }
 
     /// To be called before a chunk of `content` is created.
@@ -115,7 +145,7 @@ impl InFlightWrites {
 
     /// Whether `content` can belong to a write that is not over.
     pub fn may_be_in_flight(&self, content: ContentId) -> bool {
-        self.window.lock().may_be_in_flight(content, self.now_ms())
+        self.held.lock().contains_key(&content) || self.window.lock().may_be_in_flight(content, self.now_ms())
     }
 
     fn now_ms(&self) -> u64 {
