@@ -9,6 +9,7 @@ use holdfast_actors::ports::MetadataStore;
 use holdfast_actors::ports::coordination::{self, ClusterIdentity, Coordination, CoordinationError};
 
 use super::cluster::{ClusterPorts, check_identity};
+use super::cluster_tools::Taken;
 use super::data_dir::DataDir;
 use super::transport::Transport;
 use super::{locks, storage};
@@ -137,10 +138,10 @@ pub(super) async fn require_stopped(config: &Config) -> anyhow::Result<()> {
     if nodes.is_empty() {
         return Ok(());
     }
-    bail!(
+    bail!(Taken(format!(
         "nodes of the cluster run, and would delete chunks that the metadata does not know yet: stop {}",
         nodes.join(", ")
-    )
+    )))
 }
 
 /// Connects to ZooKeeper.
