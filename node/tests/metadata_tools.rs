@@ -27,7 +27,8 @@ use holdfast_protocol::{
 };
 use md5::Digest;
 
-const WRITE: RebuildOptions = RebuildOptions { dry_run: false, add: false, complete_uploads: false, alone: false };
+const WRITE: RebuildOptions =
+    RebuildOptions { dry_run: false, add: false, complete_uploads: false, moved_only: false, alone: false };
 
 async fn store(dir: &tempfile::TempDir, name: &str) -> Arc<SqliteMetadataStore> {
     let opened = SqliteMetadataStore::open(&dir.path().join(name), SqliteOptions::default()).await;
@@ -715,19 +716,25 @@ async fn objects_that_were_moved_since_a_backup_are_found_by_a_rebuild_on_top_of
     let (version, marker) = (VersionId::generate(1), VersionId::generate(2));
     let hidden = || label("hidden", version, 10, None);
     write(&*then, id(1, 3), &hidden(), b"bytes").await;
+    write(&*then, id(1, 4), &named("old name"), b"bytes").await;
     let source = store(&dir, "source").await;
     from_chunks(&*then, &*source, "root", WRITE).await.expect("objects");
     let bucket = source.bucket("bucket").await.expect("the bucket").id;
-    let deletion = DeleteRequest {
-        key: "hidden".into(),
-        version: None,
+    let deletion = |key: &str, version| DeleteRequest {
+        key: key.into(),
+        version,
         marker_version: marker,
         owner: "root".into(),
         precondition: WritePrecondition::default(),
         only_if: None,
         event: None,
     };
-    source.delete_objects(bucket, vec![deletion], 20).await.expect("a delete marker");
+    // As clients rename.
+    let copy = commit_of(bucket, "new name", ContentSource::Shared(id(1, 4)), None, 20);
+    source.commit_object(copy).await.expect("a copy");
+    let deletions = vec![deletion("hidden", None), deletion("old name", Some(VersionId::NULL))];
+    let deleted = source.delete_objects(bucket, deletions, 20).await.expect("deletions");
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
     let mut file = Vec::new();
     dump(&*source, &*source, &mut file).await.expect("a backup");
     source.close().await;
@@ -737,11 +744,14 @@ async fn objects_that_were_moved_since_a_backup_are_found_by_a_rebuild_on_top_of
     write(&*since, id(2, 2), &named("back"), b"bytes").await;
     let noncurrent = cold_content(id(2, 3), "OSS", etag);
     write_committed_stub(&since, &noncurrent, hidden()).await;
+    write(&*since, id(1, 4), &named("old name"), b"bytes").await;
 
     let target = store(&dir, "target").await;
     load(&*target, &*target, &mut file.as_slice()).await.expect("restored");
     assert_eq!(latest(&*target, "moved").await.content.as_ref().expect("content").id, id(1, 1));
-    from_chunks(&*since, &*target, "root", ADD).await.expect("rebuilt");
+    let options = RebuildOptions { moved_only: true, ..ADD };
+    let report = from_chunks(&*since, &*target, "nobody", options).await.expect("rebuilt");
+    assert_eq!((report.objects, report.cold, report.known), (3, 2, 1));
     assert_eq!(latest(&*target, "moved").await.content.as_deref(), Some(&cold));
     let back = latest(&*target, "back").await;
     let content = back.content.as_ref().expect("content");
@@ -755,7 +765,11 @@ async fn objects_that_were_moved_since_a_backup_are_found_by_a_rebuild_on_top_of
         versions(&*target).await.iter().filter(|(key, ..)| key == "hidden").cloned().collect::<Vec<_>>(),
         hidden
     );
-    assert_eq!(versions(&*target).await.len(), 4);
+    // And names that objects had are not theirs again, though what they were is still there.
+    assert!(versions(&*target).await.iter().all(|(key, ..)| key != "old name"));
+    assert_eq!(versions(&*target).await.len(), 5);
+    assert_eq!(target.bucket("bucket").await.expect("the bucket").versioning, Versioning::Enabled);
+    assert!(target.user("nobody").await.is_err());
     target.close().await;
 }
 
