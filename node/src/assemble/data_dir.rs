@@ -118,13 +118,16 @@ impl DataDir {
         self.write(UNFINISHED, b"")
     }
 
-    /// Everything is in the metadata.
+    /// Everything is in the metadata, whoever began to fill them.
     ///
     /// # Errors
     /// When that cannot be written down.
     pub(crate) fn end_filling(&self) -> anyhow::Result<()> {
         let path = self.file(UNFINISHED);
-        let removed = fs::remove_file(&path).and_then(|()| File::open(&self.path)?.sync_all());
+        let removed = match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.and_then(|()| File::open(&self.path)?.sync_all()),
+        };
         removed.with_context(|| format!("remove {}", path.display()))
     }
 
@@ -221,6 +224,7 @@ mod tests {
         let error = data.refuse_unfinished().unwrap_err().to_string();
         assert!(error.contains("metadata.unfinished"), "{error}");
         data.begin_filling().unwrap();
+        data.end_filling().unwrap();
         data.end_filling().unwrap();
         data.refuse_unfinished().unwrap();
     }

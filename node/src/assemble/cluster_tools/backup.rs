@@ -142,9 +142,7 @@ pub async fn restore(config: &Config, from: &mut (impl Read + Seek)) -> anyhow::
     let invalidated = super::zookeeper::invalidate_cache(config).await;
     let counts = counts?;
     invalidated?;
-    if is_alone {
-        data_dir.end_filling()?;
-    }
+    data_dir.end_filling()?;
     Ok(counts)
 }
 

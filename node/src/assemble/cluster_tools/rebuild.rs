@@ -271,6 +271,10 @@ pub struct RebuildOptions {
 pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> anyhow::Result<RebuildReport> {
     let options = RebuildOptions { alone: !config.cluster.is_on(), ..options };
     let data_dir = DataDir::open(&config.node.data_dir)?;
+    if options.moved_only {
+        // One that broke off may have taken out a version to put it back, and this one puts back only what is there.
+        data_dir.refuse_unfinished().context("put the backup back again before what was moved is looked for")?;
+    }
     if !options.dry_run {
         super::zookeeper::require_stopped(config).await.context("nothing was rebuilt")?;
     }
