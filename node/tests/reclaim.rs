@@ -18,7 +18,7 @@ use holdfast_actors::ports::{ChunkStore, Clock, MetadataStore, SystemClock};
 use holdfast_node::locks::InProcessLocks;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
-use holdfast_protocol::{ColdPlace, ContentId, Manifest, STUB_INDEX, UploadId, VersionId};
+use holdfast_protocol::{ClusterId, ColdPlace, ContentId, Manifest, STUB_INDEX, UploadId, VersionId};
 
 struct World {
     reclaimer: Reclaimer,
@@ -192,6 +192,11 @@ async fn what_another_node_may_be_writing_is_no_orphan_however_long_it_takes() {
     assert!(refused.to_string().contains("node 2 cannot be asked"), "{refused}");
     assert!(world.has(writing) && world.has(younger) && world.has(older), "nobody knows");
     world.reclaimer.cluster = Some(some);
+    // A backup is being put back, say, while this node was left running: the database is nobody's until all is in it.
+    let refused = world.reclaimer.sweep_orphans(&mut None).await.unwrap_err();
+    assert!(refused.to_string().contains("belongs to no cluster"), "{refused}");
+    assert!(world.has(older), "deleted on the word of metadata that are not complete");
+    world.reclaimer.metadata.claim(Some(ClusterId::generate())).await.expect("a claim");
     assert_eq!(world.sweep().await, 1);
     assert!(!world.has(older) && world.has(writing) && world.has(younger));
     world.commit("slow", writing).await;

@@ -15,10 +15,11 @@
 //! to be coordinating.
 //!
 //! Whatever the ages say, an orphan is deleted only after metadata has condemned its content: no commit can make it known
-//! any more.
+//! any more. In a cluster the metadata must be some cluster's: one that is being restored is nobody's until all is in it.
 //!
 //! Each call of a port has a time limit ([`Limits::call_timeout`]). A delete that is cut off may have happened.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,9 @@ pub enum ReclaimError {
     /// A live node does not say what it is writing; what it writes must not be taken for orphans.
     #[error("orphans are not looked for while a live node does not say what it is writing: {0}")]
     Writers(String),
+    /// The metadata is not the cluster's, or not yet: what it does not know it may be about to be told.
+    #[error("orphans are not looked for while the metadata belongs to no cluster: is it being restored?")]
+    Unclaimed,
     /// A port did not answer in time.
     #[error("{0} took too long")]
     Timeout(&'static str),
@@ -97,12 +101,41 @@ pub struct PassStats {
 pub struct InFlightWrites {
     started: Instant,
     window: Mutex<WriteWindow>,
+    /// Those that somebody says are not over, with how many say so.
+    held: Mutex<BTreeMap<ContentId, usize>>,
+}
+
+/// A content that is in flight for as long as this lives.
+#[derive(Debug)]
+pub struct HeldContent {
+    writes: Arc<InFlightWrites>,
+    content: ContentId,
+}
+
+impl Drop for HeldContent {
+    fn drop(&mut self) {
+        let mut held = self.writes.held.lock();
+        if let Some(count) = held.get_mut(&self.content) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.content);
+            }
+        }
+    }
 }
 
 impl InFlightWrites {
     /// A window longer than any write takes from its last new chunk to its commit.
     pub fn new(window: Duration) -> Arc<Self> {
-        Arc::new(Self { started: Instant::now(), window: Mutex::new(WriteWindow::new(window.as_millis() as u64)) })
+        let window = Mutex::new(WriteWindow::new(window.as_millis() as u64));
+        Arc::new(Self { started: Instant::now(), window, held: Mutex::default() })
+    }
+
+    /// Keeps `content` in flight until what is returned is dropped: what a move brought back may be read for hours before its
+    /// commit.
+    pub fn hold(self: &Arc<Self>, content: ContentId) -> HeldContent {
+        *self.held.lock().entry(content).or_default() += 1;
+        HeldContent { writes: Arc::clone(self), content }
     }
 
     /// To be called before a chunk of `content` is created.
@@ -112,7 +145,7 @@ impl InFlightWrites {
 
     /// Whether `content` can belong to a write that is not over.
     pub fn may_be_in_flight(&self, content: ContentId) -> bool {
-        self.window.lock().may_be_in_flight(content, self.now_ms())
+        self.held.lock().contains_key(&content) || self.window.lock().may_be_in_flight(content, self.now_ms())
     }
 
     fn now_ms(&self) -> u64 {
@@ -276,6 +309,7 @@ impl Reclaimer {
             if unknown.is_empty() {
                 continue;
             }
+            self.require_claim().await?;
             let condemn = self.metadata.condemn(&unknown, self.clock.now_ms());
             let mut condemned = self.timed("condemn contents", condemn).await?;
             condemned.sort_unstable();
@@ -293,6 +327,16 @@ impl Reclaimer {
             self.delete_from(self.own_chunks(), &mut batch).await?;
         }
         Ok(())
+    }
+
+    /// A database that was lost and made anew knows nothing until a backup is in it, and becomes the cluster's then. Asked
+    /// after what is known: what became known meanwhile is not condemned.
+    async fn require_claim(&self) -> Result<(), ReclaimError> {
+        if self.cluster.is_none() {
+            return Ok(());
+        }
+        let claimant = self.timed("ask whose the metadata is", self.metadata.claim(None)).await?;
+        claimant.map(drop).ok_or(ReclaimError::Unclaimed)
     }
 
     /// Whether what is left undone by this node is its business.

@@ -144,6 +144,9 @@ pub trait TierLedger: Send + Sync + 'static {
     /// settings before. Fails with `NotFound("tier")`.
     async fn change_tier(&self, name: &TierName, settings: String) -> MetadataResult<TierRecord>;
 
+    /// [`Self::change_tier`], if nothing lies in the tier: the settings may lead to another store. Fails also with `TierInUse`.
+    async fn change_empty_tier(&self, name: &TierName, settings: String) -> MetadataResult<TierRecord>;
+
     /// Removes a tier that nothing lies in, is to be deleted from or waits for. Fails with `NotFound("tier")`, `TierInUse`.
     async fn remove_tier(&self, name: &TierName) -> MetadataResult<()>;
 

@@ -214,16 +214,20 @@ pub(super) async fn change(
     let prepared = state.tiers.build_for_change(&stored.name, change.settings).await?;
     overlap::check_store(&state, &stored.name, &*prepared.tier)?;
     let sample = spread::look_up(&state, &stored.name, &*prepared.tier).await?;
-    let record = state.ledger().change_tier(&stored.name, prepared.stored).await?;
+    // Where nothing lies any settings will do, for as long as nothing comes there by those before.
+    let record = if sample.looked_up == 0 {
+        let changed = state.ledger().change_empty_tier(&stored.name, prepared.stored).await;
+        changed.map_err(|error| match error {
+            MetadataError::TierInUse => ApiError::new(
+                ErrorCode::Conflict,
+                format!("something has just come to lie in {}: try again, it is looked for then", stored.name),
+            ),
+            error => error.into(),
+        })?
+    } else {
+        state.ledger().change_tier(&stored.name, prepared.stored).await?
+    };
     take_over(&state).await;
-    // From now on nothing goes where the settings before led; but the first content may have come there meanwhile.
-    if let Err(error) = spread::look_up(&state, &stored.name, &*prepared.tier).await
-        && error.code() == ErrorCode::Conflict
-    {
-        state.ledger().change_tier(&stored.name, stored.settings).await?;
-        take_over(&state).await;
-        return Err(error);
-    }
     let TierSample { looked_up, missing } = sample;
     tracing::info!(tier = %record.name, revision = record.revision, looked_up, missing, "tier changed");
     let lanes = state.ledger().move_backlog(state.clock.now_ms()).await?;

@@ -8,6 +8,7 @@
 //! | `node.secret` | the key that seals secrets, mode 0600 |
 //! | `admin.token` | bearer token of the admin API, mode 0600 |
 //! | `metadata.sqlite` | metadata |
+//! | `metadata.unfinished` | there while a tool fills the metadata: no node starts with half of them |
 //! | `disks/0` | the first disk, unless the configuration names others |
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -18,6 +19,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use holdfast_protocol::{ClusterId, NodeId};
 use rustix::fs::{FlockOperation, flock};
+
+/// Says that a tool which fills the metadata has not come to its end.
+const UNFINISHED: &str = "metadata.unfinished";
 
 /// Another process has the data directory.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +109,44 @@ impl DataDir {
         }
     }
 
+    /// A tool begins to fill the metadata. Until [`Self::end_filling`] no node starts here: it would take the chunks of all that is
+    /// not in them yet for left over, and delete them.
+    ///
+    /// # Errors
+    /// When that cannot be written down.
+    pub(crate) fn begin_filling(&self) -> anyhow::Result<()> {
+        self.write(UNFINISHED, b"")
+    }
+
+    /// Everything is in the metadata, whoever began to fill them.
+    ///
+    /// # Errors
+    /// When that cannot be written down.
+    pub(crate) fn end_filling(&self) -> anyhow::Result<()> {
+        let path = self.file(UNFINISHED);
+        let removed = match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.and_then(|()| File::open(&self.path)?.sync_all()),
+        };
+        removed.with_context(|| format!("remove {}", path.display()))
+    }
+
+    /// Refuses metadata that a tool has filled in part.
+    ///
+    /// # Errors
+    /// When they are.
+    pub(crate) fn refuse_unfinished(&self) -> anyhow::Result<()> {
+        let path = self.file(UNFINISHED);
+        if !path.try_exists().with_context(|| format!("look for {}", path.display()))? {
+            return Ok(());
+        }
+        bail!(
+            "restoring or rebuilding the metadata of this node did not come to its end, and chunks of what is not in them would be \
+             deleted: restore again into new metadata, or rebuild again with --add (if they are whole all the same, remove {})",
+            path.display()
+        )
+    }
+
     /// Writes a small file of mode 0600 so that after a crash it is there whole or not at all.
     ///
     /// # Errors
@@ -168,6 +210,23 @@ mod tests {
         data.set_cluster_id(ours).unwrap();
         let error = data.set_cluster_id(other).unwrap_err().to_string();
         assert!(error.contains(&ours.to_string()) && error.contains(&other.to_string()), "{error}");
+    }
+
+    #[test]
+    fn metadata_that_were_filled_in_part_are_refused_until_they_are_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        data.refuse_unfinished().unwrap();
+        data.begin_filling().unwrap();
+        drop(data);
+        // The tool died, and is run again.
+        let data = DataDir::open(dir.path()).unwrap();
+        let error = data.refuse_unfinished().unwrap_err().to_string();
+        assert!(error.contains("metadata.unfinished"), "{error}");
+        data.begin_filling().unwrap();
+        data.end_filling().unwrap();
+        data.end_filling().unwrap();
+        data.refuse_unfinished().unwrap();
     }
 
     #[test]

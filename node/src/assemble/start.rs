@@ -61,6 +61,7 @@ async fn start_parts(
     limits::raise_open_files();
     let metrics = telemetry::init_metrics()?;
     let data_dir = DataDir::open(&config.node.data_dir)?;
+    data_dir.refuse_unfinished()?;
     let token = Token::read_or_create(&config.admin_token_file())?;
 
     let admin_state = AdminState::default();

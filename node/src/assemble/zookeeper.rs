@@ -9,6 +9,7 @@ use holdfast_actors::ports::MetadataStore;
 use holdfast_actors::ports::coordination::{self, ClusterIdentity, Coordination, CoordinationError};
 
 use super::cluster::{ClusterPorts, check_identity};
+use super::cluster_tools::Taken;
 use super::data_dir::DataDir;
 use super::transport::Transport;
 use super::{locks, storage};
@@ -113,6 +114,34 @@ pub(super) async fn invalidate_cache(config: &Config) -> anyhow::Result<()> {
     done.context(
         "it is written, but nodes may have older values in the cache: run FLUSHALL on the Redis of cache.redis",
     )
+}
+
+/// Refuses while nodes of the cluster run. One that was killed counts until its session is over, and is waited for.
+///
+/// # Errors
+/// When one runs; when the coordination service does not answer.
+pub(super) async fn require_stopped(config: &Config) -> anyhow::Result<()> {
+    if !config.cluster.is_on() {
+        return Ok(());
+    }
+    let coordination = coordinate(config).await?;
+    let until = tokio::time::Instant::now() + config.cluster.session_timeout.duration() * 3 / 2 + OFF_MARGIN;
+    let alive = loop {
+        match coordination.cache_seen().await {
+            Ok(alive) if !alive.is_empty() && tokio::time::Instant::now() < until => tokio::time::sleep(RETRY).await,
+            alive => break alive,
+        }
+    };
+    coordination.close().await;
+    let alive = alive.context("ask which nodes of the cluster run")?;
+    let nodes: Vec<String> = alive.keys().map(ToString::to_string).collect();
+    if nodes.is_empty() {
+        return Ok(());
+    }
+    bail!(Taken(format!(
+        "nodes of the cluster run, and would delete chunks that the metadata does not know yet: stop {}",
+        nodes.join(", ")
+    )))
 }
 
 /// Connects to ZooKeeper.

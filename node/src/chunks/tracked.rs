@@ -3,7 +3,8 @@
 //! The walk for orphans deletes chunks that metadata does not know. A write in flight has such chunks too, so each content
 //! is reported to [`InFlightWrites`] before its first chunk exists, and again with each further chunk. What keeps a content
 //! young is therefore its last new chunk, and the time that one chunk may take is limited here: the window of
-//! `InFlightWrites` is longer, by configuration, than that limit and a commit together.
+//! `InFlightWrites` is longer, by configuration, than that limit and a commit together. On a node that runs alone whoever writes
+//! also says when it is over, which may be long after the last chunk: what comes back from a tier is read before its commit.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,10 +13,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_actors::flow::reclaim::InFlightWrites;
-use holdfast_actors::ports::chunks::{ChunkInfo, ChunkReceipt, ReplicaStore};
+use holdfast_actors::ports::chunks::{ChunkInfo, ChunkReceipt, ContentHold, ReplicaStore};
 use holdfast_actors::ports::peers::ShardDigest;
 use holdfast_actors::ports::{ChunkBody, ChunkError, ChunkSink, ChunkSpec, ChunkStore};
-use holdfast_protocol::{ChunkId, ShardId};
+use holdfast_protocol::{ChunkId, ContentId, ShardId};
 use tokio::time::Instant;
 
 /// See the module's page.
@@ -47,6 +48,10 @@ impl<S: ChunkStore> ChunkStore for TrackedChunks<S> {
 
     fn read_copied(&self, id: ChunkId, range: Range<u32>) -> Result<ChunkBody, ChunkError> {
         self.inner.read_copied(id, range)
+    }
+
+    fn begin_content(&self, content: ContentId) -> Option<ContentHold> {
+        Some(Box::new(self.in_flight.hold(content)))
     }
 
     fn stat(&self, id: ChunkId) -> Option<ChunkInfo> {
@@ -122,7 +127,24 @@ async fn within<T>(deadline: Instant, step: impl Future<Output = Result<T, Chunk
 
 #[cfg(test)]
 mod tests {
+    use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_content_is_in_flight_until_its_writer_says_that_it_is_over() {
+        // A window in which nothing stays.
+        let in_flight = InFlightWrites::new(Duration::ZERO);
+        let chunks = TrackedChunks::new(MemoryChunkStore::new(), in_flight.clone(), Duration::from_secs(60));
+        let (content, other) = (ContentId([7; 12]), ContentId([8; 12]));
+        let first = chunks.begin_content(content);
+        let second = chunks.begin_content(content);
+        assert!(in_flight.may_be_in_flight(content) && !in_flight.may_be_in_flight(other));
+        drop(first);
+        assert!(in_flight.may_be_in_flight(content));
+        drop(second);
+        assert!(!in_flight.may_be_in_flight(content));
+    }
 
     /// The client is told to try again, not that its request or this program is broken.
     #[tokio::test]

@@ -160,6 +160,9 @@ pub(super) struct RebuildArgs {
     /// labels do not tell which were. Only on the last node, when all parts have been found.
     #[arg(long, conflicts_with = "dry_run")]
     complete_uploads: bool,
+    /// Only find objects of the metadata that were moved to or from a cold tier since: after a backup was put back.
+    #[arg(long, requires = "add", conflicts_with_all = ["dry_run", "complete_uploads"])]
+    moved_only: bool,
     #[command(flatten)]
     config: ConfigArgs,
 }
@@ -215,6 +218,7 @@ pub(super) async fn run(command: ClusterCommand, out: Output) -> CliResult {
                 dry_run: args.dry_run,
                 add: args.add,
                 complete_uploads: args.complete_uploads,
+                moved_only: args.moved_only,
                 ..tools::RebuildOptions::default()
             };
             let report = tools::rebuild(&config, &args.owner, options).await?;

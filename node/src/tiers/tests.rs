@@ -84,6 +84,10 @@ impl TierLedger for Ledger {
         Ok(record.clone())
     }
 
+    async fn change_empty_tier(&self, name: &TierName, settings: String) -> MetadataResult<TierRecord> {
+        self.change_tier(name, settings).await
+    }
+
     async fn remove_tier(&self, name: &TierName) -> MetadataResult<()> {
         self.tiers.lock().remove(name).map(drop).ok_or(MetadataError::NotFound("tier"))
     }

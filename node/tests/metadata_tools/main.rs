@@ -3,6 +3,7 @@
 mod backup;
 mod labels;
 mod nodes;
+mod since_backup;
 mod stubs;
 
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
 use holdfast_protocol::{ChecksumAlgorithm, ChecksumType, ColdPlace, ContentId, Manifest, TierName, VersionId};
 use md5::Digest;
 
-const WRITE: RebuildOptions = RebuildOptions { dry_run: false, add: false, complete_uploads: false, alone: false };
+const WRITE: RebuildOptions =
+    RebuildOptions { dry_run: false, add: false, complete_uploads: false, moved_only: false, alone: false };
 
 async fn store(dir: &tempfile::TempDir, name: &str) -> Arc<SqliteMetadataStore> {
     let opened = SqliteMetadataStore::open(&dir.path().join(name), SqliteOptions::default()).await;

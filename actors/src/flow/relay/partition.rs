@@ -217,6 +217,8 @@ impl<'a> Serving<'a> {
         self.pause = settings.backoff.0;
         let is_full = rows.len() >= self.asked;
         let mut groups: HashMap<Lane, (Topic, Vec<OutboxRow>)> = HashMap::new();
+        // Of each key one: the bus may learn of other places in the middle of this, and one key must not be in two groups.
+        let mut lanes: HashMap<(Topic, String), Lane> = HashMap::new();
         let (mut order, mut passed_over) = (Vec::new(), 0);
         let count = rows.len();
         for row in rows {
@@ -225,7 +227,8 @@ impl<'a> Serving<'a> {
                 passed_over += 1;
                 continue;
             }
-            let lane = Lane::Of(row.topic, self.context.parts.bus.lane(row.topic, key));
+            let bus_lane = || Lane::Of(row.topic, self.context.parts.bus.lane(row.topic, key));
+            let lane = lanes.entry((row.topic, key.clone())).or_insert_with(bus_lane).clone();
             if self.held.holds(&lane, key, row.message.id.sequence) {
                 self.held.add(&lane, row.message.order_key, row.message.id.sequence);
                 continue;

@@ -97,6 +97,9 @@ struct TestBus {
     refused: Mutex<Option<&'static str>>,
     /// Takes messages of all keys together.
     together: AtomicBool,
+    /// Says each time that a key has another place, and is the slower the older what it is given.
+    is_fickle: AtomicBool,
+    lanes_told: AtomicU64,
     requests: AtomicU64,
 }
 
@@ -119,7 +122,10 @@ impl EventBus for TestBus {
 
     async fn publish_all(&self, topic: Topic, messages: &[Message], deadline: Instant) -> Vec<EventResult<()>> {
         self.requests.fetch_add(1, Ordering::SeqCst);
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        let newest = messages.last().map_or(0, |message| message.id.sequence);
+        let is_fickle = self.is_fickle.load(Ordering::SeqCst);
+        let takes_ms = if is_fickle { 100_u64.saturating_sub(newest) } else { 5 };
+        tokio::time::sleep(Duration::from_millis(takes_ms)).await;
         let (mut results, mut failed) = (Vec::new(), BTreeSet::new());
         for message in messages {
             let result = match failed.contains(&message.order_key) {
@@ -135,6 +141,9 @@ impl EventBus for TestBus {
     }
 
     fn lane(&self, _: Topic, order_key: &str) -> u64 {
+        if self.is_fickle.load(Ordering::SeqCst) {
+            return self.lanes_told.fetch_add(1, Ordering::SeqCst);
+        }
         let together = self.together.load(Ordering::SeqCst);
         if together { 0 } else { order_key.bytes().fold(7, |hash: u64, byte| hash.wrapping_mul(31) + u64::from(byte)) }
     }
@@ -353,6 +362,18 @@ async fn message_that_is_refused_among_others_holds_up_its_key_only() {
     world.empty().await;
     world.assert_in_order();
     assert_eq!(world.bus.seen.lock().len(), 100);
+}
+
+/// A node that has just started learns where the queues are from its first request, while it sorts what it has found.
+#[tokio::test(start_paused = true)]
+async fn key_whose_place_changes_while_its_rows_are_sorted_keeps_its_order() {
+    let world = World::new();
+    world.bus.is_fickle.store(true, Ordering::SeqCst);
+    for sequence in 1..=10 {
+        world.outbox.add(sequence, "bucket/key");
+    }
+    world.empty().await;
+    world.assert_in_order();
 }
 
 #[test]

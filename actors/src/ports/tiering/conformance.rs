@@ -68,6 +68,7 @@ macro_rules! tiering_conformance {
             pieces::a_reclaimed_content_lists_its_pieces_once_and_its_stub_always,
             pieces::tiers_are_added_changed_and_removed,
             pieces::a_tier_whose_settings_change_takes_nothing_by_those_before,
+            pieces::a_tier_that_is_to_be_empty_keeps_its_settings_when_it_is_not,
             pieces::a_tier_in_use_is_not_removed,
             pieces::contents_of_a_tier_are_paged_and_counted,
             restores::a_restore_goes_there_and_back,

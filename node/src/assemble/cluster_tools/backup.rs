@@ -14,6 +14,7 @@
 //! disks so returns to its tier at once, and a restore that was under way has to be asked for again. Pieces that were on the
 //! list of pieces to delete are forgotten, and stay in their tier.
 
+use std::fs::File;
 use std::io::{BufReader, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
@@ -81,7 +82,10 @@ pub async fn backup_to(config: &Config, path: &Path) -> anyhow::Result<Counts> {
         std::fs::remove_file(&temporary).ok();
     }
     let counts = written?;
-    std::fs::rename(&temporary, path).with_context(|| format!("write {}", path.display()))?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let renamed = std::fs::rename(&temporary, path);
+    let durable = renamed.and_then(|()| File::open(directory)).and_then(|directory| directory.sync_all());
+    durable.with_context(|| format!("write {}", path.display()))?;
     Ok(counts)
 }
 
@@ -119,16 +123,22 @@ pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Cou
 }
 
 /// Puts a backup into metadata that is empty. All of the backup is looked at before anything is written. A database becomes
-/// the cluster's at the end: no node starts with one that this was interrupted at, and takes the chunks of all the rest for
-/// left over.
+/// the cluster's at the end, and a node that runs alone has a mark until then: no node starts with metadata that this was
+/// interrupted at, and takes the chunks of all the rest for left over.
 ///
 /// # Errors
-/// When metadata holds buckets, the backup is damaged or cut off; those of metadata.
+/// When a node of the cluster runs, metadata holds buckets, the backup is damaged or cut off; those of metadata.
 pub async fn restore(config: &Config, from: &mut (impl Read + Seek)) -> anyhow::Result<Counts> {
     load::check(from).context("nothing was restored")?;
     from.rewind().context("read the backup again")?;
     let data_dir = DataDir::open(&config.node.data_dir)?;
+    super::zookeeper::require_stopped(config).await.context("nothing was restored")?;
     let Database { store: metadata, ledger } = super::open_database(config, &data_dir, Claim::Later).await?;
+    // A database says itself whose it is, when all is in it.
+    let is_alone = !config.cluster.is_on();
+    if is_alone && metadata.list_buckets(None, None, 1).await.context("look at the metadata")?.is_empty() {
+        data_dir.begin_filling()?;
+    }
     let mut counts = load(&*metadata, &*ledger, from).await;
     if counts.is_ok()
         && let Some(cluster) = data_dir.cluster_id()?
@@ -142,6 +152,7 @@ pub async fn restore(config: &Config, from: &mut (impl Read + Seek)) -> anyhow::
     let invalidated = super::zookeeper::invalidate_cache(config).await;
     let counts = counts?;
     invalidated?;
+    data_dir.end_filling()?;
     Ok(counts)
 }
 

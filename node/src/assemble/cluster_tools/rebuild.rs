@@ -36,6 +36,9 @@
 //! the object is moved once more. What the first move left in the tier stays there. For the same reason an upload that is
 //! the same multipart object as one that came back by its stub is completed, over it, only if all of its parts are whole.
 //!
+//! **On top of a backup** that was put back, only what was moved since is looked for ([`RebuildOptions::moved_only`]): labels do not
+//! know of copies, and what is deleted under one name may be there under another.
+//!
 //! **The next node of a cluster** has other chunks, or older ones. What it finds is held against what the nodes before it have brought
 //! back by the same rules ([`known`]), and takes its place among the versions of its key by its time. So the nodes may be walked
 //! in any order, and a run that broke off is made again.
@@ -48,11 +51,11 @@ use futures::StreamExt;
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::metadata::{
     BucketId, CannedAcl, Content, ContentPlace, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes,
-    ReplicaEvidence, Tag, User, Versioning, WritePrecondition,
+    ObjectVersion, ReplicaEvidence, Tag, User, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
 use holdfast_protocol::label::ChunkLabel;
-use holdfast_protocol::{CHUNK_SIZE_MAX, ContentId, Manifest, STUB_INDEX, TierName, UploadId, VersionId};
+use holdfast_protocol::{CHUNK_SIZE_MAX, ContentId, Extent, Manifest, STUB_INDEX, TierName, UploadId, VersionId};
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 
@@ -207,8 +210,7 @@ struct Head {
 /// What the labels tell of.
 #[derive(Default)]
 struct Contents {
-    /// By bucket, key and version id.
-    versions: BTreeMap<(String, String, VersionId), Found>,
+    versions: Versions,
     /// Parts by number, by bucket, key and upload.
     uploads: BTreeMap<(String, String, UploadId), BTreeMap<u16, Found>>,
 }
@@ -254,6 +256,9 @@ pub struct RebuildOptions {
     pub add: bool,
     /// Complete every unfinished upload whose parts make an object. Only after all nodes were walked are all parts there.
     pub complete_uploads: bool,
+    /// Only give versions that the metadata has the contents that they were moved to: what a backup that was put back does not
+    /// know of them. Nothing else comes back, such as names that objects had before they were copied to others and deleted.
+    pub moved_only: bool,
     /// These disks are all that there are: a chunk that is not here is nowhere.
     pub alone: bool,
 }
@@ -261,10 +266,18 @@ pub struct RebuildOptions {
 /// Rebuilds metadata from this node's disks.
 ///
 /// # Errors
-/// When the node runs or metadata holds buckets already (unless `add`); those of disks and metadata.
+/// When this node runs, or unless it is a dry run any node of its cluster; when metadata holds buckets already (unless `add`);
+/// those of disks and metadata.
 pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> anyhow::Result<RebuildReport> {
     let options = RebuildOptions { alone: !config.cluster.is_on(), ..options };
     let data_dir = DataDir::open(&config.node.data_dir)?;
+    if options.moved_only {
+        // One that broke off may have taken out a version to put it back, and this one puts back only what is there.
+        data_dir.refuse_unfinished().context("put the backup back again before what was moved is looked for")?;
+    }
+    if !options.dry_run {
+        super::zookeeper::require_stopped(config).await.context("nothing was rebuilt")?;
+    }
     let claim = if options.dry_run { Claim::Later } else { Claim::Take };
     let metadata = super::open_metadata(config, &data_dir, claim).await?;
     if !options.add && !metadata.list_buckets(None, None, 1).await.context("look at the metadata")?.is_empty() {
@@ -276,6 +289,9 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     let cluster = data_dir.cluster_id()?.map_or(data_dir.id(), |cluster| *cluster.as_bytes());
     let opened = storage::open_disks(config, cluster, data_dir.id(), None).await?;
     let chunks = DiskChunks::new(opened.disks.clone());
+    if !options.dry_run {
+        data_dir.begin_filling()?;
+    }
     let rebuilt = from_chunks(&chunks, &*metadata, owner, options).await;
     metadata.close().await;
     // Also after an error: what was written stays.
@@ -284,6 +300,9 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     let report = rebuilt?;
     invalidated?;
     closed?;
+    if !options.dry_run {
+        data_dir.end_filling()?;
+    }
     Ok(report)
 }
 
@@ -309,6 +328,10 @@ pub async fn from_chunks(
         report.parts = found.uploads.values().map(|parts| parts.len() as u64).sum();
         return Ok(report);
     }
+    if options.moved_only {
+        follow_moves(chunks, metadata, found, (options, &mut report)).await?;
+        return Ok(report);
+    }
     let now_ms = SystemClock.now_ms();
     for name in found.owners().into_iter().map(String::as_str).chain([owner]) {
         let admin = name == super::super::ROOT_USER;
@@ -329,11 +352,8 @@ pub async fn from_chunks(
         set.with_context(|| format!("switch versioning of {bucket} on"))?;
     }
     let buckets: BTreeSet<String> = found.buckets().into_iter().cloned().collect();
-    // In the order of time, so that the latest version is the latest again.
-    let mut versions: Vec<_> = found.versions.into_iter().collect();
-    versions.sort_by_key(|(_, found)| (found.created_ms, found.content));
-    for ((bucket, key, version), found) in versions {
-        commit(chunks, metadata, owner, (&bucket, &key, version), found, (options.add, &mut report)).await?;
+    for ((bucket, key, version), found) in in_order(found.versions) {
+        commit(chunks, metadata, owner, (&bucket, &key, version), found, (options, &mut report)).await?;
     }
     for bucket in &buckets {
         let failed = || format!("switch versioning of {bucket} on again");
@@ -347,6 +367,65 @@ pub async fn from_chunks(
         uploads::complete(metadata, &mut report).await?;
     }
     Ok(report)
+}
+
+/// By bucket, key and version id.
+type Versions = BTreeMap<(String, String, VersionId), Found>;
+
+/// In the order of time, so that the latest version is the latest again.
+fn in_order(versions: Versions) -> Vec<((String, String, VersionId), Found)> {
+    let mut versions: Vec<_> = versions.into_iter().collect();
+    versions.sort_by_key(|(_, found)| (found.created_ms, found.content));
+    versions
+}
+
+/// Gives the versions of `metadata` the contents that they were moved to.
+async fn follow_moves(
+    chunks: &dyn ReplicaStore,
+    metadata: &dyn MetadataStore,
+    found: Contents,
+    (options, report): (RebuildOptions, &mut RebuildReport),
+) -> anyhow::Result<()> {
+    let mut before = BTreeMap::new();
+    for bucket in found.buckets() {
+        match metadata.bucket(bucket).await {
+            Ok(there) => {
+                before.insert(bucket.clone(), there.versioning);
+            }
+            Err(MetadataError::NoSuchBucket) => {}
+            Err(error) => return Err(error).with_context(|| format!("look for bucket {bucket}")),
+        }
+    }
+    for ((bucket, key, version), found) in in_order(found.versions) {
+        if before.contains_key(&bucket) {
+            // Whose it is the metadata says.
+            commit(chunks, metadata, "", (&bucket, &key, version), found, (options, &mut *report)).await?;
+        }
+    }
+    for (bucket, versioning) in before {
+        let failed = || format!("set versioning of {bucket} back");
+        if metadata.bucket(&bucket).await.with_context(failed)?.versioning != versioning {
+            metadata.set_versioning(&bucket, versioning).await.with_context(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether what was found is where a version was moved to, by all that can be told.
+fn is_moved(chunks: &dyn ReplicaStore, found: &Found, before: Option<&ObjectVersion>) -> bool {
+    let Some((before, there)) = before.and_then(|before| Some((before, before.content.as_deref()?))) else {
+        return false;
+    };
+    // A recall that broke off has not written all, and not taken the place of what lies in the tier.
+    let is_all_here = || {
+        let manifest = Manifest::single(found.content, found.size_bytes);
+        manifest.extents.iter().flat_map(Extent::chunks).all(|chunk| chunks.stat(chunk).is_some())
+    };
+    let is_recalled = found.tier.is_none() && there.cold().is_some();
+    // What a move writes bears the time of the version.
+    found.created_ms == before.last_modified_ms
+        && found.size_bytes == there.size_bytes()
+        && (!is_recalled || is_all_here() || chunks.stat(there.id.chunk(STUB_INDEX)).is_none())
 }
 
 /// Reads every label that can be the first of a content, or of its stub.
@@ -408,7 +487,7 @@ async fn commit(
     owner: &str,
     (bucket, key, version): (&str, &str, VersionId),
     found: Found,
-    (is_next, report): (bool, &mut RebuildReport),
+    (options, report): (RebuildOptions, &mut RebuildReport),
 ) -> anyhow::Result<()> {
     let failed = || format!("rebuild {bucket}/{key}");
     let size_bytes = found.size_bytes;
@@ -418,6 +497,10 @@ async fn commit(
         Err(MetadataError::NoSuchKey | MetadataError::NoSuchVersion) => None,
         Err(error) => return Err(error).with_context(failed),
     };
+    if options.moved_only && !is_moved(chunks, &found, before.as_deref()) {
+        report.known += 1;
+        return Ok(());
+    }
     let made = match &before {
         Some(before) => known::successor(chunks, &found, before, report).await,
         None => made_of(chunks, &found, report).await.map(|content| (content, true)),
@@ -435,11 +518,12 @@ async fn commit(
         }
     };
     let is_cold = content.cold().is_some();
+    let owner = before.as_ref().map_or(owner, |before| before.owner.as_str());
     let object = match &before {
         Some(before) if !is_later => known::as_before(before, ContentSource::New(content)),
         _ => found.object(bucket_found.id, (key, version), owner, content),
     };
-    if is_next || before.is_some() {
+    if options.add || before.is_some() {
         if !known::put(metadata, bucket, before.as_deref(), object).await.with_context(failed)? {
             report.known += 1;
             return Ok(());

@@ -56,6 +56,27 @@ async fn add<S: Session>(tx: &mut S, new: &TierRecord) -> MetadataResult<()> {
     tx.execute(sql, values).await.map(drop)
 }
 
+async fn change<S: Session>(
+    tx: &mut S,
+    name: &TierName,
+    settings: &str,
+    is_to_be_empty: bool,
+) -> MetadataResult<TierRecord> {
+    let sql = "UPDATE tiers SET settings = ?, revision = revision + 1 WHERE name = ?";
+    tx.execute(sql, values![settings, name.as_str()]).await?;
+    // They are due when their claims would have ended.
+    let sql = "UPDATE moves SET owner = NULL WHERE lane = ? AND owner IS NOT NULL";
+    tx.execute(sql, values![name.as_str()]).await?;
+    // After that: a commit under one of those claims has ended, or will be refused.
+    if is_to_be_empty {
+        let sql = "SELECT 1 FROM contents WHERE tier = ? LIMIT 1";
+        if tx.fetch_optional(sql, values![name.as_str()]).await?.is_some() {
+            return Err(MetadataError::TierInUse);
+        }
+    }
+    tier(tx, name).await?.ok_or(MISSING)
+}
+
 async fn remove<S: Session>(tx: &mut S, name: &TierName) -> MetadataResult<()> {
     if tier(tx, name).await?.is_none() {
         return Err(MISSING);
@@ -183,21 +204,19 @@ impl<B: Backend> TierLedger for SqlMetadataStore<B> {
     }
 
     async fn change_tier(&self, name: &TierName, settings: String) -> MetadataResult<TierRecord> {
-        let owned = Arc::new((name.clone(), settings));
-        self.backend
-            .write(Locks::none().tier(name), move |tx| {
-                let owned = owned.clone();
-                boxed(async move {
-                    let (name, settings) = &*owned;
-                    let sql = "UPDATE tiers SET settings = ?, revision = revision + 1 WHERE name = ?";
-                    tx.execute(sql, values![&**settings, name.as_str()]).await?;
-                    // They are due when their claims would have ended.
-                    let sql = "UPDATE moves SET owner = NULL WHERE lane = ? AND owner IS NOT NULL";
-                    tx.execute(sql, values![name.as_str()]).await?;
-                    tier(tx, name).await?.ok_or(MISSING)
-                })
-            })
-            .await
+        let given = (name.clone(), settings);
+        self.run(Locks::none().tier(name), given, |tx, given| {
+            boxed(async move { change(tx, &given.0, &given.1, false).await })
+        })
+        .await
+    }
+
+    async fn change_empty_tier(&self, name: &TierName, settings: String) -> MetadataResult<TierRecord> {
+        let given = (name.clone(), settings);
+        self.run(Locks::none().tier(name), given, |tx, given| {
+            boxed(async move { change(tx, &given.0, &given.1, true).await })
+        })
+        .await
     }
 
     async fn remove_tier(&self, name: &TierName) -> MetadataResult<()> {

@@ -260,9 +260,10 @@ pub(super) async fn complete<S: Session>(tx: &mut S, completion: CompleteUpload)
         )
         .await?;
     }
-    // The chunks of the parts are known by the object from now on. Before its commit, which then need not say it of each.
+    // The chunks of the parts are known by the object from now on. Before its commit, which then need not say it of each. A part
+    // of no bytes has none, and stands in no manifest.
     tx.execute(
-        "INSERT INTO extents (extent, content) SELECT content, ? FROM parts WHERE upload = ?",
+        "INSERT INTO extents (extent, content) SELECT content, ? FROM parts WHERE upload = ? AND size_bytes > 0",
         values![content.as_bytes(), completion.upload.as_bytes()],
     )
     .await?;

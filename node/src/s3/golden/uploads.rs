@@ -158,6 +158,26 @@ async fn two_completions_at_once_make_one_object_and_are_answered_alike() {
     assert_eq!(world.get("/bucket/k").send().await.expect(200).text(), "x");
 }
 
+/// Only the upload that became the object may be answered as if it was completed just now: whoever completes another one would
+/// take its headers for stored, and in a bucket with versions a version for their own.
+#[tokio::test]
+async fn an_upload_that_was_aborted_is_not_answered_with_the_object_of_another() {
+    let world = World::new().await;
+    let headers = [("x-amz-meta-a", "1")];
+    let upload = world.create_upload("k", &headers).await;
+    let parts = [(1, world.part("k", &upload, 1, b"x").send().await.expect(200).header("etag"))];
+    world.complete("k", &upload, &parts).send().await.expect(200);
+    let aborted = world.create_upload("k", &[("x-amz-meta-a", "2")]).await;
+    assert_eq!(world.part("k", &aborted, 1, b"x").send().await.expect(200).header("etag"), parts[0].1);
+    world.delete(&format!("/bucket/k?uploadId={aborted}")).send().await.expect(204);
+    world.complete("k", &aborted, &parts).send().await.expect_error(404, "NoSuchUpload");
+    // Nor with a copy, which has the same content under another key.
+    world.put("/bucket/copy").header("x-amz-copy-source", "bucket/k").send().await.expect(200);
+    world.complete("copy", &upload, &parts).send().await.expect_error(404, "NoSuchUpload");
+    world.complete("k", &upload, &parts).send().await.expect(200);
+    assert_eq!(world.get("/bucket/k").send().await.expect(200).header("x-amz-meta-a"), "1");
+}
+
 #[tokio::test]
 async fn parts_are_copied_by_range() {
     let world = World::new().await;

@@ -8,7 +8,7 @@ use holdfast_actors::domain::objects::checksums::multipart_etag;
 use holdfast_actors::domain::objects::conditions::parse_etag;
 use holdfast_actors::domain::objects::multipart::{self, Assembled, ExpectedObject, NamedPart, check_order};
 use holdfast_actors::ports::locks::{Lease, LockName};
-use holdfast_actors::ports::metadata::{Bucket, CompleteUpload, ObjectVersion, Part, Versioning};
+use holdfast_actors::ports::metadata::{Bucket, BucketId, CompleteUpload, ObjectVersion, Part, Versioning};
 use holdfast_protocol::checksum::Checksum;
 use holdfast_protocol::{ChecksumAlgorithm, ContentId, EventName, UploadId};
 use s3s::dto::{self, CompleteMultipartUploadInput, CompleteMultipartUploadOutput};
@@ -72,7 +72,7 @@ impl S3Front {
             let stored = self.all_parts(id).await?;
             let now_ms = self.clock.now_ms();
             let Assembled { parts, content } = multipart::assemble(
-                ContentId::generate(now_ms / 1000),
+                content_of((bucket.id, &req.input.key, id), now_ms / 1000),
                 &named,
                 &stored,
                 upload.new.checksum,
@@ -96,7 +96,7 @@ impl S3Front {
         };
         let (object, version_id) = match completed.await {
             Err(error) if *error.code() == S3ErrorCode::NoSuchUpload && !conditional => {
-                self.completed_before(&bucket, &req.input.key, &named).await.ok_or(error)?
+                self.completed_before(&bucket, (&req.input.key, id), &named).await.ok_or(error)?
             }
             result => result?,
         };
@@ -150,22 +150,35 @@ impl S3Front {
         }
     }
 
-    /// The object that a completion asks for, if it is there already: a client that did not hear the answer asks again, and
-    /// by then the upload is gone.
+    /// The object that this very upload became, if it is there already: a client that did not hear the answer asks again, and
+    /// by then the upload is gone. One that was aborted became none, though another may have brought the same bytes. Once the
+    /// bytes were moved to or from a tier that cannot be told any more.
     async fn completed_before(
         &self,
         bucket: &Bucket,
-        key: &str,
+        (key, upload): (&str, UploadId),
         named: &[NamedPart],
     ) -> Option<(Arc<ObjectVersion>, Option<String>)> {
         let object = self.metadata.object(bucket.id, key, None).await.ok()?;
         let content = object.content.as_ref()?;
+        if content.id != content_of((bucket.id, key, upload), content.id.unix_seconds()) {
+            return None;
+        }
         let md5s: Vec<[u8; 16]> = named.iter().map(|part| part.etag.map(|etag| etag.md5)).collect::<Option<_>>()?;
         let same = content.etag == multipart_etag(&md5s)
             && content.parts.iter().map(|part| part.number).eq(named.iter().map(|part| part.number));
         let version = (bucket.versioning != Versioning::Unversioned).then(|| object.version.to_string());
         same.then(|| (Arc::clone(&object), version))
     }
+}
+
+/// Names the content that an upload to a key becomes, so that it can be told later which upload that was.
+fn content_of((bucket, key, upload): (BucketId, &str, UploadId), unix_seconds: u64) -> ContentId {
+    let named = [&upload.as_bytes()[..], &bucket.0.to_be_bytes(), key.as_bytes()].concat();
+    let digest = ring::digest::digest(&ring::digest::SHA256, &named);
+    let mut id = ContentId::generate(unix_seconds);
+    id.0[4..].copy_from_slice(&digest.as_ref()[..8]);
+    id
 }
 
 /// The parts that a completion names.

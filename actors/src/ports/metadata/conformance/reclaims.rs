@@ -175,7 +175,8 @@ pub async fn known_contents_follow_a_part_to_its_end(store: Store) {
     let kept = part(1, 200);
     let second = part(2, 300);
     let left_out = part(3, 400);
-    for part in [&replaced, &kept, &second, &left_out] {
+    let empty = part(4, 0);
+    for part in [&replaced, &kept, &second, &left_out, &empty] {
         assert!(!known(&store, part.content).await);
         store.put_part(id, "k", upload.id, part.clone(), ReplicaEvidence::default()).await.unwrap();
         assert!(known(&store, part.content).await);
@@ -186,7 +187,7 @@ pub async fn known_contents_follow_a_part_to_its_end(store: Store) {
         bucket: id,
         key: "k".into(),
         upload: upload.id,
-        parts: parts.iter().map(|part| (part.number, part.content)).collect(),
+        parts: parts.iter().chain([&empty]).map(|part| (part.number, part.content)).collect(),
         content: assembled(&parts),
         version: holdfast_protocol::VersionId::generate(T0),
         now_ms: T0,
@@ -194,6 +195,7 @@ pub async fn known_contents_follow_a_part_to_its_end(store: Store) {
         event: None,
     };
     store.complete_upload(completion).await.unwrap();
+    assert!(!known(&store, empty.content).await, "it has no chunks, and no manifest by which it would be forgotten");
     let due = store.due_reclaims(LATER, 10, None).await.unwrap();
     let mut reclaimed: Vec<ContentId> = due.iter().map(|reclaim| reclaim.manifest.extents[0].content).collect();
     reclaimed.sort();

@@ -174,8 +174,26 @@ pub async fn tiers_are_added_changed_and_removed(world: World) {
     assert_eq!(ledger.tiers().await.unwrap(), [other]);
     let missing = ledger.remove_tier(&oss()).await;
     assert!(matches!(missing, Err(MetadataError::NotFound("tier"))), "{missing:?}");
-    let missing = ledger.change_tier(&oss(), "{}".into()).await;
-    assert!(matches!(missing, Err(MetadataError::NotFound("tier"))), "{missing:?}");
+    for missing in [ledger.change_tier(&oss(), "{}".into()).await, ledger.change_empty_tier(&oss(), "{}".into()).await]
+    {
+        assert!(matches!(missing, Err(MetadataError::NotFound("tier"))), "{missing:?}");
+    }
+}
+
+/// What changes the settings of an empty tier is told when it was not empty any more, and then has changed nothing.
+pub async fn a_tier_that_is_to_be_empty_keeps_its_settings_when_it_is_not(world: World) {
+    let id = bucket(&world.store, "b").await.id;
+    world.ledger.add_tier(oss(), "{}".into(), T0).await.unwrap();
+    let changed = world.ledger.change_empty_tier(&oss(), "{\"bucket\":\"another\"}".into()).await.unwrap();
+    assert_eq!((changed.settings.as_str(), changed.revision), ("{\"bucket\":\"another\"}", 2));
+    world.put(id, "k", 1, Some(oss())).await;
+    world.carry_out(&oss(), T0 + 10).await;
+    world.put(id, "waiting", 2, Some(oss())).await;
+    let job = world.claim_one(&oss(), T0 + 20).await;
+    let refused = world.ledger.change_empty_tier(&oss(), "{}".into()).await;
+    assert!(matches!(refused, Err(MetadataError::TierInUse)), "{refused:?}");
+    assert_eq!(world.ledger.tiers().await.unwrap(), [changed]);
+    world.ledger.renew_move(job.id, job.attempt, T0 + 1_000, T0 + 2_000).await.expect("its claim stands");
 }
 
 /// The settings before may lead to another store.

@@ -4,6 +4,8 @@
 //! time: those of its key that are newer are put over it again, each removed and put back with the content that it had. A run
 //! that breaks off in between has lost none, since its labels are still there: it is made again.
 
+use std::sync::Arc;
+
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::metadata::{
     Bucket, Content, ContentPlace, ContentSource, DeleteRequest, ListAfter, ListVersionsQuery, NewObject,
@@ -100,8 +102,8 @@ pub(super) async fn put(
     }
     let (key, version, at_ms) = (object.key.clone(), object.version, object.now_ms);
     let removed = before.filter(|_| version != VersionId::NULL);
-    if removed.is_some() {
-        remove(metadata, &object).await?;
+    if let Some(removed) = removed {
+        remove(metadata, removed).await?;
     }
     switch_versioning(metadata, bucket, version).await?;
     match metadata.commit_object(object).await {
@@ -133,7 +135,7 @@ pub(super) async fn put_newer_over(
     if bucket.versioning == Versioning::Unversioned {
         return Ok(());
     }
-    let mut newer: Vec<NewObject> = Vec::new();
+    let mut newer: Vec<Arc<ObjectVersion>> = Vec::new();
     let mut query = ListVersionsQuery { prefix: key.to_owned(), limit: PAGE, ..ListVersionsQuery::default() };
     'pages: loop {
         let page = metadata.list_versions(bucket.id, query.clone()).await?;
@@ -142,11 +144,8 @@ pub(super) async fn put_newer_over(
             if entry.key != key {
                 break 'pages;
             }
-            if let Some(content) = &entry.content
-                && entry.version != version
-                && entry.last_modified_ms > at_ms
-            {
-                newer.push(as_before(&entry, ContentSource::Shared(content.id)));
+            if entry.version != version && entry.last_modified_ms > at_ms {
+                newer.push(entry);
             }
         }
         let Some((ListAfter::Key(after), after_version)) = page.next else { break };
@@ -154,10 +153,16 @@ pub(super) async fn put_newer_over(
         query.after_version = after_version;
     }
     // They come newest first.
-    for object in newer.into_iter().rev() {
-        remove(metadata, &object).await?;
-        switch_versioning(metadata, &bucket.name, object.version).await?;
-        metadata.commit_object(object).await?;
+    for before in newer.into_iter().rev() {
+        remove(metadata, &before).await?;
+        switch_versioning(metadata, &bucket.name, before.version).await?;
+        match &before.content {
+            Some(content) => {
+                metadata.commit_object(as_before(&before, ContentSource::Shared(content.id))).await?;
+            }
+            // Left where it was, it would hide nothing any more.
+            None => delete(metadata, &before, None, before.last_modified_ms).await?,
+        }
     }
     if bucket.versioning == Versioning::Enabled
         && metadata.bucket(&bucket.name).await?.versioning != Versioning::Enabled
@@ -168,17 +173,27 @@ pub(super) async fn put_newer_over(
 }
 
 /// Removes a version, to be put again.
-async fn remove(metadata: &dyn MetadataStore, object: &NewObject) -> Result<(), MetadataError> {
+async fn remove(metadata: &dyn MetadataStore, before: &ObjectVersion) -> Result<(), MetadataError> {
+    // From now on, so that a run that breaks off leaves a grace to make it again.
+    delete(metadata, before, Some(before.version), SystemClock.now_ms()).await
+}
+
+/// Deletes a version; `None`: puts a delete marker of the version's name over its key.
+async fn delete(
+    metadata: &dyn MetadataStore,
+    before: &ObjectVersion,
+    version: Option<VersionId>,
+    now_ms: u64,
+) -> Result<(), MetadataError> {
     let request = DeleteRequest {
-        key: object.key.clone(),
-        version: Some(object.version),
-        marker_version: object.version,
-        owner: object.owner.clone(),
+        key: before.key.clone(),
+        version,
+        marker_version: before.version,
+        owner: before.owner.clone(),
         precondition: WritePrecondition::default(),
         only_if: None,
         event: None,
     };
-    // From now on, so that a run that breaks off leaves a grace to make it again.
-    let removed = metadata.delete_objects(object.bucket, vec![request], SystemClock.now_ms()).await?;
-    removed.into_iter().try_for_each(|one| one.map(drop))
+    let deleted = metadata.delete_objects(before.bucket, vec![request], now_ms).await?;
+    deleted.into_iter().try_for_each(|one| one.map(drop))
 }

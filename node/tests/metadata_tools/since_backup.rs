@@ -1,0 +1,160 @@
+//! A backup that is made and put back while other things go on, and what was moved after it.
+
+use std::sync::Arc;
+
+use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
+use holdfast_actors::ports::metadata::{
+    BucketId, CannedAcl, ContentSource, DeleteRequest, ETag, MetadataStore, NewObject, ObjectAttributes,
+    ReplicaEvidence, Versioning, WritePrecondition,
+};
+use holdfast_node::assemble::cluster_tools::{RebuildOptions, backup_to, dump, from_chunks, load, rebuild, restore};
+use holdfast_node::config::Config;
+use holdfast_protocol::{ContentId, VersionId};
+
+use super::{WRITE, cold_content, label, latest, md5, store, versions, write, write_committed_stub};
+
+const ADD: RebuildOptions = RebuildOptions { add: true, ..WRITE };
+
+fn copy_of(bucket: BucketId, key: &str, content: ContentId, now_ms: u64) -> NewObject {
+    NewObject {
+        bucket,
+        key: key.into(),
+        version: VersionId::generate(now_ms),
+        now_ms,
+        owner: "root".into(),
+        content: ContentSource::Shared(content),
+        attributes: ObjectAttributes::default(),
+        tags: vec![],
+        acl: CannedAcl::Private,
+        class: None,
+        precondition: WritePrecondition::default(),
+        evidence: ReplicaEvidence::default(),
+        event: None,
+    }
+}
+
+/// Half of the metadata is worse than none: a node would delete the chunks of the other half.
+#[tokio::test]
+async fn a_restore_that_broke_off_leaves_a_mark_until_one_has_come_to_its_end() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut config = Config::default();
+    config.node.data_dir = dir.path().join("node");
+    let mark = config.node.data_dir.join("metadata.unfinished");
+    // It is whole, and says something that cannot be.
+    let broken = concat!(
+        r#"{"kind":"holdfast_metadata","format":2,"made_ms":5}"#,
+        "\n",
+        r#"{"kind":"key","access_key":"A","sealed_secret":"00","user":"nobody","enabled":true,"description":"","created_ms":1}"#,
+        "\n",
+        r#"{"kind":"end","users":0,"keys":1,"buckets":0,"tiers":0,"versions":0,"uploads":0,"parts":0}"#,
+        "\n"
+    );
+    let refused = restore(&config, &mut std::io::Cursor::new(broken)).await.expect_err("there is no such user");
+    assert!(format!("{refused:#}").contains("restore line 2"), "{refused:#}");
+    assert!(mark.exists());
+    let source = store(&dir, "source").await;
+    let mut file = Vec::new();
+    let counts = dump(&*source, &*source, &mut file).await.expect("a backup");
+    source.close().await;
+    assert_eq!(restore(&config, &mut std::io::Cursor::new(&file)).await.expect("restored"), counts);
+    assert!(!mark.exists());
+}
+
+/// What was moved after a backup lies elsewhere than the backup says, though nothing happened to the object.
+#[tokio::test]
+async fn objects_that_were_moved_since_a_backup_are_found_by_a_rebuild_on_top_of_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let id = |seconds: u8, n: u8| ContentId([0, 0, 0, seconds, n, 0, 0, 0, 0, 0, 0, 0]);
+    let etag = ETag { md5: md5(b"bytes"), parts: None };
+    let named = |key: &str| label(key, VersionId::NULL, 10, None);
+    let [then, since] = [(); 2].map(|()| Arc::new(MemoryChunkStore::default()));
+    write(&*then, id(1, 1), &named("moved"), b"bytes").await;
+    write_committed_stub(&then, &cold_content(id(1, 2), "OSS", etag), named("back")).await;
+    let (version, marker) = (VersionId::generate(1), VersionId::generate(2));
+    let hidden = || label("hidden", version, 10, None);
+    write(&*then, id(1, 3), &hidden(), b"bytes").await;
+    write(&*then, id(1, 4), &named("old name"), b"bytes").await;
+    let source = store(&dir, "source").await;
+    from_chunks(&*then, &*source, "root", WRITE).await.expect("objects");
+    let bucket = source.bucket("bucket").await.expect("the bucket").id;
+    let deletion = |key: &str, version| DeleteRequest {
+        key: key.into(),
+        version,
+        marker_version: marker,
+        owner: "root".into(),
+        precondition: WritePrecondition::default(),
+        only_if: None,
+        event: None,
+    };
+    // As clients rename.
+    source.commit_object(copy_of(bucket, "new name", id(1, 4), 20)).await.expect("a copy");
+    let deletions = vec![deletion("hidden", None), deletion("old name", Some(VersionId::NULL))];
+    let deleted = source.delete_objects(bucket, deletions, 20).await.expect("deletions");
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    let mut file = Vec::new();
+    dump(&*source, &*source, &mut file).await.expect("a backup");
+    source.close().await;
+    // What they were moved from is deleted by now.
+    let cold = cold_content(id(2, 1), "OSS", etag);
+    write_committed_stub(&since, &cold, named("moved")).await;
+    write(&*since, id(2, 2), &named("back"), b"bytes").await;
+    let noncurrent = cold_content(id(2, 3), "OSS", etag);
+    write_committed_stub(&since, &noncurrent, hidden()).await;
+    write(&*since, id(1, 4), &named("old name"), b"bytes").await;
+
+    let target = store(&dir, "target").await;
+    load(&*target, &*target, &mut file.as_slice()).await.expect("restored");
+    assert_eq!(latest(&*target, "moved").await.content.as_ref().expect("content").id, id(1, 1));
+    let options = RebuildOptions { moved_only: true, ..ADD };
+    let report = from_chunks(&*since, &*target, "nobody", options).await.expect("rebuilt");
+    assert_eq!((report.objects, report.cold, report.known), (3, 2, 1));
+    assert_eq!(latest(&*target, "moved").await.content.as_deref(), Some(&cold));
+    let back = latest(&*target, "back").await;
+    let content = back.content.as_ref().expect("content");
+    assert_eq!((content.id, content.cold(), content.etag), (id(2, 2), None, etag));
+    // What was deleted stays hidden.
+    let bucket = target.bucket("bucket").await.expect("the bucket").id;
+    let found = target.object(bucket, "hidden", Some(version)).await.expect("the version");
+    assert_eq!(found.content.as_deref(), Some(&noncurrent));
+    let hidden = [("hidden".to_owned(), marker, true, 20), ("hidden".to_owned(), version, false, 10)];
+    assert_eq!(
+        versions(&*target).await.iter().filter(|(key, ..)| key == "hidden").cloned().collect::<Vec<_>>(),
+        hidden
+    );
+    // And names that objects had are not theirs again, though what they were is still there.
+    assert!(versions(&*target).await.iter().all(|(key, ..)| key != "old name"));
+    assert_eq!(versions(&*target).await.len(), 5);
+    assert_eq!(target.bucket("bucket").await.expect("the bucket").versioning, Versioning::Enabled);
+    assert!(target.user("nobody").await.is_err());
+    target.close().await;
+}
+
+/// It may have taken a version out of the metadata that it was to put back.
+#[tokio::test]
+async fn what_was_moved_is_not_looked_for_where_a_run_broke_off() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut config = Config::default();
+    config.node.data_dir = dir.path().join("node");
+    std::fs::create_dir(&config.node.data_dir).expect("a directory");
+    std::fs::write(config.node.data_dir.join("metadata.unfinished"), "").expect("a file");
+    let options = RebuildOptions { moved_only: true, ..ADD };
+    let refused = rebuild(&config, "root", options).await.expect_err("it broke off");
+    assert!(format!("{refused:#}").contains("put the backup back again"), "{refused:#}");
+    rebuild(&config, "root", ADD).await.expect("all that there is");
+    rebuild(&config, "root", options).await.expect("it is whole");
+}
+
+/// Names of backups often end in their dates, which look like extensions.
+#[tokio::test]
+async fn a_backup_does_not_write_into_another_one_that_is_under_way() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut config = Config::default();
+    config.node.data_dir = dir.path().join("node");
+    let (other, path) = (dir.path().join("metadata.partial"), dir.path().join("metadata.2026-11-30"));
+    std::fs::write(&other, "half of it").expect("a file");
+    let counts = backup_to(&config, &path).await.expect("a backup");
+    assert_eq!(std::fs::read_to_string(&other).expect("a file"), "half of it");
+    let mut file = std::fs::File::open(&path).expect("the backup");
+    config.node.data_dir = dir.path().join("another");
+    assert_eq!(restore(&config, &mut file).await.expect("restored"), counts);
+}
