@@ -25,6 +25,9 @@ use holdfast_protocol::{
 };
 use md5::Digest;
 
+#[path = "metadata_tools/broken_off.rs"]
+mod broken_off;
+
 const WRITE: RebuildOptions = RebuildOptions { dry_run: false, add: false, complete_uploads: false, alone: false };
 
 async fn store(dir: &tempfile::TempDir, name: &str) -> Arc<SqliteMetadataStore> {

@@ -42,6 +42,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use futures::StreamExt;
@@ -59,6 +60,7 @@ use serde::{Deserialize, Serialize};
 use super::super::data_dir::DataDir;
 use super::super::storage;
 use super::Claim;
+use super::beside::Beside;
 use crate::chunks::DiskChunks;
 use crate::config::Config;
 
@@ -273,6 +275,17 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
              cluster whose metadata is being rebuilt give --add; else restore a backup"
         );
     }
+    // With half of the objects a node would delete the chunks of the others.
+    let beside = if options.alone && !options.dry_run {
+        metadata.close().await;
+        Some(Beside::begin(&data_dir.file("metadata.sqlite"))?)
+    } else {
+        None
+    };
+    let metadata: Arc<dyn MetadataStore> = match &beside {
+        Some(beside) => Arc::new(beside.open().await?),
+        None => metadata,
+    };
     let cluster = data_dir.cluster_id()?.map_or(data_dir.id(), |cluster| *cluster.as_bytes());
     let opened = storage::open_disks(config, cluster, data_dir.id(), None).await?;
     let chunks = DiskChunks::new(opened.disks.clone());
@@ -282,6 +295,7 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     let invalidated = if options.dry_run { Ok(()) } else { super::zookeeper::invalidate_cache(config).await };
     let closed = opened.disks.shutdown().await.context("close the disks");
     let report = rebuilt?;
+    beside.map_or(Ok(()), Beside::put_in_place)?;
     invalidated?;
     closed?;
     Ok(report)
