@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use holdfast_actors::domain::placement::shard;
 use holdfast_actors::ports::coordination::{
     CacheSeen, CacheState, ClusterIdentity, Coordination, CoordinationError, CoordinationResult, FencingToken, Lease,
-    LeaseHolder, LeaseName, LeaseTable, LiveNode, Membership, NodeAnnouncement, Ownership, Registration, SessionState,
-    ShardMap, Version, Versioned,
+    LeaseHolder, LeaseName, LeaseTable, LiveNode, Membership, NodeAnnouncement, Ownership, Pauses, Registration,
+    SessionState, ShardMap, Version, Versioned,
 };
 use holdfast_protocol::cluster::{LayoutDocument, ShardState};
 use holdfast_protocol::{ClusterId, NodeId, ShardId};
@@ -43,6 +43,7 @@ struct Shared {
     layout: watch::Sender<Option<Arc<Versioned<LayoutDocument>>>>,
     shards: watch::Sender<Arc<ShardMap>>,
     leases: watch::Sender<Arc<LeaseTable>>,
+    pauses: watch::Sender<Pauses>,
     cache: watch::Sender<Versioned<CacheState>>,
     /// What the channel above shows, without the version.
     cache_shown: watch::Sender<CacheState>,
@@ -57,6 +58,8 @@ struct State {
     /// Sessions that have not ended. Checked under the lock, so that nothing is left behind by one that just did.
     sessions: BTreeSet<u64>,
     identity: Option<ClusterIdentity>,
+    /// Of what the channel shows; `None` if nothing was ever paused.
+    pauses: Option<Version>,
     nodes: BTreeMap<NodeId, Registered>,
     queues: BTreeMap<String, VecDeque<Candidate>>,
 }
@@ -109,6 +112,7 @@ impl InProcessCluster {
             layout: watch::Sender::default(),
             shards: watch::Sender::default(),
             leases: watch::Sender::default(),
+            pauses: watch::Sender::default(),
             cache: watch::Sender::new(Versioned { version: Version(0), value: CacheState::default() }),
             cache_shown: watch::Sender::default(),
             seen: watch::Sender::default(),
@@ -512,6 +516,32 @@ impl Coordination for InProcessCoordination {
 
     fn leases(&self) -> watch::Receiver<Arc<LeaseTable>> {
         self.inner.shared.leases.subscribe()
+    }
+
+    async fn pauses(&self) -> CoordinationResult<Option<Versioned<Pauses>>> {
+        self.inner.reach()?;
+        let state = self.inner.shared.state.lock();
+        let value = self.inner.shared.pauses.borrow().clone();
+        Ok(state.pauses.map(|version| Versioned { version, value }))
+    }
+
+    async fn store_pauses(&self, expected: Option<Version>, pauses: &Pauses) -> CoordinationResult<Version> {
+        self.inner.reach()?;
+        let mut state = self.inner.shared.state.lock();
+        if state.identity.is_none() {
+            return Err(no_cluster());
+        }
+        if state.pauses != expected {
+            return Err(CoordinationError::Conflict("what is paused".into()));
+        }
+        let version = expected.map_or(Version(0), |version| Version(version.0 + 1));
+        state.pauses = Some(version);
+        self.inner.shared.pauses.send_replace(pauses.clone());
+        Ok(version)
+    }
+
+    fn watch_pauses(&self) -> watch::Receiver<Pauses> {
+        self.inner.shared.pauses.subscribe()
     }
 
     async fn cache_state(&self) -> CoordinationResult<Versioned<CacheState>> {

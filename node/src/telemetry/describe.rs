@@ -163,6 +163,7 @@ pub(super) fn describe() {
     describe_counter!("holdfast_rebuild_bytes_total", Unit::Bytes, "Bytes fetched for shards that this node joins.");
     describe_counter!("holdfast_leftovers_deleted_total", "Chunks deleted since other nodes hold them now.");
     describe_gauge!("holdfast_repairs_waiting", "Repairs that wait for this node.");
+    describe_gauge!("holdfast_repairs_paused", "1 while repairs are paused, as this node sees it.");
     describe_counter!("holdfast_repairs_total", "Repairs tried, by outcome.");
     describe_counter!("holdfast_repair_bytes_total", Unit::Bytes, "Bytes fetched for repairs.");
     describe_counter!("holdfast_comparisons_total", "Comparisons of a shard's replicas.");

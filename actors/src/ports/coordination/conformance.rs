@@ -16,7 +16,8 @@ use tokio::time::timeout;
 
 use super::{
     CacheMode, CacheSeen, CacheState, ClusterIdentity, Coordination, CoordinationError, FORMAT, FencingToken, Lease,
-    LeaseName, NodeAddresses, NodeAnnouncement, NodeState, SessionState, Version, turn_cache_off,
+    LeaseName, NodeAddresses, NodeAnnouncement, NodeState, Pause, Pauses, SessionState, Version, set_repair_pause,
+    turn_cache_off,
 };
 
 /// Longer than anything here takes, expiry of a session included.
@@ -86,6 +87,7 @@ macro_rules! coordination_conformance {
             cache_generation_is_seen_by_every_live_node
             racing_changes_of_the_cache_lose_none
             cache_is_turned_off_once_by_many
+            pause_holds_for_everybody_until_it_is_taken_back
         }
     };
     (@each $harness:expr; $($case:ident)*) => {
@@ -624,4 +626,36 @@ pub async fn cache_is_turned_off_once_by_many(harness: &dyn Harness) {
     assert_eq!(left, on.generation + 1);
     let off = a.cache_state().await.unwrap().value;
     assert_eq!((off.mode, off.failures, off.keyspace), (CacheMode::Off, 1, on.keyspace));
+}
+
+pub async fn pause_holds_for_everybody_until_it_is_taken_back(harness: &dyn Harness) {
+    let (a, b) = (harness.participant().await, harness.participant().await);
+    let early = a.store_pauses(None, &Pauses::default()).await;
+    assert!(matches!(early, Err(CoordinationError::NotFound(_))), "{early:?}");
+    found(&a).await;
+    assert_eq!(a.pauses().await.unwrap(), None);
+    let paused = |by: &str| Some(Pause { since_ms: 5, by: by.into(), node: NodeId::from(1) });
+    assert_eq!(set_repair_pause(&*a.coordination, paused("first")).await.unwrap(), paused("first"));
+    until(b.watch_pauses(), |pauses| pauses.repairs == paused("first")).await;
+    let again = set_repair_pause(&*b.coordination, paused("second")).await.unwrap();
+    assert_eq!(again, paused("first"), "it is as old as it is");
+
+    // Neither who asked for it nor a session is needed for it to hold.
+    a.close().await;
+    drop(a);
+    b.expire().await;
+    insist(|| b.renew_session()).await;
+    let late = harness.participant().await;
+    until(late.watch_pauses(), |pauses| pauses.repairs == paused("first")).await;
+    let found = late.pauses().await.unwrap().expect("it was stored");
+    assert_eq!(found.value.repairs, paused("first"));
+
+    let stale = late.store_pauses(None, &Pauses::default()).await;
+    assert!(matches!(stale, Err(CoordinationError::Conflict(_))), "{stale:?}");
+    assert_eq!(set_repair_pause(&*b.coordination, None).await.unwrap(), None);
+    until(late.watch_pauses(), |pauses| pauses.repairs.is_none()).await;
+    let stale = late.store_pauses(Some(found.version), &found.value).await;
+    assert!(matches!(stale, Err(CoordinationError::Conflict(_))), "{stale:?}");
+    assert_eq!(set_repair_pause(&*late.coordination, paused("third")).await.unwrap(), paused("third"));
+    until(b.watch_pauses(), |pauses| pauses.repairs == paused("third")).await;
 }
