@@ -346,8 +346,18 @@ pub async fn from_chunks(
     // In the order of time, so that the latest version is the latest again.
     let mut versions: Vec<_> = found.versions.into_iter().collect();
     versions.sort_by_key(|(_, found)| (found.created_ms, found.content));
+    let mut again = BTreeSet::new();
     for ((bucket, key, version), found) in versions {
+        let before = report.known;
         commit(chunks, metadata, owner, (&bucket, &key, version), found, (options.add, &mut report)).await?;
+        if options.add && report.known > before {
+            again.insert((bucket, key));
+        }
+    }
+    // A run that broke off may have left them otherwise.
+    for (bucket, key) in again {
+        let ordered = known::put_in_order(metadata, &bucket, &key).await;
+        ordered.with_context(|| format!("put the versions of {bucket}/{key} in order"))?;
     }
     for bucket in &buckets {
         let failed = || format!("switch versioning of {bucket} on again");
