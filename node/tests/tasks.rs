@@ -295,6 +295,26 @@ async fn a_lost_message_is_sent_once_more() {
     assert_eq!(world.bus.published().len(), 2);
 }
 
+/// Of a worker that dies with a task the bus knows nothing: the task comes to another when its lease is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_worker_had_is_done_by_another_and_is_sent_once() {
+    let mut world = World::new(patient()).await;
+    let contents = world.due(3).await;
+    let options = SubscribeOptions { group: TASKS_GROUP.into(), lease: Duration::from_millis(500) };
+    let mut killed = world.bus.subscribe(Topic::Tasks, options).await.unwrap();
+    let dispatcher = world.dispatcher.clone();
+    let sending = tokio::spawn(async move { dispatcher.reclaim(GRACE_MS).await });
+    let had = killed.receive(1, PATIENCE).await.unwrap();
+    assert_eq!((had.len(), had[0].attempt), (1, 1));
+    drop(killed);
+
+    world.employ(consume_settings());
+    tokio::time::timeout(PATIENCE, sending).await.expect("the task is done in time").unwrap().unwrap();
+    world.settle().await;
+    assert!(contents.iter().all(|content| !world.has(content)));
+    assert_eq!(world.bus.published().len(), 1, "the holder of the duty gave nothing out again");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bus_that_loses_everything_keeps_nothing_from_being_deleted() {
     let world = World::new(hasty()).await;
