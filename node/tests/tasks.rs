@@ -11,11 +11,13 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use holdfast_actors::domain::admission::{ClassLimits, Limits as AdmissionLimits};
 use holdfast_actors::domain::cleanup::{PassEnd, PassKind};
 use holdfast_actors::domain::dispatch::{BY_BUS_MAX, DispatchLimits};
 use holdfast_actors::flow::consume::{self, ConsumeParts, ConsumeSettings, Consumer, Handled};
 use holdfast_actors::flow::duty::Duty;
 use holdfast_actors::flow::reclaim::{ClusterDuty, InFlightWrites, Limits, PassStats, Reclaimer, Writers};
+use holdfast_actors::flow::report::Reporter;
 use holdfast_actors::flow::tasks::{DispatchSettings, Dispatcher, TASKS_GROUP, Tally, TaskWorker, consume_settings};
 use holdfast_actors::ports::coordination::Ownership;
 use holdfast_actors::ports::events::{
@@ -27,6 +29,9 @@ use holdfast_actors::ports::metadata::{
     NewObject, NewUpload, ObjectAttributes, Part, ReplicaEvidence, WritePrecondition,
 };
 use holdfast_actors::ports::{ChunkStore, Journal, MetadataError, MetadataStore, SystemClock};
+use holdfast_actors::service::cleanup::CleanupSettings;
+use holdfast_actors::service::disk::DiskSettings;
+use holdfast_actors::service::{self, NodeParts};
 use holdfast_node::locks::InProcessLocks;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::{ContentId, EventId, Manifest, Task, UploadId, VersionId};
@@ -603,6 +608,52 @@ async fn tasks_wait_while_no_worker_runs() {
     world.settle().await;
     assert!(contents.iter().all(|content| !world.has(content)));
     assert!(world.bus.check(Topic::Tasks).await.is_ok());
+}
+
+/// What one pass panics at is done by the next one. The actor is not even started again: that would end the node at last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pass_that_panics_is_made_again() {
+    let world = World::new(patient()).await;
+    world.bus.refuse(EventError::Unavailable("no broker".into()));
+    let content = world.due(1).await[0];
+    world.chunks.panic_once();
+    let (quick, hour) = (Duration::from_millis(10), Duration::from_secs(3_600));
+    let class = ClassLimits { jobs_max: 1, bytes_max: 1, queue_max: 1, refused: None };
+    let parts = NodeParts {
+        disks: vec![],
+        dispatcher: world.dispatcher.clone(),
+        limits: AdmissionLimits { read: class, write: class, queue_wait_ms: 1 },
+        disk: DiskSettings {
+            scrub_period: None,
+            scrub_interval: hour,
+            compact_interval: hour,
+            compact_step_bytes: 1,
+            checkpoint_interval: hour,
+            step_timeout: hour,
+        },
+        cleanup: CleanupSettings {
+            tick: quick,
+            stale_upload_age: None,
+            grace: Duration::from_millis(GRACE_MS),
+            upload_interval: hour,
+            reclaim_interval: quick,
+            orphan_interval: hour,
+            pass_timeout: hour,
+        },
+        reporter: Reporter::new("node", Arc::new(SystemClock)),
+        health_interval: quick,
+        restarts_max: 0,
+        restart_window: hour,
+    };
+    let actors = service::start(parts).await.unwrap();
+    let begun = Instant::now();
+    while world.has(&content) {
+        assert!(begun.elapsed() < PATIENCE, "no other pass is made");
+        tokio::time::sleep(quick).await;
+    }
+    let failures: u64 = actors.cleanup_report().iter().map(|(_, report)| report.failures).sum();
+    assert_eq!(failures, 1);
+    actors.stop(PATIENCE).await;
 }
 
 /// Asks nobody.
