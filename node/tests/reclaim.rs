@@ -110,7 +110,8 @@ impl Clock for YearAhead {
     }
 }
 
-/// What was condemned a moment ago is a year old by that clock. The write whose chunks were deleted must be refused all the same.
+/// What was condemned a moment ago is a year old by that clock. The write whose chunks were deleted must be refused all
+/// the same.
 #[tokio::test]
 async fn a_node_whose_clock_is_far_ahead_forgets_no_condemnation() {
     let mut world = World::new(Limits::default()).await;

@@ -201,5 +201,7 @@ async fn metadata_that_are_gone_are_rebuilt_from_the_disks_over_what_a_broken_ru
     assert!(!partial.exists());
     let again = rebuild(&config, "root", RebuildOptions::default()).await.expect_err("there are buckets");
     assert!(again.to_string().contains("holds buckets"), "{again:#}");
-    support::start(&config).await.shutdown().await;
+    let node = support::start(&config).await;
+    assert_eq!(S3::of(&node).get("/bucket/key").await.expect("an answer"), (StatusCode::OK, content(0, 1)));
+    node.shutdown().await;
 }

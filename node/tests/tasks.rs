@@ -610,7 +610,8 @@ async fn tasks_wait_while_no_worker_runs() {
     assert!(world.bus.check(Topic::Tasks).await.is_ok());
 }
 
-/// What one pass panics at is done by the next one. The actor is not even started again: that would end the node at last.
+/// What one pass panics at is done by the next one. The actor is not even started again: that would end the node at
+/// last.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pass_that_panics_is_made_again() {
     let world = World::new(patient()).await;

@@ -99,7 +99,8 @@ impl LeapGuard {
         Self(Mutex::new(Leaps::new(clock, hold)))
     }
 
-    /// Whether `what` holds still now. Asked seldom, it notices a leap late, but before what is done after the question.
+    /// Whether `what` holds still now. Asked seldom, it notices a leap late, but before what is done after the
+    /// question.
     pub fn holds(&self, clock: &dyn Clock, what: &'static str) -> bool {
         self.0.lock().hold(clock, what)
     }

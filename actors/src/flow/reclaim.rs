@@ -39,7 +39,8 @@ mod named;
 
 pub(super) use contents::Progress;
 
-/// Contents condemned longer ago than this are forgotten: no write takes a month. See [`condemned`] for what if the clock is wrong.
+/// Contents condemned longer ago than this are forgotten: no write takes a month. See [`condemned`] for what if the
+/// clock is wrong.
 const CONDEMNED_AGE_MS: u64 = 30 * 86_400_000;
 
 /// Why a pass ended early. What it did before stays done.

@@ -194,8 +194,8 @@ impl ClusterHandle {
         self.context.shared.comparison_wanted.send_modify(|wanted| *wanted += 1);
     }
 
-    /// Stops this node's repairs after those at hand, until the process ends, for tests. Joins go on. The operator pauses those
-    /// of all nodes, by [`set_repair_pause`](crate::ports::coordination::set_repair_pause).
+    /// Stops this node's repairs after those at hand, until the process ends, for tests. Joins go on. The operator
+    /// pauses those of all nodes, by [`set_repair_pause`](crate::ports::coordination::set_repair_pause).
     pub fn pause_repairs(&self) {
         self.context.shared.repairs_held.send_replace(true);
     }

@@ -1,8 +1,8 @@
 //! Tracked tasks that tell their actor of their end, whatever it is.
 //!
-//! An actor notes that a task of a kind runs, and starts no other one before it was told of the end. A task that panicked would
-//! tell nothing, and what it does would never be done again. To end the actor with it is no help either: what makes one pass panic
-//! makes the next one, and the node would stop for a fault of its housekeeping.
+//! An actor notes that a task of a kind runs, and starts no other one before it was told of the end. A task that
+//! panicked would tell nothing, and what it does would never be done again. To end the actor with it is no help either:
+//! what makes one pass panic makes the next one, and the node would stop for a fault of its housekeeping.
 
 use std::panic::AssertUnwindSafe;
 

@@ -25,8 +25,8 @@ pub(super) enum RepairCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
-    /// Stop the repairs of all nodes after those at hand, until they are told to go on. Copies for shards that a node joins
-    /// go on.
+    /// Stop the repairs of all nodes after those at hand, until they are told to go on. Copies for shards that a node
+    /// joins go on.
     Pause {
         #[command(flatten)]
         client: ClientArgs,
@@ -152,8 +152,8 @@ mod tests {
         let text = text(&info);
         assert!(text.contains("degraded: shards 0, 1, 2"), "{text}");
         assert!(text.contains("and 240 more shards"), "{text}");
-        let paused = "node 5f3a (repairs are paused on all nodes since 1970-01-01T00:00:01Z by admin token (alice) at node 77)\n";
-        assert!(text.starts_with(paused), "{text}");
+        let paused = "(repairs are paused on all nodes since 1970-01-01T00:00:01Z by admin token (alice) at node 77)\n";
+        assert!(text.starts_with("node 5f3a ") && text.contains(paused), "{text}");
         assert!(text.contains("no database (2 times)\n") && text.contains("no room\n"), "{text}");
     }
 }

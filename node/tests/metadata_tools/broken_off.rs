@@ -1,4 +1,5 @@
-//! A restore that breaks off on a node that runs alone leaves no half of a database: the node would delete the chunks of the rest.
+//! A restore that breaks off on a node that runs alone leaves no half of a database: the node would delete the chunks
+//! of the rest.
 
 use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -8,7 +9,8 @@ use super::*;
 /// Longer than what is read of it at a time, so that much of it is restored before the rest is read.
 const OBJECTS: u64 = 120;
 
-/// A backup, and `look` is called with how many bytes were read, each time that more is asked for after the first look through.
+/// A backup, and `look` is called with how many bytes were read, each time that more is asked for after the first look
+/// through.
 struct Watched<F: FnMut(u64)> {
     bytes: Cursor<Vec<u8>>,
     is_checked: bool,

@@ -1,9 +1,10 @@
 //! When a condemnation may be forgotten.
 //!
-//! It is what refuses a write that goes on after it was taken for dead and its chunks were deleted. Its time was told by the clock
-//! of whichever node condemned, and its age is reckoned by that of another one: a clock that is wrong by a month, in either
-//! direction, makes it look old at once. So the time of day only says which ones to look at. A node forgets one after it has
-//! seen it for longer than any write can go on, by the time that passes. A process that starts begins anew.
+//! It is what refuses a write that goes on after it was taken for dead and its chunks were deleted. Its time was told
+//! by the clock of whichever node condemned, and its age is reckoned by that of another one: a clock that is wrong by a
+//! month, in either direction, makes it look old at once. So the time of day only says which ones to look at. A node
+//! forgets one after it has seen it for longer than any write can go on, by the time that passes. A process that starts
+//! begins anew.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -35,8 +35,8 @@ pub struct DispatchSettings {
     pub publish: Duration,
     /// How long the bus is left alone after it did not take one.
     pub away: Duration,
-    /// For how long after a leap of the clock nothing is given out, since what is young would be due: uploads under way, and what
-    /// readers still have; none: clocks are not compared.
+    /// For how long after a leap of the clock nothing is given out, since what is young would be due: uploads under
+    /// way, and what readers still have; none: clocks are not compared.
     pub hold: Duration,
 }
 

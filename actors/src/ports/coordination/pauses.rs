@@ -1,7 +1,7 @@
 //! What the operator told the whole cluster to leave off for a while.
 //!
-//! It holds until it is taken back: it is bound to no session and to no node, so it outlives both. Every node follows it as
-//! far as it sees; one that is cut off goes on by what it saw last.
+//! It holds until it is taken back: it is bound to no session and to no node, so it outlives both. Every node follows
+//! it as far as it sees; one that is cut off goes on by what it saw last.
 
 use holdfast_protocol::NodeId;
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,8 @@ pub struct Pauses {
     pub repairs: Option<Pause>,
 }
 
-/// Pauses repairs on all nodes, or lets them go on, and returns what holds from then on. What is paused already stays as it is.
+/// Pauses repairs on all nodes, or lets them go on, and returns what holds from then on. What is paused already stays
+/// as it is.
 ///
 /// # Errors
 /// Those of [`Coordination::store_pauses`] but for conflicts.

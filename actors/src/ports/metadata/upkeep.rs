@@ -111,8 +111,8 @@ pub trait MetadataUpkeep: Send + Sync + 'static {
     /// Contents condemned before `before_ms`, the oldest first, at most `limit`.
     async fn condemned(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<Condemned>>;
 
-    /// Forgets that these contents were condemned, each if it was at just that time. Only what was condemned longer ago than any
-    /// write takes may be forgotten. At most 1,000 at a time.
+    /// Forgets that these contents were condemned, each if it was at just that time. Only what was condemned longer ago
+    /// than any write takes may be forgotten. At most 1,000 at a time.
     async fn forget_condemned(&self, condemned: &[Condemned]) -> MetadataResult<()>;
 
     // --- replicas ----------------------------------------------------------------------------------------------------

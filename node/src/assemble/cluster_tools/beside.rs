@@ -1,13 +1,13 @@
 //! The database of a node that runs alone, filled beside the one whose place it takes.
 //!
-//! A node takes chunks that its metadata does not know for left over, and deletes them. So half a database must never bear the
-//! name that a node opens. What fills one works on a copy under another name; [`Beside::put_in_place`] makes it durable and gives
-//! it the name by a rename. Whatever happens before that (an error, a full disk, `kill -9`) leaves the database that was there, or
-//! none.
+//! A node takes chunks that its metadata does not know for left over, and deletes them. So half a database must never
+//! bear the name that a node opens. What fills one works on a copy under another name; [`Beside::put_in_place`] makes
+//! it durable and gives it the name by a rename. Whatever happens before that (an error, a full disk, `kill -9`) leaves
+//! the database that was there, or none.
 //!
-//! A database is its file and the log beside it, and a log is taken for that of whichever file bears the name. So neither may
-//! have a log when names change: SQLite empties and removes it as the last connection is closed, and a log that is left all the
-//! same is an error here.
+//! A database is its file and the log beside it, and a log is taken for that of whichever file bears the name. So
+//! neither may have a log when names change: SQLite empties and removes it as the last connection is closed, and a log
+//! that is left all the same is an error here.
 
 use std::fs::{self, File};
 use std::io;
@@ -27,8 +27,8 @@ pub(super) struct Beside {
 }
 
 impl Beside {
-    /// Begins with a copy of the database at `path`, which nobody has open, or with none if there is none. What an earlier run
-    /// left under the temporary name is removed.
+    /// Begins with a copy of the database at `path`, which nobody has open, or with none if there is none. What an
+    /// earlier run left under the temporary name is removed.
     ///
     /// # Errors
     /// When the database has a log; those of files.
@@ -57,7 +57,8 @@ impl Beside {
         open(&self.made).await
     }
 
-    /// Puts what was made into the place of the database, durably: after a crash at any moment there is one of the two, whole.
+    /// Puts what was made into the place of the database, durably: after a crash at any moment there is one of the two,
+    /// whole.
     ///
     /// # Errors
     /// When it was not closed; those of files.

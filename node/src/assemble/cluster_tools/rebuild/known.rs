@@ -1,9 +1,9 @@
 //! Versions that the disks of another node, or a run that broke off, have brought back already.
 //!
-//! Of two contents of one version the one counts that would count if both lay on one node. And a version takes its place by its
-//! time: those of its key that are newer are put over it again, each removed and put back with the content that it had. A run
-//! that breaks off in between has lost none, since its labels are still there: it is made again, and puts right the order of the
-//! keys that it finds to be there ([`put_in_order`]).
+//! Of two contents of one version the one counts that would count if both lay on one node. And a version takes its
+//! place by its time: those of its key that are newer are put over it again, each removed and put back with the content
+//! that it had. A run that breaks off in between has lost none, since its labels are still there: it is made again, and
+//! puts right the order of the keys that it finds to be there ([`put_in_order`]).
 
 use std::collections::VecDeque;
 
@@ -138,8 +138,8 @@ pub(super) async fn put_newer_over(
     put_over(metadata, bucket, key, place, NEWER_AT_ONCE).await
 }
 
-/// A key may have more versions than memory has room for, and each may be of ten thousand parts: only names are remembered, of
-/// `at_once` versions at a time, the oldest ones first.
+/// A key may have more versions than memory has room for, and each may be of ten thousand parts: only names are
+/// remembered, of `at_once` versions at a time, the oldest ones first.
 async fn put_over(
     metadata: &dyn MetadataStore,
     bucket: &Bucket,
@@ -198,8 +198,8 @@ async fn oldest_newer_below(
     Ok(newer.into_iter().rev().collect())
 }
 
-/// Puts the versions of a key in the order of their times again, where a run that broke off has put an older one on top and not
-/// all the newer ones over it.
+/// Puts the versions of a key in the order of their times again, where a run that broke off has put an older one on top
+/// and not all the newer ones over it.
 pub(super) async fn put_in_order(metadata: &dyn MetadataStore, bucket: &str, key: &str) -> Result<(), MetadataError> {
     let bucket = metadata.bucket(bucket).await?;
     let (mut oldest, mut wrong): (Option<(VersionId, u64)>, _) = (None, None);
