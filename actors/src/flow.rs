@@ -2,7 +2,7 @@
 
 pub mod accesses;
 mod chunk_guard;
-mod clocks;
+pub mod clocks;
 pub mod cluster_view;
 pub mod cold;
 pub mod consume;

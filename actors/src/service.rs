@@ -17,7 +17,7 @@
 //! tasks (one of a kind outstanding), and commands of operators, which [`node::NodeHandle`] limits.
 //!
 //! **Handlers decide, tracked tasks wait.** A handler does no I/O; it starts tasks in a `JoinSet` that belongs to the
-//! actor's state, which aborts them when the actor ends in whatever way.
+//! actor's state, which aborts them when the actor ends in whatever way. A task that panics has failed ([`tracked`]).
 //!
 //! Actors have no registered names, since several nodes run in one process in tests: references are handed out through
 //! [`node::NodeHandle`], which always has the current ones.
@@ -31,6 +31,7 @@ pub mod loops;
 pub mod node;
 pub mod supervisor;
 pub mod ticker;
+mod tracked;
 
 pub use admission::{Admission, Permit, Rejected};
 pub use cluster::{ClusterHandle, ClusterParts, ClusterSettings};

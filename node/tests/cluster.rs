@@ -193,6 +193,51 @@ async fn rot_beneath_resident_pages_is_found_by_scrub_and_healed_by_repair() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repairs_are_paused_for_all_nodes_until_that_is_taken_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config(dir.path());
+    let mut cluster = dev::start(&config, 3, Root::Generate).await.expect("the cluster starts");
+    let admin = |cluster: &DevCluster, at: usize| Admin::of(cluster.node(at).expect("a node"), cluster.config(at));
+    let asked = cluster.node(0).expect("a node").id().to_string();
+    let paused: RepairInfo = admin(&cluster, 0).post("/v1/repair/pause", json!({})).await;
+    let pause = paused.pause.clone().expect("it is told since when");
+    assert!(paused.paused && pause.node == asked && pause.by.starts_with("admin token"), "{pause:?}");
+
+    let holds = async |cluster: &DevCluster, at: usize| {
+        let admin = admin(cluster, at);
+        let is_told = |info: &RepairInfo| info.paused && info.pause.as_ref() == Some(&pause);
+        until("the node follows", || admin.get::<RepairInfo>("/v1/repair"), is_told).await;
+        let status: ClusterStatus = admin.get("/v1/cluster").await;
+        assert_eq!(status.repair_pause.as_ref(), Some(&pause));
+        assert!(status.reasons.iter().any(|reason| reason.code == "repairs_paused"), "{:?}", status.reasons);
+    };
+    for at in 0..3 {
+        holds(&cluster, at).await;
+    }
+    // Neither the node that was asked has to stay, nor any other.
+    cluster.crash(0);
+    until_ok("the node starts again", async || cluster.restart(0).await).await;
+    holds(&cluster, 0).await;
+    let kept = config.node.data_dir.join("dev-cluster").join("cluster.json");
+    let read = async || std::fs::read_to_string(&kept).unwrap_or_default();
+    until("it is written down", read, |text: &String| text.contains("admin token")).await;
+    cluster.shutdown().await;
+    let cluster = dev::start(&config, 3, Root::Require).await.expect("the cluster starts");
+    holds(&cluster, 2).await;
+
+    let info: RepairInfo = admin(&cluster, 1).post("/v1/repair/resume", json!({})).await;
+    assert!(!info.paused && info.pause.is_none(), "{info:?}");
+    for at in 0..3 {
+        let admin = admin(&cluster, at);
+        until("it goes on", || admin.get::<RepairInfo>("/v1/repair"), |info| !info.paused && info.pause.is_none())
+            .await;
+        let status: ClusterStatus = admin.get("/v1/cluster").await;
+        assert!(status.reasons.iter().all(|reason| reason.code != "repairs_paused"), "{:?}", status.reasons);
+    }
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_is_drained_only_when_it_holds_nothing() {
     let cluster = Cluster::start(4).await;
     assert_eq!(cluster.s3(0).put("/bucket", Bytes::new()).await.unwrap().0, StatusCode::OK);

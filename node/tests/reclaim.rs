@@ -101,6 +101,31 @@ impl World {
     }
 }
 
+/// A clock that is a year ahead of all others.
+struct YearAhead;
+
+impl Clock for YearAhead {
+    fn now_ms(&self) -> u64 {
+        SystemClock.now_ms() + 365 * 86_400_000
+    }
+}
+
+/// What was condemned a moment ago is a year old by that clock. The write whose chunks were deleted must be refused all
+/// the same.
+#[tokio::test]
+async fn a_node_whose_clock_is_far_ahead_forgets_no_condemnation() {
+    let mut world = World::new(Limits::default()).await;
+    let content = ContentId::generate(SystemClock.now_ms() / 1_000);
+    let condemned = world.reclaimer.metadata.condemn(&[content], SystemClock.now_ms()).await.expect("an answer");
+    assert_eq!(condemned, [content]);
+    world.reclaimer.clock = Arc::new(YearAhead);
+    for _ in 0..2 {
+        world.sweep().await;
+    }
+    let left = world.reclaimer.metadata.condemned(u64::MAX >> 1, 10).await.expect("an answer");
+    assert_eq!(left.iter().map(|one| one.content).collect::<Vec<_>>(), [content]);
+}
+
 /// A stub is a chunk of a content that metadata knows, for as long as it knows it, and goes with it.
 #[tokio::test]
 async fn a_stub_stays_while_its_content_is_known_and_is_reclaimed_with_it() {

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use holdfast_actors::ports::MetadataStore as _;
+use holdfast_node::assemble::cluster_tools::{RebuildOptions, rebuild};
+use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use http::StatusCode;
 use tokio::task::JoinSet;
 
@@ -167,5 +170,38 @@ async fn disks_whose_metadata_is_gone_are_refused_and_keep_their_chunks() {
     let node = support::start(&config).await;
     let answer = S3::of(&node).get("/bucket/key").await.expect("an answer");
     assert_eq!(answer, (StatusCode::OK, content(0, 1)));
+    node.shutdown().await;
+}
+
+/// The labels of its chunks are enough. Half of it must never be what a node starts on, so it is made beside its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metadata_that_are_gone_are_rebuilt_from_the_disks_over_what_a_broken_run_left() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = support::config(dir.path());
+    let node = support::start(&config).await;
+    let s3 = S3::of(&node);
+    assert_eq!(s3.put("/bucket", Bytes::new()).await.expect("an answer").0, StatusCode::OK);
+    assert_eq!(s3.put("/bucket/key", content(0, 1)).await.expect("an answer").0, StatusCode::OK);
+    node.shutdown().await;
+    let database = config.node.data_dir.join("metadata.sqlite");
+    for suffix in ["", "-wal", "-shm"] {
+        drop(std::fs::remove_file(config.node.data_dir.join(format!("metadata.sqlite{suffix}"))));
+    }
+    let partial = config.node.data_dir.join("metadata.sqlite.partial");
+    std::fs::write(&partial, "half of a database").expect("written");
+
+    let counted = RebuildOptions { dry_run: true, ..RebuildOptions::default() };
+    for (options, found) in [(counted, 0), (RebuildOptions::default(), 1)] {
+        let report = rebuild(&config, "root", options).await.expect("rebuilt");
+        assert_eq!((report.objects, report.dry_run), (1, options.dry_run));
+        let metadata = SqliteMetadataStore::open(&database, SqliteOptions::default()).await.expect("it opens");
+        assert_eq!(metadata.list_buckets(None, None, 10).await.expect("buckets").len(), found);
+        metadata.close().await;
+    }
+    assert!(!partial.exists());
+    let again = rebuild(&config, "root", RebuildOptions::default()).await.expect_err("there are buckets");
+    assert!(again.to_string().contains("holds buckets"), "{again:#}");
+    let node = support::start(&config).await;
+    assert_eq!(S3::of(&node).get("/bucket/key").await.expect("an answer"), (StatusCode::OK, content(0, 1)));
     node.shutdown().await;
 }

@@ -29,7 +29,7 @@ pub use keys::{CreatedKey, Key, NewKey, NewUser, RotateKey, SetEnabled, User};
 pub use layout::{ApplyLayout, LayoutCost, LayoutNodeCost, LayoutState, LayoutView, StageChange};
 pub use nodes::{DrainStatus, NodeInfo, NodeShards};
 pub use objects::{ChunkReplica, ObjectChunk, ObjectCold, ObjectRestore, ObjectStat};
-pub use repair::{ComparisonInfo, CopyInfo, RepairInfo};
+pub use repair::{ComparisonInfo, CopyInfo, PauseInfo, RepairInfo};
 pub use shards::{ShardInfo, ShardReplica};
 pub use status::{AdmissionStatus, CleanupStatus, DiskStatus, Maintenance, Readiness, Reason, ScrubStatus, Status};
 pub use tiering::{

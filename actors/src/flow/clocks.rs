@@ -6,9 +6,13 @@
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::ports::Clock;
+
+/// For how long who has no setting of its own holds still after a leap.
+pub const HOLD: Duration = Duration::from_secs(900);
 
 /// The time of day and the time that passes, read at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -82,6 +86,23 @@ impl Leaps {
         }
         self.until = self.until.filter(|until| *until > Instant::now());
         self.until.is_some()
+    }
+}
+
+/// The same for several that share it.
+#[derive(Debug)]
+pub struct LeapGuard(Mutex<Leaps>);
+
+impl LeapGuard {
+    /// Compares from now on. With a `hold` of nothing there are no leaps.
+    pub fn new(clock: &dyn Clock, hold: Duration) -> Self {
+        Self(Mutex::new(Leaps::new(clock, hold)))
+    }
+
+    /// Whether `what` holds still now. Asked seldom, it notices a leap late, but before what is done after the
+    /// question.
+    pub fn holds(&self, clock: &dyn Clock, what: &'static str) -> bool {
+        self.0.lock().hold(clock, what)
     }
 }
 

@@ -80,7 +80,7 @@ impl Default for ConsumeSettings {
 }
 
 impl ConsumeSettings {
-    fn pause_after(&self, attempt: u32) -> Duration {
+    pub(super) fn pause_after(&self, attempt: u32) -> Duration {
         let doublings = attempt.saturating_sub(1).min(20);
         self.pause.saturating_mul(1 << doublings).min(self.pause_max).max(Duration::from_secs(1))
     }

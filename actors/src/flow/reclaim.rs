@@ -31,14 +31,17 @@ use super::duty::Duty;
 use crate::domain::cleanup::{PassEnd, WriteWindow};
 use crate::ports::chunks::ChunkInfo;
 use crate::ports::coordination::{Fence, Ownership};
+use crate::ports::metadata::Condemned;
 use crate::ports::{ChunkError, ChunkStore, Clock, MetadataError, MetadataStore};
 
+mod condemned;
 mod contents;
 mod named;
 
 pub(super) use contents::Progress;
 
-/// Contents condemned longer ago than this are forgotten: no write takes a month.
+/// Contents condemned longer ago than this are forgotten: no write takes a month. See [`condemned`] for what if the
+/// clock is wrong.
 const CONDEMNED_AGE_MS: u64 = 30 * 86_400_000;
 
 /// Why a pass ended early. What it did before stays done.
@@ -103,6 +106,7 @@ pub struct InFlightWrites {
     window: Mutex<WriteWindow>,
     /// Those that somebody says are not over, with how many say so.
     held: Mutex<BTreeMap<ContentId, usize>>,
+    condemned: Mutex<condemned::Seen>,
 }
 
 /// A content that is in flight for as long as this lives.
@@ -127,8 +131,12 @@ impl Drop for HeldContent {
 impl InFlightWrites {
     /// A window longer than any write takes from its last new chunk to its commit.
     pub fn new(window: Duration) -> Arc<Self> {
-        let window = Mutex::new(WriteWindow::new(window.as_millis() as u64));
-        Arc::new(Self { started: Instant::now(), window, held: Mutex::default() })
+        Arc::new(Self {
+            started: Instant::now(),
+            window: Mutex::new(WriteWindow::new(window.as_millis() as u64)),
+            held: Mutex::default(),
+            condemned: Mutex::new(condemned::Seen::new(window)),
+        })
     }
 
     /// Keeps `content` in flight until what is returned is dropped: what a move brought back may be read for hours before its
@@ -146,6 +154,11 @@ impl InFlightWrites {
     /// Whether `content` can belong to a write that is not over.
     pub fn may_be_in_flight(&self, content: ContentId) -> bool {
         self.held.lock().contains_key(&content) || self.window.lock().may_be_in_flight(content, self.now_ms())
+    }
+
+    /// Which of these condemnations, old by the clock, no write needs any more.
+    fn needless(&self, old: &[Condemned]) -> Vec<Condemned> {
+        self.condemned.lock().ripe(old, self.now_ms())
     }
 
     fn now_ms(&self) -> u64 {
@@ -262,14 +275,22 @@ impl Reclaimer {
             self.sweep_page(&page, spared_from, &mut stats).await?;
             if page.len() < self.limits.page {
                 *cursor = None;
-                let before_ms = self.clock.now_ms().saturating_sub(CONDEMNED_AGE_MS);
-                let forget = self.metadata.forget_condemned(before_ms, self.limits.batch);
-                self.timed("forget condemned contents", forget).await?;
+                self.forget_condemned().await?;
                 return Ok((stats, PassEnd::Done));
             }
             *cursor = page.last().map(|info| info.id);
         }
         Ok((stats, PassEnd::More))
+    }
+
+    async fn forget_condemned(&self) -> Result<(), ReclaimError> {
+        let before_ms = self.clock.now_ms().saturating_sub(CONDEMNED_AGE_MS);
+        let old = self.metadata.condemned(before_ms, condemned::SEEN_MAX);
+        let old = self.timed("list condemned contents", old).await?;
+        for batch in self.in_flight.needless(&old).chunks(1_000) {
+            self.timed("forget condemned contents", self.metadata.forget_condemned(batch)).await?;
+        }
+        Ok(())
     }
 
     /// Contents begun at this time or later belong, perhaps, to a write that another node coordinates: it may put its next chunk

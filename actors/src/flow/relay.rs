@@ -34,6 +34,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::flow::clocks::{HOLD, LeapGuard};
 use crate::ports::outbox::OutboxBacklog;
 use crate::ports::{Clock, Coordination, EventBus, Outbox};
 use gather::Gather;
@@ -76,6 +77,8 @@ pub struct RelaySettings {
     pub keep: Option<Duration>,
     /// How many of them are kept in each partition.
     pub keep_rows_max: u64,
+    /// For how long after a leap of the clock none of them is forgotten; none: clocks are not compared.
+    pub hold: Duration,
 }
 
 impl Default for RelaySettings {
@@ -92,6 +95,7 @@ impl Default for RelaySettings {
             housekeeping: Duration::from_secs(15),
             keep: Some(Duration::from_secs(3_600)),
             keep_rows_max: 200_000 / u64::from(PARTITIONS),
+            hold: HOLD,
         }
     }
 }
@@ -186,13 +190,15 @@ struct Context {
     gather: Arc<Gather>,
     /// Held while a backlog is counted: one partition at a time.
     counting: tokio::sync::Mutex<()>,
+    leaps: LeapGuard,
 }
 
 /// Runs until something in it panics.
 pub async fn run(parts: RelayParts, status: Arc<RelayStatus>) -> String {
     let wake = (0..PARTITIONS).map(|_| Notify::new()).collect();
     let (gather, counting) = (Arc::new(Gather::new()), tokio::sync::Mutex::default());
-    let context = Arc::new(Context { parts, status, wake, gather, counting });
+    let leaps = LeapGuard::new(&*parts.clock, parts.settings.hold);
+    let context = Arc::new(Context { parts, status, wake, gather, counting, leaps });
     let mut tasks = JoinSet::new();
     for partition in 0..PARTITIONS {
         tasks.spawn(partition::run(context.clone(), partition));

@@ -170,6 +170,12 @@ impl Context {
         self.parts.coordination.leases().borrow().get(CONTROLLER).map(|holder| holder.node)
     }
 
+    /// Whether this node is to make no repairs.
+    pub(crate) fn repairs_paused(&self) -> bool {
+        let held = *self.shared.repairs_held.borrow();
+        held || self.parts.coordination.watch_pauses().borrow().repairs.is_some()
+    }
+
     /// Tells the controller something, wherever it is.
     pub(crate) async fn report(&self, report: ShardReport) -> Result<(), PeerError> {
         match self.controller() {

@@ -156,3 +156,19 @@ impl Consumer for TaskWorker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::dispatch::DispatchLimits;
+
+    /// Or the dispatcher would give out again what consumers still have, and count it twice against its bound.
+    #[test]
+    fn what_a_killed_worker_leaves_comes_back_and_is_tried_to_its_end_before_the_dispatcher_takes_it_for_late() {
+        let settings = consume_settings();
+        let pauses: Duration = (1..settings.attempts_max).map(|attempt| settings.pause_after(attempt)).sum();
+        let late = Duration::from_millis(DispatchLimits::default().late_ms);
+        assert!(settings.lease * 2 + pauses < late, "{pauses:?} of pauses, late after {late:?}");
+        assert!(BUDGET < settings.lease.mul_f64(0.8), "a task that takes long is put back, not cut off");
+    }
+}

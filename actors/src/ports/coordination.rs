@@ -1,8 +1,8 @@
 //! The `Coordination` port: what the nodes of a cluster agree on.
 //!
 //! The identity of the cluster, who is alive, the layout that the operator wants, who holds each shard, leases (one of
-//! them makes the controller), and the state of the shared cache. The coordination service is the only owner of these; a node
-//! keeps a mirror, which it gets as [`tokio::sync::watch`] channels.
+//! them makes the controller), the state of the shared cache, and what the operator paused. The coordination service is
+//! the only owner of these; a node keeps a mirror, which it gets as [`tokio::sync::watch`] channels.
 //!
 //! # Reads, writes and the mirror
 //! * Methods that are `async` and read (`cluster`, `layout`, `shard`) see everything that was written before the call by
@@ -48,11 +48,13 @@ mod cache;
 pub mod conformance;
 mod lease;
 mod ownership;
+mod pauses;
 mod types;
 
 pub use cache::{CacheFollower, CacheMode, CacheSeen, CacheState, invalidate_cache, turn_cache_off};
 pub use lease::{CONTROLLER, Fence, FencingToken, Lease, LeaseHolder, LeaseName, LeaseTable};
 pub use ownership::{Ownership, SessionState};
+pub use pauses::{Pause, Pauses, set_repair_pause};
 pub use types::{
     ClusterIdentity, FORMAT, LiveNode, Membership, NodeAddresses, NodeAnnouncement, NodeState, Registration, ShardMap,
     Version, Versioned,
@@ -247,6 +249,25 @@ pub trait Coordination: Send + Sync + 'static {
 
     /// Who holds which lease.
     fn leases(&self) -> watch::Receiver<Arc<LeaseTable>>;
+
+    // --- what is paused ----------------------------------------------------------------------------------------------
+
+    /// What the operator paused; `None` if nothing ever was.
+    ///
+    /// # Errors
+    /// [`CoordinationError::Unavailable`] and the like.
+    async fn pauses(&self) -> CoordinationResult<Option<Versioned<Pauses>>>;
+
+    /// Replaces what is paused if it is still what was read as `expected` (`None`: nothing ever was). It outlives
+    /// sessions.
+    ///
+    /// # Errors
+    /// [`CoordinationError::Conflict`], [`CoordinationError::Unknown`]; [`CoordinationError::NotFound`] before the
+    /// cluster is created.
+    async fn store_pauses(&self, expected: Option<Version>, pauses: &Pauses) -> CoordinationResult<Version>;
+
+    /// What is paused.
+    fn watch_pauses(&self) -> watch::Receiver<Pauses>;
 
     // --- the shared cache ------------------------------------------------------------------------------------------
 

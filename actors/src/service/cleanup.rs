@@ -15,6 +15,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::node::{NodeParts, NodeShared};
 use super::ticker::{Tick, spawn_ticker};
+use super::tracked::to_its_end;
 use crate::domain::cleanup::{PassEnd, PassKind, Schedule};
 use crate::flow::reclaim::PassStats;
 use crate::flow::tasks::Dispatcher;
@@ -168,7 +169,7 @@ impl CleanupState {
             let mut cursor = self.cursor;
             let myself = myself.clone();
             self.tasks.spawn(async move {
-                let pass = run_pass(&dispatcher, &settings, kind, &mut cursor);
+                let pass = to_its_end(run_pass(&dispatcher, &settings, kind, &mut cursor));
                 let result = match tokio::time::timeout(settings.pass_timeout, pass).await {
                     Ok(result) => result,
                     Err(_) => Err(format!("did not end within {} s", settings.pass_timeout.as_secs())),

@@ -113,7 +113,7 @@ impl ClusterHandle {
     /// This node's repairs.
     pub fn repairs(&self) -> RepairStatus {
         let mut status = self.context.shared.repair.lock().clone();
-        status.paused = *self.context.shared.repairs_paused.borrow();
+        status.paused = self.context.repairs_paused();
         status
     }
 
@@ -194,20 +194,16 @@ impl ClusterHandle {
         self.context.shared.comparison_wanted.send_modify(|wanted| *wanted += 1);
     }
 
-    /// Whether this node makes no repairs.
-    pub fn repairs_paused(&self) -> bool {
-        *self.context.shared.repairs_paused.borrow()
-    }
-
-    /// Stops this node's repairs after those at hand. Joins go on.
+    /// Stops this node's repairs after those at hand, until the process ends, for tests. Joins go on. The operator
+    /// pauses those of all nodes, by [`set_repair_pause`](crate::ports::coordination::set_repair_pause).
     pub fn pause_repairs(&self) {
-        self.context.shared.repairs_paused.send_replace(true);
+        self.context.shared.repairs_held.send_replace(true);
     }
 
     /// Goes on with them, at once.
     pub fn resume_repairs(&self) {
-        self.context.shared.repairs_paused.send_replace(false);
-        self.context.shared.repairs_queued.notify_one();
+        self.context.shared.repairs_held.send_replace(false);
+        self.wake_repairs();
     }
 
     /// Looks for repairs now: some were queued for this node.

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use super::ingest::IngestMsg;
 use super::node::{NodeParts, NodeShared};
 use super::ticker::{Tick, spawn_ticker};
+use super::tracked::to_its_end;
 use crate::domain::admission::DiskHealth;
 use crate::ports::{ChunkError, Disk, ScrubStep};
 
@@ -296,9 +297,9 @@ impl DiskState {
 }
 
 async fn timed<T>(limit: Duration, step: impl Future<Output = Result<T, ChunkError>>) -> Result<T, String> {
+    let step = to_its_end(async { step.await.map_err(|error| error.to_string()) });
     match tokio::time::timeout(limit, step).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(error.to_string()),
+        Ok(result) => result,
         Err(_) => Err(format!("did not end within {} s", limit.as_secs())),
     }
 }

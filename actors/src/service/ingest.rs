@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use super::node::{DiskReport, NodeHealth, NodeParts, NodeShared};
 use super::ticker::{Tick, spawn_ticker};
+use super::tracked::to_its_end;
 use crate::domain::admission::{DiskHealth, Pressure, limits_under};
 
 /// Longest time for the metadata store to answer a ping before it counts as down.
@@ -87,9 +88,9 @@ impl Actor for IngestActor {
                     state.ping_running = true;
                     let metadata = state.parts.dispatcher.reclaimer().metadata.clone();
                     state.tasks.spawn(async move {
-                        let checked = match tokio::time::timeout(PING_TIMEOUT, metadata.ping()).await {
-                            Ok(Ok(())) => Ok(()),
-                            Ok(Err(error)) => Err(error.to_string()),
+                        let ping = to_its_end(async { metadata.ping().await.map_err(|error| error.to_string()) });
+                        let checked = match tokio::time::timeout(PING_TIMEOUT, ping).await {
+                            Ok(result) => result,
                             Err(_) => Err(format!("no answer within {} s", PING_TIMEOUT.as_secs())),
                         };
                         drop(myself.send_message(IngestMsg::MetadataChecked(checked)));

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::extract::{Extension, MatchedPath, OriginalUri, Request, State};
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use holdfast_protocol::journal::AuditRecord;
@@ -40,9 +40,9 @@ impl GoesOn {
     }
 }
 
-/// The name is a claim: the token is what is checked.
-fn actor(request: &Request) -> String {
-    let told = request.headers().get(OPERATOR).and_then(|name| name.to_str().ok()).map(str::trim).unwrap_or_default();
+/// Who sends a request with these headers. The name is a claim: the token is what is checked.
+pub(super) fn actor(headers: &HeaderMap) -> String {
+    let told = headers.get(OPERATOR).and_then(|name| name.to_str().ok()).map(str::trim).unwrap_or_default();
     let fits = !told.is_empty() && told.len() <= OPERATOR_BYTES_MAX && !told.contains(char::is_control);
     if fits { format!("admin token ({told})") } else { "admin token".into() }
 }
@@ -64,7 +64,7 @@ pub(super) async fn record(
     let mut record = AuditRecord {
         at_ms: state.clock.now_ms(),
         node: state.node_id.clone(),
-        actor: actor(&request),
+        actor: actor(request.headers()),
         source: client.map_or_else(String::new, |Extension(Client(address))| address.to_string()),
         action: format!("{} {place}", request.method()),
         target: uri.path().to_owned(),

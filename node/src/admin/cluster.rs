@@ -22,7 +22,7 @@ use holdfast_protocol::cluster::LayoutDocument;
 use holdfast_protocol::{NodeId, ShardId};
 
 use super::error::Body;
-use super::{AdminState, ApiError, nodes};
+use super::{AdminState, ApiError, nodes, repair};
 
 mod others;
 
@@ -275,8 +275,9 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Clust
         let message = if waiting == 1 { "1 repair waits".to_owned() } else { format!("{waiting} repairs wait") };
         reasons.push(Reason { code: "repairs".into(), message });
     }
-    if cluster.actors.repairs_paused() {
-        let message = format!("node {} makes no repairs: `holdfast repair resume` there ends that", cluster.me());
+    let repair_pause = repair::pause_of(cluster);
+    if repair_pause.is_some() {
+        let message = "repairs are paused on all nodes: `holdfast repair resume` ends that".into();
         reasons.push(Reason { code: "repairs_paused".into(), message });
     }
     if repairs.is_none() {
@@ -347,6 +348,7 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Clust
         nodes,
         shards,
         repairs,
+        repair_pause,
         cache,
     }))
 }

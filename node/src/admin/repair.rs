@@ -1,14 +1,27 @@
 //! `/v1/repair`
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
-use holdfast_protocol::admin::{ComparisonInfo, CopyInfo, ErrorBody, RepairInfo};
+use axum::http::HeaderMap;
+use holdfast_actors::ports::coordination::{Pause, set_repair_pause};
+use holdfast_protocol::admin::{ComparisonInfo, CopyInfo, ErrorBody, PauseInfo, RepairInfo};
 
 use super::cluster::ClusterAdmin;
-use super::{AdminState, ApiError, nodes};
+use super::{AdminState, ApiError, audit, nodes};
 
 /// Shards that are not proven to be the same everywhere, shown at most.
 const UNVERIFIED_SHOWN: usize = 16;
+
+/// How long an answer waits until this node knows itself what it has stored for all.
+const FOLLOW_MAX: Duration = Duration::from_secs(5);
+
+/// Since when and by whom the repairs of all nodes are paused, as this node sees it.
+pub(super) fn pause_of(cluster: &ClusterAdmin) -> Option<PauseInfo> {
+    let pause = cluster.coordination.watch_pauses().borrow().repairs.clone()?;
+    Some(PauseInfo { since_ms: pause.since_ms, by: pause.by, node: pause.node.to_string() })
+}
 
 async fn info(state: &AdminState, cluster: &ClusterAdmin) -> RepairInfo {
     let repairs = cluster.actors.repairs();
@@ -21,6 +34,7 @@ async fn info(state: &AdminState, cluster: &ClusterAdmin) -> RepairInfo {
     RepairInfo {
         node: cluster.me().to_string(),
         paused: repairs.paused,
+        pause: pause_of(cluster),
         backlog: backlog.map(|backlog| backlog.into_iter().map(|(node, n)| (node.to_string(), n)).collect()),
         done: repairs.done,
         failures: repairs.failures,
@@ -82,7 +96,7 @@ pub(super) async fn start(State(state): State<AdminState>) -> Result<Json<Repair
     Ok(Json(info(&state, cluster).await))
 }
 
-/// Stops this node's repairs after those at hand.
+/// Pauses the repairs of all nodes, after those at hand, until they are told to go on.
 #[utoipa::path(
     post, path = "/v1/repair/pause", tag = "repair", operation_id = "pause_repair",
     responses(
@@ -90,14 +104,15 @@ pub(super) async fn start(State(state): State<AdminState>) -> Result<Json<Repair
         (status = "default", description = "An error", body = ErrorBody),
     )
 )]
-pub(super) async fn pause(State(state): State<AdminState>) -> Result<Json<RepairInfo>, ApiError> {
+pub(super) async fn pause(State(state): State<AdminState>, headers: HeaderMap) -> Result<Json<RepairInfo>, ApiError> {
     let cluster = state.cluster()?;
-    cluster.actors.pause_repairs();
-    tracing::info!("repairs paused");
+    let pause = Pause { since_ms: state.clock.now_ms(), by: audit::actor(&headers), node: cluster.me() };
+    change(cluster, Some(pause)).await?;
+    tracing::info!("the repairs of all nodes are paused");
     Ok(Json(info(&state, cluster).await))
 }
 
-/// Goes on with this node's repairs.
+/// Lets the repairs of all nodes go on.
 #[utoipa::path(
     post, path = "/v1/repair/resume", tag = "repair", operation_id = "resume_repair",
     responses(
@@ -107,7 +122,16 @@ pub(super) async fn pause(State(state): State<AdminState>) -> Result<Json<Repair
 )]
 pub(super) async fn resume(State(state): State<AdminState>) -> Result<Json<RepairInfo>, ApiError> {
     let cluster = state.cluster()?;
-    cluster.actors.resume_repairs();
-    tracing::info!("repairs go on");
+    change(cluster, None).await?;
+    tracing::info!("the repairs of all nodes go on");
     Ok(Json(info(&state, cluster).await))
+}
+
+async fn change(cluster: &ClusterAdmin, wanted: Option<Pause>) -> Result<(), ApiError> {
+    let paused = set_repair_pause(&*cluster.coordination, wanted).await?.is_some();
+    // So that who asks this node next is told so. It is stored in any case.
+    let mut seen = cluster.coordination.watch_pauses();
+    let follows = seen.wait_for(|pauses| pauses.repairs.is_some() == paused);
+    drop(tokio::time::timeout(FOLLOW_MAX, follows).await);
+    Ok(())
 }

@@ -16,6 +16,7 @@ use crate::metadata::{SqliteMetadataStore, SqliteOptions};
 use crate::pki;
 
 mod backup;
+mod beside;
 mod rebuild;
 
 pub use backup::{Counts, backup, backup_to, dump, load, restore, restore_stream};

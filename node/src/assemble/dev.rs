@@ -5,7 +5,7 @@
 //!
 //! | path | what |
 //! |---|---|
-//! | `<data_dir>/dev-cluster/cluster.json` | identity, layout and shard map, written whenever they change |
+//! | `<data_dir>/dev-cluster/cluster.json` | identity, layout, shard map and what is paused, written whenever they change |
 //! | `<data_dir>/dev-cluster/metadata.sqlite` | metadata of all nodes |
 //! | `<data_dir>/dev-cluster/node-1` … | the nodes' data directories |
 //!
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use holdfast_actors::domain::placement::layout;
-use holdfast_actors::ports::coordination::{ClusterIdentity, Coordination, LeaseName};
+use holdfast_actors::ports::coordination::{ClusterIdentity, Coordination, LeaseName, Pauses};
 use holdfast_actors::ports::peers::in_process::InProcessNetwork;
 use holdfast_actors::ports::{AccessLog, Clock, Journal, Locks, MetadataStore, Outbox, SystemClock, TierLedger};
 use holdfast_protocol::cluster::{Epoch, LayoutChange, LayoutDocument, ShardState};
@@ -92,6 +92,8 @@ struct Saved {
     identity: ClusterIdentity,
     layout: LayoutDocument,
     shards: BTreeMap<ShardId, ShardState>,
+    #[serde(default)]
+    pauses: Pauses,
 }
 
 /// A cluster in this process.
@@ -253,6 +255,7 @@ fn load(path: &Path, ids: &[NodeId]) -> anyhow::Result<Saved> {
             identity: ClusterIdentity::new(SHARDS, SystemClock.now_ms()),
             layout: LayoutDocument::new(ids.len().min(3) as u32),
             shards: BTreeMap::new(),
+            pauses: Pauses::default(),
         },
         Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
     };
@@ -285,17 +288,19 @@ async fn found(founder: &InProcessCoordination, saved: &Saved, node: NodeId) -> 
         founder.store_shard(*shard, None, state, &lease).await.with_context(|| format!("put shard {shard} back"))?;
     }
     lease.release().await;
+    founder.store_pauses(None, &saved.pauses).await.context("put back what is paused")?;
     Ok(())
 }
 
 async fn save_changes(path: PathBuf, identity: ClusterIdentity, founder: InProcessCoordination) {
-    let (mut shards, mut layout) = (founder.shards(), founder.watch_layout());
+    let (mut shards, mut layout, mut pauses) = (founder.shards(), founder.watch_layout(), founder.watch_pauses());
     loop {
         let document = layout.borrow_and_update().as_ref().map(|document| document.value.clone());
         let map = shards.borrow_and_update().clone();
+        let paused = pauses.borrow_and_update().clone();
         if let Some(document) = document {
             let shards = map.shards.iter().map(|(shard, state)| (*shard, state.value.clone())).collect();
-            let saved = Saved { identity: identity.clone(), layout: document, shards };
+            let saved = Saved { identity: identity.clone(), layout: document, shards, pauses: paused };
             let path = path.clone();
             let written = tokio::task::spawn_blocking(move || write(&path, &saved)).await;
             if let Ok(Err(error)) = written {
@@ -305,6 +310,7 @@ async fn save_changes(path: PathBuf, identity: ClusterIdentity, founder: InProce
         tokio::select! {
             changed = shards.changed() => if changed.is_err() { return },
             changed = layout.changed() => if changed.is_err() { return },
+            changed = pauses.changed() => if changed.is_err() { return },
         }
     }
 }

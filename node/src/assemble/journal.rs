@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use holdfast_actors::flow::clocks::{HOLD, LeapGuard};
 use holdfast_actors::flow::consume::{self, ConsumeParts, ConsumeSettings};
 use holdfast_actors::flow::report::{ErrorLog, Reporter};
 use holdfast_actors::ports::journal::Keep;
@@ -58,8 +59,13 @@ async fn serve(parts: &JournalParts) -> String {
 
 async fn trim(parts: &JournalParts) {
     let mut interval = tokio::time::interval(TRIM_INTERVAL);
+    let leaps = LeapGuard::new(&*parts.clock, HOLD);
     loop {
         interval.tick().await;
+        // What is too old by a clock that is wrong is gone for good.
+        if leaps.holds(&*parts.clock, "the error log and the audit log") {
+            continue;
+        }
         let now_ms = parts.clock.now_ms();
         let from_ms = |age: Duration| now_ms.saturating_sub(age.as_millis() as u64);
         let config = &parts.config;

@@ -60,6 +60,11 @@ pub(super) async fn start(config: &Config, parts: LifecycleStart) -> anyhow::Res
     Ok((loops, recorder))
 }
 
+/// For how long what goes by the time of day holds still after that has leapt.
+pub(super) fn hold_after_leaps(config: &Config) -> Duration {
+    config.lifecycle.day.duration() / HOLD_PARTS
+}
+
 /// The loop that carries rules out.
 fn carrier(config: &Config, parts: LifecycleStart) -> LoopSpec {
     if day(config) != Day::REAL {
@@ -74,7 +79,7 @@ fn carrier(config: &Config, parts: LifecycleStart) -> LoopSpec {
     let settings = LifecycleSettings {
         day: day(config),
         interval: config.lifecycle.interval.duration(),
-        hold: config.lifecycle.day.duration() / HOLD_PARTS,
+        hold: hold_after_leaps(config),
         ..LifecycleSettings::default()
     };
     let parts = LifecycleParts { metadata, tiers: Some(tiers), reads: Some(reads), clock, cluster, teller, settings };

@@ -10,6 +10,7 @@ use holdfast_actors::flow::tasks::{self, DispatchSettings, Dispatcher, Tally, Ta
 use holdfast_actors::ports::{Clock, EventBus, Journal};
 use holdfast_actors::service::LoopSpec;
 
+use super::lifecycle::hold_after_leaps;
 use crate::config::Config;
 
 /// What both work with.
@@ -31,7 +32,8 @@ pub(super) fn make(config: &Config, parts: TaskParts) -> (Dispatcher, LoopSpec) 
         grace: config.cleanup.grace.duration(),
         upload_age: config.cleanup.stale_upload_age.nonzero(),
     });
-    let dispatcher = Dispatcher::new(reclaimer, bus.clone(), tally, DispatchSettings::default());
+    let settings = DispatchSettings { hold: hold_after_leaps(config), ..DispatchSettings::default() };
+    let dispatcher = Dispatcher::new(reclaimer, bus.clone(), tally, settings);
     let settings = tasks::consume_settings();
     let consuming = ConsumeParts { bus, journal, clock, reporter: Some(reporter), settings };
     let run = move || {

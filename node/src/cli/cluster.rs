@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::client::ClientArgs;
 use super::output::{Output, timestamp};
-use super::{CliResult, ConfigArgs, Exit, Failure, nodes};
+use super::{CliResult, ConfigArgs, Exit, Failure, nodes, repair};
 use crate::assemble::cluster_tools as tools;
 use crate::config::{Config, Overrides, Span};
 use crate::secret_file;
@@ -337,13 +337,14 @@ fn status_text(status: &ClusterStatus) -> String {
     ];
     let kinds: Vec<String> = kinds.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
     text.push_str(&format!(
-        "  {} shards: {}\n  {} replicas each, layout version {}{}\n  repairs waiting: {}\n  controller: {}, this node: {} ({})\n{}",
+        "  {} shards: {}\n  {} replicas each, layout version {}{}\n  repairs waiting: {}{}\n  controller: {}, this node: {} ({})\n{}",
         shards.total,
         kinds.join(", "),
         status.replication_factor,
         status.layout_version,
         if status.staged_changes > 0 { format!(", {} changes staged", status.staged_changes) } else { String::new() },
         status.repairs.map_or_else(|| "unknown, metadata does not answer".into(), |n| n.to_string()),
+        status.repair_pause.as_ref().map_or_else(String::new, |pause| format!(" ({})", repair::pause_text(pause))),
         status.controller.as_deref().unwrap_or("none"),
         status.node_id,
         status.session,

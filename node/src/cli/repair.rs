@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use clap::Subcommand;
-use holdfast_protocol::admin::RepairInfo;
+use holdfast_protocol::admin::{PauseInfo, RepairInfo};
 
 use super::CliResult;
 use super::client::ClientArgs;
-use super::output::{Output, bytes, table};
+use super::output::{Output, bytes, table, timestamp};
 
 #[derive(Subcommand)]
 pub(super) enum RepairCommand {
@@ -25,12 +25,13 @@ pub(super) enum RepairCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
-    /// Stop this node's repairs after those at hand. Copies for shards that it joins go on.
+    /// Stop the repairs of all nodes after those at hand, until they are told to go on. Copies for shards that a node
+    /// joins go on.
     Pause {
         #[command(flatten)]
         client: ClientArgs,
     },
-    /// Go on with this node's repairs.
+    /// Let all nodes go on with their repairs.
     Resume {
         #[command(flatten)]
         client: ClientArgs,
@@ -48,16 +49,22 @@ pub(super) async fn run(command: RepairCommand, out: Output) -> CliResult {
     Ok(out.print(&info, text)?)
 }
 
+/// Since when, and by whom.
+pub(super) fn pause_text(pause: &PauseInfo) -> String {
+    format!("paused on all nodes since {} by {} at node {}", timestamp(pause.since_ms), pause.by, pause.node)
+}
+
 fn text(info: &RepairInfo) -> String {
     let backlog = match &info.backlog {
         Some(backlog) if backlog.is_empty() => "none".to_owned(),
         Some(backlog) => backlog.iter().map(|(node, n)| format!("{n} for {node}")).collect::<Vec<_>>().join(", "),
         None => "unknown, metadata does not answer".to_owned(),
     };
+    let paused = info.pause.as_ref().map(|pause| format!(" (repairs are {})", pause_text(pause)));
     let mut text = format!(
         "node {}{}\n  waiting    {backlog}\n  done       {} ({}), {} failed attempts\n  pace       {}/s of at most {}/s\n",
         info.node,
-        if info.paused { " (repairs are paused)" } else { "" },
+        paused.unwrap_or_default(),
         info.done,
         bytes(info.bytes),
         info.failures,
@@ -130,7 +137,8 @@ mod tests {
         };
         let info = RepairInfo {
             node: "5f3a".into(),
-            paused: false,
+            paused: true,
+            pause: Some(PauseInfo { since_ms: 1_000, by: "admin token (alice)".into(), node: "77".into() }),
             backlog: Some(vec![]),
             done: 0,
             bytes: 0,
@@ -144,6 +152,8 @@ mod tests {
         let text = text(&info);
         assert!(text.contains("degraded: shards 0, 1, 2"), "{text}");
         assert!(text.contains("and 240 more shards"), "{text}");
+        let paused = "(repairs are paused on all nodes since 1970-01-01T00:00:01Z by admin token (alice) at node 77)\n";
+        assert!(text.starts_with("node 5f3a ") && text.contains(paused), "{text}");
         assert!(text.contains("no database (2 times)\n") && text.contains("no room\n"), "{text}");
     }
 }

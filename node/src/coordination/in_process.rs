@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use holdfast_actors::ports::coordination::{
     CacheSeen, CacheState, ClusterIdentity, CoordinationError, CoordinationResult, FencingToken, LeaseHolder,
-    LeaseTable, LiveNode, Membership, Ownership, SessionState, ShardMap, Version, Versioned,
+    LeaseTable, LiveNode, Membership, Ownership, Pauses, SessionState, ShardMap, Version, Versioned,
 };
 use holdfast_protocol::NodeId;
 use holdfast_protocol::cluster::LayoutDocument;
@@ -43,6 +43,7 @@ struct Shared {
     layout: watch::Sender<Option<Arc<Versioned<LayoutDocument>>>>,
     shards: watch::Sender<Arc<ShardMap>>,
     leases: watch::Sender<Arc<LeaseTable>>,
+    pauses: watch::Sender<Pauses>,
     cache: watch::Sender<Versioned<CacheState>>,
     /// What the channel above shows, without the version.
     cache_shown: watch::Sender<CacheState>,
@@ -57,6 +58,8 @@ struct State {
     /// Sessions that have not ended. Checked under the lock, so that nothing is left behind by one that just did.
     sessions: BTreeSet<u64>,
     identity: Option<ClusterIdentity>,
+    /// Of what the channel shows; `None` if nothing was ever paused.
+    pauses: Option<Version>,
     nodes: BTreeMap<NodeId, Registered>,
     queues: BTreeMap<String, VecDeque<Candidate>>,
 }
@@ -109,6 +112,7 @@ impl InProcessCluster {
             layout: watch::Sender::default(),
             shards: watch::Sender::default(),
             leases: watch::Sender::default(),
+            pauses: watch::Sender::default(),
             cache: watch::Sender::new(Versioned { version: Version(0), value: CacheState::default() }),
             cache_shown: watch::Sender::default(),
             seen: watch::Sender::default(),

@@ -19,8 +19,8 @@ use async_trait::async_trait;
 use holdfast_actors::domain::placement::shard;
 use holdfast_actors::ports::coordination::{
     CacheSeen, CacheState, ClusterIdentity, Coordination, CoordinationError, CoordinationResult, FORMAT, FencingToken,
-    Lease, LeaseName, LeaseTable, Membership, NodeAnnouncement, Ownership, Registration, SessionState, ShardMap,
-    Version, Versioned,
+    Lease, LeaseName, LeaseTable, Membership, NodeAnnouncement, Ownership, Pauses, Registration, SessionState,
+    ShardMap, Version, Versioned,
 };
 use holdfast_protocol::cluster::{LayoutDocument, ShardState};
 use holdfast_protocol::{ClusterId, NodeId, ShardId};
@@ -42,7 +42,7 @@ use calls::Outcome;
 pub use config::{Digest, ZookeeperConfig};
 use session::{Command, Shared, refused};
 use stored::{
-    CLUSTER, CONTROLLERS, GENERATION, LAYOUT, LEASES, NODES, NodeRecord, SEEN, SHARDS, StoredCache, StoredSeen,
+    CLUSTER, CONTROLLERS, GENERATION, LAYOUT, LEASES, NODES, NodeRecord, PAUSES, SEEN, SHARDS, StoredCache, StoredSeen,
     StoredShard, decode, encode, node_path, nonce, seen_path, shard_path,
 };
 
@@ -286,6 +286,25 @@ impl Coordination for ZookeeperCoordination {
 
     fn leases(&self) -> watch::Receiver<Arc<LeaseTable>> {
         self.shared.views.leases.subscribe()
+    }
+
+    async fn pauses(&self) -> CoordinationResult<Option<Versioned<Pauses>>> {
+        match self.value(PAUSES, "pauses").await {
+            Ok(found) => Ok(Some(found)),
+            Err(CoordinationError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn store_pauses(&self, expected: Option<Version>, pauses: &Pauses) -> CoordinationResult<Version> {
+        let value = encode(pauses)?;
+        // They came after the first clusters, so their place is made when it is needed: in a cluster, and nowhere else.
+        let stored = self.shared.compare_and_set(PAUSES, "what is paused", expected, &value, Some(CLUSTER)).await?;
+        stored.ok_or_else(|| CoordinationError::NotFound("cluster".into()))
+    }
+
+    fn watch_pauses(&self) -> watch::Receiver<Pauses> {
+        self.shared.views.pauses.subscribe()
     }
 
     async fn cache_state(&self) -> CoordinationResult<Versioned<CacheState>> {

@@ -52,6 +52,7 @@ pub(super) fn describe() {
     describe_gauge!("holdfast_uptime_seconds", Unit::Seconds, "Time since the start.");
     describe_gauge!("holdfast_build_info", "Always 1; the version is a label.");
     describe_counter!("holdfast_actor_restarts_total", "Actors that ended and were started again, by kind.");
+    describe_counter!("holdfast_actor_task_panics_total", "Tasks of actors that panicked, which is a bug.");
 
     describe_gauge!("holdfast_disk_total_bytes", Unit::Bytes, "Size of the disk's file system.");
     describe_gauge!("holdfast_disk_free_bytes", Unit::Bytes, "Room left on the disk's file system.");
@@ -163,6 +164,7 @@ pub(super) fn describe() {
     describe_counter!("holdfast_rebuild_bytes_total", Unit::Bytes, "Bytes fetched for shards that this node joins.");
     describe_counter!("holdfast_leftovers_deleted_total", "Chunks deleted since other nodes hold them now.");
     describe_gauge!("holdfast_repairs_waiting", "Repairs that wait for this node.");
+    describe_gauge!("holdfast_repairs_paused", "1 while repairs are paused, as this node sees it.");
     describe_counter!("holdfast_repairs_total", "Repairs tried, by outcome.");
     describe_counter!("holdfast_repair_bytes_total", Unit::Bytes, "Bytes fetched for repairs.");
     describe_counter!("holdfast_comparisons_total", "Comparisons of a shard's replicas.");

@@ -1,6 +1,7 @@
 //! Metadata that was saved comes back as it was, and what labels hold is found again on the disks alone (promise D10).
 
 mod backup;
+mod broken_off;
 mod labels;
 mod nodes;
 mod since_backup;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,11 +30,17 @@ impl Clock for HandClock {
 pub struct PickyChunks {
     pub inner: MemoryChunkStore,
     sick: Mutex<HashSet<ContentId>>,
+    bug: AtomicBool,
 }
 
 impl PickyChunks {
     pub fn refuse(&self, content: ContentId) {
         self.sick.lock().insert(content);
+    }
+
+    /// The next deletion panics.
+    pub fn panic_once(&self) {
+        self.bug.store(true, Ordering::Relaxed);
     }
 
     pub fn accept(&self) {
@@ -57,6 +63,7 @@ impl ChunkStore for PickyChunks {
     }
 
     async fn delete(&self, ids: &[ChunkId]) -> Result<(), ChunkError> {
+        assert!(!self.bug.swap(false, Ordering::Relaxed), "a bug");
         for id in ids {
             // As a disk does: it takes a while, and what went before the failure is gone.
             tokio::task::yield_now().await;

@@ -3,15 +3,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use holdfast_actors::domain::admission::{ClassLimits, Limits as AdmissionLimits};
 use holdfast_actors::domain::dispatch::BY_BUS_MAX;
 use holdfast_actors::flow::consume::ConsumeSettings;
 use holdfast_actors::flow::duty::Duty;
 use holdfast_actors::flow::reclaim::{ClusterDuty, Reclaimer, Writers};
+use holdfast_actors::flow::report::Reporter;
 use holdfast_actors::flow::tasks::{Dispatcher, consume_settings};
-use holdfast_actors::ports::Journal;
 use holdfast_actors::ports::coordination::Ownership;
 use holdfast_actors::ports::events::{EventBus, EventError};
 use holdfast_actors::ports::locks::LockName;
+use holdfast_actors::ports::{Journal, SystemClock};
+use holdfast_actors::service::cleanup::CleanupSettings;
+use holdfast_actors::service::disk::DiskSettings;
+use holdfast_actors::service::{self, NodeParts};
 use holdfast_actors::wait::{eventually, until};
 use holdfast_node::locks::InProcessLocks;
 use tokio::task::JoinHandle;
@@ -118,4 +123,51 @@ async fn a_holder_that_fails_again_and_again_lets_another_node_have_the_duty() {
     until("another node has the duty after some failures", pass, |(has_it, _)| *has_it).await;
     assert!(failures > 0);
     standing.iter().for_each(JoinHandle::abort);
+}
+
+/// What one pass panics at is done by the next one. The actor is not even started again: that would end the node at
+/// last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pass_that_panics_is_made_again() {
+    let world = World::new(patient()).await;
+    world.bus.refuse(EventError::Unavailable("no broker".into()));
+    let content = world.due(1).await[0];
+    world.chunks.panic_once();
+    let (quick, hour) = (Duration::from_millis(10), Duration::from_secs(3_600));
+    let class = ClassLimits { jobs_max: 1, bytes_max: 1, queue_max: 1, refused: None };
+    let parts = NodeParts {
+        disks: vec![],
+        dispatcher: world.dispatcher.clone(),
+        limits: AdmissionLimits { read: class, write: class, queue_wait_ms: 1 },
+        disk: DiskSettings {
+            scrub_period: None,
+            scrub_interval: hour,
+            compact_interval: hour,
+            compact_step_bytes: 1,
+            checkpoint_interval: hour,
+            step_timeout: hour,
+        },
+        cleanup: CleanupSettings {
+            tick: quick,
+            stale_upload_age: None,
+            grace: Duration::from_millis(GRACE_MS),
+            upload_interval: hour,
+            reclaim_interval: quick,
+            orphan_interval: hour,
+            pass_timeout: hour,
+        },
+        reporter: Reporter::new("node", Arc::new(SystemClock)),
+        health_interval: quick,
+        restarts_max: 0,
+        restart_window: hour,
+    };
+    let actors = service::start(parts).await.unwrap();
+    let begun = Instant::now();
+    while world.has(&content) {
+        assert!(begun.elapsed() < PATIENCE, "no other pass is made");
+        tokio::time::sleep(quick).await;
+    }
+    let failures: u64 = actors.cleanup_report().iter().map(|(_, report)| report.failures).sum();
+    assert_eq!(failures, 1);
+    actors.stop(PATIENCE).await;
 }

@@ -6,6 +6,7 @@
 mod alone;
 mod doubles;
 mod failures;
+mod held_still;
 #[path = "../support/mod.rs"]
 mod support;
 #[allow(dead_code, reason = "one question is asked")]
@@ -67,13 +68,13 @@ const BATCH: usize = 20;
 /// Late at once, so that a test need not wait.
 fn hasty() -> DispatchSettings {
     let limits = DispatchLimits { batch: BATCH, late_ms: 300, late_max_ms: 300, ..DispatchLimits::default() };
-    DispatchSettings { limits, publish: PATIENCE, away: Duration::from_secs(3600) }
+    DispatchSettings { limits, publish: PATIENCE, away: Duration::from_secs(3600), hold: Duration::ZERO }
 }
 
 /// Nothing is late before the test ends.
 fn patient() -> DispatchSettings {
     let limits = DispatchLimits { batch: BATCH, ..DispatchLimits::default() };
-    DispatchSettings { limits, publish: PATIENCE, away: Duration::from_secs(3600) }
+    DispatchSettings { limits, publish: PATIENCE, away: Duration::from_secs(3600), hold: Duration::ZERO }
 }
 
 impl World {

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use holdfast_actors::domain::cleanup::PassEnd;
 use holdfast_actors::flow::consume::{Consumer, Handled};
-use holdfast_actors::flow::tasks::{TaskWorker, consume_settings};
+use holdfast_actors::flow::tasks::{TASKS_GROUP, TaskWorker, consume_settings};
 use holdfast_actors::ports::MetadataError;
+use holdfast_actors::ports::events::{EventBus as _, SubscribeOptions, Topic};
 use holdfast_actors::ports::metadata::{ContentSource, MetadataDirect as _, MetadataUpkeep as _};
 use holdfast_protocol::{ContentId, Task};
 
@@ -146,4 +147,24 @@ async fn a_task_is_bounded_by_the_workers_own_clock_and_grace() {
     assert!(world.has(&contents[0]), "its grace is longer");
     assert_eq!(world.worker().handle(&task).await, Handled::Done);
     assert!(!world.has(&contents[0]));
+}
+
+/// Of a worker that dies with a task the bus knows nothing: the task comes to another when its lease is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_worker_had_is_done_by_another_and_is_sent_once() {
+    let mut world = World::new(patient()).await;
+    let contents = world.due(3).await;
+    let options = SubscribeOptions { group: TASKS_GROUP.into(), lease: Duration::from_millis(500) };
+    let mut killed = world.bus.subscribe(Topic::Tasks, options).await.unwrap();
+    let dispatcher = world.dispatcher.clone();
+    let sending = tokio::spawn(async move { dispatcher.reclaim(GRACE_MS).await });
+    let had = killed.receive(1, PATIENCE).await.unwrap();
+    assert_eq!((had.len(), had[0].attempt), (1, 1));
+    drop(killed);
+
+    world.employ(consume_settings());
+    tokio::time::timeout(PATIENCE, sending).await.expect("the task is done in time").unwrap().unwrap();
+    world.settle().await;
+    assert!(contents.iter().all(|content| !world.has(content)));
+    assert_eq!(world.bus.published().len(), 1, "the holder of the duty gave nothing out again");
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{NodeInfo, Reason};
+use super::{NodeInfo, PauseInfo, Reason};
 
 /// `GET /v1/cluster`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -41,6 +41,9 @@ pub struct ClusterStatus {
     /// Repairs that wait, on all nodes; absent while metadata does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repairs: Option<u64>,
+    /// Since when repairs are paused, and by whom; absent while they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair_pause: Option<PauseInfo>,
     /// The cache that the nodes share; absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<CacheStatus>,

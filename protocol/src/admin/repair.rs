@@ -8,8 +8,11 @@ use utoipa::ToSchema;
 pub struct RepairInfo {
     /// The node.
     pub node: String,
-    /// Whether its repairs are paused.
+    /// Whether it makes no repairs now.
     pub paused: bool,
+    /// Since when the repairs of all nodes are paused, and by whom; absent while they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<PauseInfo>,
     /// Repairs that wait, by node; absent while metadata does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backlog: Option<Vec<(String, u64)>>,
@@ -29,6 +32,17 @@ pub struct RepairInfo {
     pub copies: Vec<CopyInfo>,
     /// Comparisons of the shards of which the node is the first live member.
     pub comparison: ComparisonInfo,
+}
+
+/// Since when something is paused in the whole cluster, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PauseInfo {
+    /// When it was asked for.
+    pub since_ms: u64,
+    /// Who asked for it, as in the audit log.
+    pub by: String,
+    /// The node that was asked.
+    pub node: String,
 }
 
 /// The copy of one shard.

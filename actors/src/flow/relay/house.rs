@@ -38,8 +38,10 @@ pub(super) async fn keep_house(context: &Context, partition: u16) {
                 u64::MAX
             }
         };
+        let keeps = context.parts.settings.keep.is_some();
+        let holds = keeps && context.leaps.holds(&*context.parts.clock, "events that are kept to be told again");
         // Where nothing is kept that costs no transaction.
-        if published && kept > 0 {
+        if published && kept > 0 && !holds {
             forget(context, partition, now_ms).await;
         }
     }

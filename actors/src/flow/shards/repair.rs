@@ -46,7 +46,8 @@ pub(super) enum Outcome {
 /// Runs until it cannot go on.
 pub async fn run(context: Context) -> String {
     let mut membership = context.shared.membership.subscribe();
-    let mut paused = context.shared.repairs_paused.subscribe();
+    let mut held = context.shared.repairs_held.subscribe();
+    let mut pauses = context.parts.coordination.watch_pauses();
     let mut shards = context.parts.view.shards();
     if membership.wait_for(|m| m.registered).await.is_err() {
         return "the node is gone".into();
@@ -58,9 +59,14 @@ pub async fn run(context: Context) -> String {
         if shards.wait_for(|map| !map.shards.is_empty()).await.is_err() {
             return "the shard map is gone".into();
         }
+        // A change after this is looked at again below.
+        held.mark_unchanged();
+        pauses.mark_unchanged();
+        let paused = context.repairs_paused();
+        metrics::gauge!("holdfast_repairs_paused").set(f64::from(u8::from(paused)));
         let outcome = async {
             repairs.take_findings().await?;
-            let done = if *paused.borrow_and_update() { 0 } else { repairs.pass().await? };
+            let done = if paused { 0 } else { repairs.pass().await? };
             repairs.count_backlog().await?;
             repairs.forget_lost().await?;
             Ok::<u64, MetadataError>(done)
@@ -81,7 +87,8 @@ pub async fn run(context: Context) -> String {
         tokio::select! {
             () = context.parts.findings.arrived() => {}
             () = context.shared.repairs_queued.notified() => {}
-            changed = paused.changed() => if changed.is_err() { return "the node is gone".into() },
+            changed = held.changed() => if changed.is_err() { return "the node is gone".into() },
+            changed = pauses.changed() => if changed.is_err() { return "the node is gone".into() },
             () = tokio::time::sleep(context.parts.settings.repair_interval) => {}
         }
     }
@@ -180,7 +187,7 @@ impl Repairs {
             let repairs = stream::iter(due).map(|row| {
                 let context = &context;
                 async move {
-                    if *context.shared.repairs_paused.borrow() {
+                    if context.repairs_paused() {
                         return (row, None);
                     }
                     (row, Some(heal(context, row.chunk).await))

@@ -212,8 +212,8 @@ pub struct ClusterShared {
     pub repair: Mutex<RepairStatus>,
     /// Comparisons.
     pub comparison: Mutex<ComparisonStatus>,
-    /// Whether repairs are paused.
-    pub repairs_paused: watch::Sender<bool>,
+    /// Whether this node alone is to make no repairs. What the operator paused is in the coordination service.
+    pub repairs_held: watch::Sender<bool>,
     /// Rises with each comparison that an operator asks for.
     pub comparison_wanted: watch::Sender<u64>,
     /// Rung when a repair for this node was queued here.
@@ -233,7 +233,7 @@ impl ClusterShared {
             rebuild: Mutex::default(),
             repair: Mutex::default(),
             comparison: Mutex::default(),
-            repairs_paused: watch::Sender::new(false),
+            repairs_held: watch::Sender::new(false),
             comparison_wanted: watch::Sender::new(0),
             repairs_queued: Notify::new(),
             shard_locks: KeyLocks::new(),

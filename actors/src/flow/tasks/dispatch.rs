@@ -5,6 +5,7 @@
 //! | the bus takes a task, or may have it | what is still there after [`DispatchLimits::late_ms`] is dispatched once more, then tried by hand with growing pauses |
 //! | the bus does not take it in time | it is left alone for [`DispatchSettings::away`], and this node does the work |
 //! | another node has the duty | what was dispatched is forgotten |
+//! | the clock has leapt | nothing is given out or done for [`DispatchSettings::hold`] |
 //!
 //! A pass ends with [`PassEnd::Pending`] while consumers are at it.
 
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 use super::Tally;
 use crate::domain::cleanup::{PassEnd, PassKind};
 use crate::domain::dispatch::{DispatchLimits, Plan, UnderWay};
+use crate::flow::clocks::{HOLD, LeapGuard};
 use crate::flow::reclaim::{PassStats, Progress, ReclaimError, Reclaimer};
 use crate::ports::EventBus;
 use crate::ports::events::{EventError, Message, Topic};
@@ -33,12 +35,15 @@ pub struct DispatchSettings {
     pub publish: Duration,
     /// How long the bus is left alone after it did not take one.
     pub away: Duration,
+    /// For how long after a leap of the clock nothing is given out, since what is young would be due: uploads under
+    /// way, and what readers still have; none: clocks are not compared.
+    pub hold: Duration,
 }
 
 impl Default for DispatchSettings {
     fn default() -> Self {
         let (publish, away) = (Duration::from_secs(10), Duration::from_secs(60));
-        Self { limits: DispatchLimits::default(), publish, away }
+        Self { limits: DispatchLimits::default(), publish, away, hold: HOLD }
     }
 }
 
@@ -56,6 +61,7 @@ struct Shared {
     contents: Mutex<UnderWay<ReclaimItem>>,
     uploads: Mutex<UnderWay<UploadId>>,
     away_until: Mutex<Option<Instant>>,
+    leaps: LeapGuard,
     started: Instant,
 }
 
@@ -123,6 +129,7 @@ impl Dispatcher {
     /// Nothing is under way yet.
     pub fn new(reclaimer: Reclaimer, bus: Arc<dyn EventBus>, tally: Arc<Tally>, settings: DispatchSettings) -> Self {
         let limits = settings.limits;
+        let leaps = LeapGuard::new(&*reclaimer.clock, settings.hold);
         let shared = Shared {
             reclaimer,
             bus,
@@ -131,6 +138,7 @@ impl Dispatcher {
             contents: Mutex::new(UnderWay::new(limits)),
             uploads: Mutex::new(UnderWay::new(limits)),
             away_until: Mutex::default(),
+            leaps,
             started: Instant::now(),
         };
         Self { shared: Arc::new(shared) }
@@ -179,6 +187,8 @@ impl Dispatcher {
         let end = if !shared.reclaimer.is_on_duty() {
             T::under_way(shared).lock().clear();
             metrics::gauge!("holdfast_tasks_in_flight", "kind" => T::KIND).set(0.0);
+            PassEnd::Done
+        } else if shared.leaps.holds(&*shared.reclaimer.clock, "deletions and expiries") {
             PassEnd::Done
         } else if shared.is_bus_away() {
             shared.do_oldest::<T>(age_ms).await?

@@ -21,6 +21,7 @@ use super::{
 pub mod caches;
 pub mod leases;
 pub mod nodes;
+pub mod pauses;
 pub mod shards;
 
 /// Longer than anything here takes, expiry of a session included.
@@ -90,6 +91,7 @@ macro_rules! coordination_conformance {
             caches::cache_generation_is_seen_by_every_live_node,
             caches::racing_changes_of_the_cache_lose_none,
             caches::cache_is_turned_off_once_by_many,
+            pauses::pause_holds_for_everybody_until_it_is_taken_back,
         }
     };
     (@each $harness:expr; $($module:ident :: $case:ident),* $(,)?) => {

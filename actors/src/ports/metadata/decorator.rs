@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ReclaimItem, ShardId, UploadId};
 
 use super::{
-    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketId, ListPage, ListQuery, ListUploadsPage,
+    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketId, Condemned, ListPage, ListQuery, ListUploadsPage,
     ListUploadsQuery, ListVersionsPage, ListVersionsQuery, MetadataDirect, MetadataResult, MetadataUpkeep, NewUpload,
     Part, Recheck, Reclaim, Repair, ReplicaEvidence, Upload, User,
 };
@@ -175,8 +175,12 @@ impl<D: Decorator> MetadataUpkeep for D {
         self.inner().condemn(contents, now_ms).await
     }
 
-    async fn forget_condemned(&self, before_ms: u64, limit: u32) -> MetadataResult<u64> {
-        self.inner().forget_condemned(before_ms, limit).await
+    async fn condemned(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<Condemned>> {
+        self.inner().condemned(before_ms, limit).await
+    }
+
+    async fn forget_condemned(&self, condemned: &[Condemned]) -> MetadataResult<()> {
+        self.inner().forget_condemned(condemned).await
     }
 
     async fn claim(&self, cluster: Option<ClusterId>) -> MetadataResult<Option<ClusterId>> {

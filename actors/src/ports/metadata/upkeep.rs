@@ -108,9 +108,12 @@ pub trait MetadataUpkeep: Send + Sync + 'static {
     /// Also while a commit has an unknown outcome.
     async fn condemn(&self, contents: &[ContentId], now_ms: u64) -> MetadataResult<Vec<ContentId>>;
 
-    /// Forgets contents condemned before `before_ms`, at most `limit`; returns how many. Only what is far older than any
-    /// write can be may be forgotten.
-    async fn forget_condemned(&self, before_ms: u64, limit: u32) -> MetadataResult<u64>;
+    /// Contents condemned before `before_ms`, the oldest first, at most `limit`.
+    async fn condemned(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<Condemned>>;
+
+    /// Forgets that these contents were condemned, each if it was at just that time. Only what was condemned longer ago
+    /// than any write takes may be forgotten. At most 1,000 at a time.
+    async fn forget_condemned(&self, condemned: &[Condemned]) -> MetadataResult<()>;
 
     // --- replicas ----------------------------------------------------------------------------------------------------
 
@@ -147,6 +150,15 @@ pub struct Repair {
     pub node: NodeId,
     /// When it was noticed last; rises each time.
     pub queued_ms: u64,
+}
+
+/// A content that was condemned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Condemned {
+    /// Which.
+    pub content: ContentId,
+    /// When, by the clock of the node that did, in milliseconds since 1970.
+    pub condemned_ms: u64,
 }
 
 /// Chunks that nothing refers to any more.

@@ -20,10 +20,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use holdfast_actors::ports::MetadataStore;
+use holdfast_actors::ports::{Clock as _, MetadataStore, SystemClock, TierLedger};
 use serde::{Deserialize, Serialize};
 
 use super::super::data_dir::DataDir;
+use super::beside::{self, Beside};
 use super::{Claim, Database, Taken, storage};
 use crate::config::Config;
 
@@ -123,8 +124,8 @@ pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Cou
 }
 
 /// Puts a backup into metadata that is empty. All of the backup is looked at before anything is written. A database becomes
-/// the cluster's at the end, and a node that runs alone has a mark until then: no node starts with metadata that this was
-/// interrupted at, and takes the chunks of all the rest for left over.
+/// the cluster's at the end: no node starts with one that this was interrupted at, and takes the chunks of all the rest for
+/// left over. For the same reason that of a node that runs alone is filled beside its place ([`Beside`]).
 ///
 /// # Errors
 /// When a node of the cluster runs, metadata holds buckets, the backup is damaged or cut off; those of metadata.
@@ -133,26 +134,54 @@ pub async fn restore(config: &Config, from: &mut (impl Read + Seek)) -> anyhow::
     from.rewind().context("read the backup again")?;
     let data_dir = DataDir::open(&config.node.data_dir)?;
     super::zookeeper::require_stopped(config).await.context("nothing was restored")?;
+    if !config.cluster.is_on() {
+        return restore_alone(&data_dir, from).await.context("nothing was restored");
+    }
     let Database { store: metadata, ledger } = super::open_database(config, &data_dir, Claim::Later).await?;
-    // A database says itself whose it is, when all is in it.
-    let is_alone = !config.cluster.is_on();
-    if is_alone && metadata.list_buckets(None, None, 1).await.context("look at the metadata")?.is_empty() {
-        data_dir.begin_filling()?;
-    }
-    let mut counts = load(&*metadata, &*ledger, from).await;
-    if counts.is_ok()
-        && let Some(cluster) = data_dir.cluster_id()?
-        && config.cluster.is_on()
-        && let Err(error) = storage::claim(&*metadata, cluster, &config.metadata.url).await
-    {
-        counts = Err(error);
-    }
+    let counts = restore_cluster(config, &data_dir, (&*metadata, &*ledger), from).await;
     metadata.close().await;
     // Also after an error: what it did stays.
     let invalidated = super::zookeeper::invalidate_cache(config).await;
     let counts = counts?;
     invalidated?;
     data_dir.end_filling()?;
+    Ok(counts)
+}
+
+async fn restore_alone(data_dir: &DataDir, from: &mut impl Read) -> anyhow::Result<Counts> {
+    let path = data_dir.file("metadata.sqlite");
+    if path.exists() {
+        // Closed afterwards also to have its log written into it.
+        let metadata = beside::open(&path).await?;
+        let used = load::refuse_used(&metadata).await;
+        metadata.close().await;
+        used?;
+    }
+    let beside = Beside::begin(&path)?;
+    let metadata = beside.open().await?;
+    let counts = match metadata.raise_sequences(SystemClock.now_ms()).await {
+        Ok(()) => load(&metadata, &metadata, from).await,
+        Err(error) => Err(error).context("raise sequence numbers"),
+    };
+    metadata.close().await;
+    let counts = counts?;
+    beside.put_in_place()?;
+    Ok(counts)
+}
+
+async fn restore_cluster(
+    config: &Config,
+    data_dir: &DataDir,
+    (metadata, ledger): (&dyn MetadataStore, &dyn TierLedger),
+    from: &mut impl Read,
+) -> anyhow::Result<Counts> {
+    load::refuse_used(metadata).await?;
+    let counts = load(metadata, ledger, from)
+        .await
+        .context("what was restored until then is in the database: make it anew, empty, before you restore again")?;
+    if let Some(cluster) = data_dir.cluster_id()? {
+        storage::claim(metadata, cluster, &config.metadata.url).await?;
+    }
     Ok(counts)
 }
 

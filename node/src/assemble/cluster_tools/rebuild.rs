@@ -45,6 +45,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use futures::StreamExt;
@@ -62,6 +63,7 @@ use serde::{Deserialize, Serialize};
 use super::super::data_dir::DataDir;
 use super::super::storage;
 use super::Claim;
+use super::beside::Beside;
 use crate::chunks::DiskChunks;
 use crate::config::Config;
 
@@ -286,10 +288,23 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
              cluster whose metadata is being rebuilt give --add; else restore a backup"
         );
     }
+    // With half of the objects a node would delete the chunks of the others.
+    let beside = if options.alone && !options.dry_run {
+        metadata.close().await;
+        Some(Beside::begin(&data_dir.file("metadata.sqlite"))?)
+    } else {
+        None
+    };
+    let metadata: Arc<dyn MetadataStore> = match &beside {
+        Some(beside) => Arc::new(beside.open().await?),
+        None => metadata,
+    };
     let cluster = data_dir.cluster_id()?.map_or(data_dir.id(), |cluster| *cluster.as_bytes());
     let opened = storage::open_disks(config, cluster, data_dir.id(), None).await?;
     let chunks = DiskChunks::new(opened.disks.clone());
-    if !options.dry_run {
+    // The database of a node that runs alone is filled beside its place.
+    let leaves_mark = !options.dry_run && !options.alone;
+    if leaves_mark {
         data_dir.begin_filling()?;
     }
     let rebuilt = from_chunks(&chunks, &*metadata, owner, options).await;
@@ -298,9 +313,10 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     let invalidated = if options.dry_run { Ok(()) } else { super::zookeeper::invalidate_cache(config).await };
     let closed = opened.disks.shutdown().await.context("close the disks");
     let report = rebuilt?;
+    beside.map_or(Ok(()), Beside::put_in_place)?;
     invalidated?;
     closed?;
-    if !options.dry_run {
+    if leaves_mark {
         data_dir.end_filling()?;
     }
     Ok(report)
@@ -352,8 +368,18 @@ pub async fn from_chunks(
         set.with_context(|| format!("switch versioning of {bucket} on"))?;
     }
     let buckets: BTreeSet<String> = found.buckets().into_iter().cloned().collect();
+    let mut again = BTreeSet::new();
     for ((bucket, key, version), found) in in_order(found.versions) {
+        let before = report.known;
         commit(chunks, metadata, owner, (&bucket, &key, version), found, (options, &mut report)).await?;
+        if options.add && report.known > before {
+            again.insert((bucket, key));
+        }
+    }
+    // A run that broke off may have left them otherwise.
+    for (bucket, key) in again {
+        let ordered = known::put_in_order(metadata, &bucket, &key).await;
+        ordered.with_context(|| format!("put the versions of {bucket}/{key} in order"))?;
     }
     for bucket in &buckets {
         let failed = || format!("switch versioning of {bucket} on again");

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use holdfast_actors::domain::placement::shard;
 use holdfast_actors::ports::coordination::{
     CacheSeen, CacheState, ClusterIdentity, Coordination, CoordinationError, CoordinationResult, Lease, LeaseName,
-    LeaseTable, LiveNode, Membership, NodeAnnouncement, Ownership, Registration, SessionState, ShardMap, Version,
-    Versioned,
+    LeaseTable, LiveNode, Membership, NodeAnnouncement, Ownership, Pauses, Registration, SessionState, ShardMap,
+    Version, Versioned,
 };
 use holdfast_protocol::cluster::{LayoutDocument, ShardState};
 use holdfast_protocol::{ClusterId, NodeId, ShardId};
@@ -198,6 +198,32 @@ impl Coordination for InProcessCoordination {
 
     fn leases(&self) -> watch::Receiver<Arc<LeaseTable>> {
         self.inner.shared.leases.subscribe()
+    }
+
+    async fn pauses(&self) -> CoordinationResult<Option<Versioned<Pauses>>> {
+        self.inner.reach()?;
+        let state = self.inner.shared.state.lock();
+        let value = self.inner.shared.pauses.borrow().clone();
+        Ok(state.pauses.map(|version| Versioned { version, value }))
+    }
+
+    async fn store_pauses(&self, expected: Option<Version>, pauses: &Pauses) -> CoordinationResult<Version> {
+        self.inner.reach()?;
+        let mut state = self.inner.shared.state.lock();
+        if state.identity.is_none() {
+            return Err(no_cluster());
+        }
+        if state.pauses != expected {
+            return Err(CoordinationError::Conflict("what is paused".into()));
+        }
+        let version = expected.map_or(Version(0), |version| Version(version.0 + 1));
+        state.pauses = Some(version);
+        self.inner.shared.pauses.send_replace(pauses.clone());
+        Ok(version)
+    }
+
+    fn watch_pauses(&self) -> watch::Receiver<Pauses> {
+        self.inner.shared.pauses.subscribe()
     }
 
     async fn cache_state(&self) -> CoordinationResult<Versioned<CacheState>> {

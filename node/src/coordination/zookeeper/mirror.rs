@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt, stream};
 use holdfast_actors::ports::coordination::{
     CONTROLLER, CacheState, CoordinationError, FencingToken, LeaseHolder, LeaseName, LeaseTable, LiveNode, Membership,
-    ShardMap, Version, Versioned,
+    Pauses, ShardMap, Version, Versioned,
 };
 use holdfast_protocol::cluster::LayoutDocument;
 use holdfast_protocol::{NodeId, ShardId};
@@ -23,8 +23,8 @@ use zookeeper_client as zk;
 
 use super::session::{Shared, connected};
 use super::stored::{
-    CandidateRecord, GENERATION, LAYOUT, LEASES, NODES, NodeRecord, ROOT, SHARDS, StoredCache, StoredShard, Topic,
-    decode, lease_path, node_path, sequence, shard_path,
+    CandidateRecord, GENERATION, LAYOUT, LEASES, NODES, NodeRecord, PAUSES, ROOT, SHARDS, StoredCache, StoredShard,
+    Topic, decode, lease_path, node_path, sequence, shard_path,
 };
 
 /// Reads in flight while everything is read.
@@ -39,6 +39,7 @@ pub(super) struct Views {
     pub(super) layout: watch::Sender<Option<Arc<Versioned<LayoutDocument>>>>,
     pub(super) shards: watch::Sender<Arc<ShardMap>>,
     pub(super) leases: watch::Sender<Arc<LeaseTable>>,
+    pub(super) pauses: watch::Sender<Pauses>,
     pub(super) cache: watch::Sender<CacheState>,
     /// Woken when a node said something of the shared cache, or left.
     pub(super) seen: watch::Sender<()>,
@@ -149,7 +150,7 @@ impl Mirror<'_> {
     async fn read_everything(&mut self) -> Result<(), zk::Error> {
         metrics::counter!("holdfast_coordination_resyncs_total").increment(1);
         self.client.sync(ROOT).await?;
-        let mut topics = BTreeSet::from([Topic::Layout, Topic::Generation, Topic::Seen]);
+        let mut topics = BTreeSet::from([Topic::Layout, Topic::Generation, Topic::Pauses, Topic::Seen]);
         topics.insert(Topic::Lease(CONTROLLER.to_owned()));
         for parent in [NODES, SHARDS, LEASES] {
             let children = present(self.client.list_children(parent).await)?.unwrap_or_default();
@@ -189,6 +190,9 @@ impl Mirror<'_> {
                     let newer =
                         |present: &mut CacheState| state.generation > present.generation && replace(present, state);
                     views.cache.send_if_modified(newer);
+                }
+                Value::Pauses(pauses) => {
+                    views.pauses.send_if_modified(|present| replace(present, pauses));
                 }
                 Value::Seen => views.seen.send_modify(|()| {}),
                 Value::Node(id, node) => nodes.push((id, node)),
@@ -239,6 +243,7 @@ enum Value {
     Nothing,
     Layout(Option<Versioned<LayoutDocument>>),
     Cache(CacheState),
+    Pauses(Pauses),
     Seen,
     Node(NodeId, Option<LiveNode>),
     Shard(ShardId, Option<Versioned<holdfast_protocol::cluster::ShardState>>),
@@ -265,6 +270,11 @@ async fn read(client: &zk::Client, topic: Topic) -> Result<Value, zk::Error> {
         Topic::Generation => match get::<StoredCache>(client, GENERATION).await? {
             Some(Ok((state, _))) => Value::Cache(state.into()),
             _ => Value::Nothing,
+        },
+        Topic::Pauses => match get(client, PAUSES).await? {
+            Some(Ok((pauses, _))) => Value::Pauses(pauses),
+            Some(Err(())) => Value::Nothing,
+            None => Value::Pauses(Pauses::default()),
         },
         Topic::Seen => Value::Seen,
         Topic::Node(id) => match get::<NodeRecord>(client, &node_path(id)).await? {

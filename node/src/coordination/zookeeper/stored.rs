@@ -5,6 +5,7 @@
 //!         /layout               layout document                           persistent
 //!         /shards/<n>           shard state                               persistent
 //!         /generation           state of the shared cache                 persistent
+//!         /pauses               what the operator paused                  persistent, made with the first pause
 //!         /nodes/<id>           what a node says of itself                ephemeral
 //!         /seen/<id>            what a node says of the shared cache      ephemeral, made with /nodes/<id>
 //!         /controller/<nonce>-<sequence>     candidates; the lowest sequence leads, its czxid is the token
@@ -31,6 +32,7 @@ pub(super) const CLUSTER: &str = "/cluster";
 pub(super) const LAYOUT: &str = "/layout";
 pub(super) const SHARDS: &str = "/shards";
 pub(super) const GENERATION: &str = "/generation";
+pub(super) const PAUSES: &str = "/pauses";
 pub(super) const NODES: &str = "/nodes";
 pub(super) const SEEN: &str = "/seen";
 pub(super) const CONTROLLERS: &str = "/controller";
@@ -72,6 +74,7 @@ pub(super) fn sequence(candidate: &str) -> Option<i64> {
 pub(super) enum Topic {
     Layout,
     Generation,
+    Pauses,
     Seen,
     Node(NodeId),
     Shard(ShardId),
@@ -86,6 +89,7 @@ impl Topic {
         match (first, second) {
             ("layout", None) => Some(Self::Layout),
             ("generation", None) => Some(Self::Generation),
+            ("pauses", None) => Some(Self::Pauses),
             ("seen", _) => Some(Self::Seen),
             ("nodes", Some(id)) => id.parse().ok().map(Self::Node),
             ("shards", Some(id)) => id.parse().ok().map(|id| Self::Shard(ShardId(id))),
@@ -204,7 +208,7 @@ pub(super) fn nonce_of(bytes: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_actors::ports::coordination::ClusterIdentity;
+    use holdfast_actors::ports::coordination::{ClusterIdentity, Pause, Pauses};
     use holdfast_protocol::Epoch;
     use holdfast_protocol::cluster::LayoutDocument;
     use holdfast_protocol::fuzz::{Target, damage};
@@ -217,6 +221,7 @@ mod tests {
         assert_eq!(Topic::of(&node_path(node)), Some(Topic::Node(node)));
         assert_eq!(Topic::of(&shard_path(ShardId(77))), Some(Topic::Shard(ShardId(77))));
         assert_eq!(Topic::of(&seen_path(node)), Some(Topic::Seen));
+        assert_eq!(Topic::of(PAUSES), Some(Topic::Pauses));
         let lease = LeaseName::new("outbox-1").unwrap();
         let candidate = format!("{}/0123456789abcdef-0000000012", lease_path(&lease));
         assert_eq!(Topic::of(&candidate), Some(Topic::Lease("outbox-1".into())));
@@ -249,6 +254,7 @@ mod tests {
         fn body(bytes: &[u8]) {
             same::<LayoutDocument>(bytes);
             same::<ClusterIdentity>(bytes);
+            same::<Pauses>(bytes);
             nonce_of(bytes);
             if let Ok(stored) = decode::<StoredShard>("/x", bytes) {
                 assert_eq!(shard::check(&ShardState::from(stored)), Ok(()));
@@ -271,6 +277,7 @@ mod tests {
                 encode(&CacheSeen::default()),
                 encode(&ClusterIdentity::new(256, 5)),
                 encode(&CandidateRecord { node }),
+                encode(&Pauses { repairs: Some(Pause { since_ms: 5, by: "somebody".into(), node }) }),
                 encode(&7_u64),
             ];
             let paths = [node_path(node), shard_path(ShardId(7)), "/controller/0123456789abcdef-0000000012".into()];

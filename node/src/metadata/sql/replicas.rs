@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use holdfast_actors::ports::metadata::{MetadataResult, Repair, ReplicaEvidence};
+use holdfast_actors::ports::metadata::{Condemned, MetadataResult, Repair, ReplicaEvidence};
 use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId};
 
 use super::{Dialect, Fields as _, Reader, Session, Shape, Value, values};
@@ -41,16 +41,19 @@ pub(super) async fn condemn<S: Session>(
     found.iter().map(|row| rows::content_id(row.bytes(0)?)).collect()
 }
 
-pub(super) async fn forget_condemned<S: Session>(tx: &mut S, before_ms: u64, limit: u32) -> MetadataResult<u64> {
-    // SQLite has no LIMIT for DELETE, MySQL none in a subquery of IN.
-    let sql = match S::DIALECT {
-        Dialect::Sqlite => {
-            "DELETE FROM condemned WHERE content IN \
-             (SELECT content FROM condemned WHERE condemned_ms < ? ORDER BY condemned_ms LIMIT ?)"
-        }
-        Dialect::Mysql => "DELETE FROM condemned WHERE condemned_ms < ? ORDER BY condemned_ms LIMIT ?",
+/// Contents condemned before a time, the oldest first.
+pub(super) async fn condemned<R: Reader>(reads: &R, before_ms: u64, limit: u32) -> MetadataResult<Vec<Condemned>> {
+    let sql = "SELECT content, condemned_ms FROM condemned WHERE condemned_ms < ? ORDER BY condemned_ms LIMIT ?";
+    let found = reads.fetch(sql, values![rows::signed(before_ms), i64::from(limit)]).await?;
+    let condemned = |row: &R::Row| {
+        Ok(Condemned { content: rows::content_id(row.bytes(0)?)?, condemned_ms: rows::unsigned(row.number(1)?)? })
     };
-    Ok(tx.execute(sql, values![rows::signed(before_ms), i64::from(limit)]).await?.rows_affected)
+    found.iter().map(condemned).collect()
+}
+
+pub(super) async fn forget_condemned<S: Session>(tx: &mut S, condemned: &[Condemned]) -> MetadataResult<()> {
+    let bind = |one: &Condemned| values![one.content.as_bytes(), rows::signed(one.condemned_ms)];
+    tx.execute_many(Shape::ForgetCondemned, &[], condemned, bind).await
 }
 
 /// The cluster that claimed this metadata.

@@ -148,6 +148,8 @@ pub(in crate::metadata) enum Shape {
     Condemn,
     /// Content ids × n → those that are condemned.
     Condemned,
+    /// `(content id, time)` × n: those condemned at just this time are condemned no more.
+    ForgetCondemned,
     /// Shards × n → shard, epoch.
     LoadEpochs,
     /// `(shard, epoch)` × n.
@@ -310,6 +312,9 @@ impl Shape {
             }
             Self::LockReclaims => {
                 format!("SELECT id, queued_ms FROM reclaims WHERE id IN ({}){}", ids(), dialect.for_update())
+            }
+            Self::ForgetCondemned => {
+                format!("DELETE FROM condemned WHERE {}", vec!["(content = ? AND condemned_ms = ?)"; rows].join(" OR "))
             }
             Self::RemoveRepairs => {
                 format!("DELETE FROM repairs WHERE {}", vec!["(id = ? AND queued_ms = ?)"; rows].join(" OR "))

@@ -326,7 +326,11 @@ impl MetadataUpkeep for TestStore {
         not_here()
     }
 
-    async fn forget_condemned(&self, _: u64, _: u32) -> MetadataResult<u64> {
+    async fn condemned(&self, _: u64, _: u32) -> MetadataResult<Vec<Condemned>> {
+        not_here()
+    }
+
+    async fn forget_condemned(&self, _: &[Condemned]) -> MetadataResult<()> {
         not_here()
     }
 

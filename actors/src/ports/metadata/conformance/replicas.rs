@@ -5,7 +5,7 @@ use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId, V
 
 use super::{Store, T0, assembled, bucket, content_of, copy_of, delete, latest, object, part, put, seeds, upload};
 use crate::ports::metadata::{
-    CompleteUpload, ContentSource, MetadataError, NewObject, Repair, ReplicaEvidence, WritePrecondition,
+    CompleteUpload, Condemned, ContentSource, MetadataError, NewObject, Repair, ReplicaEvidence, WritePrecondition,
 };
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -251,23 +251,34 @@ pub async fn of_condemn_and_commit_exactly_one_wins(store: Store) {
     }
 }
 
-/// A limit at a time, by the time of the first condemnation.
+/// By the time of the first condemnation, and each only as it was when it was looked at.
 pub async fn condemned_contents_are_forgotten_oldest_first(store: Store) {
     let id = bucket(&store, "b").await.id;
     let slow: Vec<NewObject> = (0..3).map(|i| object(id, &format!("k{i}"), 1)).collect();
     for (i, object) in slow.iter().enumerate().rev() {
         store.condemn(&[new_content(object)], T0 + i as u64).await.unwrap();
+        store.condemn(&[new_content(object)], T0 + 10).await.unwrap();
     }
-    assert_eq!(store.forget_condemned(T0, 10).await.unwrap(), 0);
-    assert_eq!(store.forget_condemned(LATER, 1).await.unwrap(), 1);
+    assert_eq!(store.condemned(T0, 10).await.unwrap(), []);
+    let all = store.condemned(LATER, 10).await.unwrap();
+    let expected: Vec<Condemned> = slow
+        .iter()
+        .zip(T0..)
+        .map(|(object, condemned_ms)| Condemned { content: new_content(object), condemned_ms })
+        .collect();
+    assert_eq!(all, expected);
+    assert_eq!(store.condemned(LATER, 1).await.unwrap(), all[..1]);
+    store.forget_condemned(&all[..1]).await.unwrap();
     let mut results = Vec::new();
     for object in &slow {
         results.push(store.commit_object(object.clone()).await.is_ok());
     }
     assert_eq!(results, [true, false, false]);
-    assert_eq!(store.forget_condemned(T0 + 2, 10).await.unwrap(), 1);
-    assert_eq!(store.forget_condemned(LATER, 10).await.unwrap(), 1);
-    assert_eq!(store.forget_condemned(LATER, 10).await.unwrap(), 0);
+    // It was condemned anew since somebody looked.
+    store.forget_condemned(&[Condemned { condemned_ms: T0, ..all[1] }]).await.unwrap();
+    assert_eq!(store.condemned(T0 + 2, 10).await.unwrap(), all[1..2]);
+    store.forget_condemned(&all).await.unwrap();
+    assert_eq!(store.condemned(LATER, 10).await.unwrap(), []);
     store.commit_object(slow[2].clone()).await.unwrap();
 }
 

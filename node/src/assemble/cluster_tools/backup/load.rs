@@ -27,9 +27,7 @@ pub async fn load(
     ledger: &dyn TierLedger,
     from: &mut impl Read,
 ) -> anyhow::Result<Counts> {
-    if !metadata.list_buckets(None, None, 1).await.context("look at the metadata")?.is_empty() {
-        bail!("the metadata holds buckets already: a backup is put back into empty metadata only");
-    }
+    refuse_used(metadata).await?;
     let mut lines = Lines::new(from);
     let mut loader = Loader { metadata, ledger, counts: Counts::default(), bucket: None, seen: HashSet::new() };
     loop {
@@ -40,16 +38,21 @@ pub async fn load(
             }
             line => {
                 let restored = loader.take(line).await;
-                restored.with_context(|| {
-                    format!(
-                        "restore line {}; what came before it is in the metadata: make the database anew, empty, before you \
-                         restore again",
-                        lines.number
-                    )
-                })?;
+                restored.with_context(|| format!("restore line {}", lines.number))?;
             }
         }
     }
+}
+
+/// Refuses metadata that somebody works with.
+///
+/// # Errors
+/// When it holds buckets; those of metadata.
+pub(super) async fn refuse_used(metadata: &dyn MetadataStore) -> anyhow::Result<()> {
+    if !metadata.list_buckets(None, None, 1).await.context("look at the metadata")?.is_empty() {
+        bail!("the metadata holds buckets already: a backup is put back into empty metadata only");
+    }
+    Ok(())
 }
 
 /// Reads a backup to its end, and says what is in it. Nothing is written anywhere.

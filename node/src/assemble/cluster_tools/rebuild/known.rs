@@ -1,14 +1,15 @@
 //! Versions that the disks of another node, or a run that broke off, have brought back already.
 //!
-//! Of two contents of one version the one counts that would count if both lay on one node. And a version takes its place by its
-//! time: those of its key that are newer are put over it again, each removed and put back with the content that it had. A run
-//! that breaks off in between has lost none, since its labels are still there: it is made again.
+//! Of two contents of one version the one counts that would count if both lay on one node. And a version takes its
+//! place by its time: those of its key that are newer are put over it again, each removed and put back with the content
+//! that it had. A run that breaks off in between has lost none, since its labels are still there: it is made again, and
+//! puts right the order of the keys that it finds to be there ([`put_in_order`]).
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::metadata::{
-    Bucket, Content, ContentPlace, ContentSource, DeleteRequest, ListAfter, ListVersionsQuery, NewObject,
+    Bucket, BucketId, Content, ContentPlace, ContentSource, DeleteRequest, ListAfter, ListVersionsQuery, NewObject,
     ObjectVersion, ReplicaEvidence, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
@@ -16,8 +17,10 @@ use holdfast_protocol::{Manifest, VersionId};
 
 use super::{Found, RebuildReport, made_of, md5_of};
 
-/// Versions a page.
-const PAGE: u32 = 1_000;
+/// Versions a page. One of ten thousand parts takes half a megabyte.
+const PAGE: u32 = 100;
+/// Versions whose names are remembered to be put over another one. Each time as many are done, the key is listed anew.
+const NEWER_AT_ONCE: usize = 4_096;
 
 /// Whether what was found is later than a content that is there: see [`Found::is_later_than`].
 fn is_later(found: &Found, before: &ObjectVersion, there: &Content) -> bool {
@@ -130,38 +133,40 @@ pub(super) async fn put_newer_over(
     metadata: &dyn MetadataStore,
     bucket: &Bucket,
     key: &str,
-    (version, at_ms): (VersionId, u64),
+    place: (VersionId, u64),
+) -> Result<(), MetadataError> {
+    put_over(metadata, bucket, key, place, NEWER_AT_ONCE).await
+}
+
+/// A key may have more versions than memory has room for, and each may be of ten thousand parts: only names are
+/// remembered, of `at_once` versions at a time, the oldest ones first.
+async fn put_over(
+    metadata: &dyn MetadataStore,
+    bucket: &Bucket,
+    key: &str,
+    place: (VersionId, u64),
+    at_once: usize,
 ) -> Result<(), MetadataError> {
     if bucket.versioning == Versioning::Unversioned {
         return Ok(());
     }
-    let mut newer: Vec<Arc<ObjectVersion>> = Vec::new();
-    let mut query = ListVersionsQuery { prefix: key.to_owned(), limit: PAGE, ..ListVersionsQuery::default() };
-    'pages: loop {
-        let page = metadata.list_versions(bucket.id, query.clone()).await?;
-        for entry in page.entries {
-            // The key itself is the first of those that begin so.
-            if entry.key != key {
-                break 'pages;
-            }
-            if entry.version != version && entry.last_modified_ms > at_ms {
-                newer.push(entry);
+    loop {
+        let newer = oldest_newer_below(metadata, bucket.id, key, place, at_once).await?;
+        for version in &newer {
+            let before = metadata.object(bucket.id, key, Some(*version)).await?;
+            remove(metadata, &before).await?;
+            switch_versioning(metadata, &bucket.name, before.version).await?;
+            match &before.content {
+                Some(content) => {
+                    metadata.commit_object(as_before(&before, ContentSource::Shared(content.id))).await?;
+                }
+                // Left where it was, it would hide nothing any more.
+                None => delete(metadata, &before, None, before.last_modified_ms).await?,
             }
         }
-        let Some((ListAfter::Key(after), after_version)) = page.next else { break };
-        query.after = ListAfter::Key(after);
-        query.after_version = after_version;
-    }
-    // They come newest first.
-    for before in newer.into_iter().rev() {
-        remove(metadata, &before).await?;
-        switch_versioning(metadata, &bucket.name, before.version).await?;
-        match &before.content {
-            Some(content) => {
-                metadata.commit_object(as_before(&before, ContentSource::Shared(content.id))).await?;
-            }
-            // Left where it was, it would hide nothing any more.
-            None => delete(metadata, &before, None, before.last_modified_ms).await?,
+        // Those are above it now.
+        if newer.len() < at_once {
+            break;
         }
     }
     if bucket.versioning == Versioning::Enabled
@@ -170,6 +175,71 @@ pub(super) async fn put_newer_over(
         metadata.set_versioning(&bucket.name, Versioning::Enabled).await?;
     }
     Ok(())
+}
+
+/// The versions that are newer than the one named and stand below it: the oldest `most` of them, the oldest first.
+async fn oldest_newer_below(
+    metadata: &dyn MetadataStore,
+    bucket: BucketId,
+    key: &str,
+    (version, at_ms): (VersionId, u64),
+    most: usize,
+) -> Result<Vec<VersionId>, MetadataError> {
+    let mut is_below = false;
+    let mut newer = VecDeque::with_capacity(most.min(NEWER_AT_ONCE));
+    let see = |entry: &ObjectVersion| {
+        if entry.version == version {
+            is_below = true;
+        } else if is_below && entry.last_modified_ms > at_ms {
+            if newer.len() == most {
+                newer.pop_front();
+            }
+            newer.push_back(entry.version);
+        }
+    };
+    each_version(metadata, bucket, key, see).await?;
+    // They come newest first.
+    Ok(newer.into_iter().rev().collect())
+}
+
+/// Puts the versions of a key in the order of their times again, where a run that broke off has put an older one on top
+/// and not all the newer ones over it.
+pub(super) async fn put_in_order(metadata: &dyn MetadataStore, bucket: &str, key: &str) -> Result<(), MetadataError> {
+    let bucket = metadata.bucket(bucket).await?;
+    let (mut oldest, mut wrong): (Option<(VersionId, u64)>, _) = (None, None);
+    let see = |entry: &ObjectVersion| match oldest {
+        Some((_, at_ms)) if entry.last_modified_ms > at_ms => wrong = oldest,
+        Some((_, at_ms)) if entry.last_modified_ms == at_ms => {}
+        _ => oldest = Some((entry.version, entry.last_modified_ms)),
+    };
+    each_version(metadata, bucket.id, key, see).await?;
+    match wrong {
+        Some(place) => put_newer_over(metadata, &bucket, key, place).await,
+        None => Ok(()),
+    }
+}
+
+/// Shows every version and delete marker of a key, the latest first.
+async fn each_version(
+    metadata: &dyn MetadataStore,
+    bucket: BucketId,
+    key: &str,
+    mut see: impl FnMut(&ObjectVersion),
+) -> Result<(), MetadataError> {
+    let mut query = ListVersionsQuery { prefix: key.to_owned(), limit: PAGE, ..ListVersionsQuery::default() };
+    loop {
+        let page = metadata.list_versions(bucket, query.clone()).await?;
+        for entry in page.entries {
+            // The key itself is the first of those that begin so.
+            if entry.key != key {
+                return Ok(());
+            }
+            see(&entry);
+        }
+        let Some((ListAfter::Key(after), after_version)) = page.next else { return Ok(()) };
+        query.after = ListAfter::Key(after);
+        query.after_version = after_version;
+    }
 }
 
 /// Removes a version, to be put again.
@@ -196,4 +266,101 @@ async fn delete(
     };
     let deleted = metadata.delete_objects(before.bucket, vec![request], now_ms).await?;
     deleted.into_iter().try_for_each(|one| one.map(drop))
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_actors::ports::metadata::{CannedAcl, ETag, NewBucket, ObjectAttributes, User};
+    use holdfast_protocol::ContentId;
+
+    use super::*;
+    use crate::metadata::{SqliteMetadataStore, SqliteOptions};
+
+    async fn store(dir: &tempfile::TempDir) -> (SqliteMetadataStore, std::sync::Arc<Bucket>) {
+        let store = SqliteMetadataStore::open(&dir.path().join("metadata"), SqliteOptions::default()).await.unwrap();
+        store.create_user(User { name: "root".into(), admin: true, enabled: true, created_ms: 1 }).await.unwrap();
+        let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: 1 };
+        store.create_bucket(new).await.unwrap();
+        store.set_versioning("bucket", Versioning::Enabled).await.unwrap();
+        let bucket = store.bucket("bucket").await.unwrap();
+        (store, bucket)
+    }
+
+    fn object(bucket: &Bucket, at_ms: u64) -> NewObject {
+        let id = ContentId([at_ms as u8; 12]);
+        NewObject {
+            bucket: bucket.id,
+            key: "key".into(),
+            version: VersionId::generate(at_ms),
+            now_ms: at_ms,
+            owner: "root".into(),
+            content: ContentSource::New(Content {
+                id,
+                manifest: Manifest::single(id, 5),
+                etag: ETag { md5: [1; 16], parts: None },
+                checksum: None,
+                parts: vec![],
+                place: ContentPlace::Cluster,
+            }),
+            attributes: ObjectAttributes::default(),
+            tags: vec![],
+            acl: CannedAcl::Private,
+            precondition: WritePrecondition::default(),
+            event: None,
+            evidence: ReplicaEvidence::default(),
+            class: None,
+        }
+    }
+
+    async fn commit(store: &SqliteMetadataStore, bucket: &Bucket, at_ms: u64) -> VersionId {
+        store.commit_object(object(bucket, at_ms)).await.unwrap().object.version
+    }
+
+    async fn times(store: &SqliteMetadataStore, bucket: &Bucket) -> Vec<u64> {
+        let mut times = Vec::new();
+        each_version(store, bucket.id, "key", |entry| times.push(entry.last_modified_ms)).await.unwrap();
+        let latest = store.object(bucket.id, "key", None).await.unwrap();
+        assert_eq!(Some(&latest.last_modified_ms), times.first());
+        times
+    }
+
+    #[tokio::test]
+    async fn however_many_newer_versions_there_are_few_are_remembered_and_all_come_over_the_older_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, bucket) = store(&dir).await;
+        let mut versions = Vec::new();
+        // More than a page of them.
+        for at_ms in (2..5).chain(10..140) {
+            versions.push(commit(&store, &bucket, at_ms).await);
+        }
+        let place = (commit(&store, &bucket, 7).await, 7);
+        for most in [1, 50] {
+            let oldest = oldest_newer_below(&store, bucket.id, "key", place, most).await.unwrap();
+            assert_eq!(oldest, versions[3..3 + most]);
+        }
+        put_over(&store, &bucket, "key", place, 50).await.unwrap();
+        let expected: Vec<u64> = (10..140).rev().chain([7, 4, 3, 2]).collect();
+        assert_eq!(times(&store, &bucket).await, expected);
+        assert_eq!(oldest_newer_below(&store, bucket.id, "key", place, 50).await.unwrap(), []);
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn what_a_run_left_in_the_wrong_order_is_put_right_by_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, bucket) = store(&dir).await;
+        put_in_order(&store, "bucket", "key").await.unwrap();
+        // It broke off when two of the newer ones had been put over the one of 7.
+        for at_ms in [3, 12, 13, 14, 7, 10, 11] {
+            commit(&store, &bucket, at_ms).await;
+        }
+        put_in_order(&store, "bucket", "key").await.unwrap();
+        let ordered = times(&store, &bucket).await;
+        assert_eq!(ordered, [14, 13, 12, 11, 10, 7, 3]);
+        let latest = store.object(bucket.id, "key", None).await.unwrap().sequence;
+        put_in_order(&store, "bucket", "key").await.unwrap();
+        let again = store.object(bucket.id, "key", None).await.unwrap().sequence;
+        assert_eq!(again, latest, "what is in order is left alone");
+        store.close().await;
+    }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use holdfast_actors::ports::coordination::Fence;
 use holdfast_actors::ports::metadata::{
-    AgePosition, AgedKind, AgedVersion, BucketId, MetadataResult, MetadataUpkeep, Recheck, Reclaim, Repair, Upload,
+    AgePosition, AgedKind, AgedVersion, BucketId, Condemned, MetadataResult, MetadataUpkeep, Recheck, Reclaim, Repair,
+    Upload,
 };
 use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ReclaimItem, ShardId, UploadId};
 
@@ -147,8 +148,15 @@ impl<B: Backend> MetadataUpkeep for SqlMetadataStore<B> {
         .await
     }
 
-    async fn forget_condemned(&self, before_ms: u64, limit: u32) -> MetadataResult<u64> {
-        self.backend.write(Locks::none(), move |tx| boxed(replicas::forget_condemned(tx, before_ms, limit))).await
+    async fn condemned(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<Condemned>> {
+        replicas::condemned(self.backend.reads(), before_ms, limit).await
+    }
+
+    async fn forget_condemned(&self, condemned: &[Condemned]) -> MetadataResult<()> {
+        self.run(Locks::none(), condemned.to_vec(), |tx, condemned| {
+            boxed(async move { replicas::forget_condemned(tx, &condemned).await })
+        })
+        .await
     }
 
     async fn claim(&self, cluster: Option<ClusterId>) -> MetadataResult<Option<ClusterId>> {
