@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use holdfast_actors::ports::MetadataStore as _;
+use holdfast_actors::ports::metadata::MetadataDirect as _;
 use holdfast_node::assemble::cluster_tools::{RebuildOptions, rebuild};
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use http::StatusCode;

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use http::Request;
-use http_body::{Body as _, Frame};
+use http_body::Frame;
 use s3s::{Body, StdError};
 
 /// The largest chunk with a signature, in bytes: what a write counts for by default, and many times what SDKs sign at once.

@@ -4,6 +4,10 @@
 use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use holdfast_actors::ports::metadata::{MetadataDirect as _, User};
+use holdfast_node::assemble::cluster_tools::{dump, from_chunks, restore};
+use holdfast_node::config::Config;
+
 use super::*;
 
 /// Longer than what is read of it at a time, so that much of it is restored before the rest is read.

@@ -3,7 +3,7 @@
 use holdfast_protocol::NodeId;
 
 use super::{Harness, found, insist, until};
-use crate::ports::coordination::{Coordination as _, CoordinationError, Pause, Pauses, set_repair_pause};
+use crate::ports::coordination::{CoordinationError, Pause, Pauses, set_repair_pause};
 
 pub async fn pause_holds_for_everybody_until_it_is_taken_back(harness: &dyn Harness) {
     let (a, b) = (harness.participant().await, harness.participant().await);
