@@ -154,7 +154,7 @@ async fn a_task_is_bounded_by_the_workers_own_clock_and_grace() {
 async fn what_a_killed_worker_had_is_done_by_another_and_is_sent_once() {
     let mut world = World::new(patient()).await;
     let contents = world.due(3).await;
-    let options = SubscribeOptions { group: TASKS_GROUP.into(), lease: Duration::from_millis(500) };
+    let options = SubscribeOptions { group: TASKS_GROUP.into(), lease: Duration::from_secs(1) };
     let mut killed = world.bus.subscribe(Topic::Tasks, options).await.unwrap();
     let dispatcher = world.dispatcher.clone();
     let sending = tokio::spawn(async move { dispatcher.reclaim(GRACE_MS).await });

@@ -316,7 +316,7 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     beside.map_or(Ok(()), Beside::put_in_place)?;
     invalidated?;
     closed?;
-    if leaves_mark {
+    if !options.dry_run {
         data_dir.end_filling()?;
     }
     Ok(report)
@@ -528,7 +528,7 @@ async fn commit(
         return Ok(());
     }
     let made = match &before {
-        Some(before) => known::successor(chunks, &found, before, report).await,
+        Some(before) => known::successor(chunks, &found, before, (options, &mut *report)).await,
         None => made_of(chunks, &found, report).await.map(|content| (content, true)),
     };
     let (content, is_later) = match (made, &before) {

@@ -15,7 +15,7 @@ use holdfast_actors::ports::metadata::{
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
 use holdfast_protocol::{Manifest, VersionId};
 
-use super::{Found, RebuildReport, made_of, md5_of};
+use super::{Found, RebuildOptions, RebuildReport, made_of, md5_of};
 
 /// Versions a page. One of ten thousand parts takes half a megabyte.
 const PAGE: u32 = 100;
@@ -34,7 +34,7 @@ pub(super) async fn successor(
     chunks: &dyn ReplicaStore,
     found: &Found,
     before: &ObjectVersion,
-    report: &mut RebuildReport,
+    (options, report): (RebuildOptions, &mut RebuildReport),
 ) -> Option<(Content, bool)> {
     let there = before.content.as_deref()?;
     if there.id == found.content {
@@ -42,8 +42,10 @@ pub(super) async fn successor(
     }
     if is_later(found, before, there) {
         let made = made_of(chunks, found, report).await?;
-        // With the MD5 that the stub tells, it was proven to be whole on the node where it was found.
-        let is_proven = made.cold().is_some() && there.cold().is_none() && made.etag == there.etag;
+        // With the MD5 that the stub tells, it was proven to be whole on the node where it was found. A backup proves nothing: what it
+        // names may be gone.
+        let is_proven =
+            !options.moved_only && made.cold().is_some() && there.cold().is_none() && made.etag == there.etag;
         let made = if is_proven && made.size_bytes() == there.size_bytes() { there.clone() } else { made };
         let is_other = made.id != there.id || found.created_ms != before.last_modified_ms;
         return (is_other || found.class() != before.class.as_ref()).then_some((made, true));
