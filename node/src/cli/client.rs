@@ -68,11 +68,11 @@ impl FromStr for AdminUrl {
             return Err(wrong());
         }
         let uri: Uri = format!("http://{rest}").parse().map_err(|_| wrong())?;
-        let authority = uri.authority().ok_or_else(wrong)?;
+        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@')).ok_or_else(wrong)?;
         let (host, port) = (authority.host(), authority.port_u16());
         // A URL may leave its port out, which is 80 then; what stands after a colon must be one.
         let has_port = port.is_some() || (!scheme.is_empty() && authority.as_str() == host);
-        if host.is_empty() || !has_port || authority.as_str().contains('@') || uri.query().is_some() {
+        if host.is_empty() || !has_port || uri.query().is_some() {
             return Err(wrong());
         }
         Ok(Self(format!("http://{authority}{}", uri.path().trim_end_matches('/'))))
