@@ -316,7 +316,7 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     beside.map_or(Ok(()), Beside::put_in_place)?;
     invalidated?;
     closed?;
-    if leaves_mark {
+    if !options.dry_run {
         data_dir.end_filling()?;
     }
     Ok(report)
