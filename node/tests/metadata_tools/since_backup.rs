@@ -109,12 +109,20 @@ async fn what_was_moved_is_not_looked_for_where_a_run_broke_off() {
     let mut config = Config::default();
     config.node.data_dir = dir.path().join("node");
     std::fs::create_dir(&config.node.data_dir).expect("a directory");
-    std::fs::write(config.node.data_dir.join("metadata.unfinished"), "").expect("a file");
+    let mark = config.node.data_dir.join("metadata.unfinished");
+    std::fs::write(&mark, "").expect("a file");
     let options = RebuildOptions { moved_only: true, ..ADD };
     let refused = rebuild(&config, "root", options).await.expect_err("it broke off");
     assert!(format!("{refused:#}").contains("put the backup back again"), "{refused:#}");
     rebuild(&config, "root", ADD).await.expect("all that there is");
     rebuild(&config, "root", options).await.expect("it is whole");
+    let mut file = Vec::new();
+    let source = store(&dir, "source").await;
+    dump(&*source, &*source, &mut file).await.expect("a backup");
+    source.close().await;
+    std::fs::write(&mark, "").expect("a file");
+    restore(&config, &mut std::io::Cursor::new(file)).await.expect("restored");
+    assert!(!mark.exists());
 }
 
 /// Names of backups often end in their dates, which look like extensions.

@@ -135,7 +135,9 @@ pub async fn restore(config: &Config, from: &mut (impl Read + Seek)) -> anyhow::
     let data_dir = DataDir::open(&config.node.data_dir)?;
     super::zookeeper::require_stopped(config).await.context("nothing was restored")?;
     if !config.cluster.is_on() {
-        return restore_alone(&data_dir, from).await.context("nothing was restored");
+        let counts = restore_alone(&data_dir, from).await.context("nothing was restored")?;
+        data_dir.end_filling()?;
+        return Ok(counts);
     }
     let Database { store: metadata, ledger } = super::open_database(config, &data_dir, Claim::Later).await?;
     let counts = restore_cluster(config, &data_dir, (&*metadata, &*ledger), from).await;
