@@ -223,6 +223,6 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&kept).unwrap(), "of somebody else");
         let left = std::fs::read_dir(dir.path()).unwrap().flatten();
         let left: Vec<_> = left.map(|entry| entry.file_name().into_string().unwrap()).collect();
-        assert!(left.iter().filter(|name| name.ends_with(".partial")).count() == 2, "{left:?}");
+        assert_eq!(left.iter().filter(|name| name.ends_with(".partial")).count(), 2, "{left:?}");
     }
 }
