@@ -231,8 +231,8 @@ async fn scrub_reads_everything_reports_damage_and_goes_on_after_a_restart() {
     assert_eq!(scrubber.position().rounds, 1);
 }
 
-/// Says that somebody came, and waits until he may go on.
-type Gate = (mpsc::Sender<()>, mpsc::Receiver<()>);
+/// Tells that something is about to be done, and waits until it may be.
+type Hold = (mpsc::Sender<()>, mpsc::Receiver<()>);
 
 /// The files of a disk that rots beneath the page cache: what is read past it has one wrong byte. It may also take its time
 /// to make a file.
@@ -241,7 +241,7 @@ struct Rotten {
     /// Where, in any file, once it is set.
     at: Arc<Mutex<Option<u64>>>,
     /// Told when the next file is about to be made, and waited for.
-    hold: Arc<Mutex<Option<Gate>>>,
+    hold: Arc<Mutex<Option<Hold>>>,
 }
 
 struct RottenFile {
