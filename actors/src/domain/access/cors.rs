@@ -210,7 +210,7 @@ fn matches(pattern: &str, text: &str) -> bool {
     }
 }
 
-/// As [`matches`], letters of either case being equal.
+/// As [`matches()`], letters of either case being equal.
 fn matches_header(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern.eq_ignore_ascii_case(text),
