@@ -15,17 +15,22 @@ use zeroize::Zeroizing;
 /// Largest file that is read, unless the caller says otherwise.
 const BYTES_MAX: u64 = 4_096;
 
-/// Bits of the mode that group and others must not have.
-const FOREIGN_ACCESS: u32 = 0o077;
+/// The most that the mode of a secret file may allow.
+const OWNERS_ONLY: u32 = 0o700;
 
-/// A secret that others than the owner of its file may read or write.
+/// The same of a file that programs of several users share through a group.
+const GROUP_READS: u32 = 0o750;
+
+/// A secret that others than those whom it is for may read or write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{path} can be read by others (mode {mode:03o}): run chmod 600 {path}")]
+#[error("{path} can be read by others (mode {mode:03o}): run chmod {wanted:o} {path}")]
 pub struct Exposed {
     /// The file.
     pub path: PathBuf,
     /// Its permissions.
     pub mode: u32,
+    /// The most that they should be.
+    pub wanted: u32,
 }
 
 /// Refuses a file that others have access to, by what the opened file tells of itself.
@@ -33,10 +38,23 @@ pub struct Exposed {
 /// # Errors
 /// [`Exposed`].
 pub fn check(path: &Path, about: &Metadata) -> Result<(), Exposed> {
+    refuse_beyond(OWNERS_ONLY, path, about)
+}
+
+/// The same of the private key of a certificate, which its group may read: systems give keys to several services so (Debian's
+/// `ssl-cert`, volumes of Kubernetes).
+///
+/// # Errors
+/// [`Exposed`].
+pub(crate) fn check_tls_key(path: &Path, about: &Metadata) -> Result<(), Exposed> {
+    refuse_beyond(GROUP_READS, path, about)
+}
+
+fn refuse_beyond(allowed: u32, path: &Path, about: &Metadata) -> Result<(), Exposed> {
     let mode = about.permissions().mode() & 0o777;
     // A pipe, such as a shell's process substitution, is nobody else's.
-    if about.is_file() && mode & FOREIGN_ACCESS != 0 {
-        return Err(Exposed { path: path.to_owned(), mode });
+    if about.is_file() && mode & !allowed != 0 {
+        return Err(Exposed { path: path.to_owned(), mode, wanted: allowed & 0o660 });
     }
     Ok(())
 }
@@ -82,6 +100,14 @@ mod tests {
         for mode in [0o600, 0o400] {
             fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
             assert_eq!(*read(&file).unwrap(), "a secret");
+        }
+        for (mode, is_good) in [(0o640, true), (0o440, true), (0o660, false), (0o644, false)] {
+            fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            let checked = check_tls_key(&file, &fs::metadata(&file).unwrap());
+            assert_eq!(checked.is_ok(), is_good, "{mode:o}");
+            if let Err(error) = checked {
+                assert!(error.to_string().contains("chmod 640"), "{error}");
+            }
         }
         assert!(read(&dir.path().join("absent")).is_err());
     }

@@ -160,7 +160,7 @@ fn load(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
     }
     let unreadable = |error| read(&files.key, pem::Error::Io(error));
     let opened = fs::File::open(&files.key).map_err(unreadable)?;
-    secret_file::check(&files.key, &opened.metadata().map_err(unreadable)?).map_err(TlsError::Exposed)?;
+    secret_file::check_tls_key(&files.key, &opened.metadata().map_err(unreadable)?).map_err(TlsError::Exposed)?;
     let key = PrivateKeyDer::from_pem_reader(opened).map_err(|source| read(&files.key, source))?;
     CertifiedKey::from_der(chain, key, &provider::default_provider())
         .map_err(|source| TlsError::Unusable { path: files.certificate.clone(), source })
@@ -218,9 +218,9 @@ mod tests {
         let first = write_certificate(dir.path(), "first.example");
         let tls = Tls::load(files(dir.path())).unwrap();
         write_certificate(dir.path(), "second.example");
-        fs::set_permissions(dir.path().join("key.pem"), Permissions::from_mode(0o640)).unwrap();
+        fs::set_permissions(dir.path().join("key.pem"), Permissions::from_mode(0o644)).unwrap();
         let error = tls.reload().unwrap_err();
-        assert!(error.to_string().contains("chmod 600"), "{error}");
+        assert!(error.to_string().contains("chmod 640"), "{error}");
         assert_eq!(tls.current.key.load().cert, [first]);
         assert!(matches!(Tls::load(files(dir.path())), Err(TlsError::Exposed(_))));
     }
