@@ -65,9 +65,16 @@ fn disks_that_fill_up_rot_or_are_replaced_cost_no_object() {
     cluster.wait_until_healthy("the bad replica was replaced", HEAL);
     assert_eq!(cluster.members[0].node.try_cli(&["scrub", "run"]).status.code(), Some(0), "it is still there");
 
-    // A replaced disk: an empty directory where the chunks were.
+    // A disk that is not mounted is not taken for an empty one.
     cluster.members[1].node.stop();
-    fs::remove_dir_all(cluster.members[1].node.data_dir().join("disks")).unwrap();
+    let disk = cluster.members[1].node.data_dir().join("disks/0");
+    fs::remove_dir_all(&disk).unwrap();
+    let output = cluster.members[1].node.command(&["node"]).output().unwrap();
+    refused("a disk that is not mounted", &output, &["is it mounted?", "replaced"]);
+
+    // A replaced disk: an empty directory where the chunks were, and somebody says so.
+    fs::create_dir_all(&disk).unwrap();
+    fs::write(disk.join("replaced"), "").unwrap();
     cluster.members[1].node.restart();
     read_all(&cluster, 1, objects, SIZE);
     eventually("everything is on the new disk", HEAL, || {

@@ -46,6 +46,7 @@ pub mod dev;
 mod events;
 mod front;
 mod journal;
+mod known_disks;
 mod lifecycle;
 mod limits;
 mod locks;

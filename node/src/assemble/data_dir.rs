@@ -9,6 +9,7 @@
 //! | `admin.token` | bearer token of the admin API, mode 0600 |
 //! | `metadata.sqlite` | metadata |
 //! | `metadata.unfinished` | there while a tool fills the metadata: no node starts with half of them |
+//! | `disks.known` | the directories that were disks of the node ([`super::known_disks`]) |
 //! | `disks/0` | the first disk, unless the configuration names others |
 
 use std::fs::{self, DirBuilder, File, OpenOptions};

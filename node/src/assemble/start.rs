@@ -80,7 +80,7 @@ async fn start_parts(
     let on_finding = Some(journal::reporting(reporter.clone(), on_finding));
     let (opened, storage) = tokio::try_join!(
         open_metadata(&data_dir, ports.as_ref()),
-        storage::open_disks(&config, cluster_id, data_dir.id(), on_finding)
+        storage::open_disks(&config, cluster_id, &data_dir, on_finding)
     )?;
     let storage::Storage { disks, rings } = storage;
     let storage::Metadata { store: metadata, outbox, journal, tiers: ledger, reads, had_buckets } = opened;

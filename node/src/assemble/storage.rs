@@ -11,6 +11,8 @@ use holdfast_storage::finding::FindingSink;
 use holdfast_storage::io::{Preference, choose};
 use holdfast_storage::{DiskSet, Engine, EngineConfig};
 
+use super::data_dir::DataDir;
+use super::known_disks::KnownDisks;
 use super::limits;
 use crate::config::{Config, IoMode};
 use crate::metadata::{CacheOptions, CachedMetadataStore, SqliteMetadataStore, SqliteOptions};
@@ -55,11 +57,11 @@ pub(super) struct Storage {
     pub(super) rings: Option<Arc<BufferPool>>,
 }
 
-/// Opens every disk, as those of `node` in `cluster`; what is found damaged goes to `on_finding`.
+/// Opens every disk, as those of the node whose data directory it is, in `cluster`; what is found damaged goes to `on_finding`.
 pub(super) async fn open_disks(
     config: &Config,
     cluster: [u8; 16],
-    node: [u8; 16],
+    data_dir: &DataDir,
     on_finding: Option<FindingSink>,
 ) -> anyhow::Result<Storage> {
     let storage = &config.storage;
@@ -74,8 +76,10 @@ pub(super) async fn open_disks(
         IoMode::Std => Preference::Std,
     };
     let chosen = choose(&pool, preference).context("reach the disks by storage.io")?;
-    let opening = config.node.disk_dirs().into_iter().map(|dir| {
-        let mut engine = EngineConfig::new(dir.clone(), cluster, node);
+    let (dirs, known) = (config.node.disk_dirs(), KnownDisks::read(data_dir)?);
+    dirs.iter().try_for_each(|dir| known.check(dir))?;
+    let opening = dirs.iter().map(|dir| {
+        let mut engine = EngineConfig::new(dir.clone(), cluster, data_dir.id());
         engine.on_finding.clone_from(&on_finding);
         engine.segment_size_bytes = storage.segment_size.get();
         engine.reserve_bytes = storage.reserve.get();
@@ -88,6 +92,7 @@ pub(super) async fn open_disks(
         }
     });
     let engines = futures::future::try_join_all(opening).await?;
+    known.remember(dirs.iter().map(|dir| &**dir))?;
     Ok(Storage { disks: DiskSet::new(engines), rings: chosen.rings })
 }
 

@@ -20,7 +20,7 @@
 //! **Faults.** An error of a write or a sync fences the disk: writes and deletes are refused from then on, reads go on. A full
 //! disk refuses new chunks only, and is asked again at each attempt.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -172,6 +172,11 @@ pub(crate) struct Inner {
 }
 
 impl Engine {
+    /// Where the superblock of a data directory is: without it the directory is no disk, or not yet.
+    pub fn superblock_path(dir: &Path) -> PathBuf {
+        dir.join("superblock")
+    }
+
     /// Opens a data directory, or makes one, and recovers what a crash left.
     ///
     /// # Errors

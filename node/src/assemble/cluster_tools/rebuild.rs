@@ -300,7 +300,7 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
         None => metadata,
     };
     let cluster = data_dir.cluster_id()?.map_or(data_dir.id(), |cluster| *cluster.as_bytes());
-    let opened = storage::open_disks(config, cluster, data_dir.id(), None).await?;
+    let opened = storage::open_disks(config, cluster, &data_dir, None).await?;
     let chunks = DiskChunks::new(opened.disks.clone());
     // The database of a node that runs alone is filled beside its place.
     let leaves_mark = !options.dry_run && !options.alone;

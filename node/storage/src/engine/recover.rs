@@ -27,7 +27,7 @@ use super::retention::Retention;
 use super::scan::{Scan, Scanned, only_zeros, scan, zero_headers};
 use super::small_files::{read_file, read_prefix, replace_file};
 use super::space::{Sequences, Space};
-use super::{EngineConfig, Inner, ReadMeters};
+use super::{Engine, EngineConfig, Inner, ReadMeters};
 use crate::buf::{BufferPool, LARGE_BYTES};
 use crate::error::{OpenError, is_unreadable};
 use crate::finding::{Finding, FindingSource};
@@ -164,7 +164,7 @@ impl Opener {
     async fn superblock(&mut self) -> Result<Superblock, OpenError> {
         let dir = self.config.dir.clone();
         let name = dir.display().to_string();
-        let path = dir.join("superblock");
+        let path = Engine::superblock_path(&dir);
         let bytes = match read_file(&self.io, &self.pool, &path).await {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return self.new_superblock(&path).await,

@@ -1,0 +1,129 @@
+//! Which directories were disks of this node, so that one that is not mounted is not taken for an empty one.
+//!
+//! An empty directory of the configuration becomes a disk. If it is the place where a disk is usually mounted, what is written
+//! there lies on another file system, and is hidden when the disk is mounted again. So a node remembers its disks, in `disks.known`
+//! of its data directory, and refuses to start where one is gone, unless a file in the directory says that an empty disk took
+//! its place. The file can only be made where the disk is mounted, or where an operator means it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use holdfast_storage::Engine;
+
+use super::data_dir::DataDir;
+
+/// Directories, one a line.
+const FILE: &str = "disks.known";
+
+/// In an empty directory: it took the place of a disk.
+const REPLACED: &str = "replaced";
+
+/// See the module's documentation.
+pub(super) struct KnownDisks<'a> {
+    data_dir: &'a DataDir,
+    dirs: BTreeSet<String>,
+}
+
+impl<'a> KnownDisks<'a> {
+    /// Those that were there before.
+    ///
+    /// # Errors
+    /// When the list cannot be read.
+    pub(super) fn read(data_dir: &'a DataDir) -> anyhow::Result<Self> {
+        let path = data_dir.file(FILE);
+        let dirs = match fs::read_to_string(&path) {
+            Ok(text) => text.lines().map(str::to_owned).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeSet::new(),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        Ok(Self { data_dir, dirs })
+    }
+
+    /// Refuses a directory that was a disk and is none now.
+    ///
+    /// # Errors
+    /// When it is so, and nobody says that the disk was replaced; when it cannot be looked into.
+    pub(super) fn check(&self, dir: &Path) -> anyhow::Result<()> {
+        let is_there = |path: &Path| path.try_exists().with_context(|| format!("look for {}", path.display()));
+        if !self.dirs.contains(&name(dir)) || is_there(&Engine::superblock_path(dir))? || is_there(&dir.join(REPLACED))?
+        {
+            return Ok(());
+        }
+        let dir = dir.display();
+        bail!(
+            "{dir} is not the disk that it was when this node ran last: is it mounted? If an empty disk took its place, say so \
+             with `mkdir -p {dir} && touch {dir}/{REPLACED}`, and start again"
+        )
+    }
+
+    /// Remembers disks that were opened.
+    ///
+    /// # Errors
+    /// When the list cannot be written.
+    pub(super) fn remember<'d>(mut self, opened: impl Iterator<Item = &'d Path>) -> anyhow::Result<()> {
+        let before = self.dirs.len();
+        for dir in opened {
+            self.dirs.insert(name(dir));
+            let said = dir.join(REPLACED);
+            match fs::remove_file(&said) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("remove {}", said.display()));
+                }
+                _ => {}
+            }
+        }
+        if self.dirs.len() == before {
+            return Ok(());
+        }
+        let lines: String = self.dirs.iter().map(|dir| format!("{dir}\n")).collect();
+        self.data_dir.write(FILE, lines.as_bytes())
+    }
+}
+
+/// A directory as it stands in the configuration, from the root.
+fn name(dir: &Path) -> String {
+    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    absolute.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remember(data_dir: &DataDir, dir: &Path) {
+        KnownDisks::read(data_dir).unwrap().remember([dir].into_iter()).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_is_not_mounted_is_no_empty_one() {
+        let scratch = tempfile::tempdir().unwrap();
+        let data_dir = DataDir::open(&scratch.path().join("data")).unwrap();
+        let (disk, other) = (scratch.path().join("disk"), scratch.path().join("other"));
+        fs::create_dir(&disk).unwrap();
+        let known = || KnownDisks::read(&data_dir).unwrap();
+        known().check(&disk).expect("it is new");
+        fs::write(Engine::superblock_path(&disk), "").unwrap();
+        remember(&data_dir, &disk);
+        remember(&data_dir, &disk);
+        known().check(&disk).expect("it is there");
+
+        fs::remove_file(Engine::superblock_path(&disk)).unwrap();
+        let error = known().check(&disk).unwrap_err().to_string();
+        assert!(error.contains("is it mounted?") && error.contains("disk/replaced"), "{error}");
+        known().check(&other).expect("a disk more");
+        fs::remove_dir(&disk).unwrap();
+        known().check(&disk).expect_err("the directory is gone, too");
+
+        fs::create_dir(&disk).unwrap();
+        fs::write(disk.join(REPLACED), "").unwrap();
+        known().check(&disk).expect("it was replaced");
+        fs::write(Engine::superblock_path(&disk), "").unwrap();
+        remember(&data_dir, &disk);
+        assert!(!disk.join(REPLACED).exists(), "said once");
+        fs::remove_file(Engine::superblock_path(&disk)).unwrap();
+        known().check(&disk).expect_err("it is gone again");
+    }
+}
