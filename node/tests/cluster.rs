@@ -2,6 +2,7 @@
 //! and the admin API tells and moves what it says.
 
 use bytes::Bytes;
+use holdfast_actors::ports::coordination::NodeState;
 use holdfast_actors::wait::{until, until_ok};
 use holdfast_node::assemble::Root;
 use holdfast_node::assemble::dev::{self, DevCluster};
@@ -88,6 +89,14 @@ async fn what_one_node_took_every_node_gives_and_the_loss_of_one_loses_nothing()
     // Two of three acknowledge, so one may go.
     let safe: Maintenance = admin.get("/health/maintenance").await;
     assert!(safe.safe_to_stop, "{safe:?}");
+    let third = cluster.cluster.node(2).and_then(|node| node.cluster()).expect("a node of a cluster");
+    third.set_state(NodeState::Stopping);
+    let answer = async || {
+        let (code, body) = admin.call(Method::GET, "/health/maintenance", &serde_json::Value::Null).await;
+        if code == StatusCode::PRECONDITION_FAILED { Ok(()) } else { Err(format!("{code} {body:?}")) }
+    };
+    until_ok("one that is about to stop is not counted on", answer).await;
+    third.set_state(NodeState::Ready);
 
     let lost = cluster.id(2);
     cluster.cluster.crash(2);

@@ -11,7 +11,7 @@ use holdfast_actors::domain::placement::ShardHealth;
 use holdfast_actors::flow::cluster_view::ClusterView;
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::coordination::{
-    CONTROLLER, CacheMode, ClusterIdentity, Coordination, CoordinationError, SessionState, ShardMap,
+    CONTROLLER, CacheMode, ClusterIdentity, Coordination, CoordinationError, NodeState, SessionState, ShardMap,
 };
 use holdfast_actors::ports::peers::Peers;
 use holdfast_actors::service::cluster::ClusterHandle;
@@ -165,11 +165,15 @@ impl ClusterAdmin {
     }
 
     /// Shards that would have no write quorum, or lose the copy of a joiner, without this node, and without those that are
-    /// `silent`.
+    /// `silent` or about to stop.
     pub(super) fn depend_on_me(&self, silent: &BTreeSet<NodeId>) -> Vec<ShardId> {
         let me = self.me();
         let map = self.shards();
-        let other = |node: &NodeId| *node != me && self.view.is_alive(*node) && !silent.contains(node);
+        let membership = self.view.membership().borrow().clone();
+        let stays = |node: &NodeId| {
+            membership.nodes.get(node).is_some_and(|live| live.announcement.state != NodeState::Stopping)
+        };
+        let other = |node: &NodeId| *node != me && stays(node) && !silent.contains(node);
         let depends = |state: &holdfast_protocol::cluster::ShardState| {
             let members = state.members.iter().filter(|node| other(node)).count();
             let all = state.write_set().filter(other).count();

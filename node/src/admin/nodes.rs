@@ -285,12 +285,15 @@ pub(super) async fn remove(
         wanted.ok_or_else(|| ApiError::new(ErrorCode::NotFound, format!("node {node} is not in the layout")))?;
     let status = drain_of(&state, cluster, node, wanted.draining).await;
     // What a node that is not here still has on its disks nobody needs, once no shard names it: each shard left it only after
-    // others had verified their copies.
-    let is_free = status.done
-        || (status.draining && status.shards_left == 0 && !cluster.view.is_alive(node) && cluster.all_placed());
+    // others had verified their copies. But for what writes missed elsewhere: that waits as repairs of other nodes.
+    let is_gone = status.draining && status.shards_left == 0 && !cluster.view.is_alive(node) && cluster.all_placed();
+    let waits = |backlog: BTreeMap<NodeId, u64>| backlog.iter().any(|(other, count)| *other != node && *count > 0);
+    let is_needed = is_gone && backlog(&state).await.is_none_or(waits);
+    let is_free = status.done || (is_gone && !is_needed);
     if !force && !is_free {
         let why = match status.shards_left {
             _ if !status.draining => format!("it takes data: run `holdfast node drain {node} --wait` first"),
+            _ if is_needed => "repairs of other nodes wait, which may need what is on its disks".to_owned(),
             0 => format!("it waits for {}: see `holdfast node drain {node} --wait`", status.waiting_for),
             left => format!("{left} shards still name it: see `holdfast node drain {node} --wait`"),
         };

@@ -186,6 +186,14 @@ async fn a_node_with_new_disks_joins_its_shards_anew() {
     world.start(2).await;
     eventually("everything is back", async || world.settled().await).await;
     assert!(world.nodes[&2].handle.rebuild().shards_joined > 0, "not chunk by chunk");
+    // A loss is reported every two seconds until it was heard: what was made good since must not be reported again.
+    let settled = Instant::now();
+    let quiet = async || {
+        let joined = world.nodes[&2].handle.rebuild().shards_joined;
+        assert!(joined <= u64::from(SHARDS), "{joined} joins of at most {SHARDS} shards");
+        if settled.elapsed() > Duration::from_secs(3) { Ok(()) } else { Err("the next report is due".to_owned()) }
+    };
+    eventually("nothing is joined twice", quiet).await;
     world.check_nothing_is_lost().await;
     world.stop().await;
 }

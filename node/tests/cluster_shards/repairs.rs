@@ -1,14 +1,16 @@
 //! Damage, gaps and differences are found and mended, and nothing is deleted for that.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_actors::ports::ChunkStore as _;
 use holdfast_actors::ports::chunks::ReplicaStore as _;
+use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_protocol::{ContentId, ShardId};
 
-use super::members;
 use super::world::{SHARDS, World, eventually, id, settings};
+use super::{members, slow_to_give_up};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repair_looks_at_the_disk_and_not_at_the_memory() {
@@ -155,5 +157,23 @@ async fn a_silent_difference_is_found_and_healed_and_until_then_not_called_verif
     world.network.set_cut(asker.id, comparer, false);
     world.nodes[&loser].handle.resume_repairs();
     world.settle("it is healed").await;
+    world.stop().await;
+}
+
+/// A comparison proves nothing of what its members hold after that, and a node that starts again may have lost a disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_comes_back_with_less_is_compared_anew() {
+    let mut world = World::new(3, slow_to_give_up()).await;
+    // So few that the node does not take its replicas for lost as a whole.
+    world.put_many(24, 200).await;
+    world.settle("the cluster is healthy").await;
+    let chunk = *world.written.lock().keys().next().expect("a chunk");
+    // Not the one that compares the shard: that does so at its start.
+    let last = world.shards()[&ShardId::of_chunk(&chunk, SHARDS)].members[2];
+    let node = (1..=3).find(|node| id(*node) == last).expect("one of the three");
+    world.kill(node).await;
+    world.stores.insert(node, Arc::new(MemoryChunkStore::new()));
+    world.start(node).await;
+    world.settle("it has again what it held").await;
     world.stop().await;
 }

@@ -1,9 +1,12 @@
 //! Compares the replicas of each shard, and queues a repair for every chunk that metadata knows and a member lacks.
 //!
-//! A shard is compared by its first live member: at the start, after every change of its epoch, when an operator asks, and
-//! once within a period. Digests are compared first. Where they differ, the members' lists are, after a pause in which
-//! writes under way arrive everywhere; a chunk that still is missing somewhere counts if metadata knows it. Others belong to
-//! writes that are not committed, or are orphans. A shard with a difference is compared again until there is none.
+//! A shard is compared by its first live member: at the start, after every change of its epoch, when a member comes back, when
+//! an operator asks, and once within a period. A member that comes back may have other disks than it left with, so what was
+//! proven before says nothing any more.
+//!
+//! Digests are compared first. Where they differ, the members' lists are, after a pause in which writes under way arrive
+//! everywhere; a chunk that still is missing somewhere counts if metadata knows it. Others belong to writes that are not
+//! committed, or are orphans. A shard with a difference is compared again until there is none.
 //!
 //! Comparing sees what is there and how large it is, from indexes in memory. That the bytes are right is the scrub's to find.
 
@@ -25,8 +28,16 @@ const SHARDS_AT_ONCE: usize = 8;
 /// [`super::ClusterSettings::comparison_settle`].
 const AGAIN_PAUSES: u32 = 3;
 
-/// When each shard was compared last, and how many of its members were alive after that.
-type Times = BTreeMap<ShardId, (Instant, usize)>;
+/// The last comparison of a shard.
+struct Compared {
+    /// When it ended.
+    at: Instant,
+    /// The members that were alive when it began, each with its incarnation.
+    alive: BTreeMap<NodeId, u64>,
+}
+
+/// The last comparison of each shard.
+type Times = BTreeMap<ShardId, Compared>;
 
 /// Runs until it cannot go on.
 pub async fn run(context: Context) -> String {
@@ -38,15 +49,18 @@ pub async fn run(context: Context) -> String {
         return "the node is gone".into();
     }
     let mut times = Times::new();
+    // Nobody looked whether members came back since then.
+    context.shared.comparison.lock().shards.clear();
     // What an operator asked for before this loop was started again is still to be done.
     let mut served = if context.shared.comparison.lock().running { 0 } else { *wanted.borrow() };
     loop {
         let asked = *wanted.borrow_and_update();
         alive.mark_unchanged();
+        let mine = mine(&context, &shards.borrow_and_update().clone());
+        doubt(&context, &mine, &times);
         if asked > served {
             times.clear();
         }
-        let mine = mine(&context, &shards.borrow_and_update().clone());
         times.retain(|shard, _| mine.contains_key(shard));
         context.shared.comparison.lock().shards.retain(|shard, _| mine.contains_key(shard));
         publish(&context);
@@ -60,11 +74,15 @@ pub async fn run(context: Context) -> String {
         let mut comparisons = stream::iter(due)
             .map(|(shard, state)| {
                 let context = &context;
-                async move { (shard, compare(context, shard, &state).await) }
+                async move {
+                    // Before it: who comes back meanwhile may be compared as it was before.
+                    let present = alive_of(context, &state);
+                    (shard, present, compare(context, shard, &state).await)
+                }
             })
             .buffer_unordered(SHARDS_AT_ONCE);
-        while let Some((shard, report)) = comparisons.next().await {
-            times.insert(shard, (Instant::now(), alive_of(&context, &mine[&shard])));
+        while let Some((shard, present, report)) = comparisons.next().await {
+            times.insert(shard, Compared { at: Instant::now(), alive: present });
             let mut status = context.shared.comparison.lock();
             status.waiting = status.waiting.saturating_sub(1);
             if let Some(error) = &report.error {
@@ -72,6 +90,9 @@ pub async fn run(context: Context) -> String {
             }
             status.shards.insert(shard, report);
             drop(status);
+            if alive.has_changed().unwrap_or(true) {
+                doubt(&context, &mine, &times);
+            }
             publish(&context);
         }
         drop(comparisons);
@@ -109,23 +130,47 @@ fn publish(context: &Context) {
     context.parts.self_report.set_proven(proven.map(|(shard, report)| (*shard, report.epoch)).collect());
 }
 
-fn alive_of(context: &Context, state: &ShardState) -> usize {
-    state.members.iter().filter(|member| context.parts.view.is_alive(**member)).count()
+/// The members that are alive, each with its incarnation.
+fn alive_of(context: &Context, state: &ShardState) -> BTreeMap<NodeId, u64> {
+    let view = &context.parts.view;
+    let membership = view.membership().borrow().clone();
+    let incarnation = |member: &NodeId| membership.nodes.get(member).map_or(0, |node| node.incarnation);
+    let alive = state.members.iter().filter(|member| view.is_alive(**member));
+    alive.map(|member| (*member, incarnation(member))).collect()
+}
+
+/// Whether a member that is here now was not here, or not in this life, when the shard was compared.
+fn is_outdated(compared: &Compared, alive: &BTreeMap<NodeId, u64>) -> bool {
+    alive.iter().any(|(member, incarnation)| compared.alive.get(member) != Some(incarnation))
+}
+
+/// Takes back what was proven of shards of which a member came back since.
+fn doubt(context: &Context, mine: &BTreeMap<ShardId, ShardState>, times: &Times) {
+    let mut status = context.shared.comparison.lock();
+    status.shards.retain(|shard, report| {
+        let outdated = || {
+            let state_and_time = mine.get(shard).zip(times.get(shard));
+            state_and_time.is_some_and(|(state, compared)| is_outdated(compared, &alive_of(context, state)))
+        };
+        !report.proves(report.epoch) || !outdated()
+    });
 }
 
 fn is_due(context: &Context, shard: ShardId, state: &ShardState, times: &Times) -> bool {
     let settings = &context.parts.settings;
-    let Some((time, alive_then)) = times.get(&shard) else { return true };
-    let (elapsed, alive) = (time.elapsed(), alive_of(context, state));
+    let Some(compared) = times.get(&shard) else { return true };
+    let (elapsed, alive) = (compared.at.elapsed(), alive_of(context, state));
     let status = context.shared.comparison.lock();
     match status.shards.get(&shard) {
+        // It was taken back.
+        None => true,
         // The end of the join is a change of its own.
         Some(report) if report.epoch != state.epoch => {
             state.joining.is_empty() || elapsed >= settings.comparison_settle * AGAIN_PAUSES
         }
         Some(report) if report.proves(state.epoch) => elapsed >= settings.comparison_period,
         // A member that is away is waited for.
-        Some(report) if report.differences == 0 && alive < state.members.len() && alive == *alive_then => {
+        Some(report) if report.differences == 0 && alive.len() < state.members.len() && alive == compared.alive => {
             elapsed >= settings.comparison_period
         }
         _ => elapsed >= settings.comparison_settle * AGAIN_PAUSES,

@@ -181,7 +181,7 @@ async fn report_losses(context: Context) {
             let Ok(there) = context.parts.peers.digest(*other, fence).await else { continue };
             if there.chunks >= here + LOST_CHUNKS_MIN && there.chunks > 2 * here {
                 tracing::error!(%shard, here, there = there.chunks, "most of a replica is gone, it is joined anew");
-                lost.push(*shard);
+                lost.push(fence);
                 break;
             }
         }
@@ -189,11 +189,15 @@ async fn report_losses(context: Context) {
     }
     for _ in 0..LOSS_REPORTS_MAX {
         let map = shards.borrow_and_update().clone();
-        lost.retain(|shard| map.shards.get(shard).is_some_and(|state| state.value.is_member(context.me())));
+        // A member of a later epoch may be one that has joined anew since. What else changed there is compared then.
+        lost.retain(|fence| {
+            let state = map.shards.get(&fence.shard);
+            state.is_some_and(|state| state.value.epoch == fence.epoch && state.value.is_member(context.me()))
+        });
         if lost.is_empty() {
             return;
         }
-        for shard in &lost {
+        for Fence { shard, .. } in &lost {
             if let Err(error) = context.report(ShardReport::DataLost { shard: *shard }).await {
                 tracing::debug!(%shard, %error, "the controller does not hear");
             }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, stream};
 use holdfast_actors::domain::placement::assign;
 use holdfast_actors::ports::coordination::ShardMap;
+use holdfast_actors::ports::peers::PeerHealth;
 use holdfast_protocol::admin::{NodeInfo, Reason};
 use holdfast_protocol::{NodeId, ShardId};
 use parking_lot::Mutex;
@@ -28,7 +29,8 @@ pub type KnownOthers = tokio::sync::Mutex<Option<(Instant, Others)>>;
 /// What the other nodes are like, as far as it matters to whoever would stop this one.
 #[derive(Debug, Clone, Default)]
 pub struct Others {
-    /// Nodes that are registered and do not answer.
+    /// Nodes that are registered and take no writes: they do not answer, cannot prove their membership, or have no disk that
+    /// does.
     pub silent: BTreeSet<NodeId>,
     /// Shards of this node of which no comparison has proven that the other members hold the same.
     pub unproven: Vec<ShardId>,
@@ -76,17 +78,23 @@ impl ClusterAdmin {
     /// Nodes that are registered and do not answer this node, with why not: the coordination service takes the length of a
     /// session to notice that a process is gone.
     pub(super) async fn silent(&self) -> Vec<(NodeId, String)> {
+        let answers = self.answers().await.into_iter();
+        answers.filter_map(|(node, answer)| Some((node, answer.err()?))).collect()
+    }
+
+    /// What the registered nodes say of themselves, or why they do not.
+    async fn answers(&self) -> Vec<(NodeId, Result<PeerHealth, String>)> {
         let me = self.me();
         let others =
             self.view.membership().borrow().nodes.keys().copied().filter(|node| *node != me).collect::<Vec<_>>();
         let asked = stream::iter(others).map(|node| async move {
-            match tokio::time::timeout(PEER_PATIENCE, self.peers.health(node)).await {
-                Ok(Ok(_)) => None,
-                Ok(Err(error)) => Some((node, error.to_string())),
-                Err(_) => Some((node, format!("no answer within {} s", PEER_PATIENCE.as_secs()))),
-            }
+            let answer = match tokio::time::timeout(PEER_PATIENCE, self.peers.health(node)).await {
+                Ok(answer) => answer.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("no answer within {} s", PEER_PATIENCE.as_secs())),
+            };
+            (node, answer)
         });
-        asked.buffer_unordered(PEERS_AT_ONCE).filter_map(std::future::ready).collect().await
+        asked.buffer_unordered(PEERS_AT_ONCE).collect().await
     }
 
     /// The nodes of the layout that are not here, each with what becomes of what it held.
@@ -122,17 +130,22 @@ impl ClusterAdmin {
         {
             return others.clone();
         }
-        let (silent, unproven) = tokio::join!(self.silent(), self.unproven());
+        let (answers, unproven) = tokio::join!(self.answers(), self.unproven());
         let (map, me) = (self.shards(), self.me());
         let mine = |shard: &ShardId| map.shards.get(shard).is_some_and(|state| state.value.is_member(me));
         let others = Others {
-            silent: silent.into_iter().map(|(node, _)| node).collect(),
+            silent: answers.into_iter().filter(|(_, answer)| !takes_writes(answer)).map(|(node, _)| node).collect(),
             unproven: unproven.into_iter().map(|(shard, _)| shard).filter(mine).collect(),
         };
         // From the answer on, so that those who waited for it need not ask.
         *kept = Some((Instant::now(), others.clone()));
         others
     }
+}
+
+/// Whether a node that answers so can be counted on for a write quorum.
+fn takes_writes(answer: &Result<PeerHealth, String>) -> bool {
+    answer.as_ref().is_ok_and(|health| health.owner && health.writable)
 }
 
 /// What moves, in words.
@@ -144,4 +157,20 @@ pub(super) fn movement(nodes: &[NodeInfo]) -> Option<Reason> {
     let left = (leaves > 0).then(|| format!("{leaves} that moved away are deleted after cluster.leave_grace"));
     let parts: Vec<String> = copied.into_iter().chain(left).collect();
     (!parts.is_empty()).then(|| Reason { code: "moving".into(), message: parts.join(", ") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_answers_but_takes_no_writes_is_not_counted_on() {
+        let answer = |owner, writable| {
+            let node = NodeId::from(1);
+            Ok(PeerHealth { node, owner, writable, oldest_write_seconds: None, proven: vec![] })
+        };
+        assert!(takes_writes(&answer(true, true)));
+        assert!(!takes_writes(&answer(false, true)) && !takes_writes(&answer(true, false)));
+        assert!(!takes_writes(&Err("no answer".into())));
+    }
 }
