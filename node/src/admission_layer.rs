@@ -3,7 +3,8 @@
 //! Every request asks [`Admission`] for a permit before anything else looks at it: a read for one job, a write for one job
 //! and for as many bytes as it announces, up to the window that one write holds in buffers. What is refused is answered
 //! 503 SlowDown with Retry-After at once, its body unread; where no disk has room, 507 InsufficientStorage. Deletions go on then:
-//! they are what makes room. The permit is held until the last byte of the answer is sent or
+//! they are what makes room. Writes that nobody has signed, such as forms, of which the signature comes in the body, have a quarter
+//! of the places for writes: else some hundred slow ones would hold all of them, from who has no key. The permit is held until the last byte of the answer is sent or
 //! the client is gone, whichever way the answer ends. In a cluster a write is refused likewise while this node cannot prove
 //! its membership (promise D9): asked before the work, and again before the answer, since the proof may have ended between.
 //! Bodies pass through as they are: pieces of mapped segments stay
@@ -19,10 +20,11 @@ use bytes::Bytes;
 use holdfast_actors::domain::admission::{JobKind, Refusal};
 use holdfast_actors::ports::coordination::Ownership;
 use holdfast_actors::service::{Admission, Permit, Rejected};
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use metrics::{Counter, Gauge, Histogram};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::util::ServiceExt;
 
 use crate::s3::facts::ClientConnection;
@@ -44,6 +46,8 @@ pub struct Admitted<S> {
     write_window_bytes: u64,
     connection: Option<ClientConnection>,
     ownership: Option<Ownership>,
+    /// Places for writes that nobody has signed.
+    unsigned: Arc<Semaphore>,
     meters: Arc<Meters>,
 }
 
@@ -64,7 +68,11 @@ impl<S: Clone> Admitted<S> {
             duration: JobKind::ALL
                 .map(|kind| metrics::histogram!("holdfast_s3_transfer_seconds", "class" => kind.as_str())),
         };
-        Self { inner, admission, write_window_bytes, connection: None, ownership: None, meters: Arc::new(meters) }
+        let writes = admission.limits().write;
+        let places = u64::from(writes.jobs_max).min(writes.bytes_max / write_window_bytes.max(1));
+        let unsigned = Arc::new(Semaphore::new((places / UNSIGNED_SHARE).max(1) as usize));
+        let meters = Arc::new(meters);
+        Self { inner, admission, write_window_bytes, connection: None, ownership: None, unsigned, meters }
     }
 
     /// With a proof that is needed to answer a write.
@@ -110,11 +118,17 @@ where
             if kind == JobKind::Write && !this.may_write() {
                 return Ok(slow_down(FENCED));
             }
+            let unsigned = if kind == JobKind::Write && is_unsigned(&request) {
+                let Ok(place) = this.unsigned.try_acquire_owned() else { return Ok(slow_down(UNSIGNED)) };
+                Some(place)
+            } else {
+                None
+            };
             let permit = match this.admission.admit(kind, bytes).await {
                 Ok(permit) => permit,
                 Err(rejected) => return Ok(slow_down(rejected)),
             };
-            let guard = Guard::new(permit, kind, started, &this.meters);
+            let guard = Guard::new((permit, unsigned), kind, started, &this.meters);
             let mut request =
                 request.map(|body| Received { body, bytes: 0, counter: this.meters.received_bytes.clone() });
             if let Some(connection) = this.connection {
@@ -133,6 +147,18 @@ where
 
 /// A node that others may have replaced must not say that something was changed.
 const FENCED: Rejected = Rejected { reason: "this node lost its cluster", retry_after_seconds: 1 };
+
+/// One of so many places for writes is for those that nobody has signed.
+const UNSIGNED_SHARE: u64 = 4;
+
+const UNSIGNED: Rejected = Rejected { reason: "too many requests without a signature", retry_after_seconds: 1 };
+
+/// Whether neither headers nor address of a request bear a signature. Whether one is good is seen before the body is read.
+fn is_unsigned<B>(request: &Request<B>) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    let in_query = query.split('&').any(|pair| pair.starts_with("X-Amz-Signature="));
+    !in_query && !request.headers().contains_key(AUTHORIZATION)
+}
 
 /// GET, HEAD and OPTIONS read; all else may bring bytes or change something.
 fn kind_of(method: &Method) -> JobKind {
@@ -192,7 +218,7 @@ fn slow_down<R>(rejected: Rejected) -> Response<Answer<R>> {
 
 /// Lives as long as the request and its answer.
 struct Guard {
-    _permit: Permit,
+    _permits: (Permit, Option<OwnedSemaphorePermit>),
     kind: JobKind,
     started: Instant,
     sent_bytes: u64,
@@ -200,9 +226,14 @@ struct Guard {
 }
 
 impl Guard {
-    fn new(permit: Permit, kind: JobKind, started: Instant, meters: &Arc<Meters>) -> Self {
+    fn new(
+        permits: (Permit, Option<OwnedSemaphorePermit>),
+        kind: JobKind,
+        started: Instant,
+        meters: &Arc<Meters>,
+    ) -> Self {
         meters.in_flight.increment(1.0);
-        Self { _permit: permit, kind, started, sent_bytes: 0, meters: Arc::clone(meters) }
+        Self { _permits: permits, kind, started, sent_bytes: 0, meters: Arc::clone(meters) }
     }
 }
 
@@ -292,12 +323,10 @@ impl<R: Body<Data = Bytes> + Unpin> Body for Answer<R> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use holdfast_actors::domain::admission::{ClassLimits, Limits};
     use http_body_util::{BodyExt, Full};
     use hyper::service::Service;
-    use tokio::sync::Semaphore;
-
-    use super::*;
 
     fn limits(jobs_max: u32, bytes_max: u64) -> Limits {
         let class = ClassLimits { jobs_max, bytes_max, queue_max: 0, refused: None };
@@ -327,7 +356,11 @@ mod tests {
     }
 
     fn put(announced: u64) -> Request<TestBody> {
-        Request::put("/b/k").header("content-length", announced).body(Full::default()).unwrap()
+        Request::put("/b/k")
+            .header("content-length", announced)
+            .header("authorization", "AWS4-HMAC-SHA256 …")
+            .body(Full::default())
+            .unwrap()
     }
 
     #[tokio::test]
@@ -388,6 +421,26 @@ mod tests {
         assert_eq!(admission.usage(JobKind::Write), (1, 50, 0));
         drop(call);
         assert_eq!(admission.usage(JobKind::Write), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn slow_forms_of_strangers_leave_places_for_who_has_a_key() {
+        let admission = Admission::new(limits(8, 800));
+        let admitted = Admitted::new(service(Arc::new(Semaphore::new(0))), admission.clone(), 80);
+        let form = || Request::post("/b").header("content-length", 500).body(Full::default()).unwrap();
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut slow = [admitted.call(form()), admitted.call(form())];
+        assert!(slow.iter_mut().all(|call| call.as_mut().poll(&mut context).is_pending()));
+        let refused = admitted.call(form()).await.unwrap();
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(admission.usage(JobKind::Write).0, 2);
+
+        let presigned = Request::put("/b/k?X-Amz-Signature=00").body(Full::default()).unwrap();
+        let mut signed = [admitted.call(put(5)), admitted.call(presigned)];
+        assert!(signed.iter_mut().all(|call| call.as_mut().poll(&mut context).is_pending()));
+        assert_eq!(admission.usage(JobKind::Write).0, 4);
+        drop(slow);
+        assert!(admitted.call(form()).as_mut().poll(&mut context).is_pending(), "their places are free again");
     }
 
     #[test]
