@@ -126,8 +126,8 @@ impl<S: MetadataStore + ?Sized> RedisCachedStore<S> {
         self.write_parts(names, through, |_| false, write).await
     }
 
-    /// The same for an answer that has parts, of which `is_open` tells whether the outcome of one is not known. None of them
-    /// is acknowledged then: whether the marks lasted shows when they are finished, and these go on.
+    /// The same for an answer that has parts, of which `is_open` tells whether the outcome of one is not known. None of
+    /// them is acknowledged then: whether the marks lasted shows when they are finished, and these go on.
     async fn write_parts<T, F, W>(
         &self,
         names: Vec<Name>,
