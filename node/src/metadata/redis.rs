@@ -126,7 +126,8 @@ impl<S: MetadataStore + ?Sized> RedisCachedStore<S> {
         self.write_parts(names, through, |_| false, write).await
     }
 
-    /// The same for an answer that has parts, of which `is_open` tells whether the outcome of one is not known.
+    /// The same for an answer that has parts, of which `is_open` tells whether the outcome of one is not known. None of
+    /// them is acknowledged then: whether the marks lasted shows when they are finished, and these go on.
     async fn write_parts<T, F, W>(
         &self,
         names: Vec<Name>,
@@ -145,7 +146,7 @@ impl<S: MetadataStore + ?Sized> RedisCachedStore<S> {
             match begun.drive(write(inner)).await {
                 Ok(answer) if is_open(&answer) => {
                     begun.quarantine();
-                    Ok(answer)
+                    Err(MetadataError::Unknown("the outcome of a part is not known".to_owned()))
                 }
                 Ok(answer) => {
                     begun.finish(through(&answer)).await?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use holdfast_actors::ports::metadata::MetadataUpkeep as _;
+use holdfast_actors::ports::metadata::{CannedAcl, MetadataUpkeep as _, NewBucket};
 use holdfast_actors::ports::{MetadataError, MetadataStore};
 use sqlx::Connection as _;
 
@@ -45,6 +45,43 @@ async fn two_nodes_write_the_same_keys() {
             let highest = all.iter().filter(|(k, _)| *k == key).map(|(_, sequence)| *sequence).max().unwrap();
             assert_eq!(store.object(id, &key, None).await.unwrap().sequence, highest);
         }
+    }
+    check(server, &database).await;
+}
+
+/// Whoever is about to delete one of them, or to change it, comes by its row, whatever else the group writes into.
+#[tokio::test]
+async fn a_group_of_several_buckets_waits_for_the_row_of_each() {
+    let server = server().await;
+    let database = server.database().await;
+    let store = open(server.options(&database)).await;
+    let mut ids = Vec::new();
+    for name in ["x", "y", "z"] {
+        let new = NewBucket { name: name.into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: 1 };
+        ids.push(store.create_bucket(new).await.unwrap().id);
+    }
+    let mut other = server.connect(&database).await;
+    let mut holder = other.begin().await.unwrap();
+    let (hold, held) = ("SELECT id FROM buckets WHERE id = ? FOR UPDATE", i64::try_from(ids[1].0).unwrap());
+    let found: i64 = sqlx::query_scalar(hold).bind(held).fetch_one(&mut *holder).await.unwrap();
+    assert_eq!(found, held);
+    // All are queued before one is taken, so they become one group.
+    let writes = ids.into_iter().map(|id| {
+        let store = store.clone();
+        async move { store.commit_object(object(id, "k")).await }
+    });
+    let writes = tokio::spawn(join_all(writes.collect::<Vec<_>>()));
+    let mut watcher = server.connect(&database).await;
+    let waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
+    let begun = Instant::now();
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watcher).await.unwrap() == 0 {
+        assert!(!writes.is_finished(), "they went past the row that is locked here");
+        assert!(begun.elapsed() < Duration::from_secs(30), "the group does not come to the lock");
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    holder.rollback().await.unwrap();
+    for written in writes.await.unwrap() {
+        written.unwrap();
     }
     check(server, &database).await;
 }

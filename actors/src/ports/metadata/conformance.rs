@@ -40,6 +40,7 @@ macro_rules! metadata_conformance {
             buckets::versioning_never_returns_to_unversioned,
             buckets::lists_in_name_order_by_owner,
             buckets::only_an_empty_bucket_is_deleted,
+            buckets::a_deletion_and_what_goes_into_the_bucket_exclude_each_other,
             objects::a_commit_is_read_back_whole,
             objects::a_write_to_a_missing_bucket_is_refused,
             objects::keys_are_byte_exact,

@@ -83,7 +83,9 @@ impl Tx {
         if !locks.buckets.is_empty() {
             let buckets: Vec<String> = locks.buckets.iter().map(|bucket| bucket.0.to_string()).collect();
             let buckets = buckets.join(",");
-            write!(sql, "; SELECT id FROM buckets WHERE id IN ({buckets}) ORDER BY id LOCK IN SHARE MODE").ok();
+            // The row itself: a shared lock by way of an index that holds all that is read would stay with that index.
+            let of = "buckets FORCE INDEX (PRIMARY)";
+            write!(sql, "; SELECT id FROM {of} WHERE id IN ({buckets}) ORDER BY id LOCK IN SHARE MODE").ok();
         }
         write!(sql, "; INSERT INTO commits (token) VALUES (x'{}')", hex::encode(token)).ok();
         let limit = tx.lease.query_timeout();

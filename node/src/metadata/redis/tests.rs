@@ -20,6 +20,7 @@ use super::entry::model::{Got, Model};
 use super::entry::{Answer, Finish, Step};
 use super::*;
 use crate::coordination::{InProcessCluster, InProcessCoordination};
+use crate::metadata::{SqliteMetadataStore, SqliteOptions};
 
 #[allow(dead_code, reason = "these tests use a part")]
 #[path = "../../../../cluster-tests/src/services"]
@@ -308,6 +309,27 @@ async fn writes_that_overlap_leave_nothing_behind_and_lost_marks_are_found_out()
     assert_eq!(b.read_of("k", 3).await, 3, "what it filled is gone before the write is acknowledged");
     let state = nodes.founder.cache_state().await.unwrap().value;
     assert_eq!(state.mode, CacheMode::On, "losing everything is no reason to switch it off");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_parts_of_which_one_has_an_unknown_outcome_none_is_acknowledged() {
+    let nodes = Nodes::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let inner = SqliteMetadataStore::open(&dir.path().join("metadata"), SqliteOptions::default()).await.unwrap();
+    let ports: Arc<dyn Coordination> = Arc::new(nodes.cluster.participant());
+    let address = options(nodes.redis.address());
+    let store = RedisCachedStore::start(Arc::new(inner), nodes.id, NodeId::from(1), ports, address);
+    let answer = |second: fn() -> MetadataResult<u64>| {
+        let names = vec![Name::of::<Value>("first"), Name::of::<Value>("second")];
+        let is_open =
+            |parts: &Vec<MetadataResult<u64>>| parts.iter().any(|part| matches!(part, Err(MetadataError::Unknown(_))));
+        store.write_parts(names, |_| None, is_open, move |_| async move { Ok(vec![Ok(1), second()]) })
+    };
+    // Nobody has looked yet whether the mark of the first one was lost, and what was filled then.
+    let open = answer(|| Err(MetadataError::Unknown("connection lost".into()))).await;
+    assert!(matches!(open, Err(MetadataError::Unknown(_))), "{open:?}");
+    let refused = answer(|| Err(MetadataError::PreconditionFailed)).await.unwrap();
+    assert!(matches!(refused[..], [Ok(1), Err(MetadataError::PreconditionFailed)]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

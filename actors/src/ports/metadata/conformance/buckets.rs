@@ -1,6 +1,8 @@
 //! Buckets.
 
-use super::{Store, T0, bucket, put, upload};
+use futures::future::join_all;
+
+use super::{Store, T0, bucket, object, put, upload};
 use crate::ports::metadata::{BucketConfigKind, CannedAcl, MetadataError, NewBucket, Versioning};
 
 fn new(name: &str, owner: &str) -> NewBucket {
@@ -105,4 +107,44 @@ pub async fn only_an_empty_bucket_is_deleted(store: Store) {
     assert!(matches!(store.delete_bucket("b").await, Err(MetadataError::BucketNotEmpty)));
     store.abort_upload(id, "k", upload.id, T0).await.unwrap();
     store.delete_bucket("b").await.unwrap();
+}
+
+/// Of a deletion and writes at the same time the one or the others are refused, whatever else is written beside them.
+pub async fn a_deletion_and_what_goes_into_the_bucket_exclude_each_other(store: Store) {
+    let others = [bucket(&store, "x").await.id, bucket(&store, "y").await.id];
+    for round in 0..8 {
+        let id = bucket(&store, "b").await.id;
+        let begun = upload(id, "upload");
+        let mut writes = vec![tokio::spawn({
+            let (store, begun) = (store.clone(), begun.clone());
+            async move { store.create_upload(begun).await }
+        })];
+        for key in 0..6_u8 {
+            let store = store.clone();
+            writes.push(tokio::spawn(async move {
+                let other = object(others[usize::from(key % 2)], &format!("{round}-{key}"), key);
+                let into = store.commit_object(object(id, &key.to_string(), key));
+                let (written, beside) = tokio::join!(into, store.commit_object(other));
+                beside.unwrap();
+                written.map(drop)
+            }));
+        }
+        let deleted = store.delete_bucket("b").await;
+        let written: Vec<_> = join_all(writes).await.into_iter().map(Result::unwrap).collect();
+        match deleted {
+            Ok(()) => {
+                let refused = written.iter().all(|one| matches!(one, Err(MetadataError::NoSuchBucket)));
+                assert!(refused, "round {round}: {written:?}");
+            }
+            Err(MetadataError::BucketNotEmpty) => {
+                assert!(written.iter().all(Result::is_ok), "round {round}: {written:?}");
+                store.abort_upload(id, "upload", begun.id, T0).await.unwrap();
+                for key in 0..6_u8 {
+                    super::delete(&store, id, &key.to_string(), None).await.unwrap();
+                }
+                store.delete_bucket("b").await.unwrap();
+            }
+            Err(error) => panic!("round {round}: {error:?}"),
+        }
+    }
 }
