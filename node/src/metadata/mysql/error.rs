@@ -53,6 +53,8 @@ pub enum OpenError {
 const DUPLICATE: u16 = 1062;
 const LOCK_WAIT: u16 = 1205;
 const DEADLOCK: u16 = 1213;
+/// Of MariaDB with `innodb_snapshot_isolation`, which is on by default since 11.6.
+const CHANGED_SINCE_READ: u16 = 1020;
 /// Of MySQL only.
 const LOCK_NOT_AVAILABLE: u16 = 3572;
 const ACCESS_DENIED: [u16; 3] = [1044, 1045, 1698];
@@ -109,7 +111,7 @@ pub(super) enum Failure {
 
 pub(super) fn failure(error: &sqlx::Error) -> Failure {
     match number(error) {
-        Some(LOCK_WAIT | DEADLOCK | LOCK_NOT_AVAILABLE) => Failure::Contention,
+        Some(LOCK_WAIT | DEADLOCK | LOCK_NOT_AVAILABLE | CHANGED_SINCE_READ) => Failure::Contention,
         Some(number) if GOING.contains(&number) => Failure::Connection,
         Some(_) => Failure::Statement,
         None => match error {
