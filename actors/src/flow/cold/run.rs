@@ -88,8 +88,8 @@ impl Run {
     /// The next block; only while there is one. Nothing may be asked for after an error.
     ///
     /// # Errors
-    /// When it breaks off before that block is whole, or nothing comes for `step_max`. The tier was told of damage, so that it takes
-    /// another copy.
+    /// When it breaks off before that block is whole, or nothing comes for `step_max`. The tier was told of damage, so that
+    /// it takes another copy.
     pub(super) async fn next_block(&mut self, step_max: Duration) -> Result<Bytes, RunError> {
         let block = self.receive_block(step_max).await;
         match &block {

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::ports::coordination::Fence;
 
-/// A store that adds something to what requests ask of another one, a cache for example, and passes on to it what it has nothing
-/// to do with: the verbs of [`MetadataDirect`], and those of work in the background, [`MetadataUpkeep`].
+/// A store that adds something to what requests ask of another one, a cache for example, and passes on to it what it has
+/// nothing to do with: the verbs of [`MetadataDirect`], and those of work in the background, [`MetadataUpkeep`].
 pub trait Decorator: Send + Sync + 'static {
     /// The other store.
     type Inner: MetadataDirect + MetadataUpkeep + ?Sized;

@@ -10,8 +10,8 @@ use super::{
     ListVersionsQuery, MetadataResult, NewUpload, Part, ReplicaEvidence, Upload, User,
 };
 
-/// What [`MetadataStore`](super::MetadataStore) has for requests that always go to the database: nothing of it is ever cached, nor
-/// changes what is. A store that stands before another one passes it on by being a [`Decorator`](super::Decorator).
+/// What [`MetadataStore`](super::MetadataStore) has for requests that always go to the database: nothing of it is ever
+/// cached, nor changes what is. A store that stands before another one passes it on by being a [`Decorator`](super::Decorator).
 #[async_trait]
 pub trait MetadataDirect: Send + Sync + 'static {
     // --- lists -----------------------------------------------------------------------------------------------------------
