@@ -240,7 +240,7 @@ fn outsiders_are_kept_out_and_named_and_everybody_else_goes_on() {
         move |config: String| config.replace("[s3]\n", &lines)
     };
     for (what, key, words) in [
-        ("a key of S3 that others can read", &key, ["private key", "chmod 600"]),
+        ("a key of S3 that others can read", &key, ["private key", "chmod 640"]),
         ("a key of S3 that is not there", &scratch.join("absent"), ["s3.tls_cert", "absent"]),
     ] {
         refuses(&cluster, what, with_key(key), &words);
