@@ -8,6 +8,7 @@ use bytes::Bytes;
 use holdfast_actors::ports::MetadataStore as _;
 use holdfast_actors::ports::metadata::MetadataDirect as _;
 use holdfast_node::assemble::cluster_tools::{RebuildOptions, rebuild};
+use holdfast_node::config::Config;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use http::StatusCode;
 use tokio::task::JoinSet;
@@ -145,17 +146,22 @@ async fn two_nodes_in_one_process_do_not_meet() {
     two.shutdown().await;
 }
 
+/// Starts a node, puts `/bucket/key`, and ends the node.
+async fn store_one_object(config: &Config) {
+    let node = support::start(config).await;
+    let s3 = S3::of(&node);
+    assert_eq!(s3.put("/bucket", Bytes::new()).await.expect("an answer").0, StatusCode::OK);
+    assert_eq!(s3.put("/bucket/key", content(0, 1)).await.expect("an answer").0, StatusCode::OK);
+    node.shutdown().await;
+}
+
 /// Chunks that metadata does not know are deleted as orphans. A node that started with an empty database instead of its own
 /// would delete everything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn disks_whose_metadata_is_gone_are_refused_and_keep_their_chunks() {
     let dir = tempfile::tempdir().expect("a directory");
     let config = support::config(dir.path());
-    let node = support::start(&config).await;
-    let s3 = S3::of(&node);
-    assert_eq!(s3.put("/bucket", Bytes::new()).await.expect("an answer").0, StatusCode::OK);
-    assert_eq!(s3.put("/bucket/key", content(0, 1)).await.expect("an answer").0, StatusCode::OK);
-    node.shutdown().await;
+    store_one_object(&config).await;
     let (database, kept) = (config.node.data_dir.join("metadata.sqlite"), dir.path().join("kept"));
     std::fs::rename(&database, &kept).expect("metadata goes");
     // The second start finds the empty database that the first one made.
@@ -179,11 +185,7 @@ async fn disks_whose_metadata_is_gone_are_refused_and_keep_their_chunks() {
 async fn metadata_that_are_gone_are_rebuilt_from_the_disks_over_what_a_broken_run_left() {
     let dir = tempfile::tempdir().expect("a directory");
     let config = support::config(dir.path());
-    let node = support::start(&config).await;
-    let s3 = S3::of(&node);
-    assert_eq!(s3.put("/bucket", Bytes::new()).await.expect("an answer").0, StatusCode::OK);
-    assert_eq!(s3.put("/bucket/key", content(0, 1)).await.expect("an answer").0, StatusCode::OK);
-    node.shutdown().await;
+    store_one_object(&config).await;
     let database = config.node.data_dir.join("metadata.sqlite");
     for suffix in ["", "-wal", "-shm"] {
         drop(std::fs::remove_file(config.node.data_dir.join(format!("metadata.sqlite{suffix}"))));
