@@ -5,6 +5,8 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 
+use crate::services::tls::Tls;
+
 /// An authority.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -50,6 +52,12 @@ impl Authority {
     /// Its own certificate and key.
     pub fn pair(&self) -> Pair {
         Pair { certificate: self.issuer.pem(), key: self.key.clone() }
+    }
+
+    /// What a service named `name` shows, with a certificate of this authority.
+    pub fn service(&self, name: &str) -> Tls {
+        let Pair { certificate, key } = self.issue(name, None);
+        Tls { certificate, key, ca: self.pair().certificate }
     }
 
     /// A certificate of a server at 127.0.0.1, or for `uri`.

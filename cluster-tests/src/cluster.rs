@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::certificates::Authority;
 use crate::client::Client;
 use crate::node::{ACCESS_KEY, Node, SECRET_KEY};
 use crate::services::mariadb::{Mariadb, PASSWORD};
@@ -104,7 +105,11 @@ impl Cluster {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = Instant::now();
         let ensemble = Ensemble::begin(3);
-        let mariadb = if options.secured { Mariadb::start_with_tls() } else { Mariadb::start() };
+        let authority = options.secured.then(|| Authority::new("tests of Holdfast", None));
+        let mariadb = match authority {
+            Some(authority) => Mariadb::start_with_tls(&authority.service("mariadb")),
+            None => Mariadb::start(),
+        };
         ensemble.wait_until_it_serves();
         let network = UdpNetwork::default();
         let redis = options.cache.then(Redis::start);

@@ -10,7 +10,7 @@ use holdfast_cluster_tests::certificates::Authority;
 use holdfast_cluster_tests::disk::SmallDisk;
 use holdfast_cluster_tests::eventually;
 use holdfast_cluster_tests::node::Node;
-use holdfast_cluster_tests::services::rocketmq::{JavaConsumer, RocketMq, SECRET_KEY, Setup, Tls};
+use holdfast_cluster_tests::services::rocketmq::{JavaConsumer, RocketMq, SECRET_KEY, Setup};
 use holdfast_cluster_tests::told::{BUCKET, PATIENCE, Writers, environment, lag, start_on, wait_until_published};
 
 /// Whether both the bus and a partition say something with `word` in it.
@@ -24,10 +24,8 @@ fn is_told(node: &Node, word: &str) -> bool {
 fn events_leave_by_tls_and_wrong_settings_of_it_are_told_while_writes_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let (ours, other) = (Authority::new("ours", None), Authority::new("other", None));
-    let pair = ours.issue("rocketmq", None);
     let ca = ours.pair().certificate;
-    let tls = Tls { certificate: pair.certificate, key: pair.key, ca: ca.clone() };
-    let service = RocketMq::start_with(Setup { tls: Some(tls), ..Setup::default() });
+    let service = RocketMq::start_with(Setup { tls: Some(ours.service("rocketmq")), ..Setup::default() });
     let [right, wrong] = [("right", ca), ("wrong", other.pair().certificate)].map(|(name, pem)| {
         let file = dir.path().join(name);
         std::fs::write(&file, pem).unwrap();

@@ -6,8 +6,10 @@
 #[allow(dead_code, reason = "this crate uses a part")]
 #[path = "../../cluster-tests/src/services"]
 mod services {
+    pub mod directory;
     pub mod process;
     pub mod rocketmq;
+    pub mod tls;
 }
 
 use std::sync::atomic::{AtomicU32, Ordering};

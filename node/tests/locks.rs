@@ -10,6 +10,7 @@ mod sessions;
 #[allow(dead_code, reason = "this test uses a part")]
 #[path = "../../cluster-tests/src/services"]
 mod services {
+    pub mod directory;
     pub mod process;
     pub mod redis;
     pub mod zookeeper;

@@ -9,8 +9,11 @@ mod mariadb;
 #[allow(dead_code, reason = "this test uses a part")]
 #[path = "../../cluster-tests/src/services"]
 mod services {
+    pub mod directory;
+    pub mod mariadb;
     pub mod process;
     pub mod redis;
+    pub mod tls;
 }
 
 use std::sync::{Arc, LazyLock};

@@ -5,14 +5,12 @@ use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use rustix::process::Signal;
-use tempfile::TempDir;
-
+use super::directory::Directory;
 use super::process::{Process, free_port, wait_until};
-use crate::certificates::Authority;
+use super::tls::Tls;
+use rustix::process::Signal;
 
 const INSTALL: &str =
     "these tests need MariaDB: apt-get install --no-install-recommends mariadb-server-core mariadb-client-core";
@@ -30,21 +28,34 @@ const PREPARE: &str = "CREATE DATABASE IF NOT EXISTS holdfast;\n\
     CREATE USER IF NOT EXISTS 'holdfast'@'%' IDENTIFIED BY 'a password of the tests';\n\
     GRANT ALL ON `holdfast%`.* TO 'holdfast'@'%';\n";
 
-/// An initialised data directory, to be copied: making one takes five seconds.
-static TEMPLATE: LazyLock<TempDir> = LazyLock::new(|| {
-    let dir = tempfile::tempdir().unwrap();
-    let made = Command::new("mariadb-install-db")
-        // Its own: a server that starts removes what it takes for the rest of its own temporary tables.
-        .env("TMPDIR", dir.path())
+/// An initialised data directory, to be copied: making one takes five seconds. It stays in the target directory.
+fn template() -> PathBuf {
+    // target/debug/deps/<test>
+    let exe = std::env::current_exe().unwrap();
+    let parent = exe.ancestors().nth(3).unwrap().join("cluster-tests");
+    let template = parent.join("mariadb-template");
+    if template.exists() {
+        return template;
+    }
+    fs::create_dir_all(&parent).unwrap();
+    let made = tempfile::tempdir_in(&parent).unwrap();
+    // Its own: a server that starts removes what it takes for the rest of its own temporary tables.
+    let temporary = tempfile::tempdir().unwrap();
+    let output = Command::new("mariadb-install-db")
+        .env("TMPDIR", temporary.path())
         .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"])
-        .arg(format!("--datadir={}", dir.path().join("data").display()))
+        .arg(format!("--datadir={}", made.path().display()))
         .args(run_as_root())
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|e| panic!("mariadb-install-db: {e}; {INSTALL}"));
-    assert!(made.status.success(), "mariadb-install-db: {}", String::from_utf8_lossy(&made.stderr));
-    dir
-});
+    assert!(output.status.success(), "mariadb-install-db: {}", String::from_utf8_lossy(&output.stderr));
+    // Another test program may have been faster.
+    if fs::rename(made.path(), &template).is_err() {
+        assert!(template.exists(), "{} cannot be made", template.display());
+    }
+    template
+}
 
 /// Without this the server refuses to run as root; with it, it refuses to run as somebody else.
 fn run_as_root() -> Option<&'static str> {
@@ -55,10 +66,10 @@ fn run_as_root() -> Option<&'static str> {
 #[derive(Debug)]
 pub struct Mariadb {
     running: Option<Process>,
-    dir: TempDir,
+    dir: Directory,
     port: u16,
     arguments: Vec<String>,
-    tls: Option<TempDir>,
+    tls: Option<Directory>,
 }
 
 impl Mariadb {
@@ -75,8 +86,8 @@ impl Mariadb {
     /// # Panics
     /// When it does not serve.
     pub fn start_with(arguments: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        copy(&TEMPLATE.path().join("data"), &dir.path().join("data"));
+        let dir = Directory::new();
+        copy(&template(), &dir.path().join("data"));
         fs::write(dir.path().join("prepare.sql"), PREPARE).unwrap();
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let mut server = Self { running: None, dir, port: free_port(), arguments, tls: None };
@@ -84,25 +95,23 @@ impl Mariadb {
         server
     }
 
-    /// A server that takes TCP connections over TLS only, with a certificate of an authority of its own.
+    /// A server that takes TCP connections over TLS only.
     ///
     /// # Panics
     /// When it does not serve.
-    pub fn start_with_tls() -> Self {
-        let tls = tempfile::tempdir().unwrap();
-        let authority = Authority::new("tests of Holdfast", None);
-        let server = authority.issue("mariadb", None);
-        let at = |name: &str| tls.path().join(name);
-        fs::write(at("ca.pem"), authority.pair().certificate).unwrap();
-        fs::write(at("server.pem"), server.certificate).unwrap();
-        fs::write(at("server.key"), server.key).unwrap();
+    pub fn start_with_tls(tls: &Tls) -> Self {
+        let dir = Directory::new();
+        let at = |name: &str| dir.path().join(name);
+        for (name, pem) in [("ca.pem", &tls.ca), ("server.pem", &tls.certificate), ("server.key", &tls.key)] {
+            fs::write(at(name), pem).unwrap();
+        }
         let files = [("ssl-ca", "ca.pem"), ("ssl-cert", "server.pem"), ("ssl-key", "server.key")];
         let mut arguments: Vec<String> =
             files.iter().map(|(option, name)| format!("--{option}={}", at(name).display())).collect();
         arguments.push("--require-secure-transport=ON".into());
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut server = Self::start_with(&arguments);
-        server.tls = Some(tls);
+        server.tls = Some(dir);
         server
     }
 

@@ -5,10 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::Signal;
-use tempfile::TempDir;
-
+use super::directory::Directory;
 use super::process::{Process, free_port, wait_until};
+use rustix::process::Signal;
 
 const INSTALL: &str = "these tests need Redis: apt-get install --no-install-recommends redis-server";
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -21,7 +20,7 @@ pub struct Server {
     password: Option<String>,
     running: Option<Process>,
     // After the process: it writes into it.
-    dir: TempDir,
+    dir: Directory,
 }
 
 impl Server {
@@ -38,7 +37,7 @@ impl Server {
     /// # Panics
     /// When it does not serve.
     pub fn start_with(password: Option<&str>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Directory::new();
         let mut server = Self { port: free_port(), password: password.map(str::to_owned), running: None, dir };
         server.run();
         server

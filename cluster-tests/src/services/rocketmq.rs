@@ -11,8 +11,8 @@
 //! | `listenPort`, `haListenPort`, and the port two below `listenPort` | the three that a broker listens on |
 //! | `brokerIP1=127.0.0.1`, `bindAddress` | what the name server tells clients, and where it listens |
 //! | `-Dtls.…` ([`Tls`]) | encrypted like in production, where a test wants it |
-//! | `storePathRootDir`, `-Drocketmq.home.dir`, `-Duser.home` | nothing outside of the directory, logs neither |
-//! | `diskMaxUsedSpaceRatio=95` | a full test machine is not a full broker |
+//! | `storePathRootDir`, `-Drocketmq.home.dir`, `-Duser.home`, `-Djava.io.tmpdir` | nothing outside of the directory, logs neither |
+//! | in memory ([`Directory::in_memory`]) | on a disk that is used up to 90 % a broker refuses to store, whatever is configured |
 //! | `authenticationEnabled` and its like | users, as in production |
 //! | `waitTimeMillsInSendQueue=5000` | a busy test machine is not flow control |
 //! | `timerFlushIntervalMs=10000` | by default a broker copies 38 MB once a second, a sixth of a core, for messages with a delay |
@@ -27,10 +27,10 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::process::Signal;
-use tempfile::TempDir;
-
+use super::directory::Directory;
 use super::process::{Process, free_port, wait_until};
+use super::tls::Tls;
+use rustix::process::Signal;
 
 /// The user that brokers know.
 pub const ACCESS_KEY: &str = "holdfast";
@@ -42,23 +42,12 @@ pub const INSTALL: &str = "these tests need RocketMQ's jars: mvn -B -q -f cluste
      dependency:copy-dependencies -DoutputDirectory=$PWD/target/cluster-tests/rocketmq";
 const START_PATIENCE: Duration = Duration::from_secs(90);
 
-/// What both servers show of themselves: then they take TLS and nothing else. All PEM.
-#[derive(Debug, Clone)]
-pub struct Tls {
-    /// Their certificate, for 127.0.0.1.
-    pub certificate: String,
-    /// Its key.
-    pub key: String,
-    /// Whom their clients are to trust.
-    pub ca: String,
-}
-
 /// What differs from an unencrypted broker that stores in a directory of its own.
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
     /// Where the broker stores.
     pub store: Option<PathBuf>,
-    /// How connections are encrypted.
+    /// What both servers show of themselves: then they take TLS and nothing else.
     pub tls: Option<Tls>,
     /// Further lines of the broker's configuration.
     pub broker: &'static str,
@@ -73,7 +62,7 @@ pub struct RocketMq {
     name_server: Option<Process>,
     broker: Option<Process>,
     // After the processes: they write into it.
-    dir: TempDir,
+    dir: Directory,
 }
 
 /// The directory with the jars.
@@ -117,7 +106,7 @@ impl RocketMq {
     /// # Panics
     /// When that takes too long.
     pub fn start_with(setup: Setup) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Directory::in_memory();
         let (name_server_port, broker_port, ha_port) = (free_port(), broker_port(), free_port());
         let store = setup.store.unwrap_or_else(|| dir.path().join("store"));
         let (store, more) = (store.display(), setup.broker);
@@ -137,7 +126,7 @@ impl RocketMq {
                  bindAddress=127.0.0.1\nlistenPort={broker_port}\nhaListenPort={ha_port}\n\
                  storePathRootDir={store}\nstorePathCommitLog={store}/commitlog\n\
                  mappedFileSizeCommitLog=8388608\nmappedFileSizeConsumeQueue=600000\nmappedFileSizeTimerLog=1048576\n\
-                 maxIndexNum=20000\nmaxHashSlotNum=5000\ndiskMaxUsedSpaceRatio=95\nautoCreateTopicEnable=false\n\
+                 maxIndexNum=20000\nmaxHashSlotNum=5000\nautoCreateTopicEnable=false\n\
                  waitTimeMillsInSendQueue=5000\ntimerFlushIntervalMs=10000\n\
                  authenticationEnabled=true\ninitAuthenticationUser={user}\n\
                  innerClientAuthenticationCredentials={inner}\n\
@@ -201,7 +190,7 @@ impl RocketMq {
         let mut java = Command::new("java");
         java.args(memory)
             .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"])
-            .arg(format!("-Duser.home={home}"))
+            .args([format!("-Duser.home={home}"), format!("-Djava.io.tmpdir={home}")])
             .arg(format!("-Drocketmq.home.dir={home}"))
             .args(self.tls_arguments())
             .args(["-cp", &format!("{}/*", jars().display())])

@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-use tempfile::TempDir;
-
+use super::directory::Directory;
 use super::process::{Process, free_port, wait_until};
+use rustix::process::Signal;
 
 const JARS: [&str; 2] = ["/usr/share/java/zookeeper.jar", "/usr/share/java/slf4j-simple.jar"];
 const INSTALL: &str = "these tests need ZooKeeper: apt-get install --no-install-recommends zookeeper";
@@ -86,7 +85,7 @@ pub struct Ensemble {
     /// The servers.
     pub servers: Vec<Server>,
     // After the servers: they write into it.
-    _dir: TempDir,
+    _dir: Directory,
 }
 
 impl Ensemble {
@@ -111,7 +110,7 @@ impl Ensemble {
     }
 
     fn prepare(count: usize) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Directory::new();
         let ports: Vec<[u16; 3]> = (0..count).map(|_| [free_port(), free_port(), free_port()]).collect();
         let mut servers: Vec<Server> = Vec::new();
         for (i, [port, _, _]) in ports.iter().enumerate() {

@@ -8,6 +8,15 @@ mod failures;
 mod mariadb;
 mod nodes;
 mod opening;
+// Shared by path: nothing depends on the crate of the black-box tests.
+#[allow(dead_code, reason = "this test uses a part")]
+#[path = "../../../cluster-tests/src/services"]
+mod services {
+    pub mod directory;
+    pub mod mariadb;
+    pub mod process;
+    pub mod tls;
+}
 mod snapshot;
 
 use std::sync::{Arc, LazyLock};
@@ -153,12 +162,10 @@ async fn sequence_numbers_are_raised_and_never_lowered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn measure_commits_of_64_clients() {
-    let server = server().await;
     let directory = tempfile::tempdir_in("/var/tmp").unwrap();
     let sqlite = SqliteMetadataStore::open(&directory.path().join("metadata.db"), SqliteOptions::default()).await;
     let stores: [(&str, Arc<dyn MetadataStore>); 2] =
         [("SQLite", Arc::new(sqlite.unwrap())), ("MariaDB", empty_store().await.0)];
-    println!("MariaDB at {}", server.address());
     for (name, store) in stores {
         let id = bucket(&*store).await;
         for clients in [1u32, 64] {

@@ -76,11 +76,10 @@ async fn a_wrong_password_is_named_and_not_told() {
         .execute(&mut server.connect(&database).await)
         .await
         .unwrap();
-    let options = MysqlOptions {
-        url: format!("mysql://guest@{}/{database}", server.address()),
-        password: Some("wrong-one".to_owned()),
-        ..server.options(&database)
-    };
+    let options = server.options(&database);
+    let mut url = url::Url::parse(&options.url).unwrap();
+    url.set_username("guest").unwrap();
+    let options = MysqlOptions { url: url.into(), password: Some("wrong-one".to_owned()), ..options };
     assert!(!format!("{options:?}").contains("wrong-one"));
     let error = MysqlMetadataStore::open(options.clone()).await.map(drop).unwrap_err();
     assert!(matches!(error, OpenError::Denied(_)), "{error:?}");

@@ -25,6 +25,7 @@ use crate::metadata::{SqliteMetadataStore, SqliteOptions};
 #[allow(dead_code, reason = "these tests use a part")]
 #[path = "../../../../cluster-tests/src/services"]
 pub(super) mod services {
+    pub mod directory;
     pub mod process;
     pub mod redis;
     pub mod tcp_proxy;
