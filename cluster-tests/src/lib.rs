@@ -45,6 +45,7 @@ use std::time::{Duration, Instant};
 ///
 /// # Panics
 /// When it is not true within `limit`; `name` says what was waited for.
+#[track_caller]
 pub fn eventually(name: &str, limit: Duration, mut what: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !what() {

@@ -62,6 +62,7 @@ pub fn lag(node: &Node) -> Value {
 ///
 /// # Panics
 /// When it is not after [`PATIENCE`].
+#[track_caller]
 pub fn wait_until_published(node: &Node) {
     eventually("nothing waits to be published", PATIENCE, || {
         let output = node.try_cli(&["events", "lag", "--json"]);
@@ -157,6 +158,7 @@ impl Writers {
     ///
     /// # Panics
     /// When they are not after [`PATIENCE`].
+    #[track_caller]
     pub fn make_progress(&self, name: &str, changes: u64) {
         let until = self.count.load(Ordering::Relaxed) + changes;
         eventually(name, PATIENCE, || self.count.load(Ordering::Relaxed) >= until);

@@ -42,6 +42,7 @@ pub fn free_port() -> u16 {
 ///
 /// # Panics
 /// When it is not within `patience`; what it wrote to `log` is shown.
+#[track_caller]
 pub fn wait_until(what: &str, patience: Duration, log: &Path, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + patience;
     while !holds() {

@@ -1,7 +1,8 @@
 //! Frames on a stream.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use holdfast_protocol::peer::{self, FrameError, Message, PREFIX_BYTES};
+use holdfast_storage::Scratch;
 use quinn::{ReadError, ReadExactError, RecvStream, SendStream, WriteError};
 
 use super::quic::CODE_DROPPED;
@@ -76,10 +77,7 @@ pub(crate) async fn read_frame<M: Message>(recv: &mut RecvStream) -> Result<M, S
 
 /// Receives exactly `size_bytes`, in one piece.
 pub(crate) async fn read_bytes(recv: &mut RecvStream, size_bytes: usize) -> Result<Bytes, StreamError> {
-    let mut bytes = BytesMut::with_capacity(size_bytes);
-    while bytes.len() < size_bytes {
-        let chunk = recv.read_chunk(size_bytes - bytes.len(), true).await?.ok_or(StreamError::Ended)?;
-        bytes.extend_from_slice(&chunk.bytes);
-    }
+    let mut bytes = Scratch::new(size_bytes);
+    recv.read_exact(&mut bytes).await?;
     Ok(bytes.freeze())
 }

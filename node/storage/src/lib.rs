@@ -17,6 +17,7 @@ pub mod io;
 mod jobs;
 pub mod mapping;
 pub mod read;
+pub mod scratch;
 pub mod scrub;
 mod segment;
 mod verify;
@@ -29,6 +30,7 @@ pub use engine::{
 pub use error::{OpenError, ReadError, WriteError};
 pub use finding::{Finding, FindingSink, FindingSource};
 pub use read::ChunkReader;
+pub use scratch::Scratch;
 pub use scrub::{ScrubConfig, ScrubStep, Scrubber};
 pub use write::ChunkWriter;
 

@@ -179,7 +179,7 @@ impl Mapping {
         }
         match residency::copy_resident(self, range.clone()) {
             // Another reader clears the marks before it brings back what was evicted meanwhile.
-            Taken::All(bytes) => self.is_verified(range).then(|| bytes.into()),
+            Taken::All(bytes) => self.is_verified(range).then(|| bytes.freeze()),
             // What was evicted meanwhile the kernel may be bringing back for this call, unverified.
             Taken::NotAll => {
                 self.clear_verified(range);

@@ -37,13 +37,14 @@ use crate::format::record::{ChecksumTable, RecordHeader, RecordKind};
 use crate::format::{BLOCK_BYTES, CHECKSUM_BLOCK_BYTES};
 use crate::index::Location;
 use crate::mapping::Mapping;
+use crate::scratch::SCRATCH_BYTES;
 use crate::segment::{Pin, Segment};
 
 /// The most that one piece holds: what the connection writer sends in a few turns.
 const PIECE_BYTES_MAX: u32 = 4 << 20;
 
 /// The most that one piece holds which is copied because its reader looks at the bytes.
-const COPIED_PIECE_BYTES_MAX: u32 = 256 << 10;
+const COPIED_PIECE_BYTES_MAX: u32 = SCRATCH_BYTES as u32;
 
 /// What a reader does with its pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

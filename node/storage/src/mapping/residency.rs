@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{Mapping, PAGE_BYTES};
+use crate::scratch::Scratch;
 
 /// The system call's number, the same on every architecture.
 const SYS_CACHESTAT: libc::c_long = 451;
@@ -50,7 +51,7 @@ pub(super) fn is_resident(mapping: &Mapping, range: Range<u64>) -> bool {
 /// What a read that does not wait gave.
 pub(super) enum Taken {
     /// The whole range.
-    All(Vec<u8>),
+    All(Scratch),
     /// Something of it is not in the page cache.
     NotAll,
     /// The file system cannot tell.
@@ -59,7 +60,7 @@ pub(super) enum Taken {
 
 /// Takes the bytes of a range without waiting for the disk.
 pub(super) fn copy_resident(mapping: &Mapping, range: Range<u64>) -> Taken {
-    let mut bytes = vec![0; (range.end - range.start) as usize];
+    let mut bytes = Scratch::new((range.end - range.start) as usize);
     let mut slices = [IoSliceMut::new(&mut bytes)];
     match rustix::io::preadv2(&*mapping.file, &mut slices, range.start, ReadWriteFlags::NOWAIT) {
         Ok(read) if read == bytes.len() => Taken::All(bytes),
