@@ -125,4 +125,18 @@ impl Facts for RequestFacts<'_> {
             key => self.value(key).into_iter().collect(),
         }
     }
+
+    fn cost(&self, key: &ConditionKey) -> usize {
+        match key {
+            ConditionKey::Prefix
+            | ConditionKey::Delimiter
+            | ConditionKey::MaxKeys
+            | ConditionKey::VersionId
+            | ConditionKey::SignatureAge => self.query.len(),
+            ConditionKey::RequestObjectTag(_) | ConditionKey::RequestObjectTagKeys => {
+                self.headers.get("x-amz-tagging").map_or(0, http::HeaderValue::len)
+            }
+            _ => 0,
+        }
+    }
 }
