@@ -146,7 +146,8 @@ impl Policy {
     /// evaluating.
     pub fn needs_object_tags(&self) -> bool {
         self.statements.iter().any(|s| {
-            s.resources.iter().any(Pattern::names_object_tags) || s.conditions.iter().any(Condition::looks_at_object_tags)
+            s.resources.iter().any(Pattern::names_object_tags)
+                || s.conditions.iter().any(Condition::looks_at_object_tags)
         })
     }
 

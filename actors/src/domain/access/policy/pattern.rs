@@ -189,12 +189,7 @@ fn fits(token: &Token, c: char, same: &impl Fn(char, char) -> bool) -> bool {
 }
 
 /// What of the text comes after a piece that stands at its beginning.
-fn after_start<'t>(
-    piece: &[Token],
-    text: &'t str,
-    work: &Work,
-    same: &impl Fn(char, char) -> bool,
-) -> Option<&'t str> {
+fn after_start<'t>(piece: &[Token], text: &'t str, work: &Work, same: &impl Fn(char, char) -> bool) -> Option<&'t str> {
     let mut chars = text.chars();
     for token in piece {
         if !work.spend(1) || !fits(token, chars.next()?, same) {
@@ -205,12 +200,7 @@ fn after_start<'t>(
 }
 
 /// What of the text comes before a piece that stands at its end.
-fn before_end<'t>(
-    piece: &[Token],
-    text: &'t str,
-    work: &Work,
-    same: &impl Fn(char, char) -> bool,
-) -> Option<&'t str> {
+fn before_end<'t>(piece: &[Token], text: &'t str, work: &Work, same: &impl Fn(char, char) -> bool) -> Option<&'t str> {
     let mut chars = text.chars();
     for token in piece.iter().rev() {
         if !work.spend(1) || !fits(token, chars.next_back()?, same) {
@@ -221,12 +211,7 @@ fn before_end<'t>(
 }
 
 /// What of the text comes after the first place where a piece stands.
-fn after_first<'t>(
-    piece: &[Token],
-    text: &'t str,
-    work: &Work,
-    same: &impl Fn(char, char) -> bool,
-) -> Option<&'t str> {
+fn after_first<'t>(piece: &[Token], text: &'t str, work: &Work, same: &impl Fn(char, char) -> bool) -> Option<&'t str> {
     // A piece has as many characters as tokens.
     if piece.len() > text.len() {
         return None;
