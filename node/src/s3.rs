@@ -33,6 +33,7 @@ mod error_details;
 mod errors;
 mod expires;
 mod ignored;
+mod judged;
 mod lifecycle;
 mod listing;
 pub(crate) mod meters;

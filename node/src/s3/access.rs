@@ -38,6 +38,7 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 use super::auth::{Authenticator, Caller, FormCaller};
 use super::errors::{ResultExt as _, ToS3 as _, too_much};
 use super::facts::{ClientConnection, RequestFacts, Signing, query_value};
+use super::judged::Judged;
 use super::operations::{self, Operation};
 use super::request_id::{Granted, RequestContext};
 use super::strict_xml;
@@ -128,7 +129,7 @@ impl AccessControl {
             if privileged {
                 return Ok(());
             }
-            return self.authorize_by_acl(wish).await;
+            return self.authorize_by_acl(wish, &mut facts.judged).await;
         };
         if privileged && POLICY_ACTIONS.contains(&wish.action) {
             return Ok(());
@@ -139,6 +140,7 @@ impl AccessControl {
         {
             let object = self.object(bucket, key, wish.version).await?;
             facts.object_tags = object.map_or_else(Vec::new, |object| object.tags.clone());
+            facts.judged.note_tags(bucket, key, wish.version, &facts.object_tags);
         }
         match evaluate(&policy, wish.bucket, wish.action, wish.key, facts) {
             Verdict::Deny => Err(access_denied()),
@@ -154,12 +156,12 @@ impl AccessControl {
                 Ok(())
             }
             Verdict::Silent if privileged => Ok(()),
-            Verdict::Silent => self.authorize_by_acl(wish).await,
+            Verdict::Silent => self.authorize_by_acl(wish, &mut facts.judged).await,
         }
     }
 
     /// What canned ACLs give to everybody.
-    async fn authorize_by_acl(&self, wish: &Wish<'_>) -> S3Result<()> {
+    async fn authorize_by_acl(&self, wish: &Wish<'_>, judged: &mut Judged) -> S3Result<()> {
         let Some(key) = wish.key else {
             let allowed = acl::bucket_acl_allows(bucket_acl(wish.bucket), wish.action);
             return if allowed { Ok(()) } else { Err(access_denied()) };
@@ -167,7 +169,9 @@ impl AccessControl {
         if !acl::object_acl_may_allow(wish.action) {
             return Err(access_denied());
         }
-        match self.object(wish.bucket, key, wish.version).await? {
+        let object = self.object(wish.bucket, key, wish.version).await?;
+        judged.note_acl(wish.bucket, key, wish.version, object.as_ref().map(|object| object.acl));
+        match object {
             Some(object) if acl::object_acl_allows(object.acl, wish.action) => Ok(()),
             // The operation will say that there is no such key, to those who could see it in a listing.
             None if acl::bucket_acl_allows(bucket_acl(wish.bucket), "s3:ListBucket") => Ok(()),
@@ -223,7 +227,7 @@ impl AccessControl {
     }
 
     /// Checks the source of a copy.
-    async fn check_copy_source<T>(&self, req: &S3Request<T>, source: &CopySource) -> S3Result<()> {
+    async fn check_copy_source<T>(&self, req: &S3Request<T>, source: &CopySource) -> S3Result<Judged> {
         let (bucket, _, _) = named_source(source)?;
         let bucket = self.bucket(bucket).await?;
         check_expected_owner(&req.headers, "x-amz-source-expected-bucket-owner", &bucket)?;
@@ -237,7 +241,7 @@ impl AccessControl {
         source: &CopySource,
         bucket: &Arc<Bucket>,
         [action, version_action]: [&'static str; 2],
-    ) -> S3Result<()> {
+    ) -> S3Result<Judged> {
         let (_, key, version) = named_source(source)?;
         let (action, query) = match version {
             None => (action, String::new()),
@@ -246,7 +250,8 @@ impl AccessControl {
         let wish = Wish { bucket, action, key: Some(key), version };
         let mut facts = self.facts_of(req, None);
         facts.query = &query;
-        self.authorize(&wish, &mut facts).await
+        self.authorize(&wish, &mut facts).await?;
+        Ok(facts.judged)
     }
 
     /// Checks that the tags which a copy takes over may be read where they are and set where they come to.
@@ -282,6 +287,7 @@ impl AccessControl {
             now_ms: self.inner.clock.now_ms(),
             object_tags: Vec::new(),
             body_tags,
+            judged: Judged::default(),
         }
     }
 
@@ -292,6 +298,7 @@ impl AccessControl {
             }
             cx.extensions_mut().insert(granted.caller);
             cx.extensions_mut().insert(granted.bucket);
+            granted.judged.keep(cx.extensions_mut());
             return Ok(());
         }
         let form = cx.extensions_mut().get::<FormCaller>().map(|form| form.0.clone());
@@ -310,19 +317,21 @@ impl AccessControl {
         }
         extensions.insert(caller.clone());
         let connection = extensions.get::<ClientConnection>().copied();
-        let bucket = self.check_path(operation, cx, &caller, connection, form.is_some()).await?;
-        let Some(bucket) = bucket else { return Ok(()) };
+        let decided = self.check_path(operation, cx, &caller, connection, form.is_some()).await?;
+        let Some((bucket, judged)) = decided else { return Ok(()) };
         let extensions = cx.extensions_mut();
         let may_come_again =
             |context: &&Arc<RequestContext>| strict_xml::may_rewrite(operation.name) || context.keeps_grant();
         if let Some(context) = extensions.get::<Arc<RequestContext>>().filter(may_come_again) {
-            context.set_granted(Granted { operation: operation.name, caller, bucket: Arc::clone(&bucket) });
+            let (bucket, judged) = (Arc::clone(&bucket), judged.clone());
+            context.set_granted(Granted { operation: operation.name, caller, bucket, judged });
         }
         extensions.insert(bucket);
+        judged.keep(extensions);
         Ok(())
     }
 
-    /// The checks by operation, path and headers. Gives the bucket of the path, if there is one.
+    /// The checks by operation, path and headers. Gives the bucket of the path, if there is one, and what was looked at.
     async fn check_path(
         &self,
         operation: &Operation,
@@ -330,7 +339,7 @@ impl AccessControl {
         caller: &Caller,
         connection: Option<ClientConnection>,
         is_form: bool,
-    ) -> S3Result<Option<Arc<Bucket>>> {
+    ) -> S3Result<Option<(Arc<Bucket>, Judged)>> {
         let anonymous = *caller == Caller::Anonymous;
         if !operation.supported {
             if anonymous {
@@ -374,6 +383,7 @@ impl AccessControl {
             now_ms: self.inner.clock.now_ms(),
             object_tags: Vec::new(),
             body_tags: None,
+            judged: Judged::default(),
         };
         let version = query_value(query, "versionId").filter(|v| !v.is_empty());
         for action in needed_actions(operation, version.is_some(), cx.headers()) {
@@ -381,7 +391,8 @@ impl AccessControl {
                 Wish { bucket: &bucket, action, key: cx.s3_path().get_object_key(), version: version.as_deref() };
             self.authorize(&wish, &mut facts).await?;
         }
-        Ok(Some(bucket))
+        let judged = facts.judged;
+        Ok(Some((bucket, judged)))
     }
 }
 
@@ -496,7 +507,8 @@ impl S3Access for AccessControl {
     }
 
     async fn copy_object(&self, req: &mut S3Request<CopyObjectInput>) -> S3Result<()> {
-        self.check_copy_source(req, &req.input.copy_source).await?;
+        let judged = self.check_copy_source(req, &req.input.copy_source).await?;
+        judged.keep(&mut req.extensions);
         if req.input.tagging_directive.as_ref().is_none_or(|directive| directive.as_str() != "REPLACE") {
             let tags = self.check_copied_tags(req).await?;
             req.extensions.insert(tags);
@@ -505,7 +517,9 @@ impl S3Access for AccessControl {
     }
 
     async fn upload_part_copy(&self, req: &mut S3Request<UploadPartCopyInput>) -> S3Result<()> {
-        self.check_copy_source(req, &req.input.copy_source).await
+        let judged = self.check_copy_source(req, &req.input.copy_source).await?;
+        judged.keep(&mut req.extensions);
+        Ok(())
     }
 
     async fn put_object_tagging(&self, req: &mut S3Request<PutObjectTaggingInput>) -> S3Result<()> {
@@ -516,7 +530,11 @@ impl S3Access for AccessControl {
         let version = req.input.version_id.as_deref();
         let action = if version.is_some() { "s3:PutObjectVersionTagging" } else { "s3:PutObjectTagging" };
         let wish = Wish { bucket, action, key: Some(&req.input.key), version };
-        self.authorize(&wish, &mut self.facts_of(req, Some(&tags))).await
+        let mut facts = self.facts_of(req, Some(&tags));
+        self.authorize(&wish, &mut facts).await?;
+        let judged = facts.judged;
+        judged.keep(&mut req.extensions);
+        Ok(())
     }
 
     async fn delete_objects(&self, req: &mut S3Request<DeleteObjectsInput>) -> S3Result<()> {

@@ -34,6 +34,7 @@ use super::convert::{
     timestamp, upload_id, write_precondition_of_headers,
 };
 use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, not_implemented, precondition_failed};
+use super::judged::Judged;
 use super::put::{ObjectHead, answered_version};
 
 /// How often a copy looks at its source again when the content was reclaimed under it. Each time means that the source was
@@ -84,6 +85,7 @@ impl S3Front {
             }
             error
         })?;
+        Judged::check(extensions, &bucket, name.key, name.version, &object)?;
         if conditions.evaluate(&content.etag, object.last_modified_ms) != ReadDecision::Proceed {
             return Err(precondition_failed());
         }

@@ -12,6 +12,7 @@ use http::HeaderMap;
 use url::form_urlencoded;
 
 use super::auth::Caller;
+use super::judged::Judged;
 
 /// How the client is connected. The HTTP server puts it into each request's extensions; without it a request has no
 /// address, and conditions on `aws:SourceIp` see an absent key.
@@ -49,6 +50,8 @@ pub(crate) struct RequestFacts<'a> {
     pub(crate) object_tags: Vec<Tag>,
     /// Tags that the request sets in its body; those in the header `x-amz-tagging` are found without it.
     pub(crate) body_tags: Option<&'a [Tag]>,
+    /// What decisions by these facts looked at of stored objects.
+    pub(crate) judged: Judged,
 }
 
 /// The first value of a query parameter, decoded.

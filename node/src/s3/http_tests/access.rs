@@ -1,6 +1,11 @@
 //! Who may do what.
 
+use std::sync::Arc;
+
+use holdfast_actors::flow::cold::read::{ColdReadSettings, ColdReads};
+use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{CannedAcl, Tag};
+use holdfast_actors::ports::tiers::EmptyTiers;
 use http::StatusCode;
 
 use super::super::access::CopiedTags;
@@ -347,4 +352,40 @@ async fn a_subresource_that_nobody_knows_is_not_taken_for_a_write() {
     let url = fixture.signer("ann").presign("DELETE", HOST, "/photos/k", &[("versionId", "")], "60");
     let answer = fixture.send(unsigned("DELETE", HOST, &url, &[], b"")).await;
     assert!(answer.status.is_success(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_object_that_is_overwritten_after_the_decision_is_not_given_out_by_it() {
+    let cold = ColdReads::new(Arc::new(EmptyTiers), ColdReadSettings::default());
+    let fixture = Fixture::of_front(Arc::new(MemoryChunkStore::new()), cold);
+    // Puts an object there, to be overwritten by another as soon as it was read.
+    let overwrite = |acl: CannedAcl, tags: &[(&str, &str)], next_acl: CannedAcl, next_tags: &[(&str, &str)]| {
+        fixture.store.add_object("photos", "k", next_acl, next_tags);
+        let next = fixture.store.objects.lock().values().next().cloned();
+        fixture.store.add_object("photos", "k", acl, tags);
+        *fixture.store.overwriting.lock() = next;
+    };
+    let (open, shut) = (CannedAcl::PublicRead, CannedAcl::Private);
+    for method in ["GET", "HEAD"] {
+        overwrite(open, &[], shut, &[]);
+        let answer = fixture.anonymous(method, "/photos/k", &[], b"").await;
+        assert_eq!(answer.status, StatusCode::CONFLICT, "{method}: {answer:?}");
+        assert_eq!(fixture.anonymous(method, "/photos/k", &[], b"").await.status, StatusCode::FORBIDDEN, "{method}");
+    }
+    overwrite(open, &[], open, &[("a", "b")]);
+    assert_eq!(fixture.anonymous("GET", "/photos/k", &[], b"").await.status, StatusCode::OK, "as open as before");
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Action":"s3:GetObject","Resource":"arn:aws:s3:::photos/*",
+                "Condition":{"StringEquals":{"s3:ExistingObjectTag/state":"released"}}}"#,
+        )
+        .await;
+    let released: &[(&str, &str)] = &[("state", "released")];
+    overwrite(shut, released, shut, &[]);
+    assert_eq!(fixture.call("bob", "GET", "/photos/k", &[], b"").await.code(), "OperationAborted");
+    overwrite(shut, released, shut, &[]);
+    let copy = [("x-amz-copy-source", "/photos/k")];
+    assert_eq!(fixture.call("bob", "PUT", "/drafts/k", &copy, b"").await.code(), "OperationAborted");
+    overwrite(shut, released, shut, released);
+    assert_eq!(fixture.call("bob", "GET", "/photos/k", &[], b"").await.status, StatusCode::OK);
 }

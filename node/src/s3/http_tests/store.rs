@@ -18,6 +18,8 @@ pub struct TestStore {
     pub buckets: Mutex<HashMap<String, Arc<Bucket>>>,
     pub objects: Mutex<HashMap<(BucketId, String), Arc<ObjectVersion>>>,
     pub keys: Mutex<HashMap<String, Arc<AccessKey>>>,
+    /// What overwrites the next object that is read, once it was read.
+    pub overwriting: Mutex<Option<Arc<ObjectVersion>>>,
     /// What the next request for a move is answered.
     pub queued: Mutex<Option<MoveQueued>>,
     /// The moves that were asked for.
@@ -134,7 +136,13 @@ impl MetadataStore for TestStore {
         not_here()
     }
     async fn object(&self, bucket: BucketId, key: &str, _: Option<VersionId>) -> MetadataResult<Arc<ObjectVersion>> {
-        self.objects.lock().get(&(bucket, key.to_owned())).cloned().ok_or(MetadataError::NoSuchKey)
+        let at = (bucket, key.to_owned());
+        let mut objects = self.objects.lock();
+        let object = objects.get(&at).cloned().ok_or(MetadataError::NoSuchKey);
+        if let Some(next) = self.overwriting.lock().take() {
+            objects.insert(at, next);
+        }
+        object
     }
     async fn request_move(&self, request: MoveRequest) -> MetadataResult<MoveQueued> {
         self.moves.lock().push(request);
