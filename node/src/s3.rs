@@ -53,6 +53,7 @@ mod golden;
 mod http_tests;
 
 pub(crate) use lifecycle::LifecycleView;
+pub(crate) use post::is_form;
 
 /// The S3 front end of a node. Cheap to clone.
 #[derive(Clone)]

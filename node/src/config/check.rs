@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Bytes, Config, LocksBackend, Span};
+use super::{Bytes, Config, LocksBackend, MetadataTls, Span};
 use crate::http::shares::AddressBlock;
 use crate::metadata::RedisAddress;
 use crate::metadata::redis::RedisPlace;
@@ -233,6 +233,12 @@ fn cluster(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
         ("metadata", "password_file"),
         "there is no server to use it for",
         "set metadata.url",
+    );
+    require(
+        metadata.tls_ca.is_none() || matches!(metadata.tls, MetadataTls::VerifyCa | MetadataTls::VerifyIdentity),
+        ("metadata", "tls_ca"),
+        "it would not be used: the server's certificate is not checked",
+        "set metadata.tls = \"verify-identity\" too",
     );
     if !cluster.is_on() {
         require(

@@ -74,7 +74,7 @@ impl fmt::Display for AddressBlock {
 }
 
 /// What connections of an address are counted as.
-fn client_of(address: IpAddr) -> IpAddr {
+pub(crate) fn client_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => {
