@@ -243,13 +243,9 @@ impl AccessControl {
         [action, version_action]: [&'static str; 2],
     ) -> S3Result<Judged> {
         let (_, key, version) = named_source(source)?;
-        let (action, query) = match version {
-            None => (action, String::new()),
-            Some(version) => (version_action, format!("versionId={version}")),
-        };
+        let action = if version.is_some() { version_action } else { action };
         let wish = Wish { bucket, action, key: Some(key), version };
-        let mut facts = self.facts_of(req, None);
-        facts.query = &query;
+        let mut facts = self.facts_of(req, version, None);
         self.authorize(&wish, &mut facts).await?;
         Ok(facts.judged)
     }
@@ -269,19 +265,25 @@ impl AccessControl {
             let reads = ["s3:GetObjectTagging", "s3:GetObjectVersionTagging"];
             self.authorize_source(req, &input.copy_source, &source, reads).await?;
             let wish = Wish { bucket: target, action: "s3:PutObjectTagging", key: Some(&input.key), version: None };
-            self.authorize(&wish, &mut self.facts_of(req, Some(&tags))).await?;
+            self.authorize(&wish, &mut self.facts_of(req, None, Some(&tags))).await?;
         }
         Ok(CopiedTags::These(tags))
     }
 
-    /// The facts of a request whose operation was checked already.
-    fn facts_of<'a, T>(&self, req: &'a S3Request<T>, body_tags: Option<&'a [Tag]>) -> RequestFacts<'a> {
+    /// The facts of a request whose operation was checked already, about an object in this version.
+    fn facts_of<'a, T>(
+        &self,
+        req: &'a S3Request<T>,
+        version: Option<&'a str>,
+        body_tags: Option<&'a [Tag]>,
+    ) -> RequestFacts<'a> {
         let query = req.uri.query().unwrap_or_default();
         let caller = Caller::of(&req.extensions);
         RequestFacts {
             caller,
             headers: &req.headers,
             query,
+            version,
             connection: req.extensions.get::<ClientConnection>().copied(),
             signing: signing(caller, req.extensions.get::<FormCaller>().is_some(), &req.headers),
             now_ms: self.inner.clock.now_ms(),
@@ -374,10 +376,12 @@ impl AccessControl {
             // No ACL lets anybody delete. Each key would be refused, but the list would be taken first, however slowly it comes.
             return Err(access_denied());
         }
+        let version = query_value(query, "versionId").filter(|v| !v.is_empty());
         let mut facts = RequestFacts {
             caller,
             headers: cx.headers(),
             query,
+            version: version.as_deref(),
             connection,
             signing: signing(caller, is_form, cx.headers()),
             now_ms: self.inner.clock.now_ms(),
@@ -385,7 +389,6 @@ impl AccessControl {
             body_tags: None,
             judged: Judged::default(),
         };
-        let version = query_value(query, "versionId").filter(|v| !v.is_empty());
         for action in needed_actions(operation, version.is_some(), cx.headers()) {
             let wish =
                 Wish { bucket: &bucket, action, key: cx.s3_path().get_object_key(), version: version.as_deref() };
@@ -530,7 +533,7 @@ impl S3Access for AccessControl {
         let version = req.input.version_id.as_deref();
         let action = if version.is_some() { "s3:PutObjectVersionTagging" } else { "s3:PutObjectTagging" };
         let wish = Wish { bucket, action, key: Some(&req.input.key), version };
-        let mut facts = self.facts_of(req, Some(&tags));
+        let mut facts = self.facts_of(req, version, Some(&tags));
         self.authorize(&wish, &mut facts).await?;
         let judged = facts.judged;
         judged.keep(&mut req.extensions);
@@ -550,9 +553,7 @@ impl S3Access for AccessControl {
             let version = object.version_id.as_deref();
             let action = if version.is_some() { "s3:DeleteObjectVersion" } else { "s3:DeleteObject" };
             let wish = Wish { bucket: &bucket, action, key: Some(&object.key), version };
-            let query = version.map(|v| format!("versionId={v}")).unwrap_or_default();
-            let mut facts = self.facts_of(req, None);
-            facts.query = &query;
+            let mut facts = self.facts_of(req, version, None);
             if has_policy {
                 // A large policy takes milliseconds for a long key, and nobody else is served on this thread meanwhile.
                 tokio::task::yield_now().await;

@@ -234,7 +234,11 @@ impl S3Front {
                 let resolved = range.resolve(size_bytes).ok();
                 // Unlike a read, a part copy does not cut its range at the end of the source.
                 match (range, resolved) {
-                    (ByteRange::From { last: Some(last), .. }, Some(resolved)) if resolved.end == last + 1 => resolved,
+                    (ByteRange::From { last: Some(last), .. }, Some(resolved))
+                        if Some(resolved.end) == last.checked_add(1) =>
+                    {
+                        resolved
+                    }
                     _ => {
                         return Err(invalid_argument(format!(
                             "Range specified is not valid for source object of size: {size_bytes}"

@@ -43,6 +43,8 @@ pub(crate) struct RequestFacts<'a> {
     pub(crate) headers: &'a HeaderMap,
     /// The raw query string.
     pub(crate) query: &'a str,
+    /// The version of the object that is decided about, where one is named: not always in the query.
+    pub(crate) version: Option<&'a str>,
     pub(crate) connection: Option<ClientConnection>,
     pub(crate) signing: Signing,
     pub(crate) now_ms: u64,
@@ -90,7 +92,7 @@ impl RequestFacts<'_> {
             ConditionKey::Prefix => query_value(self.query, "prefix"),
             ConditionKey::Delimiter => query_value(self.query, "delimiter"),
             ConditionKey::MaxKeys => query_value(self.query, "max-keys"),
-            ConditionKey::VersionId => query_value(self.query, "versionId"),
+            ConditionKey::VersionId => self.version.map(Cow::Borrowed),
             ConditionKey::AuthType => match self.signing {
                 Signing::Header => Some("REST-HEADER".into()),
                 Signing::Query => Some("REST-QUERY-STRING".into()),
@@ -131,11 +133,9 @@ impl Facts for RequestFacts<'_> {
 
     fn cost(&self, key: &ConditionKey) -> usize {
         match key {
-            ConditionKey::Prefix
-            | ConditionKey::Delimiter
-            | ConditionKey::MaxKeys
-            | ConditionKey::VersionId
-            | ConditionKey::SignatureAge => self.query.len(),
+            ConditionKey::Prefix | ConditionKey::Delimiter | ConditionKey::MaxKeys | ConditionKey::SignatureAge => {
+                self.query.len()
+            }
             ConditionKey::RequestObjectTag(_) | ConditionKey::RequestObjectTagKeys => {
                 self.headers.get("x-amz-tagging").map_or(0, http::HeaderValue::len)
             }

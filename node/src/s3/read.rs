@@ -355,7 +355,8 @@ impl S3Front {
                     });
                 }
                 "ObjectParts" => {
-                    if !content.parts.is_empty() {
+                    // Once: a header has room for thousands of them, and a page for a thousand parts.
+                    if !content.parts.is_empty() && output.object_parts.is_none() {
                         output.object_parts = Some(object_parts(&content, input.max_parts, input.part_number_marker)?);
                     }
                 }

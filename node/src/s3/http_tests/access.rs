@@ -207,6 +207,31 @@ async fn the_age_of_a_signature_is_not_what_somebody_without_one_says() {
 }
 
 #[tokio::test]
+async fn the_age_of_a_signature_counts_for_each_key_of_a_list() {
+    let fixture = Fixture::new();
+    fixture.put_object("k", CannedAcl::Private, &[]);
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Action":["s3:DeleteObject","s3:DeleteObjectVersion","s3:GetObject"],
+                "Resource":"arn:aws:s3:::photos/*"},
+               {"Effect":"Deny","Principal":"*","Action":"s3:*","Resource":"arn:aws:s3:::photos/*",
+                "Condition":{"NumericGreaterThan":{"s3:signatureAge":"600000"}}}"#,
+        )
+        .await;
+    // The version is the client's text, and no part of a query.
+    let list = b"<Delete><Object><Key>k</Key></Object><Object><Key>k</Key>\
+        <VersionId>null&amp;X-Amz-Date=20990101T000000Z</VersionId></Object></Delete>";
+    let mut signer = fixture.signer("bob");
+    for (age_ms, deleted) in [(0, 2), (1_200_000, 0)] {
+        signer.at_ms -= age_ms;
+        let url = signer.presign("POST", HOST, "/photos", &[("delete", "")], "3600");
+        let answer = fixture.send(unsigned("POST", HOST, &url, &[], list)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        assert_eq!(answer.body.matches("<Deleted>").count(), deleted, "{}", answer.body);
+    }
+}
+
+#[tokio::test]
 async fn a_write_that_sets_an_acl_or_tags_needs_those_permissions_too() {
     let fixture = Fixture::new();
     fixture
