@@ -85,25 +85,25 @@ pub(crate) fn client_of(address: IpAddr) -> IpAddr {
 }
 
 /// The shares of all clients of a server.
-pub(super) struct Shares {
+pub(crate) struct Shares {
     per_address: usize,
     exempt: Vec<AddressBlock>,
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
 /// One connection of a client's share; given back when dropped.
-pub(super) struct Share {
+pub(crate) struct Share {
     /// Nothing for clients that are not counted.
     counted: Option<(Arc<Shares>, IpAddr)>,
 }
 
 impl Shares {
-    pub(super) fn new(per_address: usize, exempt: Vec<AddressBlock>) -> Arc<Self> {
+    pub(crate) fn new(per_address: usize, exempt: Vec<AddressBlock>) -> Arc<Self> {
         Arc::new(Self { per_address, exempt, open: Mutex::default() })
     }
 
     /// One more connection of an address, unless it has its share.
-    pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Share> {
+    pub(crate) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Share> {
         if self.exempt.iter().any(|block| block.contains(address)) {
             return Some(Share { counted: None });
         }
