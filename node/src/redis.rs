@@ -143,7 +143,8 @@ fn late() -> RedisError {
     RedisError::from((ErrorKind::Io, "no answer in time"))
 }
 
-/// What somebody between this node and a server at one of these hosts could do, if there is somewhere to stand; for the log.
+/// What somebody between this node and a server at one of these hosts could do, if there is somewhere to stand; for the
+/// log.
 pub fn exposure<'a>(hosts: impl IntoIterator<Item = &'a str>, tls: bool) -> Option<&'static str> {
     let is_local = |host: &str| {
         let host = host.trim_matches(['[', ']']);

@@ -4,8 +4,8 @@
 //! each thread has a listener on the same port (`SO_REUSEPORT`), and a connection stays on the thread that accepted it.
 //! [`DataPlane::MultiThread`] runs the same code as tasks of the runtime that it is started on.
 //!
-//! **Limits.** Connections: beyond the limit they wait in the listen queue; beyond one address's share they are closed. Heads: size, number of headers, time. Bodies and
-//! answers: the least pace. Handshakes: time.
+//! **Limits.** Connections: beyond the limit they wait in the listen queue; beyond one address's share they are closed.
+//! Heads: size, number of headers, time. Bodies and answers: the least pace. Handshakes: time.
 //!
 //! **Shutdown.** [`HttpServer::shutdown`] closes the listeners, lets each connection finish the request at hand, cuts what is
 //! left at the deadline, and returns when every connection's task has ended. Dropping the server cuts at once.
@@ -336,11 +336,12 @@ where
     tracker.wait().await;
 }
 
-/// One of its client's connections, and one of all; given back in this order, so that whoever sees the second free has the first.
+/// One of its client's connections, and one of all; given back in this order, so that whoever sees the second free has
+/// the first.
 type Place = (Share, OwnedSemaphorePermit);
 
-/// The next connection with its place, or `None` when the server ends. At the limit each listener has one accepted client
-/// that waits; the others wait in its queue.
+/// The next connection with its place, or `None` when the server ends. At the limit each listener has one accepted
+/// client that waits; the others wait in its queue.
 async fn next(listener: &TcpListener, shared: &Shared) -> Option<(TcpStream, SocketAddr, Place)> {
     let accepted = async {
         let (stream, peer, share) = loop {

@@ -1,9 +1,9 @@
 //! How many connections one client may have at once.
 //!
-//! Connections are counted by the client's address; those of one IPv6 network of 64 bits count together, since whoever has
-//! one has all of them. Who has its share is let in no more: its connection is closed at once, so that it neither waits in
-//! the way of others nor holds a descriptor. Addresses behind which there are many clients, such as load balancers, can be
-//! left uncounted.
+//! Connections are counted by the client's address; those of one IPv6 network of 64 bits count together, since whoever
+//! has one has all of them. Who has its share is let in no more: its connection is closed at once, so that it neither
+//! waits in the way of others nor holds a descriptor. Addresses behind which there are many clients, such as load
+//! balancers, can be left uncounted.
 //!
 //! Nothing is kept of an address without connections, so what is kept is bounded by the number of connections.
 

@@ -15,7 +15,8 @@ use crate::http::shares::client_of;
 
 /// Handshakes at a time.
 pub const HANDSHAKES_MAX: usize = 64;
-/// Of one address, or one IPv6 network of 64 bits: others can still connect while it floods. Nodes behind one address translator fit.
+/// Of one address, or one IPv6 network of 64 bits: others can still connect while it floods. Nodes behind one address
+/// translator fit.
 const PER_ADDRESS_MAX: usize = 32;
 /// So many are let in without a look at whether their address is theirs.
 const UNVALIDATED_MAX: usize = 8;

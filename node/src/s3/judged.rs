@@ -1,8 +1,9 @@
 //! What a decision about a request looked at of stored objects.
 //!
-//! Access control reads an object for its ACL or its tags, and the operation reads it once more: in between it may have been
-//! overwritten by one that the caller may not read, and who asks often enough meets that moment. So access control leaves a note
-//! of what it saw, and the operation compares it with the object at hand. Where both are alike, so would be the decision.
+//! Access control reads an object for its ACL or its tags, and the operation reads it once more: in between it may have
+//! been overwritten by one that the caller may not read, and who asks often enough meets that moment. So access control
+//! leaves a note of what it saw, and the operation compares it with the object at hand. Where both are alike, so would
+//! be the decision.
 //!
 //! Writes that read nothing of the object, such as its deletion, are decided by what was there before.
 

@@ -1,9 +1,9 @@
 //! Bucket policies: the IAM policy language, as far as a bucket's own policy needs it.
 //!
 //! A [`Policy`] is parsed and validated once ([`Policy::parse`]) and then asked about many requests
-//! ([`Policy::evaluate`]). Evaluation is a pure function of policy and request facts, and what it costs is bounded: each
-//! pattern goes through the text once ([`pattern`]), and a decision that would take too many steps all the same is a Deny
-//! ([`work`]).
+//! ([`Policy::evaluate`]). Evaluation is a pure function of policy and request facts, and what it costs is bounded:
+//! each pattern goes through the text once ([`pattern`]), and a decision that would take too many steps all the same is
+//! a Deny ([`work`]).
 //!
 //! What a policy may say: versions 2012-10-17 and 2008-10-17; Allow and Deny; Principal and NotPrincipal (`*`, users by
 //! name or ARN); Action and NotAction, Resource and NotResource with `*` and `?`; policy variables; the condition

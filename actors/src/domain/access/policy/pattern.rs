@@ -1,9 +1,10 @@
 //! Patterns with `*`, `?` and policy variables.
 //!
-//! A pattern is a row of pieces between its `*`. The first has to stand at the text's beginning, the last at its end, and
-//! each of the others is looked for after the one before, where it comes first: a later place would only leave less for
-//! what follows. A piece is looked for as by Knuth, Morris and Pratt, so that pattern and text are each gone through once.
-//! Only a piece with `?` between two `*` is tried at each place; what that may cost is bounded by [`Work`].
+//! A pattern is a row of pieces between its `*`. The first has to stand at the text's beginning, the last at its end,
+//! and each of the others is looked for after the one before, where it comes first: a later place would only leave less
+//! for what follows. A piece is looked for as by Knuth, Morris and Pratt, so that pattern and text are each gone
+//! through once. Only a piece with `?` between two `*` is tried at each place; what that may cost is bounded by
+//! [`Work`].
 
 use std::fmt;
 

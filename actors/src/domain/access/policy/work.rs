@@ -1,8 +1,8 @@
 //! How much a decision may cost.
 //!
-//! The text of a policy is its author's, and what it is compared with is the client's: a policy of 20 KiB and a header of
-//! 32 KiB can ask for a billion comparisons. A decision that would take more steps than [`STEPS_MAX`] is not made: it is a
-//! Deny. Policies that people write take a few thousand.
+//! The text of a policy is its author's, and what it is compared with is the client's: a policy of 20 KiB and a header
+//! of 32 KiB can ask for a billion comparisons. A decision that would take more steps than [`STEPS_MAX`] is not made:
+//! it is a Deny. Policies that people write take a few thousand.
 
 use std::cell::Cell;
 
