@@ -139,8 +139,8 @@ impl AccessControl {
             && policy.needs_object_tags()
         {
             let object = self.object(bucket, key, wish.version).await?;
+            facts.judged.note_tags(bucket, key, wish.version, object.as_deref());
             facts.object_tags = object.map_or_else(Vec::new, |object| object.tags.clone());
-            facts.judged.note_tags(bucket, key, wish.version, &facts.object_tags);
         }
         match evaluate(&policy, wish.bucket, wish.action, wish.key, facts) {
             Verdict::Deny => Err(access_denied()),
@@ -547,7 +547,7 @@ impl S3Access for AccessControl {
             return Err(too_much());
         }
         let has_policy = bucket.config(BucketConfigKind::Policy).is_some();
-        let mut denied = Vec::new();
+        let (mut denied, mut judged) = (Vec::new(), Judged::default());
         let mut allowed = Vec::with_capacity(req.input.delete.objects.len());
         for object in std::mem::take(&mut req.input.delete.objects) {
             let version = object.version_id.as_deref();
@@ -559,7 +559,10 @@ impl S3Access for AccessControl {
                 tokio::task::yield_now().await;
             }
             match self.authorize(&wish, &mut facts).await {
-                Ok(()) => allowed.push(object),
+                Ok(()) => {
+                    judged.append(facts.judged);
+                    allowed.push(object);
+                }
                 Err(error) if *error.code() == S3ErrorCode::AccessDenied => denied.push(DeleteError {
                     code: Some("AccessDenied".to_owned()),
                     key: Some(object.key),
@@ -570,6 +573,7 @@ impl S3Access for AccessControl {
             }
         }
         req.input.delete.objects = allowed;
+        judged.keep(&mut req.extensions);
         if !denied.is_empty() {
             req.extensions.insert(DeniedDeletes(denied));
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use holdfast_actors::flow::cold::read::{ColdReadSettings, ColdReads};
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
-use holdfast_actors::ports::metadata::{CannedAcl, Tag};
+use holdfast_actors::ports::metadata::{CannedAcl, ObjectVersion, Tag};
 use holdfast_actors::ports::tiers::EmptyTiers;
 use http::StatusCode;
 
@@ -386,9 +386,10 @@ async fn an_object_that_is_overwritten_after_the_decision_is_not_given_out_by_it
     // Puts an object there, to be overwritten by another as soon as it was read.
     let overwrite = |acl: CannedAcl, tags: &[(&str, &str)], next_acl: CannedAcl, next_tags: &[(&str, &str)]| {
         fixture.store.add_object("photos", "k", next_acl, next_tags);
-        let next = fixture.store.objects.lock().values().next().cloned();
+        let mut next = ObjectVersion::clone(fixture.store.objects.lock().values().next().unwrap());
+        next.sequence = 2;
         fixture.store.add_object("photos", "k", acl, tags);
-        *fixture.store.overwriting.lock() = next;
+        *fixture.store.overwriting.lock() = Some(Arc::new(next));
     };
     let (open, shut) = (CannedAcl::PublicRead, CannedAcl::Private);
     for method in ["GET", "HEAD"] {
@@ -413,4 +414,22 @@ async fn an_object_that_is_overwritten_after_the_decision_is_not_given_out_by_it
     assert_eq!(fixture.call("bob", "PUT", "/drafts/k", &copy, b"").await.code(), "OperationAborted");
     overwrite(shut, released, shut, released);
     assert_eq!(fixture.call("bob", "GET", "/photos/k", &[], b"").await.status, StatusCode::OK);
+
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Action":"s3:DeleteObject","Resource":"arn:aws:s3:::photos/*",
+                "Condition":{"StringEquals":{"s3:ExistingObjectTag/state":"released"}}}"#,
+        )
+        .await;
+    overwrite(shut, released, shut, &[]);
+    let answer = fixture.call("bob", "DELETE", "/photos/k", &[], b"").await;
+    assert_eq!(answer.code(), "OperationAborted", "{answer:?}");
+    overwrite(shut, released, shut, &[]);
+    let list = b"<Delete><Object><Key>k</Key></Object></Delete>";
+    let answer = fixture.call("bob", "POST", "/photos?delete", &[], list).await;
+    assert!(answer.body.contains("<Code>OperationAborted</Code>"), "{answer:?}");
+    assert_eq!(fixture.call("ann", "HEAD", "/photos/k", &[], b"").await.status, StatusCode::OK, "it is still there");
+    fixture.store.add_object("photos", "k", shut, released);
+    assert_eq!(fixture.call("bob", "DELETE", "/photos/k", &[], b"").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(fixture.call("ann", "HEAD", "/photos/k", &[], b"").await.status, StatusCode::NOT_FOUND);
 }

@@ -153,11 +153,21 @@ impl MetadataStore for TestStore {
     }
     async fn delete_objects(
         &self,
-        _: BucketId,
-        _: Vec<DeleteRequest>,
+        bucket: BucketId,
+        requests: Vec<DeleteRequest>,
         _: u64,
     ) -> MetadataResult<Vec<MetadataResult<Deleted>>> {
-        not_here()
+        let mut objects = self.objects.lock();
+        let mut delete = |request: DeleteRequest| {
+            let at = (bucket, request.key);
+            let sequence = objects.get(&at).map(|object| object.sequence);
+            if request.only_if.is_some_and(|only_if| Some(only_if.sequence) != sequence) {
+                return Err(MetadataError::PreconditionFailed);
+            }
+            objects.remove(&at);
+            Ok(Deleted { version: None, delete_marker: false })
+        };
+        Ok(requests.into_iter().map(&mut delete).collect())
     }
     async fn set_object_tags(
         &self,
