@@ -130,7 +130,8 @@ fn absent_is_deleted(result: Result<Deleted, MetadataError>) -> Result<Deleted, 
     }
 }
 
-/// Why nothing was deleted. What was judged by its tags and is another version now is to be judged anew, whatever else was asked.
+/// Why nothing was deleted. What was judged by its tags and is another version now is to be judged anew, whatever else
+/// was asked.
 fn refusal(error: MetadataError, was_judged: bool) -> S3Error {
     match error {
         MetadataError::PreconditionFailed if was_judged => judged::changed(),

@@ -5,8 +5,8 @@
 //! leaves a note of what it saw, and the operation compares it with the object at hand. Where both are alike, so would
 //! be the decision.
 //!
-//! A deletion reads nothing: it is carried out only on the version that was looked at ([`Judged::only_if`]). That an object is
-//! overwritten is decided by the one that was there before.
+//! A deletion reads nothing: it is carried out only on the version that was looked at ([`Judged::only_if`]). That an
+//! object is overwritten is decided by the one that was there before.
 
 use holdfast_actors::ports::metadata::{Bucket, BucketId, CannedAcl, ObjectVersion, OnlyIf, Tag};
 use http::Extensions;
@@ -101,8 +101,8 @@ impl Judged {
         if is_alike { Ok(()) } else { Err(changed()) }
     }
 
-    /// On which version alone a deletion may be carried out that was allowed by its tags; `version` as the request names it. If
-    /// another one is there, it fails with `PreconditionFailed`, which is to be told as [`changed`].
+    /// On which version alone a deletion may be carried out that was allowed by its tags; `version` as the request
+    /// names it. If another one is there, it fails with `PreconditionFailed`, which is to be told as [`changed`].
     pub(super) fn only_if(
         extensions: &Extensions,
         bucket: &Bucket,
