@@ -227,7 +227,9 @@ fn outsiders_are_kept_out_and_named_and_everybody_else_goes_on() {
     let verify_ca = |config: String| config.replace(&ca, &other).replace("verify-identity", "verify-ca");
     refuses(&cluster, "another CA, identity unchecked", verify_ca, &words);
     refuses(&cluster, "another host", |config| config.replace("holdfast@127.0.0.1", "holdfast@localhost"), &words);
-    let plain = |config: String| config.replace("\"verify-identity\"", "\"off\"");
+    let unused = |config: String| config.replace("\"verify-identity\"", "\"preferred\"");
+    refuses(&cluster, "a CA that would check nothing", unused, &["metadata.tls_ca", "not checked"]);
+    let plain = |config: String| config.replace("\"verify-identity\"", "\"off\"").replace("\ntls_ca", "\n#");
     refuses(&cluster, "no TLS", plain, &["metadata.tls is off"]);
 
     let (cert, key) = (scratch.join("s3.pem"), scratch.join("s3.key"));

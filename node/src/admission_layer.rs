@@ -28,6 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::util::ServiceExt;
 
 use crate::s3::facts::ClientConnection;
+use crate::s3::is_form;
 use crate::s3::request_id::RequestId;
 
 /// The announced length of a body sent in signed chunks, without the signatures.
@@ -153,8 +154,12 @@ const UNSIGNED_SHARE: u64 = 4;
 
 const UNSIGNED: Rejected = Rejected { reason: "too many requests without a signature", retry_after_seconds: 1 };
 
-/// Whether neither headers nor address of a request bear a signature. Whether one is good is seen before the body is read.
+/// Whether neither headers nor address of a request bear a signature. Whether one is good is seen before the body is
+/// read; not that of a form, which nobody looks at but in its fields.
 fn is_unsigned<B>(request: &Request<B>) -> bool {
+    if is_form(request.headers()) {
+        return true;
+    }
     let query = request.uri().query().unwrap_or_default();
     let in_query = query.split('&').any(|pair| pair.starts_with("X-Amz-Signature="));
     !in_query && !request.headers().contains_key(AUTHORIZATION)
@@ -432,6 +437,13 @@ mod tests {
         let mut slow = [admitted.call(form()), admitted.call(form())];
         assert!(slow.iter_mut().all(|call| call.as_mut().poll(&mut context).is_pending()));
         let refused = admitted.call(form()).await.unwrap();
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        // A signature in the head of a form is one that nobody looks at.
+        let mut disguised = put(500);
+        *disguised.method_mut() = Method::POST;
+        *disguised.uri_mut() = http::Uri::from_static("/b?X-Amz-Signature=00");
+        disguised.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("Multipart/form-data; boundary=x"));
+        let refused = admitted.call(disguised).await.unwrap();
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(admission.usage(JobKind::Write).0, 2);
 

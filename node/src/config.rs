@@ -144,6 +144,10 @@ impl Default for AdminConfig {
 pub struct LimitsConfig {
     /// Connections to the S3 port.
     pub connections: u32,
+    /// Those of one address, or of one IPv6 network of 64 bits; 0: a quarter of `connections`.
+    pub connections_per_address: u32,
+    /// Blocks of addresses that may have more: of load balancers and proxies, behind which there are many clients.
+    pub connections_exempt: Vec<String>,
     /// Requests that read, in work at once.
     pub read_jobs: u32,
     /// Requests that write, in work at once.
@@ -164,10 +168,22 @@ pub struct LimitsConfig {
     pub chunk_timeout: Span,
 }
 
+impl LimitsConfig {
+    /// Connections of one address, the default filled in.
+    pub fn connections_of_address(&self) -> u32 {
+        match self.connections_per_address {
+            0 => (self.connections / 4).max(1),
+            count => count,
+        }
+    }
+}
+
 impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            connections_per_address: 0,
+            connections_exempt: vec!["127.0.0.0/8".into(), "::1/128".into()],
             read_jobs: 4_096,
             write_jobs: 1_024,
             inflight_bytes: Bytes::mib(1_024),

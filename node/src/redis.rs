@@ -143,7 +143,35 @@ fn late() -> RedisError {
     RedisError::from((ErrorKind::Io, "no answer in time"))
 }
 
+/// What somebody between this node and a server at one of these hosts could do, if there is somewhere to stand; for the
+/// log.
+pub fn exposure<'a>(hosts: impl IntoIterator<Item = &'a str>, tls: bool) -> Option<&'static str> {
+    let is_local = |host: &str| {
+        let host = host.trim_matches(['[', ']']);
+        host.eq_ignore_ascii_case("localhost")
+            || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    };
+    (!tls && !hosts.into_iter().all(is_local)).then_some(
+        "connections to Redis are not encrypted: whoever is on the way reads its password, and can change what is answered",
+    )
+}
+
 /// Whether the server refuses the user, rather than the command.
 pub fn is_denied(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_ways_to_other_machines_are_warned_of() {
+        for local in ["localhost", "127.0.0.1", "::1", "[::1]"] {
+            assert_eq!(exposure([local], false), None, "{local}");
+        }
+        assert_eq!(exposure(["cache.example.com"], true), None);
+        assert!(exposure(["cache.example.com"], false).is_some());
+        assert!(exposure(["localhost", "10.0.0.7"], false).is_some(), "one of several");
+    }
 }

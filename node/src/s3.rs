@@ -33,6 +33,7 @@ mod error_details;
 mod errors;
 mod expires;
 mod ignored;
+mod judged;
 mod lifecycle;
 mod listing;
 pub(crate) mod meters;
@@ -52,6 +53,7 @@ mod golden;
 mod http_tests;
 
 pub(crate) use lifecycle::LifecycleView;
+pub(crate) use post::is_form;
 
 /// The S3 front end of a node. Cheap to clone.
 #[derive(Clone)]

@@ -16,9 +16,13 @@ use tracing::Instrument;
 
 use super::audit::Client;
 use super::{AdminState, router};
+use crate::http::shares::Shares;
 
 /// Connections at once: monitoring and a few operators. The next one waits in the listen queue.
 const CONNECTIONS_MAX: usize = 256;
+
+/// Of them those of one address, or of one IPv6 network: whoever else looks whether the node lives gets an answer.
+const CONNECTIONS_PER_ADDRESS: usize = CONNECTIONS_MAX / 4;
 
 /// Time for a request's head to arrive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,6 +38,7 @@ pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<O
     let service = router(state);
     let connections = TaskTracker::new();
     let slots = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let shares = Shares::new(CONNECTIONS_PER_ADDRESS, Vec::new());
     let (closing, _) = tokio::sync::watch::channel(false);
     tokio::pin!(stop);
     loop {
@@ -52,10 +57,14 @@ pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<O
                 continue;
             }
         };
+        let Some(share) = shares.take(from.ip()) else {
+            tracing::debug!(%from, "this address has its share of the admin connections");
+            continue;
+        };
         let service = TowerToHyperService::new(service.clone().layer(axum::Extension(Client(from))));
         let mut closing = closing.subscribe();
         connections.spawn(async move {
-            let _slot = slot;
+            let _place = (share, slot);
             // To tell HTTP/2 from HTTP/1 would take the first bytes, for which no limit of time holds.
             let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).http1_only();
             builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
@@ -123,6 +132,24 @@ mod tests {
         // Whether it ends well does not matter.
         let _ = silent.read_to_end(&mut Vec::new()).await;
         assert!(begun.elapsed() < CONNECTION_TIMEOUT / 2, "{:?}", begun.elapsed());
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn one_address_does_not_take_all_connections() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, AdminState::default(), std::future::pending(), Duration::ZERO));
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS_PER_ADDRESS {
+            held.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut one_more = TcpStream::connect(address).await.unwrap();
+        // Whether it ends well does not matter.
+        let _ = one_more.read_to_end(&mut Vec::new()).await;
+        // The others have not come to the end of their patience.
+        let open = held[0].try_read(&mut [0]);
+        assert!(open.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "{open:?}");
         server.abort();
     }
 }

@@ -16,6 +16,7 @@ use crate::admission_layer::Admitted;
 use crate::config::{Config, RuntimeKind};
 use crate::http::pace::Pace;
 use crate::http::server::{self, ConnInfo, DataPlane, HttpServer, ServerConfig};
+use crate::http::shares::AddressBlock;
 use crate::http::tls::{Tls, TlsFiles};
 use crate::s3::auth::SecretOpener;
 use crate::s3::facts::ClientConnection;
@@ -45,9 +46,10 @@ pub(super) struct FrontParts {
 pub(super) struct Prepared {
     hosts: HostNames,
     tls: Option<Tls>,
+    exempt_addresses: Vec<AddressBlock>,
 }
 
-/// Reads what can refuse a start: host names and certificates.
+/// Reads what can refuse a start: host names, certificates, addresses.
 ///
 /// # Errors
 /// When they cannot be used.
@@ -59,12 +61,14 @@ pub(super) fn prepare(config: &Config) -> anyhow::Result<Prepared> {
         }
         _ => None,
     };
-    Ok(Prepared { hosts, tls })
+    let exempt_addresses = config.limits.connections_exempt.iter().map(|block| block.parse::<AddressBlock>());
+    let exempt_addresses = exempt_addresses.collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg);
+    Ok(Prepared { hosts, tls, exempt_addresses: exempt_addresses.context("limits.connections_exempt")? })
 }
 
 /// Starts to listen and to serve.
 pub(super) fn serve_s3(config: &Config, prepared: Prepared, parts: FrontParts) -> anyhow::Result<HttpServer> {
-    let Prepared { hosts, tls } = prepared;
+    let Prepared { hosts, tls, exempt_addresses } = prepared;
     let FrontParts { metadata, chunks, cold, tiers, reads, locks, clock, opener, actors, rings, node_name, ownership } =
         parts;
     let front = S3Front {
@@ -95,6 +99,8 @@ pub(super) fn serve_s3(config: &Config, prepared: Prepared, parts: FrontParts) -
         },
         limits: server::Limits {
             connections_max: limits.connections as usize,
+            connections_per_address: limits.connections_of_address() as usize,
+            exempt_addresses,
             head_timeout: limits.header_timeout.duration(),
             pace: Pace { window: limits.idle_timeout.duration(), ..Pace::default() },
             ..server::Limits::default()

@@ -7,7 +7,7 @@ use holdfast_actors::ports::locks::Locks;
 
 use crate::config::{Config, LocksBackend, RedisConfig};
 use crate::locks::{InProcessLocks, MeteredLocks, RedisLocks};
-use crate::redis::{Redis, RedisOptions};
+use crate::redis::{Redis, RedisOptions, exposure};
 use crate::secret_file;
 
 /// Makes ready to connect to the Redis server of the configuration.
@@ -16,6 +16,11 @@ use crate::secret_file;
 /// When a file that it names cannot be read, or the URL not be understood.
 pub(super) fn redis(config: &RedisConfig) -> anyhow::Result<Redis> {
     let password = config.password_file.as_deref().map(secret_file::read).transpose()?;
+    let url = url::Url::parse(&config.url).ok();
+    let way = url.as_ref().and_then(|url| Some((url.host_str()?, url.scheme() == "rediss")));
+    if let Some(exposure) = way.and_then(|(host, tls)| exposure([host], tls)) {
+        tracing::warn!("{exposure}; write rediss:// in redis.url");
+    }
     let options = RedisOptions {
         url: config.url.clone(),
         user: config.user.clone(),

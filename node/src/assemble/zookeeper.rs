@@ -17,6 +17,7 @@ use crate::config::{Config, MetadataTls};
 use crate::coordination::{Digest, ZookeeperConfig, ZookeeperCoordination};
 use crate::locks::ZookeeperLocks;
 use crate::metadata::mysql::{MysqlMetadataStore, MysqlOptions, MysqlTls, OpenError, exposure};
+use crate::metadata::redis::RedisPlace;
 use crate::metadata::{RedisAddress, RedisCacheOptions, RedisCachedStore};
 use crate::secret_file;
 
@@ -80,6 +81,13 @@ fn cache_options(config: &Config) -> anyhow::Result<Option<RedisCacheOptions>> {
         return Ok(None);
     }
     let address = RedisAddress::parse(&cache.redis).map_err(|wrong| anyhow!(wrong)).context("cache.redis")?;
+    let hosts = match &address.place {
+        RedisPlace::Server(server) => std::slice::from_ref(server),
+        RedisPlace::Sentinels(sentinels, _) => sentinels.as_slice(),
+    };
+    if let Some(exposure) = crate::redis::exposure(hosts.iter().map(|at| at.host.as_str()), address.tls) {
+        tracing::warn!("{exposure}; write rediss:// in cache.redis");
+    }
     let secret = |file: &Option<PathBuf>| {
         let text = file.as_deref().map(secret_file::read).transpose()?;
         anyhow::Ok(text.map(|text| text.to_string()))

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Bytes, Config, LocksBackend, Span};
+use super::{Bytes, Config, LocksBackend, MetadataTls, Span};
+use crate::http::shares::AddressBlock;
 use crate::metadata::RedisAddress;
 use crate::metadata::redis::RedisPlace;
 
@@ -31,6 +32,14 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         (limits.write_jobs, ("limits", "write_jobs")),
     ] {
         require(value > 0, key, "nothing could be served", "write a number from 1");
+    }
+    for block in &limits.connections_exempt {
+        require(
+            block.parse::<AddressBlock>().is_ok(),
+            ("limits", "connections_exempt"),
+            "not a block of addresses",
+            "write IP addresses, or such with the length of a prefix: \"10.0.0.0/8\"",
+        );
     }
     for (value, key) in [
         (limits.header_timeout, ("limits", "header_timeout")),
@@ -224,6 +233,12 @@ fn cluster(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
         ("metadata", "password_file"),
         "there is no server to use it for",
         "set metadata.url",
+    );
+    require(
+        metadata.tls_ca.is_none() || matches!(metadata.tls, MetadataTls::VerifyCa | MetadataTls::VerifyIdentity),
+        ("metadata", "tls_ca"),
+        "it would not be used: the server's certificate is not checked",
+        "set metadata.tls = \"verify-identity\" too",
     );
     if !cluster.is_on() {
         require(

@@ -435,6 +435,25 @@ mod tests {
     }
 
     #[test]
+    fn a_ca_that_would_check_nothing_is_refused() {
+        let text = "[cluster]\nzookeeper = \"h:1/x\"\n[metadata]\nurl = \"mysql://u@h/d\"\ntls_ca = \"/ca.pem\"\n";
+        let fault = the_fault(text, &[]);
+        assert!(fault.hint.as_ref().unwrap().contains("verify-identity"), "{fault}");
+        assert!(load_text(&format!("{text}tls = \"verify-ca\"\n"), &[]).is_ok());
+    }
+
+    #[test]
+    fn blocks_of_addresses_are_checked() {
+        let fault = the_fault("[limits]\nconnections_exempt = [\"10.0.0.0/8\", \"balancer\"]\n", &[]);
+        assert_eq!(fault.position.unwrap().0, 2, "{fault}");
+        let config = load_text("", &[("HOLDFAST_LIMITS_CONNECTIONS_EXEMPT", "10.0.0.0/8, fd00::/8")]).unwrap();
+        assert_eq!(config.limits.connections_exempt, ["10.0.0.0/8", "fd00::/8"]);
+        assert_eq!(config.limits.connections_of_address(), 2_500);
+        let config = load_text("[limits]\nconnections = 3\n", &[]).unwrap();
+        assert_eq!(config.limits.connections_of_address(), 1);
+    }
+
+    #[test]
     fn a_faulty_variable_is_named() {
         let fault = the_fault("", &[("HOLDFAST_S3_ADDR", "nowhere")]);
         assert_eq!(fault.source, "environment variable HOLDFAST_S3_ADDR");

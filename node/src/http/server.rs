@@ -4,8 +4,8 @@
 //! each thread has a listener on the same port (`SO_REUSEPORT`), and a connection stays on the thread that accepted it.
 //! [`DataPlane::MultiThread`] runs the same code as tasks of the runtime that it is started on.
 //!
-//! **Limits.** Connections: beyond the limit they wait in the listen queue. Heads: size, number of headers, time. Bodies and
-//! answers: the least pace. Handshakes: time.
+//! **Limits.** Connections: beyond the limit they wait in the listen queue; beyond one address's share they are closed.
+//! Heads: size, number of headers, time. Bodies and answers: the least pace. Handshakes: time.
 //!
 //! **Shutdown.** [`HttpServer::shutdown`] closes the listeners, lets each connection finish the request at hand, cuts what is
 //! left at the deadline, and returns when every connection's task has ended. Dropping the server cuts at once.
@@ -35,6 +35,7 @@ use super::body::{BodyEnd, RequestBody};
 use super::conn::{Conn, ConnMetrics};
 use super::linger::Unread;
 use super::pace::Pace;
+use super::shares::{AddressBlock, Share, Shares};
 use super::tls::Tls;
 
 /// Connections that wait to be accepted, for each listener.
@@ -71,6 +72,10 @@ pub enum DataPlane {
 pub struct Limits {
     /// Connections served at a time.
     pub connections_max: usize,
+    /// Connections of one address, or one IPv6 network, at a time.
+    pub connections_per_address: usize,
+    /// Addresses whose connections are not counted by address.
+    pub exempt_addresses: Vec<AddressBlock>,
     /// From when a request is waited for until its head is complete; also how long a connection may be idle.
     pub head_timeout: Duration,
     /// Size of a head. Beyond it the answer is 431.
@@ -87,6 +92,8 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections_max: 8192,
+            connections_per_address: 8192,
+            exempt_addresses: vec![],
             head_timeout: Duration::from_secs(60),
             // S3 allows 8 KiB of headers, of which 2 KiB metadata, and URLs of presigned requests come on top.
             head_bytes_max: 32 << 10,
@@ -143,6 +150,7 @@ struct Shared {
     tls: Option<Tls>,
     metrics: Arc<ConnMetrics>,
     permits: Arc<Semaphore>,
+    shares: Arc<Shares>,
     /// Accept no more; finish what is at hand.
     drain: CancellationToken,
     /// Stop.
@@ -166,6 +174,7 @@ impl HttpServer {
     {
         let shared = Shared {
             permits: Arc::new(Semaphore::new(config.limits.connections_max)),
+            shares: Shares::new(config.limits.connections_per_address, config.limits.exempt_addresses.clone()),
             limits: Arc::new(config.limits),
             tls: config.tls.clone(),
             metrics: Arc::new(ConnMetrics::new()),
@@ -305,7 +314,7 @@ where
     };
     let tracker = TaskTracker::new();
     let gauge = metrics::gauge!("holdfast_http_connections");
-    while let Some((stream, peer, permit)) = next(&listener, &shared).await {
+    while let Some((stream, peer, place)) = next(&listener, &shared).await {
         let (shared, factory, gauge) = (shared.clone(), factory.clone(), gauge.clone());
         let task = async move {
             gauge.increment(1.0);
@@ -315,7 +324,7 @@ where
                 () = cut.cancelled() => {}
             }
             gauge.decrement(1.0);
-            drop(permit);
+            drop(place);
         };
         match spawn {
             Spawn::OnThisThread => drop(tracker.spawn_local(task)),
@@ -327,16 +336,28 @@ where
     tracker.wait().await;
 }
 
-/// The next connection with its permit, or `None` when the server ends. At the limit each listener has one accepted client
-/// that waits; the others wait in its queue.
-async fn next(listener: &TcpListener, shared: &Shared) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+/// One of its client's connections, and one of all; given back in this order, so that whoever sees the second free has
+/// the first.
+type Place = (Share, OwnedSemaphorePermit);
+
+/// The next connection with its place, or `None` when the server ends. At the limit each listener has one accepted
+/// client that waits; the others wait in its queue.
+async fn next(listener: &TcpListener, shared: &Shared) -> Option<(TcpStream, SocketAddr, Place)> {
     let accepted = async {
-        let (stream, peer) = loop {
+        let (stream, peer, share) = loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
+                    let Some(share) = shared.shares.take(peer.ip()) else {
+                        metrics::counter!("holdfast_http_connections_refused_total").increment(1);
+                        tracing::debug!(%peer, "this address has its share of the connections");
+                        drop(stream);
+                        // A flood of them must not keep this thread from the connections that it has.
+                        tokio::task::yield_now().await;
+                        continue;
+                    };
                     // Else the last packet of an answer waits for the client's acknowledgement of the one before.
                     if stream.set_nodelay(true).is_ok() {
-                        break (stream, peer);
+                        break (stream, peer, share);
                     }
                 }
                 Err(error) if is_about_one_client(&error) => {}
@@ -348,7 +369,7 @@ async fn next(listener: &TcpListener, shared: &Shared) -> Option<(TcpStream, Soc
             }
         };
         let permit = Arc::clone(&shared.permits).acquire_owned().await.expect("the semaphore is never closed");
-        (stream, peer, permit)
+        (stream, peer, (share, permit))
     };
     tokio::select! {
         accepted = accepted => Some(accepted),

@@ -11,9 +11,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::http::shares::client_of;
+
 /// Handshakes at a time.
 pub const HANDSHAKES_MAX: usize = 64;
-/// Of one address: others can still connect while it floods. Nodes behind one address translator fit.
+/// Of one address, or one IPv6 network of 64 bits: others can still connect while it floods. Nodes behind one address
+/// translator fit.
 const PER_ADDRESS_MAX: usize = 32;
 /// So many are let in without a look at whether their address is theirs.
 const UNVALIDATED_MAX: usize = 8;
@@ -49,6 +52,7 @@ pub(super) enum Admission {
 impl Handshakes {
     /// Decides about one more of `address`; `validated`: who dials has shown that it hears what is sent there.
     pub(super) fn admit(&self, address: IpAddr, validated: bool) -> Admission {
+        let address = client_of(address);
         let mut state = self.0.lock();
         if !validated && state.all >= UNVALIDATED_MAX {
             return Admission::Validate;
@@ -115,6 +119,13 @@ mod tests {
         assert!(matches!(handshakes.admit(address(3), true), Admission::Full));
         held.remove(0);
         held.push(granted(&handshakes, 3, true));
+        drop(held);
+        // Whoever has one address of an IPv6 network has all of them.
+        let neighbours = (1..=PER_ADDRESS_MAX as u16).map(|n| IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, n]));
+        let held: Vec<_> = neighbours.map(|address| handshakes.admit(address, true)).collect();
+        assert!(held.iter().all(|admission| matches!(admission, Admission::Granted(_))));
+        let one_more = IpAddr::from([0x2001, 0xdb8, 0, 1, 0xffff, 0, 0, 0]);
+        assert!(matches!(handshakes.admit(one_more, true), Admission::Full));
         drop(held);
         assert!(handshakes.0.lock().by_address.is_empty(), "addresses are forgotten");
     }

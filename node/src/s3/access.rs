@@ -38,6 +38,7 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 use super::auth::{Authenticator, Caller, FormCaller};
 use super::errors::{ResultExt as _, ToS3 as _, too_much};
 use super::facts::{ClientConnection, RequestFacts, Signing, query_value};
+use super::judged::Judged;
 use super::operations::{self, Operation};
 use super::request_id::{Granted, RequestContext};
 use super::strict_xml;
@@ -128,7 +129,7 @@ impl AccessControl {
             if privileged {
                 return Ok(());
             }
-            return self.authorize_by_acl(wish).await;
+            return self.authorize_by_acl(wish, &mut facts.judged).await;
         };
         if privileged && POLICY_ACTIONS.contains(&wish.action) {
             return Ok(());
@@ -138,6 +139,7 @@ impl AccessControl {
             && policy.needs_object_tags()
         {
             let object = self.object(bucket, key, wish.version).await?;
+            facts.judged.note_tags(bucket, key, wish.version, object.as_deref());
             facts.object_tags = object.map_or_else(Vec::new, |object| object.tags.clone());
         }
         match evaluate(&policy, wish.bucket, wish.action, wish.key, facts) {
@@ -154,12 +156,12 @@ impl AccessControl {
                 Ok(())
             }
             Verdict::Silent if privileged => Ok(()),
-            Verdict::Silent => self.authorize_by_acl(wish).await,
+            Verdict::Silent => self.authorize_by_acl(wish, &mut facts.judged).await,
         }
     }
 
     /// What canned ACLs give to everybody.
-    async fn authorize_by_acl(&self, wish: &Wish<'_>) -> S3Result<()> {
+    async fn authorize_by_acl(&self, wish: &Wish<'_>, judged: &mut Judged) -> S3Result<()> {
         let Some(key) = wish.key else {
             let allowed = acl::bucket_acl_allows(bucket_acl(wish.bucket), wish.action);
             return if allowed { Ok(()) } else { Err(access_denied()) };
@@ -167,7 +169,9 @@ impl AccessControl {
         if !acl::object_acl_may_allow(wish.action) {
             return Err(access_denied());
         }
-        match self.object(wish.bucket, key, wish.version).await? {
+        let object = self.object(wish.bucket, key, wish.version).await?;
+        judged.note_acl(wish.bucket, key, wish.version, object.as_ref().map(|object| object.acl));
+        match object {
             Some(object) if acl::object_acl_allows(object.acl, wish.action) => Ok(()),
             // The operation will say that there is no such key, to those who could see it in a listing.
             None if acl::bucket_acl_allows(bucket_acl(wish.bucket), "s3:ListBucket") => Ok(()),
@@ -223,7 +227,7 @@ impl AccessControl {
     }
 
     /// Checks the source of a copy.
-    async fn check_copy_source<T>(&self, req: &S3Request<T>, source: &CopySource) -> S3Result<()> {
+    async fn check_copy_source<T>(&self, req: &S3Request<T>, source: &CopySource) -> S3Result<Judged> {
         let (bucket, _, _) = named_source(source)?;
         let bucket = self.bucket(bucket).await?;
         check_expected_owner(&req.headers, "x-amz-source-expected-bucket-owner", &bucket)?;
@@ -237,16 +241,13 @@ impl AccessControl {
         source: &CopySource,
         bucket: &Arc<Bucket>,
         [action, version_action]: [&'static str; 2],
-    ) -> S3Result<()> {
+    ) -> S3Result<Judged> {
         let (_, key, version) = named_source(source)?;
-        let (action, query) = match version {
-            None => (action, String::new()),
-            Some(version) => (version_action, format!("versionId={version}")),
-        };
+        let action = if version.is_some() { version_action } else { action };
         let wish = Wish { bucket, action, key: Some(key), version };
-        let mut facts = self.facts_of(req, None);
-        facts.query = &query;
-        self.authorize(&wish, &mut facts).await
+        let mut facts = self.facts_of(req, version, None);
+        self.authorize(&wish, &mut facts).await?;
+        Ok(facts.judged)
     }
 
     /// Checks that the tags which a copy takes over may be read where they are and set where they come to.
@@ -264,24 +265,31 @@ impl AccessControl {
             let reads = ["s3:GetObjectTagging", "s3:GetObjectVersionTagging"];
             self.authorize_source(req, &input.copy_source, &source, reads).await?;
             let wish = Wish { bucket: target, action: "s3:PutObjectTagging", key: Some(&input.key), version: None };
-            self.authorize(&wish, &mut self.facts_of(req, Some(&tags))).await?;
+            self.authorize(&wish, &mut self.facts_of(req, None, Some(&tags))).await?;
         }
         Ok(CopiedTags::These(tags))
     }
 
-    /// The facts of a request whose operation was checked already.
-    fn facts_of<'a, T>(&self, req: &'a S3Request<T>, body_tags: Option<&'a [Tag]>) -> RequestFacts<'a> {
+    /// The facts of a request whose operation was checked already, about an object in this version.
+    fn facts_of<'a, T>(
+        &self,
+        req: &'a S3Request<T>,
+        version: Option<&'a str>,
+        body_tags: Option<&'a [Tag]>,
+    ) -> RequestFacts<'a> {
         let query = req.uri.query().unwrap_or_default();
         let caller = Caller::of(&req.extensions);
         RequestFacts {
             caller,
             headers: &req.headers,
             query,
+            version,
             connection: req.extensions.get::<ClientConnection>().copied(),
             signing: signing(caller, req.extensions.get::<FormCaller>().is_some(), &req.headers),
             now_ms: self.inner.clock.now_ms(),
             object_tags: Vec::new(),
             body_tags,
+            judged: Judged::default(),
         }
     }
 
@@ -292,6 +300,7 @@ impl AccessControl {
             }
             cx.extensions_mut().insert(granted.caller);
             cx.extensions_mut().insert(granted.bucket);
+            granted.judged.keep(cx.extensions_mut());
             return Ok(());
         }
         let form = cx.extensions_mut().get::<FormCaller>().map(|form| form.0.clone());
@@ -310,19 +319,21 @@ impl AccessControl {
         }
         extensions.insert(caller.clone());
         let connection = extensions.get::<ClientConnection>().copied();
-        let bucket = self.check_path(operation, cx, &caller, connection, form.is_some()).await?;
-        let Some(bucket) = bucket else { return Ok(()) };
+        let decided = self.check_path(operation, cx, &caller, connection, form.is_some()).await?;
+        let Some((bucket, judged)) = decided else { return Ok(()) };
         let extensions = cx.extensions_mut();
         let may_come_again =
             |context: &&Arc<RequestContext>| strict_xml::may_rewrite(operation.name) || context.keeps_grant();
         if let Some(context) = extensions.get::<Arc<RequestContext>>().filter(may_come_again) {
-            context.set_granted(Granted { operation: operation.name, caller, bucket: Arc::clone(&bucket) });
+            let (bucket, judged) = (Arc::clone(&bucket), judged.clone());
+            context.set_granted(Granted { operation: operation.name, caller, bucket, judged });
         }
         extensions.insert(bucket);
+        judged.keep(extensions);
         Ok(())
     }
 
-    /// The checks by operation, path and headers. Gives the bucket of the path, if there is one.
+    /// The checks by operation, path and headers. Gives the bucket of the path, if there is one, and what was looked at.
     async fn check_path(
         &self,
         operation: &Operation,
@@ -330,7 +341,7 @@ impl AccessControl {
         caller: &Caller,
         connection: Option<ClientConnection>,
         is_form: bool,
-    ) -> S3Result<Option<Arc<Bucket>>> {
+    ) -> S3Result<Option<(Arc<Bucket>, Judged)>> {
         let anonymous = *caller == Caller::Anonymous;
         if !operation.supported {
             if anonymous {
@@ -365,23 +376,26 @@ impl AccessControl {
             // No ACL lets anybody delete. Each key would be refused, but the list would be taken first, however slowly it comes.
             return Err(access_denied());
         }
+        let version = query_value(query, "versionId").filter(|v| !v.is_empty());
         let mut facts = RequestFacts {
             caller,
             headers: cx.headers(),
             query,
+            version: version.as_deref(),
             connection,
             signing: signing(caller, is_form, cx.headers()),
             now_ms: self.inner.clock.now_ms(),
             object_tags: Vec::new(),
             body_tags: None,
+            judged: Judged::default(),
         };
-        let version = query_value(query, "versionId").filter(|v| !v.is_empty());
         for action in needed_actions(operation, version.is_some(), cx.headers()) {
             let wish =
                 Wish { bucket: &bucket, action, key: cx.s3_path().get_object_key(), version: version.as_deref() };
             self.authorize(&wish, &mut facts).await?;
         }
-        Ok(Some(bucket))
+        let judged = facts.judged;
+        Ok(Some((bucket, judged)))
     }
 }
 
@@ -496,7 +510,8 @@ impl S3Access for AccessControl {
     }
 
     async fn copy_object(&self, req: &mut S3Request<CopyObjectInput>) -> S3Result<()> {
-        self.check_copy_source(req, &req.input.copy_source).await?;
+        let judged = self.check_copy_source(req, &req.input.copy_source).await?;
+        judged.keep(&mut req.extensions);
         if req.input.tagging_directive.as_ref().is_none_or(|directive| directive.as_str() != "REPLACE") {
             let tags = self.check_copied_tags(req).await?;
             req.extensions.insert(tags);
@@ -505,7 +520,9 @@ impl S3Access for AccessControl {
     }
 
     async fn upload_part_copy(&self, req: &mut S3Request<UploadPartCopyInput>) -> S3Result<()> {
-        self.check_copy_source(req, &req.input.copy_source).await
+        let judged = self.check_copy_source(req, &req.input.copy_source).await?;
+        judged.keep(&mut req.extensions);
+        Ok(())
     }
 
     async fn put_object_tagging(&self, req: &mut S3Request<PutObjectTaggingInput>) -> S3Result<()> {
@@ -516,7 +533,11 @@ impl S3Access for AccessControl {
         let version = req.input.version_id.as_deref();
         let action = if version.is_some() { "s3:PutObjectVersionTagging" } else { "s3:PutObjectTagging" };
         let wish = Wish { bucket, action, key: Some(&req.input.key), version };
-        self.authorize(&wish, &mut self.facts_of(req, Some(&tags))).await
+        let mut facts = self.facts_of(req, version, Some(&tags));
+        self.authorize(&wish, &mut facts).await?;
+        let judged = facts.judged;
+        judged.keep(&mut req.extensions);
+        Ok(())
     }
 
     async fn delete_objects(&self, req: &mut S3Request<DeleteObjectsInput>) -> S3Result<()> {
@@ -526,21 +547,22 @@ impl S3Access for AccessControl {
             return Err(too_much());
         }
         let has_policy = bucket.config(BucketConfigKind::Policy).is_some();
-        let mut denied = Vec::new();
+        let (mut denied, mut judged) = (Vec::new(), Judged::default());
         let mut allowed = Vec::with_capacity(req.input.delete.objects.len());
         for object in std::mem::take(&mut req.input.delete.objects) {
             let version = object.version_id.as_deref();
             let action = if version.is_some() { "s3:DeleteObjectVersion" } else { "s3:DeleteObject" };
             let wish = Wish { bucket: &bucket, action, key: Some(&object.key), version };
-            let query = version.map(|v| format!("versionId={v}")).unwrap_or_default();
-            let mut facts = self.facts_of(req, None);
-            facts.query = &query;
+            let mut facts = self.facts_of(req, version, None);
             if has_policy {
                 // A large policy takes milliseconds for a long key, and nobody else is served on this thread meanwhile.
                 tokio::task::yield_now().await;
             }
             match self.authorize(&wish, &mut facts).await {
-                Ok(()) => allowed.push(object),
+                Ok(()) => {
+                    judged.append(facts.judged);
+                    allowed.push(object);
+                }
                 Err(error) if *error.code() == S3ErrorCode::AccessDenied => denied.push(DeleteError {
                     code: Some("AccessDenied".to_owned()),
                     key: Some(object.key),
@@ -551,6 +573,7 @@ impl S3Access for AccessControl {
             }
         }
         req.input.delete.objects = allowed;
+        judged.keep(&mut req.extensions);
         if !denied.is_empty() {
             req.extensions.insert(DeniedDeletes(denied));
         }

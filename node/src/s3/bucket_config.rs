@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use super::S3Front;
 use super::access::{bucket_acl, bucket_of};
 use super::errors::{ResultExt as _, ToS3 as _};
+use super::judged::Judged;
 
 /// Most tags of a bucket.
 const BUCKET_TAGS_MAX: usize = 50;
@@ -50,6 +51,18 @@ pub(super) fn stored<T: DeserializeOwned>(bucket: &Bucket, kind: BucketConfigKin
 
 pub(super) fn to_json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("plain structs of strings and numbers serialise")
+}
+
+/// A document as it is stored. What is stored with a bucket is read with it, for each request, so it is bounded.
+///
+/// # Errors
+/// `InvalidRequest` if it has more bytes than it may.
+pub(super) fn to_bounded_json<T: serde::Serialize>(value: &T, bytes_max: usize) -> S3Result<String> {
+    let text = to_json(value);
+    if text.len() > bytes_max {
+        return Err(s3_error!(InvalidRequest, "This configuration is larger than {} KiB.", bytes_max >> 10));
+    }
+    Ok(text)
 }
 
 /// Checks tags of a bucket against S3's rules.
@@ -361,6 +374,7 @@ impl S3Front {
     ) -> S3Result<S3Response<GetObjectAclOutput>> {
         let bucket = self.config_bucket(&req, &req.input.bucket).await?;
         let object = self.acl_object(&bucket, &req.input.key, req.input.version_id.as_deref()).await?;
+        Judged::check(&req.extensions, &bucket, &req.input.key, req.input.version_id.as_deref(), &object)?;
         Ok(S3Response::new(GetObjectAclOutput {
             grants: Some(grant_list(object.acl, &object.owner)),
             owner: Some(owner(&object.owner)),
@@ -375,6 +389,7 @@ impl S3Front {
         let bucket = self.config_bucket(&req, &req.input.bucket).await?;
         let input = &req.input;
         let object = self.acl_object(&bucket, &input.key, input.version_id.as_deref()).await?;
+        Judged::check(&req.extensions, &bucket, &input.key, input.version_id.as_deref(), &object)?;
         let has_grants = input.grant_full_control.is_some()
             || input.grant_read.is_some()
             || input.grant_read_acp.is_some()

@@ -34,6 +34,7 @@ use super::convert::{
     timestamp, upload_id, write_precondition_of_headers,
 };
 use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, not_implemented, precondition_failed};
+use super::judged::Judged;
 use super::put::{ObjectHead, answered_version};
 
 /// How often a copy looks at its source again when the content was reclaimed under it. Each time means that the source was
@@ -84,6 +85,7 @@ impl S3Front {
             }
             error
         })?;
+        Judged::check(extensions, &bucket, name.key, name.version, &object)?;
         if conditions.evaluate(&content.etag, object.last_modified_ms) != ReadDecision::Proceed {
             return Err(precondition_failed());
         }
@@ -232,7 +234,11 @@ impl S3Front {
                 let resolved = range.resolve(size_bytes).ok();
                 // Unlike a read, a part copy does not cut its range at the end of the source.
                 match (range, resolved) {
-                    (ByteRange::From { last: Some(last), .. }, Some(resolved)) if resolved.end == last + 1 => resolved,
+                    (ByteRange::From { last: Some(last), .. }, Some(resolved))
+                        if Some(resolved.end) == last.checked_add(1) =>
+                    {
+                        resolved
+                    }
                     _ => {
                         return Err(invalid_argument(format!(
                             "Range specified is not valid for source object of size: {size_bytes}"

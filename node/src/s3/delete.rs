@@ -13,6 +13,7 @@ use super::S3Front;
 use super::access::DeniedDeletes;
 use super::convert::{owner_of_writes, version_id, write_precondition};
 use super::errors::{ResultExt as _, ToS3 as _, not_implemented, too_much};
+use super::judged::{self, Judged};
 
 impl S3Front {
     /// Deletes a version, or the latest as versioning has it. What does not exist counts as deleted.
@@ -34,15 +35,16 @@ impl S3Front {
             marker_version: self.new_version(),
             owner: owner_of_writes(&req, &bucket),
             precondition,
-            only_if: None,
+            only_if: Judged::only_if(&req.extensions, &bucket, &input.key, input.version_id.as_deref()),
             event: self.event(&req.extensions, &bucket, EventName::RemovedDelete),
         };
+        let was_judged = request.only_if.is_some();
         let mut results = self.metadata.delete_objects(bucket.id, vec![request], self.clock.now_ms()).await.s3()?;
         let deleted = results
             .pop()
             .ok_or_else(|| MetadataError::Corrupt("a deletion without a result".into()))
             .and_then(absent_is_deleted)
-            .s3()?;
+            .map_err(|error| refusal(error, was_judged))?;
         Ok(S3Response::new(DeleteObjectOutput {
             delete_marker: deleted.delete_marker.then_some(true),
             version_id: deleted.version.map(|version| version.to_string()),
@@ -80,17 +82,17 @@ impl S3Front {
                     marker_version: self.new_version(),
                     owner: owner.clone(),
                     precondition: precondition_of(object.e_tag.as_ref())?,
-                    only_if: None,
+                    only_if: Judged::only_if(&req.extensions, &bucket, &object.key, object.version_id.as_deref()),
                     event: event.clone(),
                 }),
                 Err(error) => errors.push(error_entry(&object.key, object.version_id.clone(), &error)),
             }
         }
-        let named: Vec<_> = requests.iter().map(|r| (r.key.clone(), r.version)).collect();
+        let named: Vec<_> = requests.iter().map(|r| (r.key.clone(), r.version, r.only_if.is_some())).collect();
         let results = self.metadata.delete_objects(bucket.id, requests, self.clock.now_ms()).await.s3()?;
         let quiet = input.delete.quiet.unwrap_or(false);
         let mut deleted = Vec::new();
-        for ((key, version), result) in named.into_iter().zip(results) {
+        for ((key, version, was_judged), result) in named.into_iter().zip(results) {
             match absent_is_deleted(result) {
                 Ok(_) if quiet => {}
                 Ok(done) => deleted.push(DeletedObject {
@@ -99,7 +101,9 @@ impl S3Front {
                     version_id: version.map(|v| v.to_string()),
                     key: Some(key),
                 }),
-                Err(error) => errors.push(error_entry(&key, version.map(|v| v.to_string()), &error.to_s3())),
+                Err(error) => {
+                    errors.push(error_entry(&key, version.map(|v| v.to_string()), &refusal(error, was_judged)));
+                }
             }
         }
         Ok(S3Response::new(DeleteObjectsOutput {
@@ -123,6 +127,15 @@ fn absent_is_deleted(result: Result<Deleted, MetadataError>) -> Result<Deleted, 
     match result {
         Err(MetadataError::NoSuchVersion) => Ok(Deleted { version: None, delete_marker: false }),
         other => other,
+    }
+}
+
+/// Why nothing was deleted. What was judged by its tags and is another version now is to be judged anew, whatever else
+/// was asked.
+fn refusal(error: MetadataError, was_judged: bool) -> S3Error {
+    match error {
+        MetadataError::PreconditionFailed if was_judged => judged::changed(),
+        error => error.to_s3(),
     }
 }
 

@@ -12,6 +12,7 @@ use http::HeaderMap;
 use url::form_urlencoded;
 
 use super::auth::Caller;
+use super::judged::Judged;
 
 /// How the client is connected. The HTTP server puts it into each request's extensions; without it a request has no
 /// address, and conditions on `aws:SourceIp` see an absent key.
@@ -42,6 +43,8 @@ pub(crate) struct RequestFacts<'a> {
     pub(crate) headers: &'a HeaderMap,
     /// The raw query string.
     pub(crate) query: &'a str,
+    /// The version of the object that is decided about, where one is named: not always in the query.
+    pub(crate) version: Option<&'a str>,
     pub(crate) connection: Option<ClientConnection>,
     pub(crate) signing: Signing,
     pub(crate) now_ms: u64,
@@ -49,6 +52,8 @@ pub(crate) struct RequestFacts<'a> {
     pub(crate) object_tags: Vec<Tag>,
     /// Tags that the request sets in its body; those in the header `x-amz-tagging` are found without it.
     pub(crate) body_tags: Option<&'a [Tag]>,
+    /// What decisions by these facts looked at of stored objects.
+    pub(crate) judged: Judged,
 }
 
 /// The first value of a query parameter, decoded.
@@ -87,7 +92,7 @@ impl RequestFacts<'_> {
             ConditionKey::Prefix => query_value(self.query, "prefix"),
             ConditionKey::Delimiter => query_value(self.query, "delimiter"),
             ConditionKey::MaxKeys => query_value(self.query, "max-keys"),
-            ConditionKey::VersionId => query_value(self.query, "versionId"),
+            ConditionKey::VersionId => self.version.map(Cow::Borrowed),
             ConditionKey::AuthType => match self.signing {
                 Signing::Header => Some("REST-HEADER".into()),
                 Signing::Query => Some("REST-QUERY-STRING".into()),
@@ -123,6 +128,18 @@ impl Facts for RequestFacts<'_> {
         match key {
             ConditionKey::RequestObjectTagKeys => self.request_tags().into_iter().map(|(key, _)| key).collect(),
             key => self.value(key).into_iter().collect(),
+        }
+    }
+
+    fn cost(&self, key: &ConditionKey) -> usize {
+        match key {
+            ConditionKey::Prefix | ConditionKey::Delimiter | ConditionKey::MaxKeys | ConditionKey::SignatureAge => {
+                self.query.len()
+            }
+            ConditionKey::RequestObjectTag(_) | ConditionKey::RequestObjectTagKeys => {
+                self.headers.get("x-amz-tagging").map_or(0, http::HeaderValue::len)
+            }
+            _ => 0,
         }
     }
 }

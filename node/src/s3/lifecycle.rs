@@ -13,8 +13,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use holdfast_actors::domain::lifecycle::{
-    Day, Expiration, FilterForm, LifecycleRule, LifecycleRules, NoncurrentExpiration, NoncurrentTransition, RuleFault,
-    RuleFilter, Transition, TransitionMinimum,
+    Day, Expiration, FilterForm, LifecycleRule, LifecycleRules, NoncurrentExpiration, NoncurrentTransition, RULES_MAX,
+    RuleFault, RuleFilter, Transition, TransitionMinimum,
 };
 use holdfast_actors::flow::accesses::ReadRecorder;
 use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, BucketId, ObjectVersion, Tag};
@@ -23,13 +23,16 @@ use s3s::dto::{self, *};
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use time::OffsetDateTime;
 
-use super::bucket_config::{stored, to_json};
+use super::bucket_config::{stored, to_bounded_json};
 use super::convert::{http_date, timestamp};
 use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, no_such_class, not_configured};
 use super::{S3Front, classes};
 
 /// Configurations that are kept parsed: a bucket that is read often has its own in there.
 const PARSED_MAX: usize = 1_000;
+
+/// The rules of a bucket, in bytes as they are stored: a thousand with some hundred characters each.
+const DOCUMENT_BYTES_MAX: usize = 512 * 1024;
 
 /// What the front end knows of rules: how long a day is, the rules of buckets, parsed, and where to note reads.
 pub(crate) struct LifecycleView {
@@ -92,6 +95,9 @@ impl S3Front {
             .input
             .lifecycle_configuration
             .ok_or_else(|| s3_error!(MissingRequestBodyError, "Request Body is empty"))?;
+        if configuration.rules.len() > RULES_MAX {
+            return Err(RuleFault::Malformed("a configuration has 1 to 1000 rules").to_s3());
+        }
         let minimum = req.input.transition_default_minimum_object_size;
         let mut rules = LifecycleRules {
             // Below 2⁶³, as databases count.
@@ -113,7 +119,8 @@ impl S3Front {
             let since_ms = before.filter(LifecycleRules::asks_for_reads).and_then(|rules| rules.reads_since_ms);
             rules.reads_since_ms = Some(since_ms.unwrap_or_else(|| self.clock.now_ms()));
         }
-        self.set_config(&bucket.name, BucketConfigKind::Lifecycle, Some(to_json(&rules))).await?;
+        let document = to_bounded_json(&rules, DOCUMENT_BYTES_MAX)?;
+        self.set_config(&bucket.name, BucketConfigKind::Lifecycle, Some(document)).await?;
         Ok(S3Response::new(PutBucketLifecycleConfigurationOutput {
             transition_default_minimum_object_size: Some(transition_minimum(&rules)),
         }))

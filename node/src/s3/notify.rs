@@ -23,10 +23,13 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 
 use super::S3Front;
 use super::auth::Caller;
-use super::bucket_config::{stored, to_json};
+use super::bucket_config::{stored, to_bounded_json};
 use super::errors::not_implemented;
 use super::facts::ClientConnection;
 use super::request_id::RequestContext;
+
+/// The rules of a bucket, in bytes as they are stored. Every change of an object goes through them.
+const DOCUMENT_BYTES_MAX: usize = 64 * 1024;
 
 /// The principal of requests that nobody signed.
 const ANONYMOUS: &str = "anonymous";
@@ -111,7 +114,8 @@ impl S3Front {
                  events.rocketmq in its configuration)"
             ));
         }
-        self.set_config(&bucket.name, BucketConfigKind::Notification, Some(to_json(&rules))).await?;
+        let document = to_bounded_json(&rules, DOCUMENT_BYTES_MAX)?;
+        self.set_config(&bucket.name, BucketConfigKind::Notification, Some(document)).await?;
         Ok(S3Response::new(PutBucketNotificationConfigurationOutput::default()))
     }
 }

@@ -30,6 +30,7 @@ use super::convert::{
 };
 use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, precondition_failed, with_headers};
 use super::expires;
+use super::judged::Judged;
 
 /// The body of an answer. s3s asks for `Sync`; exclusive access through `get_mut` takes no lock.
 struct ObjectBody(Mutex<ObjectReader>);
@@ -198,6 +199,7 @@ impl S3Front {
         );
         let bucket = self.bucket_of(&req.extensions, &input.bucket, input.expected_bucket_owner.as_deref()).await?;
         let (object, content) = self.readable(&bucket, &input.key, input.version_id.as_deref()).await?;
+        Judged::check(&req.extensions, &bucket, &input.key, input.version_id.as_deref(), &object)?;
         if !conditions.is_empty() {
             evaluate(&conditions, &object, &content)?;
         }
@@ -262,6 +264,7 @@ impl S3Front {
         );
         let bucket = self.bucket_of(&req.extensions, &input.bucket, input.expected_bucket_owner.as_deref()).await?;
         let (object, content) = self.readable(&bucket, &input.key, input.version_id.as_deref()).await?;
+        Judged::check(&req.extensions, &bucket, &input.key, input.version_id.as_deref(), &object)?;
         evaluate(&conditions, &object, &content)?;
         let selection = select(&content, input.range, input.part_number)?;
 
@@ -329,6 +332,7 @@ impl S3Front {
         refuse_customer_key!(input);
         let bucket = self.bucket_of(&req.extensions, &input.bucket, input.expected_bucket_owner.as_deref()).await?;
         let (object, content) = self.readable(&bucket, &input.key, input.version_id.as_deref()).await?;
+        Judged::check(&req.extensions, &bucket, &input.key, input.version_id.as_deref(), &object)?;
         let mut output = GetObjectAttributesOutput {
             last_modified: Some(timestamp(object.last_modified_ms)),
             version_id: shown_version(&bucket, &object),
@@ -351,7 +355,8 @@ impl S3Front {
                     });
                 }
                 "ObjectParts" => {
-                    if !content.parts.is_empty() {
+                    // Once: a header has room for thousands of them, and a page for a thousand parts.
+                    if !content.parts.is_empty() && output.object_parts.is_none() {
                         output.object_parts = Some(object_parts(&content, input.max_parts, input.part_number_marker)?);
                     }
                 }

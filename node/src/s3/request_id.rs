@@ -8,6 +8,7 @@ use holdfast_actors::ports::metadata::Bucket;
 use parking_lot::Mutex;
 
 use super::auth::Caller;
+use super::judged::Judged;
 
 /// A request's id: 16 upper-case hex digits, as in S3. It goes into the log, the header `x-amz-request-id` and the body of
 /// an error, so that a user's report leads to the log line.
@@ -34,6 +35,7 @@ pub(crate) struct Granted {
     pub(crate) operation: &'static str,
     pub(crate) caller: Caller,
     pub(crate) bucket: Arc<Bucket>,
+    pub(crate) judged: Judged,
 }
 
 /// Shared between the HTTP service around s3s, which logs and counts a request, and access control inside, which learns

@@ -12,6 +12,7 @@ use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::S3Front;
 use super::errors::{ResultExt as _, invalid_argument, not_implemented};
+use super::judged::Judged;
 
 /// The longest restore, in days: a hundred years, so that its end is a date that every client understands.
 const DAYS_MAX: u32 = 36_500;
@@ -30,6 +31,7 @@ impl S3Front {
         let days = days_of(input.restore_request.as_ref())?;
         let bucket = self.bucket_of(&req.extensions, &input.bucket, input.expected_bucket_owner.as_deref()).await?;
         let (object, _) = self.readable(&bucket, &input.key, input.version_id.as_deref()).await?;
+        Judged::check(&req.extensions, &bucket, &input.key, input.version_id.as_deref(), &object)?;
         let now_ms = self.clock.now_ms();
         let request = MoveRequest {
             bucket: bucket.id,

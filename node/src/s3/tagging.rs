@@ -14,6 +14,7 @@ use s3s::{S3Request, S3Response, S3Result};
 use super::S3Front;
 use super::convert::{tag_set, tags, version_id};
 use super::errors::ResultExt as _;
+use super::judged::Judged;
 
 impl S3Front {
     /// The tags of a version.
@@ -24,6 +25,7 @@ impl S3Front {
         let input = &req.input;
         let bucket = self.bucket_of(&req.extensions, &input.bucket, input.expected_bucket_owner.as_deref()).await?;
         let (object, _) = self.readable(&bucket, &input.key, input.version_id.as_deref()).await?;
+        Judged::check(&req.extensions, &bucket, &input.key, input.version_id.as_deref(), &object)?;
         Ok(S3Response::new(GetObjectTaggingOutput {
             tag_set: tag_set(&object.tags),
             version_id: shown(&bucket, object.version),
@@ -83,11 +85,13 @@ impl S3Front {
         tags: Vec<Tag>,
         event: EventName,
     ) -> S3Result<Option<String>> {
-        let version = version_id(version)?;
+        let named = version;
+        let version = version_id(named)?;
         let bucket = self.bucket_of(extensions, bucket, expected_owner.as_deref()).await?;
         // Delete markers have no tags.
         let text = version.map(|version| version.to_string());
-        self.readable(&bucket, key, text.as_deref()).await?;
+        let (object, _) = self.readable(&bucket, key, text.as_deref()).await?;
+        Judged::check(extensions, &bucket, key, named, &object)?;
         let (event, now_ms) = (self.event(extensions, &bucket, event), self.clock.now_ms());
         let set = self.metadata.set_object_tags(bucket.id, key, version, tags, event, now_ms).await;
         let version = set.map_err(|error| match error {

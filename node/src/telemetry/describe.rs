@@ -206,6 +206,10 @@ pub(super) fn describe() {
     );
 
     describe_gauge!("holdfast_http_connections", "Connections of S3 clients that are open.");
+    describe_counter!(
+        "holdfast_http_connections_refused_total",
+        "Connections closed at once, since their address had its share of them."
+    );
     describe_counter!("holdfast_http_accept_errors_total", "Connections that could not be accepted.");
     describe_counter!("holdfast_http_copied_bytes_total", Unit::Bytes, "Bytes sent by copying them to the socket.");
     describe_counter!(

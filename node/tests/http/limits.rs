@@ -169,6 +169,51 @@ fn connections_beyond_the_limit_wait_for_a_place() {
 }
 
 #[test]
+fn connections_beyond_the_share_of_an_address_are_closed_and_others_are_served() {
+    run(async {
+        for (name, data_plane) in planes() {
+            let limits = Limits { connections_per_address: 2, ..Limits::default() };
+            let server = start(config(data_plane, limits), counting());
+            let mut places = vec![];
+            for _ in 0..2 {
+                let mut stream = connect(&server).await;
+                ask(&mut stream, "/").await;
+                head(&mut stream).await.unwrap();
+                places.push(stream);
+            }
+            let mut third = connect(&server).await;
+            closes(&mut third).await;
+            let other = tokio::net::TcpSocket::new_v4().unwrap();
+            other.bind(([127, 0, 0, 2], 0).into()).unwrap();
+            let mut other = other.connect(server.local_addr()).await.unwrap();
+            ask(&mut other, "/").await;
+            assert_eq!(head(&mut other).await.unwrap().0, 200, "{name}: another address");
+            places.clear();
+            eventually("the places are given back", || server.connections() == 1).await;
+            let mut next = connect(&server).await;
+            ask(&mut next, "/").await;
+            assert_eq!(head(&mut next).await.unwrap().0, 200, "{name}: a place was given back");
+        }
+    });
+}
+
+#[test]
+fn exempt_addresses_may_have_more_connections() {
+    run(async {
+        let exempt_addresses = vec!["127.0.0.1".parse().unwrap()];
+        let limits = Limits { connections_per_address: 1, exempt_addresses, ..Limits::default() };
+        let server = start(config(best_plane(), limits), counting());
+        let mut places = vec![];
+        for _ in 0..3 {
+            let mut stream = connect(&server).await;
+            ask(&mut stream, "/").await;
+            assert_eq!(head(&mut stream).await.unwrap().0, 200);
+            places.push(stream);
+        }
+    });
+}
+
+#[test]
 fn an_answer_before_the_body_has_come_is_not_lost_to_a_reset() {
     run(async {
         let server = start(config(best_plane(), Limits::default()), refusing());

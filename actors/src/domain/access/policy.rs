@@ -1,9 +1,9 @@
 //! Bucket policies: the IAM policy language, as far as a bucket's own policy needs it.
 //!
 //! A [`Policy`] is parsed and validated once ([`Policy::parse`]) and then asked about many requests
-//! ([`Policy::evaluate`]). Evaluation is a pure function of policy and request facts, allocates only where conditions
-//! or policy variables are used, and takes time linear in the policy's size for each request: patterns are matched
-//! without recursion ([`pattern`]).
+//! ([`Policy::evaluate`]). Evaluation is a pure function of policy and request facts, and what it costs is bounded:
+//! each pattern goes through the text once ([`pattern`]), and a decision that would take too many steps all the same is
+//! a Deny ([`work`]).
 //!
 //! What a policy may say: versions 2012-10-17 and 2008-10-17; Allow and Deny; Principal and NotPrincipal (`*`, users by
 //! name or ARN); Action and NotAction, Resource and NotResource with `*` and `?`; policy variables; the condition
@@ -18,6 +18,7 @@ mod json;
 mod keys;
 mod parse;
 mod pattern;
+mod work;
 
 pub use actions::{ACTIONS, Scope, scope_of};
 pub use keys::{ConditionKey, Facts};
@@ -25,6 +26,7 @@ pub use parse::{POLICY_BYTES_MAX, PolicyError};
 
 use condition::Condition;
 use pattern::Pattern;
+use work::Work;
 
 /// What a policy says about a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,11 +94,11 @@ impl Principals {
 }
 
 impl Statement {
-    fn applies_to(&self, attempt: &Attempt<'_>, resource: &str, facts: &dyn Facts) -> bool {
+    fn applies_to(&self, attempt: &Attempt<'_>, resource: &str, facts: &dyn Facts, work: &Work) -> bool {
         self.principal.include(attempt.user)
-            && self.actions.iter().any(|p| p.matches_ignoring_case(attempt.action)) != self.actions_negated
-            && self.resources.iter().any(|p| p.matches(resource, facts)) != self.resources_negated
-            && self.conditions.iter().all(|c| c.holds(facts))
+            && self.actions.iter().any(|p| p.matches_ignoring_case(attempt.action, work)) != self.actions_negated
+            && self.resources.iter().any(|p| p.matches(resource, facts, work)) != self.resources_negated
+            && self.conditions.iter().all(|c| c.holds(facts, work))
     }
 }
 
@@ -109,7 +111,8 @@ impl Policy {
         parse::parse(text, bucket)
     }
 
-    /// What the policy says about a request. An explicit Deny wins over every Allow.
+    /// What the policy says about a request. An explicit Deny wins over every Allow; so does a decision that takes too
+    /// much work.
     pub fn evaluate(&self, attempt: &Attempt<'_>, facts: &dyn Facts) -> Verdict {
         let joined;
         let resource = match attempt.key {
@@ -119,12 +122,17 @@ impl Policy {
                 &joined
             }
         };
+        let work = Work::of_decision();
         let mut verdict = Verdict::Silent;
         for statement in &self.statements {
             if statement.effect == Effect::Allow && verdict == Verdict::Allow {
                 continue;
             }
-            if statement.applies_to(attempt, resource, facts) {
+            let applies = statement.applies_to(attempt, resource, facts, &work);
+            if work.is_exhausted() {
+                return Verdict::Deny;
+            }
+            if applies {
                 match statement.effect {
                     Effect::Deny => return Verdict::Deny,
                     Effect::Allow => verdict = Verdict::Allow,
@@ -134,9 +142,13 @@ impl Policy {
         verdict
     }
 
-    /// Whether some condition looks at the tags of the stored object, which must then be read before evaluating.
+    /// Whether some condition or variable looks at the tags of the stored object, which must then be read before
+    /// evaluating.
     pub fn needs_object_tags(&self) -> bool {
-        self.statements.iter().flat_map(|s| &s.conditions).any(|c| matches!(c.key, ConditionKey::ExistingObjectTag(_)))
+        self.statements.iter().any(|s| {
+            s.resources.iter().any(Pattern::names_object_tags)
+                || s.conditions.iter().any(Condition::looks_at_object_tags)
+        })
     }
 
     /// Whether the policy grants anything to everybody: an Allow for all principals that no condition narrows down to

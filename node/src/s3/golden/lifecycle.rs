@@ -270,3 +270,20 @@ async fn answers_tell_when_a_latest_version_expires_and_by_which_rule() {
     let plain = world.head("/bucket/logs/a").send().await.expect(200);
     assert!(!plain.headers.contains_key("x-amz-expiration"));
 }
+
+#[tokio::test]
+async fn a_configuration_that_would_weigh_on_every_request_is_refused() {
+    let world = World::new().await;
+    let rules = |count: usize, prefix_chars: usize| {
+        let prefix = "p".repeat(prefix_chars);
+        let rule = |n: usize| {
+            format!("<Rule><ID>{n}</ID><Status>Enabled</Status><Filter><Prefix>{prefix}</Prefix></Filter>{DAYS}</Rule>")
+        };
+        xml(&(0..count).map(rule).collect::<String>())
+    };
+    world.put("/bucket?lifecycle").body(rules(1_000, 100)).send().await.expect(200);
+    world.put("/bucket?lifecycle").body(rules(1_000, 1_000)).send().await.expect_error(400, "InvalidRequest");
+    world.put("/bucket?lifecycle").body(rules(1_001, 1)).send().await.expect_error(400, "MalformedXML");
+    let kept = world.get("/bucket?lifecycle").send().await.expect(200);
+    assert_eq!(kept.tags("ID").len(), 1_000);
+}

@@ -1,6 +1,11 @@
 //! Who may do what.
 
-use holdfast_actors::ports::metadata::{CannedAcl, Tag};
+use std::sync::Arc;
+
+use holdfast_actors::flow::cold::read::{ColdReadSettings, ColdReads};
+use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
+use holdfast_actors::ports::metadata::{CannedAcl, ObjectVersion, Tag};
+use holdfast_actors::ports::tiers::EmptyTiers;
 use http::StatusCode;
 
 use super::super::access::CopiedTags;
@@ -202,6 +207,31 @@ async fn the_age_of_a_signature_is_not_what_somebody_without_one_says() {
 }
 
 #[tokio::test]
+async fn the_age_of_a_signature_counts_for_each_key_of_a_list() {
+    let fixture = Fixture::new();
+    fixture.put_object("k", CannedAcl::Private, &[]);
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Action":["s3:DeleteObject","s3:DeleteObjectVersion","s3:GetObject"],
+                "Resource":"arn:aws:s3:::photos/*"},
+               {"Effect":"Deny","Principal":"*","Action":"s3:*","Resource":"arn:aws:s3:::photos/*",
+                "Condition":{"NumericGreaterThan":{"s3:signatureAge":"600000"}}}"#,
+        )
+        .await;
+    // The version is the client's text, and no part of a query.
+    let list = b"<Delete><Object><Key>k</Key></Object><Object><Key>k</Key>\
+        <VersionId>null&amp;X-Amz-Date=20990101T000000Z</VersionId></Object></Delete>";
+    let mut signer = fixture.signer("bob");
+    for (age_ms, deleted) in [(0, 2), (1_200_000, 0)] {
+        signer.at_ms -= age_ms;
+        let url = signer.presign("POST", HOST, "/photos", &[("delete", "")], "3600");
+        let answer = fixture.send(unsigned("POST", HOST, &url, &[], list)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        assert_eq!(answer.body.matches("<Deleted>").count(), deleted, "{}", answer.body);
+    }
+}
+
+#[tokio::test]
 async fn a_write_that_sets_an_acl_or_tags_needs_those_permissions_too() {
     let fixture = Fixture::new();
     fixture
@@ -347,4 +377,59 @@ async fn a_subresource_that_nobody_knows_is_not_taken_for_a_write() {
     let url = fixture.signer("ann").presign("DELETE", HOST, "/photos/k", &[("versionId", "")], "60");
     let answer = fixture.send(unsigned("DELETE", HOST, &url, &[], b"")).await;
     assert!(answer.status.is_success(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_object_that_is_overwritten_after_the_decision_is_not_given_out_by_it() {
+    let cold = ColdReads::new(Arc::new(EmptyTiers), ColdReadSettings::default());
+    let fixture = Fixture::of_front(Arc::new(MemoryChunkStore::new()), cold);
+    // Puts an object there, to be overwritten by another as soon as it was read.
+    let overwrite = |acl: CannedAcl, tags: &[(&str, &str)], next_acl: CannedAcl, next_tags: &[(&str, &str)]| {
+        fixture.store.add_object("photos", "k", next_acl, next_tags);
+        let mut next = ObjectVersion::clone(fixture.store.objects.lock().values().next().unwrap());
+        next.sequence = 2;
+        fixture.store.add_object("photos", "k", acl, tags);
+        *fixture.store.overwriting.lock() = Some(Arc::new(next));
+    };
+    let (open, shut) = (CannedAcl::PublicRead, CannedAcl::Private);
+    for method in ["GET", "HEAD"] {
+        overwrite(open, &[], shut, &[]);
+        let answer = fixture.anonymous(method, "/photos/k", &[], b"").await;
+        assert_eq!(answer.status, StatusCode::CONFLICT, "{method}: {answer:?}");
+        assert_eq!(fixture.anonymous(method, "/photos/k", &[], b"").await.status, StatusCode::FORBIDDEN, "{method}");
+    }
+    overwrite(open, &[], open, &[("a", "b")]);
+    assert_eq!(fixture.anonymous("GET", "/photos/k", &[], b"").await.status, StatusCode::OK, "as open as before");
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Action":"s3:GetObject","Resource":"arn:aws:s3:::photos/*",
+                "Condition":{"StringEquals":{"s3:ExistingObjectTag/state":"released"}}}"#,
+        )
+        .await;
+    let released: &[(&str, &str)] = &[("state", "released")];
+    overwrite(shut, released, shut, &[]);
+    assert_eq!(fixture.call("bob", "GET", "/photos/k", &[], b"").await.code(), "OperationAborted");
+    overwrite(shut, released, shut, &[]);
+    let copy = [("x-amz-copy-source", "/photos/k")];
+    assert_eq!(fixture.call("bob", "PUT", "/drafts/k", &copy, b"").await.code(), "OperationAborted");
+    overwrite(shut, released, shut, released);
+    assert_eq!(fixture.call("bob", "GET", "/photos/k", &[], b"").await.status, StatusCode::OK);
+
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Action":"s3:DeleteObject","Resource":"arn:aws:s3:::photos/*",
+                "Condition":{"StringEquals":{"s3:ExistingObjectTag/state":"released"}}}"#,
+        )
+        .await;
+    overwrite(shut, released, shut, &[]);
+    let answer = fixture.call("bob", "DELETE", "/photos/k", &[], b"").await;
+    assert_eq!(answer.code(), "OperationAborted", "{answer:?}");
+    overwrite(shut, released, shut, &[]);
+    let list = b"<Delete><Object><Key>k</Key></Object></Delete>";
+    let answer = fixture.call("bob", "POST", "/photos?delete", &[], list).await;
+    assert!(answer.body.contains("<Code>OperationAborted</Code>"), "{answer:?}");
+    assert_eq!(fixture.call("ann", "HEAD", "/photos/k", &[], b"").await.status, StatusCode::OK, "it is still there");
+    fixture.store.add_object("photos", "k", shut, released);
+    assert_eq!(fixture.call("bob", "DELETE", "/photos/k", &[], b"").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(fixture.call("ann", "HEAD", "/photos/k", &[], b"").await.status, StatusCode::NOT_FOUND);
 }

@@ -18,6 +18,8 @@ pub struct TestStore {
     pub buckets: Mutex<HashMap<String, Arc<Bucket>>>,
     pub objects: Mutex<HashMap<(BucketId, String), Arc<ObjectVersion>>>,
     pub keys: Mutex<HashMap<String, Arc<AccessKey>>>,
+    /// What overwrites the next object that is read, once it was read.
+    pub overwriting: Mutex<Option<Arc<ObjectVersion>>>,
     /// What the next request for a move is answered.
     pub queued: Mutex<Option<MoveQueued>>,
     /// The moves that were asked for.
@@ -134,7 +136,13 @@ impl MetadataStore for TestStore {
         not_here()
     }
     async fn object(&self, bucket: BucketId, key: &str, _: Option<VersionId>) -> MetadataResult<Arc<ObjectVersion>> {
-        self.objects.lock().get(&(bucket, key.to_owned())).cloned().ok_or(MetadataError::NoSuchKey)
+        let at = (bucket, key.to_owned());
+        let mut objects = self.objects.lock();
+        let object = objects.get(&at).cloned().ok_or(MetadataError::NoSuchKey);
+        if let Some(next) = self.overwriting.lock().take() {
+            objects.insert(at, next);
+        }
+        object
     }
     async fn request_move(&self, request: MoveRequest) -> MetadataResult<MoveQueued> {
         self.moves.lock().push(request);
@@ -145,11 +153,21 @@ impl MetadataStore for TestStore {
     }
     async fn delete_objects(
         &self,
-        _: BucketId,
-        _: Vec<DeleteRequest>,
+        bucket: BucketId,
+        requests: Vec<DeleteRequest>,
         _: u64,
     ) -> MetadataResult<Vec<MetadataResult<Deleted>>> {
-        not_here()
+        let mut objects = self.objects.lock();
+        let mut delete = |request: DeleteRequest| {
+            let at = (bucket, request.key);
+            let sequence = objects.get(&at).map(|object| object.sequence);
+            if request.only_if.is_some_and(|only_if| Some(only_if.sequence) != sequence) {
+                return Err(MetadataError::PreconditionFailed);
+            }
+            objects.remove(&at);
+            Ok(Deleted { version: None, delete_marker: false })
+        };
+        Ok(requests.into_iter().map(&mut delete).collect())
     }
     async fn set_object_tags(
         &self,

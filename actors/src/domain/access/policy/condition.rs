@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::date;
 use super::keys::{ConditionKey, Facts};
 use super::pattern::Pattern;
+use super::work::Work;
 
 /// How a condition with several values on the request's side combines them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,7 +212,10 @@ pub(super) struct Condition {
 
 impl Condition {
     /// Whether the request satisfies the condition.
-    pub(super) fn holds(&self, facts: &dyn Facts) -> bool {
+    pub(super) fn holds(&self, facts: &dyn Facts, work: &Work) -> bool {
+        if !work.spend(facts.cost(&self.key)) {
+            return false;
+        }
         let values = facts.values(&self.key);
         let Operator { quantifier, comparison, negated, if_exists } = self.operator;
         if comparison == Comparison::Null {
@@ -227,7 +231,7 @@ impl Condition {
                 };
         }
         // One value holds if it equals one of the policy's, or for a negated operator none of them.
-        let holds = |value: &str| self.operands.iter().any(|o| self.equals(value, o, facts)) != negated;
+        let holds = |value: &str| self.operands.iter().any(|o| self.equals(value, o, facts, work)) != negated;
         match quantifier {
             Quantifier::All => values.iter().all(|v| holds(v)),
             Quantifier::Any => values.iter().any(|v| holds(v)),
@@ -237,18 +241,28 @@ impl Condition {
         }
     }
 
-    fn equals(&self, value: &str, operand: &Operand, facts: &dyn Facts) -> bool {
+    fn equals(&self, value: &str, operand: &Operand, facts: &dyn Facts, work: &Work) -> bool {
+        // Texts are charged for as far as they are looked at.
+        if !matches!(operand, Operand::Text(_)) && !work.spend(value.len()) {
+            return false;
+        }
         match (self.operator.comparison, operand) {
             (Comparison::Text { ignore_case: true, .. }, Operand::Text(pattern)) => {
-                pattern.matches_folded(value, facts)
+                pattern.matches_folded(value, facts, work)
             }
-            (Comparison::Text { .. }, Operand::Text(pattern)) => pattern.matches(value, facts),
+            (Comparison::Text { .. }, Operand::Text(pattern)) => pattern.matches(value, facts, work),
             (Comparison::Number(order), Operand::Number(n)) => parse_number(value).is_some_and(|v| order.holds(v, *n)),
             (Comparison::Date(order), Operand::Date(ms)) => date::parse_ms(value).is_some_and(|v| order.holds(v, *ms)),
             (Comparison::Bool, Operand::Bool(b)) => parse_bool(value) == Some(*b),
             (Comparison::Ip, Operand::Network(network)) => value.parse().is_ok_and(|ip| network.contains(ip)),
             _ => false,
         }
+    }
+
+    /// Whether the tags of the stored object have a say: as the key, or by a variable in a value.
+    pub(super) fn looks_at_object_tags(&self) -> bool {
+        matches!(self.key, ConditionKey::ExistingObjectTag(_))
+            || self.operands.iter().any(|o| matches!(o, Operand::Text(pattern) if pattern.names_object_tags()))
     }
 
     /// Whether the condition limits who can make the request to fixed users or networks; see

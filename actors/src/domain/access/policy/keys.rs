@@ -114,6 +114,12 @@ impl ConditionKey {
 pub trait Facts {
     /// The values of a key; empty when the request has none.
     fn values(&self, key: &ConditionKey) -> Vec<Cow<'_, str>>;
+
+    /// How many bytes have to be looked through to find them, about.
+    fn cost(&self, key: &ConditionKey) -> usize {
+        let _ = key;
+        0
+    }
 }
 
 /// A request of which nothing is known.

@@ -5,6 +5,7 @@ use super::condition::{Condition, Operator};
 use super::json::Json;
 use super::keys::ConditionKey;
 use super::pattern::Pattern;
+use super::work::Work;
 use super::{Effect, Policy, Principals, Statement};
 
 /// Largest policy, in bytes of its text.
@@ -246,7 +247,8 @@ fn parse_actions(value: &Json, field: &str, place: Place<'_>) -> Result<Vec<(Str
     let mut actions = Vec::new();
     for text in texts(value, field, place)? {
         let pattern = Pattern::wildcards(text);
-        if !ACTIONS.iter().any(|(name, _)| pattern.matches_ignoring_case(name)) {
+        let work = Work::of_decision();
+        if !ACTIONS.iter().any(|(name, _)| pattern.matches_ignoring_case(name, &work)) {
             return Err(place.error(field, format_args!("{text:?} is not an action of S3")));
         }
         actions.push((text.to_owned(), pattern));

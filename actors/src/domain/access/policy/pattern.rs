@@ -1,11 +1,15 @@
 //! Patterns with `*`, `?` and policy variables.
 //!
-//! Matching keeps one place to go back to, the last `*`: a later `*` can only be reached with a shorter rest, so going
-//! back further never helps. The cost is at most pattern length times text length, whatever a client sends.
+//! A pattern is a row of pieces between its `*`. The first has to stand at the text's beginning, the last at its end,
+//! and each of the others is looked for after the one before, where it comes first: a later place would only leave less
+//! for what follows. A piece is looked for as by Knuth, Morris and Pratt, so that pattern and text are each gone
+//! through once. Only a piece with `?` between two `*` is tried at each place; what that may cost is bounded by
+//! [`Work`].
 
 use std::fmt;
 
 use super::keys::{ConditionKey, Facts};
+use super::work::Work;
 
 /// One element of a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,38 +102,52 @@ impl Pattern {
         self.tokens.iter().any(|t| matches!(t, Token::AnyRun | Token::AnyChar))
     }
 
-    /// Whether the whole text matches.
-    pub(super) fn matches(&self, text: &str, facts: &dyn Facts) -> bool {
-        self.matches_by(text, facts, |a, b| a == b)
+    /// Whether the pattern has a policy variable that stands for a tag of the stored object.
+    pub(super) fn names_object_tags(&self) -> bool {
+        self.tokens.iter().any(|t| matches!(t, Token::Variable(ConditionKey::ExistingObjectTag(_), _)))
     }
 
-    /// Whether the whole text matches, letters of either case being equal. For condition values.
-    pub(super) fn matches_folded(&self, text: &str, facts: &dyn Facts) -> bool {
-        self.matches_by(text, facts, |a, b| a == b || a.to_lowercase().eq(b.to_lowercase()))
+    /// Whether the whole text matches. If the work is exhausted, the answer means nothing.
+    pub(super) fn matches(&self, text: &str, facts: &dyn Facts, work: &Work) -> bool {
+        self.matches_by(text, facts, work, |a, b| a == b)
+    }
+
+    /// As [`Self::matches`], letters of either case being equal. For condition values.
+    pub(super) fn matches_folded(&self, text: &str, facts: &dyn Facts, work: &Work) -> bool {
+        self.matches_by(text, facts, work, |a, b| a == b || a.to_lowercase().eq(b.to_lowercase()))
     }
 
     /// As [`Self::matches_folded`], for patterns without variables.
-    pub(super) fn matches_ignoring_case(&self, text: &str) -> bool {
-        matches_tokens(&self.tokens, text, |a, b| a.eq_ignore_ascii_case(&b))
+    pub(super) fn matches_ignoring_case(&self, text: &str, work: &Work) -> bool {
+        matches_tokens(&self.tokens, text, work, |a, b| a.eq_ignore_ascii_case(&b))
     }
 
-    fn matches_by(&self, text: &str, facts: &dyn Facts, same: impl Fn(char, char) -> bool) -> bool {
+    fn matches_by(&self, text: &str, facts: &dyn Facts, work: &Work, same: impl Fn(char, char) -> bool) -> bool {
         if !self.has_variables {
-            return matches_tokens(&self.tokens, text, same);
+            return matches_tokens(&self.tokens, text, work, same);
         }
         let mut resolved = Vec::with_capacity(self.tokens.len());
         for token in &self.tokens {
-            match token {
-                Token::Variable(key, default) => match (facts.values(key).first(), default) {
-                    (Some(value), _) => resolved.extend(value.chars().map(Token::Char)),
-                    (None, Some(default)) => resolved.extend(default.chars().map(Token::Char)),
-                    // A variable without a value matches nothing, so that `home/${aws:username}/*` is nobody's.
-                    (None, None) => return false,
-                },
-                other => resolved.push(other.clone()),
+            let Token::Variable(key, default) = token else {
+                resolved.push(token.clone());
+                continue;
+            };
+            if !work.spend(facts.cost(key)) {
+                return false;
+            }
+            let values = facts.values(key);
+            // A variable without a value matches nothing, so that `home/${aws:username}/*` is nobody's.
+            let Some(value) = values.first().map(|value| &**value).or(default.as_deref()) else { return false };
+            // Nor does what is longer than the text: a client that sends long values is not to have them put together.
+            if !work.spend(value.len()) || value.chars().count() > text.len() {
+                return false;
+            }
+            resolved.extend(value.chars().map(Token::Char));
+            if resolved.len() > self.tokens.len() + text.len() {
+                return false;
             }
         }
-        matches_tokens(&resolved, text, same)
+        matches_tokens(&resolved, text, work, same)
     }
 }
 
@@ -146,41 +164,112 @@ fn variable(text: &str) -> Result<Token, PatternError> {
     Ok(Token::Variable(key, default))
 }
 
-fn matches_tokens(tokens: &[Token], text: &str, same: impl Fn(char, char) -> bool) -> bool {
-    let (mut token, mut at) = (0, 0);
-    // Where to go on if what follows the last `*` does not match: the token after it, and the text it has yet to eat.
-    let mut retry: Option<(usize, usize)> = None;
-    while at < text.len() {
-        let c = text[at..].chars().next().expect("`at` is a character boundary before the end");
-        let step = match tokens.get(token) {
-            Some(Token::AnyRun) => {
-                retry = Some((token + 1, at));
-                token += 1;
-                continue;
-            }
-            Some(Token::AnyChar) => true,
-            Some(Token::Char(t)) => same(*t, c),
-            Some(Token::Variable(..)) | None => false,
-        };
-        if step {
-            token += 1;
-            at += c.len_utf8();
-        } else if let Some((after_run, from)) = retry {
-            let eaten = text[from..].chars().next().map_or(text.len(), |c| from + c.len_utf8());
-            retry = Some((after_run, eaten));
-            token = after_run;
-            at = eaten;
-        } else {
-            return false;
+fn matches_tokens(tokens: &[Token], text: &str, work: &Work, same: impl Fn(char, char) -> bool) -> bool {
+    let mut pieces = tokens.split(|token| *token == Token::AnyRun);
+    let first = pieces.next().unwrap_or_default();
+    let Some(rest) = after_start(first, text, work, &same) else { return false };
+    // What follows the last `*`; without any `*` the first piece is the whole pattern.
+    let Some(last) = pieces.next_back() else { return rest.is_empty() };
+    let Some(mut rest) = before_end(last, rest, work, &same) else { return false };
+    for piece in pieces {
+        match after_first(piece, rest, work, &same) {
+            Some(after) => rest = after,
+            None => return false,
         }
     }
-    tokens[token.min(tokens.len())..].iter().all(|t| *t == Token::AnyRun)
+    true
+}
+
+/// Whether a token other than `*` stands for a character.
+fn fits(token: &Token, c: char, same: &impl Fn(char, char) -> bool) -> bool {
+    match token {
+        Token::Char(t) => same(*t, c),
+        Token::AnyChar => true,
+        Token::AnyRun | Token::Variable(..) => false,
+    }
+}
+
+/// What of the text comes after a piece that stands at its beginning.
+fn after_start<'t>(piece: &[Token], text: &'t str, work: &Work, same: &impl Fn(char, char) -> bool) -> Option<&'t str> {
+    let mut chars = text.chars();
+    for token in piece {
+        if !work.spend(1) || !fits(token, chars.next()?, same) {
+            return None;
+        }
+    }
+    Some(chars.as_str())
+}
+
+/// What of the text comes before a piece that stands at its end.
+fn before_end<'t>(piece: &[Token], text: &'t str, work: &Work, same: &impl Fn(char, char) -> bool) -> Option<&'t str> {
+    let mut chars = text.chars();
+    for token in piece.iter().rev() {
+        if !work.spend(1) || !fits(token, chars.next_back()?, same) {
+            return None;
+        }
+    }
+    Some(chars.as_str())
+}
+
+/// What of the text comes after the first place where a piece stands.
+fn after_first<'t>(piece: &[Token], text: &'t str, work: &Work, same: &impl Fn(char, char) -> bool) -> Option<&'t str> {
+    // A piece has as many characters as tokens.
+    if piece.len() > text.len() {
+        return None;
+    }
+    let mut chars = Vec::with_capacity(piece.len());
+    for token in piece {
+        match token {
+            Token::Char(c) => chars.push(*c),
+            _ => return after_first_tried(piece, text, work, same),
+        }
+    }
+    if !work.spend(2 * (chars.len() + text.len())) {
+        return None;
+    }
+    if chars.is_empty() {
+        return Some(text);
+    }
+    // For each beginning of the piece: how much of its end is also its beginning.
+    let mut borders = vec![0; chars.len()];
+    for index in 1..chars.len() {
+        let mut border = borders[index - 1];
+        while border > 0 && !same(chars[index], chars[border]) {
+            border = borders[border - 1];
+        }
+        borders[index] = border + usize::from(same(chars[index], chars[border]));
+    }
+    let mut found = 0;
+    for (at, c) in text.char_indices() {
+        while found > 0 && !same(chars[found], c) {
+            found = borders[found - 1];
+        }
+        found += usize::from(same(chars[found], c));
+        if found == chars.len() {
+            return Some(&text[at + c.len_utf8()..]);
+        }
+    }
+    None
+}
+
+/// As [`after_first`], for pieces with `?`, which are not equal to themselves everywhere.
+fn after_first_tried<'t>(
+    piece: &[Token],
+    text: &'t str,
+    work: &Work,
+    same: &impl Fn(char, char) -> bool,
+) -> Option<&'t str> {
+    text.char_indices().find_map(|(at, _)| after_start(piece, &text[at..], work, same))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::keys::NoFacts;
     use super::*;
+
+    fn work() -> Work {
+        Work::of_decision()
+    }
 
     /// The definition, by recursion: what the iterative matcher must agree with.
     fn reference(pattern: &[char], text: &[char]) -> bool {
@@ -197,7 +286,7 @@ mod tests {
         fn matching_agrees_with_its_definition(pattern in "[ab*?é]{0,9}", text in "[abé]{0,9}") {
             let chars = |s: &str| s.chars().collect::<Vec<_>>();
             let expected = reference(&chars(&pattern), &chars(&text));
-            proptest::prop_assert_eq!(Pattern::wildcards(&pattern).matches(&text, &NoFacts), expected);
+            proptest::prop_assert_eq!(Pattern::wildcards(&pattern).matches(&text, &NoFacts, &work()), expected);
         }
     }
 
@@ -205,9 +294,57 @@ mod tests {
     fn many_stars_take_no_exponential_time() {
         let pattern = Pattern::wildcards(&"a*".repeat(2_000));
         let text = format!("{}b", "a".repeat(1_000));
-        assert!(!pattern.matches(&text, &NoFacts));
+        assert!(!pattern.matches(&text, &NoFacts, &work()));
         let pattern = Pattern::wildcards(&format!("{}b", "*a".repeat(500)));
-        assert!(!pattern.matches(&"a".repeat(1_024), &NoFacts));
+        assert!(!pattern.matches(&"a".repeat(1_024), &NoFacts, &work()));
+    }
+
+    #[test]
+    fn pieces_are_looked_for_in_one_pass() {
+        // Each piece nearly stands at every place. One by one that would be 1,700 times 32,768 comparisons a piece.
+        let pattern = Pattern::wildcards(&format!("*{}b*", "a".repeat(1_700)).repeat(10));
+        let work = work();
+        assert!(!pattern.matches(&"a".repeat(32 << 10), &NoFacts, &work));
+        assert!(!work.is_exhausted(), "the answer is one");
+        let text = format!("{}b", "a".repeat(1_800)).repeat(10);
+        assert!(pattern.matches(&text, &NoFacts, &Work::of_decision()));
+        assert!(!pattern.matches(&text[..text.len() - 1], &NoFacts, &Work::of_decision()));
+    }
+
+    #[test]
+    fn what_cannot_be_done_in_one_pass_is_given_up() {
+        let pattern = Pattern::wildcards(&format!("*{}?b*", "a".repeat(10_000)));
+        let work = work();
+        assert!(!pattern.matches(&"a".repeat(32 << 10), &NoFacts, &work));
+        assert!(work.is_exhausted());
+    }
+
+    #[test]
+    fn values_that_are_longer_than_the_text_are_not_put_together() {
+        struct Long(String);
+        impl Facts for Long {
+            fn values(&self, _key: &ConditionKey) -> Vec<std::borrow::Cow<'_, str>> {
+                vec![self.0.as_str().into()]
+            }
+        }
+        let facts = Long("x".repeat(30_000));
+        let pattern = Pattern::with_variables(&"${s3:prefix}".repeat(1_500), true).unwrap();
+        let work = work();
+        assert!(!pattern.matches("b/key", &facts, &work));
+        assert!(!work.is_exhausted(), "the first value says it all");
+        let pattern = Pattern::with_variables("*${s3:prefix}*", true).unwrap();
+        assert!(pattern.matches(&format!("b/{}/key", facts.0), &facts, &work));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn letters_of_either_case_are_found_within_pieces(pattern in "[aB*É]{0,9}", text in "[aBÉ]{0,9}") {
+            let chars = |s: &str| s.to_lowercase().chars().collect::<Vec<_>>();
+            let expected = reference(&chars(&pattern), &chars(&text));
+            let swapped: String = text.chars().map(|c| if c.is_lowercase() { 'A' } else { c }).collect();
+            let matches = Pattern::wildcards(&pattern).matches_folded(&swapped, &NoFacts, &work());
+            proptest::prop_assert_eq!(matches, expected);
+        }
     }
 
     #[test]
@@ -219,12 +356,12 @@ mod tests {
             }
         }
         let pattern = Pattern::with_variables("b/home/${aws:username}/*", true).unwrap();
-        assert!(pattern.matches("b/home/ann/x", &Named("ann")));
-        assert!(!pattern.matches("b/home/bob/x", &Named("ann")));
-        assert!(!pattern.matches("b/home/bob/x", &Named("*")), "a user named * gains nothing");
-        assert!(!pattern.matches("b/home//x", &NoFacts));
+        assert!(pattern.matches("b/home/ann/x", &Named("ann"), &work()));
+        assert!(!pattern.matches("b/home/bob/x", &Named("ann"), &work()));
+        assert!(!pattern.matches("b/home/bob/x", &Named("*"), &work()), "a user named * gains nothing");
+        assert!(!pattern.matches("b/home//x", &NoFacts, &work()));
         let pattern = Pattern::with_variables("b/${aws:username, 'guest'}/${*}${$}", true).unwrap();
-        assert!(pattern.matches("b/guest/*$", &NoFacts));
+        assert!(pattern.matches("b/guest/*$", &NoFacts, &work()));
         assert_eq!(Pattern::with_variables("b/${aws:username", true), Err(PatternError::Unclosed));
         assert!(matches!(Pattern::with_variables("${aws:nonsense}", true), Err(PatternError::UnknownVariable(_))));
     }

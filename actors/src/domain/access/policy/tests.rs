@@ -429,3 +429,33 @@ mod any_input {
         assert!(refusal(&text).contains("JSON"));
     }
 }
+
+#[test]
+fn a_decision_that_takes_too_much_work_is_a_deny() {
+    let costly = format!("*{}?b*", "a".repeat(9_000));
+    let policy = policy(&format!(
+        r#"{{"Effect":"Allow","Principal":"*","Action":"s3:GetObject","Resource":"arn:aws:s3:::photos/*"}},
+           {{"Effect":"Deny","Principal":"*","Action":"s3:GetObject","Resource":"arn:aws:s3:::photos/*",
+             "Condition":{{"StringLike":{{"aws:UserAgent":"{costly}"}}}}}}"#
+    ));
+    let asked = |agent: &'static str| {
+        policy.evaluate(&attempt(None, "s3:GetObject", Some("a")), &facts([("aws:UserAgent", agent)]))
+    };
+    assert_eq!(asked("curl"), Verdict::Allow);
+    assert_eq!(asked("a".repeat(32 << 10).leak()), Verdict::Deny);
+}
+
+#[test]
+fn tags_of_the_object_are_needed_wherever_a_policy_names_them() {
+    let of = |resource: &str, condition: &str| {
+        policy(&format!(
+            r#"{{"Effect":"Deny","Principal":"*","Action":"s3:GetObject","Resource":"arn:aws:s3:::photos/{resource}",
+                 "Condition":{condition}}}"#
+        ))
+    };
+    let plain = r#"{"StringEquals":{"s3:authType":"POST"}}"#;
+    assert!(!of("*", plain).needs_object_tags());
+    assert!(of("*", r#"{"StringEquals":{"s3:ExistingObjectTag/team":"red"}}"#).needs_object_tags());
+    assert!(of("*", r#"{"StringEquals":{"aws:username":"${s3:ExistingObjectTag/team}"}}"#).needs_object_tags());
+    assert!(of("${s3:ExistingObjectTag/team, 'none'}/*", plain).needs_object_tags());
+}

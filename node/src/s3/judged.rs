@@ -1,0 +1,125 @@
+//! What a decision about a request looked at of stored objects.
+//!
+//! Access control reads an object for its ACL or its tags, and the operation reads it once more: in between it may have
+//! been overwritten by one that the caller may not read, and who asks often enough meets that moment. So access control
+//! leaves a note of what it saw, and the operation compares it with the object at hand. Where both are alike, so would
+//! be the decision.
+//!
+//! A deletion reads nothing: it is carried out only on the version that was looked at ([`Judged::only_if`]). That an
+//! object is overwritten is decided by the one that was there before.
+
+use holdfast_actors::ports::metadata::{Bucket, BucketId, CannedAcl, ObjectVersion, OnlyIf, Tag};
+use http::Extensions;
+use s3s::{S3Error, S3Result, s3_error};
+
+/// Notes of what was looked at. In the extensions of a request.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Judged(Vec<Look>);
+
+/// One look at an object.
+#[derive(Debug, Clone)]
+struct Look {
+    bucket: BucketId,
+    key: String,
+    /// As the request names it.
+    version: Option<String>,
+    seen: Seen,
+}
+
+#[derive(Debug, Clone)]
+enum Seen {
+    /// `None`: there was no object.
+    Acl(Option<CannedAcl>),
+    /// Tags and sequence number; neither where there was no object.
+    Tags(Vec<Tag>, Option<u64>),
+}
+
+impl Look {
+    fn is_of(&self, bucket: &Bucket, key: &str, version: Option<&str>) -> bool {
+        self.bucket == bucket.id && self.key == key && self.version.as_deref() == version
+    }
+}
+
+impl Judged {
+    /// Notes that a decision was made by an object's ACL, or by there being none.
+    pub(super) fn note_acl(&mut self, bucket: &Bucket, key: &str, version: Option<&str>, acl: Option<CannedAcl>) {
+        self.note(bucket, key, version, Seen::Acl(acl));
+    }
+
+    /// Notes that a decision was made by the tags of an object, if there was one.
+    pub(super) fn note_tags(
+        &mut self,
+        bucket: &Bucket,
+        key: &str,
+        version: Option<&str>,
+        object: Option<&ObjectVersion>,
+    ) {
+        let tags = object.map_or_else(Vec::new, |object| object.tags.clone());
+        self.note(bucket, key, version, Seen::Tags(tags, object.map(|object| object.sequence)));
+    }
+
+    fn note(&mut self, bucket: &Bucket, key: &str, version: Option<&str>, seen: Seen) {
+        self.0.push(Look { bucket: bucket.id, key: key.to_owned(), version: version.map(str::to_owned), seen });
+    }
+
+    /// Takes other notes in.
+    pub(super) fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
+    /// Keeps the notes for the operation, with those that are there.
+    pub(super) fn keep(self, extensions: &mut Extensions) {
+        if self.0.is_empty() {
+            return;
+        }
+        match extensions.get_mut::<Self>() {
+            Some(kept) => kept.append(self),
+            None => {
+                extensions.insert(self);
+            }
+        }
+    }
+
+    /// Checks that an object is as it was when the request was decided about; `version` as the request names it.
+    ///
+    /// # Errors
+    /// `OperationAborted` if it is not: asked again, the decision is made anew.
+    pub(super) fn check(
+        extensions: &Extensions,
+        bucket: &Bucket,
+        key: &str,
+        version: Option<&str>,
+        object: &ObjectVersion,
+    ) -> S3Result<()> {
+        let Some(Self(looks)) = extensions.get::<Self>() else { return Ok(()) };
+        // `versionId=` names none.
+        let version = version.filter(|version| !version.is_empty());
+        let is_alike = looks.iter().filter(|look| look.is_of(bucket, key, version)).all(|look| match &look.seen {
+            Seen::Acl(acl) => *acl == Some(object.acl),
+            Seen::Tags(tags, _) => *tags == object.tags,
+        });
+        if is_alike { Ok(()) } else { Err(changed()) }
+    }
+
+    /// On which version alone a deletion may be carried out that was allowed by its tags; `version` as the request
+    /// names it. If another one is there, it fails with `PreconditionFailed`, which is to be told as [`changed`].
+    pub(super) fn only_if(
+        extensions: &Extensions,
+        bucket: &Bucket,
+        key: &str,
+        version: Option<&str>,
+    ) -> Option<OnlyIf> {
+        let version = version.filter(|version| !version.is_empty());
+        extensions.get::<Self>()?.0.iter().find_map(|look| match look.seen {
+            Seen::Tags(_, Some(sequence)) if look.is_of(bucket, key, version) => {
+                Some(OnlyIf { sequence, ..OnlyIf::default() })
+            }
+            _ => None,
+        })
+    }
+}
+
+/// An object is not any more what was decided about. Asked again, the decision is made anew.
+pub(super) fn changed() -> S3Error {
+    s3_error!(OperationAborted, "The object was changed while the request was decided about. Please try again.")
+}
