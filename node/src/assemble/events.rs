@@ -82,6 +82,7 @@ pub(super) fn bus(config: &EventsConfig) -> anyhow::Result<Arc<dyn EventBus>> {
     options.topic_prefix.clone_from(&config.topic_prefix);
     options.create_topics = config.create_topics;
     options.topic_queues = config.topic_queues;
+    options.brokers = config.broker_names();
     if let (Some(access_key), Some(file)) = (&config.access_key, &config.secret_key_file) {
         let secret = secret_file::read(file).context("events.secret_key_file")?;
         let secret_key = Secret::new(secret.to_string());
