@@ -17,7 +17,8 @@
 //! # What a crash leaves
 //! Rows that were published and not removed. The next owner publishes them again, with the same ids. Before every request the
 //! owner looks whether its lease is proven, and it waits for an answer no longer than that. So of two owners after a session's
-//! end the old one may, at the worst, repeat messages that were on their way, never such that it had not begun.
+//! end the old one may, at the worst, repeat messages that were on their way, never such that it had not begun. Where a partition
+//! moves without that, its owner waits for the answers first.
 //!
 //! # Bounds
 //! [`RelaySettings::batch`] rows of a partition in memory, and [`WINDOW_MAX`] that the bus is slow to take. Of rows that it refused
@@ -193,12 +194,18 @@ struct Context {
     leaps: LeapGuard,
 }
 
+impl Context {
+    fn new(parts: RelayParts, status: Arc<RelayStatus>) -> Self {
+        let wake = (0..PARTITIONS).map(|_| Notify::new()).collect();
+        let (gather, counting) = (Arc::new(Gather::new()), tokio::sync::Mutex::default());
+        let leaps = LeapGuard::new(&*parts.clock, parts.settings.hold);
+        Self { parts, status, wake, gather, counting, leaps }
+    }
+}
+
 /// Runs until something in it panics.
 pub async fn run(parts: RelayParts, status: Arc<RelayStatus>) -> String {
-    let wake = (0..PARTITIONS).map(|_| Notify::new()).collect();
-    let (gather, counting) = (Arc::new(Gather::new()), tokio::sync::Mutex::default());
-    let leaps = LeapGuard::new(&*parts.clock, parts.settings.hold);
-    let context = Arc::new(Context { parts, status, wake, gather, counting, leaps });
+    let context = Arc::new(Context::new(parts, status));
     let mut tasks = JoinSet::new();
     for partition in 0..PARTITIONS {
         tasks.spawn(partition::run(context.clone(), partition));
