@@ -40,7 +40,8 @@ type Waiting = Arc<Mutex<Option<HashMap<i32, oneshot::Sender<Command>>>>>;
 
 /// An open connection.
 struct Connection {
-    out: mpsc::Sender<Bytes>,
+    /// Frames, by the numbers of their requests.
+    out: mpsc::Sender<(i32, Bytes)>,
     next: AtomicI32,
     /// `None` once the connection is over.
     waiting: Waiting,
@@ -69,7 +70,7 @@ impl Connection {
 
     fn over(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
         let (mut reads, mut writes) = tokio::io::split(stream);
-        let (out, mut queue) = mpsc::channel::<Bytes>(REQUESTS_MAX);
+        let (out, mut queue) = mpsc::channel::<(i32, Bytes)>(REQUESTS_MAX);
         let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
         let over = Arc::new(AtomicBool::new(false));
         let end = |waiting: &Waiting, over: &AtomicBool| {
@@ -80,7 +81,12 @@ impl Connection {
         let mut tasks = JoinSet::new();
         let (ended, flag) = (waiting.clone(), over.clone());
         let writer = tasks.spawn(async move {
-            while let Some(frame) = queue.recv().await {
+            while let Some((opaque, frame)) = queue.recv().await {
+                // Who gave it up may have asked once more, behind it.
+                let is_wanted = ended.lock().as_ref().is_some_and(|waiting| waiting.contains_key(&opaque));
+                if !is_wanted {
+                    continue;
+                }
                 if writes.write_all(&frame).await.is_err() || writes.flush().await.is_err() {
                     break;
                 }
@@ -155,7 +161,7 @@ impl Connection {
         let (taker, answer) = oneshot::channel();
         self.waiting.lock().as_mut().ok_or_else(broken)?.insert(opaque, taker);
         let _given_up = GiveUp(&self.waiting, opaque);
-        self.out.send(command.encode()).await.map_err(|_| broken())?;
+        self.out.send((opaque, command.encode())).await.map_err(|_| broken())?;
         answer.await.map_err(|_| broken())
     }
 }
@@ -265,6 +271,8 @@ fn sign(command: &mut Command, credentials: &Credentials) {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::super::options::Secret;
     use super::*;
 
@@ -277,6 +285,33 @@ mod tests {
         assert_eq!(command.fields["Signature"], SIGNATURE);
     }
 
+    /// Answers the next request, and gives its code.
+    async fn serve_one(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> i32 {
+        let mut buffer = BytesMut::new();
+        let request = loop {
+            if let Some(request) = Command::decode(&mut buffer).expect("a frame") {
+                break request;
+            }
+            stream.read_buf(&mut buffer).await.expect("a request");
+        };
+        let answer = Command { opaque: request.opaque, is_answer: true, ..Command::new(0) };
+        stream.write_all(&answer.encode()).await.expect("it is read");
+        request.code
+    }
+
+    #[tokio::test]
+    async fn request_that_was_given_up_before_it_was_begun_is_not_sent() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let connection = Connection::over(ours);
+        // Nothing else runs between the two.
+        assert!(connection.call(Command::new(310)).now_or_never().is_none());
+        let both = async { tokio::join!(connection.call(Command::new(105)), serve_one(&mut theirs)) };
+        let both = tokio::time::timeout(Duration::from_secs(60), both).await;
+        let (answer, served) = both.expect("the second one is answered");
+        answer.expect("an answer");
+        assert_eq!(served, 105);
+    }
+
     /// Or it would be published behind its repetition, and behind what followed that.
     #[tokio::test]
     async fn request_that_was_given_up_does_not_arrive_later() {
@@ -285,15 +320,7 @@ mod tests {
         let connections = Connections::new(RocketMqOptions::new(Vec::new()));
         let server = async {
             let (mut stream, _) = listener.accept().await.expect("a connection");
-            let mut buffer = BytesMut::new();
-            let request = loop {
-                if let Some(request) = Command::decode(&mut buffer).expect("a frame") {
-                    break request;
-                }
-                stream.read_buf(&mut buffer).await.expect("a request");
-            };
-            let answer = Command { opaque: request.opaque, is_answer: true, ..Command::new(0) };
-            stream.write_all(&answer.encode()).await.expect("it is read");
+            serve_one(&mut stream).await;
             stream
         };
         let soon = Instant::now() + Duration::from_secs(60);
