@@ -51,7 +51,7 @@ pub(super) struct Route {
 }
 
 impl Route {
-    /// Which of the queues to write to is a key's.
+    /// Which of the queues to write to is a key's, whether or not its broker is there.
     ///
     /// The partition of the outbox decides first, and the rest of the key then: what the owner of a partition has to send at once
     /// goes to one queue, or where there are more queues than partitions, to few. So it fits into few requests.
@@ -76,6 +76,16 @@ impl Route {
         };
         let (broker, queue) = &self.write[self.place_of(key).ok_or_else(nobody)?];
         Ok((self.master(broker)?, broker, *queue))
+    }
+
+    /// A queue for a message that is in no order with others: its key's, or the next one whose broker is there.
+    pub(super) fn queue_of_any(&self, key: &str) -> EventResult<(&str, &Arc<str>, i32)> {
+        self.queue_of(key).or_else(|missing| {
+            let (before, from) = self.write.split_at(self.place_of(key).unwrap_or(0));
+            let mut others = from.iter().chain(before);
+            let there = others.find_map(|(broker, queue)| Some((self.masters.get(broker)?.as_str(), broker, *queue)));
+            there.ok_or(missing)
+        })
     }
 
     pub(super) fn master(&self, broker: &Arc<str>) -> EventResult<&str> {

@@ -125,3 +125,13 @@ fn topic_that_can_only_be_read_is_told_from_one_that_nobody_has() {
     assert!(read_only.contains("brokerPermission"), "{read_only}");
     assert!(told(r#"{"brokerDatas":[],"queueDatas":[]}"#).contains("no broker takes messages"));
 }
+
+#[test]
+fn what_is_in_no_order_goes_to_a_broker_that_is_there() {
+    let (whole, without) = (fixed(TWO, 2).expect("a route"), fixed(ONE, 2).expect("a route"));
+    for key in (0..100).map(|n| format!("key-{n}")) {
+        assert_eq!(whole.queue_of_any(&key), whole.queue_of(&key));
+        assert_eq!(without.queue_of_any(&key).expect("there is one").1, &Arc::from("a"));
+    }
+    assert!(Route::default().queue_of_any("key").is_err());
+}
