@@ -33,6 +33,8 @@ pub(super) use create::masters;
 
 /// How long a route is used before it is asked for again.
 const ROUTE_AGE_MAX: Duration = Duration::from_secs(30);
+/// How long who knows a route waits for a newer one, and the pause after it came in vain: brokers work without name servers.
+const REFRESH_MAX: Duration = Duration::from_secs(2);
 /// How long a broker may be missing before its queues are given up.
 const MISSING_GRACE: Duration = Duration::from_secs(10 * 60);
 /// Permissions of a queue.
@@ -191,6 +193,8 @@ pub(super) fn route_from(bytes: &[u8]) -> serde_json::Result<Route> {
 struct Known {
     route: Arc<Route>,
     asked: Instant,
+    /// The name servers did not answer: until then nobody asks them.
+    unasked_until: Option<Instant>,
     /// Since when a broker of the list is missing.
     missing_since: Option<Instant>,
 }
@@ -209,7 +213,10 @@ impl Routes {
 
     fn fresh(&self, topic: &str) -> Option<Arc<Route>> {
         let known = self.known.lock();
-        known.get(topic).filter(|known| known.asked.elapsed() < ROUTE_AGE_MAX).map(|known| known.route.clone())
+        let is_fresh = |known: &&Known| {
+            known.asked.elapsed() < ROUTE_AGE_MAX || known.unasked_until.is_some_and(|until| Instant::now() < until)
+        };
+        known.get(topic).filter(is_fresh).map(|known| known.route.clone())
     }
 
     /// What is known of a topic, however old.
@@ -234,19 +241,23 @@ impl Routes {
         if let Some(route) = self.fresh(topic) {
             return Ok(route);
         }
-        let Ok(_asking) = tokio::time::timeout_at(deadline, self.asking.lock()).await else {
-            return Err(EventError::TimedOut("the name servers do not answer".into()));
+        let known = self.known(topic);
+        let limit = if known.is_some() { deadline.min(Instant::now() + REFRESH_MAX) } else { deadline };
+        let Ok(_asking) = tokio::time::timeout_at(limit, self.asking.lock()).await else {
+            return known.ok_or_else(|| EventError::TimedOut("the name servers do not answer".into()));
         };
         if let Some(route) = self.fresh(topic) {
             return Ok(route);
         }
-        match self.ask(connections, topic, deadline).await {
+        match self.ask(connections, topic, limit).await {
             Ok(route) => Ok(self.learn(topic, route)),
             // What is known already is better than nothing: brokers work without name servers, and keys wait for those that are
             // missing.
             Err(error @ (EventError::Unavailable(_) | EventError::TimedOut(_))) => {
-                let known = self.known.lock().get(topic).map(|known| known.route.clone());
-                known.ok_or(error)
+                let mut all = self.known.lock();
+                let Some(known) = all.get_mut(topic) else { return Err(error) };
+                known.unasked_until = Some(Instant::now() + REFRESH_MAX);
+                Ok(known.route.clone())
             }
             Err(error) => Err(error),
         }
@@ -271,7 +282,7 @@ impl Routes {
             }
         }
         let route = Arc::new(route);
-        all.insert(topic.to_owned(), Known { route: route.clone(), asked: now, missing_since });
+        all.insert(topic.to_owned(), Known { route: route.clone(), asked: now, unasked_until: None, missing_since });
         route
     }
 
@@ -348,8 +359,12 @@ async fn complete(connections: &Connections, topic: &str, route: &mut Route, dea
 /// Asks the name servers, one after the other, until one answers.
 async fn ask_any(connections: &Connections, command: Command, deadline: Instant) -> EventResult<Command> {
     let mut last = EventError::Unavailable("no name server is configured".into());
-    for addr in &connections.options().name_servers {
-        let limit = deadline.min(Instant::now() + connections.options().request_timeout);
+    let RocketMqOptions { name_servers, request_timeout, .. } = connections.options();
+    for (at, addr) in name_servers.iter().enumerate() {
+        // One that hangs must not use up the time of those behind it.
+        let now = Instant::now();
+        let share = deadline.saturating_duration_since(now) / (name_servers.len() - at) as u32;
+        let limit = now + share.min(*request_timeout);
         match connections.call(addr, command.clone(), limit).await {
             Ok(answer) => return Ok(answer),
             Err(error) => last = error,

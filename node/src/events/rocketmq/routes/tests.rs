@@ -1,5 +1,9 @@
 //! Routes: how they are read, and where keys go while brokers are missing.
 
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
 use super::*;
 
 fn route(text: &str) -> Route {
@@ -134,4 +138,47 @@ fn what_is_in_no_order_goes_to_a_broker_that_is_there() {
         assert_eq!(without.queue_of_any(&key).expect("there is one").1, &Arc::from("a"));
     }
     assert!(Route::default().queue_of_any("key").is_err());
+}
+
+/// Brokers work without name servers, also without those that hang.
+#[tokio::test]
+async fn who_knows_a_route_does_not_wait_for_name_servers_that_do_not_answer() {
+    const LONG: Duration = Duration::from_secs(3_600);
+    // The kernel takes connections, and nobody reads.
+    let silent = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let mut options = RocketMqOptions::new(vec![silent.local_addr().expect("an address").to_string()]);
+    options.request_timeout = LONG;
+    let (connections, routes) = (Connections::new(options), Routes::new());
+    let known = routes.learn("topic", route(ONE));
+    for _ in 0..2 {
+        routes.doubt("topic");
+        let asked = routes.of(&connections, "topic", Instant::now() + LONG);
+        let found = tokio::time::timeout(Duration::from_secs(60), asked).await.expect("it goes on without them");
+        assert_eq!(found.expect("a route"), known);
+    }
+}
+
+/// Answers whatever it is asked with a route.
+async fn name_server(listener: TcpListener) {
+    let (mut stream, _) = listener.accept().await.expect("a connection");
+    let mut buffer = BytesMut::new();
+    while let Ok(1..) = stream.read_buf(&mut buffer).await {
+        while let Some(asked) = Command::decode(&mut buffer).expect("a frame") {
+            let answer = Command { opaque: asked.opaque, is_answer: true, ..Command::new(response::SUCCESS) };
+            stream.write_all(&answer.body(ONE.as_bytes()).encode()).await.expect("it is read");
+        }
+    }
+}
+
+#[tokio::test]
+async fn name_server_that_hangs_leaves_time_for_the_next_one() {
+    let silent = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let other = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let addr = |listener: &TcpListener| listener.local_addr().expect("an address").to_string();
+    let time = Duration::from_secs(10);
+    let mut options = RocketMqOptions::new(vec![addr(&silent), addr(&other)]);
+    options.request_timeout = time;
+    tokio::spawn(name_server(other));
+    let found = Routes::new().of(&Connections::new(options), "topic", Instant::now() + time).await;
+    assert_eq!(found.expect("a route").write.len(), 3);
 }
