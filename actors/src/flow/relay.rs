@@ -31,7 +31,7 @@ use std::time::Duration;
 use holdfast_protocol::NodeId;
 use holdfast_protocol::events::PARTITIONS;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -143,12 +143,21 @@ pub struct PartitionStatus {
 #[derive(Default)]
 pub struct RelayStatus {
     partitions: Mutex<BTreeMap<u16, PartitionStatus>>,
+    /// How many they are.
+    owned: watch::Sender<usize>,
 }
 
 impl RelayStatus {
     /// The partitions that this node owns.
     pub fn partitions(&self) -> BTreeMap<u16, PartitionStatus> {
         self.partitions.lock().clone()
+    }
+
+    /// Waits until this node owns none of them.
+    pub async fn left(&self) {
+        let mut owned = self.owned.subscribe();
+        // The sender is in `self`.
+        drop(owned.wait_for(|owned| *owned == 0).await);
     }
 
     fn change(&self, partition: u16, change: impl FnOnce(&mut PartitionStatus)) {
@@ -160,11 +169,17 @@ impl RelayStatus {
 
     fn enter(&self, partition: u16) {
         // What it holds is counted in a moment.
-        self.partitions.lock().insert(partition, PartitionStatus::default());
+        let mut partitions = self.partitions.lock();
+        partitions.insert(partition, PartitionStatus::default());
+        self.owned.send_replace(partitions.len());
     }
 
     fn leave(&self, partition: u16, now_ms: u64) {
-        self.partitions.lock().remove(&partition);
+        {
+            let mut partitions = self.partitions.lock();
+            partitions.remove(&partition);
+            self.owned.send_replace(partitions.len());
+        }
         self.tell(now_ms);
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt as _;
 use holdfast_protocol::EventId;
 use holdfast_protocol::events::partition_of;
 use tokio::sync::watch;
@@ -405,6 +406,17 @@ async fn partition_that_moves_waits_for_the_answers_to_what_is_on_its_way() {
     serving.hand_over().await;
     assert_eq!(bus.seen.lock().len(), 3);
     assert!(outbox.rows.lock().is_empty(), "what arrived is left to whoever follows");
+}
+
+#[tokio::test]
+async fn whoever_waits_for_the_last_partition_to_be_left_is_told() {
+    let status = RelayStatus::default();
+    status.left().await;
+    [3, 4].into_iter().for_each(|partition| status.enter(partition));
+    status.leave(3, 0);
+    assert!(status.left().now_or_never().is_none());
+    status.leave(4, 0);
+    status.left().await;
 }
 
 #[test]
