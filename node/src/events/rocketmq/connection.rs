@@ -292,7 +292,7 @@ mod tests {
             if let Some(request) = Command::decode(&mut buffer).expect("a frame") {
                 break request;
             }
-            stream.read_buf(&mut buffer).await.expect("a request");
+            assert_ne!(stream.read_buf(&mut buffer).await.expect("a request"), 0, "it ended");
         };
         let answer = Command { opaque: request.opaque, is_answer: true, ..Command::new(0) };
         stream.write_all(&answer.encode()).await.expect("it is read");
@@ -327,7 +327,7 @@ mod tests {
         let (answer, mut stream) = tokio::join!(connections.call(&addr, Command::new(105), soon), server);
         answer.expect("an answer");
         // More than both kernels take, so that a part of it is here when it is given up.
-        let body = vec![0; 32 << 20];
+        let body = vec![0_u8; 32 << 20];
         let length = body.len();
         let deadline = Instant::now() + Duration::from_millis(500);
         let given_up = connections.call(&addr, Command::new(310).body(body), deadline).await;
