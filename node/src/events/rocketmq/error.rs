@@ -39,7 +39,7 @@ pub(super) fn unexpected(what: &str, error: &dyn std::fmt::Display) -> EventErro
 
 /// What brokers say of a permission that is not the user's.
 fn is_closed_to_all(remark: &str) -> bool {
-    remark.contains("is forbidden") || remark.contains("subscription group no permission")
+    remark.contains("message is forbidden") || remark.contains("subscription group no permission")
 }
 
 /// Brokers add how long the request waited among how many: with that every refusal would be news.
