@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_actors::ports::events::{EventError, EventResult};
@@ -204,11 +205,13 @@ pub(super) struct Routes {
     known: Mutex<HashMap<String, Known>>,
     /// One question at a time.
     asking: tokio::sync::Mutex<()>,
+    /// Whether it was said that brokers should be named.
+    said: AtomicBool,
 }
 
 impl Routes {
     pub(super) fn new() -> Self {
-        Self { known: Mutex::default(), asking: tokio::sync::Mutex::default() }
+        Self { known: Mutex::default(), asking: tokio::sync::Mutex::default(), said: AtomicBool::new(false) }
     }
 
     fn fresh(&self, topic: &str) -> Option<Arc<Route>> {
@@ -340,6 +343,15 @@ impl Routes {
             && let Err(error) = complete(connections, topic, &mut route, deadline).await
         {
             tracing::warn!(topic, %error, "a topic cannot be made at all of its brokers, trying again");
+        }
+        // Sorted by brokers.
+        let is_at_several =
+            route.write.first().map(|(broker, _)| broker) != route.write.last().map(|(broker, _)| broker);
+        if is_at_several && options.brokers.is_empty() && !self.said.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                topic,
+                "topics lie at several brokers, and events.brokers does not name them: keys move when one is gone, out of order"
+            );
         }
         route.fix(topic, options)?;
         Ok(route)
