@@ -92,6 +92,33 @@ async fn name_server_that_is_not_there_is_unavailable_in_time() {
     assert!(bus.read(Topic::Objects, Position::Newest, 1, Duration::ZERO).await.is_err());
 }
 
+#[tokio::test]
+async fn keys_of_a_named_broker_that_is_missing_wait_for_it_and_tasks_do_not() {
+    let mut options = tokio::task::spawn_blocking(|| options(SECRET_KEY)).await.unwrap();
+    options.brokers = vec!["broker-z".into(), "broker-a".into()];
+    let bus = RocketMqEventBus::new(options.clone());
+    for n in 0..20 {
+        publish_one(&bus, Topic::Tasks, &message(n, &format!("key-{n}"))).await;
+    }
+    let (mut published, mut waiting) = (0, 0);
+    for n in 0..40 {
+        match bus.publish(Topic::Objects, &message(n, &format!("key-{n}")), soon()).await {
+            Ok(()) => published += 1,
+            Err(EventError::Unavailable(why)) if why.contains("broker-z") => waiting += 1,
+            // The broker has just been told of the topic.
+            Err(EventError::Unavailable(_)) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(published > 0 && waiting > 0, "{published} published, {waiting} wait");
+    let error = bus.check(Topic::Objects).await.unwrap_err().to_string();
+    assert!(error.contains("broker-z"), "{error}");
+    // Made with four.
+    options.topic_queues = 8;
+    let error = RocketMqEventBus::new(options).check(Topic::Objects).await.unwrap_err().to_string();
+    assert!(error.contains("events.topic_queues"), "{error}");
+}
+
 /// Prints how fast a broker acknowledges; asserts only that it does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_messages_on_their_way_at_once_are_all_acknowledged() {

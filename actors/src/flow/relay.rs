@@ -17,7 +17,8 @@
 //! # What a crash leaves
 //! Rows that were published and not removed. The next owner publishes them again, with the same ids. Before every request the
 //! owner looks whether its lease is proven, and it waits for an answer no longer than that. So of two owners after a session's
-//! end the old one may, at the worst, repeat messages that were on their way, never such that it had not begun.
+//! end the old one may, at the worst, repeat messages that were on their way, never such that it had not begun. Where a partition
+//! moves without that, its owner waits for the answers first.
 //!
 //! # Bounds
 //! [`RelaySettings::batch`] rows of a partition in memory, and [`WINDOW_MAX`] that the bus is slow to take. Of rows that it refused
@@ -30,7 +31,7 @@ use std::time::Duration;
 use holdfast_protocol::NodeId;
 use holdfast_protocol::events::PARTITIONS;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -142,12 +143,21 @@ pub struct PartitionStatus {
 #[derive(Default)]
 pub struct RelayStatus {
     partitions: Mutex<BTreeMap<u16, PartitionStatus>>,
+    /// How many they are.
+    owned: watch::Sender<usize>,
 }
 
 impl RelayStatus {
     /// The partitions that this node owns.
     pub fn partitions(&self) -> BTreeMap<u16, PartitionStatus> {
         self.partitions.lock().clone()
+    }
+
+    /// Waits until this node owns none of them.
+    pub async fn left(&self) {
+        let mut owned = self.owned.subscribe();
+        // The sender is in `self`.
+        drop(owned.wait_for(|owned| *owned == 0).await);
     }
 
     fn change(&self, partition: u16, change: impl FnOnce(&mut PartitionStatus)) {
@@ -159,11 +169,17 @@ impl RelayStatus {
 
     fn enter(&self, partition: u16) {
         // What it holds is counted in a moment.
-        self.partitions.lock().insert(partition, PartitionStatus::default());
+        let mut partitions = self.partitions.lock();
+        partitions.insert(partition, PartitionStatus::default());
+        self.owned.send_replace(partitions.len());
     }
 
     fn leave(&self, partition: u16, now_ms: u64) {
-        self.partitions.lock().remove(&partition);
+        {
+            let mut partitions = self.partitions.lock();
+            partitions.remove(&partition);
+            self.owned.send_replace(partitions.len());
+        }
         self.tell(now_ms);
     }
 
@@ -193,12 +209,18 @@ struct Context {
     leaps: LeapGuard,
 }
 
+impl Context {
+    fn new(parts: RelayParts, status: Arc<RelayStatus>) -> Self {
+        let wake = (0..PARTITIONS).map(|_| Notify::new()).collect();
+        let (gather, counting) = (Arc::new(Gather::new()), tokio::sync::Mutex::default());
+        let leaps = LeapGuard::new(&*parts.clock, parts.settings.hold);
+        Self { parts, status, wake, gather, counting, leaps }
+    }
+}
+
 /// Runs until something in it panics.
 pub async fn run(parts: RelayParts, status: Arc<RelayStatus>) -> String {
-    let wake = (0..PARTITIONS).map(|_| Notify::new()).collect();
-    let (gather, counting) = (Arc::new(Gather::new()), tokio::sync::Mutex::default());
-    let leaps = LeapGuard::new(&*parts.clock, parts.settings.hold);
-    let context = Arc::new(Context { parts, status, wake, gather, counting, leaps });
+    let context = Arc::new(Context::new(parts, status));
     let mut tasks = JoinSet::new();
     for partition in 0..PARTITIONS {
         tasks.spawn(partition::run(context.clone(), partition));

@@ -4,7 +4,10 @@
     python events_consumer.py 127.0.0.1:8081 holdfast-objects thumbnails 'ObjectCreated:Put || ObjectCreated:Copy'
 
 The client speaks gRPC to RocketMQ's proxy (ProxyStartup, port 8081), not to brokers. A message that is not acknowledged within
-its invisible duration comes again, so the work is done before the acknowledgement, and is safe to do twice.
+its invisible duration comes again, after later ones, so the work is done before the acknowledgement, and is safe to do twice.
+
+It keeps up with the latest state of each object: what is not newer than what it has seen of the object is dropped, be it a repetition
+or an older event that came late. A consumer that needs every event keeps ids instead.
 """
 
 import json
@@ -14,13 +17,15 @@ import time
 from rocketmq import ClientConfiguration, Credentials, FilterExpression, SimpleConsumer
 
 INVISIBLE_SECONDS = 30
+OBJECTS_MAX = 100_000
 
 
 def main(proxy, topic, group, tags="*", access_key=None, secret_key=None):
     credentials = Credentials(access_key, secret_key) if access_key else Credentials()
     consumer = SimpleConsumer(ClientConfiguration(proxy, credentials), group, {topic: FilterExpression(tags)})
     consumer.startup()
-    # The highest sequencer of each object: what is not above it is a repetition. A real consumer keeps it with its results.
+    # The highest sequencer of each object. A real consumer keeps it with its results, in one transaction with them; this one forgets
+    # it when it ends, and the objects that it heard of least lately when they are too many.
     newest = {}
     try:
         while True:
@@ -35,8 +40,12 @@ def main(proxy, topic, group, tags="*", access_key=None, secret_key=None):
                 place = (record["s3"]["bucket"]["name"], record["s3"]["object"]["key"])
                 sequencer = record["s3"]["object"]["sequencer"]
                 if sequencer > newest.get(place, ""):
-                    newest[place] = sequencer
+                    # The work, and only then what says that it is done.
                     print(record["holdfast"]["eventId"], record["eventName"], *place, flush=True)
+                    newest.pop(place, None)
+                    newest[place] = sequencer
+                    if len(newest) > OBJECTS_MAX:
+                        del newest[next(iter(newest))]
                 consumer.ack(message)
     finally:
         consumer.shutdown()

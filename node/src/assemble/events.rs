@@ -15,10 +15,16 @@ use crate::config::{Config, EventsConfig};
 use crate::events::rocketmq::{Credentials, RocketMqEventBus, RocketMqOptions, Secret, Tls};
 use crate::secret_file;
 
+/// How long a node that stops waits for its partitions to be handed over: it has said that it stops, and what is on its way to a
+/// broker that works is answered sooner.
+const HAND_OVER_MAX: Duration = Duration::from_secs(2);
+
 /// The bus and the relay.
 pub(super) struct RunningEvents {
     bus: Arc<dyn EventBus>,
     status: Arc<RelayStatus>,
+    /// Whether other nodes take the partitions.
+    moves: bool,
     loops: LoopsHandle,
 }
 
@@ -38,6 +44,7 @@ impl RunningEvents {
     ) -> anyhow::Result<Self> {
         let status = Arc::<RelayStatus>::default();
         let settings = settings(&config.events);
+        let moves = matches!(owner, RelayOwner::Cluster { .. });
         let parts = RelayParts { outbox, bus: bus.clone(), clock, owner, settings };
         let watched = status.clone();
         let run = move || relay::run(parts.clone(), watched.clone()).boxed();
@@ -45,7 +52,7 @@ impl RunningEvents {
         let mut specs = consumers;
         specs.extend(config.events.is_on().then_some(relay));
         let loops = loops::start(specs, TooOften::rest()).await;
-        Ok(Self { bus, status, loops: loops.context("start the relay")? })
+        Ok(Self { bus, status, moves, loops: loops.context("start the relay")? })
     }
 
     /// The bus.
@@ -63,8 +70,12 @@ impl RunningEvents {
         self.loops.kill_actor(name)
     }
 
-    /// Ends both. What was not published waits for the next start, or for another node.
+    /// Ends both. What was not published waits for the next start, or for another node. What is on its way is waited for, for a
+    /// moment: another node would publish it once more.
     pub(super) async fn stop(self, deadline: Duration) {
+        if self.moves {
+            drop(tokio::time::timeout(HAND_OVER_MAX, self.status.left()).await);
+        }
         self.loops.stop(deadline).await;
         self.bus.close().await;
     }
@@ -82,6 +93,7 @@ pub(super) fn bus(config: &EventsConfig) -> anyhow::Result<Arc<dyn EventBus>> {
     options.topic_prefix.clone_from(&config.topic_prefix);
     options.create_topics = config.create_topics;
     options.topic_queues = config.topic_queues;
+    options.brokers = config.broker_names();
     if let (Some(access_key), Some(file)) = (&config.access_key, &config.secret_key_file) {
         let secret = secret_file::read(file).context("events.secret_key_file")?;
         let secret_key = Secret::new(secret.to_string());

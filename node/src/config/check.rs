@@ -485,6 +485,18 @@ fn events(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
         "a topic needs queues, and not so many",
         "write a number from 1 to 128; 8 suits most",
     );
+    let is_name = |name: &str| {
+        let name = name.trim();
+        !name.is_empty()
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'|' | b'%'))
+    };
+    require(
+        events.brokers.is_empty()
+            || (events.brokers.split(',').all(is_name) && events.brokers.split(',').count() <= 64),
+        ("events", "brokers"),
+        "not names of brokers, or more than 64",
+        "write the brokerName of each broker that has the topics, such as \"broker-a,broker-b\"",
+    );
     require(
         events.replay_events <= 10_000_000,
         ("events", "replay_events"),

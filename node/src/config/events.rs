@@ -32,6 +32,8 @@ pub struct EventsConfig {
     pub create_topics: bool,
     /// Queues that a topic gets on each broker when it is made.
     pub topic_queues: u32,
+    /// Names of the brokers that have the topics: `a,b`. Empty: those that the name servers know. The same on all nodes.
+    pub brokers: String,
     /// How long published events can be published again by `holdfast events replay`; 0 keeps none.
     pub replay_age: Span,
     /// How many published events are kept for that at most.
@@ -50,6 +52,7 @@ impl Default for EventsConfig {
             topic_prefix: "holdfast".into(),
             create_topics: true,
             topic_queues: 8,
+            brokers: String::new(),
             replay_age: Span::hours(1),
             replay_events: 200_000,
         }
@@ -64,6 +67,15 @@ impl EventsConfig {
 
     /// `host:port` of each name server.
     pub fn name_servers(&self) -> Vec<String> {
-        self.rocketmq.split(',').map(str::trim).filter(|server| !server.is_empty()).map(str::to_owned).collect()
+        list(&self.rocketmq)
     }
+
+    /// Each of the brokers that are named.
+    pub fn broker_names(&self) -> Vec<String> {
+        list(&self.brokers)
+    }
+}
+
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }

@@ -128,6 +128,10 @@ impl EventBus for RocketMqEventBus {
             let topic = self.shared.prefixed(topic.as_str());
             self.shared.routes.doubt(&topic);
             let route = self.shared.route(&topic, self.shared.deadline()).await?;
+            if route.write.is_empty() {
+                // Says why.
+                return route.queue_of("").map(drop);
+            }
             let mut brokers: BTreeMap<&Arc<str>, i32> = BTreeMap::new();
             for (broker, queue) in &route.write {
                 brokers.entry(broker).or_insert(*queue);

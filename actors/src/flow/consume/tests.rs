@@ -95,6 +95,7 @@ impl Consumer for Obedient {
             b"fail twice" if tries <= 2 => Handled::Failed("not yet".into()),
             b"later" if tries == 1 => Handled::Later(Duration::from_secs(30)),
             b"hopeless" => Handled::Hopeless("nobody can read this".into()),
+            b"panic" => panic!("try {tries}"),
             b"hang" if tries == 1 => std::future::pending().await,
             _ => {
                 self.done.lock().push(id);
@@ -195,6 +196,18 @@ async fn hopeless_message_is_kept_at_once_and_one_that_hangs_is_cut_off() {
     world.send(2, "hang").await.unwrap().unwrap();
     assert_eq!(world.consumer.tries.lock()[&2], 2);
     assert_eq!(*world.consumer.done.lock(), [2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn message_that_makes_its_consumer_panic_is_given_up_and_the_consumer_goes_on() {
+    let world = World::new().await;
+    let poison = world.send(1, "panic");
+    world.send(2, "fine").await.unwrap().unwrap();
+    poison.await.unwrap().unwrap();
+    assert_eq!(world.consumer.tries.lock()[&1], 4);
+    let buried = world.journal.buried.lock().clone();
+    assert_eq!(buried.iter().map(|buried| &*buried.error).collect::<Vec<_>>(), ["it panicked: try 4"]);
+    assert!(!world.running.is_finished());
 }
 
 #[tokio::test(start_paused = true)]

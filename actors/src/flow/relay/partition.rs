@@ -42,9 +42,7 @@ pub(super) async fn run(context: Arc<Context>, partition: u16) {
             () = serving.serve() => {}
             () = keep_house(&context, partition) => {}
         }
-        // What is on its way is given up; what arrived need not be sent again.
-        serving.running.clear();
-        drop(tokio::time::timeout(LAST_WORDS, serving.remove_all()).await);
+        serving.hand_over().await;
         drop(serving);
         context.status.leave(partition, context.parts.clock.now_ms());
         tracing::debug!(partition, "this node no longer publishes from a partition of the outbox");
@@ -75,7 +73,7 @@ async fn done<T>(slot: &mut Slot<T>) -> Result<T, String> {
     }
 }
 
-struct Serving<'a> {
+pub(super) struct Serving<'a> {
     context: &'a Context,
     partition: u16,
     hold: Arc<Hold>,
@@ -109,7 +107,7 @@ struct Serving<'a> {
 }
 
 impl<'a> Serving<'a> {
-    fn new(context: &'a Context, partition: u16, hold: Arc<Hold>) -> Self {
+    pub(super) fn new(context: &'a Context, partition: u16, hold: Arc<Hold>) -> Self {
         let (settings, now) = (&context.parts.settings, Instant::now());
         Self {
             context,
@@ -134,7 +132,7 @@ impl<'a> Serving<'a> {
         }
     }
 
-    async fn serve(&mut self) {
+    pub(super) async fn serve(&mut self) {
         loop {
             let now = Instant::now();
             if self.next_look().is_some_and(|at| at <= now) {
@@ -152,6 +150,20 @@ impl<'a> Serving<'a> {
                 Step::Due => {}
             }
         }
+    }
+
+    /// Ends what is under way. Answers are waited for as long as the right to the partition is proven: whoever follows would
+    /// send the same once more, and this request might come behind that, and behind what follows it. What arrived is taken out.
+    pub(super) async fn hand_over(&mut self) {
+        let limit = self.context.parts.settings.publish_timeout.min(self.hold.proven());
+        let answered = async {
+            while let Some(end) = self.running.next().await {
+                self.ended(end);
+            }
+        };
+        drop(tokio::time::timeout(limit, answered).await);
+        self.running.clear();
+        drop(tokio::time::timeout(LAST_WORDS, self.remove_all()).await);
     }
 
     /// When to look next. `None`: something else must happen first.

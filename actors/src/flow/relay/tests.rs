@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt as _;
 use holdfast_protocol::EventId;
 use holdfast_protocol::events::partition_of;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::owner::owner_of;
+use super::owner::{Hold, owner_of};
+use super::partition::Serving;
 use super::*;
 use crate::ports::SystemClock;
 use crate::ports::coordination::{LiveNode, Membership, NodeAddresses, NodeAnnouncement, NodeState};
@@ -374,6 +376,47 @@ async fn key_whose_place_changes_while_its_rows_are_sorted_keeps_its_order() {
     }
     world.empty().await;
     world.assert_in_order();
+}
+
+/// Whoever follows would publish it once more, and this request might come behind what follows it.
+#[tokio::test(start_paused = true)]
+async fn partition_that_moves_waits_for_the_answers_to_what_is_on_its_way() {
+    let (outbox, bus) = (Arc::<TestOutbox>::default(), Arc::<TestBus>::default());
+    // A request takes a tenth of a second.
+    bus.is_fickle.store(true, Ordering::SeqCst);
+    let parts = RelayParts {
+        outbox: outbox.clone(),
+        bus: bus.clone(),
+        clock: Arc::new(SystemClock),
+        owner: RelayOwner::Alone,
+        settings: RelaySettings::default(),
+    };
+    let context = Arc::new(Context::new(parts, Arc::default()));
+    let (mut tasks, gathering) = (JoinSet::new(), context.clone());
+    tasks.spawn(async move { gathering.gather.run(&gathering.parts).await });
+    for sequence in 1..=3 {
+        outbox.add(sequence, "bucket/key");
+    }
+    let mut serving = Serving::new(&context, partition_of(b"bucket/key"), Arc::new(Hold::Alone));
+    tokio::select! {
+        () = serving.serve() => {}
+        () = eventually("it is on its way", || bus.requests.load(Ordering::SeqCst) > 0) => {}
+    }
+    assert!(bus.seen.lock().is_empty(), "this test shows nothing");
+    serving.hand_over().await;
+    assert_eq!(bus.seen.lock().len(), 3);
+    assert!(outbox.rows.lock().is_empty(), "what arrived is left to whoever follows");
+}
+
+#[tokio::test]
+async fn whoever_waits_for_the_last_partition_to_be_left_is_told() {
+    let status = RelayStatus::default();
+    status.left().await;
+    [3, 4].into_iter().for_each(|partition| status.enter(partition));
+    status.leave(3, 0);
+    assert!(status.left().now_or_never().is_none());
+    status.leave(4, 0);
+    status.left().await;
 }
 
 #[test]

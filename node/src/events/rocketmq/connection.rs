@@ -3,7 +3,9 @@
 //! A connection that fails once is over: everything under way on it ends with [`EventError::Unavailable`], and
 //! [`Connections`] makes another one for who asks next. A request that is given up (its deadline passed, its future dropped)
 //! leaves the connection as it is, and its answer is thrown away, if anything came since the request was made. A connection that has
-//! been silent since then is given up with it: the other end may be gone without a word.
+//! been silent since then is given up with it: the other end may be gone without a word. What it has not taken yet is thrown away,
+//! here and in the kernel, which would otherwise go on sending it for minutes: it would arrive behind its repetition, and behind
+//! what followed that.
 //!
 //! **Bounds.** [`REQUESTS_MAX`] requests wait to be written; more wait for their turn, within their deadlines.
 
@@ -21,7 +23,7 @@ use ring::hmac;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 
 use super::options::{Credentials, RocketMqOptions};
@@ -38,7 +40,8 @@ type Waiting = Arc<Mutex<Option<HashMap<i32, oneshot::Sender<Command>>>>>;
 
 /// An open connection.
 struct Connection {
-    out: mpsc::Sender<Bytes>,
+    /// Frames, by the numbers of their requests.
+    out: mpsc::Sender<(i32, Bytes)>,
     next: AtomicI32,
     /// `None` once the connection is over.
     waiting: Waiting,
@@ -47,6 +50,8 @@ struct Connection {
     heard: Arc<Mutex<Option<Instant>>>,
     opened: Instant,
     is_plain: bool,
+    /// End the two tasks, and with them the socket.
+    ends: [AbortHandle; 2],
     _tasks: JoinSet<()>,
 }
 
@@ -56,6 +61,8 @@ impl Connection {
             |error: &dyn std::fmt::Display| EventError::Unavailable(format!("connect to {addr}: {error}"));
         let stream = TcpStream::connect(addr).await.map_err(|error| unreachable(&error))?;
         stream.set_nodelay(true).map_err(|error| unreachable(&error))?;
+        // Closing throws away what the other end has not taken yet. Whoever waits for an answer is not closed upon.
+        stream.set_zero_linger().map_err(|error| unreachable(&error))?;
         let Some(tls) = &options.tls else { return Ok(Self { is_plain: true, ..Self::over(stream) }) };
         let stream = tls.connect(addr, stream).await.map_err(|fault| unreachable(&fault))?;
         Ok(Self::over(stream))
@@ -63,7 +70,7 @@ impl Connection {
 
     fn over(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
         let (mut reads, mut writes) = tokio::io::split(stream);
-        let (out, mut queue) = mpsc::channel::<Bytes>(REQUESTS_MAX);
+        let (out, mut queue) = mpsc::channel::<(i32, Bytes)>(REQUESTS_MAX);
         let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
         let over = Arc::new(AtomicBool::new(false));
         let end = |waiting: &Waiting, over: &AtomicBool| {
@@ -73,8 +80,13 @@ impl Connection {
         };
         let mut tasks = JoinSet::new();
         let (ended, flag) = (waiting.clone(), over.clone());
-        tasks.spawn(async move {
-            while let Some(frame) = queue.recv().await {
+        let writer = tasks.spawn(async move {
+            while let Some((opaque, frame)) = queue.recv().await {
+                // Who gave it up may have asked once more, behind it.
+                let is_wanted = ended.lock().as_ref().is_some_and(|waiting| waiting.contains_key(&opaque));
+                if !is_wanted {
+                    continue;
+                }
                 if writes.write_all(&frame).await.is_err() || writes.flush().await.is_err() {
                     break;
                 }
@@ -84,7 +96,7 @@ impl Connection {
         let (answers, flag) = (waiting.clone(), over.clone());
         let heard = Arc::new(Mutex::new(None));
         let hear = heard.clone();
-        tasks.spawn(async move {
+        let reader = tasks.spawn(async move {
             let mut buffer = BytesMut::with_capacity(READ_BYTES);
             while let Ok(1..) = reads.read_buf(&mut buffer).await {
                 *hear.lock() = Some(Instant::now());
@@ -119,6 +131,7 @@ impl Connection {
             heard,
             opened: Instant::now(),
             is_plain: false,
+            ends: [writer, reader],
             _tasks: tasks,
         }
     }
@@ -128,6 +141,7 @@ impl Connection {
         if self.heard.lock().unwrap_or(self.opened) < asked {
             self.over.store(true, Ordering::Release);
             self.waiting.lock().take();
+            self.ends.iter().for_each(AbortHandle::abort);
         }
     }
 
@@ -147,7 +161,7 @@ impl Connection {
         let (taker, answer) = oneshot::channel();
         self.waiting.lock().as_mut().ok_or_else(broken)?.insert(opaque, taker);
         let _given_up = GiveUp(&self.waiting, opaque);
-        self.out.send(command.encode()).await.map_err(|_| broken())?;
+        self.out.send((opaque, command.encode())).await.map_err(|_| broken())?;
         answer.await.map_err(|_| broken())
     }
 }
@@ -257,6 +271,8 @@ fn sign(command: &mut Command, credentials: &Credentials) {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::super::options::Secret;
     use super::*;
 
@@ -267,6 +283,60 @@ mod tests {
         let mut command = Command::new(1).field("b", "value").body(&b"body"[..]);
         sign(&mut command, &credentials);
         assert_eq!(command.fields["Signature"], SIGNATURE);
+    }
+
+    /// Answers the next request, and gives its code.
+    async fn serve_one(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> i32 {
+        let mut buffer = BytesMut::new();
+        let request = loop {
+            if let Some(request) = Command::decode(&mut buffer).expect("a frame") {
+                break request;
+            }
+            assert_ne!(stream.read_buf(&mut buffer).await.expect("a request"), 0, "it ended");
+        };
+        let answer = Command { opaque: request.opaque, is_answer: true, ..Command::new(0) };
+        stream.write_all(&answer.encode()).await.expect("it is read");
+        request.code
+    }
+
+    #[tokio::test]
+    async fn request_that_was_given_up_before_it_was_begun_is_not_sent() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let connection = Connection::over(ours);
+        // Nothing else runs between the two.
+        assert!(connection.call(Command::new(310)).now_or_never().is_none());
+        let both = async { tokio::join!(connection.call(Command::new(105)), serve_one(&mut theirs)) };
+        let both = tokio::time::timeout(Duration::from_secs(60), both).await;
+        let (answer, served) = both.expect("the second one is answered");
+        answer.expect("an answer");
+        assert_eq!(served, 105);
+    }
+
+    /// Or it would be published behind its repetition, and behind what followed that.
+    #[tokio::test]
+    async fn request_that_was_given_up_does_not_arrive_later() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let addr = listener.local_addr().expect("an address").to_string();
+        let connections = Connections::new(RocketMqOptions::new(Vec::new()));
+        let server = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            serve_one(&mut stream).await;
+            stream
+        };
+        let soon = Instant::now() + Duration::from_secs(60);
+        let (answer, mut stream) = tokio::join!(connections.call(&addr, Command::new(105), soon), server);
+        answer.expect("an answer");
+        // More than both kernels take, so that a part of it is here when it is given up.
+        let body = vec![0_u8; 32 << 20];
+        let length = body.len();
+        let deadline = Instant::now() + Duration::from_millis(500);
+        let given_up = connections.call(&addr, Command::new(310).body(body), deadline).await;
+        assert!(matches!(given_up, Err(EventError::TimedOut(_))), "{given_up:?}");
+        let mut arrived = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut arrived)).await;
+        // A reset is as good an end as any.
+        drop(read.expect("the connection ends"));
+        assert!(arrived.len() < length, "all of it arrived");
     }
 
     const SIGNATURE: &str = "myEEG8JbjNClR5GvhCh3dT9/Zx4=";

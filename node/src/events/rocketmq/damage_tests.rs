@@ -39,7 +39,7 @@ fn messages(bytes: &[u8]) {
 fn route(bytes: &[u8]) {
     let quoted = quote_numeric_names(bytes);
     assert!(quoted.len() >= bytes.len());
-    if let Some(route) = routes::route_of(bytes) {
+    if let Ok(route) = routes::route_from(bytes) {
         assert!(route.write.len() <= routes::QUEUES_IN_ROUTE_MAX && route.read.len() <= routes::QUEUES_IN_ROUTE_MAX);
         let _ = route.queue_of("key").map(|(address, ..)| address.len());
     }

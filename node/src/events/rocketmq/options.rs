@@ -52,6 +52,8 @@ pub struct RocketMqOptions {
     pub create_topics: bool,
     /// Queues that a topic gets on each broker when it is made.
     pub topic_queues: u32,
+    /// Names of the brokers whose queues the topics have, each with [`Self::topic_queues`]. None: what the name servers say.
+    pub brokers: Vec<String>,
     /// How long making a connection may take.
     pub connect_timeout: Duration,
     /// How long an answer may take where the caller gives no deadline.
@@ -68,6 +70,7 @@ impl RocketMqOptions {
             tls: None,
             create_topics: true,
             topic_queues: 8,
+            brokers: Vec::new(),
             connect_timeout: Duration::from_secs(3),
             request_timeout: Duration::from_secs(5),
         }

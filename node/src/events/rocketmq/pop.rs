@@ -276,7 +276,7 @@ pub(super) async fn create_group(shared: &Shared, group: &str) -> EventResult<()
         "retryMaxTimes": 16,
     });
     let body = serde_json::to_vec(&config).map_err(|error| EventError::Invalid(error.to_string()))?;
-    for master in masters(&shared.connections, shared.deadline()).await? {
+    for master in masters(&shared.connections, shared.deadline()).await?.into_values() {
         let command = Command::new(request::UPDATE_AND_CREATE_GROUP).body(body.clone());
         let answer = shared.connections.call(&master, command, shared.deadline()).await?;
         if answer.code != response::SUCCESS {

@@ -38,11 +38,17 @@ struct Place {
 
 impl Shared {
     pub(super) async fn publish(&self, topic: Topic, message: &Message, deadline: Instant) -> EventResult<()> {
+        let is_ordered = match topic {
+            Topic::Objects => true,
+            // What waits for a broker that is missing would be done by hand, or late.
+            Topic::Tasks | Topic::Errors => false,
+        };
         let topic = self.prefixed(topic.as_str());
         let sending = async {
             let route = self.route(&topic, deadline).await?;
-            let (addr, broker, queue) =
-                route.queue_of(&message.order_key).inspect_err(|_| self.routes.doubt(&topic))?;
+            let key = &message.order_key;
+            let queue = if is_ordered { route.queue_of(key) } else { route.queue_of_any(key) };
+            let (addr, broker, queue) = queue.inspect_err(|_| self.routes.doubt(&topic))?;
             let place = Place { addr: addr.to_owned(), broker: broker.clone(), queue };
             self.send(&topic, &place, &[message], deadline).await
         };

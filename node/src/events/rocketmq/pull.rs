@@ -84,6 +84,9 @@ pub(super) async fn read(
             pull(shared, &topic, &route, place, offset, limit - messages.len(), &mut messages).await?;
         }
         if !messages.is_empty() || Instant::now() >= until {
+            // Those of a broker that is missing: it is read on from there when it is back.
+            let missing = known.iter().filter(|(place, _)| !route.read.contains(place));
+            offsets.extend(missing.map(|(place, offset)| (place.clone(), *offset)));
             return Ok(Page { messages, next: position_of(&offsets) });
         }
         tokio::time::sleep(LOOK_PAUSE.min(until.saturating_duration_since(Instant::now()))).await;

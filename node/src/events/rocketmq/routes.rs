@@ -1,11 +1,16 @@
 //! Which queues a topic has, and at which brokers.
 //!
 //! **Order.** A key's queue is its hash over the list of queues, so the order of a key's messages holds as long as that list
-//! stays. A broker that the name servers no longer know keeps its queues in the list for [`MISSING_GRACE`]: its keys wait for
-//! it. After that they move to others' queues, with a warning, since nothing else would ever deliver them.
+//! stays, and is the same on all nodes.
+//! * Where the configuration names the brokers ([`RocketMqOptions::brokers`]), the list is theirs, whatever the name servers know
+//!   at the moment: keys of a broker that is missing wait for it, and a node that starts meanwhile knows the same list.
+//! * Elsewhere it is what the name servers say. A broker that they no longer know keeps its queues in the list for
+//!   [`MISSING_GRACE`], where this process knew it. After that its keys move to others' queues, with a warning, since nothing
+//!   else would ever deliver them. For that long a topic is not made anew elsewhere, either.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_actors::ports::events::{EventError, EventResult};
@@ -17,10 +22,20 @@ use tokio::time::Instant;
 
 use super::connection::Connections;
 use super::error::{refused, unexpected};
+use super::options::RocketMqOptions;
 use super::wire::{Command, quote_numeric_names, request, response};
+
+mod create;
+#[cfg(test)]
+mod tests;
+
+use create::create;
+pub(super) use create::masters;
 
 /// How long a route is used before it is asked for again.
 const ROUTE_AGE_MAX: Duration = Duration::from_secs(30);
+/// How long who knows a route waits for a newer one, and the pause after it came in vain: brokers work without name servers.
+const REFRESH_MAX: Duration = Duration::from_secs(2);
 /// How long a broker may be missing before its queues are given up.
 const MISSING_GRACE: Duration = Duration::from_secs(10 * 60);
 /// Permissions of a queue.
@@ -39,7 +54,7 @@ pub(super) struct Route {
 }
 
 impl Route {
-    /// Which of the queues to write to is a key's.
+    /// Which of the queues to write to is a key's, whether or not its broker is there.
     ///
     /// The partition of the outbox decides first, and the rest of the key then: what the owner of a partition has to send at once
     /// goes to one queue, or where there are more queues than partitions, to few. So it fits into few requests.
@@ -55,14 +70,61 @@ impl Route {
 
     /// The queue of a key, and where it is.
     pub(super) fn queue_of(&self, key: &str) -> EventResult<(&str, &Arc<str>, i32)> {
-        let nobody = || EventError::Unavailable("no broker takes messages of the topic".into());
+        let nobody = || {
+            let why = match self.read.is_empty() {
+                true => "no broker takes messages of the topic",
+                false => "the topic can only be read (brokerPermission of its brokers, or perm of the topic)",
+            };
+            EventError::Unavailable(why.into())
+        };
         let (broker, queue) = &self.write[self.place_of(key).ok_or_else(nobody)?];
         Ok((self.master(broker)?, broker, *queue))
+    }
+
+    /// A queue for a message that is in no order with others: its key's, or the next one whose broker is there.
+    pub(super) fn queue_of_any(&self, key: &str) -> EventResult<(&str, &Arc<str>, i32)> {
+        self.queue_of(key).or_else(|missing| {
+            let (before, from) = self.write.split_at(self.place_of(key).unwrap_or(0));
+            let mut others = from.iter().chain(before);
+            let there = others.find_map(|(broker, queue)| Some((self.masters.get(broker)?.as_str(), broker, *queue)));
+            there.ok_or(missing)
+        })
     }
 
     pub(super) fn master(&self, broker: &Arc<str>) -> EventResult<&str> {
         let missing = || EventError::Unavailable(format!("the broker {broker} is not there"));
         self.masters.get(broker).map(String::as_str).ok_or_else(missing)
+    }
+
+    /// Whether the topic is at a broker, as far as the name servers know.
+    fn is_at(&self, broker: &str) -> bool {
+        self.write.iter().chain(&self.read).any(|(at, _)| &**at == broker)
+    }
+
+    /// Makes the list of queues to write to that of the brokers that the configuration names, if it names any.
+    fn fix(&mut self, topic: &str, options: &RocketMqOptions) -> EventResult<()> {
+        if options.brokers.is_empty() {
+            return Ok(());
+        }
+        let queues = options.topic_queues as i32;
+        for broker in &options.brokers {
+            let there = self.write.iter().filter(|(at, _)| &**at == broker).count();
+            // None: it is missing or can only be read, and is waited for.
+            if there > 0 && there < options.topic_queues as usize {
+                return Err(EventError::NoTopic(format!(
+                    "the topic {topic} has {there} queues at the broker {broker}, and events.topic_queues is {queues}: \
+                     make them the same"
+                )));
+            }
+        }
+        let of_broker = |broker: &String| {
+            let broker: Arc<str> = broker.as_str().into();
+            (0..queues).map(move |queue| (broker.clone(), queue))
+        };
+        self.write = options.brokers.iter().flat_map(of_broker).take(QUEUES_IN_ROUTE_MAX).collect();
+        self.write.sort();
+        self.write.dedup();
+        Ok(())
     }
 }
 
@@ -87,12 +149,6 @@ struct QueueData {
     perm: i32,
     read_queue_nums: i32,
     write_queue_nums: i32,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ClusterData {
-    broker_addr_table: BTreeMap<String, BrokerData>,
 }
 
 /// Queues of a topic on one broker that are used.
@@ -130,15 +186,16 @@ impl From<RouteData> for Route {
     }
 }
 
-/// The route of an answer, for tests.
-#[cfg(test)]
-pub(super) fn route_of(bytes: &[u8]) -> Option<Route> {
-    serde_json::from_slice::<RouteData>(&quote_numeric_names(bytes)).ok().map(Route::from)
+/// The route of an answer of a name server.
+pub(super) fn route_from(bytes: &[u8]) -> serde_json::Result<Route> {
+    serde_json::from_slice::<RouteData>(&quote_numeric_names(bytes)).map(Route::from)
 }
 
 struct Known {
     route: Arc<Route>,
     asked: Instant,
+    /// The name servers did not answer: until then nobody asks them.
+    unasked_until: Option<Instant>,
     /// Since when a broker of the list is missing.
     missing_since: Option<Instant>,
 }
@@ -148,16 +205,21 @@ pub(super) struct Routes {
     known: Mutex<HashMap<String, Known>>,
     /// One question at a time.
     asking: tokio::sync::Mutex<()>,
+    /// Whether it was said that brokers should be named.
+    said: AtomicBool,
 }
 
 impl Routes {
     pub(super) fn new() -> Self {
-        Self { known: Mutex::default(), asking: tokio::sync::Mutex::default() }
+        Self { known: Mutex::default(), asking: tokio::sync::Mutex::default(), said: AtomicBool::new(false) }
     }
 
     fn fresh(&self, topic: &str) -> Option<Arc<Route>> {
         let known = self.known.lock();
-        known.get(topic).filter(|known| known.asked.elapsed() < ROUTE_AGE_MAX).map(|known| known.route.clone())
+        let is_fresh = |known: &&Known| {
+            known.asked.elapsed() < ROUTE_AGE_MAX || known.unasked_until.is_some_and(|until| Instant::now() < until)
+        };
+        known.get(topic).filter(is_fresh).map(|known| known.route.clone())
     }
 
     /// What is known of a topic, however old.
@@ -182,18 +244,23 @@ impl Routes {
         if let Some(route) = self.fresh(topic) {
             return Ok(route);
         }
-        let Ok(_asking) = tokio::time::timeout_at(deadline, self.asking.lock()).await else {
-            return Err(EventError::TimedOut("the name servers do not answer".into()));
+        let known = self.known(topic);
+        let limit = if known.is_some() { deadline.min(Instant::now() + REFRESH_MAX) } else { deadline };
+        let Ok(_asking) = tokio::time::timeout_at(limit, self.asking.lock()).await else {
+            return known.ok_or_else(|| EventError::TimedOut("the name servers do not answer".into()));
         };
         if let Some(route) = self.fresh(topic) {
             return Ok(route);
         }
-        match self.ask(connections, topic, deadline).await {
+        match self.ask(connections, topic, limit).await {
             Ok(route) => Ok(self.learn(topic, route)),
-            // What is known already is better than nothing: brokers work without name servers.
+            // What is known already is better than nothing: brokers work without name servers, and keys wait for those that are
+            // missing.
             Err(error @ (EventError::Unavailable(_) | EventError::TimedOut(_))) => {
-                let known = self.known.lock().get(topic).map(|known| known.route.clone());
-                known.ok_or(error)
+                let mut all = self.known.lock();
+                let Some(known) = all.get_mut(topic) else { return Err(error) };
+                known.unasked_until = Some(Instant::now() + REFRESH_MAX);
+                Ok(known.route.clone())
             }
             Err(error) => Err(error),
         }
@@ -218,11 +285,22 @@ impl Routes {
             }
         }
         let route = Arc::new(route);
-        all.insert(topic.to_owned(), Known { route: route.clone(), asked: now, missing_since });
+        all.insert(topic.to_owned(), Known { route: route.clone(), asked: now, unasked_until: None, missing_since });
         route
     }
 
+    /// A broker that had the topic, is not among those `there`, and is still waited for.
+    fn waits_for(&self, topic: &str, there: &BTreeMap<String, String>) -> Option<Arc<str>> {
+        let mut all = self.known.lock();
+        let known = all.get_mut(topic)?;
+        let (missing, _) = known.route.write.iter().find(|(broker, _)| !there.contains_key(&**broker))?;
+        let now = Instant::now();
+        let since = *known.missing_since.get_or_insert(now);
+        (now.duration_since(since) < MISSING_GRACE).then(|| missing.clone())
+    }
+
     async fn ask(&self, connections: &Connections, topic: &str, deadline: Instant) -> EventResult<Route> {
+        let options = connections.options();
         let route = || {
             let command = Command::new(request::GET_ROUTE_OF_TOPIC).field("topic", topic);
             // Name servers write JSON of their own otherwise.
@@ -230,12 +308,23 @@ impl Routes {
         };
         let mut answer = route().await?;
         if answer.code == response::TOPIC_NOT_EXIST {
-            if !connections.options().create_topics {
+            // Nor do name servers know a topic whose brokers are all missing.
+            let mut there = masters(connections, deadline).await?;
+            if !options.brokers.is_empty() {
+                there.retain(|broker, _| options.brokers.contains(broker));
+                if there.is_empty() {
+                    return Err(EventError::Unavailable("none of the brokers in events.brokers is there".into()));
+                }
+            } else if let Some(missing) = self.waits_for(topic, &there) {
+                // Made elsewhere, it would have other queues when that broker is back.
+                return Err(EventError::Unavailable(format!("the broker {missing}, which has {topic}, is not there")));
+            }
+            if !options.create_topics {
                 return Err(EventError::NoTopic(format!(
                     "RocketMQ has no topic {topic}: create it there, or set events.create_topics = true"
                 )));
             }
-            create(connections, topic, deadline).await?;
+            create(connections, topic, &there, deadline).await?;
             // Brokers tell the name servers at once, and those take a moment.
             for _ in 0..20 {
                 answer = route().await?;
@@ -248,132 +337,50 @@ impl Routes {
         if answer.code != response::SUCCESS {
             return Err(refused(topic, &answer));
         }
-        let data: RouteData = serde_json::from_slice(&quote_numeric_names(&answer.body))
-            .map_err(|error| unexpected("a route", &error))?;
-        Ok(data.into())
+        let mut route = route_from(&answer.body).map_err(|error| unexpected("a route", &error))?;
+        if options.create_topics
+            && options.brokers.iter().any(|broker| !route.is_at(broker))
+            && let Err(error) = complete(connections, topic, &mut route, deadline).await
+        {
+            tracing::warn!(topic, %error, "a topic cannot be made at all of its brokers, trying again");
+        }
+        // Sorted by brokers.
+        let is_at_several =
+            route.write.first().map(|(broker, _)| broker) != route.write.last().map(|(broker, _)| broker);
+        if is_at_several && options.brokers.is_empty() && !self.said.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                topic,
+                "topics lie at several brokers, and events.brokers does not name them: keys move when one is gone, out of order"
+            );
+        }
+        route.fix(topic, options)?;
+        Ok(route)
     }
+}
+
+/// Makes a topic at those of its brokers that are there and lack it: they were missing when it was made elsewhere.
+async fn complete(connections: &Connections, topic: &str, route: &mut Route, deadline: Instant) -> EventResult<()> {
+    let named = &connections.options().brokers;
+    let mut without = masters(connections, deadline).await?;
+    without.retain(|broker, _| named.contains(broker) && !route.is_at(broker));
+    create(connections, topic, &without, deadline).await?;
+    route.masters.extend(without.into_iter().map(|(broker, addr)| (Arc::<str>::from(broker), addr)));
+    Ok(())
 }
 
 /// Asks the name servers, one after the other, until one answers.
 async fn ask_any(connections: &Connections, command: Command, deadline: Instant) -> EventResult<Command> {
     let mut last = EventError::Unavailable("no name server is configured".into());
-    for addr in &connections.options().name_servers {
-        let limit = deadline.min(Instant::now() + connections.options().request_timeout);
+    let RocketMqOptions { name_servers, request_timeout, .. } = connections.options();
+    for (at, addr) in name_servers.iter().enumerate() {
+        // One that hangs must not use up the time of those behind it.
+        let now = Instant::now();
+        let share = deadline.saturating_duration_since(now) / (name_servers.len() - at) as u32;
+        let limit = now + share.min(*request_timeout);
         match connections.call(addr, command.clone(), limit).await {
             Ok(answer) => return Ok(answer),
             Err(error) => last = error,
         }
     }
     Err(last)
-}
-
-/// The masters of all brokers.
-pub(super) async fn masters(connections: &Connections, deadline: Instant) -> EventResult<Vec<String>> {
-    let answer = ask_any(connections, Command::new(request::GET_CLUSTER), deadline).await?;
-    if answer.code != response::SUCCESS {
-        return Err(refused("the cluster", &answer));
-    }
-    let data: ClusterData = serde_json::from_slice(&quote_numeric_names(&answer.body))
-        .map_err(|error| unexpected("the cluster's brokers", &error))?;
-    let mut brokers = data.broker_addr_table.into_values();
-    let masters: Vec<String> = brokers.by_ref().filter_map(|mut b| b.broker_addrs.remove(MASTER)).collect();
-    if masters.is_empty() {
-        return Err(EventError::Unavailable("the name servers know no broker".into()));
-    }
-    Ok(masters)
-}
-
-/// Makes a topic at every broker. Two nodes may do so at once: they make the same.
-async fn create(connections: &Connections, topic: &str, deadline: Instant) -> EventResult<()> {
-    let queues = connections.options().topic_queues;
-    for master in masters(connections, deadline).await? {
-        let command = Command::new(request::UPDATE_AND_CREATE_TOPIC)
-            .field("topic", topic)
-            .field("defaultTopic", "TBW102")
-            .field("readQueueNums", queues)
-            .field("writeQueueNums", queues)
-            .field("perm", READABLE | WRITABLE)
-            .field("topicFilterType", "SINGLE_TAG")
-            .field("topicSysFlag", 0)
-            .field("order", false);
-        let answer = connections.call(&master, command, deadline).await?;
-        if answer.code != response::SUCCESS {
-            return Err(refused(topic, &answer));
-        }
-        tracing::info!(topic, broker = master, queues, "topic created");
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn route(text: &str) -> Route {
-        let data: RouteData = serde_json::from_slice(&quote_numeric_names(text.as_bytes())).expect("a route");
-        data.into()
-    }
-
-    const TWO: &str = r#"{"brokerDatas":[{"brokerAddrs":{0:"10.0.0.1:10911",1:"10.0.0.2:10911"},"brokerName":"a","cluster":"c"},
-        {"brokerAddrs":{0:"10.0.0.3:10911"},"brokerName":"b","cluster":"c"}],"filterServerTable":{},
-        "queueDatas":[{"brokerName":"b","perm":6,"readQueueNums":2,"topicSysFlag":0,"writeQueueNums":2},
-        {"brokerName":"a","perm":6,"readQueueNums":4,"topicSysFlag":0,"writeQueueNums":3}]}"#;
-    const ONE: &str = r#"{"brokerDatas":[{"brokerAddrs":{0:"10.0.0.1:10911"},"brokerName":"a"}],
-        "queueDatas":[{"brokerName":"a","perm":6,"readQueueNums":4,"writeQueueNums":3}]}"#;
-
-    #[test]
-    fn routes_of_name_servers_are_read() {
-        let route = route(TWO);
-        assert_eq!((route.write.len(), route.read.len()), (5, 6));
-        assert_eq!(route.masters[&Arc::from("a")], "10.0.0.1:10911");
-        let mut used: Vec<_> = (0..200).map(|n| route.queue_of(&format!("key-{n}")).expect("a queue")).collect();
-        used.sort();
-        used.dedup();
-        assert_eq!(used.len(), 5, "every queue is used");
-    }
-
-    #[test]
-    fn partitions_of_the_outbox_have_few_queues_and_all_queues_as_many_keys() {
-        for count in [1, 3, 8, 16, 40, 64] {
-            let route = Route { write: (0..count).map(|queue| (Arc::from("a"), queue)).collect(), ..Route::default() };
-            let mut queues = vec![std::collections::BTreeSet::new(); usize::from(PARTITIONS)];
-            let mut keys = vec![0; count as usize];
-            for n in 0..32_000 {
-                let key = format!("bucket/some/key-{n}");
-                let place = route.place_of(&key).expect("there are queues");
-                queues[usize::from(partition_of(key.as_bytes()))].insert(place);
-                keys[place] += 1;
-            }
-            let most = queues.iter().map(|queues| queues.len()).max().expect("partitions");
-            assert!(most <= count as usize / usize::from(PARTITIONS) + 2, "{most} of {count} for one partition");
-            let (least, most) = (keys.iter().min().expect("queues"), keys.iter().max().expect("queues"));
-            assert!(most < &(least * 2), "{count} queues: {least} to {most} keys");
-        }
-    }
-
-    #[test]
-    fn an_answer_does_not_decide_how_much_memory_a_route_takes() {
-        let queue = r#"{"brokerName":"a","perm":6,"readQueueNums":2147483647,"writeQueueNums":2147483647}"#;
-        let text = format!(r#"{{"brokerDatas":[],"queueDatas":[{}]}}"#, vec![queue; 20_000].join(","));
-        let route = route(&text);
-        assert_eq!((route.write.len(), route.read.len()), (QUEUES_IN_ROUTE_MAX, QUEUES_IN_ROUTE_MAX));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn keys_of_a_missing_broker_wait_for_it_and_then_move() {
-        let routes = Routes::new();
-        let before = routes.learn("topic", route(TWO));
-        let key =
-            (0..).map(|n| format!("key-{n}")).find(|key| before.queue_of(key).expect("a queue").1 == &Arc::from("b"));
-        let key = key.expect("a key of that broker");
-        let without = routes.learn("topic", route(ONE));
-        assert!(matches!(without.queue_of(&key), Err(EventError::Unavailable(_))), "it waits");
-        tokio::time::advance(MISSING_GRACE / 2).await;
-        let back = routes.learn("topic", route(TWO));
-        assert_eq!(back.queue_of(&key), before.queue_of(&key));
-        routes.learn("topic", route(ONE));
-        tokio::time::advance(MISSING_GRACE).await;
-        let moved = routes.learn("topic", route(ONE));
-        assert_eq!(moved.queue_of(&key).expect("a queue").1, &Arc::from("a"));
-    }
 }

@@ -4,9 +4,8 @@
 //! one key the later one has the higher id. Rows of different keys may become visible in another order than that of their ids,
 //! so nothing here goes on from an id: the lowest rows are read, and taken out by name.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use holdfast_actors::domain::events::{EventDraft, EventOutcome};
@@ -15,6 +14,7 @@ use holdfast_actors::ports::metadata::{MetadataError, MetadataResult};
 use holdfast_actors::ports::outbox::{COUNTED_MAX, Look, Outbox, OutboxBacklog, OutboxRow, ReplayFilter};
 use holdfast_protocol::EventId;
 use holdfast_protocol::events::partition_of;
+use parking_lot::Mutex;
 use sqlx::AssertSqlSafe;
 use tokio::sync::watch;
 
@@ -25,8 +25,14 @@ use crate::metadata::rows;
 /// Columns of both tables, in the order of all statements; `published` has one more.
 pub(in crate::metadata) const OUTBOX_COLUMNS: &str = "part, id, nonce, topic, queued_ms, order_key, tag, words, body";
 
-/// The row that was complained of last.
-static LAST_UNREADABLE: AtomicI64 = AtomicI64::new(-1);
+/// Rows that were complained of: they are looked at many times a second. Beyond so many nothing new is said.
+static COMPLAINED: Mutex<BTreeSet<i64>> = Mutex::new(BTreeSet::new());
+const COMPLAINTS_MAX: usize = 256;
+
+/// Whether nobody complained of a row yet.
+fn is_news(complained: &mut BTreeSet<i64>, id: i64) -> bool {
+    complained.len() < COMPLAINTS_MAX && complained.insert(id)
+}
 
 /// A row to be inserted.
 pub(in crate::metadata) struct NewRow {
@@ -147,8 +153,7 @@ fn rows_from(partition: u16, found: &[&impl Fields]) -> MetadataResult<Vec<Outbo
             Ok(row) => read.push(row),
             Err(error) => {
                 let id = row.number(0)?;
-                // Rows are looked at many times a second.
-                if LAST_UNREADABLE.swap(id, Ordering::Relaxed) != id {
+                if is_news(&mut COMPLAINED.lock(), id) {
                     tracing::error!(partition, id, %error, "a row of the outbox cannot be read, it and its key wait");
                 }
                 held.push(order_key);
@@ -308,5 +313,21 @@ impl<B: Backend> Outbox for SqlMetadataStore<B> {
         let replayed = replayed.await?;
         self.tell_written();
         Ok(replayed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_row_that_cannot_be_read_is_told_once_however_many_they_are() {
+        let mut complained = BTreeSet::new();
+        let mut told = 0;
+        for _ in 0..3 {
+            told += (0..1_000).filter(|id| is_news(&mut complained, *id)).count();
+        }
+        assert_eq!((told, complained.len()), (COMPLAINTS_MAX, COMPLAINTS_MAX));
+        assert!(is_news(&mut BTreeSet::from([1]), 2) && !is_news(&mut BTreeSet::from([1]), 1));
     }
 }
