@@ -38,6 +38,7 @@ mod listing;
 pub(crate) mod meters;
 mod multipart;
 mod notify;
+mod presigned;
 mod put;
 mod read;
 mod restore;

@@ -81,6 +81,14 @@ async fn ranges() {
         let head = world.head("/bucket/k").header("range", range).send().await.expect(206);
         assert_eq!(head.header("content-length"), (to - from).to_string());
     }
+    for ignored in ["bytes=-", "bytes=5-2", "bytes=0-1,3-4"] {
+        assert_eq!(world.get("/bucket/k").header("range", ignored).send().await.expect(200).body(), data, "{ignored}");
+        assert_eq!(
+            world.get("/bucket/k").unsigned("range", ignored).send().await.expect(200).body(),
+            data,
+            "{ignored}"
+        );
+    }
     let beyond = world.get("/bucket/k").header("range", "bytes=1000-").send().await.expect_error(416, "InvalidRange");
     assert_eq!(beyond.header("content-range"), "bytes */1000");
     assert_eq!(world.get("/bucket/k?partNumber=1").send().await.expect(206).body(), data);
