@@ -12,7 +12,7 @@ use holdfast_actors::domain::objects::ranges::{ByteRange, NoSuchPart, part_range
 use holdfast_actors::flow::get::ObjectReader;
 use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::metadata::{Bucket, Content, ObjectPart, ObjectVersion, Versioning};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use s3s::dto::{
     self, GetObjectAttributesInput, GetObjectAttributesOutput, GetObjectAttributesParts, GetObjectInput,
@@ -30,6 +30,9 @@ use super::convert::{
 };
 use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, precondition_failed, with_headers};
 use super::expires;
+
+/// How many tags an object has.
+const TAGGING_COUNT: HeaderName = HeaderName::from_static("x-amz-tagging-count");
 
 /// The body of an answer. s3s asks for `Sync`; exclusive access through `get_mut` takes no lock.
 struct ObjectBody(Mutex<ObjectReader>);
@@ -315,6 +318,10 @@ impl S3Front {
         }
         if overridden {
             refuse_anonymous_overrides(Caller::of(&req.extensions))?;
+        }
+        // S3 tells it of both reads, s3s of GetObject only.
+        if !object.tags.is_empty() {
+            headers.insert(TAGGING_COUNT, object.tags.len().into());
         }
         // s3s answers every HeadObject with 200; the HTTP service makes it 206 by its Content-Range.
         Ok(S3Response::with_headers(output, headers))

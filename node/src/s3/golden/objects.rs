@@ -47,6 +47,10 @@ async fn put_then_get_and_head_give_back_everything() {
         assert!(answer.body().is_empty() || answer.body() == data);
     }
     assert_eq!(world.get("/bucket/dir/a%20b.txt").send().await.header("x-amz-tagging-count"), "2");
+    let overridden = world.head("/bucket/dir/a%20b.txt?response-expires=Thu%2C%2001%20Dec%201994%2016%3A00%3A00%20GMT");
+    for head in [world.head("/bucket/dir/a%20b.txt"), overridden] {
+        assert_eq!(head.send().await.expect(200).header("x-amz-tagging-count"), "2");
+    }
     let checked = world.head("/bucket/dir/a%20b.txt").header("x-amz-checksum-mode", "ENABLED").send().await;
     assert_eq!(checked.header("x-amz-checksum-crc64nvme"), put.header("x-amz-checksum-crc64nvme"));
 }
