@@ -32,6 +32,7 @@ mod delete;
 mod error_details;
 mod errors;
 mod expires;
+mod if_range;
 mod ignored;
 mod lifecycle;
 mod listing;

@@ -30,6 +30,7 @@ use super::convert::{
 };
 use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, precondition_failed, with_headers};
 use super::expires;
+use super::if_range;
 
 /// How many tags an object has.
 const TAGGING_COUNT: HeaderName = HeaderName::from_static("x-amz-tagging-count");
@@ -204,7 +205,8 @@ impl S3Front {
         if !conditions.is_empty() {
             evaluate(&conditions, &object, &content)?;
         }
-        let selection = select(&content, input.range, input.part_number)?;
+        let range = input.range.filter(|_| if_range::holds(&req.headers, &object, &content));
+        let selection = select(&content, range, input.part_number)?;
 
         let length = selection.range.end - selection.range.start;
         let body = if length == 0 {
@@ -266,7 +268,8 @@ impl S3Front {
         let bucket = self.bucket_of(&req.extensions, &input.bucket, input.expected_bucket_owner.as_deref()).await?;
         let (object, content) = self.readable(&bucket, &input.key, input.version_id.as_deref()).await?;
         evaluate(&conditions, &object, &content)?;
-        let selection = select(&content, input.range, input.part_number)?;
+        let range = input.range.filter(|_| if_range::holds(&req.headers, &object, &content));
+        let selection = select(&content, range, input.part_number)?;
 
         let attributes = &object.attributes;
         let mut output = HeadObjectOutput {

@@ -100,6 +100,28 @@ async fn ranges() {
 }
 
 #[tokio::test]
+async fn a_range_of_another_object_is_not_put_behind_what_a_client_has() {
+    let world = World::new().await;
+    let etag = world.put("/bucket/k").body("hello").send().await.expect(200).header("etag");
+    let modified = world.head("/bucket/k").send().await.header("last-modified");
+    let request = |method: &'static str, condition: &str| {
+        world.request(method, "/bucket/k").header("range", "bytes=1-2").header("if-range", condition).send()
+    };
+    for same in [etag.as_str(), modified.as_str()] {
+        assert_eq!(request("GET", same).await.expect(206).text(), "el", "{same}");
+        assert_eq!(request("HEAD", same).await.expect(206).header("content-length"), "2", "{same}");
+    }
+    let weak = format!("W/{etag}");
+    for other in ["\"5d41\"", weak.as_str(), "Wed, 21 Oct 2015 07:28:00 GMT", "junk"] {
+        assert_eq!(request("GET", other).await.expect(200).text(), "hello", "{other}");
+        assert_eq!(request("HEAD", other).await.expect(200).header("content-length"), "5", "{other}");
+    }
+    let beyond = world.get("/bucket/k").header("range", "bytes=9-").header("if-range", "\"5d41\"").send().await;
+    assert_eq!(beyond.expect(200).text(), "hello");
+    world.get("/bucket/k").header("if-range", "\"5d41\"").send().await.expect(200);
+}
+
+#[tokio::test]
 async fn conditions_of_reads() {
     let world = World::new().await;
     let etag = world.put("/bucket/k").body("x").send().await.expect(200).header("etag");
