@@ -323,6 +323,25 @@ async fn what_is_not_implemented_says_so() {
 }
 
 #[tokio::test]
+async fn a_form_that_asks_for_encryption_or_a_lock_is_not_stored_without() {
+    let world = World::new().await;
+    let policy = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"s3:PutObject",
+        "Resource":"arn:aws:s3:::bucket/*"}]}"#;
+    world.put("/bucket?policy").body(policy).send().await.expect(204);
+    let post = |fields: &[(&str, &str)]| {
+        let fields = fields.iter().chain(&[("key", "k"), ("file", "x")]);
+        let parts = fields
+            .map(|(name, value)| format!("--B\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"));
+        let body = parts.collect::<String>() + "--B--\r\n";
+        world.post("/bucket").user(None).header("content-type", "multipart/form-data; boundary=B").body(body).send()
+    };
+    for field in [("x-amz-object-lock-mode", "GOVERNANCE"), ("x-amz-server-side-encryption", "AES256")] {
+        post(&[field]).await.expect_error(501, "NotImplemented");
+    }
+    post(&[]).await.expect(204);
+}
+
+#[tokio::test]
 async fn disk_faults_are_told_by_status() {
     use holdfast_actors::ports::chunks::memory::Fault;
     let world = World::new().await;
