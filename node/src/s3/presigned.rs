@@ -1,7 +1,7 @@
 //! Headers that a presigned URL carries as parameters.
 //!
-//! A URL is handed to somebody who knows nothing of headers, so the SDKs for JavaScript and Go write those that begin with
-//! `x-amz-` into its query (`x-amz-acl`, `x-amz-meta-colour`), and S3 takes them for the headers. To s3s they are nothing: an
+//! A URL is handed to somebody who knows nothing of headers, so the SDKs for JavaScript, Go and Ruby write those that begin
+//! with `x-amz-` into its query (`x-amz-acl`, `x-amz-meta-colour`), and S3 takes them for the headers. To s3s they are nothing: an
 //! object would be stored without its metadata, and a copy as an empty object. So they become headers before s3s sees the
 //! request. The signature covers the whole query, and s3s compares it: nobody but the signer can have put them there.
 //!
@@ -73,6 +73,9 @@ pub(super) fn take_headers(request: &mut Request<Body>) -> S3Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_protocol::fuzz::{Target, damage};
+    use http::Uri;
+
     use super::*;
 
     fn headers(query: &str, given: &[(&'static str, &'static str)]) -> Result<Vec<(String, String)>, String> {
@@ -131,5 +134,18 @@ mod tests {
         for query in ["x-amz-meta-a=b%0D%0Ac&X-Amz-Signature=0", "x-amz-meta-a%20b=c&X-Amz-Signature=0"] {
             assert_eq!(headers(query, &[]), Err("InvalidArgument".to_owned()), "{query}");
         }
+    }
+
+    #[test]
+    fn damaged_queries_bring_no_other_headers() {
+        fn body(bytes: &[u8]) {
+            let Ok(uri) = Uri::try_from([&b"/b/k?"[..], bytes].concat()) else { return };
+            let mut request = Request::new(Body::empty());
+            *request.uri_mut() = uri;
+            let taken = take_headers(&mut request);
+            assert!(request.headers().keys().all(|name| taken.is_ok() && is_header(name.as_str())));
+        }
+        let seeds = || vec![b"X-Amz-Acl=private&x-amz-meta-a=%C3%A4&X-Amz-Date=d&X-Amz-Signature=0".to_vec()];
+        damage::run(&[Target { name: "presigned_headers", body, seeds }], 3_000);
     }
 }
