@@ -103,6 +103,21 @@ class Presigned(S3Test):
         self.assertEqual(fetch(url, "PUT", b"x", {"Content-Type": "text/html"})[0], 403)
         self.assertEqual(fetch(url, "PUT", b"x", {"Content-Type": "text/plain"})[0], 200)
 
+    def test_headers_that_a_url_carries_count(self):
+        # As SDKs for JavaScript and Go sign them, with the checksum of an empty body.
+        from botocore.auth import S3SigV4QueryAuth
+        from botocore.awsrequest import AWSRequest
+        from botocore.credentials import Credentials
+        request = AWSRequest("PUT", url=f"{ENDPOINT}/{self.bucket}/hoisted", params={
+            "x-amz-acl": "public-read", "x-amz-meta-colour": "blue green", "x-amz-tagging": "a=b",
+            "x-amz-checksum-crc32": "AAAAAA==", "x-amz-sdk-checksum-algorithm": "CRC32"})
+        S3SigV4QueryAuth(Credentials(ACCESS_KEY, SECRET_KEY), "s3", "us-east-1", expires=300).add_auth(request)
+        status, _, body = fetch(request.url, "PUT", b"by url")
+        self.assertEqual(status, 200, body)
+        self.assertEqual(fetch(f"{ENDPOINT}/{self.bucket}/hoisted")[::2], (200, b"by url"))
+        self.assertEqual(self.head("hoisted")["Metadata"], {"colour": "blue green"})
+        self.assertEqual(self.get("hoisted")["TagCount"], 1)
+
     def test_more_than_a_week_is_refused(self):
         self.put("k")
         status, _, body = fetch(self.presign("get_object", seconds=604801))

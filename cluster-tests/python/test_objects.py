@@ -221,6 +221,18 @@ class Ranges(S3Test):
             self.assertEqual(status, 200, given)
             self.assertTrue(body == self.data)
 
+    def test_a_download_is_resumed_only_if_the_object_is_the_same(self):
+        signer = client(signature_version="s3v4")
+        url = signer.generate_presigned_url("get_object", {"Bucket": self.bucket, "Key": "k"})
+        status, headers, _ = fetch(url)
+        self.assertEqual(status, 200)
+        for same in [headers["etag"], headers["last-modified"]]:
+            status, _, body = fetch(url, headers={"Range": "bytes=2999990-", "If-Range": same})
+            self.assertEqual((status, len(body)), (206, 10), same)
+        self.put("k", b"another")
+        status, _, body = fetch(url, headers={"Range": "bytes=2999990-", "If-Range": headers["etag"]})
+        self.assertEqual((status, body), (200, b"another"))
+
     def test_nonsense_ranges_that_are_signed_are_ignored_too(self):
         for given in ["bytes=5-2", "chunks=0-1", "bytes=abc", "bytes=0-1,3-4"]:
             answer = self.get("k", Range=given)

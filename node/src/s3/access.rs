@@ -40,6 +40,7 @@ use super::errors::{ResultExt as _, ToS3 as _, too_much};
 use super::facts::{ClientConnection, RequestFacts, Signing, query_value};
 use super::judged::Judged;
 use super::operations::{self, Operation};
+use super::presigned;
 use super::request_id::{Granted, RequestContext};
 use super::strict_xml;
 
@@ -48,6 +49,9 @@ const CACHED_POLICIES_MAX: usize = 1024;
 
 /// Actions on the policy itself, which no Deny can take from the owner and from admins.
 const POLICY_ACTIONS: [&str; 3] = ["s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"];
+
+/// What S3 tells of a bucket and s3s does not know.
+const UNKNOWN_READS: [&str; 2] = ["abac", "metadataConfiguration"];
 
 /// Decides about requests. Cheap to clone.
 #[derive(Clone)]
@@ -474,15 +478,23 @@ fn has_streaming_payload(headers: &HeaderMap) -> bool {
 
 /// A subresource that s3s does not know, on a request that would be taken for a plain write or deletion. S3 gains new ones
 /// (`?renameObject`), and carrying one out as PutObject with an empty body would destroy the object.
+///
+/// Of a read S3 passes over what it does not know, so there only those are refused that S3 has: a program that asks how a
+/// bucket is configured would take a listing for the answer.
 fn unknown_subresource<'q>(operation: &str, query: &'q str) -> Option<&'q str> {
-    if query.is_empty()
-        || !matches!(operation, "PutObject" | "CopyObject" | "DeleteObject" | "CreateBucket" | "DeleteBucket")
-    {
+    if query.is_empty() {
         return None;
     }
+    let is_unknown: fn(&str) -> bool = match operation {
+        "PutObject" | "CopyObject" | "DeleteObject" | "CreateBucket" | "DeleteBucket" => {
+            |name| !name.is_empty() && name != "versionId" && !presigned::is_amz(name)
+        }
+        "ListObjects" => |name| UNKNOWN_READS.contains(&name),
+        _ => return None,
+    };
     query.split('&').find_map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (value.is_empty() && !name.is_empty() && name != "versionId" && !name.starts_with("X-Amz-")).then_some(name)
+        (value.is_empty() && is_unknown(name)).then_some(name)
     })
 }
 

@@ -98,9 +98,10 @@ pub(super) fn complete_error(
     set_body(response, text);
 }
 
-/// Text for XML 1.0, which cannot hold control characters, not even escaped.
+/// Text for XML 1.0, which cannot hold control characters and two others, not even escaped.
 fn plain(text: &str) -> String {
-    quick_xml::escape::escape(text).chars().filter(|c| !c.is_control()).collect()
+    let fits = |c: &char| !c.is_control() && !matches!(*c, '\u{FFFE}' | '\u{FFFF}');
+    quick_xml::escape::escape(text).chars().filter(fits).collect()
 }
 
 fn code_of(body: &Bytes) -> Option<&str> {
@@ -189,7 +190,7 @@ mod tests {
     #[test]
     fn an_error_says_what_it_is_and_where() {
         let mut response = answer(403, "application/xml", "<Error><Code>SignatureDoesNotMatch</Code></Error>");
-        complete_error(&mut response, "7", "node", "/b/a%20%0D%3C", |_| Vec::new());
+        complete_error(&mut response, "7", "node", "/b/a%20%0D%EF%BF%BE%EF%BF%BF%3C", |_| Vec::new());
         let completed = text(&response);
         assert!(
             completed.contains("</Code><Message>The request signature we calculated does not match"),

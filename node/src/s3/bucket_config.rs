@@ -8,7 +8,9 @@ use std::sync::Arc;
 use holdfast_actors::domain::access::acl::{self, AclError, Grantee as AclGrantee, Permission as AclPermission};
 use holdfast_actors::domain::access::cors::{CorsError, CorsRule, CorsRules};
 use holdfast_actors::domain::access::policy::Policy;
-use holdfast_actors::domain::objects::tags::{TAG_KEY_CHARS_MAX, TAG_VALUE_CHARS_MAX, TagError, is_system_key};
+use holdfast_actors::domain::objects::tags::{
+    TAG_KEY_CHARS_MAX, TAG_VALUE_CHARS_MAX, TagError, is_readable, is_system_key,
+};
 use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, CannedAcl, ObjectVersion, Tag};
 use holdfast_protocol::{EventName, VersionId};
@@ -77,10 +79,10 @@ fn check_tags(tag_set: &[dto::Tag]) -> S3Result<Vec<Tag>> {
     for tag in tag_set {
         let key = tag.key.clone().unwrap_or_default();
         let value = tag.value.clone().unwrap_or_default();
-        if key.is_empty() || key.chars().count() > TAG_KEY_CHARS_MAX {
+        if key.is_empty() || key.chars().count() > TAG_KEY_CHARS_MAX || !is_readable(&key) {
             return Err(s3_error!(InvalidTag, "The TagKey you have provided is invalid"));
         }
-        if value.chars().count() > TAG_VALUE_CHARS_MAX {
+        if value.chars().count() > TAG_VALUE_CHARS_MAX || !is_readable(&value) {
             return Err(s3_error!(InvalidTag, "The TagValue you have provided is invalid"));
         }
         if is_system_key(&key) {

@@ -28,7 +28,7 @@ pub(crate) fn timestamp(ms: u64) -> Timestamp {
 }
 
 /// Whole seconds since 1970, for conditions.
-fn seconds(timestamp: Timestamp) -> i64 {
+pub(crate) fn seconds(timestamp: Timestamp) -> i64 {
     OffsetDateTime::from(timestamp).unix_timestamp()
 }
 

@@ -110,8 +110,8 @@ impl S3Front {
             input.copy_source_if_modified_since.take(),
             input.copy_source_if_unmodified_since.take(),
         );
-        let replace_metadata = replaces(input.metadata_directive.as_ref().map(|d| d.as_str()))?;
-        let replace_tags = replaces(input.tagging_directive.as_ref().map(|d| d.as_str()))?;
+        let replace_metadata = replaces("metadata", input.metadata_directive.as_ref().map(|d| d.as_str()))?;
+        let replace_tags = replaces("tagging", input.tagging_directive.as_ref().map(|d| d.as_str()))?;
         let redirects = input.website_redirect_location.is_some();
         let given_attributes = attribute_headers!(input).into_attributes(&req.extensions)?;
         let given_tags = parse_tagging_header(input.tagging.as_deref().unwrap_or_default()).s3()?;
@@ -293,12 +293,12 @@ fn copied(committed: &Committed, source: Source) -> CopyObjectOutput {
     }
 }
 
-/// Reads a directive: whether it says `REPLACE`.
-fn replaces(directive: Option<&str>) -> S3Result<bool> {
+/// Reads a directive about the metadata or the tags of a copy: whether it says `REPLACE`.
+fn replaces(what: &str, directive: Option<&str>) -> S3Result<bool> {
     match directive {
         None | Some("COPY") => Ok(false),
         Some("REPLACE") => Ok(true),
-        Some(_) => Err(invalid_argument("Unknown metadata directive.")),
+        Some(_) => Err(invalid_argument(format!("Unknown {what} directive."))),
     }
 }
 

@@ -1,9 +1,9 @@
 //! The S3 front end as an HTTP service: s3s, and what stands around it.
 //!
 //! A request passes, in this order: its id and log span; CORS preflight, which is answered here; the gate for the form of
-//! signatures ([`super::signature`]); form uploads, which become a PutObject ([`super::post`]); then s3s, which
-//! authenticates, asks [`super::access`], and calls the operation; large chunks of `aws-chunked` are cut on their way into it
-//! ([`super::chunked`]), and documents that decide what is deleted or moved are
+//! signatures ([`super::signature`]); form uploads, which become a PutObject ([`super::post`]); headers that a presigned URL
+//! carries ([`super::presigned`]); then s3s, which authenticates, asks [`super::access`], and calls the operation; large chunks
+//! of `aws-chunked` are cut on their way into it ([`super::chunked`]), and documents that decide what is deleted or moved are
 //! looked at on their way into it ([`super::strict_xml`]). On the way back the answer gets the request id (also in the body of an error),
 //! CORS headers, and `Retry-After` if the node is busy; it is logged and counted.
 //!
@@ -37,6 +37,7 @@ use super::host::HostNames;
 use super::ignored::Again;
 use super::meters::Meters;
 use super::post::{self, FormContext};
+use super::presigned;
 use super::request_id::{RequestContext, RequestId};
 use super::restore::Accepted;
 use super::signature;
@@ -210,6 +211,7 @@ impl Inner {
         }
         signature::check_form(request.headers(), request.uri(), &self.region)?;
         if !is_form {
+            presigned::take_headers(&mut request)?;
             chunked::bound(&mut request);
             let again = Again::of(&mut request, context);
             let watched = strict_xml::watch(&mut request, context);

@@ -38,7 +38,8 @@ fn drop_ignored(method: &Method, uri: &Uri, headers: &mut HeaderMap) -> Vec<Head
 }
 
 fn is_range(text: &str) -> bool {
-    s3s::dto::Range::parse(text).is_ok()
+    // s3s takes a suffix without a length for the last 0 bytes.
+    text != "bytes=-" && s3s::dto::Range::parse(text).is_ok()
 }
 
 /// Whether s3s can read a date in a header.
@@ -91,7 +92,8 @@ impl Again {
 
     /// The request without the header, if it was allowed and then refused.
     pub(super) fn after(self, response: &Response<Body>, context: &RequestContext) -> Option<Request<Body>> {
-        if response.status() != StatusCode::BAD_REQUEST {
+        // What s3s cannot read is 400, and 416 is its suffix without a length.
+        if !matches!(response.status(), StatusCode::BAD_REQUEST | StatusCode::RANGE_NOT_SATISFIABLE) {
             return None;
         }
         let mut request = self.head.map(|()| Body::empty());
@@ -137,7 +139,7 @@ mod tests {
         for good in ["bytes=0-0", "bytes=5-", "bytes=-7", "bytes=0-99999999"] {
             assert!(survives(Method::GET, "/b/k", None, (RANGE, &[good])), "{good}");
         }
-        for ignored in ["bytes=0-1,3-4", "bytes=5-2", "bytes=", "bytes=a-b", "lines=1-2", "", "bytes=--1"] {
+        for ignored in ["bytes=0-1,3-4", "bytes=5-2", "bytes=", "bytes=-", "bytes=a-b", "lines=1-2", "", "bytes=--1"] {
             assert!(!survives(Method::GET, "/b/k", None, (RANGE, &[ignored])), "{ignored}");
             assert!(!survives(Method::HEAD, "/b/k", None, (RANGE, &[ignored])), "{ignored}");
         }

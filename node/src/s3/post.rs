@@ -38,7 +38,7 @@ const BUFFERED_BYTES_MAX: usize = 1024 * 1024;
 /// Characters of a path that stay as they are.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// Fields that become headers of the same name; `x-amz-meta-*`, `x-amz-checksum-*` and the encryption headers come on top.
+/// Fields that become headers of the same name.
 const HEADER_FIELDS: [&str; 9] = [
     "cache-control",
     "content-type",
@@ -50,6 +50,10 @@ const HEADER_FIELDS: [&str; 9] = [
     "x-amz-website-redirect-location",
     "x-amz-sdk-checksum-algorithm",
 ];
+
+/// Beginnings of the names of further ones. Encryption and locks are refused as headers: nobody is to believe in them.
+const HEADER_FIELD_STARTS: [&str; 4] =
+    ["x-amz-meta-", "x-amz-checksum-", "x-amz-object-lock-", "x-amz-server-side-encryption"];
 
 /// Whether a request carries a form. Looks at bytes and at every value: what s3s takes for a form must not pass here as none,
 /// and s3s passes over values that are not UTF-8, and takes parameters that are not ASCII.
@@ -169,8 +173,8 @@ async fn check_policy(context: &FormContext<'_>, form: &Form) -> S3Result<(Calle
 
 fn add_field_headers(form: &Form, headers: &mut HeaderMap) -> S3Result<()> {
     for (name, value) in form.fields() {
-        let passes = HEADER_FIELDS.contains(&name.as_str())
-            || ["x-amz-meta-", "x-amz-checksum-", "x-amz-server-side-encryption"].iter().any(|p| name.starts_with(p));
+        let passes =
+            HEADER_FIELDS.contains(&name.as_str()) || HEADER_FIELD_STARTS.iter().any(|start| name.starts_with(start));
         match name.as_str() {
             "acl" => insert(headers, "x-amz-acl", value)?,
             "tagging" => insert(headers, "x-amz-tagging", &form::tagging_header(value)?)?,

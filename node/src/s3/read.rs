@@ -12,7 +12,7 @@ use holdfast_actors::domain::objects::ranges::{ByteRange, NoSuchPart, part_range
 use holdfast_actors::flow::get::ObjectReader;
 use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::metadata::{Bucket, Content, ObjectPart, ObjectVersion, Versioning};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use s3s::dto::{
     self, GetObjectAttributesInput, GetObjectAttributesOutput, GetObjectAttributesParts, GetObjectInput,
@@ -30,7 +30,11 @@ use super::convert::{
 };
 use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, precondition_failed, with_headers};
 use super::expires;
+use super::if_range;
 use super::judged::Judged;
+
+/// How many tags an object has.
+const TAGGING_COUNT: HeaderName = HeaderName::from_static("x-amz-tagging-count");
 
 /// The body of an answer. s3s asks for `Sync`; exclusive access through `get_mut` takes no lock.
 struct ObjectBody(Mutex<ObjectReader>);
@@ -203,7 +207,8 @@ impl S3Front {
         if !conditions.is_empty() {
             evaluate(&conditions, &object, &content)?;
         }
-        let selection = select(&content, input.range, input.part_number)?;
+        let range = input.range.filter(|_| if_range::holds(&req.headers, &object, &content));
+        let selection = select(&content, range, input.part_number)?;
 
         let length = selection.range.end - selection.range.start;
         let body = if length == 0 {
@@ -266,7 +271,8 @@ impl S3Front {
         let (object, content) = self.readable(&bucket, &input.key, input.version_id.as_deref()).await?;
         Judged::check(&req.extensions, &bucket, &input.key, input.version_id.as_deref(), &object)?;
         evaluate(&conditions, &object, &content)?;
-        let selection = select(&content, input.range, input.part_number)?;
+        let range = input.range.filter(|_| if_range::holds(&req.headers, &object, &content));
+        let selection = select(&content, range, input.part_number)?;
 
         let attributes = &object.attributes;
         let mut output = HeadObjectOutput {
@@ -318,6 +324,10 @@ impl S3Front {
         }
         if overridden {
             refuse_anonymous_overrides(Caller::of(&req.extensions))?;
+        }
+        // S3 tells it of both reads, s3s of GetObject only.
+        if !object.tags.is_empty() {
+            headers.insert(TAGGING_COUNT, object.tags.len().into());
         }
         // s3s answers every HeadObject with 200; the HTTP service makes it 206 by its Content-Range.
         Ok(S3Response::with_headers(output, headers))

@@ -8,6 +8,7 @@
 //!   source or an ACL to it.
 //! * A presigned URL is valid for at most seven days.
 //! * A request is signed in one way, by one header; a second one is refused instead of being taken for no signature.
+//! * `x-amz-content-sha256` is a hash or one of the words that stand for none.
 //! * The credential's scope names the service `s3`, and a region of lower-case letters, digits and hyphens; which one does not
 //!   matter. s3cmd begins with `US` and waits to be told the right one.
 
@@ -73,7 +74,23 @@ fn check_authorization(value: &str, headers: &HeaderMap, region: &str) -> S3Resu
         return Err(other_region(wrong, region));
     }
     let signed = field("SignedHeaders").ok_or_else(|| malformed("has no SignedHeaders"))?;
-    check_signed_headers(signed, headers)
+    check_signed_headers(signed, headers)?;
+    check_payload_hash(headers)
+}
+
+/// What a request says its body's hash is. To s3s what cannot be one is a wrong signature, which sends who looks for the fault to
+/// the key.
+fn check_payload_hash(headers: &HeaderMap) -> S3Result<()> {
+    let Some(hash) = headers.get("x-amz-content-sha256") else { return Ok(()) };
+    let hash = hash.as_bytes();
+    let is_sha256 = hash.len() == 64 && hash.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if is_sha256 || hash == b"UNSIGNED-PAYLOAD" || hash.starts_with(b"STREAMING-") {
+        return Ok(());
+    }
+    Err(s3_error!(
+        InvalidArgument,
+        "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, one of the values that begin with STREAMING-, or a valid sha256 value."
+    ))
 }
 
 /// What of a presigned URL is checked here.
@@ -246,6 +263,11 @@ mod tests {
         let sts = auth("host", "AK/20260102/us-east-1/sts/aws4_request");
         assert_eq!(header(&sts, &[]).as_deref(), Some("AuthorizationHeaderMalformed"));
         assert_eq!(header(&signed, &[("authorization", "AWS4-HMAC-SHA256 x")]).as_deref(), Some("InvalidRequest"));
+        let hash = |hash: &'static str| header(&signed, &[("x-amz-content-sha256", hash)]);
+        assert_eq!(hash("e3b0c442").as_deref(), Some("InvalidArgument"));
+        assert_eq!(hash("UNSIGNED-PAYLOAD"), None);
+        assert_eq!(hash("STREAMING-AWS4-HMAC-SHA256-PAYLOAD"), None);
+        assert_eq!(hash("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"), None);
         let query = |expires: &str| {
             format!("/b/k?X-Amz-Credential={SCOPE}&X-Amz-Expires={expires}&X-Amz-SignedHeaders=host&X-Amz-Signature=0")
         };

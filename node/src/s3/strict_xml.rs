@@ -154,8 +154,16 @@ fn read(text: &[u8], document: Document) -> Result<Vec<Idle>, String> {
                 let text = text.decode().map_err(|error| format!("{}: {error}", place(&open)))?;
                 take(&mut open, &text)?;
             }
-            // In a text it is what it stands for; elsewhere it is a text by itself.
-            Event::GeneralRef(_) => take(&mut open, "&")?,
+            Event::GeneralRef(reference) => {
+                if let Ok(Some(character)) = reference.resolve_char_ref()
+                    && !is_read_by_number(character)
+                {
+                    let number = u32::from(character);
+                    return Err(format!("{} has U+{number:04X} by its number; write it as it is", place(&open)));
+                }
+                // In a text it is what it stands for; elsewhere it is a text by itself.
+                take(&mut open, "&")?;
+            }
             Event::CData(_) => return Err(format!("{} has a CDATA section, which is not taken", place(&open))),
             Event::DocType(_) => return Err(format!("{} has a DOCTYPE, which is not taken", place(&open))),
             Event::PI(_) => return Err(format!("{} has a processing instruction, which is not taken", place(&open))),
@@ -167,6 +175,12 @@ fn read(text: &[u8], document: Document) -> Result<Vec<Idle>, String> {
         Some(element) => Err(format!("{} is not closed", element.name)),
         None => Ok(idle.found),
     }
+}
+
+/// Whether s3s reads a reference to a character. It refuses those that XML cannot hold, and by mistake those of most planes; as they
+/// are it takes them all.
+fn is_read_by_number(character: char) -> bool {
+    matches!(character, '\t' | '\n' | '\r' | ' '..='\u{FFFD}' | '\u{100000}'..)
 }
 
 /// Where the reader stands.

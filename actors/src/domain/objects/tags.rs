@@ -23,10 +23,10 @@ pub enum TagError {
     #[error("object tags cannot be greater than {OBJECT_TAGS_MAX}")]
     TooMany,
     /// S3: `InvalidTag`.
-    #[error("the tag key must have 1 to {TAG_KEY_CHARS_MAX} characters")]
+    #[error("the tag key must have 1 to {TAG_KEY_CHARS_MAX} characters, none of them a control character")]
     Key,
     /// S3: `InvalidTag`.
-    #[error("the tag value must have at most {TAG_VALUE_CHARS_MAX} characters")]
+    #[error("the tag value must have at most {TAG_VALUE_CHARS_MAX} characters, none of them a control character")]
     Value,
     /// S3: `InvalidTag`, in these words.
     #[error("System tags cannot be added/updated by requester")]
@@ -46,6 +46,12 @@ pub fn is_system_key(key: &str) -> bool {
     key.get(..SYSTEM_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(SYSTEM_PREFIX))
 }
 
+/// Whether a key or a value of a tag can be told in XML, in which clients read them back. S3 takes fewer: letters, numbers, spaces
+/// and a few marks.
+pub fn is_readable(text: &str) -> bool {
+    !text.chars().any(|c| c.is_control() || matches!(c, '\u{FFFE}' | '\u{FFFF}'))
+}
+
 /// Checks the tags of an object.
 ///
 /// # Errors
@@ -57,10 +63,10 @@ pub fn check_object_tags(tags: &[Tag]) -> Result<(), TagError> {
     let mut seen = HashSet::with_capacity(tags.len());
     for tag in tags {
         let key_chars = tag.key.chars().count();
-        if key_chars == 0 || key_chars > TAG_KEY_CHARS_MAX {
+        if key_chars == 0 || key_chars > TAG_KEY_CHARS_MAX || !is_readable(&tag.key) {
             return Err(TagError::Key);
         }
-        if tag.value.chars().count() > TAG_VALUE_CHARS_MAX {
+        if tag.value.chars().count() > TAG_VALUE_CHARS_MAX || !is_readable(&tag.value) {
             return Err(TagError::Value);
         }
         if is_system_key(&tag.key) {
@@ -140,6 +146,16 @@ mod tests {
         assert_eq!(check_object_tags(&[tag(&"ä".repeat(128), &"ä".repeat(256))]), Ok(()));
         assert_eq!(check_object_tags(&[tag(&"k".repeat(129), "")]), Err(TagError::Key));
         assert_eq!(check_object_tags(&[tag("k", &"v".repeat(257))]), Err(TagError::Value));
+    }
+
+    #[test]
+    fn what_xml_cannot_hold_is_refused() {
+        for bad in ["a\u{1}", "a\nb", "\u{7f}", "\u{fffe}", "\u{ffff}"] {
+            assert_eq!(check_object_tags(&[tag(bad, "")]), Err(TagError::Key), "{bad:?}");
+            assert_eq!(check_object_tags(&[tag("k", bad)]), Err(TagError::Value), "{bad:?}");
+        }
+        assert_eq!(parse_tagging_header("a=%01"), Err(TagError::Value));
+        assert_eq!(check_object_tags(&[tag("a b+-=._:/@", "<&>\u{1f600}")]), Ok(()));
     }
 
     #[test]

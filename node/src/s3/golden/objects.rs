@@ -47,6 +47,10 @@ async fn put_then_get_and_head_give_back_everything() {
         assert!(answer.body().is_empty() || answer.body() == data);
     }
     assert_eq!(world.get("/bucket/dir/a%20b.txt").send().await.header("x-amz-tagging-count"), "2");
+    let overridden = world.head("/bucket/dir/a%20b.txt?response-expires=Thu%2C%2001%20Dec%201994%2016%3A00%3A00%20GMT");
+    for head in [world.head("/bucket/dir/a%20b.txt"), overridden] {
+        assert_eq!(head.send().await.expect(200).header("x-amz-tagging-count"), "2");
+    }
     let checked = world.head("/bucket/dir/a%20b.txt").header("x-amz-checksum-mode", "ENABLED").send().await;
     assert_eq!(checked.header("x-amz-checksum-crc64nvme"), put.header("x-amz-checksum-crc64nvme"));
 }
@@ -81,10 +85,40 @@ async fn ranges() {
         let head = world.head("/bucket/k").header("range", range).send().await.expect(206);
         assert_eq!(head.header("content-length"), (to - from).to_string());
     }
+    for ignored in ["bytes=-", "bytes=5-2", "bytes=0-1,3-4"] {
+        assert_eq!(world.get("/bucket/k").header("range", ignored).send().await.expect(200).body(), data, "{ignored}");
+        assert_eq!(
+            world.get("/bucket/k").unsigned("range", ignored).send().await.expect(200).body(),
+            data,
+            "{ignored}"
+        );
+    }
     let beyond = world.get("/bucket/k").header("range", "bytes=1000-").send().await.expect_error(416, "InvalidRange");
     assert_eq!(beyond.header("content-range"), "bytes */1000");
     assert_eq!(world.get("/bucket/k?partNumber=1").send().await.expect(206).body(), data);
     world.get("/bucket/k?partNumber=2").send().await.expect_error(416, "InvalidPartNumber");
+}
+
+#[tokio::test]
+async fn a_range_of_another_object_is_not_put_behind_what_a_client_has() {
+    let world = World::new().await;
+    let etag = world.put("/bucket/k").body("hello").send().await.expect(200).header("etag");
+    let modified = world.head("/bucket/k").send().await.header("last-modified");
+    let request = |method: &'static str, condition: &str| {
+        world.request(method, "/bucket/k").header("range", "bytes=1-2").header("if-range", condition).send()
+    };
+    for same in [etag.as_str(), modified.as_str()] {
+        assert_eq!(request("GET", same).await.expect(206).text(), "el", "{same}");
+        assert_eq!(request("HEAD", same).await.expect(206).header("content-length"), "2", "{same}");
+    }
+    let weak = format!("W/{etag}");
+    for other in ["\"5d41\"", weak.as_str(), "Wed, 21 Oct 2015 07:28:00 GMT", "junk"] {
+        assert_eq!(request("GET", other).await.expect(200).text(), "hello", "{other}");
+        assert_eq!(request("HEAD", other).await.expect(200).header("content-length"), "5", "{other}");
+    }
+    let beyond = world.get("/bucket/k").header("range", "bytes=9-").header("if-range", "\"5d41\"").send().await;
+    assert_eq!(beyond.expect(200).text(), "hello");
+    world.get("/bucket/k").header("if-range", "\"5d41\"").send().await.expect(200);
 }
 
 #[tokio::test]
@@ -286,6 +320,25 @@ async fn what_is_not_implemented_says_so() {
         .await
         .expect_error(400, "MetadataTooLarge");
     world.put("/bucket/k").header("x-amz-expected-bucket-owner", "bob").send().await.expect_error(403, "AccessDenied");
+}
+
+#[tokio::test]
+async fn a_form_that_asks_for_encryption_or_a_lock_is_not_stored_without() {
+    let world = World::new().await;
+    let policy = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"s3:PutObject",
+        "Resource":"arn:aws:s3:::bucket/*"}]}"#;
+    world.put("/bucket?policy").body(policy).send().await.expect(204);
+    let post = |fields: &[(&str, &str)]| {
+        let fields = fields.iter().chain(&[("key", "k"), ("file", "x")]);
+        let parts = fields
+            .map(|(name, value)| format!("--B\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"));
+        let body = parts.collect::<String>() + "--B--\r\n";
+        world.post("/bucket").user(None).header("content-type", "multipart/form-data; boundary=B").body(body).send()
+    };
+    for field in [("x-amz-object-lock-mode", "GOVERNANCE"), ("x-amz-server-side-encryption", "AES256")] {
+        post(&[field]).await.expect_error(501, "NotImplemented");
+    }
+    post(&[]).await.expect(204);
 }
 
 #[tokio::test]

@@ -373,6 +373,10 @@ async fn a_subresource_that_nobody_knows_is_not_taken_for_a_write() {
     ] {
         assert_eq!(fixture.call("ann", method, path, &[], b"").await.code(), "NotImplemented", "{method} {path}");
     }
+    for path in ["/photos?abac", "/photos?x-id=GetBucketMetadataConfiguration&metadataConfiguration="] {
+        assert_eq!(fixture.call("ann", "GET", path, &[], b"").await.code(), "NotImplemented", "{path}");
+    }
+    assert!(fixture.call("ann", "GET", "/photos?nobody-knows", &[], b"").await.status.is_success());
     assert!(fixture.call("ann", "PUT", "/photos/k?x-id=PutObject", &[], b"").await.status.is_success());
     let url = fixture.signer("ann").presign("DELETE", HOST, "/photos/k", &[("versionId", "")], "60");
     let answer = fixture.send(unsigned("DELETE", HOST, &url, &[], b"")).await;

@@ -112,6 +112,38 @@ async fn a_presigned_url_serves_again_and_again_until_it_expires() {
 }
 
 #[tokio::test]
+async fn what_a_presigned_url_carries_for_headers_counts_as_these() {
+    let fixture = Fixture::new();
+    fixture.put_object("k", CannedAcl::Private, &[]);
+    let signer = fixture.signer("ann");
+    let put = |url: String| fixture.send(unsigned("PUT", HOST, &url, &[], b"hello"));
+    let query = [
+        ("x-amz-acl", "public-read"),
+        // SDKs sign that of an empty body.
+        ("x-amz-checksum-crc32", "AAAAAA=="),
+        ("x-amz-meta-colour", "blue"),
+        ("x-amz-meta-none", ""),
+        ("x-amz-sdk-checksum-algorithm", "CRC32"),
+        ("x-amz-tagging", "a=b"),
+    ];
+    let url = signer.presign("PUT", HOST, "/photos/k", &query, "60");
+    let answer = put(url.clone()).await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    let stored = fixture.stored.lock()["photos/k"].clone();
+    assert_eq!((stored.acl.as_deref(), stored.tagging.as_deref()), (Some("public-read"), Some("a=b")));
+    let metadata = stored.metadata.unwrap();
+    assert_eq!((metadata["colour"].as_str(), metadata["none"].as_str()), ("blue", ""));
+    assert_eq!(put(url.replace("=public-read", "=private")).await.code(), "SignatureDoesNotMatch");
+
+    let copy = signer.presign("PUT", HOST, "/photos/copy", &[("x-amz-copy-source", "/photos/k")], "60");
+    let answer = put(copy).await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    assert!(!fixture.stored.lock().contains_key("photos/copy"), "a copy is not the object of the body");
+    let owner = signer.presign("PUT", HOST, "/photos/k", &[("x-amz-expected-bucket-owner", "bob")], "60");
+    assert_eq!(put(owner).await.code(), "AccessDenied");
+}
+
+#[tokio::test]
 async fn a_disabled_key_or_user_is_out_at_the_next_request() {
     let fixture = Fixture::new();
     let url = fixture.signer("ann").presign("PUT", HOST, "/photos/k", &[], "3600");

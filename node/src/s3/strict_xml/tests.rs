@@ -63,6 +63,18 @@ fn damaged_documents_are_refused_or_rewritten_to_good_ones() {
 }
 
 #[test]
+fn a_character_that_s3s_does_not_read_by_its_number_is_named() {
+    let key = |text: &str| delete(&format!("<Object><Key>{text}</Key></Object>"));
+    for (text, named) in [("&#128512;", "U+1F600"), ("x&#x1;", "U+0001"), ("&#xFFFE;y", "U+FFFE")] {
+        let error = key(text).unwrap_err();
+        assert!(error.starts_with("Key ") && error.contains(named), "{error}");
+    }
+    for text in ["\u{1F600}", "\u{1}", "&#8364;", "&#9;&#10;&#13;", "&#x10FFFD;"] {
+        assert_eq!(key(text), Ok(()), "{text}");
+    }
+}
+
+#[test]
 fn documents_of_clients_are_taken() {
     let pretty = "\u{feff}<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<!-- of the operator -->\n\
         <LifecycleConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\r\n  <Rule>\n\t<ID>a &amp; b</ID>\n\
