@@ -248,8 +248,7 @@ impl ChunkSink for MemorySink {
         if payload.len() != self.spec.size_bytes as usize {
             return Err(ChunkError::Invalid("fewer bytes than announced".into()));
         }
-        let stored =
-            Stored { label: self.spec.label.clone(), payload, corrupt: false, rotten: false, stranded: false };
+        let stored = Stored { label: self.spec.label.clone(), payload, corrupt: false, rotten: false, stranded: false };
         let mut chunks = self.shared.chunks.lock();
         if chunks.get(&key(self.spec.id)).is_some_and(|stored| !stored.stranded) {
             return Err(ChunkError::Exists(self.spec.id));
