@@ -62,6 +62,7 @@ struct Shared {
     stall_at: Mutex<Option<usize>>,
     stalled: Notify,
     disks: Mutex<Option<DiskCount>>,
+    poisoned: Mutex<Option<ChunkId>>,
 }
 
 impl Shared {
@@ -160,6 +161,11 @@ impl MemoryChunkStore {
         if let Some(stored) = self.shared.chunks.lock().get_mut(&key(id)) {
             stored.rotten = true;
         }
+    }
+
+    /// Panics whenever this chunk's label is asked for; [`None`]: it does no longer.
+    pub fn poison(&self, id: Option<ChunkId>) {
+        *self.shared.poisoned.lock() = id;
     }
 
     /// A chunk's bytes.
@@ -333,6 +339,8 @@ impl ChunkStore for MemoryChunkStore {
 impl ReplicaStore for MemoryChunkStore {
     async fn label(&self, id: ChunkId) -> Result<Bytes, ChunkError> {
         self.shared.begin().await;
+        let poisoned = *self.shared.poisoned.lock();
+        assert!(poisoned != Some(id), "poisoned by a test");
         let stored = self.shared.chunks.lock().get(&key(id)).cloned().ok_or(ChunkError::NotFound(id))?;
         if stored.corrupt {
             return Err(ChunkError::Corrupt { chunk: id, detail: "damaged by a test".into() });
