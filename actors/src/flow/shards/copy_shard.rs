@@ -145,10 +145,16 @@ impl ShardCopy {
             self.short_since = None;
             return Ok(round);
         }
+        let retry = |detail| Err(CopyError::Retry(format!("list the shard on its members: {detail}")));
+        if alive.len() >= covering {
+            // Whoever lives and cannot be reached is waited for without end: that time is none in which members were away.
+            self.short_since = None;
+            return retry(unreachable.unwrap_or_default());
+        }
         let absent = state.members.len() - alive.len();
         let since = *self.short_since.get_or_insert_with(Instant::now);
         if let Some(detail) = unreachable {
-            return Err(CopyError::Retry(format!("list the shard on its members: {detail}")));
+            return retry(detail);
         }
         if since.elapsed() < self.context.parts.settings.rebuild_delay {
             return Err(CopyError::Retry(format!(
