@@ -61,7 +61,7 @@ pub struct ControllerStatus {
 /// Where a join stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyPhase {
-    /// Its turn has not come.
+    /// Its turn has not come, or not again after a failure.
     Waiting,
     /// Copies what it lacks.
     Copying,
