@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, Range};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -63,6 +63,7 @@ struct Shared {
     stalled: Notify,
     disks: Mutex<Option<DiskCount>>,
     poisoned: Mutex<Option<ChunkId>>,
+    hangs: AtomicBool,
 }
 
 impl Shared {
@@ -161,6 +162,11 @@ impl MemoryChunkStore {
         if let Some(stored) = self.shared.chunks.lock().get_mut(&key(id)) {
             stored.rotten = true;
         }
+    }
+
+    /// Reads that are begun from now on never get anything.
+    pub fn hang_reads(&self) {
+        self.shared.hangs.store(true, Ordering::Relaxed);
     }
 
     /// Panics whenever this chunk's label is asked for; [`None`]: it does no longer.
@@ -301,6 +307,9 @@ impl ChunkStore for MemoryChunkStore {
         let range = range.start as usize..range.end as usize;
         if range.start > range.end || range.end > stored.payload.len() {
             return Err(ChunkError::Invalid(format!("range {range:?} of {} bytes", stored.payload.len())));
+        }
+        if self.shared.hangs.load(Ordering::Relaxed) {
+            return Ok(Box::pin(stream::pending()));
         }
         if stored.corrupt {
             let error = ChunkError::Corrupt { chunk: id, detail: "damaged by a test".into() };
