@@ -5,9 +5,8 @@
 //! proven before says nothing any more.
 //!
 //! Digests are compared first. Where they differ, the members' lists are, after a pause in which writes under way arrive
-//! everywhere; a chunk that still is missing somewhere, or has another size than on most members, counts if metadata knows it. Others
-//! belong to writes that are not
-//! committed, or are orphans. A shard with a difference is compared again until there is none.
+//! everywhere; a chunk that still is missing somewhere, or has another size than on most members, counts if metadata knows it.
+//! Others belong to writes that are not committed, or are orphans. A shard with a difference is compared again until there is none.
 //!
 //! Nothing is proven while a member has chunks on a disk that failed and nowhere else ([`super::stranded`]): they still are in its
 //! lists.
