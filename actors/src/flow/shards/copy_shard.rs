@@ -145,7 +145,7 @@ impl ShardCopy {
             self.short_since = None;
             return Ok(round);
         }
-        let retry = |detail| Err(CopyError::Retry(format!("list the shard on its members: {detail}")));
+        let retry = |detail: String| Err(CopyError::Retry(format!("list the shard on its members: {detail}")));
         if alive.len() >= covering {
             // Whoever lives and cannot be reached is waited for without end: that time is none in which members were away.
             self.short_since = None;
