@@ -162,7 +162,7 @@ fn placements() -> Vec<Vec<u8>> {
         let (layout, state) = (serde_json::to_string(&document), serde_json::to_string(state));
         format!("{}{END}{}", layout.expect("plain data"), state.expect("plain data")).into_bytes()
     };
-    let announced = r#"{"id":"0000000000000001","addresses":{"peer":"a:1","s3":"a:2","admin":"a:3"},"zone":"z","capacity_bytes":9,"free_bytes":5,"version":"0.1.0","state":"ready","publishes":true}"#;
+    let announced = r#"{"id":"0000000000000001","addresses":{"peer":"a:1","s3":"a:2","admin":"a:3"},"zone":"z","capacity_bytes":9,"free_bytes":5,"version":"0.1.0","state":"ready","publishes":true,"disks_working":2,"disks_unrebuilt":1}"#;
     vec![
         text(&settled),
         text(&moving),

@@ -73,6 +73,17 @@ impl ClusterView {
         node == self.me || self.membership.borrow().nodes.contains_key(&node)
     }
 
+    /// Whether a node is alive and has a disk that works.
+    pub fn holds_data(&self, node: NodeId) -> bool {
+        let membership = self.membership.borrow();
+        membership.holds(node) || (node == self.me && !membership.nodes.contains_key(&node))
+    }
+
+    /// Whether a disk of a live node failed of which not all is on its others.
+    pub fn is_short(&self, node: NodeId) -> bool {
+        self.membership.borrow().is_short(node)
+    }
+
     /// Whether this node may act as an owner. To be asked after the work and before the answer.
     pub fn is_owner(&self) -> bool {
         self.ownership.is_proven()

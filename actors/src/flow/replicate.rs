@@ -17,7 +17,8 @@
 //! deleted in the background.
 //!
 //! # Reads
-//! The local replica's pieces pass through untouched. At an error the next replica goes on at the same byte. A damaged
+//! The local replica's pieces pass through untouched. At an error, or when the disk gives nothing for long, the next replica goes
+//! on at the same byte. A damaged
 //! replica, or a member's that is missing although others have the chunk, is queued for repair.
 //!
 //! # What is local only

@@ -10,7 +10,7 @@
 //! | [`controller`] | competes to be the controller, and is it |
 //! | [`rebuild`] | copies the shards that this node joins; tells when its disks lost what they held |
 //! | [`leftovers`] | deletes what this node no longer has to hold |
-//! | [`repair`] | carries out this node's repairs |
+//! | [`repair`] | carries out this node's repairs, and has rebuilt what lay on disks that failed ([`stranded`]) |
 //! | [`compare`] | compares replicas and queues repairs for what they lack |
 
 use std::sync::Arc;
@@ -37,6 +37,7 @@ pub mod rebuild;
 pub mod repair;
 mod reports;
 mod status;
+mod stranded;
 mod transfer;
 
 pub use budget::ByteBudget;

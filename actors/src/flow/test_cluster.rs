@@ -66,6 +66,8 @@ fn membership(alive: &[usize]) -> Arc<Membership> {
             version: String::new(),
             state: NodeState::Ready,
             publishes: false,
+            disks_working: None,
+            disks_unrebuilt: 0,
         };
         (id, LiveNode { announcement, incarnation: 1 })
     });

@@ -181,7 +181,19 @@ pub trait ChunkStore: Send + Sync + 'static {
     fn list(&self, after: Option<ChunkId>, limit: usize) -> Vec<ChunkInfo>;
 }
 
+/// How many disks of a node do what they are to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskCount {
+    /// Those that work, full ones among them.
+    pub working: u32,
+    /// Those that failed while the node runs: they may still be read, and take no writes.
+    pub fenced: u32,
+}
+
 /// What a node's own store does beside, where its chunks are replicas of shards.
+///
+/// A chunk that lies on disks that failed only is *stranded*. It is found by [`ChunkStore::stat`], [`ChunkStore::read`] and
+/// [`ReplicaStore::list_shard`], so that the last replica of something can be copied; it is no replica to count on.
 #[async_trait]
 pub trait ReplicaStore: ChunkStore {
     /// The encoded label of a chunk, read from the disk and checked, the payload not.
@@ -191,7 +203,7 @@ pub trait ReplicaStore: ChunkStore {
     async fn label(&self, id: ChunkId) -> Result<Bytes, ChunkError>;
 
     /// Whether a chunk is whole on the disk itself: label and payload are read past whatever memory caches of them, and compared
-    /// with their checksums. A read proves no more than that the bytes it gave were right.
+    /// with their checksums. A read proves no more than that the bytes it gave were right. One that is stranded is not found.
     ///
     /// # Errors
     /// [`ChunkError::NotFound`], [`ChunkError::Corrupt`], I/O errors.
@@ -203,4 +215,13 @@ pub trait ReplicaStore: ChunkStore {
 
     /// The digest of one shard; see [`ShardDigest`]. Costs a walk over the index in memory.
     fn digest(&self, shard: ShardId, shard_count: u32) -> ShardDigest;
+
+    /// How the disks are. From memory.
+    fn disk_count(&self) -> DiskCount;
+
+    /// Whether a chunk is stranded.
+    fn is_stranded(&self, id: ChunkId) -> bool;
+
+    /// As [`ChunkStore::list`], of what is stranded, which that leaves out.
+    fn list_stranded(&self, after: Option<ChunkId>, limit: usize) -> Vec<ChunkInfo>;
 }

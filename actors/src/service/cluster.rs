@@ -122,7 +122,7 @@ impl ClusterHandle {
         self.context.shared.comparison.lock().clone()
     }
 
-    /// The condition of a shard, with every node that is not alive taken as absent. [`ShardHealth::Healthy`] says that the
+    /// The condition of a shard, with every node that is not alive, or has no disk that works, taken as absent. [`ShardHealth::Healthy`] says that the
     /// wanted members are there and nothing moves; that they hold the same is said by [`Self::comparison`] of the first
     /// live member ([`Self::comparer`]) together with an empty backlog of repairs.
     pub fn health(&self, state: &ShardState) -> ShardHealth {
@@ -233,6 +233,6 @@ impl ClusterHandle {
 
     fn absent(&self, state: &ShardState) -> BTreeSet<NodeId> {
         let all = state.members.iter().chain(&state.target);
-        all.copied().filter(|node| !self.context.parts.view.is_alive(*node)).collect()
+        all.copied().filter(|node| !self.context.parts.view.holds_data(*node)).collect()
     }
 }

@@ -275,6 +275,7 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Clust
     }
     let nodes = nodes::list_of(&state, &backlog);
     reasons.extend(cluster.absent(&nodes));
+    reasons.extend(cluster.short());
     if let Some(waiting) = repairs.filter(|waiting| *waiting > 0) {
         let message = if waiting == 1 { "1 repair waits".to_owned() } else { format!("{waiting} repairs wait") };
         reasons.push(Reason { code: "repairs".into(), message });
@@ -296,6 +297,11 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Clust
     }
     let mut health = overall(&shards, repairs, cluster.view.is_owner() && session == SessionState::Connected);
     reasons.extend(movement(&nodes));
+    let membership = cluster.view.membership().borrow().clone();
+    if health == "healthy" && membership.nodes.keys().any(|node| membership.holds(*node) && membership.is_short(*node))
+    {
+        health = "degraded";
+    }
     if health == "healthy" && !cluster.is_taken_up().await {
         health = "moving";
         let message = format!("the shards are not placed by layout version {layout_version} yet");

@@ -334,5 +334,7 @@ pub(super) fn announcement(config: &Config, me: NodeId, addresses: NodeAddresses
         version: env!("CARGO_PKG_VERSION").into(),
         state: NodeState::Starting,
         publishes: config.events.is_on(),
+        disks_working: None,
+        disks_unrebuilt: 0,
     }
 }

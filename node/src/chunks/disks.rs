@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream;
 use holdfast_actors::domain::admission::DiskHealth;
-use holdfast_actors::ports::chunks::{ChunkInfo, ChunkReceipt, ReplicaStore};
+use holdfast_actors::ports::chunks::{ChunkInfo, ChunkReceipt, DiskCount, ReplicaStore};
 use holdfast_actors::ports::peers::ShardDigest;
 use holdfast_actors::ports::{ChunkBody, ChunkError, ChunkSink, ChunkSpec, ChunkStore, Disk, DiskStatus, ScrubStep};
 use holdfast_protocol::{ChunkId, ShardId};
@@ -75,6 +75,20 @@ impl ReplicaStore for DiskChunks {
         let mut digest = ShardDigest::default();
         self.disks.for_each_of_shard(shard, shard_count, |stat| digest.add(&stat.id, stat.size_bytes));
         digest
+    }
+
+    fn disk_count(&self) -> DiskCount {
+        let (working, fenced) = self.disks.count();
+        DiskCount { working: working as u32, fenced: fenced as u32 }
+    }
+
+    fn is_stranded(&self, id: ChunkId) -> bool {
+        self.disks.is_stranded(&id)
+    }
+
+    fn list_stranded(&self, after: Option<ChunkId>, limit: usize) -> Vec<ChunkInfo> {
+        let page = self.disks.list_stranded(after.as_ref(), limit);
+        page.into_iter().map(|stat| ChunkInfo { id: stat.id, size_bytes: stat.size_bytes }).collect()
     }
 }
 

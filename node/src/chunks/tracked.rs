@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_actors::flow::reclaim::InFlightWrites;
-use holdfast_actors::ports::chunks::{ChunkInfo, ChunkReceipt, ContentHold, ReplicaStore};
+use holdfast_actors::ports::chunks::{ChunkInfo, ChunkReceipt, ContentHold, DiskCount, ReplicaStore};
 use holdfast_actors::ports::peers::ShardDigest;
 use holdfast_actors::ports::{ChunkBody, ChunkError, ChunkSink, ChunkSpec, ChunkStore};
 use holdfast_protocol::{ChunkId, ContentId, ShardId};
@@ -83,6 +83,18 @@ impl<S: ReplicaStore> ReplicaStore for TrackedChunks<S> {
 
     fn digest(&self, shard: ShardId, shard_count: u32) -> ShardDigest {
         self.inner.digest(shard, shard_count)
+    }
+
+    fn disk_count(&self) -> DiskCount {
+        self.inner.disk_count()
+    }
+
+    fn is_stranded(&self, id: ChunkId) -> bool {
+        self.inner.is_stranded(id)
+    }
+
+    fn list_stranded(&self, after: Option<ChunkId>, limit: usize) -> Vec<ChunkInfo> {
+        self.inner.list_stranded(after, limit)
     }
 }
 

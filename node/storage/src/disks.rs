@@ -2,8 +2,12 @@
 //!
 //! A chunk lives on one disk. Nothing records which: a lookup asks the indexes of all disks, which costs a hash lookup each. New chunks go
 //! to healthy disks at random, weighted by free space, so that disks of different age fill up together; a disk that refuses
-//! (full, fenced) is passed over for the next one. A disk that failed takes its chunks with it until it is back: replicas
-//! on other nodes are for that.
+//! (full, fenced) is passed over for the next one.
+//!
+//! A disk that was fenced while the node runs may still be read, for as long as that goes well, and nothing more is expected of it: what
+//! lies there only is **stranded** ([`DiskSet::list_stranded`]). A stranded chunk can be read, looked up and listed by shard, so that
+//! the last replica of something can be copied from here; it cannot be verified, it is not in the way of one that is created
+//! under the same id on a disk that works, and deletions pass it over: it is an orphan if that disk ever comes back.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -82,12 +86,17 @@ impl DiskSet {
             return Err(WriteError::Exists(id));
         }
         let creating = Creating { shared: Arc::clone(&self.shared), id };
-        if self.stat(&id).is_some() {
+        if self.working_disk_of(&id).is_some() {
             return Err(WriteError::Exists(id));
         }
         let mut refusal = None;
         for disk in self.candidates() {
-            match self.shared.disks[disk].create(id, size_bytes, label).await {
+            let disk = &self.shared.disks[disk];
+            if let Some(reason) = disk.fenced() {
+                refusal.get_or_insert(WriteError::Fenced(reason));
+                continue;
+            }
+            match disk.create(id, size_bytes, label).await {
                 Ok(mut writer) => {
                     writer.keep(Box::new(creating));
                     return Ok(writer);
@@ -110,7 +119,7 @@ impl DiskSet {
         }
         let mut free = self.free_bytes();
         for (bytes, disk) in free.iter_mut().zip(disks) {
-            if disk.fenced().is_some() {
+            if disk.is_fenced() {
                 *bytes = 0;
             }
         }
@@ -141,8 +150,48 @@ impl DiskSet {
         free.bytes.clone()
     }
 
+    fn working(&self) -> impl Iterator<Item = &Engine> {
+        self.shared.disks.iter().filter(|disk| !disk.is_fenced())
+    }
+
+    fn fenced(&self) -> impl Iterator<Item = &Engine> {
+        self.shared.disks.iter().filter(|disk| disk.is_fenced())
+    }
+
+    fn working_disk_of(&self, id: &ChunkId) -> Option<&Engine> {
+        self.working().find(|disk| disk.stat(id).is_some())
+    }
+
+    /// Where a chunk is read: on a disk that works, if it lies on one.
     fn disk_of(&self, id: &ChunkId) -> Option<&Engine> {
-        self.shared.disks.iter().find(|disk| disk.stat(id).is_some())
+        self.working_disk_of(id).or_else(|| self.fenced().find(|disk| disk.stat(id).is_some()))
+    }
+
+    /// How many disks work, and how many are fenced.
+    pub fn count(&self) -> (usize, usize) {
+        let fenced = self.fenced().count();
+        (self.shared.disks.len() - fenced, fenced)
+    }
+
+    /// Whether a chunk lies on fenced disks only.
+    pub fn is_stranded(&self, id: &ChunkId) -> bool {
+        self.working_disk_of(id).is_none() && self.fenced().any(|disk| disk.stat(id).is_some())
+    }
+
+    /// At most `limit` chunks that follow `after` in [`list_order`] and lie on fenced disks only. Fewer than `limit` are the last.
+    pub fn list_stranded(&self, after: Option<&ChunkId>, limit: usize) -> Vec<ChunkStat> {
+        let mut found = Vec::new();
+        let mut after = after.copied();
+        loop {
+            let page = merged(self.fenced().map(|disk| disk.list(after.as_ref(), limit)), limit);
+            after = page.last().map(|stat| stat.id);
+            let is_last = page.len() < limit;
+            found.extend(page.into_iter().filter(|stat| self.working_disk_of(&stat.id).is_none()));
+            if is_last || found.len() >= limit {
+                found.truncate(limit);
+                return found;
+            }
+        }
     }
 
     /// Reads a range; see [`Engine::read`].
@@ -166,7 +215,7 @@ impl DiskSet {
         id: ChunkId,
         read: impl Fn(&Engine) -> Result<ChunkReader, ReadError>,
     ) -> Result<ChunkReader, ReadError> {
-        for disk in &self.shared.disks {
+        for disk in self.working().chain(self.fenced()) {
             match read(disk) {
                 Err(ReadError::NotFound(_)) => {}
                 other => return other,
@@ -180,12 +229,13 @@ impl DiskSet {
         self.disk_of(id).and_then(|disk| disk.stat(id))
     }
 
-    /// Deletes chunks, on all disks at once; see [`Engine::delete`].
+    /// Deletes chunks, on all disks at once; see [`Engine::delete`]. Those that are fenced are passed over, unless all are.
     ///
     /// # Errors
     /// The first disk's that failed; some of the chunks may then be deleted.
     pub async fn delete(&self, ids: &[ChunkId]) -> Result<(), WriteError> {
-        let deletions = self.shared.disks.iter().filter_map(|disk| {
+        let none_works = self.working().next().is_none();
+        let deletions = self.shared.disks.iter().filter(|disk| none_works || !disk.is_fenced()).filter_map(|disk| {
             let here: Vec<_> = ids.iter().copied().filter(|id| disk.stat(id).is_some()).collect();
             (!here.is_empty()).then_some(async move { disk.delete(&here).await })
         });
@@ -193,9 +243,10 @@ impl DiskSet {
         join_all(deletions).await.into_iter().collect()
     }
 
-    /// At most `limit` chunks that follow `after` in [`list_order`], over all disks.
+    /// At most `limit` chunks that follow `after` in [`list_order`], over all disks that work: whoever walks over all chunks looks
+    /// for what is to be deleted.
     pub fn list(&self, after: Option<&ChunkId>, limit: usize) -> Vec<ChunkStat> {
-        merged(self.shared.disks.iter().map(|disk| disk.list(after, limit)), limit)
+        merged(self.working().map(|disk| disk.list(after, limit)), limit)
     }
 
     /// A chunk's label; see [`Engine::label`].
@@ -207,12 +258,12 @@ impl DiskSet {
         disk.label(id).await
     }
 
-    /// Whether a chunk is whole on its disk; see [`Engine::verify`].
+    /// Whether a chunk is whole on its disk, and that one works; see [`Engine::verify`].
     ///
     /// # Errors
     /// [`ReadError`].
     pub async fn verify(&self, id: ChunkId) -> Result<ChunkStat, ReadError> {
-        let disk = self.disk_of(&id).ok_or(ReadError::NotFound(id))?;
+        let disk = self.working_disk_of(&id).ok_or(ReadError::NotFound(id))?;
         disk.verify(id).await
     }
 

@@ -317,6 +317,11 @@ impl Engine {
         self.inner.fence.lock().clone()
     }
 
+    /// Whether it takes no writes because one failed.
+    pub fn is_fenced(&self) -> bool {
+        self.inner.fenced.load(Ordering::SeqCst)
+    }
+
     /// Identity of the directory, as it is on the disk.
     pub fn superblock(&self) -> &Superblock {
         &self.inner.superblock

@@ -508,6 +508,32 @@ async fn disks_share_the_load_and_a_fenced_one_is_passed_over() {
 }
 
 #[tokio::test]
+async fn what_lies_on_a_fenced_disk_only_is_stranded_and_may_be_written_anew() {
+    let ios = [SimIo::new(8), SimIo::new(9)];
+    let disks = DiskSet::new(vec![sim_engine(&ios[0]).await, sim_engine(&ios[1]).await]);
+    put(&disks.disks()[0], id(1), b"first").await.unwrap();
+    put(&disks.disks()[1], id(2), b"second").await.unwrap();
+    assert_eq!((disks.count(), disks.list_stranded(None, 10)), ((2, 0), vec![]));
+    ios[0].inject(ios[0].ops() + 1, Fault::FailedSync);
+    assert!(put(&disks.disks()[0], id(3), b"lost").await.is_err());
+    assert_eq!(disks.count(), (1, 1));
+    let stranded = || disks.list_stranded(None, 10).iter().map(|stat| stat.id).collect::<Vec<_>>();
+    assert_eq!(stranded(), [id(1)]);
+    assert!(disks.is_stranded(&id(1)) && !disks.is_stranded(&id(2)));
+    assert_eq!(disks.stat(&id(1)).map(|stat| stat.size_bytes), Some(5), "it can be read");
+    assert!(matches!(disks.verify(id(1)).await, Err(ReadError::NotFound(_))), "and is not to be counted on");
+    assert_eq!(disks.list(None, 10).iter().map(|stat| stat.id).collect::<Vec<_>>(), [id(2)]);
+    disks.delete(&[id(1)]).await.unwrap();
+    assert!(disks.is_stranded(&id(1)), "a fenced disk is passed over");
+    let mut writer = disks.create(id(1), 5, b"").await.unwrap();
+    writer.write(b"first").await.unwrap();
+    writer.finish_input().unwrap();
+    writer.finish().await.unwrap();
+    assert!(stranded().is_empty() && disks.disks()[1].stat(&id(1)).is_some());
+    assert!(matches!(disks.create(id(1), 5, b"").await, Err(WriteError::Exists(_))));
+}
+
+#[tokio::test]
 async fn the_io_that_is_chosen_at_start_carries_the_engine() {
     let pool = common::pool();
     let dir = tempfile::tempdir().unwrap();

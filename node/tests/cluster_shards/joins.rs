@@ -1,15 +1,17 @@
 //! A node that joins a shard: what it waits for, and what it looks at before it counts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_actors::ports::ChunkStore as _;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::coordination::Coordination as _;
-use holdfast_actors::service::cluster::ClusterSettings;
-use holdfast_protocol::ChunkId;
+use holdfast_actors::service::cluster::{ClusterSettings, LoopKind};
+use holdfast_protocol::{ChunkId, ShardId};
 
 use super::slow_to_give_up;
-use super::world::{World, assign, eventually, id, settings};
+use super::world::{SHARDS, World, assign, eventually, id, settings};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_joiner_that_starts_again_goes_on_with_what_it_has() {
@@ -185,5 +187,80 @@ async fn a_joiner_whose_disks_are_full_gives_up_and_is_tried_again() {
     world.settle("it has its share").await;
     let error = world.nodes[&4].handle.rebuild().last_error;
     assert!(error.as_ref().is_some_and(|e| e.contains("no space")), "{error:?}");
+    world.stop().await;
+}
+
+/// Node 4 takes the place of node 3 in all shards.
+async fn replace_3_by_4(world: &World) {
+    world
+        .apply(|layout| {
+            assign(layout, 4);
+            layout.nodes.get_mut(&id(3)).expect("in the layout").draining = true;
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joins_that_cannot_go_on_do_not_keep_others_from_being_copied() {
+    let all_at_once = ClusterSettings { joins_per_node_max: SHARDS as usize, copies_max: 2, ..slow_to_give_up() };
+    let mut world = World::new(3, all_at_once).await;
+    world.put_many(60, 300).await;
+    world.start(4).await;
+    // As if a peer wrote one chunk of each of the first shards, and never came to an end.
+    let chunks: Vec<ChunkId> = world.written.lock().keys().copied().collect();
+    let first: BTreeMap<ShardId, ChunkId> =
+        chunks.into_iter().map(|chunk| (ShardId::of_chunk(&chunk, SHARDS), chunk)).collect();
+    let mut locks = Vec::new();
+    let mut held = Vec::new();
+    for (shard, chunk) in first.into_iter().take(3) {
+        let lock = world.nodes[&4].chunk_locks.lock_within(chunk, Duration::ZERO).await;
+        locks.push(lock.expect("nobody else has it"));
+        held.push(shard);
+    }
+    replace_3_by_4(&world).await;
+    let joined = async || {
+        let shards = world.shards();
+        assert!(held.iter().all(|shard| !shards[shard].is_member(id(4))), "a join ended without a chunk");
+        let left = shards.iter().filter(|(shard, state)| !held.contains(shard) && !state.is_member(id(4))).count();
+        if left == 0 { Ok(()) } else { Err(format!("{left} shards wait: {:?}", world.nodes[&4].handle.rebuild())) }
+    };
+    eventually("all others are joined", joined).await;
+    drop(locks);
+    world.settle("everything moved").await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chunk_at_which_the_program_falls_over_stops_neither_joins_nor_repairs() {
+    let mut world = World::new(3, settings()).await;
+    world.put_many(30, 300).await;
+    world.settle("the cluster is healthy").await;
+    let chunks: Vec<ChunkId> = world.written.lock().keys().copied().collect();
+    let (poisonous, other) = (chunks[0], chunks[1]);
+    (1..=3).for_each(|node| world.stores[&node].poison(Some(poisonous)));
+    world.start(4).await;
+    let actors = |world: &World| {
+        let handle = &world.nodes[&4].handle;
+        [LoopKind::Rebuild, LoopKind::Repair].map(|kind| handle.actor_id(kind))
+    };
+    let before = actors(&world);
+    replace_3_by_4(&world).await;
+    let joined = async || {
+        let left = world.shards().values().filter(|state| !state.is_member(id(4))).count();
+        let backlog = world.metadata.repair_backlog().await.map_err(|error| error.to_string())?;
+        if left == 0 && backlog == [(id(4), 1)] { Ok(()) } else { Err(format!("{left} joins, {backlog:?}")) }
+    };
+    eventually("everything is joined, and one repair waits", joined).await;
+    world.stores[&4].corrupt(other);
+    world.nodes[&4].findings.push(other);
+    let healed = async || {
+        let status = world.nodes[&4].handle.repairs();
+        let told = status.last_errors.iter().any(|error| error.contains("poisoned by a test"));
+        if status.bytes >= 300 && told { Ok(()) } else { Err(format!("{status:?}")) }
+    };
+    eventually("another chunk is repaired", healed).await;
+    assert_eq!(actors(&world), before, "nothing was started again");
+    (1..=3).for_each(|node| world.stores[&node].poison(None));
+    world.settle("it is healed, too").await;
     world.stop().await;
 }

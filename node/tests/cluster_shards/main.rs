@@ -1,5 +1,6 @@
 //! Shards are founded, moved and healed by real actors, while nodes come and go.
 
+mod disks;
 mod joins;
 mod random;
 mod repairs;

@@ -175,6 +175,8 @@ impl World {
             version: String::new(),
             state: NodeState::Ready,
             publishes: false,
+            disks_working: None,
+            disks_unrebuilt: 0,
         };
         let parts = ClusterParts {
             cluster: self.identity.id,

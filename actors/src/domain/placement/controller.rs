@@ -8,7 +8,8 @@
 //! The wanted placement of all shards is computed at once, but a shard's target is changed only when its turn comes: a
 //! joiner is sent every write, so too many at once would cost writers, and the copies of all would end late instead of those
 //! of the most endangered early. A node is given at most [`Pace::joins_per_node_max`] joins; the most endangered shards are
-//! asked first. What waits is nowhere stored: it is the difference between the placement and the targets.
+//! asked first. As many again that last longer than [`JOIN_OLD_MS`] are not counted: what keeps some from being copied must not
+//! keep all of them. What waits is nowhere stored: it is the difference between the placement and the targets.
 //!
 //! # Epochs in metadata
 //! [`Controller::unraised`] lists what metadata has to be told. A controller that took over tells everything again. A join
@@ -23,6 +24,9 @@ use holdfast_protocol::{NodeId, ShardId};
 use super::assign::Assignment;
 use super::danger::{ShardHealth, endangered, health};
 use super::shard::{ShardEffect, ShardEvent, apply};
+
+/// After this a join may be one that cannot go on.
+const JOIN_OLD_MS: u64 = 10 * 60_000;
 
 /// How fast shards may change.
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +93,8 @@ pub struct Controller {
     replan: bool,
     /// When a leaver's grace is over, with the leave that this is about.
     graces: BTreeMap<(ShardId, NodeId), (Epoch, u64)>,
+    /// Joins, with when they were first seen.
+    joins: BTreeMap<(NodeId, ShardId), (Epoch, u64)>,
     /// Until when a node gets no joins.
     refused_until_ms: BTreeMap<NodeId, u64>,
     reports: BTreeMap<ShardId, Vec<ShardEvent>>,
@@ -109,6 +115,7 @@ impl Controller {
             wanted: None,
             replan: false,
             graces: BTreeMap::new(),
+            joins: BTreeMap::new(),
             refused_until_ms: BTreeMap::new(),
             reports: BTreeMap::new(),
             last_replica_lost: BTreeSet::new(),
@@ -239,7 +246,8 @@ impl Controller {
             }
         }
         self.graces = graces;
-        self.retarget(&mut changes);
+        self.see_joins(now_ms);
+        self.retarget(&mut changes, now_ms);
         changes.into_iter().collect()
     }
 
@@ -276,9 +284,33 @@ impl Controller {
         }
     }
 
+    /// Remembers since when each join of a stored state is seen.
+    fn see_joins(&mut self, now_ms: u64) {
+        let mut seen = BTreeMap::new();
+        for (index, known) in self.shards.iter().enumerate() {
+            for joiner in known.iter().flat_map(|known| &known.state.joining) {
+                let key = (joiner.node, ShardId(index as u32));
+                let before = self.joins.get(&key).filter(|(since, _)| *since == joiner.since);
+                seen.insert(key, before.copied().unwrap_or((joiner.since, now_ms)));
+            }
+        }
+        self.joins = seen;
+    }
+
+    /// Of each node's joins those that last so long that they do not keep others waiting.
+    fn old_joins(&self, now_ms: u64) -> BTreeMap<NodeId, usize> {
+        let mut old: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for ((node, _), _) in self.joins.iter().filter(|(_, (_, seen))| now_ms.saturating_sub(*seen) >= JOIN_OLD_MS) {
+            let count = old.entry(*node).or_default();
+            *count = (*count + 1).min(self.pace.joins_per_node_max);
+        }
+        old
+    }
+
     /// Adds the moves whose turn has come.
-    fn retarget(&mut self, changes: &mut BTreeMap<ShardId, ShardState>) {
+    fn retarget(&mut self, changes: &mut BTreeMap<ShardId, ShardState>, now_ms: u64) {
         self.waiting = 0;
+        let old = self.old_joins(now_ms);
         let Some(wanted) = &self.wanted else { return };
         let mut joins: BTreeMap<NodeId, usize> = BTreeMap::new();
         let mut candidates = Vec::new();
@@ -306,7 +338,8 @@ impl Controller {
         candidates.sort_by_key(|(shard, ..)| (order.get(shard).copied().unwrap_or(usize::MAX), *shard));
         let usable = |n: &NodeId| self.present.contains(n) && !self.refused_until_ms.contains_key(n);
         for (shard, next, new) in candidates {
-            let room = |n: &NodeId| joins.get(n).copied().unwrap_or(0) < self.pace.joins_per_node_max;
+            let places = |n: &NodeId| self.pace.joins_per_node_max + old.get(n).copied().unwrap_or(0);
+            let room = |n: &NodeId| joins.get(n).copied().unwrap_or(0) < places(n);
             // Whoever cannot copy now does not keep the others from it.
             if new.is_empty() || (new.iter().any(usable) && new.iter().all(|n| room(n) || !usable(n))) {
                 for node in new {

@@ -223,6 +223,26 @@ fn a_node_that_gave_up_a_join_is_left_alone_for_a_while() {
 }
 
 #[test]
+fn joins_that_do_not_end_keep_others_waiting_only_for_a_while() {
+    let mut world = World::new(64, 4);
+    world.pass();
+    world.present.insert(n(5));
+    world.layout = layout(1..=5);
+    world.pass();
+    let max = PACE.joins_per_node_max;
+    assert_eq!(world.joins_max(), max);
+    world.now_ms += 60_000;
+    world.pass();
+    assert_eq!(world.joins_max(), max, "they may be slow");
+    world.now_ms += 600_000;
+    world.pass();
+    assert_eq!(world.joins_max(), 2 * max, "they may never end");
+    world.now_ms += 600_000;
+    world.pass();
+    assert_eq!(world.joins_max(), 2 * max, "no more than as many again");
+}
+
+#[test]
 fn data_said_to_be_lost_is_joined_again_once_and_a_last_replica_is_told_of() {
     let mut world = World::new(1, 3);
     world.pass();

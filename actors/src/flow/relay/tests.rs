@@ -432,6 +432,8 @@ fn partitions_spread_over_the_nodes_that_are_ready_and_few_move() {
             version: String::new(),
             state,
             publishes: n != 5,
+            disks_working: None,
+            disks_unrebuilt: 0,
         };
         (id, LiveNode { announcement, incarnation: 1 })
     };

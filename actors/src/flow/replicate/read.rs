@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt as _};
 use holdfast_protocol::{ChunkId, NodeId};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::Shared;
 use crate::ports::chunks::ReplicaStore;
@@ -22,6 +22,9 @@ use crate::ports::{ChunkBody, ChunkError};
 const OTHERS_AT_ONCE: usize = 4;
 /// How long the nodes that the shard map names may give nothing until the others are asked too.
 const LAST_RESORT_AFTER: Duration = Duration::from_secs(3);
+/// How long this node's disks may give nothing until the next replica is asked: a disk that dies may hang for minutes before it says
+/// so. Peers have a deadline of their own.
+const LOCAL_PATIENCE: Duration = Duration::from_secs(10);
 /// Failures that an error tells of; the rest is counted.
 const FAILURES_SHOWN: usize = 8;
 
@@ -46,6 +49,8 @@ struct Body {
     /// Who is being read.
     node: NodeId,
     current: Option<ChunkBody>,
+    /// Until when this node's disks are waited for, while they are.
+    patience: Option<Pin<Box<Sleep>>>,
     opening: Option<BoxFuture<'static, Opened>>,
     failures: Vec<Failure>,
     /// Failures that were looked at for repairs.
@@ -73,10 +78,26 @@ pub(super) fn read(
         return Err(ChunkError::Invalid(format!("range {range:?}")));
     }
     let shared = Arc::clone(shared);
-    Ok(Box::pin(Body { shared, id, range, node: me, current, opening: None, failures, noted: 0 }))
+    Ok(Box::pin(Body { shared, id, range, node: me, current, patience: None, opening: None, failures, noted: 0 }))
 }
 
 impl Body {
+    /// The next piece of whoever is being read.
+    fn poll_current(&mut self, context: &mut Context<'_>) -> Option<Poll<Option<Result<Bytes, ChunkError>>>> {
+        let next = self.current.as_mut()?.as_mut().poll_next(context);
+        if next.is_ready() {
+            self.patience = None;
+        } else if self.node == self.shared.view.me() {
+            let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOCAL_PATIENCE)));
+            if patience.as_mut().poll(context).is_ready() {
+                self.patience = None;
+                let detail = format!("this node's disk gave nothing for {} s", LOCAL_PATIENCE.as_secs());
+                return Some(Poll::Ready(Some(Err(ChunkError::Unavailable(detail)))));
+            }
+        }
+        Some(next)
+    }
+
     fn fail(&mut self, error: ChunkError) {
         self.current = None;
         if matches!(error, ChunkError::Corrupt { .. }) {
@@ -124,8 +145,8 @@ impl Stream for Body {
             if body.range.is_empty() {
                 return Poll::Ready(None);
             }
-            let next = if let Some(current) = &mut body.current {
-                ready!(current.as_mut().poll_next(context))
+            let next = if let Some(next) = body.poll_current(context) {
+                ready!(next)
             } else if let Some(opening) = &mut body.opening {
                 let Opened { failures, result } = ready!(opening.as_mut().poll(context));
                 body.opening = None;

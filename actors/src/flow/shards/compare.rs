@@ -5,8 +5,11 @@
 //! proven before says nothing any more.
 //!
 //! Digests are compared first. Where they differ, the members' lists are, after a pause in which writes under way arrive
-//! everywhere; a chunk that still is missing somewhere counts if metadata knows it. Others belong to writes that are not
-//! committed, or are orphans. A shard with a difference is compared again until there is none.
+//! everywhere; a chunk that still is missing somewhere, or has another size than on most members, counts if metadata knows it.
+//! Others belong to writes that are not committed, or are orphans. A shard with a difference is compared again until there is none.
+//!
+//! Nothing is proven while a member has chunks on a disk that failed and nowhere else ([`super::stranded`]): they still are in its
+//! lists.
 //!
 //! Comparing sees what is there and how large it is, from indexes in memory. That the bytes are right is the scrub's to find.
 
@@ -22,6 +25,10 @@ use crate::ports::chunks::ChunkInfo;
 use crate::ports::coordination::ShardMap;
 use crate::ports::peers::{Fence, IDS_MAX, LIST_MAX, PeerError, ShardDigest};
 
+mod lists;
+
+use lists::{Lists, Suspect};
+
 /// Shards that are compared at once; most of their time is spent waiting.
 const SHARDS_AT_ONCE: usize = 8;
 /// A shard with differences, or that could not be compared, is due again after this many pauses of
@@ -32,9 +39,12 @@ const AGAIN_PAUSES: u32 = 3;
 struct Compared {
     /// When it ended.
     at: Instant,
-    /// The members that were alive when it began, each with its incarnation.
-    alive: BTreeMap<NodeId, u64>,
+    /// The members that were alive when it began.
+    alive: Alive,
 }
+
+/// The members that are alive, each with its incarnation and how many of its disks failed and are not rebuilt.
+type Alive = BTreeMap<NodeId, (u64, u32)>;
 
 /// The last comparison of each shard.
 type Times = BTreeMap<ShardId, Compared>;
@@ -77,7 +87,8 @@ pub async fn run(context: Context) -> String {
                 async move {
                     // Before it: who comes back meanwhile may be compared as it was before.
                     let present = alive_of(context, &state);
-                    (shard, present, compare(context, shard, &state).await)
+                    let report = compare(context, shard, &state, &present).await;
+                    (shard, present, report)
                 }
             })
             .buffer_unordered(SHARDS_AT_ONCE);
@@ -130,21 +141,27 @@ fn publish(context: &Context) {
     context.parts.self_report.set_proven(proven.map(|(shard, report)| (*shard, report.epoch)).collect());
 }
 
-/// The members that are alive, each with its incarnation.
-fn alive_of(context: &Context, state: &ShardState) -> BTreeMap<NodeId, u64> {
+fn alive_of(context: &Context, state: &ShardState) -> Alive {
     let view = &context.parts.view;
     let membership = view.membership().borrow().clone();
-    let incarnation = |member: &NodeId| membership.nodes.get(member).map_or(0, |node| node.incarnation);
+    let found = |member: &NodeId| {
+        let node = membership.nodes.get(member);
+        node.map_or((0, 0), |node| (node.incarnation, node.announcement.disks_unrebuilt))
+    };
     let alive = state.members.iter().filter(|member| view.is_alive(**member));
-    alive.map(|member| (*member, incarnation(member))).collect()
+    alive.map(|member| (*member, found(member))).collect()
 }
 
-/// Whether a member that is here now was not here, or not in this life, when the shard was compared.
-fn is_outdated(compared: &Compared, alive: &BTreeMap<NodeId, u64>) -> bool {
-    alive.iter().any(|(member, incarnation)| compared.alive.get(member) != Some(incarnation))
+/// Whether a member that is here now was not here, or not in this life or with these disks, when the shard was compared.
+fn is_outdated(compared: &Compared, alive: &Alive) -> bool {
+    alive.iter().any(|(member, found)| compared.alive.get(member) != Some(found))
 }
 
-/// Takes back what was proven of shards of which a member came back since.
+fn is_short(alive: &Alive) -> bool {
+    alive.values().any(|(_, unrebuilt)| *unrebuilt > 0)
+}
+
+/// Takes back what was proven of shards of which a member came back, or lost a disk, since.
 fn doubt(context: &Context, mine: &BTreeMap<ShardId, ShardState>, times: &Times) {
     let mut status = context.shared.comparison.lock();
     status.shards.retain(|shard, report| {
@@ -169,17 +186,24 @@ fn is_due(context: &Context, shard: ShardId, state: &ShardState, times: &Times) 
             state.joining.is_empty() || elapsed >= settings.comparison_settle * AGAIN_PAUSES
         }
         Some(report) if report.proves(state.epoch) => elapsed >= settings.comparison_period,
-        // A member that is away is waited for.
-        Some(report) if report.differences == 0 && alive.len() < state.members.len() && alive == compared.alive => {
+        // A member that is away, or has a disk's content to rebuild, is waited for.
+        Some(report)
+            if report.differences == 0
+                && (alive.len() < state.members.len() || is_short(&alive))
+                && alive == compared.alive =>
+        {
             elapsed >= settings.comparison_period
         }
         _ => elapsed >= settings.comparison_settle * AGAIN_PAUSES,
     }
 }
 
-async fn compare(context: &Context, shard: ShardId, state: &ShardState) -> ComparisonReport {
+async fn compare(context: &Context, shard: ShardId, state: &ShardState, alive: &Alive) -> ComparisonReport {
     let outcome = Comparison { context, fence: Fence { shard, epoch: state.epoch }, state }.run().await;
     let (complete, differences, error) = match outcome {
+        Ok((true, differences)) if is_short(alive) => {
+            (false, differences, Some("a disk of a member failed, and what it held is not rebuilt".to_owned()))
+        }
         Ok((complete, differences)) => {
             (complete, differences, (!complete).then(|| "not every member could be asked".to_owned()))
         }
@@ -206,25 +230,29 @@ impl Comparison<'_> {
         if equal {
             return Ok((complete, 0));
         }
-        let (members, chunks) = self.lists().await?;
-        let complete = members.len() == self.state.members.len();
-        let all = (1_u64 << members.len()) - 1;
-        let mut missing: BTreeMap<NodeId, Vec<ChunkId>> = BTreeMap::new();
-        for (chunk, holders) in chunks.iter().filter(|(_, holders)| **holders != all) {
-            for (_, member) in members.iter().enumerate().filter(|(at, _)| holders & (1 << at) == 0) {
-                missing.entry(*member).or_default().push(*chunk);
-            }
-        }
-        drop(chunks);
-        if missing.is_empty() {
+        let lists = self.lists().await?;
+        let complete = lists.members.len() == self.state.members.len();
+        let (suspects, undecided) = (lists.suspects(), lists.undecided());
+        drop(lists);
+        if suspects.is_empty() && undecided.is_empty() {
             return Ok((complete, 0));
         }
         tokio::time::sleep(self.context.parts.settings.comparison_settle).await;
-        let mut differences = 0;
-        for (member, chunks) in missing {
+        let mut differences = self.undecided(&undecided).await?;
+        for (member, chunks) in suspects {
             differences += self.confirm(member, &chunks).await?;
         }
         Ok((complete, differences))
+    }
+
+    /// Of chunks of which no size is in the majority, how many metadata knows. None of them can be said to be the wrong one.
+    async fn undecided(&self, chunks: &[ChunkId]) -> Result<u64, String> {
+        let known = transfer::known(self.context, chunks.iter().copied()).await.map_err(|error| error.to_string())?;
+        let known: Vec<&ChunkId> = chunks.iter().filter(|chunk| known.contains(&chunk.content())).collect();
+        for chunk in &known {
+            tracing::error!(%chunk, shard = %self.fence.shard, "a chunk has different sizes, none of them on most members");
+        }
+        Ok(known.len() as u64)
     }
 
     /// Whether every member was asked, and whether all digests are equal.
@@ -250,24 +278,20 @@ impl Comparison<'_> {
         parts.peers.digest(member, self.fence).await
     }
 
-    /// The members that could be asked, and which of them have each chunk, a bit for each.
-    async fn lists(&self) -> Result<(Vec<NodeId>, BTreeMap<ChunkId, u64>), String> {
-        let mut chunks: BTreeMap<ChunkId, u64> = BTreeMap::new();
-        let mut members = Vec::new();
+    async fn lists(&self) -> Result<Lists, String> {
+        let mut lists = Lists::default();
         for member in &self.state.members {
-            let bit = 1_u64 << members.len();
-            match self.list(*member, bit, &mut chunks).await {
-                Ok(()) => members.push(*member),
+            match self.list(*member, &mut lists).await {
+                Ok(()) => lists.members.push(*member),
                 Err(error @ PeerError::Stale { .. }) => return Err(error.to_string()),
                 // Half a list says nothing.
-                Err(_) => chunks.values_mut().for_each(|holders| *holders &= !bit),
+                Err(_) => lists.forget_last(),
             }
         }
-        chunks.retain(|_, holders| *holders != 0);
-        Ok((members, chunks))
+        Ok(lists)
     }
 
-    async fn list(&self, member: NodeId, bit: u64, chunks: &mut BTreeMap<ChunkId, u64>) -> Result<(), PeerError> {
+    async fn list(&self, member: NodeId, lists: &mut Lists) -> Result<(), PeerError> {
         let parts = &self.context.parts;
         let Fence { shard, .. } = self.fence;
         let mut after = None;
@@ -278,9 +302,7 @@ impl Comparison<'_> {
             } else {
                 parts.peers.list(member, self.fence, after, LIST_MAX).await?
             };
-            for info in &page {
-                *chunks.entry(info.id).or_default() |= bit;
-            }
+            page.iter().for_each(|info| lists.add(*info));
             if page.len() < LIST_MAX {
                 return Ok(());
             }
@@ -288,17 +310,19 @@ impl Comparison<'_> {
         }
     }
 
-    /// Queues repairs of what `member` still lacks and metadata knows; returns how many.
-    async fn confirm(&self, member: NodeId, chunks: &[ChunkId]) -> Result<u64, String> {
+    /// Queues repairs of what `member` still lacks, or has in another size, and metadata knows; returns how many.
+    async fn confirm(&self, member: NodeId, suspects: &[Suspect]) -> Result<u64, String> {
         let parts = &self.context.parts;
         let mut missing = BTreeSet::new();
-        for batch in chunks.chunks(IDS_MAX) {
+        for batch in suspects.chunks(IDS_MAX) {
+            let ids: Vec<ChunkId> = batch.iter().map(|suspect| suspect.chunk).collect();
             let found: Vec<Option<ChunkInfo>> = if member == self.context.me() {
-                batch.iter().map(|chunk| parts.chunks.stat(*chunk)).collect()
+                ids.iter().map(|chunk| parts.chunks.stat(*chunk)).collect()
             } else {
-                parts.peers.probe(member, batch).await.map_err(|error| error.to_string())?
+                parts.peers.probe(member, &ids).await.map_err(|error| error.to_string())?
             };
-            missing.extend(batch.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(chunk, _)| *chunk));
+            let wrong = batch.iter().zip(&found).filter(|(suspect, found)| suspect.is_wrong(**found));
+            missing.extend(wrong.map(|(suspect, _)| suspect.chunk));
         }
         let known = transfer::known(self.context, missing.iter().copied()).await.map_err(|error| error.to_string())?;
         let rows: Vec<(ChunkId, NodeId)> =

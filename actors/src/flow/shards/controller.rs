@@ -235,7 +235,9 @@ impl<'a> Reign<'a> {
             self.controller.see_layout(&layout.value.applied);
             self.layout_version = Some(layout.value.version);
         }
-        let present = self.membership.borrow_and_update().nodes.keys().copied().collect();
+        // A node of which every disk failed holds as little as one that is away.
+        let membership = self.membership.borrow_and_update().clone();
+        let present = membership.nodes.keys().copied().filter(|node| membership.holds(*node)).collect();
         self.controller.see_present(present, self.now_ms());
     }
 

@@ -15,8 +15,8 @@
 //! and compared when it was written; those that were here before are read from the disk and compared with their checksums
 //! before they count. What writes missed here meanwhile waits as repairs of this node: they are done before the copy ends.
 //!
-//! A chunk that no member has whole ends no copy: as long as metadata knows it, it becomes a repair of this node, and the
-//! shard is not called healthy while repairs wait.
+//! A chunk that no member has whole, or at which the program falls over, ends no copy: as long as metadata knows it, it becomes a
+//! repair of this node, and the shard is not called healthy while repairs wait.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -66,7 +66,7 @@ pub(super) struct ShardCopy {
     context: Context,
     shard: ShardId,
     since: Epoch,
-    /// How often a chunk was found whole nowhere.
+    /// How often a chunk was found whole nowhere, or could not be dealt with.
     attempts: BTreeMap<ChunkId, u32>,
     /// Chunks that were found whole here or written by this copy: those are not read again in the next round. As many as the
     /// shard has.
@@ -145,10 +145,16 @@ impl ShardCopy {
             self.short_since = None;
             return Ok(round);
         }
+        let retry = |detail: String| Err(CopyError::Retry(format!("list the shard on its members: {detail}")));
+        if alive.len() >= covering {
+            // Whoever lives and cannot be reached is waited for without end: that time is none in which members were away.
+            self.short_since = None;
+            return retry(unreachable.unwrap_or_default());
+        }
         let absent = state.members.len() - alive.len();
         let since = *self.short_since.get_or_insert_with(Instant::now);
         if let Some(detail) = unreachable {
-            return Err(CopyError::Retry(format!("list the shard on its members: {detail}")));
+            return retry(detail);
         }
         if since.elapsed() < self.context.parts.settings.rebuild_delay {
             return Err(CopyError::Retry(format!(
@@ -216,7 +222,7 @@ impl ShardCopy {
             let copies = stream::iter(missing).map(|info| {
                 let sources = in_turn(info.id, member, alive);
                 let context = &self.context;
-                async move { (info, copy(context, info, &sources).await) }
+                async move { (info, transfer::guarded(info.id, copy(context, info, &sources)).await) }
             });
             let mut copies = copies.buffer_unordered(CHUNKS_AT_ONCE);
             let mut failed = Vec::new();
@@ -273,7 +279,9 @@ impl ShardCopy {
                 return Err(CopyError::GivenUp(error.to_string()));
             }
             TransferError::Local(_) => return Err(CopyError::Retry(error.to_string())),
-            TransferError::Gone(chunk) | TransferError::Unreadable { chunk, .. } => *chunk,
+            TransferError::Gone(chunk)
+            | TransferError::Unreadable { chunk, .. }
+            | TransferError::Panicked { chunk, .. } => *chunk,
         };
         let context = &self.context;
         if context.parts.metadata.known_contents(&[chunk.content()]).await?.is_empty() {
@@ -284,7 +292,7 @@ impl ShardCopy {
         if *attempts < ATTEMPTS_MAX {
             return Err(CopyError::Retry(error.to_string()));
         }
-        tracing::error!(%chunk, shard = %self.shard, %error, "a chunk is whole on no member, the copy goes on without it");
+        tracing::error!(%chunk, shard = %self.shard, %error, "a chunk cannot be copied, the copy goes on without it");
         context.parts.metadata.queue_repairs(&[(chunk, context.me())], context.parts.clock.now_ms()).await?;
         context.shared.repairs_queued.notify_one();
         Ok(())

@@ -137,7 +137,9 @@ async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mu
     let ids: Vec<ChunkId> = infos.iter().map(|info| info.id).collect();
     let mut holders = vec![0; ids.len()];
     let mut lacking: Vec<(ChunkId, NodeId)> = Vec::new();
-    for member in before.members.iter().filter(|member| view.is_alive(**member)) {
+    // A member of which a disk failed may have it there only.
+    let counted = |member: &&NodeId| view.is_alive(**member) && !view.is_short(**member);
+    for member in before.members.iter().filter(counted) {
         let Ok(found) = context.parts.peers.probe(*member, &ids).await else { continue };
         for (at, (info, found)) in infos.iter().zip(&found).enumerate() {
             match found {

@@ -75,6 +75,10 @@ fn announcement(context: &Context) -> NodeAnnouncement {
         announcement.capacity_bytes = disks.iter().map(|disk| disk.total_bytes).sum();
         announcement.free_bytes = disks.iter().map(|disk| disk.free_bytes).sum();
     }
+    let disks = parts.chunks.disk_count();
+    announcement.disks_working = Some(disks.working);
+    // From when they fail until the walk for what is stranded says that nothing is left there.
+    announcement.disks_unrebuilt = if *context.shared.rescued.borrow() == disks { 0 } else { disks.fenced };
     announcement
 }
 
@@ -96,12 +100,14 @@ async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), Coordinati
     });
     let mut session = coordination.session();
     let mut state = context.shared.state.subscribe();
+    let mut rescued = context.shared.rescued.subscribe();
     loop {
         if *session.borrow_and_update() == SessionState::Expired {
             return Err(CoordinationError::SessionExpired);
         }
         cache.step(context).await?;
         state.mark_unchanged();
+        rescued.mark_unchanged();
         let now = announcement(context);
         if now != said {
             coordination.announce(now.clone()).await?;
@@ -111,6 +117,7 @@ async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), Coordinati
             changed = session.changed() => if changed.is_err() { return Ok(()) },
             changed = cache.changed() => if !changed { return Ok(()) },
             changed = state.changed() => if changed.is_err() { return Ok(()) },
+            changed = rescued.changed() => if changed.is_err() { return Ok(()) },
             () = tokio::time::sleep(context.parts.settings.announce_interval) => {}
         }
     }

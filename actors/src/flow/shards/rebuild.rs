@@ -4,32 +4,58 @@
 //! What is to be done is read from the shard map alone: a process that starts again goes on by itself, and what is on the
 //! disks is not fetched again. A copy ends at once when the map no longer shows its join.
 //!
-//! **Data lost.** Once after the start, every shard of which this node is a member is compared in size with another member:
-//! a disk that was replaced shows as a replica that lacks more than half. Such a shard is reported as lost and joined anew,
-//! which is quicker than one repair a chunk and lets the quorum count without it meanwhile. Whatever lacks less is found and
-//! healed by [`super::compare`].
+//! **Failures.** A copy that cannot go on now keeps what it knows, gives its place to others, and has its next turn after a
+//! pause that grows and behind those that did not fail: what keeps one shard from being copied (a member that cannot be reached, one
+//! that is waited for) must not keep all of them.
+//!
+//! Replicas of this node whose data is gone are looked for by [`losses`].
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use holdfast_protocol::ShardId;
 use holdfast_protocol::cluster::{Epoch, ShardState};
 use tokio::sync::Notify;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::time::Instant;
 
 use super::copy_shard::{CopyError, ShardCopy};
-use super::{Context, CopyPhase, CopyProgress};
+use super::{Backoff, Context, CopyPhase, CopyProgress};
 use crate::domain::placement::danger::endangered;
 use crate::ports::coordination::ShardMap;
-use crate::ports::peers::{Fence, ShardReport};
+use crate::ports::peers::ShardReport;
+
+mod losses;
 
 /// The longest time between two reports of the same.
 const REPORT_PAUSE_MAX: Duration = Duration::from_secs(2);
-/// Chunks that another member must have more for a replica to count as lost; fewer may be writes under way.
-const LOST_CHUNKS_MIN: u64 = 16;
-/// How often a loss is reported: a shard whose last replica this is stays as it is.
-const LOSS_REPORTS_MAX: u32 = 10;
+
+/// A join, over all its attempts.
+struct Join {
+    shard: ShardId,
+    since: Epoch,
+    copy: ShardCopy,
+    backoff: Backoff,
+}
+
+impl Join {
+    fn new(context: &Context, shard: ShardId, since: Epoch) -> Self {
+        tracing::info!(%shard, %since, "join begins");
+        Self { shard, since, copy: ShardCopy::new(context.clone(), shard, since), backoff: context.backoff() }
+    }
+}
+
+/// A join whose last attempt failed, and when the next one is due.
+struct Paused {
+    join: Box<Join>,
+    due: Instant,
+}
+
+/// What became of a task.
+type Ended = Result<Option<Paused>, JoinError>;
 
 /// Runs until it cannot go on.
 pub async fn run(context: Context) -> String {
@@ -37,19 +63,32 @@ pub async fn run(context: Context) -> String {
     let mut shards = context.parts.view.shards();
     let mut alive = context.parts.view.membership();
     let moved_on = Arc::new(Notify::new());
-    let mut tasks = JoinSet::new();
+    let mut tasks: JoinSet<Option<Paused>> = JoinSet::new();
     let mut running: BTreeMap<ShardId, (Epoch, AbortHandle)> = BTreeMap::new();
+    let mut paused: BTreeMap<ShardId, Paused> = BTreeMap::new();
     context.shared.rebuild.lock().copies.clear();
     if membership.wait_for(|m| m.registered).await.is_err() {
         return "the node is gone".into();
     }
-    tasks.spawn(report_losses(context.clone()));
+    let looking = losses::report(context.clone());
+    tasks.spawn(async move {
+        // Not tried again: it would panic with each start of this loop, and comparisons find what it looks for.
+        if AssertUnwindSafe(looking).catch_unwind().await.is_err() {
+            tracing::error!("the look for replicas whose data is gone panicked");
+        }
+        None
+    });
+    let mut ended: Option<Ended> = None;
     loop {
-        while let Some(ended) = tasks.try_join_next() {
-            if let Err(error) = ended
-                && error.is_panic()
-            {
-                return "a copy panicked".into();
+        while let Some(task) = ended.take().or_else(|| tasks.try_join_next()) {
+            match task {
+                // The map may show another join by now.
+                Ok(Some(failed)) if running.get(&failed.join.shard).is_some_and(|r| r.0 == failed.join.since) => {
+                    running.remove(&failed.join.shard);
+                    paused.insert(failed.join.shard, failed);
+                }
+                Err(error) if error.is_panic() => return "a copy panicked".into(),
+                _ => {}
             }
         }
         let map = shards.borrow_and_update().clone();
@@ -63,26 +102,43 @@ pub async fn run(context: Context) -> String {
             }
             stays
         });
+        paused.retain(|shard, Paused { join, .. }| {
+            let stays = joins.get(shard) == Some(&join.since);
+            if !stays {
+                end(&context, *shard, join.since, &map);
+            }
+            stays
+        });
         show_waiting(&context, &joins);
-        for shard in order(&context, &map, &joins) {
+        for shard in turns(&context, &map, &joins, &paused) {
             if copying(&context) >= context.parts.settings.copies_max {
                 break;
             }
             let Some(&since) = joins.get(&shard).filter(|_| !running.contains_key(&shard)) else { continue };
+            let join = paused.remove(&shard).map(|paused| paused.join);
+            let join = join.unwrap_or_else(|| Box::new(Join::new(&context, shard, since)));
             set_phase(&context, shard, CopyPhase::Copying);
-            let task = tasks.spawn(join(context.clone(), shard, since, moved_on.clone()));
+            let task = tasks.spawn(attempt(context.clone(), join, moved_on.clone()));
             running.insert(shard, (since, task));
         }
+        let now = Instant::now();
+        // One that is due already waits for a place, and is woken by whoever gives up one.
+        let due = paused.values().map(|paused| paused.due).filter(|due| *due > now).min();
         tokio::select! {
             changed = shards.changed() => if changed.is_err() { return "the shard map is gone".into() },
             changed = alive.changed() => if changed.is_err() { return "the membership is gone".into() },
             () = moved_on.notified() => {}
-            Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
-                if ended.is_err_and(|error| error.is_panic()) {
-                    return "a copy panicked".into();
-                }
-            }
+            () = until(due) => {}
+            Some(task) = tasks.join_next(), if !tasks.is_empty() => ended = Some(task),
         }
+    }
+}
+
+/// For ever, if nothing is due.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -90,6 +146,23 @@ fn joins(context: &Context, map: &ShardMap) -> BTreeMap<ShardId, Epoch> {
     let me = context.me();
     let mine = |state: &ShardState| state.joining.iter().find(|joiner| joiner.node == me).map(|joiner| joiner.since);
     map.shards.iter().filter_map(|(shard, state)| Some((*shard, mine(&state.value)?))).collect()
+}
+
+/// Shards to be joined in the order of their turns: those whose last attempt did not fail, the most endangered first; then the
+/// others that are due, the one that waits longest first.
+fn turns(
+    context: &Context,
+    map: &ShardMap,
+    joins: &BTreeMap<ShardId, Epoch>,
+    paused: &BTreeMap<ShardId, Paused>,
+) -> Vec<ShardId> {
+    let now = Instant::now();
+    let mut turns = order(context, map, joins);
+    turns.retain(|shard| !paused.contains_key(shard));
+    let mut due: Vec<_> = paused.iter().filter(|(_, paused)| paused.due <= now).collect();
+    due.sort_by_key(|(_, paused)| paused.due);
+    turns.extend(due.into_iter().map(|(shard, _)| *shard));
+    turns
 }
 
 /// Shards to be joined, the most endangered first.
@@ -129,24 +202,29 @@ fn end(context: &Context, shard: ShardId, since: Epoch, map: &ShardMap) {
     context.shared.rebuild.lock().shards_joined += u64::from(joined);
 }
 
-/// Copies a shard, then tells the controller until it is aborted.
-async fn join(context: Context, shard: ShardId, since: Epoch, moved_on: Arc<Notify>) {
-    tracing::info!(%shard, %since, "join begins");
-    let mut copy = ShardCopy::new(context.clone(), shard, since);
-    let mut backoff = context.backoff();
-    let (phase, report) = loop {
-        match copy.run().await {
-            Ok(()) => break (CopyPhase::Reporting, ShardReport::Verified { shard, since }),
-            Err(CopyError::Over) => return,
-            Err(CopyError::GivenUp(reason)) => {
-                note(&context, shard, &reason);
-                break (CopyPhase::Failed, ShardReport::JoinFailed { shard, since, reason });
-            }
-            Err(CopyError::Retry(reason)) => {
-                tracing::debug!(%shard, reason, "copy is tried again");
-                note(&context, shard, &reason);
-                backoff.wait().await;
-            }
+/// Copies a shard, then tells the controller until it is aborted. Gives the join back when something failed that may pass.
+async fn attempt(context: Context, mut join: Box<Join>, moved_on: Arc<Notify>) -> Option<Paused> {
+    let (shard, since) = (join.shard, join.since);
+    // What panics here would do so again and again, and use up the restarts of all loops.
+    let copied = AssertUnwindSafe(join.copy.run()).catch_unwind().await;
+    let copied = copied.unwrap_or_else(|_| {
+        tracing::error!(%shard, "the copy of a shard panicked, it is begun anew");
+        join.copy = ShardCopy::new(context.clone(), shard, since);
+        Err(CopyError::Retry("the program panicked".into()))
+    });
+    let (phase, report) = match copied {
+        Ok(()) => (CopyPhase::Reporting, ShardReport::Verified { shard, since }),
+        Err(CopyError::Over) => return None,
+        Err(CopyError::GivenUp(reason)) => {
+            note(&context, shard, &reason);
+            (CopyPhase::Failed, ShardReport::JoinFailed { shard, since, reason })
+        }
+        Err(CopyError::Retry(reason)) => {
+            tracing::debug!(%shard, reason, "a copy is tried again later");
+            note(&context, shard, &reason);
+            set_phase(&context, shard, CopyPhase::Waiting);
+            let due = Instant::now() + join.backoff.pause();
+            return Some(Paused { join, due });
         }
     };
     set_phase(&context, shard, phase);
@@ -166,42 +244,5 @@ fn note(context: &Context, shard: ShardId, reason: &str) {
     status.last_error = Some(format!("shard {shard}: {reason}"));
     if let Some(copy) = status.copies.get_mut(&shard) {
         copy.last_error = Some(reason.to_owned());
-    }
-}
-
-/// Looks for replicas of this node whose data is gone.
-async fn report_losses(context: Context) {
-    let mut shards = context.parts.view.shards();
-    let Ok(map) = shards.wait_for(|map| !map.shards.is_empty()).await.map(|map| map.clone()) else { return };
-    let mut lost = Vec::new();
-    for (shard, state) in map.shards.iter().filter(|(_, state)| state.value.is_member(context.me())) {
-        let fence = Fence { shard: *shard, epoch: state.value.epoch };
-        let here = context.digest_here(*shard).await.chunks;
-        for other in state.value.members.iter().filter(|m| **m != context.me() && context.parts.view.is_alive(**m)) {
-            let Ok(there) = context.parts.peers.digest(*other, fence).await else { continue };
-            if there.chunks >= here + LOST_CHUNKS_MIN && there.chunks > 2 * here {
-                tracing::error!(%shard, here, there = there.chunks, "most of a replica is gone, it is joined anew");
-                lost.push(fence);
-                break;
-            }
-        }
-        tokio::task::yield_now().await;
-    }
-    for _ in 0..LOSS_REPORTS_MAX {
-        let map = shards.borrow_and_update().clone();
-        // A member of a later epoch may be one that has joined anew since. What else changed there is compared then.
-        lost.retain(|fence| {
-            let state = map.shards.get(&fence.shard);
-            state.is_some_and(|state| state.value.epoch == fence.epoch && state.value.is_member(context.me()))
-        });
-        if lost.is_empty() {
-            return;
-        }
-        for Fence { shard, .. } in &lost {
-            if let Err(error) = context.report(ShardReport::DataLost { shard: *shard }).await {
-                tracing::debug!(%shard, %error, "the controller does not hear");
-            }
-        }
-        tokio::time::sleep(REPORT_PAUSE_MAX).await;
     }
 }

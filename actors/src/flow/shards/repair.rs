@@ -1,8 +1,8 @@
 //! Carries out the repairs that metadata has queued for this node.
 //!
-//! They come from writes whose acknowledgement was missed, from comparisons, from reads, and from damage that the disks find
-//! themselves ([`super::Findings`]). For each one: a chunk that metadata does not know and that is not here, that this node
-//! need not hold, or that is here whole on the disk itself (not only in the page cache) needs nothing. Any other is fetched
+//! They come from writes whose acknowledgement was missed, from comparisons, from reads, from damage that the disks find
+//! themselves ([`super::Findings`]), and from disks that failed ([`super::stranded`]). For each one: a chunk that metadata does not know and that is not here, that this node
+//! need not hold, or that is here whole on the disk itself (not only in the page cache), and in the size that most have, needs nothing. Any other is fetched
 //! whole and verified from another node; only then is what is damaged here deleted, the chunk written, read back and compared
 //! (promise D5); then the repair is forgotten. Each step may be done twice, so nothing is lost with the process. A repair that is
 //! noticed again while it runs is done again.
@@ -16,9 +16,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt as _, stream};
+use holdfast_protocol::cluster::ShardState;
 use holdfast_protocol::{ChunkId, NodeId};
 use tokio::time::Instant;
 
+use super::stranded::Stranded;
 use super::transfer::{self, TransferError};
 use super::{Backoff, Context, RepairStatus};
 use crate::ports::MetadataError;
@@ -52,7 +54,7 @@ pub async fn run(context: Context) -> String {
     if membership.wait_for(|m| m.registered).await.is_err() {
         return "the node is gone".into();
     }
-    let mut repairs = Repairs { context: context.clone(), failed: BTreeMap::new() };
+    let mut repairs = Repairs { context: context.clone(), failed: BTreeMap::new(), stranded: Stranded::default() };
     let mut backoff = context.backoff();
     loop {
         // Without a map nobody knows who holds what.
@@ -66,6 +68,7 @@ pub async fn run(context: Context) -> String {
         metrics::gauge!("holdfast_repairs_paused").set(f64::from(u8::from(paused)));
         let outcome = async {
             repairs.take_findings().await?;
+            repairs.stranded.look(&context).await?;
             let done = if paused { 0 } else { repairs.pass().await? };
             repairs.count_backlog().await?;
             repairs.forget_lost().await?;
@@ -104,6 +107,7 @@ struct Repairs {
     context: Context,
     /// When a repair that failed is tried again.
     failed: BTreeMap<u64, (Backoff, Instant)>,
+    stranded: Stranded,
 }
 
 impl Repairs {
@@ -178,9 +182,11 @@ impl Repairs {
             let due: Vec<Repair> =
                 rows.into_iter().filter(|row| self.failed.get(&row.id).is_none_or(|(_, due)| *due <= now)).collect();
             let known = transfer::known(&context, due.iter().map(|row| row.chunk)).await?;
-            // A chunk that is here may belong to a write that is not committed yet. If it never is, it goes as an orphan.
-            let may_matter =
-                |chunk: ChunkId| known.contains(&chunk.content()) || context.parts.chunks.stat(chunk).is_some();
+            // A chunk that is here may belong to a write that is not committed yet. If it never is, it goes as an orphan; on a disk
+            // that failed it stays, and is looked for again once it is committed.
+            let chunks = &context.parts.chunks;
+            let is_here = |chunk: ChunkId| chunks.stat(chunk).is_some() && !chunks.is_stranded(chunk);
+            let may_matter = |chunk: ChunkId| known.contains(&chunk.content()) || is_here(chunk);
             let (due, mut finished): (Vec<Repair>, Vec<Repair>) =
                 due.into_iter().partition(|row| may_matter(row.chunk));
             let mut needless = finished.len() as u64;
@@ -248,44 +254,90 @@ impl Repairs {
 
 /// Makes sure that this node has a chunk whole, if it is to have it.
 pub(super) async fn heal(context: &Context, chunk: ChunkId) -> Result<Outcome, TransferError> {
-    let (me, view) = (context.me(), &context.parts.view);
+    transfer::guarded(chunk, heal_unguarded(context, chunk)).await
+}
+
+async fn heal_unguarded(context: &Context, chunk: ChunkId) -> Result<Outcome, TransferError> {
+    let (me, view, chunks) = (context.me(), &context.parts.view, &context.parts.chunks);
     let unreachable = |detail: &str| TransferError::Unreachable { chunk, detail: detail.into() };
     let Some(placement) = view.placement(&chunk) else { return Err(unreachable("its shard is not placed yet")) };
     if !placement.state.write_set().any(|node| node == me) {
         return Ok(Outcome::Needless);
     }
-    if transfer::is_whole(context, chunk).await? {
+    let is_whole = transfer::is_whole(context, chunk).await?;
+    let here = chunks.stat(chunk);
+    let copies = Copies::ask(context, chunk, &placement.state, !is_whole).await;
+    if let Some(here) = here.filter(|_| is_whole)
+        && !copies.outvote(here.size_bytes)
+    {
         return Ok(Outcome::Needless);
     }
-    // Whoever should have it first; then anybody, since a node that left may have the last one.
-    let leaving = placement.state.leaving.iter().map(|leaver| leaver.node);
-    let others = view.membership().borrow().nodes.keys().copied().collect::<Vec<_>>();
-    let mut asked = Vec::new();
-    let mut sources = Vec::new();
-    let (mut size, mut unheard) = (None, None);
-    for (at, node) in placement.state.write_set().chain(leaving).chain(others).enumerate() {
-        let named = at < placement.state.members.len() + placement.state.joining.len() + placement.state.leaving.len();
-        if node == me || asked.contains(&node) || !view.is_alive(node) || (!named && !sources.is_empty()) {
-            continue;
-        }
-        asked.push(node);
-        match context.parts.peers.probe(node, &[chunk]).await {
-            Ok(found) => {
-                if let Some(Some(info)) = found.first() {
-                    size.get_or_insert(info.size_bytes);
-                    sources.push(node);
-                }
-            }
-            Err(error) => unheard = Some(error.to_string()),
-        }
-    }
-    let Some(size_bytes) = size else {
-        return Err(unheard.map_or(TransferError::Gone(chunk), |detail| unreachable(&detail)));
+    let stranded = here.filter(|_| chunks.is_stranded(chunk));
+    let Some(size_bytes) = copies.size().or(stranded.map(|info| info.size_bytes)) else {
+        return Err(copies.unheard.map_or(TransferError::Gone(chunk), |detail| unreachable(&detail)));
     };
     let info = ChunkInfo { id: chunk, size_bytes };
     let _permit = context.budget.take(u64::from(size_bytes)).await;
-    let fetched = transfer::fetch(context, info, &sources).await?;
+    let fetched = match (transfer::fetch(context, info, &copies.of_size(size_bytes)).await, stranded) {
+        (Ok(fetched), _) => fetched,
+        (Err(error), Some(info)) => transfer::fetch_here(context, info).await.map_err(|_| error)?,
+        (Err(error), None) => return Err(error),
+    };
     transfer::store(context, &fetched).await?;
     tracing::info!(%chunk, size_bytes, "chunk repaired");
     Ok(Outcome::Healed(u64::from(size_bytes)))
+}
+
+/// Which other nodes have a chunk, and in what size.
+struct Copies {
+    found: Vec<(NodeId, u32)>,
+    /// Why somebody could not be asked.
+    unheard: Option<String>,
+}
+
+impl Copies {
+    /// Asks whoever should have it; then, as a `last_resort`, anybody, until one has it, since a node that left may have the last
+    /// one.
+    async fn ask(context: &Context, chunk: ChunkId, state: &ShardState, last_resort: bool) -> Self {
+        let (me, view) = (context.me(), &context.parts.view);
+        let leaving = state.leaving.iter().map(|leaver| leaver.node);
+        let named: Vec<NodeId> = state.write_set().chain(leaving).collect();
+        let others = view.membership().borrow().nodes.keys().copied().filter(|_| last_resort).collect::<Vec<_>>();
+        let mut asked = BTreeSet::from([me]);
+        let mut copies = Self { found: Vec::new(), unheard: None };
+        for (at, node) in named.iter().copied().chain(others).enumerate() {
+            let is_named = at < named.len();
+            if !view.is_alive(node) || (!is_named && !copies.found.is_empty()) || !asked.insert(node) {
+                continue;
+            }
+            match context.parts.peers.probe(node, &[chunk]).await {
+                Ok(found) => {
+                    if let Some(Some(info)) = found.first() {
+                        copies.found.push((node, info.size_bytes));
+                    }
+                }
+                Err(error) => copies.unheard = Some(error.to_string()),
+            }
+        }
+        copies
+    }
+
+    fn count(&self, size_bytes: u32) -> usize {
+        self.found.iter().filter(|(_, size)| *size == size_bytes).count()
+    }
+
+    /// The size that most have; of several the one that was found first.
+    fn size(&self) -> Option<u32> {
+        self.found.iter().rev().map(|(_, size)| *size).max_by_key(|size| self.count(*size))
+    }
+
+    /// Whether most copies, with one of `size_bytes` here, have one other size. Chunks never change: this one is not what was
+    /// acknowledged, whole as it is.
+    fn outvote(&self, size_bytes: u32) -> bool {
+        self.size().is_some_and(|size| size != size_bytes && self.count(size) * 2 > self.found.len() + 1)
+    }
+
+    fn of_size(&self, size_bytes: u32) -> Vec<NodeId> {
+        self.found.iter().filter(|(_, size)| *size == size_bytes).map(|(node, _)| *node).collect()
+    }
 }

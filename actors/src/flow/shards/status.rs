@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use super::ClusterParts;
 use crate::domain::placement::ShardHealth;
 use crate::flow::key_locks::KeyLocks;
+use crate::ports::chunks::DiskCount;
 use crate::ports::coordination::{FencingToken, NodeState};
 
 /// Whether this node is registered.
@@ -60,7 +61,7 @@ pub struct ControllerStatus {
 /// Where a join stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyPhase {
-    /// Its turn has not come.
+    /// Its turn has not come, or not again after a failure.
     Waiting,
     /// Copies what it lacks.
     Copying,
@@ -220,6 +221,8 @@ pub struct ClusterShared {
     pub repairs_queued: Notify,
     /// Shards whose chunks are being copied or deleted: the two must not meet, see [`super::leftovers`].
     pub shard_locks: Arc<KeyLocks<ShardId>>,
+    /// The disks of this node for which nothing was found stranded; see [`super::stranded`].
+    pub rescued: watch::Sender<DiskCount>,
     /// Why this node cannot take part, once that is certain: it must stop.
     pub failed: watch::Sender<Option<String>>,
 }
@@ -237,6 +240,7 @@ impl ClusterShared {
             comparison_wanted: watch::Sender::new(0),
             repairs_queued: Notify::new(),
             shard_locks: KeyLocks::new(),
+            rescued: watch::Sender::default(),
             failed: watch::Sender::new(None),
         })
     }

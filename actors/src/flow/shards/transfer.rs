@@ -4,10 +4,11 @@
 //! The bytes held are those of a permit of [`super::ByteBudget`], which the caller has taken.
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use holdfast_protocol::{ChunkId, ContentId, NodeId};
 
 use super::Context;
@@ -48,6 +49,14 @@ pub(super) enum TransferError {
     /// Somebody is writing the chunk here: try again.
     #[error("chunk {0} is being written here")]
     Busy(ChunkId),
+    /// The program fell over it, and may do so each time.
+    #[error("chunk {chunk} made the program panic: {detail}")]
+    Panicked {
+        /// Which chunk.
+        chunk: ChunkId,
+        /// What it said.
+        detail: String,
+    },
     /// This node's disks failed or are full.
     #[error("on this node's disks: {0}")]
     Local(#[source] ChunkError),
@@ -58,6 +67,20 @@ pub(super) struct Fetched {
     info: ChunkInfo,
     label: Bytes,
     pieces: Vec<Bytes>,
+}
+
+/// Does `work` on a chunk, and makes an error of a panic: one chunk over which the program falls must not keep the work on the
+/// others from going on, nor use up the restarts of who does it.
+pub(super) async fn guarded<T>(
+    chunk: ChunkId,
+    work: impl Future<Output = Result<T, TransferError>>,
+) -> Result<T, TransferError> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let detail = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it says nothing").to_owned();
+        tracing::error!(%chunk, detail, "the program panicked over a chunk, others go on");
+        Err(TransferError::Panicked { chunk, detail })
+    })
 }
 
 /// Fetches a chunk of a known size from the first of `sources` that has it whole.
@@ -98,6 +121,18 @@ async fn fetch_from(context: &Context, info: ChunkInfo, source: NodeId) -> Resul
     if received != u64::from(info.size_bytes) {
         let detail = format!("{received} of {} bytes came", info.size_bytes);
         return Err(PeerError::Unreachable { node: source, detail });
+    }
+    Ok(Fetched { info, label, pieces })
+}
+
+/// Reads a chunk that is stranded here: a disk that failed may still give what nobody else has.
+pub(super) async fn fetch_here(context: &Context, info: ChunkInfo) -> Result<Fetched, ChunkError> {
+    let chunks = &context.parts.chunks;
+    let label = chunks.label(info.id).await?;
+    let mut body = chunks.read_copied(info.id, 0..info.size_bytes)?;
+    let mut pieces = Vec::new();
+    while let Some(piece) = body.next().await {
+        pieces.push(piece?);
     }
     Ok(Fetched { info, label, pieces })
 }

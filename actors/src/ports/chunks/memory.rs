@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, Range};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -13,7 +13,9 @@ use holdfast_protocol::{CHUNK_SIZE_MAX, ChunkId, ShardId, chunk_order};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{ChunkBody, ChunkError, ChunkInfo, ChunkReceipt, ChunkSink, ChunkSpec, ChunkStore, ReplicaStore};
+use super::{
+    ChunkBody, ChunkError, ChunkInfo, ChunkReceipt, ChunkSink, ChunkSpec, ChunkStore, DiskCount, ReplicaStore,
+};
 use crate::ports::peers::ShardDigest;
 
 /// Size of the buffers that bytes are copied into and handed back in.
@@ -40,6 +42,8 @@ struct Stored {
     corrupt: bool,
     /// Damaged on the disk while reads are served from memory.
     rotten: bool,
+    /// On a disk that failed, and only there.
+    stranded: bool,
 }
 
 /// A chunk's key in the list order of all stores.
@@ -57,9 +61,16 @@ struct Shared {
     operations: AtomicUsize,
     stall_at: Mutex<Option<usize>>,
     stalled: Notify,
+    disks: Mutex<Option<DiskCount>>,
+    poisoned: Mutex<Option<ChunkId>>,
+    hangs: AtomicBool,
 }
 
 impl Shared {
+    fn disks(&self) -> DiskCount {
+        self.disks.lock().unwrap_or(DiskCount { working: 1, fenced: 0 })
+    }
+
     fn check(&self, fault: Fault) -> bool {
         let mut faults = self.faults.lock();
         match faults.get_mut(&fault) {
@@ -114,7 +125,24 @@ impl MemoryChunkStore {
         self.shared
             .chunks
             .lock()
-            .insert(key(id), Stored { label: Bytes::new(), payload, corrupt: false, rotten: false });
+            .insert(key(id), Stored { label: Bytes::new(), payload, corrupt: false, rotten: false, stranded: false });
+    }
+
+    /// Fails the one of two disks on which these chunks lie.
+    pub fn fail_disk_of(&self, ids: &[ChunkId]) {
+        let mut chunks = self.shared.chunks.lock();
+        for id in ids {
+            if let Some(stored) = chunks.get_mut(&key(*id)) {
+                stored.stranded = true;
+            }
+        }
+        *self.shared.disks.lock() = Some(DiskCount { working: 1, fenced: 1 });
+    }
+
+    /// Fails the only disk.
+    pub fn fail_all_disks(&self) {
+        self.shared.chunks.lock().values_mut().for_each(|stored| stored.stranded = true);
+        *self.shared.disks.lock() = Some(DiskCount { working: 0, fenced: 1 });
     }
 
     /// The next operation of this kind fails after `successes` that do not.
@@ -136,6 +164,16 @@ impl MemoryChunkStore {
         }
     }
 
+    /// Reads that are begun from now on never get anything.
+    pub fn hang_reads(&self) {
+        self.shared.hangs.store(true, Ordering::Relaxed);
+    }
+
+    /// Panics whenever this chunk's label is asked for; [`None`]: it does no longer.
+    pub fn poison(&self, id: Option<ChunkId>) {
+        *self.shared.poisoned.lock() = id;
+    }
+
     /// A chunk's bytes.
     pub fn payload(&self, id: ChunkId) -> Option<Bytes> {
         self.shared.chunks.lock().get(&key(id)).map(|stored| stored.payload.clone())
@@ -146,13 +184,12 @@ impl MemoryChunkStore {
         self.shared.chunks.lock().get(&key(id)).map(|stored| stored.label.clone())
     }
 
-    fn page(&self, after: Option<ChunkId>, limit: usize, wanted: impl Fn(&ChunkId) -> bool) -> Vec<ChunkInfo> {
+    fn page(&self, after: Option<ChunkId>, limit: usize, wanted: impl Fn(&ChunkId, &Stored) -> bool) -> Vec<ChunkInfo> {
         let start = after.map_or(Bound::Unbounded, |id| Bound::Excluded(key(id)));
         let chunks = self.shared.chunks.lock();
-        let infos = chunks
-            .range((start, Bound::Unbounded))
-            .map(|((_, id), stored)| ChunkInfo { id: *id, size_bytes: stored.payload.len() as u32 });
-        infos.filter(|info| wanted(&info.id)).take(limit).collect()
+        let found = chunks.range((start, Bound::Unbounded)).filter(|((_, id), stored)| wanted(id, stored));
+        let infos = found.map(|((_, id), stored)| ChunkInfo { id: *id, size_bytes: stored.payload.len() as u32 });
+        infos.take(limit).collect()
     }
 
     /// Whether no chunk is stored.
@@ -223,9 +260,9 @@ impl ChunkSink for MemorySink {
         if payload.len() != self.spec.size_bytes as usize {
             return Err(ChunkError::Invalid("fewer bytes than announced".into()));
         }
-        let stored = Stored { label: self.spec.label.clone(), payload, corrupt: false, rotten: false };
+        let stored = Stored { label: self.spec.label.clone(), payload, corrupt: false, rotten: false, stranded: false };
         let mut chunks = self.shared.chunks.lock();
-        if chunks.contains_key(&key(self.spec.id)) {
+        if chunks.get(&key(self.spec.id)).is_some_and(|stored| !stored.stranded) {
             return Err(ChunkError::Exists(self.spec.id));
         }
         chunks.insert(key(self.spec.id), stored);
@@ -249,7 +286,10 @@ impl ChunkStore for MemoryChunkStore {
         if spec.size_bytes == 0 || u64::from(spec.size_bytes) > CHUNK_SIZE_MAX {
             return Err(ChunkError::Invalid(format!("a chunk of {} bytes", spec.size_bytes)));
         }
-        if self.shared.chunks.lock().contains_key(&key(spec.id)) {
+        if self.shared.disks().working == 0 {
+            return Err(ChunkError::Unavailable("every disk failed".into()));
+        }
+        if self.shared.chunks.lock().get(&key(spec.id)).is_some_and(|stored| !stored.stranded) {
             return Err(ChunkError::Exists(spec.id));
         }
         self.shared.sinks_open.fetch_add(1, Ordering::Relaxed);
@@ -268,6 +308,9 @@ impl ChunkStore for MemoryChunkStore {
         if range.start > range.end || range.end > stored.payload.len() {
             return Err(ChunkError::Invalid(format!("range {range:?} of {} bytes", stored.payload.len())));
         }
+        if self.shared.hangs.load(Ordering::Relaxed) {
+            return Ok(Box::pin(stream::pending()));
+        }
         if stored.corrupt {
             let error = ChunkError::Corrupt { chunk: id, detail: "damaged by a test".into() };
             return Ok(Box::pin(stream::iter([Err(error)])));
@@ -284,15 +327,20 @@ impl ChunkStore for MemoryChunkStore {
 
     async fn delete(&self, ids: &[ChunkId]) -> Result<(), ChunkError> {
         self.shared.begin().await;
+        if self.shared.disks().working == 0 {
+            return Err(ChunkError::Unavailable("every disk failed".into()));
+        }
         let mut chunks = self.shared.chunks.lock();
         for id in ids {
-            chunks.remove(&key(*id));
+            if chunks.get(&key(*id)).is_some_and(|stored| !stored.stranded) {
+                chunks.remove(&key(*id));
+            }
         }
         Ok(())
     }
 
     fn list(&self, after: Option<ChunkId>, limit: usize) -> Vec<ChunkInfo> {
-        self.page(after, limit, |_| true)
+        self.page(after, limit, |_, stored| !stored.stranded)
     }
 }
 
@@ -300,6 +348,8 @@ impl ChunkStore for MemoryChunkStore {
 impl ReplicaStore for MemoryChunkStore {
     async fn label(&self, id: ChunkId) -> Result<Bytes, ChunkError> {
         self.shared.begin().await;
+        let poisoned = *self.shared.poisoned.lock();
+        assert!(poisoned != Some(id), "poisoned by a test");
         let stored = self.shared.chunks.lock().get(&key(id)).cloned().ok_or(ChunkError::NotFound(id))?;
         if stored.corrupt {
             return Err(ChunkError::Corrupt { chunk: id, detail: "damaged by a test".into() });
@@ -310,6 +360,9 @@ impl ReplicaStore for MemoryChunkStore {
     async fn verify(&self, id: ChunkId) -> Result<ChunkInfo, ChunkError> {
         self.shared.begin().await;
         let stored = self.shared.chunks.lock().get(&key(id)).cloned().ok_or(ChunkError::NotFound(id))?;
+        if stored.stranded {
+            return Err(ChunkError::NotFound(id));
+        }
         if stored.corrupt || stored.rotten {
             return Err(ChunkError::Corrupt { chunk: id, detail: "damaged by a test".into() });
         }
@@ -317,7 +370,7 @@ impl ReplicaStore for MemoryChunkStore {
     }
 
     fn list_shard(&self, shard: ShardId, shard_count: u32, after: Option<ChunkId>, limit: usize) -> Vec<ChunkInfo> {
-        self.page(after, limit, |id| ShardId::of_chunk(id, shard_count) == shard)
+        self.page(after, limit, |id, _| ShardId::of_chunk(id, shard_count) == shard)
     }
 
     fn digest(&self, shard: ShardId, shard_count: u32) -> ShardDigest {
@@ -326,6 +379,18 @@ impl ReplicaStore for MemoryChunkStore {
             digest.add(&info.id, info.size_bytes);
         }
         digest
+    }
+
+    fn disk_count(&self) -> DiskCount {
+        self.shared.disks()
+    }
+
+    fn is_stranded(&self, id: ChunkId) -> bool {
+        self.shared.chunks.lock().get(&key(id)).is_some_and(|stored| stored.stranded)
+    }
+
+    fn list_stranded(&self, after: Option<ChunkId>, limit: usize) -> Vec<ChunkInfo> {
+        self.page(after, limit, |_, stored| stored.stranded)
     }
 }
 

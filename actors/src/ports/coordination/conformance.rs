@@ -129,6 +129,8 @@ pub fn announcement(id: u64) -> NodeAnnouncement {
         version: "1.2.3".into(),
         state: NodeState::Ready,
         publishes: true,
+        disks_working: None,
+        disks_unrebuilt: 0,
     }
 }
 

@@ -98,6 +98,12 @@ pub struct NodeAnnouncement {
     /// Whether it publishes events: only such a node may own a partition of the outbox.
     #[serde(default)]
     pub publishes: bool,
+    /// How many of its disks work; `None` before it knows, and of a node that does not say.
+    #[serde(default)]
+    pub disks_working: Option<u32>,
+    /// Disks that failed while the node runs, for as long as something that they held is nowhere else on it.
+    #[serde(default)]
+    pub disks_unrebuilt: u32,
 }
 
 /// A node that is alive.
@@ -114,6 +120,18 @@ pub struct LiveNode {
 pub struct Membership {
     /// By id.
     pub nodes: BTreeMap<NodeId, LiveNode>,
+}
+
+impl Membership {
+    /// Whether a node is alive and has disks that work: what it held counts.
+    pub fn holds(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|live| live.announcement.disks_working != Some(0))
+    }
+
+    /// Whether a disk of the node failed of which not all is on its others.
+    pub fn is_short(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|live| live.announcement.disks_unrebuilt > 0)
+    }
 }
 
 /// All shards that are placed.

@@ -64,15 +64,15 @@ impl ClusterAdmin {
         answer
     }
 
-    /// Nodes of the layout that are not here and whose shards have other nodes by now: the controller takes them for lost.
-    /// Only it keeps count of the delay; the map shows to every node what came of that.
+    /// Nodes of the layout that are not here, or have no disk that works, and whose shards have other nodes by now: the
+    /// controller takes them for lost. Only it keeps count of the delay; the map shows to every node what came of that.
     fn replaced(&self) -> BTreeSet<NodeId> {
         let Some(document) = self.coordination.watch_layout().borrow().clone() else { return BTreeSet::new() };
         let map = self.shards();
         let wanted: BTreeSet<NodeId> =
             map.shards.values().flat_map(|state| state.value.target.iter().copied()).collect();
         let nodes = document.value.applied.nodes.keys().copied();
-        nodes.filter(|node| !wanted.contains(node) && !self.view.is_alive(*node)).collect()
+        nodes.filter(|node| !wanted.contains(node) && !self.view.holds_data(*node)).collect()
     }
 
     /// Nodes that are registered and do not answer this node, with why not: the coordination service takes the length of a
@@ -113,6 +113,26 @@ impl ClusterAdmin {
             (true, _) => format!("not here: {}, which is being drained", node.id),
         };
         absent.map(|node| Reason { code: "absent".into(), message: message(node) }).collect()
+    }
+
+    /// The live nodes of which disks failed, each with what becomes of what was on them.
+    pub(super) fn short(&self) -> Vec<Reason> {
+        let membership = self.view.membership().borrow().clone();
+        let message = |node: &NodeId| {
+            let said = &membership.nodes.get(node)?.announcement;
+            match (said.disks_working, said.disks_unrebuilt) {
+                (Some(0), _) => Some(format!(
+                    "every disk of node {node} failed. What it held is rebuilt on other nodes after cluster.rebuild_delay, if there \
+                     are enough; replace the disks and start it again"
+                )),
+                (_, 0) => None,
+                (_, failed) => Some(format!(
+                    "disks of node {node} failed ({failed}), and what was only there is being put on its others"
+                )),
+            }
+        };
+        let messages = membership.nodes.keys().filter_map(message);
+        messages.map(|message| Reason { code: "disk_failed".into(), message }).collect()
     }
 
     /// Shards that no comparison has proven, wherever it was made, with why not.

@@ -103,6 +103,18 @@ async fn slow_replica_is_hedged_and_the_first_answer_taken() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_local_disk_that_hangs_is_given_up_for_another_replica() {
+    let cluster = TestCluster::new(3, 3);
+    let data = pattern(100_000, 3);
+    for node in &cluster.nodes {
+        node.store.insert(chunk(0), data.clone());
+    }
+    cluster.nodes[0].store.hang_reads();
+    let read = tokio::time::timeout(LONG, get(&chunks_on(&cluster, 0), chunk(0), 10..100_000)).await;
+    assert!(read.expect("it ends").unwrap() == data[10..]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn leavers_are_asked_when_members_cannot_give() {
     let cluster = TestCluster::new(3, 1);
     let mut state = shard_on(&[0], 2);

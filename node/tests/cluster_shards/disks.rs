@@ -1,0 +1,75 @@
+//! Disks that fail while their node runs.
+
+use holdfast_actors::ports::ChunkStore as _;
+use holdfast_actors::ports::chunks::ReplicaStore as _;
+use holdfast_protocol::ChunkId;
+
+use super::slow_to_give_up;
+use super::world::{World, eventually, id, settings};
+
+/// Some of what a node holds.
+fn half_of(world: &World, node: u64) -> Vec<ChunkId> {
+    world.stores[&node].list(None, 1_000).into_iter().map(|info| info.id).step_by(2).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lay_on_a_disk_that_failed_is_rebuilt_and_not_called_proven_before() {
+    let world = World::new(3, slow_to_give_up()).await;
+    world.put_many(40, 700).await;
+    world.settle("the cluster is healthy").await;
+    let chunks = half_of(&world, 2);
+    world.nodes[&2].handle.pause_repairs();
+    world.stores[&2].fail_disk_of(&chunks);
+    let doubted = async || {
+        for node in world.nodes.values() {
+            let verdicts = node.handle.verified_everywhere().await;
+            if let Some((shard, _)) = verdicts.iter().find(|(_, verdict)| verdict.is_ok()) {
+                return Err(format!("node {} calls shard {shard} proven", node.id));
+            }
+        }
+        let backlog = world.metadata.repair_backlog().await.map_err(|error| error.to_string())?;
+        if backlog == [(id(2), chunks.len() as u64)] { Ok(()) } else { Err(format!("{backlog:?}")) }
+    };
+    eventually("every node hears of it, and repairs are queued", doubted).await;
+    let epochs: Vec<_> = world.shards().values().map(|state| state.epoch).collect();
+    world.nodes[&2].handle.resume_repairs();
+    world.settle("it is on the disk that works").await;
+    assert!(chunks.iter().all(|chunk| !world.stores[&2].is_stranded(*chunk)));
+    let after: Vec<_> = world.shards().values().map(|state| state.epoch).collect();
+    assert_eq!(after, epochs, "nothing has to move");
+    world.stop().await;
+}
+
+/// Nobody else has it any more, and the disk can still be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_replica_of_something_is_taken_from_a_disk_that_failed() {
+    let world = World::new(3, slow_to_give_up()).await;
+    let chunk = world.put(5_000).await;
+    world.settle("the cluster is healthy").await;
+    for node in [1, 3] {
+        world.stores[&node].delete(&[chunk]).await.expect("deleted");
+    }
+    world.stores[&2].fail_disk_of(&[chunk]);
+    let saved = async || if world.stores[&2].is_stranded(chunk) { Err("not yet".to_owned()) } else { Ok(()) };
+    eventually("it is on the disk that works", saved).await;
+    for node in world.nodes.values() {
+        node.handle.start_comparison();
+    }
+    world.settle("the others have it again").await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_which_every_disk_failed_is_replaced_though_it_lives() {
+    let world = World::new(4, settings()).await;
+    world.put_many(60, 700).await;
+    world.settle("the cluster is healthy").await;
+    world.stores[&2].fail_all_disks();
+    let replaced = async || {
+        let holds = world.shards().values().filter(|state| state.write_set().any(|node| node == id(2))).count();
+        if holds == 0 { world.settled().await } else { Err(format!("it still has {holds} shards")) }
+    };
+    eventually("its shards are rebuilt on the others", replaced).await;
+    world.check_nothing_is_lost().await;
+    world.stop().await;
+}
