@@ -97,6 +97,7 @@ macro_rules! metadata_conformance {
             listing::hidden_keys_are_not_listed,
             listing::versions_page_inside_a_key,
             listing::a_deleted_version_marker_loses_nothing,
+            listing::what_becomes_the_latest_during_a_listing_is_not_left_out,
             model::random_histories_match_a_naive_model,
             model::random_uploads_list_as_a_naive_model,
             aging::current_versions_come_by_age_and_pages_go_on,
