@@ -15,7 +15,7 @@ use holdfast_node::assemble::cluster_tools::{RebuildOptions, dump, from_chunks, 
 use holdfast_node::config::Config;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::label::{ChunkLabel, PartLabel};
-use holdfast_protocol::{ContentId, Manifest, TierName, UploadId, VersionId};
+use holdfast_protocol::{ContentId, Manifest, ReclaimItem, TierName, UploadId, VersionId};
 
 use super::{WRITE, cold_content, label, latest, store, tier, versions, write};
 
@@ -98,8 +98,8 @@ async fn parts_of_multipart_objects_are_known_after_a_backup_was_put_back() {
         event: None,
     };
     target.delete_objects(bucket, vec![gone], 20).await.expect("an answer");
-    let due: Vec<u64> =
-        target.due_reclaims(1_000, 10, None).await.expect("reclaims").iter().map(|due| due.id).collect();
+    let due: Vec<ReclaimItem> =
+        target.due_reclaims(1_000, 10, None).await.expect("reclaims").iter().map(|due| due.item).collect();
     assert_eq!(due.len(), 1);
     target.finish_reclaims(&due, None).await.expect("finished");
     assert_eq!(target.known_contents(&parts).await.expect("an answer"), []);

@@ -176,10 +176,10 @@ async fn due_pieces<S: Session>(
 }
 
 async fn finish_pieces<S: Session>(tx: &mut S, pieces: &[DuePiece], again_ms: u64) -> MetadataResult<()> {
-    let id = |piece: &&DuePiece| values![rows::signed(piece.id)];
+    let piece = |piece: &&DuePiece| values![rows::signed(piece.id), piece.name.as_str()];
     let (unsure, sure): (Vec<&DuePiece>, Vec<&DuePiece>) = pieces.iter().partition(|piece| piece.is_unsure);
-    tx.execute_many(Shape::NotePieces, &[Value::from(rows::signed(again_ms))], &unsure, id).await?;
-    tx.execute_many(Shape::RemovePieces, &[], &sure, id).await
+    tx.execute_many(Shape::NotePieces, &[Value::from(rows::signed(again_ms))], &unsure, piece).await?;
+    tx.execute_many(Shape::RemovePieces, &[], &sure, piece).await
 }
 
 #[async_trait]

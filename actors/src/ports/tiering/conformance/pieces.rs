@@ -4,6 +4,7 @@ use super::{LATER, World, moved_content, names_of, oss, piece_names, place_in, t
 use crate::ports::metadata::conformance::{T0, bucket, copy_of, delete, latest};
 use crate::ports::metadata::{Content, MetadataError, MoveEnd, NewObject};
 use crate::ports::tiering::DuePiece;
+use crate::ports::tiers::PieceName;
 
 fn sorted(pieces: &[DuePiece]) -> Vec<&str> {
     let mut names: Vec<&str> = pieces.iter().map(|piece| piece.name.as_str()).collect();
@@ -130,7 +131,7 @@ pub async fn a_reclaimed_content_lists_its_pieces_once_and_its_stub_always(world
     let id = bucket(&world.store, "b").await.id;
     let cold = world.freeze(id, "k", 1, &oss()).await;
     let hot = world.store.due_reclaims(LATER, 10, None).await.unwrap();
-    world.store.finish_reclaims(&[hot[0].id], None).await.unwrap();
+    world.store.finish_reclaims(&[hot[0].item], None).await.unwrap();
     delete(&world.store, id, "k", None).await.unwrap();
     // A copy takes it back, with its place.
     let copy = NewObject { class: Some(oss()), ..copy_of(id, "copy", cold.id) };
@@ -152,7 +153,7 @@ pub async fn a_reclaimed_content_lists_its_pieces_once_and_its_stub_always(world
     world.ledger.finish_pieces(&pieces, LATER).await.unwrap();
     assert_eq!(world.listed(&oss()).await, 0);
     assert_eq!(world.store.known_contents(&[cold.id]).await.unwrap(), [cold.id], "the stub is still there");
-    world.store.finish_reclaims(&[due[0].id], None).await.unwrap();
+    world.store.finish_reclaims(&[due[0].item], None).await.unwrap();
     assert_eq!(world.store.known_contents(&[cold.id]).await.unwrap(), []);
     assert_eq!(world.store.due_reclaims(LATER + 2, 10, None).await.unwrap(), []);
 }
@@ -231,10 +232,15 @@ pub async fn a_tier_in_use_is_not_removed(world: World) {
     delete(&world.store, id, "k", None).await.unwrap();
     in_use().await;
     for reclaim in world.store.due_reclaims(LATER, 10, None).await.unwrap() {
-        world.store.finish_reclaims(&[reclaim.id], None).await.unwrap();
+        world.store.finish_reclaims(&[reclaim.item], None).await.unwrap();
     }
     in_use().await;
     let pieces = ledger.due_pieces(&oss(), LATER, LATER, 10).await.unwrap();
+    let another = PieceName::new("another").unwrap();
+    let others: Vec<DuePiece> =
+        pieces.iter().map(|piece| DuePiece { name: another.clone(), ..piece.clone() }).collect();
+    ledger.finish_pieces(&others, LATER).await.unwrap();
+    in_use().await;
     ledger.finish_pieces(&pieces, LATER).await.unwrap();
     ledger.remove_tier(&oss()).await.unwrap();
     ledger.remove_tier(&tier("FREE")).await.unwrap();
