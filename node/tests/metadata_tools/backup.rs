@@ -154,8 +154,8 @@ async fn a_backup_brings_tiers_and_cold_objects_back_and_their_moves_are_queued_
     let bucket = source.create_bucket(new).await.expect("a bucket").id;
     source.set_versioning("bucket", Versioning::Enabled).await.expect("versioning");
     let (oss, fastdfs) = (tier("OSS"), tier("FASTDFS"));
-    source.add_tier(oss.clone(), r#"{"secret":"sealed"}"#.into(), 5).await.expect("a tier");
-    source.add_tier(fastdfs.clone(), "{}".into(), 6).await.expect("a tier");
+    source.add_tier(oss.clone(), r#"{"secret":"sealed"}"#.into(), 5, None).await.expect("a tier");
+    source.add_tier(fastdfs.clone(), "{}".into(), 6, None).await.expect("a tier");
     let etag = ETag { md5: [1; 16], parts: Some(5) };
     let (cold, other) = (cold_content(ContentId([1; 12]), "OSS", etag), cold_content(ContentId([2; 12]), "OSS", etag));
     let hot = Content { id: ContentId([3; 12]), place: ContentPlace::Cluster, ..cold.clone() };

@@ -69,6 +69,7 @@ macro_rules! tiering_conformance {
             pieces::tiers_are_added_changed_and_removed,
             pieces::a_tier_whose_settings_change_takes_nothing_by_those_before,
             pieces::a_tier_that_is_to_be_empty_keeps_its_settings_when_it_is_not,
+            pieces::tiers_are_added_and_changed_only_beside_those_that_were_judged,
             pieces::a_tier_in_use_is_not_removed,
             pieces::contents_of_a_tier_are_paged_and_counted,
             restores::a_restore_goes_there_and_back,

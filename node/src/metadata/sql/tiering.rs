@@ -30,6 +30,8 @@ const RETRIED_MAX: i64 = 1000;
 /// written by a clock that was ahead.
 const FAR_MS: u64 = 7 * 24 * 3_600_000;
 
+const ALL_TIERS: &str = "SELECT name, settings, created_ms, revision FROM tiers ORDER BY name";
+
 const MISSING: MetadataError = MetadataError::NotFound("tier");
 
 fn tier_from_row(row: &impl Fields) -> MetadataResult<TierRecord> {
@@ -47,10 +49,25 @@ async fn tier<S: Session>(tx: &mut S, name: &TierName) -> MetadataResult<Option<
     row.as_ref().map(tier_from_row).transpose()
 }
 
-async fn add<S: Session>(tx: &mut S, new: &TierRecord) -> MetadataResult<()> {
+async fn all<S: Session>(tx: &mut S) -> MetadataResult<Vec<TierRecord>> {
+    tx.fetch(ALL_TIERS, Vec::new()).await?.iter().map(tier_from_row).collect()
+}
+
+/// Refuses what was judged by other tiers than those of now.
+async fn check_judged<S: Session>(tx: &mut S, judged: Option<&[TierRecord]>) -> MetadataResult<()> {
+    if let Some(judged) = judged
+        && all(tx).await? != judged
+    {
+        return Err(MetadataError::PreconditionFailed);
+    }
+    Ok(())
+}
+
+async fn add<S: Session>(tx: &mut S, new: &TierRecord, judged: Option<&[TierRecord]>) -> MetadataResult<()> {
     if tier(tx, &new.name).await?.is_some() {
         return Err(MetadataError::Exists("tier"));
     }
+    check_judged(tx, judged).await?;
     let sql = "INSERT INTO tiers (name, settings, created_ms, revision) VALUES (?, ?, ?, ?)";
     let values = values![new.name.as_str(), &*new.settings, rows::signed(new.created_ms), rows::signed(new.revision)];
     tx.execute(sql, values).await.map(drop)
@@ -58,10 +75,10 @@ async fn add<S: Session>(tx: &mut S, new: &TierRecord) -> MetadataResult<()> {
 
 async fn change<S: Session>(
     tx: &mut S,
-    name: &TierName,
-    settings: &str,
+    (name, settings, judged): (&TierName, &str, Option<&[TierRecord]>),
     is_to_be_empty: bool,
 ) -> MetadataResult<TierRecord> {
+    check_judged(tx, judged).await?;
     let sql = "UPDATE tiers SET settings = ?, revision = revision + 1 WHERE name = ?";
     tx.execute(sql, values![settings, name.as_str()]).await?;
     // They are due when their claims would have ended.
@@ -186,41 +203,52 @@ async fn finish_pieces<S: Session>(tx: &mut S, pieces: &[DuePiece], again_ms: u6
 #[allow(private_bounds, reason = "the backends are this module's own")]
 impl<B: Backend> TierLedger for SqlMetadataStore<B> {
     async fn tiers(&self) -> MetadataResult<Vec<TierRecord>> {
-        let sql = "SELECT name, settings, created_ms, revision FROM tiers ORDER BY name";
-        self.backend.reads().fetch(sql, Vec::new()).await?.iter().map(tier_from_row).collect()
+        self.backend.reads().fetch(ALL_TIERS, Vec::new()).await?.iter().map(tier_from_row).collect()
     }
 
-    async fn add_tier(&self, name: TierName, settings: String, now_ms: u64) -> MetadataResult<TierRecord> {
-        let locks = Locks::none().tier(&name);
+    async fn add_tier(
+        &self,
+        name: TierName,
+        settings: String,
+        now_ms: u64,
+        judged: Option<&[TierRecord]>,
+    ) -> MetadataResult<TierRecord> {
+        let locks = Locks::none().tiers().tier(&name);
         let record = TierRecord { name, settings, created_ms: now_ms, revision: 1 };
-        let new = Arc::new(record.clone());
-        self.backend
-            .write(locks, move |tx| {
-                let new = new.clone();
-                boxed(async move { add(tx, &new).await })
-            })
-            .await?;
-        Ok(record)
+        let given = (record.clone(), judged.map(<[TierRecord]>::to_vec));
+        let added =
+            self.run(locks, given, |tx, given| boxed(async move { add(tx, &given.0, given.1.as_deref()).await }));
+        added.await.map(|()| record)
     }
 
-    async fn change_tier(&self, name: &TierName, settings: String) -> MetadataResult<TierRecord> {
-        let given = (name.clone(), settings);
-        self.run(Locks::none().tier(name), given, |tx, given| {
-            boxed(async move { change(tx, &given.0, &given.1, false).await })
+    async fn change_tier(
+        &self,
+        name: &TierName,
+        settings: String,
+        judged: Option<&[TierRecord]>,
+    ) -> MetadataResult<TierRecord> {
+        let given = (name.clone(), settings, judged.map(<[TierRecord]>::to_vec));
+        self.run(Locks::none().tiers().tier(name), given, |tx, given| {
+            boxed(async move { change(tx, (&given.0, given.1.as_str(), given.2.as_deref()), false).await })
         })
         .await
     }
 
-    async fn change_empty_tier(&self, name: &TierName, settings: String) -> MetadataResult<TierRecord> {
-        let given = (name.clone(), settings);
-        self.run(Locks::none().tier(name), given, |tx, given| {
-            boxed(async move { change(tx, &given.0, &given.1, true).await })
+    async fn change_empty_tier(
+        &self,
+        name: &TierName,
+        settings: String,
+        judged: Option<&[TierRecord]>,
+    ) -> MetadataResult<TierRecord> {
+        let given = (name.clone(), settings, judged.map(<[TierRecord]>::to_vec));
+        self.run(Locks::none().tiers().tier(name), given, |tx, given| {
+            boxed(async move { change(tx, (&given.0, given.1.as_str(), given.2.as_deref()), true).await })
         })
         .await
     }
 
     async fn remove_tier(&self, name: &TierName) -> MetadataResult<()> {
-        let (locks, name) = (Locks::none().tier(name), name.clone());
+        let (locks, name) = (Locks::none().tiers().tier(name), name.clone());
         self.backend
             .write(locks, move |tx| {
                 let name = name.clone();

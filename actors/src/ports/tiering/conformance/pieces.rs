@@ -161,13 +161,13 @@ pub async fn a_reclaimed_content_lists_its_pieces_once_and_its_stub_always(world
 pub async fn tiers_are_added_changed_and_removed(world: World) {
     let ledger = &world.ledger;
     assert_eq!(ledger.tiers().await.unwrap(), []);
-    let added = ledger.add_tier(oss(), "{\"a\":1}".into(), T0).await.unwrap();
+    let added = ledger.add_tier(oss(), "{\"a\":1}".into(), T0, None).await.unwrap();
     assert_eq!((&added.name, added.settings.as_str(), added.created_ms), (&oss(), "{\"a\":1}", T0));
-    let taken = ledger.add_tier(oss(), "{}".into(), T0 + 1).await;
+    let taken = ledger.add_tier(oss(), "{}".into(), T0 + 1, None).await;
     assert!(matches!(taken, Err(MetadataError::Exists("tier"))), "{taken:?}");
-    let other = ledger.add_tier(tier("GLACIER"), "{}".into(), T0).await.unwrap();
+    let other = ledger.add_tier(tier("GLACIER"), "{}".into(), T0, None).await.unwrap();
     assert_eq!(ledger.tiers().await.unwrap(), [other.clone(), added.clone()]);
-    let changed = ledger.change_tier(&oss(), "{\"ü\":2}".into()).await.unwrap();
+    let changed = ledger.change_tier(&oss(), "{\"ü\":2}".into(), None).await.unwrap();
     assert!(changed.revision > added.revision);
     assert_eq!((changed.settings.as_str(), changed.created_ms), ("{\"ü\":2}", T0));
     assert_eq!(ledger.tiers().await.unwrap(), [other.clone(), changed]);
@@ -175,7 +175,8 @@ pub async fn tiers_are_added_changed_and_removed(world: World) {
     assert_eq!(ledger.tiers().await.unwrap(), [other]);
     let missing = ledger.remove_tier(&oss()).await;
     assert!(matches!(missing, Err(MetadataError::NotFound("tier"))), "{missing:?}");
-    for missing in [ledger.change_tier(&oss(), "{}".into()).await, ledger.change_empty_tier(&oss(), "{}".into()).await]
+    for missing in
+        [ledger.change_tier(&oss(), "{}".into(), None).await, ledger.change_empty_tier(&oss(), "{}".into(), None).await]
     {
         assert!(matches!(missing, Err(MetadataError::NotFound("tier"))), "{missing:?}");
     }
@@ -184,14 +185,14 @@ pub async fn tiers_are_added_changed_and_removed(world: World) {
 /// What changes the settings of an empty tier is told when it was not empty any more, and then has changed nothing.
 pub async fn a_tier_that_is_to_be_empty_keeps_its_settings_when_it_is_not(world: World) {
     let id = bucket(&world.store, "b").await.id;
-    world.ledger.add_tier(oss(), "{}".into(), T0).await.unwrap();
-    let changed = world.ledger.change_empty_tier(&oss(), "{\"bucket\":\"another\"}".into()).await.unwrap();
+    world.ledger.add_tier(oss(), "{}".into(), T0, None).await.unwrap();
+    let changed = world.ledger.change_empty_tier(&oss(), "{\"bucket\":\"another\"}".into(), None).await.unwrap();
     assert_eq!((changed.settings.as_str(), changed.revision), ("{\"bucket\":\"another\"}", 2));
     world.put(id, "k", 1, Some(oss())).await;
     world.carry_out(&oss(), T0 + 10).await;
     world.put(id, "waiting", 2, Some(oss())).await;
     let job = world.claim_one(&oss(), T0 + 20).await;
-    let refused = world.ledger.change_empty_tier(&oss(), "{}".into()).await;
+    let refused = world.ledger.change_empty_tier(&oss(), "{}".into(), None).await;
     assert!(matches!(refused, Err(MetadataError::TierInUse)), "{refused:?}");
     assert_eq!(world.ledger.tiers().await.unwrap(), [changed]);
     world.ledger.renew_move(job.id, job.attempt, T0 + 1_000, T0 + 2_000).await.expect("its claim stands");
@@ -200,11 +201,11 @@ pub async fn a_tier_that_is_to_be_empty_keeps_its_settings_when_it_is_not(world:
 /// The settings before may lead to another store.
 pub async fn a_tier_whose_settings_change_takes_nothing_by_those_before(world: World) {
     let id = bucket(&world.store, "b").await.id;
-    world.ledger.add_tier(oss(), "{}".into(), T0).await.unwrap();
+    world.ledger.add_tier(oss(), "{}".into(), T0, None).await.unwrap();
     let object = world.put(id, "k", 1, Some(oss())).await.object;
     let job = world.claim_one(&oss(), T0 + 10).await;
     world.reserve(&job).await;
-    world.ledger.change_tier(&oss(), "{\"bucket\":\"another\"}".into()).await.unwrap();
+    world.ledger.change_tier(&oss(), "{\"bucket\":\"another\"}".into(), None).await.unwrap();
     let moved = moved_content(&job, object.content.as_ref().unwrap());
     let refused = world.commit_to(&job, moved, T0 + 20).await;
     assert!(matches!(refused, Err(MetadataError::Superseded)), "{refused:?}");
@@ -215,11 +216,35 @@ pub async fn a_tier_whose_settings_change_takes_nothing_by_those_before(world: W
     assert!(world.version(id, "k", None).await.content.as_ref().unwrap().cold().is_some());
 }
 
+pub async fn tiers_are_added_and_changed_only_beside_those_that_were_judged(world: World) {
+    let ledger = &world.ledger;
+    let none = ledger.tiers().await.unwrap();
+    ledger.add_tier(oss(), "{}".into(), T0, Some(&none)).await.unwrap();
+    let one = ledger.tiers().await.unwrap();
+    let refused = |result: crate::ports::metadata::MetadataResult<_>| {
+        assert!(matches!(result, Err(MetadataError::PreconditionFailed)), "{result:?}");
+    };
+    refused(ledger.add_tier(tier("GLACIER"), "{}".into(), T0, Some(&none)).await);
+    refused(ledger.change_tier(&oss(), "{\"late\":1}".into(), Some(&none)).await);
+    refused(ledger.change_empty_tier(&oss(), "{\"late\":1}".into(), Some(&none)).await);
+    assert_eq!(ledger.tiers().await.unwrap(), one);
+    ledger.change_tier(&oss(), "{\"a\":1}".into(), Some(&one)).await.unwrap();
+    refused(ledger.change_tier(&oss(), "{\"late\":1}".into(), Some(&one)).await);
+    let taken = ledger.add_tier(oss(), "{}".into(), T0, Some(&none)).await;
+    assert!(matches!(taken, Err(MetadataError::Exists("tier"))), "{taken:?}");
+    // Of many at one moment the others did not see the first.
+    let judged = ledger.tiers().await.unwrap();
+    let additions = (0..6).map(|n| ledger.add_tier(tier(&format!("T{n}")), "{}".into(), T0, Some(&judged)));
+    let added = futures::future::join_all(additions).await;
+    assert_eq!(added.iter().filter(|added| added.is_ok()).count(), 1, "{added:?}");
+    assert_eq!(ledger.tiers().await.unwrap().len(), 2);
+}
+
 pub async fn a_tier_in_use_is_not_removed(world: World) {
     let id = bucket(&world.store, "b").await.id;
     let ledger = &world.ledger;
-    ledger.add_tier(oss(), "{}".into(), T0).await.unwrap();
-    ledger.add_tier(tier("FREE"), "{}".into(), T0).await.unwrap();
+    ledger.add_tier(oss(), "{}".into(), T0, None).await.unwrap();
+    ledger.add_tier(tier("FREE"), "{}".into(), T0, None).await.unwrap();
     let in_use = async || {
         let refused = ledger.remove_tier(&oss()).await;
         assert!(matches!(refused, Err(MetadataError::TierInUse)), "{refused:?}");
@@ -248,7 +273,7 @@ pub async fn a_tier_in_use_is_not_removed(world: World) {
 
 pub async fn contents_of_a_tier_are_paged_and_counted(world: World) {
     let id = bucket(&world.store, "b").await.id;
-    world.ledger.add_tier(tier("EMPTY"), "{}".into(), T0).await.unwrap();
+    world.ledger.add_tier(tier("EMPTY"), "{}".into(), T0, None).await.unwrap();
     let mut cold = Vec::new();
     for n in 0..5 {
         cold.push(world.freeze(id, &format!("k{n}"), n, &oss()).await);

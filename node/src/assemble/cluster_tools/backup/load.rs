@@ -162,10 +162,10 @@ impl Loader<'_> {
                 self.counts.keys += 1;
             }
             Line::Tier { name, settings, created_ms } => {
-                match self.ledger.add_tier(name.clone(), settings.clone(), created_ms).await {
+                match self.ledger.add_tier(name.clone(), settings.clone(), created_ms, None).await {
                     Ok(_) => {}
                     // An operator may have added it already.
-                    Err(MetadataError::Exists(_)) => drop(self.ledger.change_tier(&name, settings).await?),
+                    Err(MetadataError::Exists(_)) => drop(self.ledger.change_tier(&name, settings, None).await?),
                     Err(error) => return Err(error.into()),
                 }
                 self.counts.tiers += 1;
