@@ -71,11 +71,13 @@ macro_rules! tiering_conformance {
             pieces::a_tier_that_is_to_be_empty_keeps_its_settings_when_it_is_not,
             pieces::tiers_are_added_and_changed_only_beside_those_that_were_judged,
             pieces::a_tier_in_use_is_not_removed,
+            pieces::moves_of_versions_that_are_gone_do_not_keep_a_tier,
             pieces::contents_of_a_tier_are_paged_and_counted,
             restores::a_restore_goes_there_and_back,
             restores::a_restore_of_what_has_not_moved_yet_keeps_it,
             restores::rules_leave_what_is_restored_alone,
             restores::a_command_ends_a_restore,
+            restores::a_restore_keeps_a_change_of_class_that_waits,
             restores::an_older_version_is_restored_in_its_place,
             restores::requests_that_are_new_and_ends_of_moves_are_told,
         }

@@ -112,8 +112,8 @@ fn insert_new(dialect: Dialect, table: &str, columns: &str, rows: &str) -> Strin
 /// A statement over many rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::metadata) enum Shape {
-    /// `(bucket, key, new content or NULL)` × n → place, versioning, of the current row version, content, etag, and whether
-    /// the new content was condemned.
+    /// `(bucket, key, new content or NULL)` × n → place, versioning, of the current row version, content, etag, whether the new
+    /// content was condemned, of the current row sequence, of the bucket revision, whether the current row is restored.
     LoadKeys,
     /// Content rows × n.
     InsertContents,
@@ -230,7 +230,7 @@ impl Shape {
                 };
                 format!(
                     "SELECT k.i, b.versioning, o.version, o.content, c.etag_md5, c.etag_parts, \
-                     d.content IS NOT NULL, o.sequence, b.revision FROM {places} k \
+                     d.content IS NOT NULL, o.sequence, b.revision, o.restore_ms IS NOT NULL FROM {places} k \
                      LEFT JOIN buckets b ON b.id = k.b \
                      LEFT JOIN objects o ON o.bucket = k.b AND o.key = k.k \
                      LEFT JOIN contents c ON c.id = o.content \

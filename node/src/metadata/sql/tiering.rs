@@ -32,6 +32,12 @@ const FAR_MS: u64 = 7 * 24 * 3_600_000;
 
 const ALL_TIERS: &str = "SELECT name, settings, created_ms, revision FROM tiers ORDER BY name";
 
+/// Whether the version that a row of `moves` is about is there, with the content that is to be moved.
+const HAS_VERSION: &str = "EXISTS (SELECT 1 FROM objects o WHERE o.bucket = moves.bucket AND o.`key` = moves.`key` \
+     AND o.version = moves.version AND o.content = moves.content) \
+     OR EXISTS (SELECT 1 FROM history h WHERE h.bucket = moves.bucket AND h.`key` = moves.`key` \
+     AND h.version = moves.version AND h.content = moves.content)";
+
 const MISSING: MetadataError = MetadataError::NotFound("tier");
 
 fn tier_from_row(row: &impl Fields) -> MetadataResult<TierRecord> {
@@ -99,13 +105,18 @@ async fn remove<S: Session>(tx: &mut S, name: &TierName) -> MetadataResult<()> {
         return Err(MISSING);
     }
     // One statement, as what leaves one of the tables may stand in another one then.
-    let sql = "SELECT EXISTS (SELECT 1 FROM contents WHERE tier = ?) OR EXISTS (SELECT 1 FROM tier_pieces WHERE tier = ?) \
-         OR EXISTS (SELECT 1 FROM moves WHERE lane = ? OR target = ?)";
+    let sql = format!(
+        "SELECT EXISTS (SELECT 1 FROM contents WHERE tier = ?) OR EXISTS (SELECT 1 FROM tier_pieces WHERE tier = ?) \
+         OR EXISTS (SELECT 1 FROM moves WHERE (lane = ? OR target = ?) AND (owner IS NOT NULL OR {HAS_VERSION}))"
+    );
     let name = name.as_str();
-    let used = tx.fetch_optional(sql, values![name, name, name, name]).await?;
+    let used = tx.fetch_optional(AssertSqlSafe(sql), values![name, name, name, name]).await?;
     if used.is_some_and(|row| !matches!(row.number(0), Ok(0))) {
         return Err(MetadataError::TierInUse);
     }
+    // Their versions were overwritten or deleted before they were due.
+    let sql = format!("DELETE FROM moves WHERE (lane = ? OR target = ?) AND owner IS NULL AND NOT ({HAS_VERSION})");
+    tx.execute(AssertSqlSafe(sql), values![name, name]).await?;
     tx.execute("DELETE FROM tiers WHERE name = ?", values![name]).await.map(drop)
 }
 

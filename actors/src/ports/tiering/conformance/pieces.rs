@@ -1,8 +1,8 @@
 //! Tiers, what lies in them, and what they are to delete.
 
-use super::{LATER, World, moved_content, names_of, oss, piece_names, place_in, tier};
-use crate::ports::metadata::conformance::{T0, bucket, copy_of, delete, latest};
-use crate::ports::metadata::{Content, MetadataError, MoveEnd, NewObject};
+use super::{LATER, World, moved_content, names_of, oss, piece_names, place_in, request, tier};
+use crate::ports::metadata::conformance::{T0, bucket, bucket_with, copy_of, delete, latest, put};
+use crate::ports::metadata::{Content, MetadataError, MoveEnd, MoveQueued, MoveReason, NewObject, Versioning};
 use crate::ports::tiering::DuePiece;
 use crate::ports::tiers::PieceName;
 
@@ -269,6 +269,46 @@ pub async fn a_tier_in_use_is_not_removed(world: World) {
     ledger.finish_pieces(&pieces, LATER).await.unwrap();
     ledger.remove_tier(&oss()).await.unwrap();
     ledger.remove_tier(&tier("FREE")).await.unwrap();
+}
+
+pub async fn moves_of_versions_that_are_gone_do_not_keep_a_tier(world: World) {
+    let (plain, versioned) =
+        (bucket(&world.store, "b").await.id, bucket_with(&world.store, "versioned", Versioning::Enabled).await);
+    world.ledger.add_tier(oss(), "{}".into(), T0, None).await.unwrap();
+    let restored = async |id, key: &str| {
+        world.freeze(id, key, 1, &oss()).await;
+        let restore = MoveReason::Restore { keep_ms: LATER };
+        assert_eq!(world.ask(request(id, key, None, restore)).await, MoveQueued::Queued);
+        world.carry_out(&oss(), T0 + 600).await;
+        latest(&world.store, id, key).await.unwrap().version
+    };
+    // The way back of a restore is due when that is over, which nobody waits for.
+    restored(plain, "overwritten").await;
+    put(&world.store, plain, "overwritten", 2).await;
+    assert_eq!(world.moves().await, []);
+    restored(plain, "deleted").await;
+    delete(&world.store, plain, "deleted", None).await.unwrap();
+    assert_eq!(world.moves().await, []);
+    let version = restored(versioned, "k").await;
+    put(&world.store, versioned, "k", 2).await;
+    assert_eq!(world.moves().await.len(), 1, "it is still there, behind the latest");
+    delete(&world.store, versioned, "k", Some(version)).await.unwrap();
+    assert_eq!(world.moves().await, []);
+    // One with a class keeps the move of that.
+    restored(plain, "again").await;
+    world.put(plain, "again", 2, Some(oss())).await;
+    let [stored] = &world.moves().await[..] else { panic!("one") };
+    assert_eq!(stored.reason, MoveReason::Stored);
+    // One that waits for a tier that does not answer is left to be found pointless, or goes with the tier.
+    put(&world.store, plain, "again", 3).await;
+    assert_eq!(world.moves().await.len(), 1);
+    for reclaim in world.store.due_reclaims(LATER, 100, None).await.unwrap() {
+        world.store.finish_reclaims(&[reclaim.item], None).await.unwrap();
+    }
+    let pieces = world.ledger.due_pieces(&oss(), LATER, LATER, 100).await.unwrap();
+    world.ledger.finish_pieces(&pieces, LATER).await.unwrap();
+    world.ledger.remove_tier(&oss()).await.unwrap();
+    assert_eq!(world.moves().await, []);
 }
 
 pub async fn contents_of_a_tier_are_paged_and_counted(world: World) {
