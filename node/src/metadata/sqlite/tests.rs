@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use futures::FutureExt as _;
 use holdfast_actors::ports::metadata::{
     AgePosition, AgedKind, CannedAcl, Content, ContentPlace, ContentSource, ETag, ListAfter, ListQuery,
-    ListVersionsQuery, MetadataDirect as _, MetadataUpkeep as _, NewBucket, ObjectAttributes, ReplicaEvidence,
+    ListVersionsQuery, MetadataDirect as _, MetadataUpkeep as _, NewBucket, ObjectAttributes, ReplicaEvidence, User,
     Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::{AccessLog, Journal, MetadataStore, Outbox, TierLedger};
@@ -111,6 +111,8 @@ fn object(bucket: BucketId, key: &str) -> NewObject {
 }
 
 async fn bucket(store: &SqliteMetadataStore) -> BucketId {
+    let alice = User { name: "alice".into(), admin: false, enabled: true, created_ms: 1 };
+    store.create_user(alice).await.unwrap();
     let new = NewBucket { name: "b".into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: 1 };
     store.create_bucket(new).await.unwrap().id
 }

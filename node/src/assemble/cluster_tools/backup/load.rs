@@ -173,7 +173,15 @@ impl Loader<'_> {
             Line::Bucket { name, owner, created_ms, versioning, configs } => {
                 self.close_bucket().await?;
                 let new = NewBucket { name: name.clone(), owner, acl: CannedAcl::Private, now_ms: created_ms };
-                let bucket = self.metadata.create_bucket(new).await?;
+                let bucket = match self.metadata.create_bucket(new.clone()).await {
+                    // An older version may have let a bucket be made while its owner was removed.
+                    Err(MetadataError::NotFound(_)) => {
+                        let user = User { name: new.owner.clone(), admin: false, enabled: false, created_ms };
+                        self.metadata.create_user(user).await?;
+                        self.metadata.create_bucket(new).await?
+                    }
+                    made => made?,
+                };
                 for (kind, value) in configs {
                     self.metadata.set_bucket_config(&name, kind, Some(value)).await?;
                 }
