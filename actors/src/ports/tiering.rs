@@ -227,6 +227,7 @@ pub trait TierLedger: Send + Sync + 'static {
         limit: u32,
     ) -> MetadataResult<Vec<DuePiece>>;
 
-    /// Forgets pieces that are deleted, those of just this number and name; of an unsure one its first deletion is noted, and it comes once more at `again_ms`.
+    /// Forgets pieces that are deleted, those of just this number and name; of an unsure one its first deletion is noted, and it
+    /// comes once more at `again_ms`.
     async fn finish_pieces(&self, pieces: &[DuePiece], again_ms: u64) -> MetadataResult<()>;
 }
