@@ -29,9 +29,9 @@ const TOKEN_BYTES_MAX: u64 = 16 << 10;
 const STATUS_POLL: Duration = Duration::from_millis(500);
 
 /// What nothing but the operator can see to.
-const SHARED_TIERS: &str = "Cold tiers came back, with what lies in them. If the cluster of the backup still runs, or will run again, \
-     keep this one from writing to their stores before its nodes start: each would delete pieces that the other one needs \
-     (docs/tiers.md, \"Two clusters of one backup\").";
+const SHARED_TIERS: &str = "Cold tiers came back, with what lies in them. If the cluster of the backup still runs, or \
+     will run again, keep this one from writing to their stores before its nodes start: each would delete pieces that the \
+     other one needs (docs/tiers.md, \"Two clusters of one backup\").";
 
 #[derive(Subcommand)]
 pub(super) enum ClusterCommand {
