@@ -136,9 +136,9 @@ async fn what_was_read_once_is_found_without_the_database_on_every_node() {
     let nodes = Nodes::new().await;
     let (a, b) = (nodes.node(1).await, nodes.node(2).await);
     nodes.wait_until_on(&[&a, &b]).await;
+    a.store.create_user(user("alice")).await.unwrap();
     let new = NewBucket { name: "b".into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: 1 };
     let bucket = a.store.create_bucket(new).await.unwrap();
-    a.store.create_user(user("alice")).await.unwrap();
     a.store.create_key(key("A", user("alice"))).await.unwrap();
     for node in [&a, &b] {
         // Once to learn whose key it is.

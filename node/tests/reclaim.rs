@@ -12,7 +12,7 @@ use holdfast_actors::ports::coordination::Ownership;
 use holdfast_actors::ports::locks::LockName;
 use holdfast_actors::ports::metadata::{
     BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, NewBucket, NewObject, NewUpload,
-    ObjectAttributes, Part, ReplicaEvidence, WritePrecondition,
+    ObjectAttributes, Part, ReplicaEvidence, User, WritePrecondition,
 };
 use holdfast_actors::ports::{ChunkStore, Clock, MetadataStore, SystemClock};
 use holdfast_node::locks::InProcessLocks;
@@ -32,6 +32,10 @@ impl World {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("metadata.sqlite");
         let store = SqliteMetadataStore::open(&path, SqliteOptions::default()).await.expect("metadata opens");
+        store
+            .create_user(User { name: "root".into(), admin: true, enabled: true, created_ms: 1 })
+            .await
+            .expect("a user");
         let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: 1 };
         let bucket = store.create_bucket(new).await.expect("a bucket").id;
         let chunks = Arc::new(MemoryChunkStore::new());

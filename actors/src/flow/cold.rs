@@ -7,7 +7,7 @@ pub mod mover;
 mod offload;
 pub mod read;
 mod recall;
-mod run;
+pub mod run;
 mod source;
 pub mod stub;
 pub mod sweep;

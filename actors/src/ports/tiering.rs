@@ -137,15 +137,32 @@ pub trait TierLedger: Send + Sync + 'static {
     /// All tiers, by name.
     async fn tiers(&self) -> MetadataResult<Vec<TierRecord>>;
 
-    /// Adds a tier. Fails with `Exists("tier")`.
-    async fn add_tier(&self, name: TierName, settings: String, now_ms: u64) -> MetadataResult<TierRecord>;
+    /// Adds a tier. Fails with `Exists("tier")`. `judged` are all tiers, as [`Self::tiers`] gave them to whoever found that this
+    /// one gets on with them: when they are others by now it fails with `PreconditionFailed`, checked in the same transaction.
+    async fn add_tier(
+        &self,
+        name: TierName,
+        settings: String,
+        now_ms: u64,
+        judged: Option<&[TierRecord]>,
+    ) -> MetadataResult<TierRecord>;
 
     /// Replaces the settings of a tier, and takes away the claims of its moves: what they were about to store went by the
-    /// settings before. Fails with `NotFound("tier")`.
-    async fn change_tier(&self, name: &TierName, settings: String) -> MetadataResult<TierRecord>;
+    /// settings before. Fails with `NotFound("tier")`. `judged` as in [`Self::add_tier`].
+    async fn change_tier(
+        &self,
+        name: &TierName,
+        settings: String,
+        judged: Option<&[TierRecord]>,
+    ) -> MetadataResult<TierRecord>;
 
     /// [`Self::change_tier`], if nothing lies in the tier: the settings may lead to another store. Fails also with `TierInUse`.
-    async fn change_empty_tier(&self, name: &TierName, settings: String) -> MetadataResult<TierRecord>;
+    async fn change_empty_tier(
+        &self,
+        name: &TierName,
+        settings: String,
+        judged: Option<&[TierRecord]>,
+    ) -> MetadataResult<TierRecord>;
 
     /// Removes a tier that nothing lies in, is to be deleted from or waits for. Fails with `NotFound("tier")`, `TierInUse`.
     async fn remove_tier(&self, name: &TierName) -> MetadataResult<()>;
@@ -210,6 +227,7 @@ pub trait TierLedger: Send + Sync + 'static {
         limit: u32,
     ) -> MetadataResult<Vec<DuePiece>>;
 
-    /// Forgets pieces that are deleted; of an unsure one its first deletion is noted, and it comes once more at `again_ms`.
+    /// Forgets pieces that are deleted, those of just this number and name; of an unsure one its first deletion is noted, and it
+    /// comes once more at `again_ms`.
     async fn finish_pieces(&self, pieces: &[DuePiece], again_ms: u64) -> MetadataResult<()>;
 }

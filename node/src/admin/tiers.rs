@@ -75,6 +75,18 @@ fn no_such_tier(name: &str) -> ApiError {
     ApiError::new(ErrorCode::NotFound, format!("there is no tier {name}: `holdfast tier list` shows those there are"))
 }
 
+/// Why tiers were not changed that had been found to get on with the others.
+fn not_as_judged(error: MetadataError) -> ApiError {
+    match error {
+        MetadataError::PreconditionFailed => {
+            let message =
+                "a tier was added, changed or removed at the same moment: look at `holdfast tier list`, and try again";
+            ApiError::new(ErrorCode::Conflict, message)
+        }
+        error => error.into(),
+    }
+}
+
 fn tier_name(name: &str) -> Result<TierName, ApiError> {
     name.parse().map_err(|error: holdfast_protocol::tiers::TierNameError| ApiError::invalid(error.to_string()))
 }
@@ -184,8 +196,11 @@ pub(super) async fn add(
     }
     overlap::check_settings(&name, &new.settings, None, &records)?;
     let prepared = state.tiers.build_for_add(&name, new.settings).await?;
+    // The stores of those that were judged are to be known here.
+    take_over(&state).await;
     overlap::check_store(&state, &name, &*prepared.tier)?;
-    let record = state.ledger().add_tier(name, prepared.stored, state.clock.now_ms()).await?;
+    let added = state.ledger().add_tier(name, prepared.stored, state.clock.now_ms(), Some(&records)).await;
+    let record = added.map_err(not_as_judged)?;
     take_over(&state).await;
     tracing::info!(tier = %record.name, "tier added");
     Ok((StatusCode::CREATED, Json(view(&state, &record, &[]))))
@@ -205,27 +220,29 @@ pub(super) async fn change(
     Path(tier): Path<String>,
     Body(change): Body<ChangeTier>,
 ) -> Result<Json<TierView>, ApiError> {
-    let stored = state.tier_record(&tier).await?;
+    let records = state.ledger().tiers().await?;
+    let stored = records.iter().find(|record| record.name.as_str() == tier).ok_or_else(|| no_such_tier(&tier))?;
     if change.revision.is_some_and(|revision| revision != stored.revision) {
         let message = format!("the tier is at revision {}: somebody else changed it", stored.revision);
         return Err(ApiError::new(ErrorCode::Conflict, message));
     }
-    overlap::check_settings(&stored.name, &change.settings, told(&stored).as_ref(), &state.ledger().tiers().await?)?;
+    overlap::check_settings(&stored.name, &change.settings, told(stored).as_ref(), &records)?;
     let prepared = state.tiers.build_for_change(&stored.name, change.settings).await?;
     overlap::check_store(&state, &stored.name, &*prepared.tier)?;
     let sample = spread::look_up(&state, &stored.name, &*prepared.tier).await?;
     // Where nothing lies any settings will do, for as long as nothing comes there by those before.
     let record = if sample.looked_up == 0 {
-        let changed = state.ledger().change_empty_tier(&stored.name, prepared.stored).await;
+        let changed = state.ledger().change_empty_tier(&stored.name, prepared.stored, Some(&records)).await;
         changed.map_err(|error| match error {
             MetadataError::TierInUse => ApiError::new(
                 ErrorCode::Conflict,
                 format!("something has just come to lie in {}: try again, it is looked for then", stored.name),
             ),
-            error => error.into(),
+            error => not_as_judged(error),
         })?
     } else {
-        state.ledger().change_tier(&stored.name, prepared.stored).await?
+        let changed = state.ledger().change_tier(&stored.name, prepared.stored, Some(&records)).await;
+        changed.map_err(not_as_judged)?
     };
     take_over(&state).await;
     let TierSample { looked_up, missing } = sample;

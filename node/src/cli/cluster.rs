@@ -28,6 +28,11 @@ const TOKEN_BYTES_MAX: u64 = 16 << 10;
 /// Time between looks at a cluster that is waited for.
 const STATUS_POLL: Duration = Duration::from_millis(500);
 
+/// What nothing but the operator can see to.
+const SHARED_TIERS: &str = "Cold tiers came back, with what lies in them. If the cluster of the backup still runs, or \
+     will run again, keep this one from writing to their stores before its nodes start: each would delete pieces that the \
+     other one needs (docs/tiers.md, \"Two clusters of one backup\").";
+
 #[derive(Subcommand)]
 pub(super) enum ClusterCommand {
     /// Show how the cluster is: nodes, shards, repairs, and what is wrong.
@@ -210,6 +215,9 @@ pub(super) async fn run(command: ClusterCommand, out: Output) -> CliResult {
                 let file = std::fs::File::open(&from).with_context(|| format!("open {}", from.display()));
                 tools::restore(&config, &mut std::io::BufReader::new(file.map_err(Failure::usage)?)).await?
             };
+            if counts.tiers > 0 {
+                writeln!(std::io::stderr(), "{SHARED_TIERS}")?;
+            }
             Ok(out.print(&counts, |counts| format!("{}\n", counts.text()))?)
         }
         ClusterCommand::RebuildMetadata(args) => {

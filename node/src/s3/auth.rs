@@ -184,7 +184,8 @@ impl Authenticator {
     }
 }
 
-fn unknown_access_key() -> S3Error {
+/// Of a key, or its user, that is not there.
+pub(super) fn unknown_access_key() -> S3Error {
     s3_error!(InvalidAccessKeyId, "The AWS Access Key Id you provided does not exist in our records.")
 }
 

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use holdfast_actors::domain::access::names::validate_bucket_name;
 use holdfast_actors::domain::objects::PAGE_SIZE_MAX;
-use holdfast_actors::ports::metadata::{NewBucket, Versioning};
+use holdfast_actors::ports::metadata::{MetadataError, NewBucket, Versioning};
 use s3s::dto::{
     self, BucketLocationConstraint, BucketVersioningStatus, CreateBucketInput, CreateBucketOutput, DeleteBucketInput,
     DeleteBucketOutput, GetBucketLocationInput, GetBucketLocationOutput, GetBucketVersioningInput,
@@ -14,9 +14,9 @@ use s3s::dto::{
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::S3Front;
-use super::auth::Caller;
+use super::auth::{Caller, unknown_access_key};
 use super::convert::{canned_acl, owner, timestamp};
-use super::errors::{ResultExt as _, invalid_argument, not_implemented};
+use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, not_implemented};
 
 /// Most buckets of one ListBuckets page.
 const BUCKETS_PAGE_MAX: i32 = 10_000;
@@ -68,7 +68,11 @@ impl S3Front {
         }
         let bucket =
             NewBucket { name: input.bucket.clone(), owner: caller.to_owned(), acl, now_ms: self.clock.now_ms() };
-        self.metadata.create_bucket(bucket).await.s3()?;
+        self.metadata.create_bucket(bucket).await.map_err(|error| match error {
+            // The caller was removed since the signature was checked.
+            MetadataError::NotFound(_) => unknown_access_key(),
+            error => error.to_s3(),
+        })?;
         Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{}", input.bucket)) }))
     }
 

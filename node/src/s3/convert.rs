@@ -154,6 +154,7 @@ impl AttributeHeaders {
             expires,
             website_redirect_location: self.website_redirect_location,
             user_metadata,
+            completion: None,
         })
     }
 }

@@ -89,13 +89,15 @@ impl S3Front {
             input.checksum_algorithm.as_ref().map(|a| a.as_str()),
             input.checksum_type.as_ref().map(|t| t.as_str()),
         )?;
-        let attributes = attribute_headers!(input).into_attributes(&req.extensions)?;
+        let mut attributes = attribute_headers!(input).into_attributes(&req.extensions)?;
         let tags = parse_tagging_header(input.tagging.as_deref().unwrap_or_default()).s3()?;
         let acl = canned_acl(input.acl.as_ref().map(|acl| acl.as_str()))?;
         let bucket =
             self.bucket_of(&req.extensions, &req.input.bucket, req.input.expected_bucket_owner.as_deref()).await?;
+        let id = UploadId::generate();
+        attributes.completion = Some(complete::completion_mark((bucket.id, &req.input.key, id)));
         let upload = NewUpload {
-            id: UploadId::generate(),
+            id,
             bucket: bucket.id,
             owner: owner_of_writes(&req, &bucket),
             key: req.input.key.clone(),
@@ -106,7 +108,6 @@ impl S3Front {
             checksum,
             class: self.class_of_write(&bucket, req.input.storage_class.as_ref()).await?,
         };
-        let id = upload.id;
         self.metadata.create_upload(upload).await.s3()?;
         Ok(S3Response::new(CreateMultipartUploadOutput {
             bucket: Some(req.input.bucket),

@@ -71,21 +71,37 @@ impl TierLedger for Ledger {
         Ok(self.tiers.lock().values().cloned().collect())
     }
 
-    async fn add_tier(&self, name: TierName, settings: String, now_ms: u64) -> MetadataResult<TierRecord> {
+    async fn add_tier(
+        &self,
+        name: TierName,
+        settings: String,
+        now_ms: u64,
+        _: Option<&[TierRecord]>,
+    ) -> MetadataResult<TierRecord> {
         let record = TierRecord { name: name.clone(), settings, created_ms: now_ms, revision: 1 };
         self.tiers.lock().insert(name, record.clone());
         Ok(record)
     }
 
-    async fn change_tier(&self, name: &TierName, settings: String) -> MetadataResult<TierRecord> {
+    async fn change_tier(
+        &self,
+        name: &TierName,
+        settings: String,
+        _: Option<&[TierRecord]>,
+    ) -> MetadataResult<TierRecord> {
         let mut tiers = self.tiers.lock();
         let record = tiers.get_mut(name).ok_or(MetadataError::NotFound("tier"))?;
         (record.settings, record.revision) = (settings, record.revision + 1);
         Ok(record.clone())
     }
 
-    async fn change_empty_tier(&self, name: &TierName, settings: String) -> MetadataResult<TierRecord> {
-        self.change_tier(name, settings).await
+    async fn change_empty_tier(
+        &self,
+        name: &TierName,
+        settings: String,
+        _: Option<&[TierRecord]>,
+    ) -> MetadataResult<TierRecord> {
+        self.change_tier(name, settings, None).await
     }
 
     async fn remove_tier(&self, name: &TierName) -> MetadataResult<()> {
@@ -160,12 +176,12 @@ fn directory(root: &Path) -> TierSettings {
 
 async fn add(registry: &TierRegistry, tier: &str, settings: TierSettings) {
     let prepared = registry.build_for_add(&name(tier), settings).await.unwrap();
-    registry.ledger().add_tier(name(tier), prepared.stored, 1).await.unwrap();
+    registry.ledger().add_tier(name(tier), prepared.stored, 1, None).await.unwrap();
 }
 
 /// Adds a tier without trying it.
 async fn add_untried(ledger: &Ledger, tier: &str, settings: &TierSettings) {
-    ledger.add_tier(name(tier), serde_json::to_string(settings).unwrap(), 1).await.unwrap();
+    ledger.add_tier(name(tier), serde_json::to_string(settings).unwrap(), 1, None).await.unwrap();
 }
 
 #[tokio::test]
@@ -189,7 +205,7 @@ async fn tier_that_another_node_added_changed_and_removed_is_seen() {
         settings.piece_bytes_max = Some(1 << 26);
     }
     let prepared = here.build_for_change(&name("COLD"), changed).await.unwrap();
-    ledger.change_tier(&name("COLD"), prepared.stored).await.unwrap();
+    ledger.change_tier(&name("COLD"), prepared.stored, None).await.unwrap();
     there.refresh_now().await.unwrap();
     assert_eq!(there.tier(&name("COLD")).unwrap().piece_bytes_max(), 1 << 26);
 
@@ -212,7 +228,7 @@ async fn tier_that_hangs_or_cannot_be_built_blocks_no_other() {
     let registry = TierRegistry::with_build(parts(&ledger), build);
     add_untried(&ledger, "HANGS", &directory(Path::new("/hangs"))).await;
     add_untried(&ledger, "MISSING", &directory(&dir.path().join("missing"))).await;
-    ledger.add_tier(name("STRANGE"), r#"{"kind":"tape"}"#.into(), 1).await.unwrap();
+    ledger.add_tier(name("STRANGE"), r#"{"kind":"tape"}"#.into(), 1, None).await.unwrap();
     std::fs::create_dir(dir.path().join("a")).unwrap();
     add(&registry, "GOOD", directory(&dir.path().join("a"))).await;
     registry.turn(Duration::ZERO, DEADLINE).await.unwrap();
@@ -253,7 +269,7 @@ async fn adapter_goes_on_while_changed_settings_cannot_be_used() {
     registry.refresh_now().await.unwrap();
     let before = registry.tier(&name("COLD")).unwrap();
     let wrong = serde_json::to_string(&directory(Path::new("/nowhere/at/all"))).unwrap();
-    ledger.change_tier(&name("COLD"), wrong).await.unwrap();
+    ledger.change_tier(&name("COLD"), wrong, None).await.unwrap();
     registry.refresh_now().await.unwrap();
     assert!(Arc::ptr_eq(&before, &registry.tier(&name("COLD")).unwrap()));
     assert!(registry.fresh(&name("COLD")).await.is_err(), "it is good for reading, nothing new goes there");
@@ -280,7 +296,7 @@ async fn who_writes_sees_a_change_through_another_node_at_once() {
     assert!(Arc::ptr_eq(&before, &registry.tier(&name("COLD")).unwrap()));
     add(&other, "OTHER", directory(dirs[1].path())).await;
     let moved = ledger.tiers.lock()[&name("OTHER")].settings.clone();
-    ledger.change_tier(&name("COLD"), moved).await.unwrap();
+    ledger.change_tier(&name("COLD"), moved, None).await.unwrap();
     let after = registry.fresh(&name("COLD")).await.unwrap();
     assert!(!Arc::ptr_eq(&before, &after));
     assert!(Arc::ptr_eq(&after, &registry.tier(&name("COLD")).unwrap()));
@@ -360,7 +376,7 @@ async fn secrets_are_in_no_state_and_no_record() {
     };
     let oss = OssSettings { credentials: keys, ..OssSettings::new("https://127.0.0.1.example.com:9", "r", "cold") };
     let (stored, _) = seal().take(&name("OSS"), TierSettings::Oss(oss), None).unwrap();
-    let record = ledger.add_tier(name("OSS"), stored, 1).await.unwrap();
+    let record = ledger.add_tier(name("OSS"), stored, 1, None).await.unwrap();
     registry.refresh_now().await.unwrap();
     assert_eq!(registry.tier(&name("OSS")).unwrap().kind(), "oss", "another node with the same secret opens it");
     let state = registry.states().remove(0);

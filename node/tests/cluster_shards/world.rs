@@ -16,7 +16,7 @@ use holdfast_actors::ports::chunks::{ChunkReceipt, ChunkSpec, ReplicaStore as _}
 use holdfast_actors::ports::coordination::{ClusterIdentity, Coordination, NodeAddresses, NodeAnnouncement, NodeState};
 use holdfast_actors::ports::metadata::{
     BucketId, CannedAcl, Content, ContentPlace, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes,
-    ReplicaEvidence, WritePrecondition,
+    ReplicaEvidence, User, WritePrecondition,
 };
 use holdfast_actors::ports::peers::in_process::InProcessNetwork;
 use holdfast_actors::ports::peers::{Peers, ReplicaService, ReplicaWrite};
@@ -131,6 +131,10 @@ impl World {
         let path = dir.path().join("metadata.sqlite");
         let store = SqliteMetadataStore::open(&path, SqliteOptions::default()).await.expect("metadata opens");
         let metadata: Arc<dyn MetadataStore> = Arc::new(store);
+        metadata
+            .create_user(User { name: "root".into(), admin: true, enabled: true, created_ms: 1 })
+            .await
+            .expect("a user");
         let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: 1 };
         let bucket = metadata.create_bucket(new).await.expect("a bucket").id;
         let coordination = InProcessCluster::new(Duration::from_millis(400));

@@ -50,7 +50,7 @@ impl World {
     async fn with_tiers(versioning: Versioning) -> Self {
         let world = Self::new(versioning).await;
         for name in ["OSS", "FASTDFS"] {
-            world.ledger.add_tier(tier(name), "{}".into(), NOON).await.unwrap();
+            world.ledger.add_tier(tier(name), "{}".into(), NOON, None).await.unwrap();
         }
         world
     }

@@ -25,7 +25,7 @@ use std::time::Instant;
 use futures::future::join_all;
 use holdfast_actors::ports::metadata::{
     BucketId, CannedAcl, Content, ContentPlace, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes,
-    ReplicaEvidence, WritePrecondition,
+    ReplicaEvidence, User, WritePrecondition,
 };
 use holdfast_actors::ports::{AccessLog, Journal, MetadataStore, Outbox, TierLedger};
 use holdfast_node::metadata::{MysqlMetadataStore, MysqlOptions, SqliteMetadataStore, SqliteOptions};
@@ -116,6 +116,8 @@ fn object(bucket: BucketId, key: &str) -> NewObject {
 }
 
 async fn bucket(store: &dyn MetadataStore) -> BucketId {
+    let alice = User { name: "alice".into(), admin: false, enabled: true, created_ms: 1 };
+    store.create_user(alice).await.unwrap();
     let new = NewBucket { name: "b".into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: 1 };
     store.create_bucket(new).await.unwrap().id
 }

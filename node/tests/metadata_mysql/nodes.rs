@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use holdfast_actors::ports::metadata::{CannedAcl, MetadataUpkeep as _, NewBucket};
+use holdfast_actors::ports::metadata::{CannedAcl, MetadataUpkeep as _, NewBucket, User};
 use holdfast_actors::ports::{MetadataError, MetadataStore};
 use sqlx::Connection as _;
 
@@ -56,6 +56,8 @@ async fn a_group_of_several_buckets_waits_for_the_row_of_each() {
     let database = server.database().await;
     let store = open(server.options(&database)).await;
     let mut ids = Vec::new();
+    let alice = User { name: "alice".into(), admin: false, enabled: true, created_ms: 1 };
+    store.create_user(alice).await.unwrap();
     for name in ["x", "y", "z"] {
         let new = NewBucket { name: name.into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: 1 };
         ids.push(store.create_bucket(new).await.unwrap().id);

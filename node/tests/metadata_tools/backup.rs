@@ -15,7 +15,7 @@ use holdfast_node::assemble::cluster_tools::{RebuildOptions, dump, from_chunks, 
 use holdfast_node::config::Config;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::label::{ChunkLabel, PartLabel};
-use holdfast_protocol::{ContentId, Manifest, TierName, UploadId, VersionId};
+use holdfast_protocol::{ContentId, Manifest, ReclaimItem, TierName, UploadId, VersionId};
 
 use super::{WRITE, cold_content, label, latest, store, tier, versions, write};
 
@@ -98,8 +98,8 @@ async fn parts_of_multipart_objects_are_known_after_a_backup_was_put_back() {
         event: None,
     };
     target.delete_objects(bucket, vec![gone], 20).await.expect("an answer");
-    let due: Vec<u64> =
-        target.due_reclaims(1_000, 10, None).await.expect("reclaims").iter().map(|due| due.id).collect();
+    let due: Vec<ReclaimItem> =
+        target.due_reclaims(1_000, 10, None).await.expect("reclaims").iter().map(|due| due.item).collect();
     assert_eq!(due.len(), 1);
     target.finish_reclaims(&due, None).await.expect("finished");
     assert_eq!(target.known_contents(&parts).await.expect("an answer"), []);
@@ -154,8 +154,8 @@ async fn a_backup_brings_tiers_and_cold_objects_back_and_their_moves_are_queued_
     let bucket = source.create_bucket(new).await.expect("a bucket").id;
     source.set_versioning("bucket", Versioning::Enabled).await.expect("versioning");
     let (oss, fastdfs) = (tier("OSS"), tier("FASTDFS"));
-    source.add_tier(oss.clone(), r#"{"secret":"sealed"}"#.into(), 5).await.expect("a tier");
-    source.add_tier(fastdfs.clone(), "{}".into(), 6).await.expect("a tier");
+    source.add_tier(oss.clone(), r#"{"secret":"sealed"}"#.into(), 5, None).await.expect("a tier");
+    source.add_tier(fastdfs.clone(), "{}".into(), 6, None).await.expect("a tier");
     let etag = ETag { md5: [1; 16], parts: Some(5) };
     let (cold, other) = (cold_content(ContentId([1; 12]), "OSS", etag), cold_content(ContentId([2; 12]), "OSS", etag));
     let hot = Content { id: ContentId([3; 12]), place: ContentPlace::Cluster, ..cold.clone() };

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use holdfast_actors::ports::metadata::{BucketId, CannedAcl, DeleteRequest, NewBucket, Versioning, WritePrecondition};
+use holdfast_actors::ports::metadata::{
+    BucketId, CannedAcl, DeleteRequest, NewBucket, User, Versioning, WritePrecondition,
+};
 use holdfast_actors::ports::{AccessLog, Clock, MetadataStore, Outbox, TierLedger};
 use holdfast_node::metadata::{CacheOptions, CachedMetadataStore, SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::VersionId;
@@ -58,6 +60,8 @@ impl Metadata {
         let sqlite = Arc::new(SqliteMetadataStore::open(&path, SqliteOptions::default()).await.unwrap());
         let store: Arc<dyn MetadataStore> =
             Arc::new(CachedMetadataStore::new(sqlite.clone(), &CacheOptions::default()));
+        let alice = User { name: "alice".into(), admin: false, enabled: true, created_ms: NOON };
+        store.create_user(alice).await.unwrap();
         let new = NewBucket { name: "bucket".into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: NOON };
         let bucket = store.create_bucket(new).await.unwrap().id;
         if versioning != Versioning::Unversioned {

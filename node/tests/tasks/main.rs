@@ -27,7 +27,8 @@ use holdfast_actors::flow::tasks::{DispatchSettings, Dispatcher, TASKS_GROUP, Ta
 use holdfast_actors::ports::events::{EventBus, EventError, Message, SubscribeOptions, Topic};
 use holdfast_actors::ports::metadata::{
     BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, MetadataDirect as _,
-    MetadataUpkeep as _, NewBucket, NewObject, NewUpload, ObjectAttributes, Part, ReplicaEvidence, WritePrecondition,
+    MetadataUpkeep as _, NewBucket, NewObject, NewUpload, ObjectAttributes, Part, ReplicaEvidence, User,
+    WritePrecondition,
 };
 use holdfast_actors::ports::{ChunkStore, MetadataError, MetadataStore, SystemClock};
 use holdfast_actors::wait::until_ok;
@@ -82,6 +83,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metadata.sqlite");
         let store = Arc::new(SqliteMetadataStore::open(&path, SqliteOptions::default()).await.unwrap());
+        store.create_user(User { name: "root".into(), admin: true, enabled: true, created_ms: 1 }).await.unwrap();
         let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: T0 };
         let bucket = store.create_bucket(new).await.unwrap().id;
         let (chunks, clock) = (Arc::<PickyChunks>::default(), Arc::new(HandClock(AtomicU64::new(T0))));

@@ -77,7 +77,7 @@ impl World {
             let config = DirectoryConfig { piece_bytes_max: PIECE_BYTES, ..DirectoryConfig::new(root) };
             let double = Double::new(Arc::new(DirectoryTier::create(config).await.unwrap()));
             registry.add(tier(name), double.clone());
-            ledger.add_tier(tier(name), "{}".into(), NOON).await.unwrap();
+            ledger.add_tier(tier(name), "{}".into(), NOON, None).await.unwrap();
             doubles.push(double);
         }
         let clock = HandClock::new(NOON);

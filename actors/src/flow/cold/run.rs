@@ -1,8 +1,11 @@
 //! A run: what one request to a tier brings, blocks that follow each other within a piece. Each is held against its checksum
 //! before it is given out.
 //!
-//! Movers and readers both walk over runs; whether another one is begun when one breaks off, and when, is their matter. A run
-//! holds one block and what the tier gives at once; a block that the tier gives in one buffer stays where it is.
+//! Movers, readers and verification walk over runs; whether another one is begun when one breaks off, and when, is their
+//! matter. A run holds one block and what the tier gives at once; a block that the tier gives in one buffer stays where it is.
+//!
+//! Whoever wants the bytes has the tier told of damage at once, so that it takes another copy. Whoever wants to know whether a
+//! copy is damaged reads it again first, and tells the tier himself.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -20,7 +23,7 @@ use crate::ports::tiers::{ColdBody, ColdTier, PieceName, TierError, TierResult};
 
 /// Why a run broke off.
 #[derive(Debug)]
-pub(super) enum RunError {
+pub enum RunError {
     /// The tier fails.
     Tier(TierError),
     /// The tier gives bytes that are not those that were stored.
@@ -36,8 +39,8 @@ pub(super) enum RunError {
     Stalled,
 }
 
-/// See the module's documentation.
-pub(super) struct Run {
+/// Blocks of one request. See the module's documentation.
+pub struct Run {
     tier: Arc<dyn ColdTier>,
     name: PieceName,
     body: ColdBody,
@@ -52,15 +55,43 @@ pub(super) struct Run {
     received: Counter,
     /// Comes after the blocks that were received before it.
     fault: Option<RunError>,
+    /// Whether the tier is told of damage.
+    tells: bool,
 }
 
 impl Run {
-    /// Asks for the first of `blocks` and those behind it, as far as the piece that the first one lies in reaches.
-    pub(super) async fn open(
+    /// Asks for the first of `blocks` and those behind it, as far as the piece that the first one lies in reaches. `received`
+    /// counts the bytes that come.
+    ///
+    /// # Errors
+    /// Those of the tier; [`TierError::Invalid`] for a piece without a name.
+    pub async fn open(
         tier: Arc<dyn ColdTier>,
         place: &Arc<ColdPlace>,
         blocks: Range<usize>,
         received: Counter,
+    ) -> TierResult<Self> {
+        Self::begin(tier, place, blocks, received, true).await
+    }
+
+    /// The same, but the tier is not told of damage.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_to_verify(
+        tier: Arc<dyn ColdTier>,
+        place: &Arc<ColdPlace>,
+        blocks: Range<usize>,
+    ) -> TierResult<Self> {
+        Self::begin(tier, place, blocks, Counter::noop(), false).await
+    }
+
+    async fn begin(
+        tier: Arc<dyn ColdTier>,
+        place: &Arc<ColdPlace>,
+        blocks: Range<usize>,
+        received: Counter,
+        tells: bool,
     ) -> TierResult<Self> {
         let run = place.locate(place.block(blocks.start).start, place.block(blocks.end - 1).end);
         let left = run.end - run.start;
@@ -68,32 +99,40 @@ impl Run {
         let name = place.names.get(run.index as usize);
         let name = name.ok_or_else(|| TierError::Invalid(format!("piece {} has no name", run.index)))?;
         let name = PieceName::new(name.as_str())?;
-        let body = tier.get(&name, run.start..run.end).await;
-        let body = body.inspect_err(|error| doubt(&*tier, &name, error))?;
+        let body = match tier.get(&name, run.start..run.end).await {
+            Ok(body) => body,
+            Err(error) => {
+                if tells {
+                    doubt(&*tier, &name, &error);
+                }
+                return Err(error);
+            }
+        };
         let check = BlockCheck::new(Arc::clone(place), blocks.start);
         let blocks = blocks.start..end;
-        Ok(Self { tier, name, body, check, blocks, left, received_bytes: 0, received, fault: None })
+        Ok(Self { tier, name, body, check, blocks, left, received_bytes: 0, received, fault: None, tells })
     }
 
     /// What the tier calls the piece.
-    pub(super) fn name(&self) -> &PieceName {
+    pub fn name(&self) -> &PieceName {
         &self.name
     }
 
     /// Whether all blocks were given out.
-    pub(super) fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.blocks.is_empty()
     }
 
     /// The next block; only while there is one. Nothing may be asked for after an error.
     ///
     /// # Errors
-    /// When it breaks off before that block is whole, or nothing comes for `step_max`. The tier was told of damage, so that
-    /// it takes another copy.
-    pub(super) async fn next_block(&mut self, step_max: Duration) -> Result<Bytes, RunError> {
+    /// When it breaks off before that block is whole, or nothing comes for `step_max`. Unless it was opened to verify, the
+    /// tier was told of damage, so that it takes another copy.
+    pub async fn next_block(&mut self, step_max: Duration) -> Result<Bytes, RunError> {
         let block = self.receive_block(step_max).await;
         match &block {
             Ok(_) => self.blocks.start += 1,
+            Err(_) if !self.tells => {}
             Err(RunError::Damaged(_) | RunError::Short { .. }) => self.tier.doubt(&self.name),
             Err(RunError::Tier(error)) => doubt(&*self.tier, &self.name, error),
             Err(RunError::Stalled) => {}

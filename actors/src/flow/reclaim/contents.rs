@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use holdfast_protocol::{ChunkId, Extent, STUB_INDEX};
+use holdfast_protocol::{ChunkId, Extent, ReclaimItem, STUB_INDEX};
 
 use super::{PassStats, ReclaimError, Reclaimer};
 use crate::ports::coordination::Fence;
@@ -124,8 +124,8 @@ impl Reclaimer {
             }
         }
         self.delete(&mut batch).await?;
-        let ids: Vec<u64> = group.iter().map(|reclaim| reclaim.id).collect();
-        self.guarded("finish reclaims", self.metadata.finish_reclaims(&ids, fence)).await?;
+        let items: Vec<ReclaimItem> = group.iter().map(|reclaim| reclaim.item).collect();
+        self.guarded("finish reclaims", self.metadata.finish_reclaims(&items, fence)).await?;
         Ok(stats)
     }
 }

@@ -12,8 +12,8 @@ use holdfast_protocol::{ContentId, Extent, Manifest, UploadId, VersionId};
 
 use super::{
     Bucket, BucketId, CannedAcl, Committed, Content, ContentPlace, ContentSource, DeleteRequest, Deleted, ETag,
-    MetadataResult, MetadataStore, NewBucket, NewObject, NewUpload, ObjectAttributes, ObjectVersion, Part,
-    ReplicaEvidence, Versioning, WritePrecondition,
+    MetadataError, MetadataResult, MetadataStore, NewBucket, NewObject, NewUpload, ObjectAttributes, ObjectVersion,
+    Part, ReplicaEvidence, User, Versioning, WritePrecondition,
 };
 
 pub mod aging;
@@ -36,6 +36,7 @@ macro_rules! metadata_conformance {
     ($factory:path) => {
         $crate::metadata_conformance! { @tests $factory;
             buckets::names_are_unique_and_bucket_numbers_are_never_reused,
+            buckets::an_owner_is_there_before_the_bucket_and_stays_as_long,
             buckets::configuration_is_replaced_removed_and_raises_the_revision,
             buckets::versioning_never_returns_to_unversioned,
             buckets::lists_in_name_order_by_owner,
@@ -97,6 +98,7 @@ macro_rules! metadata_conformance {
             listing::hidden_keys_are_not_listed,
             listing::versions_page_inside_a_key,
             listing::a_deleted_version_marker_loses_nothing,
+            listing::what_becomes_the_latest_during_a_listing_is_not_left_out,
             model::random_histories_match_a_naive_model,
             model::random_uploads_list_as_a_naive_model,
             aging::current_versions_come_by_age_and_pages_go_on,
@@ -134,7 +136,16 @@ macro_rules! metadata_conformance {
 /// A time to begin with; tests add to it.
 pub(crate) const T0: u64 = 1_800_000_000_000;
 
+/// Makes a user, unless there is one.
+pub(crate) async fn owner(store: &Store, name: &str) {
+    match store.create_user(User { name: name.into(), admin: false, enabled: true, created_ms: T0 }).await {
+        Ok(()) | Err(MetadataError::Exists("user")) => {}
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
 pub(crate) async fn bucket(store: &Store, name: &str) -> Arc<Bucket> {
+    owner(store, "alice").await;
     let new = NewBucket { name: name.into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: T0 };
     store.create_bucket(new).await.unwrap()
 }

@@ -163,8 +163,8 @@ impl<D: Decorator> MetadataUpkeep for D {
         self.inner().claim_reclaims(items, before_ms).await
     }
 
-    async fn finish_reclaims(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()> {
-        self.inner().finish_reclaims(ids, fence).await
+    async fn finish_reclaims(&self, items: &[ReclaimItem], fence: Option<&Fence>) -> MetadataResult<()> {
+        self.inner().finish_reclaims(items, fence).await
     }
 
     async fn known_contents(&self, contents: &[ContentId]) -> MetadataResult<Vec<ContentId>> {

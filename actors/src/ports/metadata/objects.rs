@@ -31,7 +31,7 @@ impl fmt::Display for ETag {
     }
 }
 
-/// Headers that S3 keeps with an object and gives back.
+/// Headers that S3 keeps with an object and gives back, and what it is told apart by.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ObjectAttributes {
@@ -59,6 +59,10 @@ pub struct ObjectAttributes {
     /// x-amz-meta-*, names in lower case without the prefix, sorted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub user_metadata: Vec<(String, String)>,
+    /// Which multipart upload the object became by, as the front end marks it; no header, and not given back. It stays when a
+    /// move makes a new content, and tells a completion that is repeated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion: Option<String>,
 }
 
 /// One part of a multipart object, for GET by part number and GetObjectAttributes.

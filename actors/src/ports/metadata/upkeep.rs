@@ -89,8 +89,9 @@ pub trait MetadataUpkeep: Send + Sync + 'static {
     /// no copy can take them, for good: any number of callers may delete their chunks, at any time.
     async fn claim_reclaims(&self, items: &[ReclaimItem], before_ms: u64) -> MetadataResult<Vec<Reclaim>>;
 
-    /// Forgets reclaims whose chunks are deleted. `fence` as in [`Self::due_reclaims`].
-    async fn finish_reclaims(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()>;
+    /// Forgets reclaims whose chunks are deleted, those of just this number and content. `fence` as in
+    /// [`Self::due_reclaims`].
+    async fn finish_reclaims(&self, items: &[ReclaimItem], fence: Option<&Fence>) -> MetadataResult<()>;
 
     /// Which of `contents` some object, upload or pending reclaim knows. The reaper of orphans deletes the chunks of the
     /// others once they are older than any write can be, so an answer takes account of every commit that was begun before
@@ -165,7 +166,7 @@ pub struct Condemned {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reclaim {
     /// For [`MetadataUpkeep::finish_reclaims`].
-    pub id: u64,
+    pub item: ReclaimItem,
     /// The chunks to delete. Empty for a content that lay in a tier: its pieces are on that tier's list when this is told.
     pub manifest: Manifest,
     /// A content that lay in a tier: its stub, the chunk [`u32::MAX`] of it, is to be deleted.

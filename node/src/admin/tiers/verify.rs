@@ -12,7 +12,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Extension, Path, State};
 use futures::{StreamExt as _, stream};
-use holdfast_actors::flow::cold::blocks::{BlockCheck, BlockMismatch};
+use holdfast_actors::flow::cold::run::{Run, RunError};
 use holdfast_actors::ports::TierLedger;
 use holdfast_actors::ports::metadata::Content;
 use holdfast_actors::ports::tiers::{ColdTier, PieceName, TierError, Tiers as _};
@@ -204,36 +204,42 @@ enum Found {
     Gone,
 }
 
-async fn read(tier: &dyn ColdTier, place: &ColdPlace, blocks: &Range<usize>) -> Result<u64, Wrong> {
-    let (start, end) = (place.block(blocks.start).start, place.block(blocks.end - 1).end);
-    let mut check = BlockCheck::new(place, blocks.start);
-    let mut at = start;
-    while at < end {
-        let run = place.locate(at, end);
-        let length = run.end - run.start;
-        let name = place.names.get(run.index as usize).map_or("", String::as_str);
-        let piece = PieceName::new(name).map_err(|error| damaged(name, "missing", error.to_string()))?;
-        let mut body = match tier.get(&piece, run.start..run.end).await {
-            Ok(body) => body,
-            Err(error) => return Err(wrong(tier, place, run.index, &piece, error).await),
+/// Reads blocks run by run, as movers and readers do, but for the doubts: those are for [`read_well`] to have.
+async fn read(tier: &Arc<dyn ColdTier>, place: &Arc<ColdPlace>, blocks: &Range<usize>) -> Result<u64, Wrong> {
+    let mut left = blocks.clone();
+    while !left.is_empty() {
+        let mut run = match Run::open_to_verify(Arc::clone(tier), place, left.clone()).await {
+            Ok(run) => run,
+            Err(error) => return Err(failed(&**tier, place, left.start, error).await),
         };
-        let mut came = 0;
-        while let Some(bytes) = body.next().await {
-            let bytes = match bytes {
-                Ok(bytes) => bytes,
-                Err(error) => return Err(wrong(tier, place, run.index, &piece, error).await),
-            };
-            came += bytes.len() as u64;
-            let mismatch = |error: BlockMismatch| damaged(name, "mismatch", error.to_string());
-            check.push(bytes).map_err(mismatch)?;
-            while check.next_block().is_some() {}
+        while !run.is_over() {
+            match run.next_block(READ_MAX).await {
+                Ok(_) => left.start += 1,
+                Err(RunError::Tier(error)) => return Err(failed(&**tier, place, left.start, error).await),
+                Err(RunError::Damaged(mismatch)) => {
+                    return Err(damaged(run.name().as_str(), "mismatch", mismatch.to_string()));
+                }
+                Err(RunError::Short { missing, .. }) => {
+                    return Err(damaged(run.name().as_str(), "short", format!("it ended {missing} bytes early")));
+                }
+                Err(RunError::Stalled) => {
+                    let error = format!("no bytes came for {} s", READ_MAX.as_secs());
+                    return Err(Wrong::Unread(TierError::Unavailable(error)));
+                }
+            }
         }
-        if came != length {
-            return Err(damaged(name, "short", format!("{came} bytes came of {length}")));
-        }
-        at += length;
     }
-    Ok(end - start)
+    Ok(place.block(blocks.end - 1).end - place.block(blocks.start).start)
+}
+
+/// What an error says about the piece that a block lies in.
+async fn failed(tier: &dyn ColdTier, place: &ColdPlace, block: usize, error: TierError) -> Wrong {
+    let index = place.locate(place.block(block).start, place.size_bytes).index;
+    let name = place.names.get(index as usize).map_or("", String::as_str);
+    match PieceName::new(name) {
+        Ok(piece) => wrong(tier, place, index, &piece, error).await,
+        Err(error) => damaged(name, "missing", error.to_string()),
+    }
 }
 
 fn damaged(piece: &str, what: &'static str, detail: String) -> Wrong {
@@ -262,7 +268,7 @@ async fn wrong(tier: &dyn ColdTier, place: &ColdPlace, index: u32, piece: &Piece
 }
 
 /// Reads what seems damaged once more, since it may have been the way; if it is, it looks whether the tier has another copy.
-async fn read_well(name: &TierName, tier: &dyn ColdTier, reading: &Reading) -> Result<u64, Wrong> {
+async fn read_well(name: &TierName, tier: &Arc<dyn ColdTier>, reading: &Reading) -> Result<u64, Wrong> {
     let read = || read(tier, &reading.place, &reading.blocks);
     match read().await {
         Err(Wrong::Damaged { piece, what, detail }) => {
@@ -283,7 +289,7 @@ async fn read_well(name: &TierName, tier: &dyn ColdTier, reading: &Reading) -> R
     Err(Wrong::Damaged { piece, what, detail })
 }
 
-async fn verify_one(state: &AdminState, name: &TierName, tier: &dyn ColdTier, reading: &Reading) -> Found {
+async fn verify_one(state: &AdminState, name: &TierName, tier: &Arc<dyn ColdTier>, reading: &Reading) -> Found {
     let unread = |error: String| Found::Unread(UnreadContent { content: reading.id.to_string(), error });
     match timeout(READ_MAX, read_well(name, tier, reading)).await {
         Ok(Ok(bytes)) => Found::Right { bytes },
@@ -345,7 +351,7 @@ pub(in crate::admin) async fn verify(
         .map(|at| {
             // In order: once one is too late, all behind it are.
             let is_late = Instant::now() >= until;
-            let (state, name, tier, reading) = (&state, &name, &*tier, &plan.readings[at]);
+            let (state, name, tier, reading) = (&state, &name, &tier, &plan.readings[at]);
             async move { if is_late { None } else { Some(verify_one(state, name, tier, reading).await) } }
         })
         .buffered(AT_ONCE);

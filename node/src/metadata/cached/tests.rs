@@ -53,6 +53,8 @@ fn object(bucket: BucketId, key: &str) -> NewObject {
 }
 
 async fn bucket(store: &Cached) -> BucketId {
+    let alice = User { name: "alice".into(), admin: false, enabled: true, created_ms: 1 };
+    store.create_user(alice).await.unwrap();
     let new = NewBucket { name: "b".into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: 1 };
     store.create_bucket(new).await.unwrap().id
 }

@@ -7,6 +7,7 @@ use holdfast_actors::ports::metadata::{
 };
 use sqlx::AssertSqlSafe;
 
+use super::users::USER_EXISTS;
 use super::{Fields, Reader, Session, values};
 use crate::metadata::rows;
 
@@ -80,6 +81,10 @@ pub(super) async fn create<S: Session>(tx: &mut S, new: &NewBucket) -> MetadataR
     let taken = tx.fetch_optional("SELECT owner FROM buckets WHERE name = ?", values![&*new.name]).await?;
     if let Some(row) = taken {
         return Err(MetadataError::BucketExists { owned_by_caller: row.text(0)? == new.owner });
+    }
+    // Whoever asks was let in before, and may have been removed since.
+    if tx.fetch_optional(USER_EXISTS, values![&*new.owner]).await?.is_none() {
+        return Err(MetadataError::NotFound("user"));
     }
     let done = tx
         .execute(

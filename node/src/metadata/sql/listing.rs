@@ -1,5 +1,6 @@
 //! Listings of objects, versions and uploads: how their rows are fetched. Each fetch is one range scan of an index.
 
+use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 
 use holdfast_actors::domain::objects::listing::Walk;
@@ -96,8 +97,8 @@ fn version_row(row: &impl Fields, bucket: BucketId) -> MetadataResult<VersionRow
 
 impl<R: Reader> Source for Versions<'_, R> {
     type Row = VersionRow;
-    /// The sequence number: newest first.
-    type Place = u64;
+    /// The sequence number, newest first; and whose it was.
+    type Place = (u64, VersionId);
     const ONE_ROW_A_KEY: bool = false;
 
     async fn range(&self, from: &[u8], until: &[u8], rows_max: usize) -> MetadataResult<Vec<VersionRow>> {
@@ -119,26 +120,49 @@ impl<R: Reader> Source for Versions<'_, R> {
         found.iter().map(|row| version_row(row, self.bucket)).collect()
     }
 
-    async fn rest_of_key(&self, key: &str, after: &u64, rows_max: usize) -> MetadataResult<Vec<VersionRow>> {
-        // The current row is the newest, so nothing after a place is current.
+    async fn rest_of_key(
+        &self,
+        key: &str,
+        (after, last): &(u64, VersionId),
+        rows_max: usize,
+    ) -> MetadataResult<Vec<VersionRow>> {
+        // What was current was read before, so nothing after a place is. But when all that was read of the key is deleted since,
+        // the version behind it was made the latest, under a new sequence number, which is the lowest above the place. While
+        // anything of it is there, the lowest is that: whoever collects leaves out what it has.
         static SQL: LazyLock<Arc<str>> = LazyLock::new(|| {
             format!(
-                "SELECT {LISTED_COLUMNS}, 0 FROM history o LEFT JOIN contents c ON c.id = o.content \
-                 WHERE o.bucket = ? AND o.key = ? AND o.sequence < ? ORDER BY o.sequence DESC LIMIT ?"
+                "SELECT {LISTED_COLUMNS}, 0 FROM objects o LEFT JOIN contents c ON c.id = o.content \
+                 WHERE o.bucket = ? AND o.key = ? AND o.sequence >= ? \
+                 UNION ALL \
+                 SELECT * FROM (SELECT {LISTED_COLUMNS}, 0 FROM history o LEFT JOIN contents c ON c.id = o.content \
+                 WHERE o.bucket = ? AND o.key = ? AND o.sequence >= ? ORDER BY o.sequence LIMIT 1) n \
+                 UNION ALL \
+                 SELECT * FROM (SELECT {LISTED_COLUMNS}, 0 FROM history o LEFT JOIN contents c ON c.id = o.content \
+                 WHERE o.bucket = ? AND o.key = ? AND o.sequence < ? ORDER BY o.sequence DESC LIMIT ?) h \
+                 ORDER BY 2 DESC"
             )
             .into()
         });
-        let values = values![rows::signed(self.bucket.0), key.as_bytes(), rows::signed(*after), limit(rows_max)];
+        let (bucket, key, place) = (rows::signed(self.bucket.0), key.as_bytes(), rows::signed(*after));
+        let values = values![bucket, key, place, bucket, key, place, bucket, key, place, limit(rows_max)];
         let found = self.reads.fetch(AssertSqlSafe(SQL.clone()), values).await?;
-        found.iter().map(|row| version_row(row, self.bucket)).collect()
+        let found: MetadataResult<Vec<VersionRow>> = found.iter().map(|row| version_row(row, self.bucket)).collect();
+        let mut above = found?;
+        let newer = above.iter().take_while(|(version, _)| version.sequence >= *after).count();
+        let mut rest = above.split_off(newer);
+        if let Some(lowest) = above.pop().filter(|(version, _)| version.version != *last) {
+            rest.insert(0, lowest);
+            rest.truncate(rows_max);
+        }
+        Ok(rest)
     }
 
     fn key((version, _): &VersionRow) -> &str {
         &version.key
     }
 
-    fn place((version, _): &VersionRow) -> u64 {
-        version.sequence
+    fn place((version, _): &VersionRow) -> (u64, VersionId) {
+        (version.sequence, version.version)
     }
 
     fn weight_bytes((version, _): &VersionRow) -> usize {
@@ -168,7 +192,7 @@ async fn sequence_of<R: Reader>(
     row.map(|row| rows::unsigned(row.number(0)?)).transpose()
 }
 
-pub(super) async fn versions<R: Reader>(
+pub(in crate::metadata) async fn versions<R: Reader>(
     reads: &R,
     bucket: BucketId,
     query: ListVersionsQuery,
@@ -177,19 +201,26 @@ pub(super) async fn versions<R: Reader>(
     if let (ListAfter::Key(key), Some(version)) = (&query.after, query.after_version) {
         // A marker that was deleted since (by a client that deletes what it lists) starts its key anew: what was listed
         // and is still there is listed twice, and nothing is left out.
-        inside = sequence_of(reads, bucket, key, version).await?.map(|sequence| (key.clone(), sequence));
+        let sequence = sequence_of(reads, bucket, key, version).await?;
+        inside = sequence.map(|sequence| (key.clone(), (sequence, version)));
     }
     let within = query.after_version.is_some();
     let walk = Walk::new(&query.prefix, query.delimiter.as_deref(), &query.after, within, query.limit);
     let mut key_before = inside.as_ref().map(|(key, _)| key.clone());
     let page = collect(&Versions { reads, bucket }, walk, inside).await?;
     let mut entries = Vec::with_capacity(page.rows.len());
+    // Of one key.
+    let mut listed = HashSet::new();
     for (mut version, current) in page.rows {
         // The first row of a key is its latest version, be it an object or a marker.
         let first = key_before.as_deref() != Some(version.key.as_str());
         version.is_latest = current || first;
         if first {
             key_before = Some(version.key.clone());
+            listed.clear();
+        }
+        if !listed.insert(version.version) {
+            continue;
         }
         entries.push(Arc::new(version));
     }

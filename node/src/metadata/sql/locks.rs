@@ -80,6 +80,11 @@ impl Locks {
         self.slot(b'r', &[])
     }
 
+    /// Which tiers there are, and all that they are set up with: one change at a time.
+    pub(in crate::metadata) fn tiers(self) -> Self {
+        self.slot(b't', &[])
+    }
+
     /// A tier as operators have set it up.
     pub(in crate::metadata) fn tier(self, tier: &TierName) -> Self {
         self.slot(b't', &[tier.as_str().as_bytes()])

@@ -209,6 +209,15 @@ pub(super) async fn request<S: Session>(tx: &mut S, request: &MoveRequest) -> Me
     }
 }
 
+/// Makes a move that failed due.
+async fn try_now<S: Session>(tx: &mut S, waiting: &Move, now_ms: u64) -> MetadataResult<()> {
+    if waiting.failures > 0 && waiting.owner.is_none() && waiting.due_ms > now_ms {
+        let sql = "UPDATE moves SET due_ms = ? WHERE id = ?";
+        tx.execute(sql, values![rows::signed(now_ms), rows::signed(waiting.id)]).await?;
+    }
+    Ok(())
+}
+
 /// A request for another class.
 async fn request_class<S: Session>(
     tx: &mut S,
@@ -243,10 +252,7 @@ async fn request_class<S: Session>(
         && before.to == request.to
         && changes_class(before.reason)
     {
-        if before.failures > 0 && before.owner.is_none() && before.due_ms > request.now_ms {
-            let sql = "UPDATE moves SET due_ms = ? WHERE id = ?";
-            tx.execute(sql, values![rows::signed(request.now_ms), rows::signed(before.id)]).await?;
-        }
+        try_now(tx, &before, request.now_ms).await?;
         return Ok(MoveQueued::Waiting);
     }
     if found.restore == Some(Restore::Ongoing) {
@@ -267,7 +273,9 @@ async fn request_class<S: Session>(
     Ok(MoveQueued::Queued)
 }
 
-/// A request for a cold version to lie on the cluster's disks for a while.
+/// A request for a cold version to lie on the cluster's disks for a while. A version has one move, so a change of class that
+/// waits ends here, but is not forgotten: the class is the wanted one from now on, and the end of the restore leads there. One
+/// to the cluster's disks goes on, as it does all that is asked for.
 async fn request_restore<S: Session>(
     tx: &mut S,
     request: &MoveRequest,
@@ -277,6 +285,17 @@ async fn request_restore<S: Session>(
 ) -> MetadataResult<MoveQueued> {
     let place: Key<'_> = (request.bucket, &request.key);
     let class = found.class.as_ref().ok_or(MetadataError::NotCold)?;
+    let before = before.filter(|before| before.content == found.content);
+    let class = match &before {
+        Some(change) if changes_class(change.reason) => match &change.to {
+            Some(wanted) => wanted,
+            None => {
+                try_now(tx, change, request.now_ms).await?;
+                return Ok(MoveQueued::Ongoing);
+            }
+        },
+        _ => class,
+    };
     let (version, content, queued_ms) = (found.version, found.content, request.now_ms);
     let Some(tier) = &found.lies_in else {
         let until_ms = request.now_ms.saturating_add(keep_ms);
@@ -287,7 +306,7 @@ async fn request_restore<S: Session>(
         queue(tx, &[NewMove { place, version, content, lane, to, reason, queued_ms, due_ms: until_ms }]).await?;
         return Ok(MoveQueued::Extended);
     };
-    if before.is_some_and(|before| before.content == content && is_restore(before.reason)) {
+    if before.as_ref().is_some_and(|before| is_restore(before.reason)) {
         return Ok(MoveQueued::Ongoing);
     }
     change(tx, place, found, Change { content, class: Some(class), restore: Some(Restore::Ongoing) }).await?;

@@ -3,6 +3,10 @@
 //! A content that lost its last reference keeps its row in `contents`, and a copy may take it, until [`due`] or [`claim`] claims
 //! it by removing that row. From then on only the row in `reclaims` knows its chunks, until [`finish`]. Of a content in a tier,
 //! the claim puts its pieces on the list of what that tier is to delete.
+//!
+//! `queued_ms` is by the clock of the node that committed, and held against that of the node that deletes: a wrong one makes the
+//! grace shorter or longer. Only reads that are open lean on the grace, and they break off; whether a content is referred to is
+//! compared in the transaction of the claim, and what a backup brings back is lost with or without it in the end.
 
 use std::collections::HashSet;
 
@@ -40,8 +44,8 @@ impl Candidate {
         let in_tier = row.text_or_null(3)?.is_some();
         // There are no chunks behind the manifest of what lies in a tier.
         let manifest = if in_tier { Manifest::default() } else { rows::manifest(row.bytes(2)?)? };
-        let id = rows::unsigned(row.number(0)?)?;
-        let reclaim = Reclaim { id, manifest, stub: in_tier.then_some(content) };
+        let item = ReclaimItem { id: rows::unsigned(row.number(0)?)?, content };
+        let reclaim = Reclaim { item, manifest, stub: in_tier.then_some(content) };
         Ok(Self { reclaim, content, has_pieces: row.number(4)? != 0 })
     }
 }
@@ -60,7 +64,7 @@ pub(super) async fn due<S: Session>(tx: &mut S, before_ms: u64, limit: u32) -> M
     let candidates: MetadataResult<Vec<Candidate>> = found.iter().map(Candidate::from_row).collect();
     let due = claim_candidates(tx, candidates?, before_ms).await?;
     let head = [Value::from(rows::signed(before_ms))];
-    tx.execute_many(Shape::PostponeReclaims, &head, &due, |reclaim| values![rows::signed(reclaim.id)]).await?;
+    tx.execute_many(Shape::PostponeReclaims, &head, &due, |reclaim| values![rows::signed(reclaim.item.id)]).await?;
     Ok(due)
 }
 
@@ -115,17 +119,18 @@ async fn claim_candidates<S: Session>(
             }
         }
         let mut waiting = HashSet::new();
-        let ids = |candidate: &Candidate| values![rows::signed(candidate.reclaim.id)];
+        let ids = |candidate: &Candidate| values![rows::signed(candidate.reclaim.item.id)];
         for row in tx.fetch_many(Shape::LockReclaims, &candidates, ids).await? {
             if row.number(1)? < rows::signed(before_ms) {
                 waiting.insert(rows::unsigned(row.number(0)?)?);
             }
         }
-        candidates.retain(|candidate| !taken.contains(&candidate.content) && waiting.contains(&candidate.reclaim.id));
+        candidates
+            .retain(|candidate| !taken.contains(&candidate.content) && waiting.contains(&candidate.reclaim.item.id));
     }
     tx.execute_many(Shape::RemoveContents, &[], &candidates, |candidate| values![candidate.content.as_bytes()]).await?;
     for candidate in candidates.iter().filter(|candidate| candidate.has_pieces) {
-        delete_pieces(tx, candidate.reclaim.id, before_ms).await?;
+        delete_pieces(tx, candidate.reclaim.item.id, before_ms).await?;
     }
     Ok(candidates.into_iter().map(|candidate| candidate.reclaim).collect())
 }
@@ -143,17 +148,23 @@ async fn delete_pieces<S: Session>(tx: &mut S, reclaim: u64, due_ms: u64) -> Met
     tx.execute("UPDATE reclaims SET cold = NULL WHERE id = ?", values![id]).await.map(drop)
 }
 
-/// Forgets reclaims, and which content held their extents.
-pub(super) async fn finish<S: Session>(tx: &mut S, ids: &[u64]) -> MetadataResult<()> {
-    let found = tx.fetch_many(Shape::LoadReclaims, ids, |id| values![rows::signed(*id)]).await?;
-    let mut extents = Vec::new();
+/// Forgets reclaims, and which content held their extents. A number that is another content's by now is left alone.
+pub(super) async fn finish<S: Session>(tx: &mut S, items: &[ReclaimItem]) -> MetadataResult<()> {
+    let found = tx.fetch_many(Shape::LoadReclaims, items, |item| values![rows::signed(item.id)]).await?;
+    let named: HashSet<ReclaimItem> = items.iter().copied().collect();
+    let (mut ids, mut extents) = (Vec::new(), Vec::new());
     for row in &found {
-        let content = rows::content_id(row.bytes(0)?)?;
-        let manifest = rows::manifest(row.bytes(1)?)?;
-        extents.extend(manifest.extents.into_iter().map(|extent| extent.content).filter(|extent| *extent != content));
+        let item = ReclaimItem { id: rows::unsigned(row.number(0)?)?, content: rows::content_id(row.bytes(1)?)? };
+        if !named.contains(&item) {
+            continue;
+        }
+        ids.push(item.id);
+        let manifest = rows::manifest(row.bytes(2)?)?;
+        let others = manifest.extents.into_iter().map(|extent| extent.content).filter(|id| *id != item.content);
+        extents.extend(others);
     }
-    tx.execute_many(Shape::RemoveExtents, &[], &extents, |id| values![id.as_bytes()]).await?;
-    tx.execute_many(Shape::RemoveReclaims, &[], ids, |id| values![rows::signed(*id)]).await
+    tx.execute_many(Shape::RemoveExtents, &[], &extents, |id: &ContentId| values![id.as_bytes()]).await?;
+    tx.execute_many(Shape::RemoveReclaims, &[], &ids, |id| values![rows::signed(*id)]).await
 }
 
 /// [`known`], with the commits that are under way.

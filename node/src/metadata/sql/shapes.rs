@@ -75,6 +75,11 @@ fn is_row(dialect: Dialect, rows: usize) -> String {
     }
 }
 
+/// The condition that a piece is one of `rows`: numbers are given out again by a database that was set back.
+fn is_piece(rows: usize) -> String {
+    vec!["(id = ? AND name = ?)"; rows].join(" OR ")
+}
+
 /// A look at the outbox: `(partition, ids that are left out × except, limit)` × looks → the columns of a row, then its partition.
 pub(in crate::metadata) fn look(dialect: Dialect, looks: usize, except: usize) -> String {
     let columns = "id, nonce, topic, queued_ms, order_key, tag, words, body, part";
@@ -107,8 +112,8 @@ fn insert_new(dialect: Dialect, table: &str, columns: &str, rows: &str) -> Strin
 /// A statement over many rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::metadata) enum Shape {
-    /// `(bucket, key, new content or NULL)` × n → place, versioning, of the current row version, content, etag, and whether
-    /// the new content was condemned.
+    /// `(bucket, key, new content or NULL)` × n → place, versioning, of the current row version, content, etag, whether the new
+    /// content was condemned, of the current row sequence, of the bucket revision, whether the current row is restored.
     LoadKeys,
     /// Content rows × n.
     InsertContents,
@@ -134,7 +139,7 @@ pub(in crate::metadata) enum Shape {
     PostponeReclaims,
     /// Reclaim ids × n → id, content, manifest, tier, whether pieces are to be listed, time, references of the content.
     NamedReclaims,
-    /// Reclaim ids × n → their manifests.
+    /// Reclaim ids × n → id, content, manifest.
     LoadReclaims,
     /// Reclaim ids × n.
     RemoveReclaims,
@@ -186,9 +191,9 @@ pub(in crate::metadata) enum Shape {
     InsertPieces,
     /// Time, then piece ids × n: they are given out, until then.
     ClaimPieces,
-    /// Time, then piece ids × n: they were deleted for the first time of two, and come again then.
+    /// Time, then `(piece id, name)` × n: they were deleted for the first time of two, and come again then.
     NotePieces,
-    /// Piece ids × n.
+    /// `(piece id, name)` × n.
     RemovePieces,
 }
 
@@ -225,7 +230,7 @@ impl Shape {
                 };
                 format!(
                     "SELECT k.i, b.versioning, o.version, o.content, c.etag_md5, c.etag_parts, \
-                     d.content IS NOT NULL, o.sequence, b.revision FROM {places} k \
+                     d.content IS NOT NULL, o.sequence, b.revision, o.restore_ms IS NOT NULL FROM {places} k \
                      LEFT JOIN buckets b ON b.id = k.b \
                      LEFT JOIN objects o ON o.bucket = k.b AND o.key = k.k \
                      LEFT JOIN contents c ON c.id = o.content \
@@ -271,7 +276,7 @@ impl Shape {
                  LEFT JOIN contents c ON c.id = r.content WHERE r.id IN ({})",
                 ids()
             ),
-            Self::LoadReclaims => format!("SELECT content, manifest FROM reclaims WHERE id IN ({})", ids()),
+            Self::LoadReclaims => format!("SELECT id, content, manifest FROM reclaims WHERE id IN ({})", ids()),
             Self::RemoveReclaims => format!("DELETE FROM reclaims WHERE id IN ({})", ids()),
             Self::InsertExtents => format!("INSERT INTO extents (extent, content) VALUES {}", keys()),
             Self::RemoveExtents => format!("DELETE FROM extents WHERE extent IN ({})", ids()),
@@ -363,9 +368,9 @@ impl Shape {
             ),
             Self::ClaimPieces => format!("UPDATE tier_pieces SET claimed = 1, due_ms = ? WHERE id IN ({})", ids()),
             Self::NotePieces => {
-                format!("UPDATE tier_pieces SET unsure = 0, due_ms = ? WHERE unsure = 1 AND id IN ({})", ids())
+                format!("UPDATE tier_pieces SET unsure = 0, due_ms = ? WHERE unsure = 1 AND ({})", is_piece(rows))
             }
-            Self::RemovePieces => format!("DELETE FROM tier_pieces WHERE id IN ({})", ids()),
+            Self::RemovePieces => format!("DELETE FROM tier_pieces WHERE {}", is_piece(rows)),
             Self::RemovePublished => format!("DELETE FROM published WHERE part = ? AND id IN ({})", ids()),
         }
     }

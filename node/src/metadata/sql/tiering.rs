@@ -30,6 +30,14 @@ const RETRIED_MAX: i64 = 1000;
 /// written by a clock that was ahead.
 const FAR_MS: u64 = 7 * 24 * 3_600_000;
 
+const ALL_TIERS: &str = "SELECT name, settings, created_ms, revision FROM tiers ORDER BY name";
+
+/// Whether the version that a row of `moves` is about is there, with the content that is to be moved.
+const HAS_VERSION: &str = "EXISTS (SELECT 1 FROM objects o WHERE o.bucket = moves.bucket AND o.`key` = moves.`key` \
+     AND o.version = moves.version AND o.content = moves.content) \
+     OR EXISTS (SELECT 1 FROM history h WHERE h.bucket = moves.bucket AND h.`key` = moves.`key` \
+     AND h.version = moves.version AND h.content = moves.content)";
+
 const MISSING: MetadataError = MetadataError::NotFound("tier");
 
 fn tier_from_row(row: &impl Fields) -> MetadataResult<TierRecord> {
@@ -47,10 +55,25 @@ async fn tier<S: Session>(tx: &mut S, name: &TierName) -> MetadataResult<Option<
     row.as_ref().map(tier_from_row).transpose()
 }
 
-async fn add<S: Session>(tx: &mut S, new: &TierRecord) -> MetadataResult<()> {
+async fn all<S: Session>(tx: &mut S) -> MetadataResult<Vec<TierRecord>> {
+    tx.fetch(ALL_TIERS, Vec::new()).await?.iter().map(tier_from_row).collect()
+}
+
+/// Refuses what was judged by other tiers than those of now.
+async fn check_judged<S: Session>(tx: &mut S, judged: Option<&[TierRecord]>) -> MetadataResult<()> {
+    if let Some(judged) = judged
+        && all(tx).await? != judged
+    {
+        return Err(MetadataError::PreconditionFailed);
+    }
+    Ok(())
+}
+
+async fn add<S: Session>(tx: &mut S, new: &TierRecord, judged: Option<&[TierRecord]>) -> MetadataResult<()> {
     if tier(tx, &new.name).await?.is_some() {
         return Err(MetadataError::Exists("tier"));
     }
+    check_judged(tx, judged).await?;
     let sql = "INSERT INTO tiers (name, settings, created_ms, revision) VALUES (?, ?, ?, ?)";
     let values = values![new.name.as_str(), &*new.settings, rows::signed(new.created_ms), rows::signed(new.revision)];
     tx.execute(sql, values).await.map(drop)
@@ -58,10 +81,10 @@ async fn add<S: Session>(tx: &mut S, new: &TierRecord) -> MetadataResult<()> {
 
 async fn change<S: Session>(
     tx: &mut S,
-    name: &TierName,
-    settings: &str,
+    (name, settings, judged): (&TierName, &str, Option<&[TierRecord]>),
     is_to_be_empty: bool,
 ) -> MetadataResult<TierRecord> {
+    check_judged(tx, judged).await?;
     let sql = "UPDATE tiers SET settings = ?, revision = revision + 1 WHERE name = ?";
     tx.execute(sql, values![settings, name.as_str()]).await?;
     // They are due when their claims would have ended.
@@ -82,13 +105,18 @@ async fn remove<S: Session>(tx: &mut S, name: &TierName) -> MetadataResult<()> {
         return Err(MISSING);
     }
     // One statement, as what leaves one of the tables may stand in another one then.
-    let sql = "SELECT EXISTS (SELECT 1 FROM contents WHERE tier = ?) OR EXISTS (SELECT 1 FROM tier_pieces WHERE tier = ?) \
-         OR EXISTS (SELECT 1 FROM moves WHERE lane = ? OR target = ?)";
+    let sql = format!(
+        "SELECT EXISTS (SELECT 1 FROM contents WHERE tier = ?) OR EXISTS (SELECT 1 FROM tier_pieces WHERE tier = ?) \
+         OR EXISTS (SELECT 1 FROM moves WHERE (lane = ? OR target = ?) AND (owner IS NOT NULL OR {HAS_VERSION}))"
+    );
     let name = name.as_str();
-    let used = tx.fetch_optional(sql, values![name, name, name, name]).await?;
+    let used = tx.fetch_optional(AssertSqlSafe(sql), values![name, name, name, name]).await?;
     if used.is_some_and(|row| !matches!(row.number(0), Ok(0))) {
         return Err(MetadataError::TierInUse);
     }
+    // Their versions were overwritten or deleted before they were due.
+    let sql = format!("DELETE FROM moves WHERE (lane = ? OR target = ?) AND owner IS NULL AND NOT ({HAS_VERSION})");
+    tx.execute(AssertSqlSafe(sql), values![name, name]).await?;
     tx.execute("DELETE FROM tiers WHERE name = ?", values![name]).await.map(drop)
 }
 
@@ -176,51 +204,62 @@ async fn due_pieces<S: Session>(
 }
 
 async fn finish_pieces<S: Session>(tx: &mut S, pieces: &[DuePiece], again_ms: u64) -> MetadataResult<()> {
-    let id = |piece: &&DuePiece| values![rows::signed(piece.id)];
+    let piece = |piece: &&DuePiece| values![rows::signed(piece.id), piece.name.as_str()];
     let (unsure, sure): (Vec<&DuePiece>, Vec<&DuePiece>) = pieces.iter().partition(|piece| piece.is_unsure);
-    tx.execute_many(Shape::NotePieces, &[Value::from(rows::signed(again_ms))], &unsure, id).await?;
-    tx.execute_many(Shape::RemovePieces, &[], &sure, id).await
+    tx.execute_many(Shape::NotePieces, &[Value::from(rows::signed(again_ms))], &unsure, piece).await?;
+    tx.execute_many(Shape::RemovePieces, &[], &sure, piece).await
 }
 
 #[async_trait]
 #[allow(private_bounds, reason = "the backends are this module's own")]
 impl<B: Backend> TierLedger for SqlMetadataStore<B> {
     async fn tiers(&self) -> MetadataResult<Vec<TierRecord>> {
-        let sql = "SELECT name, settings, created_ms, revision FROM tiers ORDER BY name";
-        self.backend.reads().fetch(sql, Vec::new()).await?.iter().map(tier_from_row).collect()
+        self.backend.reads().fetch(ALL_TIERS, Vec::new()).await?.iter().map(tier_from_row).collect()
     }
 
-    async fn add_tier(&self, name: TierName, settings: String, now_ms: u64) -> MetadataResult<TierRecord> {
-        let locks = Locks::none().tier(&name);
+    async fn add_tier(
+        &self,
+        name: TierName,
+        settings: String,
+        now_ms: u64,
+        judged: Option<&[TierRecord]>,
+    ) -> MetadataResult<TierRecord> {
+        let locks = Locks::none().tiers().tier(&name);
         let record = TierRecord { name, settings, created_ms: now_ms, revision: 1 };
-        let new = Arc::new(record.clone());
-        self.backend
-            .write(locks, move |tx| {
-                let new = new.clone();
-                boxed(async move { add(tx, &new).await })
-            })
-            .await?;
-        Ok(record)
+        let given = (record.clone(), judged.map(<[TierRecord]>::to_vec));
+        let added =
+            self.run(locks, given, |tx, given| boxed(async move { add(tx, &given.0, given.1.as_deref()).await }));
+        added.await.map(|()| record)
     }
 
-    async fn change_tier(&self, name: &TierName, settings: String) -> MetadataResult<TierRecord> {
-        let given = (name.clone(), settings);
-        self.run(Locks::none().tier(name), given, |tx, given| {
-            boxed(async move { change(tx, &given.0, &given.1, false).await })
+    async fn change_tier(
+        &self,
+        name: &TierName,
+        settings: String,
+        judged: Option<&[TierRecord]>,
+    ) -> MetadataResult<TierRecord> {
+        let given = (name.clone(), settings, judged.map(<[TierRecord]>::to_vec));
+        self.run(Locks::none().tiers().tier(name), given, |tx, given| {
+            boxed(async move { change(tx, (&given.0, given.1.as_str(), given.2.as_deref()), false).await })
         })
         .await
     }
 
-    async fn change_empty_tier(&self, name: &TierName, settings: String) -> MetadataResult<TierRecord> {
-        let given = (name.clone(), settings);
-        self.run(Locks::none().tier(name), given, |tx, given| {
-            boxed(async move { change(tx, &given.0, &given.1, true).await })
+    async fn change_empty_tier(
+        &self,
+        name: &TierName,
+        settings: String,
+        judged: Option<&[TierRecord]>,
+    ) -> MetadataResult<TierRecord> {
+        let given = (name.clone(), settings, judged.map(<[TierRecord]>::to_vec));
+        self.run(Locks::none().tiers().tier(name), given, |tx, given| {
+            boxed(async move { change(tx, (&given.0, given.1.as_str(), given.2.as_deref()), true).await })
         })
         .await
     }
 
     async fn remove_tier(&self, name: &TierName) -> MetadataResult<()> {
-        let (locks, name) = (Locks::none().tier(name), name.clone());
+        let (locks, name) = (Locks::none().tiers().tier(name), name.clone());
         self.backend
             .write(locks, move |tx| {
                 let name = name.clone();

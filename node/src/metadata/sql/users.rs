@@ -86,7 +86,8 @@ async fn exists<S: Session>(tx: &mut S, statement: &'static str, name: &str) -> 
     Ok(tx.fetch_optional(statement, values![name]).await?.is_some())
 }
 
-const USER_EXISTS: &str = "SELECT 1 FROM users WHERE name = ?";
+/// Finds a row if there is a user of a name.
+pub(super) const USER_EXISTS: &str = "SELECT 1 FROM users WHERE name = ?";
 const KEY_EXISTS: &str = "SELECT 1 FROM access_keys WHERE access_key = ?";
 
 pub(super) async fn create_user<S: Session>(tx: &mut S, user: &User) -> MetadataResult<()> {

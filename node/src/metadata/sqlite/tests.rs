@@ -2,10 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures::FutureExt as _;
 use holdfast_actors::ports::metadata::{
     AgePosition, AgedKind, CannedAcl, Content, ContentPlace, ContentSource, ETag, ListAfter, ListQuery,
-    MetadataDirect as _, MetadataUpkeep as _, NewBucket, ObjectAttributes, ReplicaEvidence, WritePrecondition,
+    ListVersionsQuery, MetadataDirect as _, MetadataUpkeep as _, NewBucket, ObjectAttributes, ReplicaEvidence, User,
+    Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::{AccessLog, Journal, MetadataStore, Outbox, TierLedger};
 use holdfast_protocol::{ContentId, Manifest, VersionId};
@@ -14,7 +17,7 @@ use sqlx::Row as _;
 use super::error::refused;
 use super::*;
 use crate::metadata::sql::store::boxed;
-use crate::metadata::sql::{listing, shapes};
+use crate::metadata::sql::{Dialect, Reader, Value, listing, shapes};
 
 async fn open(directory: &Path) -> SqliteMetadataStore {
     SqliteMetadataStore::open(&directory.join("metadata.db"), SqliteOptions::default()).await.unwrap()
@@ -108,6 +111,8 @@ fn object(bucket: BucketId, key: &str) -> NewObject {
 }
 
 async fn bucket(store: &SqliteMetadataStore) -> BucketId {
+    let alice = User { name: "alice".into(), admin: false, enabled: true, created_ms: 1 };
+    store.create_user(alice).await.unwrap();
     let new = NewBucket { name: "b".into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: 1 };
     store.create_bucket(new).await.unwrap().id
 }
@@ -159,6 +164,64 @@ async fn a_reopened_store_has_everything_and_counts_on() {
     assert_eq!(store.object(id, "k", None).await.unwrap(), before);
     let after = store.commit_object(object(id, "k")).await.unwrap().object;
     assert!(after.sequence > before.sequence);
+}
+
+/// Reads, and deletes versions of the key `k` before the second read.
+struct Interrupted {
+    store: Arc<SqliteMetadataStore>,
+    bucket: BucketId,
+    reads: AtomicU32,
+    gone: Vec<VersionId>,
+}
+
+impl Reader for Interrupted {
+    type Row = sqlx::sqlite::SqliteRow;
+    const DIALECT: Dialect = Dialect::Sqlite;
+
+    fn run_fetch(&self, sql: sqlx::SqlStr, values: Vec<Value>) -> BoxFuture<'_, MetadataResult<Vec<Self::Row>>> {
+        async move {
+            if self.reads.fetch_add(1, Ordering::SeqCst) == 1 {
+                let deletion = |version: &VersionId| DeleteRequest {
+                    key: "k".into(),
+                    version: Some(*version),
+                    marker_version: VersionId::generate(1),
+                    owner: "alice".into(),
+                    precondition: WritePrecondition::default(),
+                    only_if: None,
+                    event: None,
+                };
+                let requests = self.gone.iter().map(deletion).collect();
+                for deleted in self.store.delete_objects(self.bucket, requests, 1).await? {
+                    deleted?;
+                }
+            }
+            self.store.backend.reads().run_fetch(sql, values).await
+        }
+        .boxed()
+    }
+}
+
+/// With a delimiter a listing reads four rows at first. All of them are deleted before it reads on, or one of them is.
+#[tokio::test]
+async fn a_version_that_becomes_the_latest_between_two_reads_is_listed_once() {
+    for gone in [2..6, 2..3, 5..6, 0..0] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Arc::new(open(directory.path()).await);
+        let id = bucket(&store).await;
+        store.set_versioning("b", Versioning::Enabled).await.unwrap();
+        let mut versions = Vec::new();
+        for _ in 0..6 {
+            versions.push(store.commit_object(object(id, "k")).await.unwrap().object.version);
+        }
+        let gone = versions[gone].iter().rev().copied().collect();
+        let reads = Interrupted { store: Arc::clone(&store), bucket: id, reads: AtomicU32::new(0), gone };
+        let query = ListVersionsQuery { delimiter: Some("/".into()), limit: 100, ..Default::default() };
+        let page = listing::versions(&reads, id, query).await.unwrap();
+        assert!(reads.reads.load(Ordering::SeqCst) > 1, "the key was read at once");
+        versions.reverse();
+        assert_eq!(page.entries.iter().map(|entry| entry.version).collect::<Vec<_>>(), versions);
+        assert_eq!(page.entries.iter().filter(|entry| entry.is_latest).count(), 1);
+    }
 }
 
 /// The writer takes what waits together into one transaction: 64 commits in flight take far fewer flushes.

@@ -75,7 +75,7 @@ const STATUS: &str = "x-amz-optional-object-attributes";
 
 impl World {
     /// Ends the moves that wait for OSS as a mover would, but that no byte moves; how many there were.
-    async fn finish_moves(&self) -> usize {
+    pub(super) async fn finish_moves(&self) -> usize {
         let now_ms = SystemClock.now_ms();
         let claim = Claim { owner: NodeId::from(1), now_ms, until_ms: now_ms + 60_000, spares_restored: false };
         let moves = self.ledger.claim_moves(&"OSS".parse().unwrap(), claim, 10).await.unwrap();

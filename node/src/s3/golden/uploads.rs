@@ -179,6 +179,26 @@ async fn an_upload_that_was_aborted_is_not_answered_with_the_object_of_another()
 }
 
 #[tokio::test]
+async fn a_completion_is_answered_alike_after_its_object_was_moved() {
+    let world = World::new().await;
+    let begun = async || {
+        let upload = world.create_upload("k", &[("x-amz-storage-class", "OSS")]).await;
+        let parts = [(1, world.part("k", &upload, 1, b"x").send().await.expect(200).header("etag"))];
+        (upload, parts)
+    };
+    let (upload, parts) = begun().await;
+    let (aborted, _) = begun().await;
+    let done = world.complete("k", &upload, &parts).send().await.expect(200);
+    world.delete(&format!("/bucket/k?uploadId={aborted}")).send().await.expect(204);
+    assert_eq!(world.finish_moves().await, 1);
+    let again = world.complete("k", &upload, &parts).send().await.expect(200);
+    assert_eq!(again.tag("ETag"), done.tag("ETag"));
+    world.complete("k", &aborted, &parts).send().await.expect_error(404, "NoSuchUpload");
+    world.put("/bucket/k").body("y").send().await.expect(200);
+    world.complete("k", &upload, &parts).send().await.expect_error(404, "NoSuchUpload");
+}
+
+#[tokio::test]
 async fn parts_are_copied_by_range() {
     let world = World::new().await;
     let data = pattern(6 * MIB);

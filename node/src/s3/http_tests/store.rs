@@ -332,7 +332,7 @@ impl MetadataUpkeep for TestStore {
         not_here()
     }
 
-    async fn finish_reclaims(&self, _: &[u64], _: Option<&Fence>) -> MetadataResult<()> {
+    async fn finish_reclaims(&self, _: &[ReclaimItem], _: Option<&Fence>) -> MetadataResult<()> {
         not_here()
     }
 

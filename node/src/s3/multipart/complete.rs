@@ -151,8 +151,8 @@ impl S3Front {
     }
 
     /// The object that this very upload became, if it is there already: a client that did not hear the answer asks again, and
-    /// by then the upload is gone. One that was aborted became none, though another may have brought the same bytes. Once the
-    /// bytes were moved to or from a tier that cannot be told any more.
+    /// by then the upload is gone. One that was aborted became none, though another may have brought the same bytes. Where the
+    /// bytes were moved to or from a tier the content is another one, and the mark that the upload was begun with tells.
     async fn completed_before(
         &self,
         bucket: &Bucket,
@@ -161,7 +161,9 @@ impl S3Front {
     ) -> Option<(Arc<ObjectVersion>, Option<String>)> {
         let object = self.metadata.object(bucket.id, key, None).await.ok()?;
         let content = object.content.as_ref()?;
-        if content.id != content_of((bucket.id, key, upload), content.id.unix_seconds()) {
+        let place = (bucket.id, key, upload);
+        let is_marked = object.attributes.completion == Some(completion_mark(place));
+        if !is_marked && content.id != content_of(place, content.id.unix_seconds()) {
             return None;
         }
         let md5s: Vec<[u8; 16]> = named.iter().map(|part| part.etag.map(|etag| etag.md5)).collect::<Option<_>>()?;
@@ -172,13 +174,22 @@ impl S3Front {
     }
 }
 
-/// Names the content that an upload to a key becomes, so that it can be told later which upload that was.
-fn content_of((bucket, key, upload): (BucketId, &str, UploadId), unix_seconds: u64) -> ContentId {
+fn digest_of((bucket, key, upload): (BucketId, &str, UploadId)) -> ring::digest::Digest {
     let named = [&upload.as_bytes()[..], &bucket.0.to_be_bytes(), key.as_bytes()].concat();
-    let digest = ring::digest::digest(&ring::digest::SHA256, &named);
+    ring::digest::digest(&ring::digest::SHA256, &named)
+}
+
+/// Names the content that an upload to a key becomes, so that it can be told later which upload that was.
+fn content_of(place: (BucketId, &str, UploadId), unix_seconds: u64) -> ContentId {
     let mut id = ContentId::generate(unix_seconds);
-    id.0[4..].copy_from_slice(&digest.as_ref()[..8]);
+    id.0[4..].copy_from_slice(&digest_of(place).as_ref()[..8]);
     id
+}
+
+/// What an upload to a key is begun with, and its object keeps. A copy under another key, which keeps it too, is not that
+/// upload's object.
+pub(super) fn completion_mark(place: (BucketId, &str, UploadId)) -> String {
+    hex::encode(&digest_of(place).as_ref()[..16])
 }
 
 /// The parts that a completion names.

@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 
-use super::{Store, T0, bucket, object, put, upload};
+use super::{Store, T0, bucket, object, owner, put, upload};
 use crate::ports::metadata::{BucketConfigKind, CannedAcl, MetadataError, NewBucket, Versioning};
 
 fn new(name: &str, owner: &str) -> NewBucket {
@@ -11,6 +11,7 @@ fn new(name: &str, owner: &str) -> NewBucket {
 
 /// Two users cannot have one name; a bucket made again is another one.
 pub async fn names_are_unique_and_bucket_numbers_are_never_reused(store: Store) {
+    owner(&store, "bob").await;
     let first = bucket(&store, "b").await;
     assert!(matches!(
         store.create_bucket(new("b", "alice")).await,
@@ -27,6 +28,9 @@ pub async fn names_are_unique_and_bucket_numbers_are_never_reused(store: Store) 
     assert_ne!(first.id, second.id);
     assert_eq!(second.owner, "bob");
 
+    for i in 0..8 {
+        owner(&store, &format!("user{i}")).await;
+    }
     let creations = (0..8).map(|i| {
         let store = store.clone();
         tokio::spawn(async move { store.create_bucket(new("raced", &format!("user{i}"))).await })
@@ -35,8 +39,29 @@ pub async fn names_are_unique_and_bucket_numbers_are_never_reused(store: Store) 
     assert_eq!(results.into_iter().filter(|r| r.as_ref().unwrap().is_ok()).count(), 1);
 }
 
+/// Of a bucket that is made and its owner's removal at the same time one is refused.
+pub async fn an_owner_is_there_before_the_bucket_and_stays_as_long(store: Store) {
+    let nobody = store.create_bucket(new("b", "nobody")).await;
+    assert!(matches!(nobody, Err(MetadataError::NotFound("user"))), "{nobody:?}");
+    assert!(matches!(store.bucket("b").await, Err(MetadataError::NoSuchBucket)));
+    for round in 0..8 {
+        owner(&store, "carol").await;
+        let creating = tokio::spawn({
+            let store = store.clone();
+            async move { store.create_bucket(new("b", "carol")).await }
+        });
+        let removed = store.delete_user("carol").await;
+        match (creating.await.unwrap(), removed) {
+            (Ok(_), Err(MetadataError::BucketNotEmpty)) => store.delete_bucket("b").await.unwrap(),
+            (Err(MetadataError::NotFound("user")), Ok(())) => {}
+            (created, removed) => panic!("round {round}: {created:?}, {removed:?}"),
+        }
+    }
+}
+
 /// Documents are set, replaced and removed; each change raises the revision.
 pub async fn configuration_is_replaced_removed_and_raises_the_revision(store: Store) {
+    owner(&store, "alice").await;
     let public = NewBucket { acl: CannedAcl::PublicRead, ..new("b", "alice") };
     let created = store.create_bucket(public).await.unwrap();
     assert_eq!(created.config(BucketConfigKind::Acl), Some("\"public-read\""));
@@ -75,8 +100,9 @@ pub async fn versioning_never_returns_to_unversioned(store: Store) {
 
 /// Pages of names, of all owners or of one.
 pub async fn lists_in_name_order_by_owner(store: Store) {
-    for (name, owner) in [("c", "alice"), ("a", "bob"), ("b", "alice"), ("d", "alice")] {
-        store.create_bucket(new(name, owner)).await.unwrap();
+    for (name, of) in [("c", "alice"), ("a", "bob"), ("b", "alice"), ("d", "alice")] {
+        owner(&store, of).await;
+        store.create_bucket(new(name, of)).await.unwrap();
     }
     store.set_bucket_config("b", BucketConfigKind::Cors, Some("x".into())).await.unwrap();
     store.set_bucket_config("b", BucketConfigKind::Policy, Some("y".into())).await.unwrap();

@@ -140,6 +140,37 @@ pub async fn versions_page_inside_a_key(store: Store) {
     assert_eq!(store.list_versions(id, past).await.unwrap().entries[0].key, "b");
 }
 
+/// A version that is there all along is listed, once, whatever becomes of those above it meanwhile.
+pub async fn what_becomes_the_latest_during_a_listing_is_not_left_out(store: Store) {
+    let id = bucket_with(&store, "b", Versioning::Enabled).await;
+    for round in 0..10 {
+        let key = format!("k{round}");
+        let mut versions = Vec::new();
+        for i in 0..8 {
+            versions.push(put(&store, id, &key, i).await.object.version);
+        }
+        let (stay, go) = versions.split_at(2);
+        let (listing, deleting) = (store.clone(), store.clone());
+        let gone = go.iter().rev().map(|version| delete_request(&key, Some(*version))).collect();
+        let deletion = tokio::spawn(async move { deleting.delete_objects(id, gone, T0).await.unwrap() });
+        let query =
+            ListVersionsQuery { prefix: key, delimiter: Some("/".into()), limit: 100, ..ListVersionsQuery::default() };
+        loop {
+            let is_last = deletion.is_finished();
+            let page = listing.list_versions(id, query.clone()).await.unwrap();
+            for version in stay {
+                let times = page.entries.iter().filter(|entry| entry.version == *version).count();
+                assert_eq!(times, 1, "round {round}: {:?}", page.entries);
+            }
+            if is_last {
+                assert_eq!(page.entries.len(), stay.len());
+                break;
+            }
+        }
+        deletion.await.unwrap().into_iter().for_each(|deleted| drop(deleted.unwrap()));
+    }
+}
+
 /// A client that deletes each page before it asks for the next one empties the bucket.
 pub async fn a_deleted_version_marker_loses_nothing(store: Store) {
     let id = bucket_with(&store, "b", Versioning::Enabled).await;

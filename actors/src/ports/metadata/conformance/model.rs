@@ -255,7 +255,7 @@ pub async fn random_histories_match_a_naive_model(store: Store) {
         unheld.sort();
         reclaimed.sort();
         assert_eq!(reclaimed, unheld);
-        store.finish_reclaims(&due.iter().map(|reclaim| reclaim.id).collect::<Vec<_>>(), None).await.unwrap();
+        store.finish_reclaims(&due.iter().map(|reclaim| reclaim.item).collect::<Vec<_>>(), None).await.unwrap();
     }
 }
 

@@ -34,6 +34,7 @@ pub async fn a_commit_is_read_back_whole(store: Store) {
         expires: Some("soon".into()),
         website_redirect_location: Some("/x".into()),
         user_metadata: vec![("a".into(), "1".into()), ("b".into(), "\"\u{1F980}".into())],
+        completion: Some("00ff".into()),
     };
     new.tags = vec![Tag { key: "t".into(), value: "v".into() }];
     new.acl = CannedAcl::PublicRead;

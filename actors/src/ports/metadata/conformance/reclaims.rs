@@ -34,7 +34,7 @@ pub async fn a_replaced_content_is_queued_once(store: Store) {
     assert_eq!(due.len(), 1);
     assert_eq!(due[0].manifest, old.content.as_ref().unwrap().manifest);
     assert!(known(&store, content_of(&old)).await);
-    store.finish_reclaims(&[due[0].id], None).await.unwrap();
+    store.finish_reclaims(&[due[0].item], None).await.unwrap();
     assert!(!known(&store, content_of(&old)).await);
     assert_eq!(store.due_reclaims(LATER, 10, None).await.unwrap(), []);
     store.finish_reclaims(&[], None).await.unwrap();
@@ -55,7 +55,7 @@ pub async fn a_guarded_write_under_a_lower_token_is_refused(store: Store) {
     let next = store.due_reclaims(LATER + 1, 10, Some(&fence("cleanup", 9))).await.unwrap();
     assert_eq!(next.len(), 1);
     for _ in 0..2 {
-        let refused = store.finish_reclaims(&[due[0].id], Some(&fence("cleanup", 8))).await;
+        let refused = store.finish_reclaims(&[due[0].item], Some(&fence("cleanup", 8))).await;
         let told =
             matches!(&refused, Err(MetadataError::Fenced { name, current: FencingToken(9) }) if name == "cleanup");
         assert!(told, "{refused:?}");
@@ -65,7 +65,7 @@ pub async fn a_guarded_write_under_a_lower_token_is_refused(store: Store) {
         Err(MetadataError::Fenced { .. })
     ));
     assert_eq!(store.due_reclaims(LATER + 2, 10, None).await.unwrap().len(), 1, "what was refused changed nothing");
-    store.finish_reclaims(&[due[0].id], Some(&fence("cleanup", u64::MAX >> 1))).await.unwrap();
+    store.finish_reclaims(&[due[0].item], Some(&fence("cleanup", u64::MAX >> 1))).await.unwrap();
     assert_eq!(store.due_reclaims(LATER + 3, 10, None).await.unwrap(), []);
 }
 
@@ -100,7 +100,7 @@ pub async fn a_copy_saves_a_queued_content_until_it_is_claimed(store: Store) {
     assert_eq!(due.len(), 1);
     let refused = store.commit_object(copy_of(id, "c", content)).await;
     assert!(matches!(refused, Err(MetadataError::NoSuchContent)), "{refused:?}");
-    store.finish_reclaims(&[due[0].id], None).await.unwrap();
+    store.finish_reclaims(&[due[0].item], None).await.unwrap();
     assert!(matches!(store.commit_object(copy_of(id, "c", content)).await, Err(MetadataError::NoSuchContent)));
 }
 
@@ -131,7 +131,7 @@ pub async fn a_copy_that_is_dropped_again_begins_the_grace_anew(store: Store) {
         let claimed = claimed.iter().any(|reclaim| reclaim.manifest.extents[0].content == content);
         assert!(!(taken_and_dropped.await.unwrap() && claimed), "claimed in the grace of its last dereference");
         let due = store.due_reclaims(LATER + 2, 100, None).await.unwrap();
-        store.finish_reclaims(&due.iter().map(|reclaim| reclaim.id).collect::<Vec<_>>(), None).await.unwrap();
+        store.finish_reclaims(&due.iter().map(|reclaim| reclaim.item).collect::<Vec<_>>(), None).await.unwrap();
     }
 }
 
@@ -155,15 +155,15 @@ pub async fn a_claimed_content_comes_again_until_finished(store: Store) {
     }
     let mut seen = std::collections::HashSet::new();
     for round in 1..=3 {
-        seen.extend(store.due_reclaims(LATER + round, 2, None).await.unwrap().into_iter().map(|reclaim| reclaim.id));
+        seen.extend(store.due_reclaims(LATER + round, 2, None).await.unwrap().into_iter().map(|reclaim| reclaim.item));
     }
     assert_eq!(seen.len(), 5, "what is not finished must not hold up what waits behind it");
     let again = store.due_reclaims(LATER + 10, 10, None).await.unwrap();
     assert_eq!(again.len(), 5);
-    let ids: Vec<u64> = again.iter().map(|reclaim| reclaim.id).collect();
-    store.finish_reclaims(&ids[..4], None).await.unwrap();
+    let items: Vec<ReclaimItem> = again.iter().map(|reclaim| reclaim.item).collect();
+    store.finish_reclaims(&items[..4], None).await.unwrap();
     let rest = store.due_reclaims(LATER + 11, 10, None).await.unwrap();
-    assert_eq!(rest.iter().map(|reclaim| reclaim.id).collect::<Vec<_>>(), ids[4..]);
+    assert_eq!(rest.iter().map(|reclaim| reclaim.item).collect::<Vec<_>>(), items[4..]);
 }
 
 /// From upload to object to reclaim, the chunks of a part are never an orphan's.
@@ -202,7 +202,7 @@ pub async fn known_contents_follow_a_part_to_its_end(store: Store) {
     let mut expected = vec![replaced.content, left_out.content];
     expected.sort();
     assert_eq!(reclaimed, expected);
-    store.finish_reclaims(&due.iter().map(|reclaim| reclaim.id).collect::<Vec<_>>(), None).await.unwrap();
+    store.finish_reclaims(&due.iter().map(|reclaim| reclaim.item).collect::<Vec<_>>(), None).await.unwrap();
     for part in [&replaced, &left_out] {
         assert!(!known(&store, part.content).await);
     }
@@ -215,7 +215,7 @@ pub async fn known_contents_follow_a_part_to_its_end(store: Store) {
     for part in &parts {
         assert!(known(&store, part.content).await, "claimed, not yet deleted");
     }
-    store.finish_reclaims(&[due[0].id], None).await.unwrap();
+    store.finish_reclaims(&[due[0].item], None).await.unwrap();
     for part in &parts {
         assert!(!known(&store, part.content).await);
     }
@@ -233,7 +233,7 @@ pub async fn extents_are_known_of_a_content_that_no_upload_brought(store: Store)
     }
     delete(&store, id, "k", None).await.unwrap();
     let due = store.due_reclaims(LATER, 10, None).await.unwrap();
-    store.finish_reclaims(&due.iter().map(|reclaim| reclaim.id).collect::<Vec<_>>(), None).await.unwrap();
+    store.finish_reclaims(&due.iter().map(|reclaim| reclaim.item).collect::<Vec<_>>(), None).await.unwrap();
     for part in &parts {
         assert!(!known(&store, part.content).await);
     }
@@ -279,7 +279,7 @@ pub async fn copies_and_overwrites_race_without_losing_a_content(store: Store) {
         }
         let due = store.due_reclaims(LATER + 1 + u64::from(round), 100, None).await.unwrap();
         assert!(due.iter().any(|reclaim| reclaim.manifest.extents[0].content == content));
-        store.finish_reclaims(&due.iter().map(|reclaim| reclaim.id).collect::<Vec<_>>(), None).await.unwrap();
+        store.finish_reclaims(&due.iter().map(|reclaim| reclaim.item).collect::<Vec<_>>(), None).await.unwrap();
     }
 }
 
@@ -305,7 +305,7 @@ pub async fn what_is_named_is_claimed_only_while_it_is_due(store: Store) {
     let named = [waiting[0], due, wrong[0], wrong[1], absent];
     for _ in 0..3 {
         let claimed = store.claim_reclaims(&named, T0 + 3).await.unwrap();
-        assert_eq!(claimed.iter().map(|reclaim| reclaim.id).collect::<Vec<_>>(), [due.id]);
+        assert_eq!(claimed.iter().map(|reclaim| reclaim.item).collect::<Vec<_>>(), [due]);
         assert_eq!(claimed[0].manifest.extents[0].content, due.content);
     }
     assert_eq!(store.claim_reclaims(&[young], T0 + 1).await.unwrap(), [], "its grace is not over");
@@ -317,7 +317,12 @@ pub async fn what_is_named_is_claimed_only_while_it_is_due(store: Store) {
     store.delete_objects(id, vec![delete_request("copy", None)], LATER).await.unwrap().remove(0).unwrap();
     assert_eq!(store.claim_reclaims(&[waiting[0]], LATER).await.unwrap(), [], "the grace began anew");
 
-    store.finish_reclaims(&[due.id], None).await.unwrap();
+    store.finish_reclaims(&wrong, None).await.unwrap();
+    assert!(
+        store.waiting_reclaims(LATER, 10).await.unwrap().contains(&due),
+        "another content is not done by its number"
+    );
+    store.finish_reclaims(&[due], None).await.unwrap();
     assert_eq!(store.claim_reclaims(&[due], LATER).await.unwrap(), [], "it is done");
     assert!(!known(&store, due.content).await);
 }
@@ -347,6 +352,6 @@ pub async fn claims_by_name_race_with_each_other_and_with_copies(store: Store) {
         }
         let due = store.due_reclaims(LATER + 1 + u64::from(round), 100, None).await.unwrap();
         assert_eq!(due.len(), 1);
-        store.finish_reclaims(&[due[0].id], None).await.unwrap();
+        store.finish_reclaims(&[due[0].item], None).await.unwrap();
     }
 }

@@ -186,7 +186,7 @@ pub async fn condemn_spares_what_anything_knows(store: Store) {
     let due = store.due_reclaims(LATER, 10, None).await.unwrap();
     assert_eq!(due.len(), 1);
     assert_eq!(store.condemn(&[queued], T0).await.unwrap(), [], "claimed, not yet deleted");
-    store.finish_reclaims(&[due[0].id], None).await.unwrap();
+    store.finish_reclaims(&[due[0].item], None).await.unwrap();
     assert_eq!(store.condemn(&[queued], T0).await.unwrap(), [queued]);
     for key in ["k", "m"] {
         assert!(latest(&store, id, key).await.is_ok());

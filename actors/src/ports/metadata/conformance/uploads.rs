@@ -116,7 +116,7 @@ pub async fn exactly_one_of_two_completers_wins(store: Store) {
         let held = won[0].content.as_ref().unwrap().manifest.extents.len();
         let due = store.due_reclaims(T0 + 1000, 10, None).await.unwrap();
         assert_eq!(held + due.len(), 3, "each part is held or queued");
-        store.finish_reclaims(&due.iter().map(|reclaim| reclaim.id).collect::<Vec<_>>(), None).await.unwrap();
+        store.finish_reclaims(&due.iter().map(|reclaim| reclaim.item).collect::<Vec<_>>(), None).await.unwrap();
     }
 }
 
@@ -166,7 +166,7 @@ pub async fn an_abort_and_a_completion_exclude_each_other(store: Store) {
         assert_eq!(latest(&store, id, &key).await.is_ok(), completed);
         let due = store.due_reclaims(T0 + 1000, 10, None).await.unwrap();
         assert_eq!(due.len(), if aborted { 2 } else { 0 });
-        store.finish_reclaims(&due.iter().map(|reclaim| reclaim.id).collect::<Vec<_>>(), None).await.unwrap();
+        store.finish_reclaims(&due.iter().map(|reclaim| reclaim.item).collect::<Vec<_>>(), None).await.unwrap();
     }
 }
 

@@ -69,7 +69,7 @@ pub async fn keys_belong_to_users(store: Store) {
 
 /// Buckets never lose their owner.
 pub async fn a_user_with_buckets_stays(store: Store) {
-    store.create_user(user("alice")).await.unwrap();
+    super::owner(&store, "alice").await;
     store.create_key(key("A", "alice")).await.unwrap();
     bucket(&store, "b").await;
     assert!(matches!(store.delete_user("alice").await, Err(MetadataError::BucketNotEmpty)));

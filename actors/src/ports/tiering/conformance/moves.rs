@@ -347,7 +347,7 @@ pub async fn overwrites_and_moves_race_without_losing_a_content(world: World) {
     let due = world.store.due_reclaims(LATER, 1000, None).await.unwrap();
     assert_eq!(due.len(), contents.len(), "each is reclaimed once");
     for reclaim in due {
-        world.store.finish_reclaims(&[reclaim.id], None).await.unwrap();
+        world.store.finish_reclaims(&[reclaim.item], None).await.unwrap();
     }
     assert_eq!(world.store.known_contents(&contents).await.unwrap(), []);
     assert_eq!(world.store.known_contents(&[last]).await.unwrap(), [last]);

@@ -1,9 +1,10 @@
 //! Tiers, what lies in them, and what they are to delete.
 
-use super::{LATER, World, moved_content, names_of, oss, piece_names, place_in, tier};
-use crate::ports::metadata::conformance::{T0, bucket, copy_of, delete, latest};
-use crate::ports::metadata::{Content, MetadataError, MoveEnd, NewObject};
+use super::{LATER, World, moved_content, names_of, oss, piece_names, place_in, request, tier};
+use crate::ports::metadata::conformance::{T0, bucket, bucket_with, copy_of, delete, latest, put};
+use crate::ports::metadata::{Content, MetadataError, MoveEnd, MoveQueued, MoveReason, NewObject, Versioning};
 use crate::ports::tiering::DuePiece;
+use crate::ports::tiers::PieceName;
 
 fn sorted(pieces: &[DuePiece]) -> Vec<&str> {
     let mut names: Vec<&str> = pieces.iter().map(|piece| piece.name.as_str()).collect();
@@ -130,7 +131,7 @@ pub async fn a_reclaimed_content_lists_its_pieces_once_and_its_stub_always(world
     let id = bucket(&world.store, "b").await.id;
     let cold = world.freeze(id, "k", 1, &oss()).await;
     let hot = world.store.due_reclaims(LATER, 10, None).await.unwrap();
-    world.store.finish_reclaims(&[hot[0].id], None).await.unwrap();
+    world.store.finish_reclaims(&[hot[0].item], None).await.unwrap();
     delete(&world.store, id, "k", None).await.unwrap();
     // A copy takes it back, with its place.
     let copy = NewObject { class: Some(oss()), ..copy_of(id, "copy", cold.id) };
@@ -152,7 +153,7 @@ pub async fn a_reclaimed_content_lists_its_pieces_once_and_its_stub_always(world
     world.ledger.finish_pieces(&pieces, LATER).await.unwrap();
     assert_eq!(world.listed(&oss()).await, 0);
     assert_eq!(world.store.known_contents(&[cold.id]).await.unwrap(), [cold.id], "the stub is still there");
-    world.store.finish_reclaims(&[due[0].id], None).await.unwrap();
+    world.store.finish_reclaims(&[due[0].item], None).await.unwrap();
     assert_eq!(world.store.known_contents(&[cold.id]).await.unwrap(), []);
     assert_eq!(world.store.due_reclaims(LATER + 2, 10, None).await.unwrap(), []);
 }
@@ -160,13 +161,13 @@ pub async fn a_reclaimed_content_lists_its_pieces_once_and_its_stub_always(world
 pub async fn tiers_are_added_changed_and_removed(world: World) {
     let ledger = &world.ledger;
     assert_eq!(ledger.tiers().await.unwrap(), []);
-    let added = ledger.add_tier(oss(), "{\"a\":1}".into(), T0).await.unwrap();
+    let added = ledger.add_tier(oss(), "{\"a\":1}".into(), T0, None).await.unwrap();
     assert_eq!((&added.name, added.settings.as_str(), added.created_ms), (&oss(), "{\"a\":1}", T0));
-    let taken = ledger.add_tier(oss(), "{}".into(), T0 + 1).await;
+    let taken = ledger.add_tier(oss(), "{}".into(), T0 + 1, None).await;
     assert!(matches!(taken, Err(MetadataError::Exists("tier"))), "{taken:?}");
-    let other = ledger.add_tier(tier("GLACIER"), "{}".into(), T0).await.unwrap();
+    let other = ledger.add_tier(tier("GLACIER"), "{}".into(), T0, None).await.unwrap();
     assert_eq!(ledger.tiers().await.unwrap(), [other.clone(), added.clone()]);
-    let changed = ledger.change_tier(&oss(), "{\"ü\":2}".into()).await.unwrap();
+    let changed = ledger.change_tier(&oss(), "{\"ü\":2}".into(), None).await.unwrap();
     assert!(changed.revision > added.revision);
     assert_eq!((changed.settings.as_str(), changed.created_ms), ("{\"ü\":2}", T0));
     assert_eq!(ledger.tiers().await.unwrap(), [other.clone(), changed]);
@@ -174,7 +175,8 @@ pub async fn tiers_are_added_changed_and_removed(world: World) {
     assert_eq!(ledger.tiers().await.unwrap(), [other]);
     let missing = ledger.remove_tier(&oss()).await;
     assert!(matches!(missing, Err(MetadataError::NotFound("tier"))), "{missing:?}");
-    for missing in [ledger.change_tier(&oss(), "{}".into()).await, ledger.change_empty_tier(&oss(), "{}".into()).await]
+    for missing in
+        [ledger.change_tier(&oss(), "{}".into(), None).await, ledger.change_empty_tier(&oss(), "{}".into(), None).await]
     {
         assert!(matches!(missing, Err(MetadataError::NotFound("tier"))), "{missing:?}");
     }
@@ -183,14 +185,14 @@ pub async fn tiers_are_added_changed_and_removed(world: World) {
 /// What changes the settings of an empty tier is told when it was not empty any more, and then has changed nothing.
 pub async fn a_tier_that_is_to_be_empty_keeps_its_settings_when_it_is_not(world: World) {
     let id = bucket(&world.store, "b").await.id;
-    world.ledger.add_tier(oss(), "{}".into(), T0).await.unwrap();
-    let changed = world.ledger.change_empty_tier(&oss(), "{\"bucket\":\"another\"}".into()).await.unwrap();
+    world.ledger.add_tier(oss(), "{}".into(), T0, None).await.unwrap();
+    let changed = world.ledger.change_empty_tier(&oss(), "{\"bucket\":\"another\"}".into(), None).await.unwrap();
     assert_eq!((changed.settings.as_str(), changed.revision), ("{\"bucket\":\"another\"}", 2));
     world.put(id, "k", 1, Some(oss())).await;
     world.carry_out(&oss(), T0 + 10).await;
     world.put(id, "waiting", 2, Some(oss())).await;
     let job = world.claim_one(&oss(), T0 + 20).await;
-    let refused = world.ledger.change_empty_tier(&oss(), "{}".into()).await;
+    let refused = world.ledger.change_empty_tier(&oss(), "{}".into(), None).await;
     assert!(matches!(refused, Err(MetadataError::TierInUse)), "{refused:?}");
     assert_eq!(world.ledger.tiers().await.unwrap(), [changed]);
     world.ledger.renew_move(job.id, job.attempt, T0 + 1_000, T0 + 2_000).await.expect("its claim stands");
@@ -199,11 +201,11 @@ pub async fn a_tier_that_is_to_be_empty_keeps_its_settings_when_it_is_not(world:
 /// The settings before may lead to another store.
 pub async fn a_tier_whose_settings_change_takes_nothing_by_those_before(world: World) {
     let id = bucket(&world.store, "b").await.id;
-    world.ledger.add_tier(oss(), "{}".into(), T0).await.unwrap();
+    world.ledger.add_tier(oss(), "{}".into(), T0, None).await.unwrap();
     let object = world.put(id, "k", 1, Some(oss())).await.object;
     let job = world.claim_one(&oss(), T0 + 10).await;
     world.reserve(&job).await;
-    world.ledger.change_tier(&oss(), "{\"bucket\":\"another\"}".into()).await.unwrap();
+    world.ledger.change_tier(&oss(), "{\"bucket\":\"another\"}".into(), None).await.unwrap();
     let moved = moved_content(&job, object.content.as_ref().unwrap());
     let refused = world.commit_to(&job, moved, T0 + 20).await;
     assert!(matches!(refused, Err(MetadataError::Superseded)), "{refused:?}");
@@ -214,11 +216,35 @@ pub async fn a_tier_whose_settings_change_takes_nothing_by_those_before(world: W
     assert!(world.version(id, "k", None).await.content.as_ref().unwrap().cold().is_some());
 }
 
+pub async fn tiers_are_added_and_changed_only_beside_those_that_were_judged(world: World) {
+    let ledger = &world.ledger;
+    let none = ledger.tiers().await.unwrap();
+    ledger.add_tier(oss(), "{}".into(), T0, Some(&none)).await.unwrap();
+    let one = ledger.tiers().await.unwrap();
+    let refused = |result: crate::ports::metadata::MetadataResult<_>| {
+        assert!(matches!(result, Err(MetadataError::PreconditionFailed)), "{result:?}");
+    };
+    refused(ledger.add_tier(tier("GLACIER"), "{}".into(), T0, Some(&none)).await);
+    refused(ledger.change_tier(&oss(), "{\"late\":1}".into(), Some(&none)).await);
+    refused(ledger.change_empty_tier(&oss(), "{\"late\":1}".into(), Some(&none)).await);
+    assert_eq!(ledger.tiers().await.unwrap(), one);
+    ledger.change_tier(&oss(), "{\"a\":1}".into(), Some(&one)).await.unwrap();
+    refused(ledger.change_tier(&oss(), "{\"late\":1}".into(), Some(&one)).await);
+    let taken = ledger.add_tier(oss(), "{}".into(), T0, Some(&none)).await;
+    assert!(matches!(taken, Err(MetadataError::Exists("tier"))), "{taken:?}");
+    // Of many at one moment the others did not see the first.
+    let judged = ledger.tiers().await.unwrap();
+    let additions = (0..6).map(|n| ledger.add_tier(tier(&format!("T{n}")), "{}".into(), T0, Some(&judged)));
+    let added = futures::future::join_all(additions).await;
+    assert_eq!(added.iter().filter(|added| added.is_ok()).count(), 1, "{added:?}");
+    assert_eq!(ledger.tiers().await.unwrap().len(), 2);
+}
+
 pub async fn a_tier_in_use_is_not_removed(world: World) {
     let id = bucket(&world.store, "b").await.id;
     let ledger = &world.ledger;
-    ledger.add_tier(oss(), "{}".into(), T0).await.unwrap();
-    ledger.add_tier(tier("FREE"), "{}".into(), T0).await.unwrap();
+    ledger.add_tier(oss(), "{}".into(), T0, None).await.unwrap();
+    ledger.add_tier(tier("FREE"), "{}".into(), T0, None).await.unwrap();
     let in_use = async || {
         let refused = ledger.remove_tier(&oss()).await;
         assert!(matches!(refused, Err(MetadataError::TierInUse)), "{refused:?}");
@@ -231,18 +257,63 @@ pub async fn a_tier_in_use_is_not_removed(world: World) {
     delete(&world.store, id, "k", None).await.unwrap();
     in_use().await;
     for reclaim in world.store.due_reclaims(LATER, 10, None).await.unwrap() {
-        world.store.finish_reclaims(&[reclaim.id], None).await.unwrap();
+        world.store.finish_reclaims(&[reclaim.item], None).await.unwrap();
     }
     in_use().await;
     let pieces = ledger.due_pieces(&oss(), LATER, LATER, 10).await.unwrap();
+    let another = PieceName::new("another").unwrap();
+    let others: Vec<DuePiece> =
+        pieces.iter().map(|piece| DuePiece { name: another.clone(), ..piece.clone() }).collect();
+    ledger.finish_pieces(&others, LATER).await.unwrap();
+    in_use().await;
     ledger.finish_pieces(&pieces, LATER).await.unwrap();
     ledger.remove_tier(&oss()).await.unwrap();
     ledger.remove_tier(&tier("FREE")).await.unwrap();
 }
 
+pub async fn moves_of_versions_that_are_gone_do_not_keep_a_tier(world: World) {
+    let (plain, versioned) =
+        (bucket(&world.store, "b").await.id, bucket_with(&world.store, "versioned", Versioning::Enabled).await);
+    world.ledger.add_tier(oss(), "{}".into(), T0, None).await.unwrap();
+    let restored = async |id, key: &str| {
+        world.freeze(id, key, 1, &oss()).await;
+        let restore = MoveReason::Restore { keep_ms: LATER };
+        assert_eq!(world.ask(request(id, key, None, restore)).await, MoveQueued::Queued);
+        world.carry_out(&oss(), T0 + 600).await;
+        latest(&world.store, id, key).await.unwrap().version
+    };
+    // The way back of a restore is due when that is over, which nobody waits for.
+    restored(plain, "overwritten").await;
+    put(&world.store, plain, "overwritten", 2).await;
+    assert_eq!(world.moves().await, []);
+    restored(plain, "deleted").await;
+    delete(&world.store, plain, "deleted", None).await.unwrap();
+    assert_eq!(world.moves().await, []);
+    let version = restored(versioned, "k").await;
+    put(&world.store, versioned, "k", 2).await;
+    assert_eq!(world.moves().await.len(), 1, "it is still there, behind the latest");
+    delete(&world.store, versioned, "k", Some(version)).await.unwrap();
+    assert_eq!(world.moves().await, []);
+    // One with a class keeps the move of that.
+    restored(plain, "again").await;
+    world.put(plain, "again", 2, Some(oss())).await;
+    let [stored] = &world.moves().await[..] else { panic!("one") };
+    assert_eq!(stored.reason, MoveReason::Stored);
+    // One that waits for a tier that does not answer is left to be found pointless, or goes with the tier.
+    put(&world.store, plain, "again", 3).await;
+    assert_eq!(world.moves().await.len(), 1);
+    for reclaim in world.store.due_reclaims(LATER, 100, None).await.unwrap() {
+        world.store.finish_reclaims(&[reclaim.item], None).await.unwrap();
+    }
+    let pieces = world.ledger.due_pieces(&oss(), LATER, LATER, 100).await.unwrap();
+    world.ledger.finish_pieces(&pieces, LATER).await.unwrap();
+    world.ledger.remove_tier(&oss()).await.unwrap();
+    assert_eq!(world.moves().await, []);
+}
+
 pub async fn contents_of_a_tier_are_paged_and_counted(world: World) {
     let id = bucket(&world.store, "b").await.id;
-    world.ledger.add_tier(tier("EMPTY"), "{}".into(), T0).await.unwrap();
+    world.ledger.add_tier(tier("EMPTY"), "{}".into(), T0, None).await.unwrap();
     let mut cold = Vec::new();
     for n in 0..5 {
         cold.push(world.freeze(id, &format!("k{n}"), n, &oss()).await);

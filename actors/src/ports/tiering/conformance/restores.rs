@@ -122,6 +122,38 @@ pub async fn a_command_ends_a_restore(world: World) {
     assert_eq!(world.moves().await, [], "there is no way back");
 }
 
+pub async fn a_restore_keeps_a_change_of_class_that_waits(world: World) {
+    let id = bucket(&world.store, "b").await.id;
+    let command = |key: &str, to| request(id, key, to, MoveReason::Command);
+    let class_of = async |key: &str| {
+        let now = latest(&world.store, id, key).await.unwrap();
+        (now.class.clone(), now.restore, now.content.as_ref().unwrap().cold().map(|place| place.tier.clone()))
+    };
+    // To another tier: there it goes when the restore is over.
+    let (glacier, deep) = (tier("GLACIER"), tier("DEEP"));
+    world.freeze(id, "k", 1, &oss()).await;
+    assert_eq!(world.ask(command("k", Some(glacier.clone()))).await, MoveQueued::Queued);
+    assert_eq!(world.ask(restore(id, "k", 5000, T0 + 1000)).await, MoveQueued::Queued);
+    assert_eq!(class_of("k").await, (Some(glacier.clone()), Some(Restore::Ongoing), Some(oss())));
+    assert_eq!(world.ask(restore(id, "k", 5000, T0 + 1001)).await, MoveQueued::Ongoing);
+    world.carry_out(&oss(), T0 + 2000).await;
+    assert_eq!(class_of("k").await, (Some(glacier.clone()), Some(Restore::Until(T0 + 7001)), None));
+    let [back] = &world.moves().await[..] else { panic!("the way back") };
+    assert_eq!((&back.lane, &back.to, back.reason), (&glacier, &Some(glacier.clone()), MoveReason::Return));
+    // The same of a change that was asked for while it is there.
+    assert_eq!(world.ask(command("k", Some(deep.clone()))).await, MoveQueued::Queued);
+    assert_eq!(world.ask(restore(id, "k", 5000, T0 + 3000)).await, MoveQueued::Extended);
+    world.carry_out(&deep, T0 + 8000).await;
+    assert_eq!(class_of("k").await, (Some(deep.clone()), None, Some(deep)));
+    // To the cluster's disks: that brings it there, for good.
+    world.freeze(id, "home", 2, &oss()).await;
+    assert_eq!(world.ask(command("home", None)).await, MoveQueued::Queued);
+    assert_eq!(world.ask(restore(id, "home", 5000, T0 + 1000)).await, MoveQueued::Ongoing);
+    world.carry_out(&oss(), T0 + 9000).await;
+    assert_eq!(class_of("home").await, (None, None, None));
+    assert_eq!(world.moves().await, []);
+}
+
 pub async fn an_older_version_is_restored_in_its_place(world: World) {
     let id = bucket_with(&world.store, "b", Versioning::Enabled).await;
     world.freeze(id, "k", 1, &oss()).await;

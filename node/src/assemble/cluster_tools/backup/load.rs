@@ -162,10 +162,10 @@ impl Loader<'_> {
                 self.counts.keys += 1;
             }
             Line::Tier { name, settings, created_ms } => {
-                match self.ledger.add_tier(name.clone(), settings.clone(), created_ms).await {
+                match self.ledger.add_tier(name.clone(), settings.clone(), created_ms, None).await {
                     Ok(_) => {}
                     // An operator may have added it already.
-                    Err(MetadataError::Exists(_)) => drop(self.ledger.change_tier(&name, settings).await?),
+                    Err(MetadataError::Exists(_)) => drop(self.ledger.change_tier(&name, settings, None).await?),
                     Err(error) => return Err(error.into()),
                 }
                 self.counts.tiers += 1;
@@ -173,7 +173,15 @@ impl Loader<'_> {
             Line::Bucket { name, owner, created_ms, versioning, configs } => {
                 self.close_bucket().await?;
                 let new = NewBucket { name: name.clone(), owner, acl: CannedAcl::Private, now_ms: created_ms };
-                let bucket = self.metadata.create_bucket(new).await?;
+                let bucket = match self.metadata.create_bucket(new.clone()).await {
+                    // An older version may have let a bucket be made while its owner was removed.
+                    Err(MetadataError::NotFound(_)) => {
+                        let user = User { name: new.owner.clone(), admin: false, enabled: false, created_ms };
+                        self.metadata.create_user(user).await?;
+                        self.metadata.create_bucket(new).await?
+                    }
+                    made => made?,
+                };
                 for (kind, value) in configs {
                     self.metadata.set_bucket_config(&name, kind, Some(value)).await?;
                 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_actors::domain::objects::versioning::{Current, CurrentFate};
+use holdfast_actors::domain::objects::versioning::CurrentFate;
 use holdfast_actors::ports::metadata::{Content, MetadataResult, NewObject};
 use holdfast_protocol::{ChunkId, ContentId, NodeId, TierName, VersionId};
 
-use super::load::PastRow;
+use super::load::{Loaded, PastRow};
 use super::{Key, key_values, version_values};
 use crate::metadata::rows;
 use crate::metadata::sql::moves::NewMove;
@@ -41,6 +41,8 @@ pub(super) struct Effects<'a> {
     pub(super) moves: Vec<NewMove<'a>>,
     /// Versions whose content lies where their class says, and which somebody may have asked to be moved before.
     pub(super) settled: Vec<(Key<'a>, VersionId)>,
+    /// Versions that go, and whose moves may wait for long.
+    pub(super) gone: Vec<(Key<'a>, VersionId)>,
     pub(super) now_ms: u64,
 }
 
@@ -50,20 +52,22 @@ impl<'a> Effects<'a> {
         if let Some(content) = past.content {
             *self.references.entry(content).or_default() -= 1;
         }
+        if past.is_restored {
+            self.gone.push((key, past.past.version));
+        }
     }
 
     /// A current row that a put replaces needs no statement of its own.
-    pub(super) fn settle_current(
-        &mut self,
-        key: Key<'a>,
-        fate: CurrentFate,
-        current: Option<&(Current, ContentId)>,
-        replaced: bool,
-    ) {
-        match (fate, current) {
+    pub(super) fn settle_current(&mut self, key: Key<'a>, fate: CurrentFate, loaded: &Loaded, replaced: bool) {
+        match (fate, &loaded.current) {
             (CurrentFate::Keep, _) | (_, None) => return,
             (CurrentFate::Archive, _) => self.archive.push(key),
-            (CurrentFate::Remove, Some((_, content))) => *self.references.entry(*content).or_default() -= 1,
+            (CurrentFate::Remove, Some((current, content))) => {
+                *self.references.entry(*content).or_default() -= 1;
+                if loaded.is_restored {
+                    self.gone.push((key, current.version));
+                }
+            }
         }
         if !replaced {
             self.remove.push(key);
@@ -125,6 +129,11 @@ pub(super) async fn apply<S: Session>(tx: &mut S, effects: &Effects<'_>) -> Meta
         tx.execute(sql, values).await?;
     }
     replicas::queue_repairs(tx, &effects.repairs).await?;
+    for (key, version) in &effects.gone {
+        // One that is under way finds out by itself, and tells what is to become of what it stored.
+        let sql = "DELETE FROM moves WHERE bucket = ? AND `key` = ? AND version = ? AND owner IS NULL";
+        tx.execute(sql, version_values(*key, *version)).await?;
+    }
     moves::queue(tx, &effects.moves).await?;
     for (key, version) in &effects.settled {
         let sql = "DELETE FROM moves WHERE bucket = ? AND `key` = ? AND version = ?";

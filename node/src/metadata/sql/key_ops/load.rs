@@ -19,6 +19,8 @@ pub(super) struct Loaded {
     /// Of the bucket.
     pub(super) revision: Option<u64>,
     pub(super) current: Option<(Current, ContentId)>,
+    /// Whether `current` is restored, or about to be: then a move waits that may be due in years.
+    pub(super) is_restored: bool,
     /// Whether the content that a put brings was given up.
     pub(super) condemned: bool,
 }
@@ -28,6 +30,8 @@ pub(super) struct Loaded {
 pub(super) struct PastRow {
     pub(super) past: Past,
     pub(super) content: Option<ContentId>,
+    /// As in [`Loaded`].
+    pub(super) is_restored: bool,
 }
 
 /// History of a key as far as a plan needs it.
@@ -52,14 +56,15 @@ pub(super) async fn load<S: Session>(
         values![rows::signed(bucket.0), key.as_bytes(), content.map(|id| id.as_bytes().to_vec())]
     });
     let found = found.await?;
-    let mut loaded: Vec<Loaded> =
-        keys.iter().map(|_| Loaded { versioning: None, revision: None, current: None, condemned: false }).collect();
+    let nothing = |_| Loaded { versioning: None, revision: None, current: None, is_restored: false, condemned: false };
+    let mut loaded: Vec<Loaded> = keys.iter().map(nothing).collect();
     for row in found {
         let place = row.number(0)?;
         let slot = usize::try_from(place).ok().and_then(|place| loaded.get_mut(place));
         let slot = slot.ok_or_else(|| MetadataError::Corrupt("a row of no key".into()))?;
         slot.versioning = row.number_or_null(1)?.map(rows::versioning).transpose()?;
         slot.condemned = row.number(6)? != 0;
+        slot.is_restored = row.number(9)? != 0;
         slot.revision = row.number_or_null(8)?.map(rows::unsigned).transpose()?;
         if let Some(version) = row.bytes_or_null(2)? {
             let etag = row.bytes_or_null(4)?;
@@ -91,7 +96,8 @@ fn past_from_row(row: &impl Fields) -> MetadataResult<PastRow> {
     let content = row.bytes_or_null(1)?.map(rows::content_id).transpose()?;
     let version = rows::version_id(row.bytes(0)?)?;
     let sequence = rows::unsigned(row.number(2)?)?;
-    Ok(PastRow { past: Past { version, delete_marker: content.is_none(), sequence }, content })
+    let is_restored = row.number(3)? != 0;
+    Ok(PastRow { past: Past { version, delete_marker: content.is_none(), sequence }, content, is_restored })
 }
 
 pub(super) async fn load_history<S: Session>(
@@ -109,13 +115,14 @@ pub(super) async fn load_past<S: Session>(
     key: Key<'_>,
     version: VersionId,
 ) -> MetadataResult<Option<PastRow>> {
-    let sql = "SELECT version, content, sequence FROM history WHERE bucket = ? AND `key` = ? AND version = ?";
+    let sql = "SELECT version, content, sequence, restore_ms IS NOT NULL FROM history \
+         WHERE bucket = ? AND `key` = ? AND version = ?";
     let row = tx.fetch_optional(sql, version_values(key, version)).await?;
     row.as_ref().map(past_from_row).transpose()
 }
 
 async fn load_newest<S: Session>(tx: &mut S, key: Key<'_>) -> MetadataResult<[Option<PastRow>; 2]> {
-    let sql = "SELECT version, content, sequence FROM history WHERE bucket = ? AND `key` = ? \
+    let sql = "SELECT version, content, sequence, restore_ms IS NOT NULL FROM history WHERE bucket = ? AND `key` = ? \
          ORDER BY sequence DESC LIMIT 2";
     let found = tx.fetch(sql, key_values(key)).await?;
     let mut newest = [None; 2];

@@ -60,7 +60,7 @@ pub(super) async fn put<'a, S: Session>(
     if let Some(past) = past_null {
         effects.remove_past(key, past);
     }
-    effects.settle_current(key, plan.current, current, true);
+    effects.settle_current(key, plan.current, loaded, true);
     if current.is_none() && versioning != Versioning::Unversioned {
         effects.supersede.push(key);
     }
@@ -147,7 +147,7 @@ pub(super) async fn delete<'a, S: Session>(
     {
         effects.remove_past(key, past);
     }
-    effects.settle_current(key, plan.current, current, false);
+    effects.settle_current(key, plan.current, loaded, false);
     if let Some(version) = plan.add_marker {
         if current.is_none() {
             effects.supersede.push(key);

@@ -116,12 +116,12 @@ impl<B: Backend> MetadataUpkeep for SqlMetadataStore<B> {
         .await
     }
 
-    async fn finish_reclaims(&self, ids: &[u64], fence: Option<&Fence>) -> MetadataResult<()> {
-        self.run(Locks::none().reclaims().fence(fence), (ids.to_vec(), fence.cloned()), |tx, given| {
+    async fn finish_reclaims(&self, items: &[ReclaimItem], fence: Option<&Fence>) -> MetadataResult<()> {
+        self.run(Locks::none().reclaims().fence(fence), (items.to_vec(), fence.cloned()), |tx, given| {
             boxed(async move {
-                let (ids, fence) = &*given;
+                let (items, fence) = &*given;
                 fences::check(tx, fence.as_ref()).await?;
-                reclaims::finish(tx, ids).await
+                reclaims::finish(tx, items).await
             })
         })
         .await
