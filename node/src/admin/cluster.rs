@@ -266,6 +266,17 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Clust
         // Of shards that have no place at all it has been told above.
         let error = controller.placement_error.filter(|_| shards.unplaced == 0);
         reasons.extend(error.map(|error| Reason { code: "no_placement".into(), message: error }));
+        let set_back: Vec<ShardId> = controller.set_back.into_iter().collect();
+        if !set_back.is_empty() {
+            let message = format!(
+                "the shard map in ZooKeeper is older than the metadata, so writes to {} shards are refused: {}. ZooKeeper was set \
+                 back, or this is an old copy of it. Give it its newest state again; if that is lost, see \"ZooKeeper was set back\" in \
+                 docs/operations.md",
+                set_back.len(),
+                named(&set_back)
+            );
+            reasons.push(Reason { code: "set_back".into(), message });
+        }
         let lost: Vec<ShardId> = controller.last_replica_lost.into_iter().collect();
         if !lost.is_empty() {
             let message =

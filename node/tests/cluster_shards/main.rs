@@ -5,6 +5,7 @@ mod random;
 mod repairs;
 mod world;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use holdfast_actors::ports::ChunkStore as _;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::coordination::{CacheMode, CacheSeen, Coordination as _};
 use holdfast_actors::service::cluster::{self, ClusterSettings, LoopKind};
-use holdfast_protocol::{ChunkId, ContentId, ShardId};
+use holdfast_protocol::{ChunkId, ContentId, Epoch, ShardId};
 
 use world::{SHARDS, World, assign, eventually, id, settings};
 
@@ -244,6 +245,26 @@ async fn a_node_whose_session_ended_registers_again() {
     let generation = off.generation;
     world.admin.cache_generation_seen(generation, world::PATIENCE).await.expect("every node acknowledges at once");
     world.settle("the cluster is healthy").await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordination_service_that_was_set_back_is_named_by_the_next_controller() {
+    let mut world = World::new(3, slow_to_give_up()).await;
+    world.put_many(5, 100).await;
+    let controller = world.a_controller().await;
+    let told = world.nodes[&controller].handle.controller().map(|status| status.set_back);
+    assert_eq!(told, Some(BTreeSet::new()));
+    // The shard moved, and what was written down of it is gone.
+    let shard = ShardId(3);
+    assert_eq!(world.metadata.raise_epochs(&[(shard, Epoch(99))]).await.expect("raised"), []);
+    world.kill(controller).await;
+    let named = async || {
+        let statuses = world.nodes.values().filter_map(|node| node.handle.controller());
+        let told: Vec<_> = statuses.map(|status| status.set_back).collect();
+        if told == [BTreeSet::from([shard])] { Ok(()) } else { Err(format!("{told:?}")) }
+    };
+    eventually("it says of which shard writes are refused", named).await;
     world.stop().await;
 }
 
