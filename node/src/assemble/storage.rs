@@ -106,7 +106,7 @@ pub(super) async fn require_claim(metadata: &dyn MetadataStore, cluster: Cluster
         Some(found) => Err(foreign(place, found, cluster)),
         None => bail!(
             "the metadata in {place} belongs to no cluster, so it is not that of cluster {cluster}: correct metadata.url, or put a \
-             backup back with `holdfast cluster restore-metadata`"
+             backup back with `holdfast cluster restore-metadata`; if `restore-metadata` or `rebuild-metadata` broke off, make it again"
         ),
     }
 }
