@@ -190,7 +190,15 @@ impl DevCluster {
     /// # Errors
     /// As [`super::start()`].
     pub async fn restart(&mut self, at: usize) -> anyhow::Result<()> {
-        let node = self.start_node(at, Root::Require).await?;
+        self.restart_with(at, Root::Require).await
+    }
+
+    /// The same, with a root credential.
+    ///
+    /// # Errors
+    /// As [`super::start()`].
+    pub async fn restart_with(&mut self, at: usize, root: Root) -> anyhow::Result<()> {
+        let node = self.start_node(at, root).await?;
         self.nodes[at] = Some(node);
         Ok(())
     }
