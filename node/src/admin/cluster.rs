@@ -125,7 +125,10 @@ impl ClusterAdmin {
     pub(super) fn reasons(&self) -> Vec<Reason> {
         let mut reasons = Vec::new();
         let mut add = |code: &str, message: String| reasons.push(Reason { code: code.into(), message });
-        if !self.view.is_owner() {
+        let membership = self.actors.membership();
+        // A session without a registration proves nothing either, and is told of below.
+        let lacks_session = membership.registered || !self.coordination.ownership().is_session_proven();
+        if !self.view.is_owner() && lacks_session {
             let session = session_name(*self.coordination.session().borrow());
             add(
                 "fenced",
@@ -134,7 +137,6 @@ impl ClusterAdmin {
                 ),
             );
         }
-        let membership = self.actors.membership();
         if !membership.registered {
             let error = membership.last_error.unwrap_or_else(|| "not yet".into());
             add("not_registered", format!("this node is not registered in the cluster: {error}"));

@@ -178,9 +178,13 @@ async fn restore_cluster(
     from: &mut impl Read,
 ) -> anyhow::Result<Counts> {
     load::refuse_used(metadata).await?;
-    let counts = load(metadata, ledger, from)
-        .await
-        .context("what was restored until then is in the database: make it anew, empty, before you restore again")?;
+    // What is nobody's yet no node starts with. Of what is the cluster's already this node at least knows.
+    if metadata.claim(None).await.context("ask whose the metadata is")?.is_some() {
+        data_dir.begin_filling()?;
+    }
+    let counts = load(metadata, ledger, from).await.context(
+        "what was restored until then is in the database: start no node, and make the database anew, empty, before you restore again",
+    )?;
     if let Some(cluster) = data_dir.cluster_id()? {
         storage::claim(metadata, cluster, &config.metadata.url).await?;
     }
