@@ -234,7 +234,8 @@ pub async fn from_chunks(
         }
     }
     let begun_parts = begun::parts(&found.begun);
-    begun::follow(chunks, metadata, owner, found.begun, (options, &mut report)).await?;
+    let finished = begun::follow(chunks, metadata, owner, found.begun, (options, &mut report)).await?;
+    again.extend(finished.into_iter().filter(|_| options.add));
     // A run that broke off may have left them otherwise.
     for (bucket, key) in again {
         let ordered = known::put_in_order(metadata, &bucket, &key).await;

@@ -31,7 +31,7 @@ pub(super) fn parts(begun: &[Begun]) -> BTreeSet<(UploadId, u16)> {
     begun.iter().filter_map(part).collect()
 }
 
-/// Adds what the first chunks tell to what the last ones have brought back.
+/// Adds what the first chunks tell to what the last ones have brought back. Gives back the keys of versions that need nothing more.
 ///
 /// # Errors
 /// Those of metadata.
@@ -41,12 +41,17 @@ pub(super) async fn follow(
     owner: &str,
     begun: Vec<Begun>,
     (options, report): (RebuildOptions, &mut RebuildReport),
-) -> anyhow::Result<()> {
+) -> anyhow::Result<BTreeSet<(String, String)>> {
+    let mut finished = BTreeSet::new();
     for Begun { bucket, key, of, found } in begun {
         match of {
             Of::Version(version) => {
                 let name = (bucket.as_str(), key.as_str(), version);
+                let before = report.known;
                 follow_version(chunks, metadata, owner, name, found, (options, &mut *report)).await?;
+                if report.known > before {
+                    finished.insert((bucket, key));
+                }
             }
             Of::Part(part) => {
                 let followed = follow_part(metadata, owner, (&bucket, &key, part), found, report).await;
@@ -54,7 +59,7 @@ pub(super) async fn follow(
             }
         }
     }
-    Ok(())
+    Ok(finished)
 }
 
 async fn follow_version(
