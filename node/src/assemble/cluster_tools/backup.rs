@@ -103,7 +103,7 @@ async fn write_backup(config: &Config, path: &Path) -> anyhow::Result<Counts> {
 /// Writes a backup of one moment. A node of a cluster may run meanwhile, a node that runs alone must be stopped.
 ///
 /// # Errors
-/// Those of metadata and of `out`. When the connection to the database breaks the backup fails: what followed would be of
+/// When the metadata of a cluster are nobody's yet; those of metadata and of `out`. When the connection to the database breaks the backup fails: what followed would be of
 /// another moment.
 pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Counts> {
     if !config.cluster.is_on() {
@@ -116,6 +116,11 @@ pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Cou
     }
     // The database is the servers' own, and the data directory of a running node is not needed.
     let metadata = super::zookeeper::open_mysql(config).await?;
+    // A backup by the clock, of what is just being restored, would take the place of a whole one.
+    if let Err(refused) = storage::require_owner(&metadata, &config.metadata.url).await {
+        metadata.close().await;
+        return Err(refused);
+    }
     let snapshot = metadata.snapshot().await.context("begin a snapshot of the metadata")?;
     let counts = dump(&snapshot, &snapshot, out).await;
     snapshot.close().await;
@@ -210,7 +215,21 @@ pub async fn restore_stream(config: &Config, from: &mut impl Read) -> anyhow::Re
 
 #[cfg(test)]
 mod tests {
+    use holdfast_protocol::ClusterId;
+
     use super::*;
+    use crate::metadata::{SqliteMetadataStore, SqliteOptions};
+
+    #[tokio::test]
+    async fn metadata_that_are_nobodys_yet_are_half_restored_and_not_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteMetadataStore::open(&dir.path().join("metadata"), SqliteOptions::default()).await.unwrap();
+        let refused = storage::require_owner(&store, "a place").await.unwrap_err().to_string();
+        assert!(refused.contains("half of it"), "{refused}");
+        storage::claim(&store, ClusterId([1; 16]), "a place").await.unwrap();
+        storage::require_owner(&store, "a place").await.unwrap();
+        store.close().await;
+    }
 
     #[tokio::test]
     async fn a_backup_is_not_written_where_somebody_else_says() {
