@@ -2,12 +2,13 @@
 //! and the admin API tells and moves what it says.
 
 use bytes::Bytes;
-use holdfast_actors::ports::coordination::NodeState;
+use holdfast_actors::ports::coordination::{Coordination as _, LeaseName, NodeState};
 use holdfast_actors::wait::{until, until_ok};
 use holdfast_node::admin::Pair;
 use holdfast_node::assemble::Root;
 use holdfast_node::assemble::dev::{self, DevCluster};
 use holdfast_node::config::Config;
+use holdfast_protocol::NodeId;
 use holdfast_protocol::admin::{
     ClusterStatus, DrainStatus, ErrorBody, ErrorCode, LayoutCost, LayoutView, Maintenance, NodeInfo, ObjectStat,
     Readiness, RepairInfo, ShardInfo, Status,
@@ -344,6 +345,26 @@ async fn a_cluster_that_was_stopped_goes_on_where_it_was() {
     // Under epochs that the metadata accepts.
     assert_eq!(s3.put("/bucket/key", content(2, 300_000)).await.unwrap().0, StatusCode::OK);
     second.shutdown().await;
+}
+
+/// It would delete the chunks of what is not in them yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_node_starts_while_a_tool_fills_the_metadata() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut cluster = dev::start(&config(dir.path()), 3, Root::Generate).await.expect("the cluster starts");
+    cluster.crash(2);
+    let tool = cluster.participant();
+    let name = LeaseName::new("filling").expect("a name");
+    let lease = tool.acquire(&name, NodeId::from(9)).await.expect("a lease");
+    let start = async || {
+        let started = cluster.restart(2).await;
+        started.map_or_else(|error| format!("{error:#}"), |()| "it started".to_owned())
+    };
+    // What the crash left may be in its way at first.
+    until("it is refused", start, |why| why.contains("fills the metadata on node 0000000000000009")).await;
+    lease.release().await;
+    until_ok("the node starts", async || cluster.restart(2).await).await;
+    cluster.shutdown().await;
 }
 
 /// A root credential is stored when the others know of the node already: they must not go on sending it what it never answers.

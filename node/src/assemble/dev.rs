@@ -179,6 +179,11 @@ impl DevCluster {
         self.nodes().find_map(RunningNode::root)
     }
 
+    /// One more participant in what the nodes agree on.
+    pub fn participant(&self) -> InProcessCoordination {
+        self.shared.cluster.participant()
+    }
+
     /// Cuts one node off without a goodbye to anybody. What a crash would free at once is freed a moment later, when its
     /// last task has ended.
     pub fn crash(&mut self, at: usize) {

@@ -133,12 +133,13 @@ pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Cou
 /// left over. For the same reason that of a node that runs alone is filled beside its place ([`Beside`]).
 ///
 /// # Errors
-/// When a node of the cluster runs, metadata holds buckets, the backup is damaged or cut off; those of metadata.
+/// When a node of the cluster runs, or another tool that fills its metadata; when metadata holds buckets, the backup is damaged or cut off; those of metadata.
 pub async fn restore(config: &Config, from: &mut (impl Read + Seek)) -> anyhow::Result<Counts> {
     load::check(from).context("nothing was restored")?;
     from.rewind().context("read the backup again")?;
     let data_dir = DataDir::open(&config.node.data_dir)?;
-    super::zookeeper::require_stopped(config).await.context("nothing was restored")?;
+    let stopped =
+        super::zookeeper::require_stopped(config, data_dir.node_id()).await.context("nothing was restored")?;
     if !config.cluster.is_on() {
         let counts = restore_alone(&data_dir, from).await.context("nothing was restored")?;
         data_dir.end_filling()?;
@@ -152,6 +153,9 @@ pub async fn restore(config: &Config, from: &mut (impl Read + Seek)) -> anyhow::
     let counts = counts?;
     invalidated?;
     data_dir.end_filling()?;
+    if let Some(stopped) = stopped {
+        stopped.end().await;
+    }
     Ok(counts)
 }
 

@@ -101,7 +101,7 @@ pub struct RebuildOptions {
 /// Rebuilds metadata from this node's disks.
 ///
 /// # Errors
-/// When this node runs, or unless it is a dry run any node of its cluster; when metadata holds buckets already (unless `add`);
+/// When this node runs, or unless it is a dry run any node of its cluster, or another tool that fills the metadata; when metadata holds buckets already (unless `add`);
 /// those of disks and metadata.
 pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> anyhow::Result<RebuildReport> {
     let options = RebuildOptions { alone: !config.cluster.is_on(), ..options };
@@ -110,9 +110,11 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
         // One that broke off may have taken out a version to put it back, and this one puts back only what is there.
         data_dir.refuse_unfinished().context("put the backup back again before what was moved is looked for")?;
     }
-    if !options.dry_run {
-        super::zookeeper::require_stopped(config).await.context("nothing was rebuilt")?;
-    }
+    let stopped = if options.dry_run {
+        None
+    } else {
+        super::zookeeper::require_stopped(config, data_dir.node_id()).await.context("nothing was rebuilt")?
+    };
     let metadata = super::open_metadata(config, &data_dir, Claim::Later).await?;
     let cluster = data_dir.cluster_id()?;
     if options.moved_only
@@ -164,6 +166,9 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     closed?;
     if !options.dry_run {
         data_dir.end_filling()?;
+    }
+    if let Some(stopped) = stopped {
+        stopped.end().await;
     }
     Ok(report)
 }
