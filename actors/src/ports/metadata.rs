@@ -83,7 +83,10 @@ pub enum MetadataError {
     Condemned,
     /// The chunks were written under an epoch of their shard that is over (promise D9): nothing happened, the write must be
     /// repeated under the present epoch.
-    #[error("shard {shard} is at epoch {current}: what was written under an older one does not count")]
+    #[error(
+        "shard {shard} is at epoch {current}: what was written under an older one does not count; if this does not pass, ask \
+         `holdfast cluster status` whether the coordination service was set back"
+    )]
     StaleEpoch {
         /// Which shard.
         shard: ShardId,

@@ -125,7 +125,10 @@ impl ClusterAdmin {
     pub(super) fn reasons(&self) -> Vec<Reason> {
         let mut reasons = Vec::new();
         let mut add = |code: &str, message: String| reasons.push(Reason { code: code.into(), message });
-        if !self.view.is_owner() {
+        let membership = self.actors.membership();
+        // A session without a registration proves nothing either, and is told of below.
+        let lacks_session = membership.registered || !self.coordination.ownership().is_session_proven();
+        if !self.view.is_owner() && lacks_session {
             let session = session_name(*self.coordination.session().borrow());
             add(
                 "fenced",
@@ -134,7 +137,6 @@ impl ClusterAdmin {
                 ),
             );
         }
-        let membership = self.actors.membership();
         if !membership.registered {
             let error = membership.last_error.unwrap_or_else(|| "not yet".into());
             add("not_registered", format!("this node is not registered in the cluster: {error}"));
@@ -266,6 +268,17 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Clust
         // Of shards that have no place at all it has been told above.
         let error = controller.placement_error.filter(|_| shards.unplaced == 0);
         reasons.extend(error.map(|error| Reason { code: "no_placement".into(), message: error }));
+        let set_back: Vec<ShardId> = controller.set_back.into_iter().collect();
+        if !set_back.is_empty() {
+            let message = format!(
+                "the shard map in ZooKeeper is older than the metadata, so writes to {} shards are refused: {}. ZooKeeper was set \
+                 back, or this is an old copy of it. Give it its newest state again; if that is lost, see \"ZooKeeper was set back\" in \
+                 docs/operations.md",
+                set_back.len(),
+                named(&set_back)
+            );
+            reasons.push(Reason { code: "set_back".into(), message });
+        }
         let lost: Vec<ShardId> = controller.last_replica_lost.into_iter().collect();
         if !lost.is_empty() {
             let message =

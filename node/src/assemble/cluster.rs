@@ -40,6 +40,9 @@ use crate::config::Config;
 /// How long a node waits at its start to be registered: some sessions, since a predecessor's may have to end first.
 const REGISTRATION_SESSIONS: u32 = 6;
 
+/// The lease of a tool that fills the metadata of a cluster whose nodes are stopped.
+pub(super) const FILLING_LEASE: &str = "filling";
+
 /// The lock of the node that ends unfinished uploads and reclaims contents.
 const CLEANUP_LOCK: &str = "cleanup";
 
@@ -214,7 +217,7 @@ impl Joint {
     /// Starts the actors and waits until the others see this node.
     ///
     /// # Errors
-    /// When it is refused: its id is in use, or the cluster is another one.
+    /// When it is refused: its id is in use, the cluster is another one, or a tool fills the metadata.
     pub(super) async fn start(
         &self,
         config: &Config,
@@ -223,6 +226,13 @@ impl Joint {
         metadata: Arc<dyn MetadataStore>,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<ClusterHandle> {
+        let tool = self.coordination.leases().borrow().get(FILLING_LEASE).map(|holder| holder.node);
+        if let Some(node) = tool {
+            bail!(
+                "`holdfast cluster restore-metadata` or `rebuild-metadata` fills the metadata on node {node}, and this node would delete \
+                 chunks that are not in them yet: start it when that has ended"
+            );
+        }
         let parts = ClusterParts {
             cluster: self.identity.id,
             announcement,

@@ -148,8 +148,6 @@ fn holds_files(dir: &Path) -> bool {
 pub(super) enum Claim {
     /// It refuses it.
     Require,
-    /// It makes it the cluster's.
-    Take,
     /// It leaves it nobody's until it is filled: no node starts with it before.
     Later,
 }
@@ -198,7 +196,6 @@ async fn open_database(config: &Config, data_dir: &DataDir, claim: Claim) -> any
     let place = &config.metadata.url;
     match claim {
         Claim::Require => storage::require_claim(&*metadata, cluster, place).await?,
-        Claim::Take => storage::claim(&*metadata, cluster, place).await?,
         Claim::Later => storage::refuse_foreign(&*metadata, cluster, place).await?,
     }
     if claim.fills() {

@@ -179,6 +179,11 @@ impl DevCluster {
         self.nodes().find_map(RunningNode::root)
     }
 
+    /// One more participant in what the nodes agree on.
+    pub fn participant(&self) -> InProcessCoordination {
+        self.shared.cluster.participant()
+    }
+
     /// Cuts one node off without a goodbye to anybody. What a crash would free at once is freed a moment later, when its
     /// last task has ended.
     pub fn crash(&mut self, at: usize) {
@@ -190,7 +195,15 @@ impl DevCluster {
     /// # Errors
     /// As [`super::start()`].
     pub async fn restart(&mut self, at: usize) -> anyhow::Result<()> {
-        let node = self.start_node(at, Root::Require).await?;
+        self.restart_with(at, Root::Require).await
+    }
+
+    /// The same, with a root credential.
+    ///
+    /// # Errors
+    /// As [`super::start()`].
+    pub async fn restart_with(&mut self, at: usize, root: Root) -> anyhow::Result<()> {
+        let node = self.start_node(at, root).await?;
         self.nodes[at] = Some(node);
         Ok(())
     }

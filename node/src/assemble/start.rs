@@ -12,8 +12,8 @@ use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::coordination::{NodeAddresses, NodeState};
 use holdfast_actors::ports::tiers::Tiers;
 use holdfast_actors::ports::{ChunkStore, Clock, Disk, Locks, SystemClock};
-use holdfast_actors::service;
 use holdfast_actors::service::cluster::Findings;
+use holdfast_actors::service::{self, NodeHandle};
 use holdfast_storage::buf::{LARGE_BYTES, SMALL_BYTES};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::task::AbortOnDropHandle;
@@ -29,7 +29,7 @@ use super::running::{RunningCluster, RunningNode};
 use super::tasks::{self, TaskParts};
 use super::tiers::{self, TierParts};
 use super::transport::Served;
-use super::{Root, Setting, limits, locks, parts, root, storage, vault, zookeeper};
+use super::{Root, STOP_STEP_MAX, Setting, limits, locks, parts, root, storage, vault, zookeeper};
 use crate::admin::{AdminParts, AdminState, EventsAdmin, Token};
 use crate::chunks::{DiskChunks, EngineDisk, TrackedChunks};
 use crate::config::Config;
@@ -40,23 +40,30 @@ use crate::telemetry;
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 pub(super) async fn start_in(setting: Setting, config: Config, root: Root) -> anyhow::Result<RunningNode> {
-    let mut registration = None;
-    let started = start_parts(setting, config, root, &mut registration).await;
-    if started.is_err()
-        && let Some(registration) = registration
-    {
-        registration.withdraw().await;
+    let mut begun = Begun::default();
+    let started = start_parts(setting, config, root, &mut begun).await;
+    if started.is_err() {
+        if let Some(registration) = begun.registration {
+            registration.withdraw().await;
+        }
+        if let Some(actors) = begun.actors {
+            actors.stop(STOP_STEP_MAX).await;
+        }
     }
     started
 }
 
-/// The start itself. From when on the others know of the node, `registration` holds what takes it out again.
-async fn start_parts(
-    setting: Setting,
-    config: Config,
-    root: Root,
-    registration: &mut Option<Registration>,
-) -> anyhow::Result<RunningNode> {
+/// What a start that fails has to take back, since nothing ends it by being dropped.
+#[derive(Default)]
+struct Begun {
+    /// They would go on cleaning up, and keep the disks open.
+    actors: Option<NodeHandle>,
+    /// There from when on the others know of the node.
+    registration: Option<Registration>,
+}
+
+/// The start itself.
+async fn start_parts(setting: Setting, config: Config, root: Root, begun: &mut Begun) -> anyhow::Result<RunningNode> {
     let started = Instant::now();
     limits::raise_open_files();
     let metrics = telemetry::init_metrics()?;
@@ -142,6 +149,7 @@ async fn start_parts(
     let (dispatcher, worker) = tasks::make(&config, task_parts);
     let actors = service::start(parts::node_parts(&config, disk_ports.clone(), dispatcher, reporter.clone()));
     let actors = actors.await.context("start the actors")?;
+    begun.actors = Some(actors.clone());
     parts::first_look(&actors).await?;
 
     let mut config = config;
@@ -157,7 +165,7 @@ async fn start_parts(
             let announcement = cluster::announcement(&config, me, addresses);
             let started =
                 joint.start(&config, announcement, disk_ports.clone(), metadata.clone(), clock.clone()).await?;
-            *registration = Some(joint.registration(&started));
+            begun.registration = Some(joint.registration(&started));
             Some((joint, started))
         }
     };

@@ -106,7 +106,21 @@ pub(super) async fn require_claim(metadata: &dyn MetadataStore, cluster: Cluster
         Some(found) => Err(foreign(place, found, cluster)),
         None => bail!(
             "the metadata in {place} belongs to no cluster, so it is not that of cluster {cluster}: correct metadata.url, or put a \
-             backup back with `holdfast cluster restore-metadata`"
+             backup back with `holdfast cluster restore-metadata`; if `restore-metadata` or `rebuild-metadata` broke off, make it again"
+        ),
+    }
+}
+
+/// Refuses metadata that is nobody's: what fills them has not come to its end.
+///
+/// # Errors
+/// When they are; those of metadata.
+pub(super) async fn require_owner(metadata: &dyn MetadataStore, place: &str) -> anyhow::Result<()> {
+    match metadata.claim(None).await.with_context(|| format!("ask whose metadata {place} is"))? {
+        Some(_) => Ok(()),
+        None => bail!(
+            "the metadata in {place} belongs to no cluster: if `holdfast cluster restore-metadata` or `rebuild-metadata` is at work, or \
+             broke off, there is half of it only"
         ),
     }
 }

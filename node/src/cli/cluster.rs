@@ -95,9 +95,10 @@ process could read it. Afterwards start the node, and give it data:
     },
     /// Rebuild metadata that is lost, without a backup, from the labels of the chunks on this node's disks.
     #[command(
-        after_help = "The metadata store must be empty of buckets and the node stopped. In a cluster run it on one
-node after the other, as long as it adds objects: each has a part of the chunks. docs/operations.md says what labels do
-not hold and what is therefore not rebuilt. Example, on the first node, a further one, and the last:
+        after_help = "The metadata store must be empty of buckets and all nodes stopped. In a cluster run it on one
+node after the other, and then on all once more: each has a part of the chunks, and of an object of several chunks one node may have
+the beginning and another one the end. Start no node before. docs/operations.md says what labels do not hold and what is therefore
+not rebuilt. Example, on the first node, on all others and then on all again, and at last on the last one:
   holdfast cluster rebuild-metadata --config /etc/holdfast/holdfast.toml --owner root
   holdfast cluster rebuild-metadata --config /etc/holdfast/holdfast.toml --owner root --add
   holdfast cluster rebuild-metadata --config /etc/holdfast/holdfast.toml --owner root --add --complete-uploads"
@@ -162,11 +163,15 @@ pub(super) struct RebuildArgs {
     #[arg(long)]
     add: bool,
     /// Make objects of all multipart uploads whose parts are there from the first on, also of those that nobody had completed:
-    /// labels do not tell which were. Only on the last node, when all parts have been found.
+    /// labels do not tell which were. Only at the end, on the last node, when all parts have been found.
     #[arg(long, conflicts_with = "dry_run")]
     complete_uploads: bool,
+    /// Bring back also what has no end, as far as it is there and nothing else has its name: writes that broke off, and objects that
+    /// lost their end. Only at the end, when all nodes were walked.
+    #[arg(long, conflicts_with = "dry_run")]
+    unended: bool,
     /// Only find objects of the metadata that were moved to or from a cold tier since: after a backup was put back.
-    #[arg(long, requires = "add", conflicts_with_all = ["dry_run", "complete_uploads"])]
+    #[arg(long, requires = "add", conflicts_with_all = ["dry_run", "complete_uploads", "unended"])]
     moved_only: bool,
     #[command(flatten)]
     config: ConfigArgs,
@@ -227,6 +232,7 @@ pub(super) async fn run(command: ClusterCommand, out: Output) -> CliResult {
                 add: args.add,
                 complete_uploads: args.complete_uploads,
                 moved_only: args.moved_only,
+                unended: args.unended,
                 ..tools::RebuildOptions::default()
             };
             let report = tools::rebuild(&config, &args.owner, options).await?;

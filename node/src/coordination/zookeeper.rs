@@ -206,6 +206,10 @@ impl Coordination for ZookeeperCoordination {
                     *self.registered.lock() = Some(node.id);
                     return Ok(registration);
                 }
+                // What it is to be in one step with changes, or is not there.
+                Ok(None) if Instant::now() >= deadline => {
+                    return Err(CoordinationError::Unavailable("the registration was refused again and again".into()));
+                }
                 Ok(None) => sleep(LOOK_AGAIN / 10).await,
                 Err(holder) if Instant::now() >= deadline => {
                     return Err(CoordinationError::NodeIdTaken { node: node.id, holder });

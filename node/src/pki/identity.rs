@@ -26,8 +26,9 @@ const CA_KEY_FILE: &str = "ca.key";
 const NODE_FILE: &str = "node.pem";
 const NODE_KEY_FILE: &str = "node.key";
 
-/// How often the node looks whether its certificate is due, at most.
-const LOOK_EVERY_MAX: Duration = Duration::from_secs(3600);
+/// The longest time between two looks whether the certificate is due. Short, since one that was made while the clock was wrong is
+/// refused by the others until it is replaced.
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(60);
 /// How long it waits after a failure.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 

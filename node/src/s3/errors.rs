@@ -131,7 +131,12 @@ impl ToS3 for MetadataError {
                 unavailable()
             }
             Self::StaleEpoch { shard, current } => {
-                tracing::warn!(%shard, %current, "a write was planned under an epoch that is over");
+                tracing::warn!(
+                    %shard,
+                    %current,
+                    "a write was planned under an epoch that is over; if all writes of the shard are, ZooKeeper was set back: see \
+                     `holdfast cluster status`"
+                );
                 unavailable()
             }
             Self::Fenced { name, current } => {

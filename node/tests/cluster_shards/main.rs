@@ -6,14 +6,15 @@ mod random;
 mod repairs;
 mod world;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_actors::ports::ChunkStore as _;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
-use holdfast_actors::ports::coordination::{CacheMode, Coordination as _};
+use holdfast_actors::ports::coordination::{CacheMode, CacheSeen, Coordination as _};
 use holdfast_actors::service::cluster::{self, ClusterSettings, LoopKind};
-use holdfast_protocol::{ChunkId, ContentId, ShardId};
+use holdfast_protocol::{ChunkId, ContentId, Epoch, ShardId};
 
 use world::{SHARDS, World, assign, eventually, id, settings};
 
@@ -245,6 +246,64 @@ async fn a_node_whose_session_ended_registers_again() {
     let generation = off.generation;
     world.admin.cache_generation_seen(generation, world::PATIENCE).await.expect("every node acknowledges at once");
     world.settle("the cluster is healthy").await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordination_service_that_was_set_back_is_named_by_the_next_controller() {
+    let mut world = World::new(3, slow_to_give_up()).await;
+    world.put_many(5, 100).await;
+    let controller = world.a_controller().await;
+    let told = world.nodes[&controller].handle.controller().map(|status| status.set_back);
+    assert_eq!(told, Some(BTreeSet::new()));
+    // The shard moved, and what was written down of it is gone.
+    let shard = ShardId(3);
+    assert_eq!(world.metadata.raise_epochs(&[(shard, Epoch(99))]).await.expect("raised"), []);
+    world.kill(controller).await;
+    let named = async || {
+        let statuses = world.nodes.values().filter_map(|node| node.handle.controller());
+        let told: Vec<_> = statuses.map(|status| status.set_back).collect();
+        if told == [BTreeSet::from([shard])] { Ok(()) } else { Err(format!("{told:?}")) }
+    };
+    eventually("it says of which shard writes are refused", named).await;
+    world.stop().await;
+}
+
+/// It has no cache, so its writes mark nothing: none may be acknowledged while somebody has still to hear that the cache is off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_a_new_session_owns_nothing_before_the_others_heard_what_it_has_to_say() {
+    let mut world = World::new(3, slow_to_give_up()).await;
+    let (parts, ..) = world.parts(9);
+    let slow = world.coordination.participant();
+    slow.register(parts.cluster, parts.announcement).await.expect("one that is slow to hear");
+    let node = &world.nodes[&2];
+    assert!(node.view.is_owner());
+    node.coordination.cut();
+    let gone = async || {
+        let there = world.admin.membership().borrow().nodes.contains_key(&id(2));
+        if there { Err("it still counts as alive".to_owned()) } else { Ok(()) }
+    };
+    eventually("its session ends", gone).await;
+    let present = world.admin.cache_state().await.expect("a state");
+    let warming = present.value.warming(None, "a server");
+    world.admin.store_cache_state(present.version, &warming).await.expect("stored");
+    let mut states = world.admin.watch_cache_state();
+    let off = states.wait_for(|state| state.generation > warming.generation);
+    let off = tokio::time::timeout(world::PATIENCE, off).await.expect("in time").expect("a state").generation;
+    node.coordination.restore();
+    let there = async || {
+        let there = world.admin.membership().borrow().nodes.contains_key(&id(2));
+        if there { Ok(()) } else { Err("it is still away".to_owned()) }
+    };
+    eventually("the others see it again", there).await;
+    assert!(!node.view.is_owner(), "one of them has not heard that the cache is off");
+    slow.acknowledge_cache(&CacheSeen { generation: off, ..CacheSeen::default() }).await.expect("heard");
+    let owner = async || {
+        let registered = node.handle.membership();
+        if node.view.is_owner() { Ok(()) } else { Err(format!("{registered:?}")) }
+    };
+    eventually("it owns something again", owner).await;
+    drop(slow);
     world.stop().await;
 }
 

@@ -21,11 +21,19 @@ use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::checksum::Checksum;
 use holdfast_protocol::label::{ChunkLabel, PartLabel};
 use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
-use holdfast_protocol::{ChecksumAlgorithm, ChecksumType, ColdPlace, ContentId, Manifest, TierName, VersionId};
+use holdfast_protocol::{
+    ChecksumAlgorithm, ChecksumType, ChunkId, ColdPlace, ContentId, Manifest, TierName, VersionId,
+};
 use md5::Digest;
 
-const WRITE: RebuildOptions =
-    RebuildOptions { dry_run: false, add: false, complete_uploads: false, moved_only: false, alone: false };
+const WRITE: RebuildOptions = RebuildOptions {
+    dry_run: false,
+    add: false,
+    complete_uploads: false,
+    moved_only: false,
+    unended: false,
+    alone: false,
+};
 
 async fn store(dir: &tempfile::TempDir, name: &str) -> Arc<SqliteMetadataStore> {
     let opened = SqliteMetadataStore::open(&dir.path().join(name), SqliteOptions::default()).await;
@@ -49,8 +57,12 @@ fn label(key: &str, version: VersionId, created_ms: u64, part: Option<PartLabel>
 }
 
 async fn write(chunks: &dyn ChunkStore, content: ContentId, label: &ChunkLabel, payload: &'static [u8]) {
+    write_chunk(chunks, content.chunk(0), label, payload).await;
+}
+
+async fn write_chunk(chunks: &dyn ChunkStore, id: ChunkId, label: &ChunkLabel, payload: &'static [u8]) {
     let label = Bytes::from(label.encode().expect("a label"));
-    let spec = ChunkSpec { id: content.chunk(0), size_bytes: payload.len() as u32, label };
+    let spec = ChunkSpec { id, size_bytes: payload.len() as u32, label };
     let mut sink = chunks.create(spec).await.expect("a sink");
     sink.write(payload).await.expect("written");
     sink.finish_input().expect("whole");

@@ -9,7 +9,7 @@ use holdfast_protocol::label::{ChunkLabel, PartLabel};
 use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
 use holdfast_protocol::{CHUNK_SIZE_MAX, ContentId, Manifest, UploadId, VersionId};
 
-use super::{WRITE, cold_content, label, latest, md5, store, versions, write, write_committed_stub};
+use super::{WRITE, cold_content, label, latest, md5, store, versions, write, write_chunk, write_committed_stub};
 
 const ADD: RebuildOptions = RebuildOptions { add: true, ..WRITE };
 
@@ -134,4 +134,82 @@ async fn of_several_nodes_the_latest_version_is_the_latest_again_whichever_comes
         assert_eq!(metadata.due_reclaims(u64::MAX >> 1, 10, None).await.expect("reclaims").len(), 0, "{name}");
         metadata.close().await;
     }
+}
+
+/// Of an object of several chunks one node has the beginning and another one the end.
+#[tokio::test]
+async fn what_ends_on_another_node_comes_back_and_what_ends_nowhere_takes_no_place() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let content = |n: u8| ContentId([n; 12]);
+    let large = |key: &str, created_ms| ChunkLabel {
+        content_size_bytes: CHUNK_SIZE_MAX + 5,
+        ..label(key, VersionId::NULL, created_ms, None)
+    };
+    let rest = |key: &str, created_ms| ChunkLabel { attributes: None, ..large(key, created_ms) };
+    let full: &'static [u8] = vec![7; CHUNK_SIZE_MAX as usize].leak();
+    let nodes = [MemoryChunkStore::default(), MemoryChunkStore::default()];
+    write(&nodes[0], content(1), &large("large", 10), full).await;
+    write_chunk(&nodes[1], content(1).chunk(1), &rest("large", 10), b"bytes").await;
+    // A client had begun to overwrite it when the metadata were lost; and to write another one.
+    write(&nodes[1], content(2), &label("kept", VersionId::NULL, 10, None), b"whole").await;
+    write(&nodes[0], content(3), &large("kept", 20), full).await;
+    write(&nodes[0], content(4), &large("torn", 10), full).await;
+    // Overwritten to the end.
+    write(&nodes[0], content(5), &label("over", VersionId::NULL, 10, None), b"older").await;
+    write(&nodes[0], content(6), &large("over", 20), full).await;
+    write_chunk(&nodes[1], content(6).chunk(1), &rest("over", 20), b"newer").await;
+
+    for (name, order) in [("forth", [0, 1]), ("back", [1, 0])] {
+        let metadata = store(&dir, name).await;
+        from_chunks(&nodes[order[0]], &*metadata, "root", WRITE).await.expect("rebuilt");
+        from_chunks(&nodes[order[1]], &*metadata, "root", ADD).await.expect("rebuilt");
+        for at in order {
+            from_chunks(&nodes[at], &*metadata, "root", ADD).await.expect("rebuilt");
+        }
+        let objects = async |expected: &[(&str, u8)]| {
+            for (key, id) in expected {
+                let object = latest(&*metadata, key).await;
+                assert_eq!(object.content.as_ref().expect("content").id, content(*id), "{name}: {key}");
+                assert_eq!(object.owner, "alice", "{name}: {key}");
+                let told = (object.attributes.content_type.as_deref(), object.tags.len());
+                assert_eq!(told, (Some("text/plain"), 1), "{name}: {key}");
+            }
+            assert_eq!(versions(&*metadata).await.len(), expected.len(), "{name}");
+        };
+        objects(&[("large", 1), ("kept", 2), ("over", 6)]).await;
+        let third = from_chunks(&nodes[0], &*metadata, "root", ADD).await.expect("rebuilt");
+        assert_eq!((third.objects, third.without_head, third.unended), (0, 0, 2), "{name}: two rounds are enough");
+        assert!(third.text().contains("--unended"), "{}", third.text());
+        // The operator wants what there is of it.
+        let options = RebuildOptions { unended: true, ..ADD };
+        from_chunks(&nodes[0], &*metadata, "root", options).await.expect("rebuilt");
+        objects(&[("large", 1), ("kept", 2), ("over", 6), ("torn", 4)]).await;
+        metadata.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_part_that_ends_on_another_node_waits_for_what_its_beginning_tells() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let nodes = [MemoryChunkStore::default(), MemoryChunkStore::default()];
+    let part = Some(PartLabel { upload: UploadId([1; 16]), number: 1 });
+    let first = ChunkLabel { content_size_bytes: CHUNK_SIZE_MAX + 5, ..label("large", VersionId::NULL, 10, part) };
+    let rest = ChunkLabel { attributes: None, ..first.clone() };
+    let id = ContentId([1; 12]);
+    write(&nodes[0], id, &first, vec![7; CHUNK_SIZE_MAX as usize].leak()).await;
+    write_chunk(&nodes[1], id.chunk(1), &rest, b"bytes").await;
+
+    let metadata = store(&dir, "rebuilt").await;
+    let options = RebuildOptions { complete_uploads: true, ..ADD };
+    let told = from_chunks(&nodes[1], &*metadata, "root", options).await.expect("rebuilt");
+    assert_eq!((told.uploads, told.parts, told.waiting, told.completed), (0, 0, 1, 0));
+    let told = from_chunks(&nodes[0], &*metadata, "root", options).await.expect("rebuilt");
+    assert_eq!((told.uploads, told.parts, told.unended, told.completed), (1, 0, 1, 0));
+    let told = from_chunks(&nodes[1], &*metadata, "root", options).await.expect("rebuilt");
+    assert_eq!((told.uploads, told.parts, told.waiting, told.completed), (0, 1, 0, 1));
+    let object = latest(&*metadata, "large").await;
+    assert_eq!((object.owner.as_str(), object.attributes.content_type.as_deref()), ("alice", Some("text/plain")));
+    let told = from_chunks(&nodes[0], &*metadata, "root", options).await.expect("rebuilt");
+    assert_eq!((told.uploads, told.unended, told.completed), (0, 0, 0), "it has nothing to add");
+    metadata.close().await;
 }

@@ -10,6 +10,9 @@
 //! on an old state fails, and the shard is read anew. Changes of everything that is followed are coalesced: a pass looks at
 //! the newest of all.
 //!
+//! When metadata knows a later epoch than the coordination service, which no order of events brings about, that service was set
+//! back: what is stored is looked at once more, and the shards are named for the operator.
+//!
 //! Losing the lease ends everything at the next await. While the lease is not proven to be held nothing is begun.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
-use holdfast_protocol::cluster::{LayoutDocument, ShardState};
+use holdfast_protocol::cluster::{Epoch, LayoutDocument, ShardState};
 use holdfast_protocol::{NodeId, ShardId};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -93,6 +96,7 @@ impl<'a> Office<'a> {
             leaving: 0,
             waiting: 0,
             unraised: 0,
+            set_back: BTreeSet::new(),
             last_replica_lost: BTreeSet::new(),
             placement_error: None,
             last_error: None,
@@ -117,6 +121,8 @@ struct Reign<'a> {
     /// What is stored, as far as is known.
     stored: BTreeMap<ShardId, Arc<Versioned<ShardState>>>,
     controller: Controller,
+    /// Epochs in metadata that were higher than what it was told.
+    ahead: BTreeMap<ShardId, Epoch>,
     /// Of the layout that the controller has seen.
     layout_version: Option<u64>,
     started: Instant,
@@ -142,6 +148,7 @@ impl<'a> Reign<'a> {
             membership: coordination.membership(),
             shards: coordination.shards(),
             stored: BTreeMap::new(),
+            ahead: BTreeMap::new(),
             controller: Controller::new(context.parts.view.shard_count(), pace),
             layout_version: None,
             started: Instant::now(),
@@ -333,12 +340,40 @@ impl<'a> Reign<'a> {
 
     async fn raise(&mut self) {
         let unraised = self.controller.unraised();
+        let mut higher = Vec::new();
         for batch in unraised.chunks(RAISE_BATCH) {
             match self.context.parts.metadata.raise_epochs(batch).await {
-                Ok(()) => self.controller.raised(batch),
+                Ok(found) => {
+                    self.controller.raised(batch);
+                    higher.extend(found);
+                }
                 Err(error) => return self.note("raise epochs in metadata", &error),
             }
         }
+        if higher.is_empty() {
+            return;
+        }
+        // The mirror may be later than what a predecessor stored and told.
+        let shards = higher.iter().map(|(shard, _)| *shard).collect();
+        self.ahead.extend(higher);
+        if let Err(error) = self.read(shards).await {
+            return self.note("read shards whose epoch is higher in metadata", &error);
+        }
+        let set_back = self.set_back();
+        if let Some(shard) = set_back.first() {
+            tracing::error!(
+                shards = set_back.len(),
+                first = %shard,
+                "metadata knows later epochs than the coordination service, which was set back: writes to these shards are refused"
+            );
+        }
+    }
+
+    /// Shards whose stored state is older than metadata know.
+    fn set_back(&self) -> BTreeSet<ShardId> {
+        let is_older =
+            |shard: &ShardId, epoch: Epoch| self.stored.get(shard).is_some_and(|known| known.value.epoch < epoch);
+        self.ahead.iter().filter(|(shard, epoch)| is_older(shard, **epoch)).map(|(shard, _)| *shard).collect()
     }
 
     /// Waits until something is to be looked at; `false` when nothing can come any more.
@@ -378,6 +413,7 @@ impl<'a> Reign<'a> {
                 leaving: overview.leaving,
                 waiting: overview.waiting,
                 unraised: overview.unraised,
+                set_back: self.set_back(),
                 last_replica_lost: overview.last_replica_lost.clone(),
                 placement_error: self.placement_error.clone(),
                 last_error: self.error.clone(),

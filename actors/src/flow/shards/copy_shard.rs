@@ -6,7 +6,7 @@
 //! under an older epoch was acknowledged by a member that was listed:
 //!
 //! * a member that is alive and cannot be reached from here may go on acknowledging. Without it, enough others must be listed
-//!   that no write quorum is without any of them;
+//!   that no write quorum is without any of them, also none of a time when the shard had more members;
 //! * a member that is not alive is fenced and acknowledges nothing, but it may have what the others missed. It is waited for as
 //!   long as a node may be away before its replicas are rebuilt; after that the copy makes do with what is left.
 //!
@@ -21,7 +21,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use futures::{StreamExt as _, stream};
-use holdfast_protocol::cluster::{Epoch, ShardState};
+use holdfast_protocol::cluster::{Epoch, ShardState, write_quorum};
 use holdfast_protocol::{ChunkId, NodeId, ShardId};
 use tokio::time::Instant;
 
@@ -139,8 +139,7 @@ impl ShardCopy {
                 Err(error) => unreachable = Some(error.to_string()),
             }
         }
-        // With this many no write quorum is without one that was listed.
-        let covering = state.members.len() + 1 - state.write_quorum() as usize;
+        let covering = covering(&state);
         if listed >= covering {
             self.short_since = None;
             return Ok(round);
@@ -299,6 +298,17 @@ impl ShardCopy {
     }
 }
 
+/// So many members listed that no acknowledged write is without one of them.
+///
+/// A member that lost its data is a member no more, and may have made up the quorum of an older write with one other: a quorum of
+/// the fewer that are left says nothing about such a write. So the quorum is taken of as many members as the layout wants, and those
+/// that are missing count as ones that were not listed.
+fn covering(state: &ShardState) -> usize {
+    let members = state.members.len();
+    let before = members.max(state.target.len());
+    members.min(before + 1 - write_quorum(before as u32) as usize)
+}
+
 /// Live members in an order that differs from chunk to chunk, so that they share the reads; the one that listed the chunk
 /// has it for certain.
 fn in_turn(chunk: ChunkId, member: NodeId, alive: &[NodeId]) -> Vec<NodeId> {
@@ -331,4 +341,41 @@ async fn copy(context: &Context, info: ChunkInfo, sources: &[NodeId]) -> Result<
     let fetched = transfer::fetch(context, info, sources).await?;
     transfer::store(context, &fetched).await?;
     Ok(Copied::Fetched)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(members: u8, target: u8) -> ShardState {
+        let node = |n| NodeId([n; 8]);
+        ShardState {
+            members: (1..=members).map(node).collect(),
+            ..ShardState::founding((1..=target).map(node).collect())
+        }
+    }
+
+    #[test]
+    fn every_quorum_of_the_members_that_there_were_has_one_that_is_listed() {
+        for target in 1..=7_u8 {
+            for members in 1..=8_u8 {
+                let before = members.max(target);
+                let (listed, quorum) = (covering(&state(members, target)) as u32, write_quorum(u32::from(before)));
+                // The worst write: on all who are gone, and on those who are not listed.
+                let elsewhere = u32::from(before) - listed;
+                let all = listed == u32::from(members);
+                assert!(all || elsewhere < quorum, "{listed} of {members} members, of {target} that are wanted");
+                let one_less = elsewhere + 1;
+                assert!(all || one_less >= quorum, "{listed} of {members} are more than it takes");
+            }
+        }
+    }
+
+    #[test]
+    fn members_that_lost_a_third_one_are_both_listed() {
+        assert_eq!(covering(&state(3, 3)), 2);
+        assert_eq!(covering(&state(2, 3)), 2, "the third one may have had a write with either of them");
+        assert_eq!(covering(&state(1, 3)), 1);
+        assert_eq!(covering(&state(4, 3)), 2);
+    }
 }

@@ -4,6 +4,9 @@
 //! registration that is refused for a reason that waiting does not cure (another process has this id, the service is that of
 //! another cluster) ends the node.
 //!
+//! A session alone proves nothing ([`Ownership::require_registration`](crate::ports::coordination::Ownership::require_registration)): in one in which this
+//! node is not registered yet the others do not wait for it, and it acknowledges nothing.
+//!
 //! What this node has to say of the shared cache is said here too, since it belongs to the registration. A node that has no
 //! cache configured keeps it off for all: its writes would not be marked there.
 
@@ -22,6 +25,7 @@ const CACHE_PATIENCE: Duration = Duration::from_secs(30);
 /// Runs until it cannot go on.
 pub async fn run(context: Context) -> String {
     let mut backoff = context.backoff();
+    context.parts.coordination.ownership().require_registration();
     // A loop that was started again does not know whether its registration still stands.
     forget(&context.shared);
     loop {
@@ -146,8 +150,12 @@ impl CacheDuty {
             let mut duty = Self { said, source: Source::Refusal(state) };
             let off = duty.refuse(context).await?;
             context.parts.coordination.cache_generation_seen(off, CACHE_PATIENCE).await?;
+            // Not before: while somebody reads the cache, a write here that marks nothing would be hidden by it.
+            context.parts.coordination.ownership().registered(term);
             return Ok(duty);
         };
+        // First, since what follows counts on it. Nobody reads or marks the cache here before it stands.
+        context.parts.coordination.ownership().registered(term);
         follower.registered(term, generation);
         Ok(Self { said, source: Source::Follower(follower.seen()) })
     }

@@ -26,7 +26,15 @@ impl SessionState {
     }
 }
 
+/// Whoever never asks for registration, such as a tool, is admitted in every term.
+const ANY_TERM: u64 = u64::MAX;
+/// Registration is asked for, and was not made yet.
+const NO_TERM: u64 = u64::MAX - 1;
+
 /// A deadline on the monotonic clock, shared between an adapter, which moves it, and everyone who has to ask.
+///
+/// That a session lives is not enough for a node of a cluster: until it is registered in that session the others neither see it nor
+/// wait for it. Such a node asks for [`Ownership::require_registration`], and nothing is proven before [`Ownership::registered`].
 #[derive(Debug, Clone)]
 pub struct Ownership {
     base: Instant,
@@ -34,21 +42,50 @@ pub struct Ownership {
     deadline_ns: Arc<AtomicU64>,
     /// How many sessions are over.
     term: Arc<AtomicU64>,
+    /// The term in which this node is registered, or one of the two above.
+    admitted: Arc<AtomicU64>,
 }
 
 impl Default for Ownership {
     fn default() -> Self {
-        Self { base: Instant::now(), deadline_ns: Arc::default(), term: Arc::default() }
+        Self {
+            base: Instant::now(),
+            deadline_ns: Arc::default(),
+            term: Arc::default(),
+            admitted: Arc::new(AtomicU64::new(ANY_TERM)),
+        }
     }
 }
 
 impl Ownership {
     /// Whether this node may act as an owner right now. Ask after the work and before the answer.
     pub fn is_proven(&self) -> bool {
+        // In this order: a deadline of a later session comes with a later term.
+        self.is_session_proven() && self.is_admitted()
+    }
+
+    /// Whether the session lives for certain, registered or not.
+    pub fn is_session_proven(&self) -> bool {
         self.now_ns() < self.deadline_ns.load(Ordering::Acquire)
     }
 
-    /// How long it may, from now.
+    fn is_admitted(&self) -> bool {
+        let admitted = self.admitted.load(Ordering::Acquire);
+        admitted == ANY_TERM || admitted == self.term()
+    }
+
+    /// From now on nothing is proven in a session before this node was registered in it. Whoever is registered stays so.
+    pub fn require_registration(&self) {
+        // Any other value says that it was asked for before.
+        self.admitted.compare_exchange(ANY_TERM, NO_TERM, Ordering::AcqRel, Ordering::Acquire).ok();
+    }
+
+    /// This node is registered in the session of `term`, and has told the others what they have to know of it.
+    pub fn registered(&self, term: u64) {
+        self.admitted.store(term, Ordering::Release);
+    }
+
+    /// How long the session lives for certain, from now.
     pub fn remaining(&self) -> Duration {
         Duration::from_nanos(self.deadline_ns.load(Ordering::Acquire).saturating_sub(self.now_ns()))
     }
@@ -99,6 +136,26 @@ mod tests {
         assert_eq!(ownership.remaining(), Duration::from_secs(2), "an older answer takes nothing away");
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(!ownership.is_proven(), "no message is needed to be fenced");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_has_to_be_registered_owns_nothing_in_a_session_in_which_it_is_not() {
+        let ownership = Ownership::default();
+        ownership.extend(Instant::now(), Duration::from_secs(5));
+        assert!(ownership.is_proven(), "a tool registers nowhere");
+        ownership.require_registration();
+        assert!(ownership.is_session_proven() && !ownership.is_proven());
+        ownership.registered(ownership.term());
+        ownership.require_registration();
+        assert!(ownership.is_proven(), "whoever asks again is registered still");
+        let before = ownership.term();
+        ownership.revoke();
+        ownership.extend(Instant::now(), Duration::from_secs(5));
+        assert!(ownership.is_session_proven() && !ownership.is_proven(), "the registration went with its session");
+        ownership.registered(before);
+        assert!(!ownership.is_proven(), "a registration that is over counts for nothing");
+        ownership.registered(ownership.term());
+        assert!(ownership.is_proven());
     }
 
     #[tokio::test(start_paused = true)]

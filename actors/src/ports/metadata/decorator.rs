@@ -187,7 +187,7 @@ impl<D: Decorator> MetadataUpkeep for D {
         self.inner().claim(cluster).await
     }
 
-    async fn raise_epochs(&self, epochs: &[(ShardId, Epoch)]) -> MetadataResult<()> {
+    async fn raise_epochs(&self, epochs: &[(ShardId, Epoch)]) -> MetadataResult<Vec<(ShardId, Epoch)>> {
         self.inner().raise_epochs(epochs).await
     }
 

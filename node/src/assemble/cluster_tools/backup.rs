@@ -103,7 +103,7 @@ async fn write_backup(config: &Config, path: &Path) -> anyhow::Result<Counts> {
 /// Writes a backup of one moment. A node of a cluster may run meanwhile, a node that runs alone must be stopped.
 ///
 /// # Errors
-/// Those of metadata and of `out`. When the connection to the database breaks the backup fails: what followed would be of
+/// When the metadata of a cluster are nobody's yet; those of metadata and of `out`. When the connection to the database breaks the backup fails: what followed would be of
 /// another moment.
 pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Counts> {
     if !config.cluster.is_on() {
@@ -116,6 +116,11 @@ pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Cou
     }
     // The database is the servers' own, and the data directory of a running node is not needed.
     let metadata = super::zookeeper::open_mysql(config).await?;
+    // A backup by the clock, of what is just being restored, would take the place of a whole one.
+    if let Err(refused) = storage::require_owner(&metadata, &config.metadata.url).await {
+        metadata.close().await;
+        return Err(refused);
+    }
     let snapshot = metadata.snapshot().await.context("begin a snapshot of the metadata")?;
     let counts = dump(&snapshot, &snapshot, out).await;
     snapshot.close().await;
@@ -128,12 +133,13 @@ pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Cou
 /// left over. For the same reason that of a node that runs alone is filled beside its place ([`Beside`]).
 ///
 /// # Errors
-/// When a node of the cluster runs, metadata holds buckets, the backup is damaged or cut off; those of metadata.
+/// When a node of the cluster runs, or another tool that fills its metadata; when metadata holds buckets, the backup is damaged or cut off; those of metadata.
 pub async fn restore(config: &Config, from: &mut (impl Read + Seek)) -> anyhow::Result<Counts> {
     load::check(from).context("nothing was restored")?;
     from.rewind().context("read the backup again")?;
     let data_dir = DataDir::open(&config.node.data_dir)?;
-    super::zookeeper::require_stopped(config).await.context("nothing was restored")?;
+    let stopped =
+        super::zookeeper::require_stopped(config, data_dir.node_id()).await.context("nothing was restored")?;
     if !config.cluster.is_on() {
         let counts = restore_alone(&data_dir, from).await.context("nothing was restored")?;
         data_dir.end_filling()?;
@@ -147,6 +153,9 @@ pub async fn restore(config: &Config, from: &mut (impl Read + Seek)) -> anyhow::
     let counts = counts?;
     invalidated?;
     data_dir.end_filling()?;
+    if let Some(stopped) = stopped {
+        stopped.end().await;
+    }
     Ok(counts)
 }
 
@@ -178,9 +187,13 @@ async fn restore_cluster(
     from: &mut impl Read,
 ) -> anyhow::Result<Counts> {
     load::refuse_used(metadata).await?;
-    let counts = load(metadata, ledger, from)
-        .await
-        .context("what was restored until then is in the database: make it anew, empty, before you restore again")?;
+    // What is nobody's yet no node starts with. Of what is the cluster's already this node at least knows.
+    if metadata.claim(None).await.context("ask whose the metadata is")?.is_some() {
+        data_dir.begin_filling()?;
+    }
+    let counts = load(metadata, ledger, from).await.context(
+        "what was restored until then is in the database: start no node, and make the database anew, empty, before you restore again",
+    )?;
     if let Some(cluster) = data_dir.cluster_id()? {
         storage::claim(metadata, cluster, &config.metadata.url).await?;
     }
@@ -206,7 +219,21 @@ pub async fn restore_stream(config: &Config, from: &mut impl Read) -> anyhow::Re
 
 #[cfg(test)]
 mod tests {
+    use holdfast_protocol::ClusterId;
+
     use super::*;
+    use crate::metadata::{SqliteMetadataStore, SqliteOptions};
+
+    #[tokio::test]
+    async fn metadata_that_are_nobodys_yet_are_half_restored_and_not_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteMetadataStore::open(&dir.path().join("metadata"), SqliteOptions::default()).await.unwrap();
+        let refused = storage::require_owner(&store, "a place").await.unwrap_err().to_string();
+        assert!(refused.contains("half of it"), "{refused}");
+        storage::claim(&store, ClusterId([1; 16]), "a place").await.unwrap();
+        storage::require_owner(&store, "a place").await.unwrap();
+        store.close().await;
+    }
 
     #[tokio::test]
     async fn a_backup_is_not_written_where_somebody_else_says() {

@@ -28,8 +28,8 @@
 //! **Between several contents of one version** the later one counts: that of the later time in its label, then the younger one.
 //! What a move writes bears the time of the version, which is no earlier than that of the content that came in by a PUT. So a stub
 //! wins over the chunks that it was moved from and that are not reclaimed yet, chunks that a restore brought win over the stub
-//! that they were restored from, and an overwrite wins over both. The content that lost is an orphan from then on. On a node that
-//! runs alone a content without its last chunk is of a write that broke off, and loses against any other.
+//! that they were restored from, and an overwrite wins over both. The content that lost is an orphan from then on. A content
+//! without its last chunk loses against any other.
 //!
 //! But a stub may be of a move that was never committed, and then its pieces are deleted sooner or later. So where all chunks
 //! that it was moved from are still here and have the MD5 that the stub tells, they are taken, with the tier as storage class:
@@ -39,26 +39,23 @@
 //! **On top of a backup** that was put back, only what was moved since is looked for ([`RebuildOptions::moved_only`]): labels do not
 //! know of copies, and what is deleted under one name may be there under another.
 //!
+//! **Torn writes.** A label tells the size of the whole content, and the last chunk is stored when those before it are: a content whose
+//! last chunk is nowhere is of a write that broke off. A node that runs alone sees that at once. In a cluster the end of what begins
+//! here may be on another node, and brings the object back there ([`begun`]); so what ends nowhere does not come back, nor takes the
+//! place of what it was to replace, unless that is asked for ([`RebuildOptions::unended`]).
+//!
 //! **The next node of a cluster** has other chunks, or older ones. What it finds is held against what the nodes before it have brought
 //! back by the same rules ([`known`]), and takes its place among the versions of its key by its time. So the nodes may be walked
 //! in any order, and a run that broke off is made again.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use futures::StreamExt;
 use holdfast_actors::ports::chunks::ReplicaStore;
-use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, Content, ContentPlace, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes,
-    ObjectVersion, ReplicaEvidence, Tag, User, Versioning, WritePrecondition,
-};
+use holdfast_actors::ports::metadata::{CannedAcl, NewBucket, User, Versioning};
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
-use holdfast_protocol::label::ChunkLabel;
-use holdfast_protocol::{CHUNK_SIZE_MAX, ContentId, Extent, Manifest, STUB_INDEX, TierName, UploadId, VersionId};
-use md5::{Digest, Md5};
-use serde::{Deserialize, Serialize};
+use holdfast_protocol::{TierName, VersionId};
 
 use super::super::data_dir::DataDir;
 use super::super::storage;
@@ -67,187 +64,20 @@ use super::beside::Beside;
 use crate::chunks::DiskChunks;
 use crate::config::Config;
 
+mod begun;
+mod commit;
+mod contents;
+mod found;
 mod known;
+mod report;
 mod stubs;
 mod uploads;
+mod walk;
 
-/// Chunks a page of the walk.
-const PAGE: usize = 4_096;
-
-/// What was found and made.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct RebuildReport {
-    /// Chunks on this node's disks.
-    pub chunks: u64,
-    /// Chunks whose label cannot be read.
-    pub unreadable: u64,
-    /// Buckets found.
-    pub buckets: u64,
-    /// Object versions made, or to be made.
-    pub objects: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Of them those without their MD5, since some chunk is elsewhere.
-    pub without_md5: u64,
-    /// Of them those that lie in a cold tier.
-    pub cold: u64,
-    /// Cold tiers that objects lie in or are to be moved to, which have to be added again.
-    pub tiers: BTreeSet<String>,
-    /// Contents older than another of the same key and version: overwritten.
-    pub superseded: u64,
-    /// Versions that the metadata had already.
-    pub known: u64,
-    /// Multipart uploads that came back as unfinished ones, or would.
-    pub uploads: u64,
-    /// Their parts.
-    pub parts: u64,
-    /// Uploads that were completed after that, and are objects now.
-    pub completed: u64,
-    /// Whether nothing was written.
-    pub dry_run: bool,
-}
-
-impl RebuildReport {
-    /// For people.
-    pub fn text(&self) -> String {
-        let mut text = format!(
-            "{}{} objects ({} bytes) in {} buckets from {} chunks\n{} overwritten contents and {} that were known left out\n\
-             {} objects have no MD5 as ETag, since some of their chunks are on other nodes\n\
-             {} multipart uploads with {} parts, of which {} were completed; {} labels cannot be read\n",
-            if self.dry_run { "would rebuild: " } else { "rebuilt: " },
-            self.objects,
-            self.bytes,
-            self.buckets,
-            self.chunks,
-            self.superseded,
-            self.known,
-            self.without_md5,
-            self.uploads,
-            self.parts,
-            self.completed,
-            self.unreadable
-        );
-        if !self.tiers.is_empty() {
-            let names: Vec<&str> = self.tiers.iter().map(String::as_str).collect();
-            text.push_str(&format!(
-                "{} objects lie in cold tiers. Add these tiers again with `holdfast tier add`, under the same names: {}\n",
-                self.cold,
-                names.join(", ")
-            ));
-        }
-        text
-    }
-}
-
-struct Found {
-    content: ContentId,
-    created_ms: u64,
-    size_bytes: u64,
-    /// Whether all of it may have been stored: the last chunk is begun when those before it are durable.
-    is_ended: bool,
-    /// What is here is a stub: the bytes lie in this tier.
-    tier: Option<TierName>,
-    /// Of a stub: time and id of the latest other content of this name and size that has chunks here.
-    moved_from: Option<(u64, ContentId)>,
-    head: Head,
-}
-
-impl Found {
-    /// Of two contents that would have one name, the later one counts, but for one of a write that broke off.
-    fn is_later_than(&self, other: &Self) -> bool {
-        let rank = |found: &Self| {
-            let seconds = found.content.unix_seconds();
-            (found.is_ended, found.created_ms, seconds, found.tier.is_some(), found.content)
-        };
-        rank(self) > rank(other)
-    }
-
-    /// Remembers one that counts less.
-    fn replaces(&mut self, other: &Self) {
-        if self.tier.is_some() && self.size_bytes == other.size_bytes {
-            let here = if other.tier.is_some() { other.moved_from } else { Some((other.created_ms, other.content)) };
-            self.moved_from = self.moved_from.max(here);
-        }
-    }
-
-    /// The version, with the content that was made of it.
-    fn object(self, bucket: BucketId, (key, version): (&str, VersionId), owner: &str, content: Content) -> NewObject {
-        let class = self.class().cloned();
-        let Head { owner: told, attributes, tags, acl, class: _ } = self.head;
-        NewObject {
-            bucket,
-            key: key.to_owned(),
-            version,
-            now_ms: self.created_ms,
-            owner: told.unwrap_or_else(|| owner.to_owned()),
-            content: ContentSource::New(content),
-            attributes,
-            tags,
-            acl,
-            precondition: WritePrecondition::default(),
-            event: None,
-            evidence: ReplicaEvidence::default(),
-            class,
-        }
-    }
-
-    /// The storage class that the version is to have.
-    fn class(&self) -> Option<&TierName> {
-        self.tier.as_ref().or(self.head.class.as_ref())
-    }
-}
-
-/// What a label tells beside the key.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Head {
-    owner: Option<String>,
-    #[serde(flatten)]
-    attributes: ObjectAttributes,
-    tags: Vec<Tag>,
-    acl: CannedAcl,
-    class: Option<TierName>,
-}
-
-/// What the labels tell of.
-#[derive(Default)]
-struct Contents {
-    versions: Versions,
-    /// Parts by number, by bucket, key and upload.
-    uploads: BTreeMap<(String, String, UploadId), BTreeMap<u16, Found>>,
-}
-
-impl Contents {
-    fn buckets(&self) -> BTreeSet<&String> {
-        self.versions.keys().map(|(bucket, ..)| bucket).chain(self.uploads.keys().map(|(bucket, ..)| bucket)).collect()
-    }
-
-    fn classes(&self) -> impl Iterator<Item = &TierName> {
-        let parts = self.uploads.values().flat_map(BTreeMap::values);
-        self.versions.values().chain(parts).filter_map(Found::class)
-    }
-
-    fn owners(&self) -> BTreeSet<&String> {
-        let parts = self.uploads.values().flat_map(BTreeMap::values);
-        self.versions.values().chain(parts).filter_map(|found| found.head.owner.as_ref()).collect()
-    }
-}
-
-/// Keeps the later of two contents of one name.
-fn keep<K: Ord>(known: &mut BTreeMap<K, Found>, name: K, mut found: Found, report: &mut RebuildReport) {
-    match known.entry(name) {
-        Entry::Vacant(entry) => drop(entry.insert(found)),
-        Entry::Occupied(mut entry) => {
-            report.superseded += 1;
-            if found.is_later_than(entry.get()) {
-                found.replaces(entry.get());
-                entry.insert(found);
-            } else {
-                entry.get_mut().replaces(&found);
-            }
-        }
-    }
-}
+use commit::commit;
+use found::{Contents, in_order};
+pub use report::RebuildReport;
+use walk::walk;
 
 /// What to do beside reading labels.
 #[derive(Debug, Clone, Copy, Default)]
@@ -261,6 +91,9 @@ pub struct RebuildOptions {
     /// Only give versions that the metadata has the contents that they were moved to: what a backup that was put back does not
     /// know of them. Nothing else comes back, such as names that objects had before they were copied to others and deleted.
     pub moved_only: bool,
+    /// Also bring back contents whose end was found nowhere, where nothing else has their name: what is left of writes that broke off,
+    /// and of objects that lost their end. Only after all nodes of a cluster were walked is it known which those are.
+    pub unended: bool,
     /// These disks are all that there are: a chunk that is not here is nowhere.
     pub alone: bool,
 }
@@ -268,7 +101,7 @@ pub struct RebuildOptions {
 /// Rebuilds metadata from this node's disks.
 ///
 /// # Errors
-/// When this node runs, or unless it is a dry run any node of its cluster; when metadata holds buckets already (unless `add`);
+/// When this node runs, or unless it is a dry run any node of its cluster, or another tool that fills the metadata; when metadata holds buckets already (unless `add`);
 /// those of disks and metadata.
 pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> anyhow::Result<RebuildReport> {
     let options = RebuildOptions { alone: !config.cluster.is_on(), ..options };
@@ -277,11 +110,20 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
         // One that broke off may have taken out a version to put it back, and this one puts back only what is there.
         data_dir.refuse_unfinished().context("put the backup back again before what was moved is looked for")?;
     }
-    if !options.dry_run {
-        super::zookeeper::require_stopped(config).await.context("nothing was rebuilt")?;
+    let stopped = if options.dry_run {
+        None
+    } else {
+        super::zookeeper::require_stopped(config, data_dir.node_id()).await.context("nothing was rebuilt")?
+    };
+    let metadata = super::open_metadata(config, &data_dir, Claim::Later).await?;
+    let cluster = data_dir.cluster_id()?;
+    if options.moved_only
+        && !options.alone
+        && let Some(cluster) = cluster
+    {
+        // Nobody's is what a restore that broke off has left.
+        storage::require_claim(&*metadata, cluster, &config.metadata.url).await?;
     }
-    let claim = if options.dry_run { Claim::Later } else { Claim::Take };
-    let metadata = super::open_metadata(config, &data_dir, claim).await?;
     if !options.add && !metadata.list_buckets(None, None, 1).await.context("look at the metadata")?.is_empty() {
         bail!(
             "the metadata holds buckets: rebuilding would bring overwritten and deleted objects back. For the next node of a \
@@ -299,8 +141,8 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
         Some(beside) => Arc::new(beside.open().await?),
         None => metadata,
     };
-    let cluster = data_dir.cluster_id()?.map_or(data_dir.id(), |cluster| *cluster.as_bytes());
-    let opened = storage::open_disks(config, cluster, &data_dir, None).await?;
+    let cluster_bytes = cluster.map_or(data_dir.id(), |cluster| *cluster.as_bytes());
+    let opened = storage::open_disks(config, cluster_bytes, &data_dir, None).await?;
     let chunks = DiskChunks::new(opened.disks.clone());
     // The database of a node that runs alone is filled beside its place.
     let leaves_mark = !options.dry_run && !options.alone;
@@ -308,18 +150,37 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
         data_dir.begin_filling()?;
     }
     let rebuilt = from_chunks(&chunks, &*metadata, owner, options).await;
+    // Last, so that no node of the cluster starts with what a run that broke off has left, or has not even begun.
+    let claimed = match cluster.filter(|_| leaves_mark && rebuilt.is_ok()) {
+        Some(cluster) => storage::claim(&*metadata, cluster, &config.metadata.url).await,
+        None => Ok(()),
+    };
     metadata.close().await;
     // Also after an error: what was written stays.
     let invalidated = if options.dry_run { Ok(()) } else { super::zookeeper::invalidate_cache(config).await };
     let closed = opened.disks.shutdown().await.context("close the disks");
-    let report = rebuilt?;
+    let rebuilt = rebuilt.and_then(|report| claimed.map(|()| report));
+    let report = if leaves_mark { rebuilt.context(way_out(options))? } else { rebuilt? };
     beside.map_or(Ok(()), Beside::put_in_place)?;
     invalidated?;
     closed?;
     if !options.dry_run {
         data_dir.end_filling()?;
     }
+    if let Some(stopped) = stopped {
+        stopped.end().await;
+    }
     Ok(report)
+}
+
+/// What to do after a run that broke off in a cluster's database.
+fn way_out(options: RebuildOptions) -> &'static str {
+    if options.moved_only {
+        "start no node: what was found is in the database in part only. Put the backup back again, into a new database, before you run \
+         this again"
+    } else {
+        "start no node: what was found is in the database in part only. Run this again with --add"
+    }
 }
 
 /// Rebuilds metadata from `chunks`.
@@ -333,7 +194,7 @@ pub async fn from_chunks(
     options: RebuildOptions,
 ) -> anyhow::Result<RebuildReport> {
     let mut report = RebuildReport { dry_run: options.dry_run, ..RebuildReport::default() };
-    let found = walk(chunks, options.alone, &mut report).await;
+    let found = walk(chunks, options, &mut report).await;
     report.buckets = found.buckets().len() as u64;
     report.tiers = found.classes().map(TierName::to_string).collect();
     if options.dry_run {
@@ -342,6 +203,7 @@ pub async fn from_chunks(
         report.cold = found.versions.values().filter(|found| found.tier.is_some()).count() as u64;
         report.uploads = found.uploads.len() as u64;
         report.parts = found.uploads.values().map(|parts| parts.len() as u64).sum();
+        report.unended = found.begun.len() as u64;
         return Ok(report);
     }
     if options.moved_only {
@@ -376,6 +238,9 @@ pub async fn from_chunks(
             again.insert((bucket, key));
         }
     }
+    let begun_parts = begun::parts(&found.begun);
+    let finished = begun::follow(chunks, metadata, owner, found.begun, (options, &mut report)).await?;
+    again.extend(finished.into_iter().filter(|_| options.add));
     // A run that broke off may have left them otherwise.
     for (bucket, key) in again {
         let ordered = known::put_in_order(metadata, &bucket, &key).await;
@@ -390,19 +255,9 @@ pub async fn from_chunks(
     }
     uploads::bring_back(chunks, metadata, owner, found.uploads, &mut report).await?;
     if options.complete_uploads {
-        uploads::complete(metadata, &mut report).await?;
+        uploads::complete(metadata, &begun_parts, &mut report).await?;
     }
     Ok(report)
-}
-
-/// By bucket, key and version id.
-type Versions = BTreeMap<(String, String, VersionId), Found>;
-
-/// In the order of time, so that the latest version is the latest again.
-fn in_order(versions: Versions) -> Vec<((String, String, VersionId), Found)> {
-    let mut versions: Vec<_> = versions.into_iter().collect();
-    versions.sort_by_key(|(_, found)| (found.created_ms, found.content));
-    versions
 }
 
 /// Gives the versions of `metadata` the contents that they were moved to.
@@ -435,189 +290,4 @@ async fn follow_moves(
         }
     }
     Ok(())
-}
-
-/// Whether what was found is where a version was moved to, by all that can be told.
-fn is_moved(chunks: &dyn ReplicaStore, found: &Found, before: Option<&ObjectVersion>) -> bool {
-    let Some((before, there)) = before.and_then(|before| Some((before, before.content.as_deref()?))) else {
-        return false;
-    };
-    // A recall that broke off has not written all, and not taken the place of what lies in the tier.
-    let is_all_here = || {
-        let manifest = Manifest::single(found.content, found.size_bytes);
-        manifest.extents.iter().flat_map(Extent::chunks).all(|chunk| chunks.stat(chunk).is_some())
-    };
-    let is_recalled = found.tier.is_none() && there.cold().is_some();
-    // What a move writes bears the time of the version.
-    found.created_ms == before.last_modified_ms
-        && found.size_bytes == there.size_bytes()
-        && (!is_recalled || is_all_here() || chunks.stat(there.id.chunk(STUB_INDEX)).is_none())
-}
-
-/// Reads every label that can be the first of a content, or of its stub.
-async fn walk(chunks: &dyn ReplicaStore, alone: bool, report: &mut RebuildReport) -> Contents {
-    let mut contents = Contents::default();
-    let mut after = None;
-    loop {
-        let page = chunks.list(after, PAGE);
-        report.chunks += page.len() as u64;
-        for info in &page {
-            let content = info.id.content();
-            let is_stub = info.id.index() == STUB_INDEX;
-            if info.id.index() != 0 && !is_stub {
-                continue;
-            }
-            let label = match chunks.label(info.id).await.ok().map(|bytes| ChunkLabel::decode(&bytes)) {
-                Some(Ok(label)) if label.is_stub == is_stub => label,
-                _ => {
-                    report.unreadable += 1;
-                    continue;
-                }
-            };
-            let size_bytes = label.content_size_bytes;
-            let tier = if is_stub {
-                // Read once more when its turn comes: all of them are too much to keep.
-                let cold = stubs::read(chunks, content, size_bytes).await;
-                let Some(tier) = cold.and_then(|content| Some(content.cold()?.tier.clone())) else {
-                    report.unreadable += 1;
-                    continue;
-                };
-                Some(tier)
-            } else {
-                None
-            };
-            // What cannot be understood of it is no reason to lose the object.
-            let head = label.attributes.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
-            let last = content.chunk((size_bytes.saturating_sub(1) / CHUNK_SIZE_MAX) as u32);
-            let is_ended = !alone || is_stub || chunks.stat(last).is_some();
-            let created_ms = label.created_ms;
-            let found = Found { content, created_ms, size_bytes, is_ended, tier, moved_from: None, head };
-            match label.part {
-                Some(part) => {
-                    let upload = contents.uploads.entry((label.bucket, label.key, part.upload)).or_default();
-                    keep(upload, part.number, found, report);
-                }
-                None => keep(&mut contents.versions, (label.bucket, label.key, label.version), found, report),
-            }
-        }
-        match page.last() {
-            Some(last) if page.len() == PAGE => after = Some(last.id),
-            _ => return contents,
-        }
-    }
-}
-
-async fn commit(
-    chunks: &dyn ReplicaStore,
-    metadata: &dyn MetadataStore,
-    owner: &str,
-    (bucket, key, version): (&str, &str, VersionId),
-    found: Found,
-    (options, report): (RebuildOptions, &mut RebuildReport),
-) -> anyhow::Result<()> {
-    let failed = || format!("rebuild {bucket}/{key}");
-    let size_bytes = found.size_bytes;
-    let bucket_found = metadata.bucket(bucket).await.with_context(failed)?;
-    let before = match metadata.object(bucket_found.id, key, Some(version)).await {
-        Ok(before) => Some(before),
-        Err(MetadataError::NoSuchKey | MetadataError::NoSuchVersion) => None,
-        Err(error) => return Err(error).with_context(failed),
-    };
-    if options.moved_only && !is_moved(chunks, &found, before.as_deref()) {
-        report.known += 1;
-        return Ok(());
-    }
-    let made = match &before {
-        Some(before) => known::successor(chunks, &found, before, (options, &mut *report)).await,
-        None => made_of(chunks, &found, report).await.map(|content| (content, true)),
-    };
-    let (content, is_later) = match (made, &before) {
-        (Some(made), _) => made,
-        (None, Some(_)) => {
-            report.known += 1;
-            return Ok(());
-        }
-        (None, None) => {
-            // It was whole a moment ago.
-            report.unreadable += 1;
-            return Ok(());
-        }
-    };
-    let is_cold = content.cold().is_some();
-    let owner = before.as_ref().map_or(owner, |before| before.owner.as_str());
-    let object = match &before {
-        Some(before) if !is_later => known::as_before(before, ContentSource::New(content)),
-        _ => found.object(bucket_found.id, (key, version), owner, content),
-    };
-    if options.add || before.is_some() {
-        if !known::put(metadata, bucket, before.as_deref(), object).await.with_context(failed)? {
-            report.known += 1;
-            return Ok(());
-        }
-    } else {
-        known::switch_versioning(metadata, bucket, version).await.with_context(failed)?;
-        metadata.commit_object(object).await.with_context(failed)?;
-    }
-    report.cold += u64::from(is_cold);
-    report.objects += 1;
-    report.bytes += size_bytes;
-    Ok(())
-}
-
-/// The content that was found; `None`: its stub cannot be read any more.
-async fn made_of(chunks: &dyn ReplicaStore, found: &Found, report: &mut RebuildReport) -> Option<Content> {
-    match &found.tier {
-        None => Some(content_here(chunks, found, report).await),
-        Some(_) => cold_content(chunks, found).await,
-    }
-}
-
-/// A content in a tier; or the one that it was moved from, if that is whole.
-async fn cold_content(chunks: &dyn ReplicaStore, found: &Found) -> Option<Content> {
-    let cold = stubs::read(chunks, found.content, found.size_bytes).await?;
-    if let Some((_, id)) = found.moved_from
-        && cold.etag.parts.is_none()
-    {
-        let manifest = Manifest::single(id, found.size_bytes);
-        if md5_of(chunks, &manifest).await == Some(cold.etag.md5) {
-            return Some(Content { id, manifest, place: ContentPlace::Cluster, ..cold });
-        }
-    }
-    Some(cold)
-}
-
-/// A content on the disks of the cluster.
-async fn content_here(chunks: &dyn ReplicaStore, found: &Found, report: &mut RebuildReport) -> Content {
-    let manifest = Manifest::single(found.content, found.size_bytes);
-    let etag = match md5_of(chunks, &manifest).await {
-        Some(md5) => ETag { md5, parts: None },
-        None => {
-            report.without_md5 += 1;
-            // The number of parts tells clients that it is no MD5 of the bytes.
-            ETag { md5: stand_in(found.content), parts: Some(1) }
-        }
-    };
-    Content { id: found.content, manifest, etag, checksum: None, parts: vec![], place: ContentPlace::Cluster }
-}
-
-/// Unique and stable, where the MD5 of bytes is not known.
-fn stand_in(content: ContentId) -> [u8; 16] {
-    let mut md5 = [0; 16];
-    md5[..12].copy_from_slice(&content.0);
-    md5
-}
-
-/// The MD5 of all bytes, if all chunks are here and whole.
-async fn md5_of(chunks: &dyn ReplicaStore, manifest: &Manifest) -> Option<[u8; 16]> {
-    let mut md5 = Md5::new();
-    for extent in &manifest.extents {
-        for chunk in extent.chunks() {
-            let size_bytes = chunks.stat(chunk)?.size_bytes;
-            let mut body = chunks.read_copied(chunk, 0..size_bytes).ok()?;
-            while let Some(piece) = body.next().await {
-                md5.update(&piece.ok()?);
-            }
-        }
-    }
-    Some(md5.finalize().into())
 }

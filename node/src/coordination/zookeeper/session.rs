@@ -211,7 +211,7 @@ async fn serve(shared: &Shared, client: &zk::Client, commands: &mut mpsc::Receiv
             tracing::warn!(state = %connection, "the coordination session is over");
             return End::Expired;
         }
-        shared.set_state(match (shared.ownership.is_proven(), connection) {
+        shared.set_state(match (shared.ownership.is_session_proven(), connection) {
             (false, _) => SessionState::Fenced,
             (true, zk::SessionState::SyncConnected) => SessionState::Connected,
             (true, _) => SessionState::Suspended,

@@ -228,7 +228,7 @@ impl Core {
     pub(super) async fn begin(self: &Arc<Self>, names: Vec<Name>) -> MetadataResult<Write> {
         let deadline = Instant::now() + self.options.off_patience;
         let refused = |why: String| MetadataError::Unavailable(format!("the cache cannot be kept coherent: {why}"));
-        if self.gate.standing().is_none() && self.coordination.ownership().is_proven() {
+        if self.gate.standing().is_none() && self.coordination.ownership().is_session_proven() {
             timeout(STANDING_PATIENCE, self.gate.until(|gate| gate.standing().is_some())).await.ok();
         }
         loop {

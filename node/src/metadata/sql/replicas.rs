@@ -71,7 +71,11 @@ pub(super) async fn claim<S: Session>(tx: &mut S, cluster: ClusterId) -> Metadat
     tx.execute(sql, values![cluster.as_bytes()]).await.map(drop)
 }
 
-pub(super) async fn raise_epochs<S: Session>(tx: &mut S, epochs: &[(ShardId, Epoch)]) -> MetadataResult<()> {
+/// Raises epochs; gives back those that are higher already.
+pub(super) async fn raise_epochs<S: Session>(
+    tx: &mut S,
+    epochs: &[(ShardId, Epoch)],
+) -> MetadataResult<Vec<(ShardId, Epoch)>> {
     // In the order of their numbers, each once: what locks rows should lock them in one order.
     let mut highest: BTreeMap<ShardId, Epoch> = BTreeMap::new();
     for (shard, epoch) in epochs {
@@ -82,7 +86,16 @@ pub(super) async fn raise_epochs<S: Session>(tx: &mut S, epochs: &[(ShardId, Epo
     tx.execute_many(Shape::RaiseEpochs, &[], &highest, |(shard, epoch)| {
         values![i64::from(shard.0), rows::signed(epoch.0)]
     })
-    .await
+    .await?;
+    let stored = tx.fetch_many(Shape::LoadEpochs, &highest, |(shard, _)| values![i64::from(shard.0)]).await?;
+    let stored: MetadataResult<HashMap<ShardId, Epoch>> =
+        stored.iter().map(|row| rows::epoch(row.number(0)?, row.number(1)?)).collect();
+    let stored = stored?;
+    let higher = highest.into_iter().filter_map(|(shard, epoch)| {
+        let found = *stored.get(&shard)?;
+        (found > epoch).then_some((shard, found))
+    });
+    Ok(higher.collect())
 }
 
 /// Queues repairs; those queued already are noticed anew.

@@ -356,7 +356,7 @@ impl MetadataUpkeep for TestStore {
         not_here()
     }
 
-    async fn raise_epochs(&self, _: &[(ShardId, Epoch)]) -> MetadataResult<()> {
+    async fn raise_epochs(&self, _: &[(ShardId, Epoch)]) -> MetadataResult<Vec<(ShardId, Epoch)>> {
         not_here()
     }
 

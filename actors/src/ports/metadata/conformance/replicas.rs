@@ -93,10 +93,12 @@ pub async fn metadata_belongs_to_the_cluster_that_claims_it_first(store: Store) 
 pub async fn epochs_never_fall(store: Store) {
     let id = bucket(&store, "b").await.id;
     raise(&store, 4, 7).await;
-    raise(&store, 4, 3).await;
+    let higher = store.raise_epochs(&[(ShardId(4), Epoch(3)), (ShardId(9), Epoch(3))]).await.unwrap();
+    assert_eq!(higher, [(ShardId(4), Epoch(7))], "whose shard map is old learns it");
     // A shard named twice, and none at all.
-    store.raise_epochs(&[(ShardId(4), Epoch(8)), (ShardId(5), Epoch(1)), (ShardId(4), Epoch(2))]).await.unwrap();
-    store.raise_epochs(&[]).await.unwrap();
+    let twice = [(ShardId(4), Epoch(8)), (ShardId(5), Epoch(1)), (ShardId(4), Epoch(2))];
+    assert_eq!(store.raise_epochs(&twice).await.unwrap(), []);
+    assert_eq!(store.raise_epochs(&[]).await.unwrap(), []);
     for (epoch, taken) in [(7, false), (8, true), (9, true)] {
         let new = NewObject { evidence: evidence(&[(4, epoch)], &[]), ..object(id, "k", 1) };
         let result = store.commit_object(new).await;

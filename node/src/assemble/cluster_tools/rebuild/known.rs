@@ -9,23 +9,41 @@ use std::collections::VecDeque;
 
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::metadata::{
-    Bucket, BucketId, Content, ContentPlace, ContentSource, DeleteRequest, ListAfter, ListVersionsQuery, NewObject,
-    ObjectVersion, ReplicaEvidence, Versioning, WritePrecondition,
+    Bucket, BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ListAfter, ListVersionsQuery,
+    NewObject, ObjectAttributes, ObjectVersion, ReplicaEvidence, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
-use holdfast_protocol::{Manifest, VersionId};
+use holdfast_protocol::{CHUNK_SIZE_MAX, Manifest, VersionId};
 
-use super::{Found, RebuildOptions, RebuildReport, made_of, md5_of};
+use super::contents::{made_of, md5_of};
+use super::found::Found;
+use super::{RebuildOptions, RebuildReport};
 
 /// Versions a page. One of ten thousand parts takes half a megabyte.
 const PAGE: u32 = 100;
 /// Versions whose names are remembered to be put over another one. Each time as many are done, the key is listed anew.
 const NEWER_AT_ONCE: usize = 4_096;
 
-/// Whether what was found is later than a content that is there: see [`Found::is_later_than`].
-fn is_later(found: &Found, before: &ObjectVersion, there: &Content) -> bool {
+/// Whether what was found is later than a content that is there, if it is whole: as between two that were found.
+pub(super) fn outranks(found: &Found, before: &ObjectVersion, there: &Content) -> bool {
     let rank = (before.last_modified_ms, there.id.unix_seconds(), there.cold().is_some(), there.id);
-    found.is_ended && (found.created_ms, found.content.unix_seconds(), found.tier.is_some(), found.content) > rank
+    (found.created_ms, found.content.unix_seconds(), found.tier.is_some(), found.content) > rank
+}
+
+/// Whether a version came back by its last chunk alone, and what was found tells more of it.
+fn tells_more(found: &Found, before: &ObjectVersion) -> bool {
+    let is_bare = before.attributes == ObjectAttributes::default()
+        && before.tags.is_empty()
+        && before.acl == CannedAcl::default()
+        && before.class.is_none();
+    let head = &found.head;
+    let is_other = head.attributes != before.attributes
+        || head.tags != before.tags
+        || head.acl != before.acl
+        || head.class != before.class
+        || head.owner.as_ref().is_some_and(|owner| *owner != before.owner);
+    // Of one chunk nothing comes back without its head.
+    found.has_head && found.size_bytes > CHUNK_SIZE_MAX && is_bare && is_other
 }
 
 /// What is to take the place of the content of a version that is there, and whether it is of a later write, whose label counts;
@@ -38,9 +56,10 @@ pub(super) async fn successor(
 ) -> Option<(Content, bool)> {
     let there = before.content.as_deref()?;
     if there.id == found.content {
-        return None;
+        let is_filled = !options.moved_only && found.tier.is_none() && tells_more(found, before);
+        return is_filled.then(|| (there.clone(), true));
     }
-    if is_later(found, before, there) {
+    if found.is_ended && outranks(found, before, there) {
         let made = made_of(chunks, found, report).await?;
         // With the MD5 that the stub tells, it was proven to be whole on the node where it was found. A backup proves nothing: what it
         // names may be gone.
@@ -272,7 +291,7 @@ async fn delete(
 
 #[cfg(test)]
 mod tests {
-    use holdfast_actors::ports::metadata::{CannedAcl, ETag, NewBucket, ObjectAttributes, User};
+    use holdfast_actors::ports::metadata::{ETag, NewBucket, User};
     use holdfast_protocol::ContentId;
 
     use super::*;

@@ -3,7 +3,7 @@
 //! Each node of a cluster holds a part of the chunks, so an upload is put together by one run after the other: each adds the
 //! parts that it finds. What some object has already is left alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -18,7 +18,9 @@ use holdfast_protocol::manifest::{Extent, Manifest};
 use holdfast_protocol::{ContentId, UploadId, VersionId};
 use md5::{Digest, Md5};
 
-use super::{Found, Head, RebuildReport, known, md5_of, stand_in};
+use super::contents::{md5_of, stand_in};
+use super::found::{Head, Uploads};
+use super::{RebuildReport, known};
 
 /// Rows a page.
 const PAGE: u32 = 1_000;
@@ -28,7 +30,7 @@ pub(super) async fn bring_back(
     chunks: &dyn ReplicaStore,
     metadata: &dyn MetadataStore,
     owner: &str,
-    found: BTreeMap<(String, String, UploadId), BTreeMap<u16, Found>>,
+    found: Uploads,
     report: &mut RebuildReport,
 ) -> anyhow::Result<()> {
     for ((bucket, key, id), mut parts) in found {
@@ -45,15 +47,22 @@ pub(super) async fn bring_back(
         let have = match metadata.upload(bucket.id, &key, id).await {
             Ok(_) => all_parts(metadata, id).await.with_context(failed)?,
             Err(MetadataError::NoSuchUpload) => {
-                create(metadata, owner, &bucket, &key, id, &mut parts).await.with_context(failed)?;
+                // Each part tells the same of the object, by its first chunk.
+                let Some(told) = parts.values_mut().find(|part| part.has_head) else {
+                    report.waiting += parts.len() as u64;
+                    continue;
+                };
+                let head = std::mem::take(&mut told.head);
+                create(metadata, owner, &bucket, &key, id, head).await.with_context(failed)?;
                 report.uploads += 1;
                 Vec::new()
             }
             Err(error) => return Err(error).with_context(failed),
         };
         for (number, part) in parts {
-            // Another node had a later one of this number.
-            let later = |have: &Part| have.number == number && have.last_modified_ms > part.created_ms;
+            // Another node had a later one of this number, or a whole one.
+            let later =
+                |have: &Part| have.number == number && (have.last_modified_ms > part.created_ms || !part.is_ended);
             if have.iter().any(later) {
                 report.superseded += 1;
                 continue;
@@ -82,17 +91,15 @@ pub(super) async fn bring_back(
 }
 
 /// Begins an upload anew, now: it is not to be taken for one that was forgotten long ago.
-async fn create(
+pub(super) async fn create(
     metadata: &dyn MetadataStore,
     owner: &str,
     bucket: &Bucket,
     key: &str,
     id: UploadId,
-    parts: &mut BTreeMap<u16, Found>,
+    head: Head,
 ) -> Result<(), MetadataError> {
-    // Each part tells the same of the object.
-    let head = parts.values_mut().next().map(|part| std::mem::take(&mut part.head));
-    let Head { owner: told, attributes, tags, acl, class } = head.unwrap_or_default();
+    let Head { owner: told, attributes, tags, acl, class } = head;
     let upload = NewUpload {
         id,
         bucket: bucket.id,
@@ -121,7 +128,13 @@ async fn all_parts(metadata: &dyn MetadataStore, id: UploadId) -> Result<Vec<Par
 
 /// Completes every unfinished upload whose parts make an object: numbered from 1 without a gap, all but the last of 5 MiB at
 /// least. Those of one key in the order in which their last parts were stored, so that the latest is the latest again.
-pub(super) async fn complete(metadata: &dyn MetadataStore, report: &mut RebuildReport) -> anyhow::Result<()> {
+///
+/// One of which a part is `begun` here that it has nowhere whole stays as it is: without that part it may be cut short.
+pub(super) async fn complete(
+    metadata: &dyn MetadataStore,
+    begun: &BTreeSet<(UploadId, u16)>,
+    report: &mut RebuildReport,
+) -> anyhow::Result<()> {
     let mut after: Option<String> = None;
     loop {
         let buckets = metadata.list_buckets(None, after.as_deref(), PAGE).await.context("list buckets")?;
@@ -131,7 +144,10 @@ pub(super) async fn complete(metadata: &dyn MetadataStore, report: &mut RebuildR
             let mut whole = Vec::new();
             for upload in uploads_of(metadata, bucket).await? {
                 let parts = all_parts(metadata, upload.new.id).await.context("list parts")?;
-                if let Some(stored_ms) = is_whole(&parts) {
+                let id = upload.new.id;
+                let mut begun = begun.range((id, 0)..=(id, u16::MAX));
+                let lacks_one = begun.any(|(_, number)| parts.iter().all(|part| part.number != *number));
+                if let Some(stored_ms) = is_whole(&parts).filter(|_| !lacks_one) {
                     whole.push((stored_ms, upload, parts));
                 }
             }

@@ -166,7 +166,7 @@ impl<B: Backend> MetadataUpkeep for SqlMetadataStore<B> {
         replicas::claimant(self.backend.reads()).await
     }
 
-    async fn raise_epochs(&self, epochs: &[(ShardId, Epoch)]) -> MetadataResult<()> {
+    async fn raise_epochs(&self, epochs: &[(ShardId, Epoch)]) -> MetadataResult<Vec<(ShardId, Epoch)>> {
         self.run(Locks::none().epochs(Epochs::Raised), epochs.to_vec(), |tx, epochs| {
             boxed(async move { replicas::raise_epochs(tx, &epochs).await })
         })

@@ -1,0 +1,113 @@
+//! Contents of several chunks that begin on this node and end elsewhere, or nowhere.
+//!
+//! A label tells the size of the whole content, so that it is known which chunk is the last one, and the last one is stored only when
+//! those before it are. So **a content whose last chunk is on some node is whole, and one whose last chunk is on none broke off**. But
+//! the chunks of a content are of different shards, and a run sees the disks of one node. What begins here and does not end here
+//! therefore is no object by that: the node that has the end brings it back, under its name, of its size and time. What it cannot
+//! tell is what only the first chunk says: owner, headers, tags and ACL. That is added here, when the object is there.
+//!
+//! An upload is begun by the first chunk of any of its parts, and gets each part by that part's last chunk.
+//!
+//! So of nodes that are walked in any order the first round brings all objects back, and the second one gives them all that they had.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context;
+use holdfast_actors::ports::chunks::ReplicaStore;
+use holdfast_actors::ports::{MetadataError, MetadataStore};
+use holdfast_protocol::label::PartLabel;
+use holdfast_protocol::{UploadId, VersionId};
+
+use super::commit::commit;
+use super::found::{Begun, Found, Of};
+use super::{RebuildOptions, RebuildReport, known, uploads};
+
+/// The parts that begin here.
+pub(super) fn parts(begun: &[Begun]) -> BTreeSet<(UploadId, u16)> {
+    let part = |begun: &Begun| match begun.of {
+        Of::Version(_) => None,
+        Of::Part(part) => Some((part.upload, part.number)),
+    };
+    begun.iter().filter_map(part).collect()
+}
+
+/// Adds what the first chunks tell to what the last ones have brought back. Gives back the keys of versions that need nothing more.
+///
+/// # Errors
+/// Those of metadata.
+pub(super) async fn follow(
+    chunks: &dyn ReplicaStore,
+    metadata: &dyn MetadataStore,
+    owner: &str,
+    begun: Vec<Begun>,
+    (options, report): (RebuildOptions, &mut RebuildReport),
+) -> anyhow::Result<BTreeSet<(String, String)>> {
+    let mut finished = BTreeSet::new();
+    for Begun { bucket, key, of, found } in begun {
+        match of {
+            Of::Version(version) => {
+                let name = (bucket.as_str(), key.as_str(), version);
+                let before = report.known;
+                follow_version(chunks, metadata, owner, name, found, (options, &mut *report)).await?;
+                if report.known > before {
+                    finished.insert((bucket, key));
+                }
+            }
+            Of::Part(part) => {
+                let followed = follow_part(metadata, owner, (&bucket, &key, part), found, report).await;
+                followed.with_context(|| format!("rebuild upload {} of {bucket}/{key}", part.upload))?;
+            }
+        }
+    }
+    Ok(finished)
+}
+
+async fn follow_version(
+    chunks: &dyn ReplicaStore,
+    metadata: &dyn MetadataStore,
+    owner: &str,
+    (bucket, key, version): (&str, &str, VersionId),
+    found: Found,
+    (options, report): (RebuildOptions, &mut RebuildReport),
+) -> anyhow::Result<()> {
+    let failed = || format!("rebuild {bucket}/{key}");
+    let id = metadata.bucket(bucket).await.with_context(failed)?.id;
+    let before = match metadata.object(id, key, Some(version)).await {
+        Ok(before) => Some(before),
+        Err(MetadataError::NoSuchKey | MetadataError::NoSuchVersion) => None,
+        Err(error) => return Err(error).with_context(failed),
+    };
+    match before.as_deref().and_then(|before| Some((before, before.content.as_deref()?))) {
+        Some((_, there)) if there.id == found.content => {
+            commit(chunks, metadata, owner, (bucket, key, version), found, (options, report)).await?;
+        }
+        // Whole or not, it was overwritten.
+        Some((before, there)) if !known::outranks(&found, before, there) => report.superseded += 1,
+        _ => report.unended += 1,
+    }
+    Ok(())
+}
+
+async fn follow_part(
+    metadata: &dyn MetadataStore,
+    owner: &str,
+    (bucket, key, part): (&str, &str, PartLabel),
+    found: Found,
+    report: &mut RebuildReport,
+) -> Result<(), MetadataError> {
+    if !metadata.known_contents(&[found.content]).await?.is_empty() {
+        report.known += 1;
+        return Ok(());
+    }
+    let bucket = metadata.bucket(bucket).await?;
+    match metadata.upload(bucket.id, key, part.upload).await {
+        Ok(_) => {}
+        Err(MetadataError::NoSuchUpload) => {
+            uploads::create(metadata, owner, &bucket, key, part.upload, found.head).await?;
+            report.uploads += 1;
+        }
+        Err(error) => return Err(error),
+    }
+    report.unended += 1;
+    Ok(())
+}
