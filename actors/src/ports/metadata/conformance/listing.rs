@@ -167,7 +167,7 @@ pub async fn what_becomes_the_latest_during_a_listing_is_not_left_out(store: Sto
                 break;
             }
         }
-        deletion.await.unwrap().into_iter().for_each(|deleted| drop(deleted.unwrap()));
+        deletion.await.unwrap().into_iter().for_each(|deleted| assert!(deleted.is_ok(), "{deleted:?}"));
     }
 }
 
