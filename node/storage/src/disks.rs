@@ -3,7 +3,8 @@
 //! A chunk lives on one disk. Nothing records which: a lookup asks the indexes of all disks, which costs a hash lookup each. New chunks go
 //! to healthy disks at random, weighted by free space, so that disks of different age fill up together; a disk that refuses
 //! (full, fenced) is passed over for the next one. A disk that failed takes its chunks with it until it is back: replicas
-//! on other nodes are for that.
+//! on other nodes are for that. A chunk may be on two disks (one was away while it was repaired): where the first one's copy is
+//! damaged or cannot be read, the next one's is taken.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use parking_lot::Mutex;
 use rand::Rng;
 
 use crate::engine::{ChunkStat, Engine, EngineStats};
-use crate::error::{ReadError, WriteError};
+use crate::error::{ReadError, WriteError, is_unreadable};
 use crate::index::list_order;
 use crate::read::ChunkReader;
 use crate::write::ChunkWriter;
@@ -141,11 +142,7 @@ impl DiskSet {
         free.bytes.clone()
     }
 
-    fn disk_of(&self, id: &ChunkId) -> Option<&Engine> {
-        self.shared.disks.iter().find(|disk| disk.stat(id).is_some())
-    }
-
-    /// Reads a range; see [`Engine::read`].
+    /// Reads a range; see [`Engine::read`]. What one disk cannot give comes from the next one that has the chunk.
     ///
     /// # Errors
     /// [`ReadError::NotFound`], [`ReadError::Invalid`].
@@ -166,9 +163,15 @@ impl DiskSet {
         id: ChunkId,
         read: impl Fn(&Engine) -> Result<ChunkReader, ReadError>,
     ) -> Result<ChunkReader, ReadError> {
-        for disk in &self.shared.disks {
+        let disks = &self.shared.disks;
+        for (n, disk) in disks.iter().enumerate() {
             match read(disk) {
                 Err(ReadError::NotFound(_)) => {}
+                Ok(reader) if n + 1 < disks.len() => {
+                    let shared = Arc::clone(&self.shared);
+                    let others = (n + 1..disks.len()).map(move |other| shared.disks[other].clone());
+                    return Ok(reader.or_elsewhere(Box::new(others)));
+                }
                 other => return other,
             }
         }
@@ -177,7 +180,7 @@ impl DiskSet {
 
     /// What is stored under `id`.
     pub fn stat(&self, id: &ChunkId) -> Option<ChunkStat> {
-        self.disk_of(id).and_then(|disk| disk.stat(id))
+        self.shared.disks.iter().find_map(|disk| disk.stat(id))
     }
 
     /// Deletes chunks, on all disks at once; see [`Engine::delete`].
@@ -198,22 +201,50 @@ impl DiskSet {
         merged(self.shared.disks.iter().map(|disk| disk.list(after, limit)), limit)
     }
 
-    /// A chunk's label; see [`Engine::label`].
+    /// A chunk's label, from the first disk that can give it; see [`Engine::label`].
     ///
     /// # Errors
-    /// [`ReadError`].
+    /// [`ReadError`] of the first disk that has the chunk.
     pub async fn label(&self, id: ChunkId) -> Result<Bytes, ReadError> {
-        let disk = self.disk_of(&id).ok_or(ReadError::NotFound(id))?;
-        disk.label(id).await
+        let mut failed = None;
+        for disk in &self.shared.disks {
+            match disk.label(id).await {
+                Ok(label) => return Ok(label),
+                Err(ReadError::NotFound(_)) => {}
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        Err(failed.unwrap_or(ReadError::NotFound(id)))
     }
 
-    /// Whether a chunk is whole on its disk; see [`Engine::verify`].
+    /// Whether a chunk is whole on one of the disks; see [`Engine::verify`]. Copies before that one that turned out to be damaged
+    /// are deleted: every read would try them first.
     ///
     /// # Errors
-    /// [`ReadError`].
+    /// [`ReadError`] of the first disk that has the chunk; nothing is deleted then.
     pub async fn verify(&self, id: ChunkId) -> Result<ChunkStat, ReadError> {
-        let disk = self.disk_of(&id).ok_or(ReadError::NotFound(id))?;
-        disk.verify(id).await
+        let (mut failed, mut damaged) = (None, vec![]);
+        for disk in &self.shared.disks {
+            match disk.verify(id).await {
+                Ok(stat) => {
+                    drop_copies(id, &damaged).await;
+                    return Ok(stat);
+                }
+                Err(ReadError::NotFound(_)) => {}
+                Err(error) => {
+                    let is_damage = match &error {
+                        ReadError::Corrupt { .. } => true,
+                        ReadError::Io { source, .. } => is_unreadable(source),
+                        ReadError::NotFound(_) | ReadError::Invalid { .. } => false,
+                    };
+                    damaged.extend(is_damage.then_some(disk));
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        Err(failed.unwrap_or(ReadError::NotFound(id)))
     }
 
     /// As [`DiskSet::list`], of one shard of the cluster only.
@@ -254,6 +285,20 @@ impl DiskSet {
     pub async fn shutdown(&self) -> Result<(), WriteError> {
         let all = join_all(self.shared.disks.iter().map(Engine::shutdown)).await;
         all.into_iter().collect()
+    }
+}
+
+/// Deletes damaged copies of a chunk that is whole elsewhere, as far as their disks take deletions.
+async fn drop_copies(id: ChunkId, damaged: &[&Engine]) {
+    for disk in damaged {
+        match disk.delete(&[id]).await {
+            Ok(()) => {
+                tracing::info!(chunk = %id, disk = %disk.dir().display(), "damaged copy deleted: another is whole")
+            }
+            Err(error) => {
+                tracing::warn!(chunk = %id, disk = %disk.dir().display(), %error, "damaged copy stays beside a whole one");
+            }
+        }
     }
 }
 

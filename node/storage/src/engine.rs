@@ -221,7 +221,12 @@ impl Engine {
         self.reader(id, range, Pieces::Copied)
     }
 
-    fn reader(&self, id: ChunkId, range: std::ops::Range<u32>, pieces: Pieces) -> Result<ChunkReader, ReadError> {
+    pub(crate) fn reader(
+        &self,
+        id: ChunkId,
+        range: std::ops::Range<u32>,
+        pieces: Pieces,
+    ) -> Result<ChunkReader, ReadError> {
         let (location, pin) = self.inner.pin(&id).ok_or(ReadError::NotFound(id))?;
         if range.start > range.end || range.end > location.payload_len() {
             let detail = format!("{range:?} of {} bytes", location.payload_len());
