@@ -183,6 +183,9 @@ impl Inner {
     /// that this makes unneeded.
     async fn settle(self: &Arc<Self>, segment: &Arc<Segment>) {
         let _one_at_a_time = self.settling.lock().await;
+        if self.fenced.load(Ordering::SeqCst) {
+            return;
+        }
         match self.try_settle(segment).await {
             Ok(released) => {
                 for number in released {

@@ -72,6 +72,7 @@ impl Opener {
                 self.report.segments_scanned += 1;
                 let context = failed("scan segment", &segment.path);
                 let scan = scan(&self.pool, &segment.file, &segment.header).await.map_err(context)?;
+                self.note_unread(segment.number(), &scan.unread);
                 // The segment was whole when its index file was written: what does not match is damaged, not torn.
                 for suspect in scan.suspects.iter().filter(|suspect| suspect.header.kind == RecordKind::Chunk) {
                     self.report.damaged.push(suspect.header.id);
