@@ -15,7 +15,7 @@
 //! | `stats` | the disk in numbers |
 //!
 //! **Who owns what.** The index says what exists; a segment says what of it is alive; `Space` says where the next record
-//! goes. Each has its own short locks, and none is held across an await. Lock order: index shard → segment map → pins.
+//! goes. Each has its own short locks, and none is held across an await. Lock order: index shard → retention → segment map → pins.
 //!
 //! **Faults.** An error of a write or a sync fences the disk: writes and deletes are refused from then on, reads go on. A full
 //! disk refuses new chunks only, and is asked again at each attempt.

@@ -430,6 +430,19 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_sent_from_where_a_copy_is_being_made() {
+        let mapping = Mapping::new(file_of(1 << 20).as_fd(), 1 << 20).unwrap();
+        mapping.set_refresh(Box::new(|_| Box::pin(async { Ok(()) })));
+        mapping.set_verified(0..1 << 20);
+        assert!(mapping.is_sendable(0..1 << 20));
+        let turn = mapping.copying.begin(&(5000..5010)).unwrap();
+        assert!(!mapping.is_sendable(0..10), "the copy may bring it in unverified");
+        assert!(mapping.is_sendable(512 << 10..516 << 10));
+        drop(turn);
+        assert!(mapping.is_sendable(0..1 << 20));
+    }
+
+    #[test]
     fn bytes_survive_the_unmapping_of_touched_pages() {
         let mapping = Mapping::new(file_of(1 << 20).as_fd(), 1 << 20).unwrap();
         let bytes = mapping.bytes(0..1 << 20, Arc::new(()));

@@ -188,15 +188,20 @@ impl Inner {
         allowed: impl FnOnce() -> bool,
     ) -> bool {
         let to = Location { segment: target.number(), block: moved.block, extent: moved.extent };
-        // Before the move: a tombstone that is written right after it must outlive the old segment too.
-        self.retention.lock().note_stale_copy(segment.number());
         self.account(target, moved);
-        if !self.index.replace_if(&moved.id, from, to, allowed) {
+        let exchanged = self.index.replace_if(&moved.id, from, to, || {
+            let allowed = allowed();
+            if allowed {
+                // At once with the exchange: a tombstone of the copy must outlive the old segment, too, and a settling that took
+                // the original for alive must see that it has died since.
+                self.retention.lock().note_stale_copy(segment.number());
+            }
+            allowed
+        });
+        if !exchanged {
             self.unaccount(target, &moved);
             return false;
         }
-        // And behind it: a settling that began between the two saw no death and would forget the copy that died here.
-        self.retention.lock().note_stale_copy(segment.number());
         segment.bury(from.block, u64::from(from.record_len()), u64::from(from.payload_len()));
         true
     }
@@ -308,80 +313,4 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use futures::FutureExt;
-    use holdfast_protocol::{ChunkId, ContentId};
-
-    use super::*;
-    use crate::buf::{BufferPool, BufferPoolConfig};
-    use crate::engine::{Engine, EngineConfig};
-    use crate::io::sim::SimIo;
-
-    fn id(n: u32) -> ChunkId {
-        ContentId([7; 12]).chunk(n)
-    }
-
-    async fn put(engine: &Engine, n: u32, len: usize) {
-        let mut writer = engine.create(id(n), len as u32, b"").await.unwrap();
-        writer.write(&vec![n as u8; len]).await.unwrap();
-        writer.finish_input().unwrap();
-        writer.finish().await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_settling_amid_a_move_does_not_forget_the_original() {
-        let io = SimIo::new(1);
-        let mut config = EngineConfig::new(Path::new("/disk"), [1; 16], [2; 16]);
-        (config.segment_size_bytes, config.reserve_bytes, config.background) = (512 << 10, 512 << 10, false);
-        let pool = BufferPool::new(BufferPoolConfig { large_count: 8, small_count: 16 }).unwrap();
-        let (engine, _) = Engine::open(config, Arc::new(io.clone()), pool).await.unwrap();
-        // Four and the small one fill a segment.
-        put(&engine, 0, 20_000).await;
-        for n in 1..6 {
-            put(&engine, n, 100_000).await;
-        }
-        engine.run_jobs().await;
-        engine.delete(&[id(1), id(2), id(3), id(4)]).await.unwrap();
-        engine.run_jobs().await;
-        engine.settle().await;
-        let inner = &engine.inner;
-        let (from, _pin) = inner.pin(&id(0)).unwrap();
-        let segment = inner.segment(from.segment).unwrap();
-        let active = inner.segment(inner.index.get(&id(5)).unwrap().segment).unwrap();
-        assert_ne!(segment.number(), active.number());
-        assert!(!inner.retention.lock().is_needed(active.number()), "all is settled");
-
-        let (entries, _) = inner.listed(&segment).await.unwrap();
-        let entry = entries[0];
-        assert_eq!((entry.id, entries.len()), (id(0), 1));
-        let mut reservation = inner.reserve(u64::from(from.record_len()), Purpose::Chunk).await.unwrap();
-        assert!(inner.copy_record(&segment, &entry, &mut reservation).await.is_ok());
-        inner.writes_done(&mut reservation).await.unwrap();
-        inner.sync_segment(&reservation.segment).await.unwrap();
-        assert_eq!(reservation.segment.number(), active.number());
-
-        // It waits for its sync when the index comes to name the copy.
-        {
-            let mut state = segment.state.lock();
-            (state.compacting, state.unsettled) = (true, true);
-        }
-        io.set_slow_syncs(1000);
-        let mut settling = Box::pin(engine.settle());
-        let moved = IndexEntry { block: reservation.block(), ..entry };
-        let exchanged = inner.exchange(&segment, from, &active, moved, || {
-            for _ in 0..100 {
-                assert!(settling.as_mut().now_or_never().is_none(), "its sync takes longer");
-            }
-            !segment.state.lock().unsettled
-        });
-        assert!(exchanged, "settling has begun");
-        reservation.settle();
-        io.set_slow_syncs(0);
-        settling.await;
-        engine.delete(&[id(0)]).await.unwrap();
-        // The tombstone lies where the copy died, which alone would not need it.
-        assert!(inner.retention.lock().is_needed(active.number()), "the original may be found again");
-    }
-}
+mod tests;

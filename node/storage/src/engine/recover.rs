@@ -39,7 +39,7 @@ use super::small_files::{read_file, read_prefix, replace_file, write_block};
 use super::space::{Sequences, Space};
 use super::{Engine, EngineConfig, Inner, ReadMeters};
 use crate::buf::{BufferPool, LARGE_BYTES};
-use crate::error::{OpenError, is_unreadable};
+use crate::error::{OpenError, is_full, is_unreadable};
 use crate::finding::{Finding, FindingSource};
 use crate::format::index_file::{HEADER_BYTES as INDEX_HEADER_BYTES, IndexFile, IndexFileHeader};
 use crate::format::record::{Kill, RecordKind};
@@ -439,7 +439,7 @@ impl Opener {
             let context = || failed("give torn records back of", &segment.path);
             for (offset, len) in scan.gaps(segment.header.len_bytes) {
                 match segment.file.punch_hole(offset, len) {
-                    Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported || is_full(&error) => {
                         zero_headers(&self.pool, &segment.file, segment, offset, len).await.map_err(context())?;
                     }
                     other => other.map_err(context())?,
