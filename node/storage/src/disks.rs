@@ -225,7 +225,8 @@ impl DiskSet {
     /// # Errors
     /// [`ReadError`] of the first disk that has the chunk; nothing is deleted then.
     pub async fn verify(&self, id: ChunkId) -> Result<ChunkStat, ReadError> {
-        let (mut failed, mut damaged) = (None, vec![]);
+        let mut failed = None;
+        let mut damaged: Vec<&Engine> = vec![];
         for disk in &self.shared.disks {
             match disk.verify(id).await {
                 Ok(stat) => {
@@ -239,7 +240,9 @@ impl DiskSet {
                         ReadError::Io { source, .. } => is_unreadable(source),
                         ReadError::NotFound(_) | ReadError::Invalid { .. } => false,
                     };
-                    damaged.extend(is_damage.then_some(disk));
+                    if is_damage {
+                        damaged.push(disk);
+                    }
                     failed.get_or_insert(error);
                 }
             }
