@@ -4,7 +4,8 @@
 //! 2. For each segment: its header and the tombstones of its index file. A segment without a good index file is scanned
 //!    ([`super::scan`]).
 //! 3. A scanned record that does not match is *torn* (nobody was told of it) or, at or below the highest stable sequence number
-//!    seen, *damaged*: it stays in the index and answers "corrupt", so that repair learns of it. Everything in a scanned segment
+//!    seen, *damaged*: it stays in the index and answers "corrupt", so that repair learns of it. A copy that compaction made is torn
+//!    where its original or a tombstone is found, and damaged else. Everything in a scanned segment
 //!    that is no good record is punched. What no sync is known to have covered (records above the stable number, copies of
 //!    compaction) is written again as it is, and all of it synced, before anything is served: the caches of kernel and
 //!    disk may show what the platter does not have, and after a failed sync no later one would write it.
@@ -428,6 +429,8 @@ impl Opener {
                         self.report.damaged.push(header.id);
                         keep.push(suspect);
                     }
+                    // Torn if its original is there, which is seen later.
+                    (false, RecordKind::Chunk) if header.is_moved() => keep.push(suspect),
                     (false, RecordKind::Chunk) => self.report.torn.push(header.id),
                     (_, RecordKind::Tombstones) => {}
                 }

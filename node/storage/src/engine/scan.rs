@@ -67,7 +67,12 @@ impl Suspect {
         (self.offset / BLOCK_BYTES as u64) as u32
     }
 
-    fn entry(&self) -> IndexEntry {
+    /// Whether this is a copy made by compaction that may have been torn or damaged later.
+    pub(super) fn is_doubtful_copy(&self) -> bool {
+        self.header.kind == RecordKind::Chunk && self.header.is_moved() && !self.unreadable
+    }
+
+    pub(super) fn entry(&self) -> IndexEntry {
         entry_of(&self.header, self.offset)
     }
 

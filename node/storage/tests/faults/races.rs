@@ -117,3 +117,22 @@ async fn what_a_reader_has_begun_is_read_to_its_end_while_compaction_moves_it() 
         assert!(engine.locate(&id(5)).is_some() && !io.files().iter().any(|(path, _)| *path == before.path));
     }
 }
+
+#[tokio::test]
+async fn a_moved_chunk_that_rots_is_reported_by_a_scan_and_not_dropped() {
+    let io = SimIo::new(1);
+    let (engine, _) = sparse(&io).await;
+    let before = engine.locate(&id(0)).unwrap();
+    assert_eq!(engine.compact(u64::MAX).await.unwrap().chunks_moved, 1);
+    let place = engine.locate(&id(0)).unwrap();
+    assert!(io.files().iter().all(|(path, _)| *path != before.path), "the original is gone");
+    drop(engine);
+    io.rot(&place.path, place.payload.start + 10, 0).unwrap();
+    let (engine, report) = open_with(sim_config(), Arc::new(io.clone())).await;
+    assert_eq!((report.segments_scanned, report.damaged), (1, vec![id(0)]));
+    assert!(report.torn.is_empty());
+    assert!(matches!(get(&engine, id(0)).await, Err(ReadError::Corrupt { .. })));
+    assert_eq!(get(&engine, id(5)).await.unwrap(), payload(5, 100_000));
+    engine.delete(&[id(0)]).await.unwrap();
+    engine.shutdown().await.unwrap();
+}
