@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use holdfast_storage::io::sim::SimIo;
 use holdfast_storage::io::{BlockIo, OpenMode};
-use holdfast_storage::{ChunkReader, DiskSet, Engine, Finding, FindingSource, ReadError, RecoveryReport, WriteError};
+use holdfast_storage::{
+    ChunkReader, DiskSet, Engine, Finding, FindingSource, ReadError, RecoveryReport, ScrubConfig, ScrubStep, Scrubber,
+    WriteError,
+};
 use parking_lot::Mutex;
 
 use super::common::{get, id, open_with, payload, put};
@@ -184,6 +187,35 @@ async fn a_segment_whose_header_cannot_be_read_leaves_the_others_to_be_served() 
     let (engine, report, _) = open_and_find(&io).await;
     assert_eq!((report.chunks, report.unread_bytes), (20, 0));
     assert!(engine.fenced().is_none());
+}
+
+#[tokio::test]
+async fn scrub_goes_on_behind_a_segment_that_it_cannot_list() {
+    let io = SimIo::new(18);
+    let engine = sim_engine(&io).await;
+    for n in 0..20 {
+        put(&engine, id(n), &bytes(n)).await.unwrap();
+    }
+    engine.run_jobs().await;
+    let first = engine.locate(&id(0)).unwrap();
+    let others = (1..20).filter(|n| engine.locate(&id(*n)).unwrap().path != first.path).count();
+    assert!(others > 0);
+    io.set_unreadable(&first.path.with_extension("index"), 0..BLOCK).unwrap();
+    io.set_unreadable(&first.path, first.record.start..first.record.start + BLOCK).unwrap();
+    let mut scrubber = Scrubber::resume(&engine, ScrubConfig::default()).await;
+    let (mut good, mut failed) = (0, 0);
+    loop {
+        match scrubber.step().await {
+            Ok(ScrubStep::RoundDone) => break,
+            Ok(ScrubStep::SegmentDone) => {}
+            Ok(ScrubStep::Record { good: is_good, .. }) => good += usize::from(is_good),
+            Err(error) => {
+                failed += 1;
+                assert!(failed < 9, "it does not go on: {error}");
+            }
+        }
+    }
+    assert_eq!((good, failed), (others, 1));
 }
 
 async fn read_all(reader: Result<ChunkReader, ReadError>) -> Result<Vec<u8>, ReadError> {
