@@ -18,7 +18,8 @@
 //! goes. Each has its own short locks, and none is held across an await. Lock order: index shard → retention → segment map → pins.
 //!
 //! **Faults.** An error of a write or a sync fences the disk: writes and deletes are refused from then on, reads go on. A disk that
-//! could not be read whole when it was opened is fenced from its start ([`recover`]). A full disk refuses new chunks only, and is asked again at each attempt.
+//! could not be read whole when it was opened is fenced from its start ([`recover`]). A full disk refuses new chunks only, and is
+//! asked again at each attempt.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
