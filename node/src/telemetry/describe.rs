@@ -313,6 +313,15 @@ pub(super) fn describe() {
     describe_gauge!("holdfast_storage_index_memory_bytes", Unit::Bytes, "Memory of the index.");
     describe_gauge!("holdfast_storage_jobs_waiting", "Jobs that wait for the disk's background thread.");
     describe_gauge!("holdfast_storage_fenced", "1 when the disk takes no writes.");
+    describe_gauge!(
+        "holdfast_storage_unread_bytes",
+        Unit::Bytes,
+        "Bytes of segments that could not be read when the disk was opened, and in which anything may be."
+    );
+    describe_counter!(
+        "holdfast_storage_ring_retries_total",
+        "Times that the kernel did not take disk operations at once."
+    );
     describe_gauge!("holdfast_storage_full", "1 when the last chunk was refused for want of space.");
 
     describe_gauge!("process_resident_memory_bytes", Unit::Bytes, "Resident memory.");

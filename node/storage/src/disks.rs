@@ -2,7 +2,8 @@
 //!
 //! A chunk lives on one disk. Nothing records which: a lookup asks the indexes of all disks, which costs a hash lookup each. New chunks go
 //! to healthy disks at random, weighted by free space, so that disks of different age fill up together; a disk that refuses
-//! (full, fenced) is passed over for the next one.
+//! (full, fenced) is passed over for the next one. A chunk may be on two disks (one was away while it was repaired): where the first
+//! one's copy is damaged or cannot be read, the next one's is taken.
 //!
 //! A disk that was fenced while the node runs may still be read, for as long as that goes well, and nothing more is expected of it: what
 //! lies there only is **stranded** ([`DiskSet::list_stranded`]). A stranded chunk can be read, looked up and listed by shard, so that
@@ -21,7 +22,7 @@ use parking_lot::Mutex;
 use rand::Rng;
 
 use crate::engine::{ChunkStat, Engine, EngineStats};
-use crate::error::{ReadError, WriteError};
+use crate::error::{ReadError, WriteError, is_unreadable};
 use crate::index::list_order;
 use crate::read::ChunkReader;
 use crate::write::ChunkWriter;
@@ -162,11 +163,6 @@ impl DiskSet {
         self.working().find(|disk| disk.stat(id).is_some())
     }
 
-    /// Where a chunk is read: on a disk that works, if it lies on one.
-    fn disk_of(&self, id: &ChunkId) -> Option<&Engine> {
-        self.working_disk_of(id).or_else(|| self.fenced().find(|disk| disk.stat(id).is_some()))
-    }
-
     /// How many disks work, and how many are fenced.
     pub fn count(&self) -> (usize, usize) {
         let fenced = self.fenced().count();
@@ -194,7 +190,12 @@ impl DiskSet {
         }
     }
 
-    /// Reads a range; see [`Engine::read`].
+    /// All disks in the order in which a chunk is looked for: those that work first.
+    fn by_trust(&self) -> impl Iterator<Item = &Engine> {
+        self.working().chain(self.fenced())
+    }
+
+    /// Reads a range; see [`Engine::read`]. What one disk cannot give comes from the next one that has the chunk.
     ///
     /// # Errors
     /// [`ReadError::NotFound`], [`ReadError::Invalid`].
@@ -215,9 +216,16 @@ impl DiskSet {
         id: ChunkId,
         read: impl Fn(&Engine) -> Result<ChunkReader, ReadError>,
     ) -> Result<ChunkReader, ReadError> {
-        for disk in self.working().chain(self.fenced()) {
+        let disks = &self.shared.disks;
+        for disk in self.by_trust() {
             match read(disk) {
                 Err(ReadError::NotFound(_)) => {}
+                Ok(reader) if disks.len() > 1 => {
+                    let here = disks.iter().position(|other| std::ptr::eq(other, disk));
+                    let others = (0..disks.len()).filter(move |other| Some(*other) != here);
+                    let shared = Arc::clone(&self.shared);
+                    return Ok(reader.or_elsewhere(Box::new(others.map(move |other| shared.disks[other].clone()))));
+                }
                 other => return other,
             }
         }
@@ -226,7 +234,7 @@ impl DiskSet {
 
     /// What is stored under `id`.
     pub fn stat(&self, id: &ChunkId) -> Option<ChunkStat> {
-        self.disk_of(id).and_then(|disk| disk.stat(id))
+        self.by_trust().find_map(|disk| disk.stat(id))
     }
 
     /// Deletes chunks, on all disks at once; see [`Engine::delete`]. Those that are fenced are passed over, unless all are.
@@ -249,22 +257,53 @@ impl DiskSet {
         merged(self.working().map(|disk| disk.list(after, limit)), limit)
     }
 
-    /// A chunk's label; see [`Engine::label`].
+    /// A chunk's label, from the first disk that can give it; see [`Engine::label`].
     ///
     /// # Errors
-    /// [`ReadError`].
+    /// [`ReadError`] of the first disk that has the chunk.
     pub async fn label(&self, id: ChunkId) -> Result<Bytes, ReadError> {
-        let disk = self.disk_of(&id).ok_or(ReadError::NotFound(id))?;
-        disk.label(id).await
+        let mut failed = None;
+        for disk in self.by_trust() {
+            match disk.label(id).await {
+                Ok(label) => return Ok(label),
+                Err(ReadError::NotFound(_)) => {}
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        Err(failed.unwrap_or(ReadError::NotFound(id)))
     }
 
-    /// Whether a chunk is whole on its disk, and that one works; see [`Engine::verify`].
+    /// Whether a chunk is whole on one of the disks that work; see [`Engine::verify`]. Copies before that one that turned out to be
+    /// damaged are deleted: every read would try them first.
     ///
     /// # Errors
-    /// [`ReadError`].
+    /// [`ReadError`] of the first disk that has the chunk; nothing is deleted then.
     pub async fn verify(&self, id: ChunkId) -> Result<ChunkStat, ReadError> {
-        let disk = self.working_disk_of(&id).ok_or(ReadError::NotFound(id))?;
-        disk.verify(id).await
+        let mut failed = None;
+        let mut damaged: Vec<&Engine> = vec![];
+        for disk in self.working() {
+            match disk.verify(id).await {
+                Ok(stat) => {
+                    drop_copies(id, &damaged).await;
+                    return Ok(stat);
+                }
+                Err(ReadError::NotFound(_)) => {}
+                Err(error) => {
+                    let is_damage = match &error {
+                        ReadError::Corrupt { .. } => true,
+                        ReadError::Io { source, .. } => is_unreadable(source),
+                        ReadError::NotFound(_) | ReadError::Invalid { .. } => false,
+                    };
+                    if is_damage {
+                        damaged.push(disk);
+                    }
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        Err(failed.unwrap_or(ReadError::NotFound(id)))
     }
 
     /// As [`DiskSet::list`], of one shard of the cluster only.
@@ -282,7 +321,7 @@ impl DiskSet {
     /// Runs `visit` once on every chunk of one shard of the cluster, disk by disk; see [`Engine::for_each_of_shard`].
     pub fn for_each_of_shard(&self, shard: ShardId, shard_count: u32, mut visit: impl FnMut(ChunkStat)) {
         for (n, disk) in self.shared.disks.iter().enumerate() {
-            // A chunk on two disks counts on the first, which is the one that is read. Disks are asked in one order only, so
+            // A chunk on two disks counts on the first. Disks are asked in one order only, so
             // two walks never wait for each other.
             let before = &self.shared.disks[..n];
             disk.for_each_of_shard(shard, shard_count, |stat| {
@@ -305,6 +344,20 @@ impl DiskSet {
     pub async fn shutdown(&self) -> Result<(), WriteError> {
         let all = join_all(self.shared.disks.iter().map(Engine::shutdown)).await;
         all.into_iter().collect()
+    }
+}
+
+/// Deletes damaged copies of a chunk that is whole elsewhere, as far as their disks take deletions.
+async fn drop_copies(id: ChunkId, damaged: &[&Engine]) {
+    for disk in damaged {
+        match disk.delete(&[id]).await {
+            Ok(()) => {
+                tracing::info!(chunk = %id, disk = %disk.dir().display(), "damaged copy deleted: another is whole")
+            }
+            Err(error) => {
+                tracing::warn!(chunk = %id, disk = %disk.dir().display(), %error, "damaged copy stays beside a whole one");
+            }
+        }
     }
 }
 

@@ -15,10 +15,11 @@
 //! | `stats` | the disk in numbers |
 //!
 //! **Who owns what.** The index says what exists; a segment says what of it is alive; `Space` says where the next record
-//! goes. Each has its own short locks, and none is held across an await. Lock order: index shard → segment map → pins.
+//! goes. Each has its own short locks, and none is held across an await. Lock order: index shard → retention → segment map → pins.
 //!
-//! **Faults.** An error of a write or a sync fences the disk: writes and deletes are refused from then on, reads go on. A full
-//! disk refuses new chunks only, and is asked again at each attempt.
+//! **Faults.** An error of a write or a sync fences the disk: writes and deletes are refused from then on, reads go on. A disk that
+//! could not be read whole when it was opened is fenced from its start ([`recover`]). A full disk refuses new chunks only, and is
+//! asked again at each attempt.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -221,7 +222,12 @@ impl Engine {
         self.reader(id, range, Pieces::Copied)
     }
 
-    fn reader(&self, id: ChunkId, range: std::ops::Range<u32>, pieces: Pieces) -> Result<ChunkReader, ReadError> {
+    pub(crate) fn reader(
+        &self,
+        id: ChunkId,
+        range: std::ops::Range<u32>,
+        pieces: Pieces,
+    ) -> Result<ChunkReader, ReadError> {
         let (location, pin) = self.inner.pin(&id).ok_or(ReadError::NotFound(id))?;
         if range.start > range.end || range.end > location.payload_len() {
             let detail = format!("{range:?} of {} bytes", location.payload_len());

@@ -31,11 +31,13 @@ use parking_lot::RwLock;
 use rustix::fs::OFlags;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+use self::copying::Copying;
 use self::residency::Taken;
 use self::touched::TouchedWindows;
 use self::verified::VerifiedPages;
 use crate::io::IoFuture;
 
+mod copying;
 mod residency;
 pub mod splice;
 mod touched;
@@ -73,6 +75,7 @@ pub struct Mapping {
     verified: VerifiedPages,
     /// Cleared when the file system turns out not to read without waiting.
     copies: AtomicBool,
+    copying: Copying,
     touched: TouchedWindows,
     refresh: OnceLock<Refresh>,
     refreshing: tokio::sync::Mutex<()>,
@@ -117,6 +120,7 @@ impl Mapping {
             file: Arc::new(file),
             verified: VerifiedPages::new(len as u64),
             copies: AtomicBool::new(true),
+            copying: Copying::default(),
             touched: TouchedWindows::new(len as u64),
             refresh: OnceLock::new(),
             refreshing: tokio::sync::Mutex::new(()),
@@ -174,13 +178,15 @@ impl Mapping {
     /// # Panics
     /// When the range reaches past the mapping.
     pub fn copy_resident(&self, range: Range<u64>) -> Option<Bytes> {
+        self.check(&range);
+        let _turn = self.copying.begin(&range)?;
         if !self.is_resident(range.clone()) || !self.is_verified(range.clone()) {
             return None;
         }
         match residency::copy_resident(self, range.clone()) {
             // Another reader clears the marks before it brings back what was evicted meanwhile.
             Taken::All(bytes) => self.is_verified(range).then(|| bytes.freeze()),
-            // What was evicted meanwhile the kernel may be bringing back for this call, unverified.
+            // What was evicted meanwhile the kernel may be bringing back for this call, unverified; see `copying`.
             Taken::NotAll => {
                 self.clear_verified(range);
                 None
@@ -221,10 +227,19 @@ impl Mapping {
     }
 
     /// Whether a range may be sent now: it is resident and, where the engine verifies (it has set its hook), verified.
-    ///
-    /// Residency first: a page that comes in between the two questions has its mark cleared before.
     pub fn is_sendable(&self, range: Range<u64>) -> bool {
-        self.is_resident(range.clone()) && (self.refresh.get().is_none() || self.is_verified(range))
+        match self.refresh.get() {
+            Some(_) => self.is_resident_and_verified(range),
+            None => self.is_resident(range),
+        }
+    }
+
+    /// Whether a range is in the page cache as it was verified.
+    ///
+    /// Residency first: a page that comes in between the questions has its mark cleared before, or comes in by a copy that is
+    /// under way.
+    pub(crate) fn is_resident_and_verified(&self, range: Range<u64>) -> bool {
+        self.is_resident(range.clone()) && !self.copying.is_under_way(&range) && self.is_verified(range)
     }
 
     /// Makes a range sendable without blocking the thread: by the engine's hook, which verifies it, or else by plain reads on
@@ -412,6 +427,19 @@ mod tests {
         assert!(mapping.is_resident(8193..16383));
         assert!(!mapping.is_resident(8192..1 << 20));
         assert!(mapping.is_resident(5..5));
+    }
+
+    #[test]
+    fn nothing_is_sent_from_where_a_copy_is_being_made() {
+        let mapping = Mapping::new(file_of(1 << 20).as_fd(), 1 << 20).unwrap();
+        mapping.set_refresh(Box::new(|_| Box::pin(async { Ok(()) })));
+        mapping.set_verified(0..1 << 20);
+        assert!(mapping.is_sendable(0..1 << 20));
+        let turn = mapping.copying.begin(&(5000..5010)).unwrap();
+        assert!(!mapping.is_sendable(0..10), "the copy may bring it in unverified");
+        assert!(mapping.is_sendable(512 << 10..516 << 10));
+        drop(turn);
+        assert!(mapping.is_sendable(0..1 << 20));
     }
 
     #[test]

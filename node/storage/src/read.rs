@@ -14,6 +14,8 @@
 //!
 //! The record is pinned while the reader or any slice of the mapping lives.
 //!
+//! Where another disk of the node has the chunk too, a reader whose disk fails goes on there ([`ChunkReader::or_elsewhere`]).
+//!
 //! **Who looks at the bytes** does not get slices of the mapping ([`Pieces::Copied`]). Pages may go at any time, and whoever touches
 //! such a slice later brings them back unverified, while its thread stands still; a disk that cannot read them ends the process
 //! by SIGBUS. Only the connection writer asks again before it sends.
@@ -30,7 +32,7 @@ use futures::future::BoxFuture;
 use holdfast_protocol::ChunkId;
 
 use crate::buf::{BufferPool, IoBuf, LARGE_BYTES, SMALL_BYTES, SharedBuf};
-use crate::engine::Inner;
+use crate::engine::{Engine, Inner};
 use crate::error::ReadError;
 use crate::finding::{Finding, FindingSource};
 use crate::format::record::{ChecksumTable, RecordHeader, RecordKind};
@@ -62,8 +64,13 @@ pub struct ChunkReader {
     range: Range<u32>,
     table: Option<Arc<ChecksumTable>>,
     pending: Option<BoxFuture<'static, Result<Fetched, ReadError>>>,
+    /// Who else may have the chunk.
+    others: Option<Others>,
     done: bool,
 }
+
+/// Gives the engines that have a chunk too, one after another: asked only when a disk failed.
+pub(crate) type Others = Box<dyn Iterator<Item = Engine> + Send + Sync>;
 
 /// The record that is read.
 struct Chunk {
@@ -101,7 +108,28 @@ impl ChunkReader {
         pieces: Pieces,
     ) -> Self {
         let chunk = Arc::new(Chunk { inner, id, location, pin: Arc::new(pin), pieces });
-        Self { done: range.is_empty(), chunk, range, table: None, pending: None }
+        Self { done: range.is_empty(), chunk, range, table: None, pending: None, others: None }
+    }
+
+    /// Goes on with the same byte on one of `others`, should this disk turn out not to have what is right.
+    pub(crate) fn or_elsewhere(mut self, others: Others) -> Self {
+        self.others = Some(others);
+        self
+    }
+
+    /// Takes the next disk that has the chunk, if there is one.
+    fn turn_elsewhere(&mut self) -> bool {
+        let (id, pieces, chunk_len) = (self.chunk.id, self.chunk.pieces, self.chunk_len());
+        while let Some(engine) = self.others.as_mut().and_then(|others| others.next()) {
+            let found = engine.reader(id, self.range.clone(), pieces);
+            if let Ok(found) = found
+                && found.chunk_len() == chunk_len
+            {
+                (self.chunk, self.table) = (found.chunk, None);
+                return true;
+            }
+        }
+        false
     }
 
     /// Payload bytes of the whole chunk.
@@ -118,6 +146,20 @@ impl ChunkReader {
     }
 
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, ReadError>>> {
+        loop {
+            let failed = match ready!(self.poll_here(context)) {
+                Some(Err(error)) => error,
+                piece => return Poll::Ready(piece),
+            };
+            if !self.turn_elsewhere() {
+                self.done = true;
+                return Poll::Ready(Some(Err(failed)));
+            }
+        }
+    }
+
+    /// The next piece from the disk that is being read.
+    fn poll_here(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, ReadError>>> {
         if self.done {
             return Poll::Ready(None);
         }
@@ -140,10 +182,7 @@ impl ChunkReader {
                 return Poll::Ready(Some(Ok(piece)));
             }
             Ok(Fetched::Read(verified)) => self.take(verified),
-            Err(error) => {
-                self.done = true;
-                return Poll::Ready(Some(Err(error)));
-            }
+            Err(error) => return Poll::Ready(Some(Err(error))),
         };
         self.chunk.inner.read_meters.from_disk.increment(piece.len() as u64);
         Poll::Ready(Some(Ok(piece)))
@@ -202,7 +241,7 @@ impl Chunk {
         }
         loop {
             let found = self.in_segment(&(range.start..range.start + len));
-            if mapping.is_resident(found.clone()) && mapping.is_verified(found.clone()) {
+            if mapping.is_resident_and_verified(found.clone()) {
                 return Some(mapping.bytes(found, Arc::clone(&self.pin) as Arc<dyn std::any::Any + Send + Sync>));
             }
             // Perhaps only the end is missing: whatever a buffered read would bring is worth a look, less is not.

@@ -122,8 +122,8 @@ impl Scrubber {
     /// Reads the next record.
     ///
     /// # Errors
-    /// When a segment cannot be opened or its list not be read, or the mark not be written. A record that cannot be
-    /// read is a finding, not an error.
+    /// When a segment cannot be opened or its list not be read, or the mark not be written; the next step goes on with the next
+    /// segment, or the rest of the disk would never be read. A record that cannot be read is a finding, not an error.
     pub async fn step(&mut self) -> io::Result<ScrubStep> {
         let Some(mut current) = self.current.take() else {
             return self.next_segment().await;
@@ -155,25 +155,29 @@ impl Scrubber {
             metrics::counter!("holdfast_storage_scrub_rounds_total").increment(1);
             return Ok(ScrubStep::RoundDone);
         };
+        match self.begin(&segment).await {
+            Ok((file, entries)) => self.current = Some(Current { segment, file, entries: entries.into() }),
+            Err(error) => {
+                self.mark.next_segment = segment.number() + 1;
+                // Unless it was removed since it was looked up.
+                if !segment.is_removed() {
+                    return Err(error);
+                }
+            }
+        }
+        Ok(ScrubStep::SegmentDone)
+    }
+
+    async fn begin(&self, segment: &Segment) -> io::Result<(Arc<dyn BlockFile>, Vec<IndexEntry>)> {
         let open_entries = {
             let state = segment.state.lock();
             (!state.indexed).then(|| state.entries.clone())
         };
         let entries = match open_entries {
             Some(entries) => entries,
-            None => self.inner.listed(&segment).await?.0,
+            None => self.inner.listed(segment).await?.0,
         };
-        let file = match self.inner.io.open(&segment.path, OpenMode::Direct) {
-            Ok(file) => file,
-            // Removed since it was looked up.
-            Err(_) if segment.is_removed() => {
-                self.mark.next_segment = segment.number() + 1;
-                return Ok(ScrubStep::SegmentDone);
-            }
-            Err(error) => return Err(error),
-        };
-        self.current = Some(Current { segment, file, entries: entries.into() });
-        Ok(ScrubStep::SegmentDone)
+        Ok((self.inner.io.open(&segment.path, OpenMode::Direct)?, entries))
     }
 
     async fn check(&self, current: &Current, entry: &IndexEntry, location: Location) -> bool {

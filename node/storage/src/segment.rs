@@ -8,7 +8,7 @@
 //! dies while pinned gets its hole when the last pin drops. So no byte that a reader may still send changes under it. The file
 //! itself may be unlinked at any time: mapping and descriptor keep it alive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -70,6 +70,8 @@ pub(crate) struct SegmentState {
     pub(crate) tombstone_bytes: u64,
     /// Dead records whose hole is still to be punched: block → bytes.
     pub(crate) unpunched: BTreeMap<u32, u64>,
+    /// Dead records that were punched and that the index file still lists.
+    pub(crate) punched: BTreeSet<u32>,
     /// Bytes given back to the file system.
     pub(crate) hole_bytes: u64,
     /// Dead records may be listed in the index file or found by a scan: tombstones for them are still needed.

@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
+#[path = "faults/races.rs"]
+mod races;
+#[path = "faults/unreadable.rs"]
+mod unreadable;
 
 use std::io;
 use std::ops::Range;
@@ -127,18 +131,23 @@ async fn a_sector_of_an_index_file_or_a_segment_header_that_cannot_be_read_keeps
         match Engine::open(sim_config(), Arc::new(io.clone()), common::pool()).await {
             Ok((engine, report)) => {
                 io.clear_faults();
+                scanned += report.segments_scanned;
+                if report.unread_bytes > 0 {
+                    // A scan met it; the next start reads all.
+                    assert!(engine.fenced().is_some(), "error at {at}");
+                    continue;
+                }
                 for n in chunks.clone() {
                     assert_eq!(get(&engine, id(n)).await.unwrap(), payload(u64::from(n), 100_000), "error at {at}");
                 }
-                scanned += report.segments_scanned;
                 engine.shutdown().await.unwrap();
                 if report.segments_scanned == 0 && at > 100 {
                     break;
                 }
             }
             Err(OpenError::Io { context, .. }) => {
-                let cached = context.starts_with("read index file") || context.starts_with("read segment header");
-                assert!(!cached, "error at {at}: {context}");
+                let bearable = ["read index file", "read segment header", "scan segment", "read segment"];
+                assert!(!bearable.iter().any(|start| context.starts_with(start)), "error at {at}: {context}");
             }
             Err(error) => panic!("error at {at}: {error}"),
         }

@@ -250,6 +250,25 @@ fn full_disk_refuses_writes_and_punching_gives_space_back() {
 }
 
 #[test]
+fn what_is_unreadable_can_be_read_again_once_it_is_written_or_punched() {
+    run(async {
+        let world = World::new(8);
+        let file = world.create_durably("a");
+        world.write(&file, 0, 1, 4 * BLOCK).await.unwrap();
+        world.disk.set_unreadable(&path("a"), BLOCK as u64..3 * BLOCK as u64).unwrap();
+        let fails = async |page: usize| {
+            let read = file.read_at((page * BLOCK) as u64, world.pool.acquire(BLOCK).await, BLOCK).await.0;
+            read.is_err_and(|error| error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()))
+        };
+        assert_eq!([fails(0).await, fails(1).await, fails(2).await, fails(3).await], [false, true, true, false]);
+        world.write(&file, BLOCK as u64, 2, BLOCK).await.unwrap();
+        file.punch_hole(2 * BLOCK as u64, BLOCK as u64).unwrap();
+        assert_eq!([fails(1).await, fails(2).await], [false, false]);
+        assert_eq!(world.read(&file, BLOCK as u64, 2 * BLOCK).await[BLOCK - 1..=BLOCK], [2, 0]);
+    });
+}
+
+#[test]
 fn direct_operations_must_be_aligned() {
     run(async {
         let world = World::new(7);

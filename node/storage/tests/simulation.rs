@@ -124,12 +124,15 @@ impl World {
         }
         for _ in 0..3 {
             match self.open().await {
-                Ok(engine) => return engine,
-                Err(error) => {
-                    assert!(self.io.is_down(), "seed {}: open failed: {error:?}", self.seed);
-                    self.io.recover();
+                // A disk that goes while it is scanned counts as one that cannot be read.
+                Ok(engine) if self.io.is_down() => drop(engine),
+                Ok(engine) => {
+                    assert!(engine.fenced().is_none(), "seed {}: {:?}", self.seed, engine.fenced());
+                    return engine;
                 }
+                Err(error) => assert!(self.io.is_down(), "seed {}: open failed: {error:?}", self.seed),
             }
+            self.io.recover();
         }
         panic!("seed {}: the engine does not open", self.seed);
     }

@@ -167,21 +167,43 @@ impl Inner {
         self.writes_done(&mut reservation).await?;
         self.sync_segment(&reservation.segment).await?;
         self.read_back(&reservation.segment, reservation.offset, &header).await?;
-        let to = Location { segment: reservation.segment.number(), block: reservation.block(), extent: from.extent };
-        let moved = IndexEntry { block: to.block, ..*entry };
-        // Before the move: a tombstone that is written right after it must outlive the old segment too.
-        self.retention.lock().note_stale_copy(segment.number());
-        self.account(&reservation.segment, moved);
-        if !self.index.replace_if(&entry.id, from, to, || !self.deleting.lock().contains_key(&entry.id)) {
-            self.unaccount(&reservation.segment, &moved);
+        let moved = IndexEntry { block: reservation.block(), ..*entry };
+        if !self.exchange(segment, from, &reservation.segment, moved, || !self.deleting.lock().contains_key(&entry.id))
+        {
             self.give_back(reservation.abandon()).await;
             return Err(NotMoved::Deleted);
         }
-        // And behind it: a settling that began between the two saw no death and would forget the copy that died here.
-        self.retention.lock().note_stale_copy(segment.number());
-        segment.bury(from.block, u64::from(from.record_len()), u64::from(from.payload_len()));
         reservation.settle();
         Ok(())
+    }
+
+    /// Has the index name the copy `moved` in `target` instead of the original at `from`, if `allowed`, asked while nobody else can
+    /// look the chunk up, says so.
+    fn exchange(
+        &self,
+        segment: &Arc<Segment>,
+        from: Location,
+        target: &Segment,
+        moved: IndexEntry,
+        allowed: impl FnOnce() -> bool,
+    ) -> bool {
+        let to = Location { segment: target.number(), block: moved.block, extent: moved.extent };
+        self.account(target, moved);
+        let exchanged = self.index.replace_if(&moved.id, from, to, || {
+            let allowed = allowed();
+            if allowed {
+                // At once with the exchange: a tombstone of the copy must outlive the old segment, too, and a settling that took
+                // the original for alive must see that it has died since.
+                self.retention.lock().note_stale_copy(segment.number());
+            }
+            allowed
+        });
+        if !exchanged {
+            self.unaccount(target, &moved);
+            return false;
+        }
+        segment.bury(from.block, u64::from(from.record_len()), u64::from(from.payload_len()));
+        true
     }
 
     /// Writes the record into the reservation, comparing each block on the way.
@@ -289,3 +311,6 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,15 @@
 //! Jobs: holes, index files, removal of dead segments; and the thread that runs them.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Inner, small_files, space};
-use crate::error::WriteError;
+use crate::error::{WriteError, is_full};
 use crate::format::BLOCK_BYTES;
 use crate::format::index_file::{IndexEntry, IndexFile};
+use crate::format::record::RecordKind;
 use crate::index::Location;
 use crate::io::{BlockFile, OpenMode};
 use crate::jobs::{Abandoned, Job};
@@ -75,14 +75,15 @@ impl Inner {
         {
             let mut state = segment.state.lock();
             state.unpunched.remove(&block);
+            state.punched.insert(block);
             state.hole_bytes += len;
         }
         metrics::counter!("holdfast_storage_punched_bytes_total").increment(len);
         self.remove_if_dead(segment).await;
     }
 
-    /// Gives the blocks of a range back. Where the file system has no holes, the first block is overwritten, so that
-    /// no scan takes the record for alive; compaction gives the space back later.
+    /// Gives the blocks of a range back. Where the file system has no holes, or is too full to note one, the first block is
+    /// overwritten, so that no scan takes the record for alive; compaction gives the space back later.
     pub(super) async fn erase(&self, segment: &Segment, offset: u64, len: u64) -> io::Result<()> {
         if len == 0 {
             return Ok(());
@@ -91,8 +92,10 @@ impl Inner {
             mapping.clear_verified(offset..offset + len);
         }
         match segment.file.punch_hole(offset, len) {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                self.no_holes.store(true, Ordering::Relaxed);
+            Err(error) if error.kind() == io::ErrorKind::Unsupported || is_full(&error) => {
+                if !is_full(&error) {
+                    self.no_holes.store(true, Ordering::Relaxed);
+                }
                 small_files::write_block(&self.pool, &segment.file, offset, &[0; BLOCK_BYTES]).await
             }
             other => other,
@@ -150,6 +153,7 @@ impl Inner {
         if !self.closing.load(Ordering::SeqCst)
             && let Err(error) = segment.file.punch_hole(tail, rest)
             && error.kind() != io::ErrorKind::Unsupported
+            && !is_full(&error)
         {
             self.fence_off("punch the unused end of a segment", &error);
             return;
@@ -183,6 +187,9 @@ impl Inner {
     /// that this makes unneeded.
     async fn settle(self: &Arc<Self>, segment: &Arc<Segment>) {
         let _one_at_a_time = self.settling.lock().await;
+        if self.fenced.load(Ordering::SeqCst) {
+            return;
+        }
         match self.try_settle(segment).await {
             Ok(released) => {
                 for number in released {
@@ -191,7 +198,7 @@ impl Inner {
                     }
                 }
             }
-            Err(error) if crate::error::is_full(&error) => {
+            Err(error) if is_full(&error) => {
                 tracing::warn!(segment = segment.number(), "no space for an index file: it is tried again");
             }
             Err(error) => self.fence_off("write index file", &error),
@@ -201,13 +208,15 @@ impl Inner {
     async fn try_settle(self: &Arc<Self>, segment: &Arc<Segment>) -> io::Result<Vec<u32>> {
         let number = segment.number();
         let deaths = self.retention.lock().deaths(number);
-        let (indexed, unpunched, tail, sequence_max, entries, kills) = {
+        let (indexed, punched, tail, sequence_max, entries, kills) = {
             let mut state = segment.state.lock();
             state.unsettled = false;
-            let unpunched: BTreeSet<u32> = state.unpunched.keys().copied().collect();
+            // What is known to be punched, not what is dead and not known to wait for it: a record that dies from here on must stay
+            // listed, or after a crash nobody would punch it, nor keep its tombstone.
+            let punched = state.punched.clone();
             let (entries, kills) =
                 if state.indexed { (vec![], vec![]) } else { (state.entries.clone(), state.kills.clone()) };
-            (state.indexed, unpunched, state.cursor, state.sequence_max, entries, kills)
+            (state.indexed, punched, state.cursor, state.sequence_max, entries, kills)
         };
         let mut settling = Settling { segment, done: false };
         let (entries, kills) = if indexed { self.listed(segment).await? } else { (entries, kills) };
@@ -218,7 +227,7 @@ impl Inner {
         for entry in entries {
             let location = Location { segment: number, block: entry.block, extent: entry.extent };
             let dead = self.index.get(&entry.id) != Some(location);
-            if !dead || unpunched.contains(&entry.block) {
+            if !dead || !punched.contains(&entry.block) {
                 clean &= !dead;
                 kept.push(entry);
             }
@@ -231,6 +240,7 @@ impl Inner {
             state.unsettled |= !clean;
             state.indexed = true;
             settling.done = true;
+            state.punched.retain(|block| !punched.contains(block));
             state.entries = vec![];
             state.kills = vec![];
         }
@@ -246,6 +256,9 @@ impl Inner {
     }
 
     /// What the index file of a segment lists. A damaged one is made anew from the index in memory and a scan.
+    ///
+    /// # Errors
+    /// When the scan cannot read the segment whole, or finds tombstones damaged: who goes on without them forgets deletions.
     pub(crate) async fn listed(
         &self,
         segment: &Segment,
@@ -259,6 +272,12 @@ impl Inner {
         tracing::warn!(segment = segment.number(), "index file damaged: scanning the segment");
         crate::read::clear_verified(segment, 0..segment.header.len_bytes);
         let scan = super::scan::scan(&self.pool, &segment.file, &segment.header).await?;
+        let lost = scan.suspects.iter().any(|suspect| suspect.header.kind == RecordKind::Tombstones);
+        if lost || !scan.unread.is_empty() {
+            let detail =
+                format!("neither the index file of segment {} is readable nor all of its records", segment.number());
+            return Err(io::Error::other(detail));
+        }
         Ok((scan.entries(), scan.kills))
     }
 

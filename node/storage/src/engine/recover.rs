@@ -4,14 +4,25 @@
 //! 2. For each segment: its header and the tombstones of its index file. A segment without a good index file is scanned
 //!    ([`super::scan`]).
 //! 3. A scanned record that does not match is *torn* (nobody was told of it) or, at or below the highest stable sequence number
-//!    seen, *damaged*: it stays in the index and answers "corrupt", so that repair learns of it. Everything in a scanned segment
+//!    seen, *damaged*: it stays in the index and answers "corrupt", so that repair learns of it. A copy that compaction made is torn
+//!    where its original or a tombstone is found, and damaged else. Everything in a scanned segment
 //!    that is no good record is punched. What no sync is known to have covered (records above the stable number, copies of
 //!    compaction) is written again as it is, and all of it synced, before anything is served: the caches of kernel and
 //!    disk may show what the platter does not have, and after a failed sync no later one would write it.
 //! 4. Chunks enter the index, unless a tombstone kills them (`fill`).
 //! 5. Scanned segments are sealed. After a clean end the last segment goes on where it ended.
+//!
+//! **What cannot be read.** An unreadable index file costs a scan, and an unreadable piece of a chunk that chunk. But where a scan
+//! could not read what lies between the records that it found, or the header of a segment without an index file, there may have
+//! been tombstones, and numbers that all later ones must be above. What is derived from a log with a hole in it must not be written
+//! down: an index file without those tombstones would bring their chunks back for good, and a tombstone that is only needed by a
+//! record in the hole would be removed. So such a disk is opened **fenced**: what was found is served, and no segment is written,
+//! punched, settled or removed, not even as far as recovery does it else. A chunk whose tombstone is in the hole answers while that
+//! lasts; the fence, the log and the findings say that this may be so. A later start that can read the hole finds everything as it
+//! was. Who cannot wait for that says so by a file ([`GIVEN_UP`]): then the holes are punched, and what was in them is lost.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
@@ -25,11 +36,11 @@ use tokio::sync::Notify;
 use super::make::{index_path, map, segment_path};
 use super::retention::Retention;
 use super::scan::{Scan, Scanned, only_zeros, scan, zero_headers};
-use super::small_files::{read_file, read_prefix, replace_file};
+use super::small_files::{read_file, read_prefix, replace_file, write_block};
 use super::space::{Sequences, Space};
 use super::{Engine, EngineConfig, Inner, ReadMeters};
 use crate::buf::{BufferPool, LARGE_BYTES};
-use crate::error::{OpenError, is_unreadable};
+use crate::error::{OpenError, is_full, is_unreadable};
 use crate::finding::{Finding, FindingSource};
 use crate::format::index_file::{HEADER_BYTES as INDEX_HEADER_BYTES, IndexFile, IndexFileHeader};
 use crate::format::record::{Kill, RecordKind};
@@ -42,6 +53,9 @@ use crate::jobs::JobQueue;
 use crate::segment::{Segment, SegmentState};
 
 mod fill;
+
+/// In a data directory: what cannot be read of its segments is given up at the next start.
+const GIVEN_UP: &str = "unreadable.given-up";
 
 /// How long a start waits for the directory's lock; what a dead process left in its rings ends within milliseconds.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
@@ -66,6 +80,8 @@ pub struct RecoveryReport {
     pub torn: Vec<ChunkId>,
     /// Records that are damaged though they were written whole: reading them answers "corrupt".
     pub damaged: Vec<ChunkId>,
+    /// Bytes of segments that could not be read and may have held anything. Not 0: the disk is fenced, unless they were given up.
+    pub unread_bytes: u64,
     /// Wall time in milliseconds.
     pub elapsed_ms: u64,
 }
@@ -92,6 +108,8 @@ struct Opener {
     report: RecoveryReport,
     findings: Vec<Finding>,
     sequence_max: u64,
+    /// What could not be read is given up: an operator says so.
+    gives_up: bool,
 }
 
 pub(super) async fn open(
@@ -110,7 +128,7 @@ pub(super) async fn open(
     }
     let report = RecoveryReport::default();
     let jobs = Arc::<JobQueue>::default();
-    let mut opener = Opener { config, io, pool, jobs, report, findings: vec![], sequence_max: 0 };
+    let mut opener = Opener { config, io, pool, jobs, report, findings: vec![], sequence_max: 0, gives_up: false };
     let superblock = opener.superblock().await?;
     let (numbers, highest) = opener.clean_and_list()?;
     let mut found = Vec::with_capacity(numbers.len());
@@ -119,7 +137,8 @@ pub(super) async fn open(
     }
     opener.settle_scans(&mut found).await?;
     let (index, retention) = opener.fill(&mut found).await?;
-    let resumed = opener.resume(&found).await;
+    let resumed = if opener.must_not_write() { None } else { opener.resume(&found).await };
+    opener.have_given_up()?;
     let inner = opener.build(found, index, retention, resumed, highest, superblock, lock, started);
     Ok(inner)
 }
@@ -200,8 +219,37 @@ impl Opener {
         Ok(superblock)
     }
 
+    /// Whether something could not be read that may matter for all else, and nobody gave it up.
+    fn must_not_write(&self) -> bool {
+        self.report.unread_bytes > 0 && !self.gives_up
+    }
+
+    /// Takes note of what could not be read; see the module's text.
+    fn note_unread(&mut self, number: u32, unread: &[Range<u64>]) {
+        let what = if self.gives_up {
+            "could not be read and were given up, with the chunks and deletions that were there"
+        } else {
+            "cannot be read: chunks may be there, and deletions of others"
+        };
+        for range in unread {
+            let len = range.end - range.start;
+            let detail = format!("{len} bytes of the segment {what}");
+            self.findings.push(finding(number, range.start, detail));
+            self.report.unread_bytes += len;
+        }
+    }
+
+    /// What was given up is gone: the next time it has to be said again.
+    fn have_given_up(&self) -> Result<(), OpenError> {
+        if !self.gives_up {
+            return Ok(());
+        }
+        let path = self.config.dir.join(GIVEN_UP);
+        self.io.unlink(&path).map_err(failed("remove", &path))
+    }
+
     /// Removes leftovers; returns the numbers of the segments, and the highest number that any file has.
-    fn clean_and_list(&self) -> Result<(Vec<u32>, u32), OpenError> {
+    fn clean_and_list(&mut self) -> Result<(Vec<u32>, u32), OpenError> {
         let dir = &self.config.dir;
         let files = self.io.list(dir).map_err(failed("list data directory", dir))?;
         let mut segments: Vec<u32> = files
@@ -211,6 +259,7 @@ impl Opener {
             .collect();
         segments.sort_unstable();
         let mut highest = segments.last().copied().unwrap_or(0);
+        self.gives_up = files.iter().any(|path| path.file_name().is_some_and(|name| name == GIVEN_UP));
         for path in &files {
             let temporary = path.extension().is_some_and(|extension| extension == "new");
             let orphan = parse_segment_name(path).is_some_and(|(number, kind)| {
@@ -256,6 +305,7 @@ impl Opener {
                 state.cursor = scan.tail;
                 state.sequence_max = scan.sequence_max;
                 self.report.segments_scanned += 1;
+                self.note_unread(number, &scan.unread);
                 let kills = scan.kills.clone();
                 (Some(scan), kills)
             }
@@ -305,10 +355,11 @@ impl Opener {
         let index = index.filter(|(index, _)| index.segment == number);
         let found = match read {
             Ok(count) => SegmentHeader::decode(&buf[..count]).map_err(Unusable::Format),
-            // Without an index file there is no knowing what else is in it: the next start may read it.
-            Err(error) if index.is_some() && is_unreadable(&error) => Err(Unusable::Unreadable(error)),
+            Err(error) if is_unreadable(&error) => Err(Unusable::Unreadable(error)),
             Err(error) => return Err(failed("read segment header", path)(error)),
         };
+        drop(buf);
+        let unreadable = matches!(found, Err(Unusable::Unreadable(_)));
         let detail = match found {
             Ok(header) if header.number == number && header.disk == superblock.disk => return Ok(Some(header)),
             Ok(_) => "the header belongs to another segment or disk".to_owned(),
@@ -318,13 +369,23 @@ impl Opener {
             Err(Unusable::Format(error)) => error.to_string(),
             Err(Unusable::Unreadable(error)) => error.to_string(),
         };
-        drop(buf);
         let len = file.len().map_err(failed("ask for the length of", path))?;
         if let Some((index, _)) = index.filter(|(index, _)| index.tail <= len) {
             self.findings.push(finding(number, 0, format!("segment header: {detail}; taken from the index file")));
             let len_bytes = (len / BLOCK_BYTES as u64 * BLOCK_BYTES as u64).min(SEGMENT_BYTES_MAX);
             let (disk, created_ms) = (superblock.disk, 0);
             return Ok(Some(SegmentHeader { number, salt: index.salt, len_bytes, disk, created_ms }));
+        }
+        if unreadable {
+            // There is no knowing what else is in it.
+            self.note_unread(number, std::slice::from_ref(&(0..len)));
+            if self.gives_up {
+                let given_up = write_block(&self.pool, file, 0, &[0; BLOCK_BYTES]).await;
+                given_up.map_err(failed("give up the header of", path))?;
+                file.sync_data().await.map_err(failed("sync", path))?;
+            }
+            self.report.segments_unreadable.push(number);
+            return Ok(None);
         }
         self.discard_or_leave(file, path, number, len).await?;
         Ok(None)
@@ -346,15 +407,18 @@ impl Opener {
         Ok(())
     }
 
-    /// Tells torn records from damaged ones, gives the space of what is no record back, and makes durable what was found.
+    /// Tells torn records from damaged ones, gives the space of what is no record back, and makes durable what was found. Where
+    /// something could not be read, only the first: what says that a record was written whole may be there, too.
     async fn settle_scans(&mut self, found: &mut [Found]) -> Result<(), OpenError> {
         let stable = found.iter().filter_map(|found| found.scan.as_ref()).map(|scan| scan.stable_sequence).max();
+        let stable_unknown = self.report.unread_bytes > 0;
         for Found { segment, scan, .. } in found.iter_mut() {
             let Some(scan) = scan else { continue };
             let mut keep = vec![];
             for mut suspect in std::mem::take(&mut scan.suspects) {
                 let header = suspect.header;
-                let was_whole = Some(header.sequence) <= stable && !header.is_moved();
+                let was_durable = stable_unknown || Some(header.sequence) <= stable;
+                let was_whole = suspect.unreadable || (was_durable && !header.is_moved());
                 if was_whole {
                     let chunk = (header.kind == RecordKind::Chunk).then_some(header.id);
                     let detail = std::mem::take(&mut suspect.detail);
@@ -365,15 +429,20 @@ impl Opener {
                         self.report.damaged.push(header.id);
                         keep.push(suspect);
                     }
+                    // Torn if its original is there, which is seen later.
+                    (false, RecordKind::Chunk) if header.is_moved() => keep.push(suspect),
                     (false, RecordKind::Chunk) => self.report.torn.push(header.id),
                     (_, RecordKind::Tombstones) => {}
                 }
             }
             scan.suspects = keep;
+            if self.must_not_write() {
+                continue;
+            }
             let context = || failed("give torn records back of", &segment.path);
             for (offset, len) in scan.gaps(segment.header.len_bytes) {
                 match segment.file.punch_hole(offset, len) {
-                    Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported || is_full(&error) => {
                         zero_headers(&self.pool, &segment.file, segment, offset, len).await.map_err(context())?;
                     }
                     other => other.map_err(context())?,
@@ -456,6 +525,7 @@ impl Opener {
         lock: Box<dyn Send + Sync>,
         started: Instant,
     ) -> (Inner, RecoveryReport) {
+        let must_not_write = self.must_not_write();
         self.report.chunks = index.len() as u64;
         self.report.elapsed_ms = started.elapsed().as_millis() as u64;
         let segments = found.into_iter().map(|found| (found.segment.number(), found.segment)).collect();
@@ -491,10 +561,20 @@ impl Opener {
             inner.found(finding);
         }
         let report = self.report;
+        let disk = inner.config.dir.display().to_string();
+        metrics::gauge!("holdfast_storage_unread_bytes", "disk" => disk).set(report.unread_bytes as f64);
+        if must_not_write {
+            let error = io::Error::other(format!(
+                "{} bytes of segments are unreadable, chunks may be missing and deleted ones be back: see \"Replace a disk\" in \
+                 the manual",
+                report.unread_bytes
+            ));
+            inner.fence_off("read segments at the start", &error);
+        }
         tracing::info!(
             disk = %inner.config.dir.display(), io = inner.io.name(), chunks = report.chunks,
             indexed = report.segments_indexed, scanned = report.segments_scanned, torn = report.torn.len(),
-            damaged = report.damaged.len(), elapsed_ms = report.elapsed_ms, "disk opened"
+            damaged = report.damaged.len(), unread_bytes = report.unread_bytes, elapsed_ms = report.elapsed_ms, "disk opened"
         );
         (inner, report)
     }

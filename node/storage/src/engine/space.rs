@@ -254,6 +254,7 @@ impl Inner {
         if let Some(old) = old {
             self.seal(&old);
         }
+        self.seal_if_closing();
     }
 
     /// Takes no more reservations in `segment`.
@@ -282,6 +283,13 @@ impl Inner {
         old
     }
 
+    /// Seals what became active or ready after the engine had begun to close, or the next start would have to scan it.
+    fn seal_if_closing(&self) {
+        if self.closing.load(Ordering::SeqCst) {
+            self.seal_active();
+        }
+    }
+
     /// Whether new records go there, now or next.
     pub(super) fn is_active(&self, segment: &Segment) -> bool {
         let active = self.space.active.lock();
@@ -296,11 +304,14 @@ impl Inner {
         let _rotating = self.space.rotation.lock().await;
         let wanted = self.check_writable().is_ok();
         let made = if wanted { self.make_segment(0, Purpose::Chunk).await.ok() } else { None };
-        let mut active = self.space.active.lock();
-        active.preparing = false;
-        if let Some(segment) = made {
-            active.standby = Some(segment);
+        {
+            let mut active = self.space.active.lock();
+            active.preparing = false;
+            if let Some(segment) = made {
+                active.standby = Some(segment);
+            }
         }
+        self.seal_if_closing();
     }
 
     /// Runs blocking control operations off the data plane's threads.

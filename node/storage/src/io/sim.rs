@@ -5,7 +5,8 @@
 //!   the platter. Open files are dead from then on, also after [`SimIo::recover`]. Creating directories is durable at once.
 //! * **Failed sync**: as in a real kernel, what it should have written is there by chance, and no later sync writes it.
 //! * **Lost flushes**: syncs succeed and do nothing. **Lost writes**: a write succeeds and does nothing. **Misdirected
-//!   write**: it lands elsewhere in the file. **Bit rot**: [`SimIo::rot`]. **Full**: [`SimIo::set_capacity`].
+//!   write**: it lands elsewhere in the file. **Bit rot**: [`SimIo::rot`]. **Full**: [`SimIo::set_capacity`]. **Unreadable
+//!   sectors**: [`SimIo::set_unreadable`].
 //!
 //! Operations complete in an order shuffled by the seed. On a current-thread runtime all is deterministic: the same seed and
 //! the same calls give the same run, so that a failing seed can be replayed.
@@ -131,6 +132,19 @@ impl SimIo {
     /// `NotFound`.
     pub fn rot(&self, path: &Path, offset: u64, bit: u8) -> io::Result<()> {
         self.disk.lock().rot(path, offset, bit)
+    }
+
+    /// Makes reads that touch a range of a file fail with `EIO`, until something is written over it or it is punched.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn set_unreadable(&self, path: &Path, range: Range<u64>) -> io::Result<()> {
+        self.disk.lock().set_unreadable(path, range)
+    }
+
+    /// Makes everything readable again: it was the cable.
+    pub fn clear_unreadable(&self) {
+        self.disk.lock().unreadable.clear();
     }
 
     /// All files and their lengths, sorted: for choosing what to harm.

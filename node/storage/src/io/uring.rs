@@ -24,9 +24,10 @@ use ::std::marker::PhantomData;
 use ::std::ops::Range;
 use ::std::os::fd::AsRawFd;
 use ::std::path::Path;
+use ::std::pin::Pin;
 use ::std::rc::Rc;
 use ::std::sync::Arc;
-use ::std::task::{Poll, Waker};
+use ::std::task::{Context, Poll, Waker};
 use ::std::thread;
 use ::std::time::Duration;
 
@@ -35,6 +36,7 @@ use futures::stream::FuturesUnordered;
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Sleep;
 use tokio_uring::buf::fixed::FixedBufRegistry;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
@@ -50,6 +52,9 @@ const ENTRIES: u32 = 256;
 
 /// How long the operations of a ring may take to finish when its runtime ends. After that the ring is abandoned, not freed.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+/// Pause before entries that the kernel did not take are submitted again.
+const SUBMIT_RETRY: Duration = Duration::from_millis(2);
 
 /// Why io_uring cannot be used here.
 #[derive(Debug, thiserror::Error)]
@@ -239,6 +244,7 @@ impl Ring {
     /// The dispatcher: starts what is queued and runs all of it until the runtime ends.
     async fn dispatch(self: Rc<Self>) {
         let mut operations = FuturesUnordered::new();
+        let mut retry = None;
         poll_fn(|context| {
             loop {
                 for request in self.queue.take() {
@@ -250,15 +256,36 @@ impl Ring {
                     self.idle.notify_one();
                 }
             }
-            let unsubmitted = self.unsubmitted.take();
-            if let Some(submitter) = self.submitter.filter(|_| unsubmitted > 0) {
-                // Entries left behind (interrupted, or out of memory for a moment) go when the thread parks.
-                let _ = submitter.submit(unsubmitted);
-            }
+            self.enter(&mut retry, context);
             self.dispatcher.replace(Some(context.waker().clone()));
             Poll::<()>::Pending
         })
         .await;
+    }
+
+    /// Submits what was pushed. What the kernel does not take (it is out of memory, or has completions to hand over first) is
+    /// tried again soon: a thread that never parks would leave it behind for ever, and one that parks would not be woken.
+    fn enter(&self, retry: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) {
+        let Some(submitter) = self.submitter else {
+            self.unsubmitted.set(0);
+            return;
+        };
+        loop {
+            let (left, result) = submit::submit_all(self.unsubmitted.get(), |count| submitter.submit(count));
+            self.unsubmitted.set(left);
+            let Err(error) = result else {
+                *retry = None;
+                return;
+            };
+            if retry.is_none() {
+                tracing::warn!(%error, entries = left, "the kernel takes no disk operations, trying again");
+            }
+            metrics::counter!("holdfast_storage_ring_retries_total").increment(1);
+            let pause = retry.insert(Box::pin(tokio::time::sleep(SUBMIT_RETRY)));
+            if pause.as_mut().poll(context).is_pending() {
+                return;
+            }
+        }
     }
 
     async fn perform(&self, request: Request) {

@@ -33,12 +33,16 @@ impl Opener {
         }
         let by_number: HashMap<u32, Arc<Segment>> =
             found.iter().map(|found| (found.segment.number(), Arc::clone(&found.segment))).collect();
+        let mut copies = vec![];
         let mut filling = Filling { index: Index::default(), retention: Retention::default(), kills, by_number };
         for Found { segment, scan, kills } in found.iter_mut() {
             let (entries, damaged) = match scan.take() {
                 Some(scan) => {
                     let damaged: HashSet<u32> = scan.suspects.iter().map(Suspect::block).collect();
-                    (scan.entries(), damaged)
+                    let entries = scan.entries();
+                    let doubtful = scan.suspects.into_iter().filter(Suspect::is_doubtful_copy);
+                    copies.extend(doubtful.map(|suspect| (segment.number(), suspect)));
+                    (entries, damaged)
                 }
                 None => (self.indexed_entries(segment).await?, HashSet::new()),
             };
@@ -54,7 +58,23 @@ impl Opener {
                 self.jobs.push(Job::Seal(Arc::clone(segment)));
             }
         }
+        self.judge_copies(&filling.index, copies);
         Ok((filling.index, filling.retention))
+    }
+
+    /// A copy made by compaction that does not match: torn where its original stands, or a deletion; else it was the chunk.
+    fn judge_copies(&mut self, index: &Index, copies: Vec<(u32, Suspect)>) {
+        for (segment, suspect) in copies {
+            let entry = suspect.entry();
+            let here = Location { segment, block: entry.block, extent: entry.extent };
+            if index.get(&entry.id) == Some(here) {
+                self.report.damaged.push(entry.id);
+                let chunk = Some(entry.id);
+                self.findings.push(Finding { chunk, ..finding(segment, suspect.offset, suspect.detail) });
+            } else {
+                self.report.torn.push(entry.id);
+            }
+        }
     }
 
     /// The records that a segment's index file lists; by a scan if the file turns out to be damaged behind its head.
@@ -72,6 +92,7 @@ impl Opener {
                 self.report.segments_scanned += 1;
                 let context = failed("scan segment", &segment.path);
                 let scan = scan(&self.pool, &segment.file, &segment.header).await.map_err(context)?;
+                self.note_unread(segment.number(), &scan.unread);
                 // The segment was whole when its index file was written: what does not match is damaged, not torn.
                 for suspect in scan.suspects.iter().filter(|suspect| suspect.header.kind == RecordKind::Chunk) {
                     self.report.damaged.push(suspect.header.id);

@@ -154,6 +154,8 @@ pub(super) struct Disk {
     pub(super) capacity_bytes: u64,
     pub(super) faults: Vec<(u64, Fault)>,
     pub(super) locks: BTreeSet<PathBuf>,
+    /// Pages that cannot be read.
+    pub(super) unreadable: BTreeSet<(FileId, u64)>,
     dirs: BTreeSet<PathBuf>,
     names: BTreeMap<PathBuf, FileId>,
     durable_names: BTreeMap<PathBuf, FileId>,
@@ -174,6 +176,7 @@ impl Disk {
             capacity_bytes: u64::MAX,
             faults: vec![],
             locks: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
             dirs: BTreeSet::new(),
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
@@ -256,10 +259,17 @@ impl Disk {
 
     /// The write becomes visible to reads, and to syncs that start later.
     pub(super) fn finish_write(&mut self, id: FileId, ticket: u64) -> io::Result<()> {
-        let file = self.file(id)?;
+        let Some(file) = self.files.get_mut(&id) else {
+            return Err(errno(rustix::io::Errno::IO));
+        };
         if let Some(pending) = file.pending.iter_mut().find(|pending| pending.ticket == ticket) {
             pending.done = true;
             pending.change.apply(&mut file.cached);
+            if let Change::Write { offset, data } = &pending.change {
+                let (first, end) =
+                    (offset / PAGE_BYTES as u64, (offset + data.len() as u64).div_ceil(PAGE_BYTES as u64));
+                self.unreadable.retain(|(file, page)| *file != id || !(first..end).contains(page));
+            }
         }
         Ok(())
     }
@@ -289,6 +299,10 @@ impl Disk {
     }
 
     pub(super) fn read(&mut self, id: FileId, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+        let (first, end) = (offset / PAGE_BYTES as u64, (offset + out.len() as u64).div_ceil(PAGE_BYTES as u64));
+        if self.unreadable.range((id, first)..(id, end)).next().is_some() {
+            return Err(errno(rustix::io::Errno::IO));
+        }
         Ok(self.file(id)?.cached.read(offset, out))
     }
 
@@ -312,6 +326,7 @@ impl Disk {
         let first = offset.div_ceil(PAGE_BYTES as u64);
         let end = (offset + len) / PAGE_BYTES as u64;
         self.file(id)?.allocated.retain(|page| !(first..end).contains(page));
+        self.unreadable.retain(|(file, page)| *file != id || !(first..end).contains(page));
         self.change(id, Change::Punch { offset, len })
     }
 
@@ -426,6 +441,13 @@ impl Disk {
                 image.write(offset, &[byte[0] ^ (1 << (bit % 8))]);
             }
         }
+        Ok(())
+    }
+
+    pub(super) fn set_unreadable(&mut self, path: &Path, range: ::std::ops::Range<u64>) -> io::Result<()> {
+        let id = self.open(path)?;
+        let pages = range.start / PAGE_BYTES as u64..range.end.div_ceil(PAGE_BYTES as u64);
+        self.unreadable.extend(pages.map(|page| (id, page)));
         Ok(())
     }
 

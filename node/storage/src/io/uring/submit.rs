@@ -53,6 +53,23 @@ impl Submitter {
     }
 }
 
+/// Enters the kernel until it has taken `count` entries or has none left to take. Returns how many may be left, and why.
+///
+/// A short count has two reasons: the crate submitted some itself when the queue was full, or the kernel stopped in the middle.
+/// Asked again it takes more, none, or fails.
+pub(super) fn submit_all(count: u32, mut submit: impl FnMut(u32) -> io::Result<u32>) -> (u32, io::Result<()>) {
+    let mut left = count;
+    while left > 0 {
+        match submit(left) {
+            Ok(0) => left = 0,
+            Ok(submitted) => left = left.saturating_sub(submitted),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (left, Err(error)),
+        }
+    }
+    (0, Ok(()))
+}
+
 /// The rings that this process has open; none where `/proc` is missing.
 fn rings() -> BTreeSet<RawFd> {
     let Ok(descriptors) = fs::read_dir("/proc/self/fd") else {
@@ -66,4 +83,38 @@ fn rings() -> BTreeSet<RawFd> {
         .filter(|entry| is_ring(&entry.path()))
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs [`submit_all`] on scripted answers; returns what was asked for each time, too.
+    fn scripted(count: u32, answers: &[Result<u32, i32>]) -> (u32, Option<i32>, Vec<u32>) {
+        let (mut asked, mut answers) = (vec![], answers.iter());
+        let (left, result) = submit_all(count, |count| {
+            asked.push(count);
+            let answer = answers.next().expect("it is asked no more often");
+            answer.map_err(io::Error::from_raw_os_error)
+        });
+        assert_eq!(answers.len(), 0, "it is asked as often");
+        (left, result.err().and_then(|error| error.raw_os_error()), asked)
+    }
+
+    #[test]
+    fn entries_that_the_kernel_did_not_take_stay_counted() {
+        assert_eq!(scripted(0, &[]), (0, None, vec![]));
+        assert_eq!(scripted(5, &[Ok(5)]), (0, None, vec![5]));
+        assert_eq!(scripted(5, &[Ok(2), Ok(3)]), (0, None, vec![5, 3]));
+        assert_eq!(scripted(5, &[Ok(2), Ok(0)]), (0, None, vec![5, 3]), "others submitted the rest");
+        assert_eq!(scripted(5, &[Err(libc::EINTR), Ok(5)]), (0, None, vec![5, 5]));
+        assert_eq!(scripted(5, &[Ok(2), Err(libc::EAGAIN)]), (3, Some(libc::EAGAIN), vec![5, 3]));
+        assert_eq!(scripted(5, &[Err(libc::EBUSY)]), (5, Some(libc::EBUSY), vec![5]));
+    }
+
+    #[test]
+    fn entering_what_is_no_ring_is_an_error() {
+        let (left, result) = submit_all(3, |count| Submitter { ring: -1 }.submit(count));
+        assert_eq!((left, result.is_err()), (3, true));
+    }
 }
