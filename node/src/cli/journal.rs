@@ -19,7 +19,7 @@ pub(super) enum ErrorsCommand {
         after_help = "Examples:\n  holdfast errors list --since 24h --kind corruption\n  holdfast errors list --since 2026-01-31T00:00:00Z --json"
     )]
     List {
-        /// Only those since then: a time (RFC 3339), or how long ago, such as \"24 h\".
+        /// Only those since then: a time (RFC 3339), or how long ago, such as "24 h".
         #[arg(long, value_name = "TIME")]
         since: Option<String>,
         /// Only those of this node.
@@ -40,13 +40,13 @@ pub(super) enum ErrorsCommand {
 pub(super) enum AuditCommand {
     /// Show what was done through the admin API, newest first.
     List {
-        /// Only entries since then: a time (RFC 3339), or how long ago, such as \"24 h\".
+        /// Only entries since then: a time (RFC 3339), or how long ago, such as "24 h".
         #[arg(long, value_name = "TIME")]
         since: Option<String>,
         /// Only those of this node.
         #[arg(long)]
         node: Option<String>,
-        /// Only those whose action begins so, such as \"POST /v1/keys\".
+        /// Only those whose action begins so, such as "POST /v1/keys".
         #[arg(long)]
         action: Option<String>,
         /// Show so many at most.
