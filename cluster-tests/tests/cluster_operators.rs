@@ -296,6 +296,11 @@ fn what_the_cli_tells_is_true_at_each_step_of_losing_a_node_and_zookeeper() {
     // What is typed wrong has an exit code and a way out.
     let (code, _, complaint) = told(&cluster, 0, &["shard", "list", "--node", "zzzz"]);
     assert!(code == Some(3) && complaint.contains("node list"), "{code:?} {complaint}");
+    for list in ["errors", "audit"] {
+        let (code, _, complaint) = told(&cluster, 0, &[list, "list", "--node", "zzzz"]);
+        assert!(code == Some(3) && complaint.contains("node list"), "{list}: {code:?} {complaint}");
+        assert_eq!(told(&cluster, 0, &[list, "list", "--node", &lost[..10]]).0, Some(0));
+    }
     let (code, rows, _) = told(&cluster, 0, &["shard", "list", "--node", &lost[..10], "--json"]);
     let rows: serde_json::Value = serde_json::from_str(&rows).unwrap();
     assert!(code == Some(0) && rows.as_array().is_some_and(|rows| !rows.is_empty()), "{code:?} {rows}");

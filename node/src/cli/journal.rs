@@ -12,6 +12,9 @@ use super::output::{Output, table, timestamp};
 use super::{CliResult, Failure};
 use crate::config::Span;
 
+/// Length of the id of a node in a cluster; one that runs alone has a longer one.
+const NODE_ID_CHARS: usize = 16;
+
 #[derive(Subcommand)]
 pub(super) enum ErrorsCommand {
     /// Show errors worth a look, newest first.
@@ -22,7 +25,7 @@ pub(super) enum ErrorsCommand {
         /// Only those since then: a time (RFC 3339), or how long ago, such as "24 h".
         #[arg(long, value_name = "TIME")]
         since: Option<String>,
-        /// Only those of this node.
+        /// Only those of this node: its id, or as much of its beginning as tells it apart.
         #[arg(long)]
         node: Option<String>,
         /// Only those of this kind: corruption, disk-fenced, replication-short, tier-failed, task-failed, other.
@@ -43,7 +46,7 @@ pub(super) enum AuditCommand {
         /// Only entries since then: a time (RFC 3339), or how long ago, such as "24 h".
         #[arg(long, value_name = "TIME")]
         since: Option<String>,
-        /// Only those of this node.
+        /// Only those of this node: its id, or as much of its beginning as tells it apart.
         #[arg(long)]
         node: Option<String>,
         /// Only those whose action begins so, such as "POST /v1/keys".
@@ -100,6 +103,14 @@ fn since_ms(text: &str) -> CliResult<u64> {
     Ok(now_ms.saturating_sub(ago.duration().as_millis() as u64))
 }
 
+/// The node that entries are wanted of. One that is gone for good is only known by its whole id.
+async fn which_node(api: &ApiClient, node: Option<String>) -> CliResult<Option<String>> {
+    match node {
+        Some(text) if text.len() < NODE_ID_CHARS => super::nodes::known(api, &text).await.map(Some),
+        node => Ok(node.map(|text| text.to_lowercase())),
+    }
+}
+
 /// Pages of a list until there are `limit` entries.
 async fn entries<T: DeserializeOwned>(
     client: &ApiClient,
@@ -134,8 +145,9 @@ async fn entries<T: DeserializeOwned>(
 pub(super) async fn errors(command: ErrorsCommand, out: Output) -> CliResult {
     let ErrorsCommand::List { since, node, kind, limit, client } = command;
     let since = since.as_deref().map(since_ms).transpose()?.map(|ms| ms.to_string());
-    let filters = [("since_ms", since), ("node", node), ("kind", kind)];
-    let found: Vec<Entry<ErrorRecord>> = entries(&client.connect()?, "/errors", &filters, limit).await?;
+    let api = client.connect()?;
+    let filters = [("since_ms", since), ("node", which_node(&api, node).await?), ("kind", kind)];
+    let found: Vec<Entry<ErrorRecord>> = entries(&api, "/errors", &filters, limit).await?;
     Ok(out.print(&found, |found| {
         let row = |entry: &Entry<ErrorRecord>| {
             let ErrorRecord { at_ms, node, kind, subject, detail, .. } = &entry.record;
@@ -148,8 +160,9 @@ pub(super) async fn errors(command: ErrorsCommand, out: Output) -> CliResult {
 pub(super) async fn audit(command: AuditCommand, out: Output) -> CliResult {
     let AuditCommand::List { since, node, action, limit, client } = command;
     let since = since.as_deref().map(since_ms).transpose()?.map(|ms| ms.to_string());
-    let filters = [("since_ms", since), ("node", node), ("action", action)];
-    let found: Vec<Entry<AuditRecord>> = entries(&client.connect()?, "/audit", &filters, limit).await?;
+    let api = client.connect()?;
+    let filters = [("since_ms", since), ("node", which_node(&api, node).await?), ("action", action)];
+    let found: Vec<Entry<AuditRecord>> = entries(&api, "/audit", &filters, limit).await?;
     Ok(out.print(&found, |found| {
         let row = |entry: &Entry<AuditRecord>| {
             let AuditRecord { at_ms, actor, source, action, target, result, .. } = &entry.record;
