@@ -302,6 +302,12 @@ fn hint_for(message: &str) -> Option<String> {
     if message.contains("socket address") {
         return Some("write an address and a port, such as \"127.0.0.1:9000\"".into());
     }
+    if message.contains("expected u32") || message.contains("expected u64") {
+        return Some("write a whole number, without quotes and without a sign".into());
+    }
+    if message.contains("expected a string") {
+        return Some("write it in quotes".into());
+    }
     message.contains("duplicate key").then(|| "a section or key may appear once: merge them".into())
 }
 
@@ -410,6 +416,25 @@ mod tests {
         let fault = the_fault("[limits]\n\nqueue_wait = \"10 parsec\"\n", &[]);
         assert_eq!(fault.position.unwrap().0, 3);
         assert!(fault.message.contains("10 parsec"), "{fault}");
+    }
+
+    #[test]
+    fn a_level_with_a_slip_of_the_pen_does_not_silence_the_log() {
+        for wrong in ["warning", "inf", "info,holdfast_storage", "a=loud"] {
+            let fault = the_fault(&format!("[log]\n\nlevel = \"{wrong}\"\n"), &[]);
+            assert_eq!(fault.position.map(|(line, _)| line), Some(3), "{wrong}: {fault}");
+        }
+        for right in ["off", "WARN", "info,holdfast_storage=debug", "warn,holdfast=info", "info,[s3_request]=trace"] {
+            assert!(load_text("", &[("HOLDFAST_LOG_LEVEL", right)]).is_ok(), "{right}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_told_how_to_be_written() {
+        for (text, hint) in [("[limits]\nread_jobs = \"5\"\n", "whole number"), ("[s3]\nregion = 5\n", "in quotes")] {
+            let fault = the_fault(text, &[]);
+            assert!(fault.position.is_some() && fault.hint.as_ref().is_some_and(|told| told.contains(hint)), "{fault}");
+        }
     }
 
     #[test]
