@@ -229,7 +229,9 @@ fn ignores_hangup(status: &str) -> bool {
 /// Waits for a signal that may not be watched.
 async fn received(signal: Option<Signal>) {
     match signal {
-        Some(mut signal) => drop(signal.recv().await),
+        Some(mut signal) => {
+            signal.recv().await;
+        }
         None => std::future::pending().await,
     }
 }
