@@ -15,6 +15,7 @@ use crate::config::{LogConfig, LogFormat};
 
 mod describe;
 pub mod process;
+pub(crate) mod seldom;
 
 /// Bounds of latency histograms, in seconds: from a GET out of memory to an upload of hours.
 const LATENCY_SECONDS: [f64; 20] = [
