@@ -119,9 +119,11 @@ pub(super) async fn dev(args: DevArgs, out: Output) -> CliResult {
         Some(nodes) => Running::Several(Box::new(assemble::dev::start(&config, nodes, root).await?)),
     };
     let pair = running.root().cloned().ok_or_else(|| anyhow::anyhow!("a development node has a root credential"))?;
+    // Whoever reads that it is ready may end it at once.
+    let signals = Signals::watch()?;
     let welcome = Welcome { nodes: running.nodes(), config: &config, pair: &pair, data_dir: &data_dir };
     out.print(&welcome.json(), |_| welcome.text())?;
-    run_until_signal(running, &config).await
+    run_until_signal(running, &config, signals).await
 }
 
 /// What runs until a signal.
@@ -166,6 +168,7 @@ pub(super) async fn node(args: NodeArgs, out: Output) -> CliResult {
     )?;
     crate::telemetry::init_logs(&config.log);
     let node = assemble::start(config.clone(), given.map_or(Root::Require, Root::Given)).await?;
+    let signals = Signals::watch()?;
     if out.json {
         let ready = serde_json::json!({
             "event": "ready",
@@ -177,14 +180,29 @@ pub(super) async fn node(args: NodeArgs, out: Output) -> CliResult {
         });
         out.print(&ready, |_| String::new())?;
     }
-    run_until_signal(Running::One(Box::new(node)), &config).await
+    run_until_signal(Running::One(Box::new(node)), &config, signals).await
+}
+
+/// What ends a node; each is noticed from when it is watched on.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn watch() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: hangup()?,
+        })
+    }
 }
 
 /// Waits for a signal or for the actors to give up, then stops cleanly. A second SIGTERM or SIGINT ends the process at once.
-async fn run_until_signal(node: Running, config: &Config) -> CliResult {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let hangup = hangup()?;
+async fn run_until_signal(node: Running, config: &Config, signals: Signals) -> CliResult {
+    let Signals { mut terminate, mut interrupt, hangup } = signals;
     let failed = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
