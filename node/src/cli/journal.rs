@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::client::{ApiClient, ClientArgs};
 use super::output::{Output, table, timestamp};
-use super::{CliResult, Failure};
+use super::{CliResult, Exit, Failure};
 use crate::config::Span;
 
 /// Length of the id of a node in a cluster; one that runs alone has a longer one.
@@ -106,7 +106,11 @@ fn since_ms(text: &str) -> CliResult<u64> {
 /// The node that entries are wanted of. One that is gone for good is only known by its whole id.
 async fn which_node(api: &ApiClient, node: Option<String>) -> CliResult<Option<String>> {
     match node {
-        Some(text) if text.len() < NODE_ID_CHARS => super::nodes::known(api, &text).await.map(Some),
+        Some(text) if text.len() < NODE_ID_CHARS => match super::nodes::known(api, &text).await {
+            // A node that runs alone knows of no others.
+            Err(failure) if failure.exit == Exit::Failed => Ok(Some(text)),
+            found => found.map(Some),
+        },
         node => Ok(node.map(|text| text.to_lowercase())),
     }
 }
