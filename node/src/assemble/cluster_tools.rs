@@ -152,7 +152,9 @@ pub(super) fn refuse_anew(config: &Config, cluster: ClusterId) -> anyhow::Result
         return Ok(());
     }
     bail!(
-        "this node holds data of cluster {cluster}, and no cluster is at {}: either cluster.zookeeper names another place than it          did, or ZooKeeper has lost its data. Making the cluster anew would not bring that back: give ZooKeeper the last copy of          its data directory",
+        "this node holds data of cluster {cluster}, and no cluster is at {}: either cluster.zookeeper names another place than \
+         it did, or ZooKeeper has lost its data. Making the cluster anew would not bring that back: give ZooKeeper the last copy \
+         of its data directory",
         config.cluster.zookeeper
     )
 }
