@@ -141,7 +141,11 @@ impl Tls {
             _ if now == told => {}
             Validity::Good => {}
             Validity::EndsSoon => {
-                tracing::warn!(%certificate, until_unix_seconds = until, "the certificate ends within two weeks: renew it");
+                tracing::warn!(
+                    %certificate,
+                    until_unix_seconds = until,
+                    "the certificate ends within two weeks: renew it"
+                );
             }
             Validity::Over => {
                 tracing::error!(
