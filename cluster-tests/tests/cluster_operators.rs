@@ -188,8 +188,18 @@ fn nodes_that_do_not_belong_are_refused_and_harm_nobody() {
     });
     refused("a node that never joined", &output, &["cluster join"]);
 
-    // A tool that fills the metadata while other nodes run: they would take what is not in them yet for left over.
+    // A member that finds no cluster at its place, as when ZooKeeper has lost everything: it makes none anew.
+    let lost = cluster.members[2].node.scratch().join("lost.toml");
+    fs::write(&lost, config.replace("/holdfast/test", "/holdfast/lost")).unwrap();
     cluster.members[2].node.stop();
+    let output = run_briefly(&cluster, 2, |command| {
+        command.env("HOLDFAST_CONFIG", &lost);
+    });
+    refused("a node whose cluster is gone", &output, &["zookeeper has lost its data"]);
+    let output = cluster.members[2].node.command(&["cluster", "init"]).env("HOLDFAST_CONFIG", &lost).output().unwrap();
+    refused("making a cluster anew", &output, &["zookeeper has lost its data"]);
+
+    // A tool that fills the metadata while other nodes run: they would take what is not in them yet for left over.
     let rebuild = ["cluster", "rebuild-metadata", "--owner", "root", "--add"];
     let output = cluster.members[2].node.command(&rebuild).output().unwrap();
     refused("rebuilding beside running nodes", &output, &["would delete chunks"]);
@@ -229,6 +239,50 @@ fn has_reason(status: &serde_json::Value, code: &str) -> bool {
     status["reasons"].as_array().is_some_and(|reasons| reasons.iter().any(|reason| reason["code"] == code))
 }
 
+/// What a dashboard adds up over all nodes is told by one of them, also after the controller was cut off for a while. The first
+/// `nodes` run.
+fn one_node_counts_the_shards(cluster: &Cluster, nodes: usize) {
+    let metric = |at: usize, name: &str| cluster.members[at].node.metric(name, &[]).unwrap().unwrap_or(0.0);
+    let governs = |at: usize| metric(at, "holdfast_controller") > 0.0 && metric(at, "holdfast_shards") > 0.0;
+    let mut old = None;
+    eventually("a node is the controller", HEAL, || {
+        old = (0..nodes).find(|at| governs(*at));
+        old.is_some()
+    });
+    let old = old.unwrap();
+    cluster.cut_zookeeper(old, true);
+    eventually("another node is the controller", HEAL, || (0..nodes).any(|at| at != old && governs(at)));
+    cluster.cut_zookeeper(old, false);
+    eventually("the one that was it counts no shards any more", HEAL, || {
+        metric(old, "holdfast_controller") + metric(old, "holdfast_shards") == 0.0
+    });
+}
+
+/// Figures that an operator has to hear of before anything is wrong, on each of the first `nodes`.
+fn what_alerts_need_is_told(cluster: &Cluster, nodes: usize) {
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    for at in 0..nodes {
+        let metric = |name: &str, labels: &[&str]| {
+            let found = cluster.members[at].node.metric(name, labels).unwrap();
+            found.unwrap_or_else(|| panic!("node {at} tells no {name} {labels:?}"))
+        };
+        for certificate in ["peer", "authority"] {
+            let label = format!("certificate=\"{certificate}\"");
+            let until = metric("holdfast_certificate_expiry_timestamp_seconds", &[label.as_str()]);
+            assert!(until > now() + 3_600.0, "node {at}: the certificate {certificate} ends at {until}");
+        }
+        let (before, told) = (now(), metric("holdfast_time_seconds", &[]));
+        assert!(before <= told && told <= now(), "node {at} has the time {told}");
+        assert!(metric("process_start_time_seconds", &[]) <= told);
+        let lent = metric("holdfast_metadata_connections_in_use", &[]);
+        let max = metric("holdfast_metadata_connections_max", &[]);
+        assert!(lent >= 0.0 && max >= 2.0 && lent <= max, "node {at}: {lent} of {max} connections");
+        for name in ["holdfast_storage_fences_total", "holdfast_clock_leaps_total", "holdfast_metadata_refused_total"] {
+            metric(name, &[]);
+        }
+    }
+}
+
 #[test]
 fn what_the_cli_tells_is_true_at_each_step_of_losing_a_node_and_zookeeper() {
     let mut cluster = Cluster::start(4);
@@ -242,6 +296,11 @@ fn what_the_cli_tells_is_true_at_each_step_of_losing_a_node_and_zookeeper() {
     // What is typed wrong has an exit code and a way out.
     let (code, _, complaint) = told(&cluster, 0, &["shard", "list", "--node", "zzzz"]);
     assert!(code == Some(3) && complaint.contains("node list"), "{code:?} {complaint}");
+    for list in ["errors", "audit"] {
+        let (code, _, complaint) = told(&cluster, 0, &[list, "list", "--node", "zzzz"]);
+        assert!(code == Some(3) && complaint.contains("node list"), "{list}: {code:?} {complaint}");
+        assert_eq!(told(&cluster, 0, &[list, "list", "--node", &lost[..10]]).0, Some(0));
+    }
     let (code, rows, _) = told(&cluster, 0, &["shard", "list", "--node", &lost[..10], "--json"]);
     let rows: serde_json::Value = serde_json::from_str(&rows).unwrap();
     assert!(code == Some(0) && rows.as_array().is_some_and(|rows| !rows.is_empty()), "{code:?} {rows}");
@@ -296,4 +355,8 @@ fn what_the_cli_tells_is_true_at_each_step_of_losing_a_node_and_zookeeper() {
     assert!(code == Some(5) && complaint.contains("cluster.zookeeper"), "{code:?} {complaint}");
     cluster.ensemble.start_all();
     cluster.wait_until_healthy("after all of them", HEAL);
+
+    what_alerts_need_is_told(&cluster, 3);
+    one_node_counts_the_shards(&cluster, 3);
+    cluster.wait_until_healthy("another controller", HEAL);
 }

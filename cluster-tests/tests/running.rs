@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -89,6 +89,45 @@ fn sigterm_does_not_wait_for_ever_for_a_client_that_does_nothing() {
     node.wait();
     // Half a minute is what it waits without being told.
     assert!(begin.elapsed() < Duration::from_secs(28), "stopped only after {:?}", begin.elapsed());
+}
+
+#[test]
+fn sighup_stops_a_node_as_sigterm_does() {
+    let mut node = Node::start();
+    let status = format!("/proc/{}/status", node.pid());
+    let has_hangup = |mask: &str| {
+        let text = fs::read_to_string(&status).unwrap();
+        let mask = text.lines().find_map(|line| line.strip_prefix(mask)).unwrap();
+        u64::from_str_radix(mask.trim(), 16).unwrap() & 1 != 0
+    };
+    eventually("the node decides about SIGHUP", Duration::from_secs(60), || {
+        has_hangup("SigCgt:") || has_hangup("SigIgn:")
+    });
+    if has_hangup("SigIgn:") {
+        println!("the tests were told to ignore SIGHUP, and so is the node");
+        return;
+    }
+    node.signal(Signal::HUP);
+    assert!(node.wait().success(), "the node was killed by it");
+}
+
+#[test]
+fn a_node_whose_log_cannot_be_written_serves_on() {
+    let mut node = Node::start();
+    node.client().create_bucket("quiet");
+    node.stop();
+    // Its log lies on a disk that is full.
+    let log = node.scratch().join("node.log");
+    fs::remove_file(&log).unwrap();
+    symlink("/dev/full", &log).unwrap();
+    let started = node.try_restart();
+    // What shows logs after a failure would read there for ever.
+    fs::remove_file(&log).unwrap();
+    started.unwrap();
+    let body = content::bytes(6, 100_000);
+    assert_eq!(node.client().put("quiet", "key", &body).unwrap().status, 200);
+    assert_eq!(node.client().get("quiet", "key").unwrap().body, body);
+    node.stop();
 }
 
 #[test]

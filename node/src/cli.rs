@@ -230,7 +230,7 @@ fn dispatch(command: Command, out: output::Output) -> CliResult<ExitCode> {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "holdfast", &mut script);
-            std::io::stdout().write_all(&script)?;
+            output::still_read(std::io::stdout().write_all(&script))?;
             Ok(done(()))
         }
         Command::Dev(args) => run::control_runtime()?.block_on(run::dev(args, out)).map(done),

@@ -178,8 +178,11 @@ impl NodeSecret {
     }
 }
 
-/// Writes a file that appears whole, or fails with `AlreadyExists`; durable on return.
-fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a secret file that appears whole, or fails with `AlreadyExists`; durable on return.
+///
+/// # Errors
+/// When there is one already, or it cannot be written; nothing is left behind.
+pub(crate) fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -1,7 +1,8 @@
 //! Logs and metrics.
 //!
 //! Logs go to standard error, as text for people or one JSON object a line. Each request has a span with its id, which the
-//! client gets too. Secrets are in types that print nothing, so no log level shows them.
+//! client gets too. Secrets are in types that print nothing, so no log level shows them. A line that cannot be written is lost,
+//! and nothing else: the disk that the log lies on may be full, or who reads it may have gone.
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
@@ -14,6 +15,7 @@ use crate::config::{LogConfig, LogFormat};
 
 mod describe;
 pub mod process;
+pub(crate) mod seldom;
 
 /// Bounds of latency histograms, in seconds: from a GET out of memory to an upload of hours.
 const LATENCY_SECONDS: [f64; 20] = [
@@ -35,6 +37,8 @@ pub fn init_logs(config: &LogConfig) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_span_events(FmtSpan::NONE)
+        // The subscriber would tell of lines that it cannot write by `eprintln!`, which panics for the same reason.
+        .log_internal_errors(false)
         .with_ansi(config.format == LogFormat::Text && std::io::stderr().is_terminal());
     // An error means that a subscriber is there already.
     match config.format {
@@ -66,10 +70,17 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         let handle = builder.install_recorder().map_err(|error| error.to_string())?;
         describe::describe();
         describe::start_at_zero();
+        metrics::gauge!("process_start_time_seconds").set(process::unix_seconds());
         metrics::gauge!("holdfast_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(handle)
     });
     installed.clone().map_err(|error| anyhow::anyhow!("install the metrics recorder: {error}"))
+}
+
+/// Shows until when a certificate is valid, in seconds since 1970.
+pub(crate) fn show_certificate(certificate: &'static str, until_unix_seconds: i64) {
+    metrics::gauge!("holdfast_certificate_expiry_timestamp_seconds", "certificate" => certificate)
+        .set(until_unix_seconds as f64);
 }
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ impl Clocks {
         if day_ms.abs_diff(passed_ms) <= hold.as_millis() {
             return false;
         }
+        metrics::counter!("holdfast_clock_leaps_total").increment(1);
         let (day_seconds, passed_seconds) = (day_ms as f64 / 1_000.0, passed_ms as f64 / 1_000.0);
         tracing::warn!(
             day_seconds,

@@ -25,6 +25,14 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Failed pings in a row before the node stops taking requests: one slow flush must not.
 const PING_FAILURES_MAX: u32 = 2;
 
+/// Failed pings from one line of the log to the next while metadata stay away: about a minute.
+const PING_FAILURES_A_LINE: u32 = 60;
+
+/// Whether the log tells of this failure in a row: of the first, of the one that stops requests, and now and then.
+fn is_worth_a_line(failures: u32) -> bool {
+    failures == 1 || failures == PING_FAILURES_MAX || failures.is_multiple_of(PING_FAILURES_A_LINE)
+}
+
 /// The ingest actor.
 pub struct IngestActor;
 
@@ -112,7 +120,9 @@ impl Actor for IngestActor {
                     }
                     Err(error) => {
                         state.ping_failures += 1;
-                        tracing::warn!(%error, failures = state.ping_failures, "metadata store does not answer");
+                        if is_worth_a_line(state.ping_failures) {
+                            tracing::warn!(%error, failures = state.ping_failures, "metadata store does not answer");
+                        }
                         state.metadata_error = Some(error);
                     }
                 }
@@ -176,5 +186,17 @@ impl IngestState {
                 self.parts.reporter.report(ErrorKind::DiskFenced, &disk.name, detail);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_that_stay_away_for_a_day_do_not_fill_the_log() {
+        let lines: Vec<u32> = (1..=24 * 3600).filter(|failures| is_worth_a_line(*failures)).collect();
+        assert_eq!(lines[..3], [1, PING_FAILURES_MAX, PING_FAILURES_A_LINE]);
+        assert!(lines.len() < 1_500, "{}", lines.len());
     }
 }

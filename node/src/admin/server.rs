@@ -17,6 +17,7 @@ use tracing::Instrument;
 use super::audit::Client;
 use super::{AdminState, router};
 use crate::http::shares::Shares;
+use crate::telemetry::seldom::Seldom;
 
 /// Connections at once: monitoring and a few operators. The next one waits in the listen queue.
 const CONNECTIONS_MAX: usize = 256;
@@ -29,6 +30,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest life of a connection, whatever happens on it: longer than the longest command.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Without descriptors it would be told many times a second.
+static ACCEPT_ERRORS: Seldom = Seldom::new(Duration::from_secs(10));
 
 /// Pause after an error of `accept`, such as too many open files, so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -52,7 +56,9 @@ pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<O
         let (stream, from, slot) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "accept on the admin port");
+                if let Some(untold) = ACCEPT_ERRORS.untold() {
+                    tracing::warn!(%error, untold, "connections to the admin port cannot be accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

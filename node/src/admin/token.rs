@@ -1,8 +1,6 @@
 //! The bearer token of the admin API: 32 random bytes in a file that only the node's user may read.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use axum::extract::{Request, State};
@@ -15,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{AdminState, ApiError};
 use crate::secret_file::{self, Exposed};
+use crate::secrets;
 
 /// Longest token file that is read.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
@@ -63,22 +62,24 @@ impl Token {
         Ok(Self { text })
     }
 
-    /// Reads a token file, making it with a new token if there is none.
+    /// Reads a token file, making it with a new token if there is none. One that was begun and not ended, as on a disk without
+    /// room, would be refused ever after: it appears whole or not at all.
     ///
     /// # Errors
     /// [`TokenError`].
     pub fn read_or_create(path: &Path) -> Result<Self, TokenError> {
-        let failed = |source| TokenError::Io { action: "write", path: path.to_owned(), source };
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-            Ok(mut file) => {
-                let bytes: Zeroizing<[u8; 32]> = Zeroizing::new(rand::random());
-                let text = Zeroizing::new(hex::encode(bytes.as_slice()));
-                file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).map_err(failed)?;
-                file.sync_all().map_err(failed)?;
-                Ok(Self { text })
-            }
+        match Self::read(path) {
+            Err(TokenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            read => return read,
+        }
+        let bytes: Zeroizing<[u8; 32]> = Zeroizing::new(rand::random());
+        let text = Zeroizing::new(hex::encode(bytes.as_slice()));
+        let line = Zeroizing::new(format!("{}\n", *text));
+        match secrets::create(path, line.as_bytes()) {
+            Ok(()) => Ok(Self { text }),
+            // Another process was faster: its token counts.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Self::read(path),
-            Err(error) => Err(failed(error)),
+            Err(source) => Err(TokenError::Io { action: "write", path: path.to_owned(), source }),
         }
     }
 
@@ -125,6 +126,10 @@ mod tests {
         let again = Token::read_or_create(&path).unwrap();
         assert!(again.matches(token.reveal()));
         assert!(!again.matches("something else"));
+        let kept: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(kept, ["admin.token"], "nothing else is left");
+        let nowhere = dir.path().join("absent").join("admin.token");
+        assert!(matches!(Token::read_or_create(&nowhere), Err(TokenError::Io { action: "write", .. })));
     }
 
     #[test]

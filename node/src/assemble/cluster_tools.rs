@@ -66,7 +66,10 @@ pub async fn init(config: &Config, shards: u32, replicas: u32) -> anyhow::Result
         Err(error) => return Err(error).context("look whether there is a cluster already"),
     }
     match data_dir.cluster_id()? {
-        Some(begun) => identity.id = begun,
+        Some(begun) => {
+            refuse_anew(config, begun)?;
+            identity.id = begun;
+        }
         None => {
             refuse_data(config, &data_dir)?;
             pki::init_cluster(&config.node.data_dir, data_dir.node_id(), identity.id)?;
@@ -139,8 +142,26 @@ fn refuse_data(config: &Config, data_dir: &DataDir) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A node that has run holds chunks under epochs that ZooKeeper knew. A cluster that begins with the first epochs again would
+/// have its writes refused by metadata, and would take nodes for members of shards that they never had.
+///
+/// # Errors
+/// When this node has run.
+pub(super) fn refuse_anew(config: &Config, cluster: ClusterId) -> anyhow::Result<()> {
+    if !config.node.disk_dirs().iter().any(|dir| holds_files(dir)) {
+        return Ok(());
+    }
+    bail!(
+        "this node holds data of cluster {cluster}, and no cluster is at {}: either cluster.zookeeper names another place than \
+         it did, or ZooKeeper has lost its data. Making the cluster anew would not bring that back: give ZooKeeper the last copy \
+         of its data directory",
+        config.cluster.zookeeper
+    )
+}
+
+/// Whether there is anything but what a file system makes by itself at its top.
 fn holds_files(dir: &Path) -> bool {
-    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+    std::fs::read_dir(dir).is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name() != "lost+found"))
 }
 
 /// What a tool does about metadata that is nobody's yet.
@@ -202,4 +223,34 @@ async fn open_database(config: &Config, data_dir: &DataDir, claim: Claim) -> any
         metadata.raise_sequences(SystemClock.now_ms()).await.context("raise sequence numbers")?;
     }
     Ok(Database { store: metadata.clone(), ledger: metadata })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::NodeConfig;
+
+    #[test]
+    fn a_new_file_system_holds_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!holds_files(dir.path()) && !holds_files(&dir.path().join("absent")));
+        std::fs::create_dir(dir.path().join("lost+found")).unwrap();
+        assert!(!holds_files(dir.path()));
+        std::fs::write(dir.path().join("superblock"), "").unwrap();
+        assert!(holds_files(dir.path()));
+    }
+
+    #[test]
+    fn a_node_that_has_run_makes_no_cluster_in_the_place_of_one_that_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = NodeConfig { data_dir: dir.path().to_owned(), ..NodeConfig::default() };
+        let config = Config { node, ..Config::default() };
+        let cluster = ClusterId([7; 16]);
+        refuse_anew(&config, cluster).unwrap();
+        std::fs::create_dir_all(dir.path().join("disks/0")).unwrap();
+        refuse_anew(&config, cluster).unwrap();
+        std::fs::write(dir.path().join("disks/0/superblock"), "").unwrap();
+        let error = refuse_anew(&config, cluster).unwrap_err().to_string();
+        assert!(error.contains(&cluster.to_string()) && error.contains("ZooKeeper has lost its data"), "{error}");
+    }
 }

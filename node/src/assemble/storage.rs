@@ -17,6 +17,9 @@ use super::limits;
 use crate::config::{Config, IoMode};
 use crate::metadata::{CacheOptions, CachedMetadataStore, SqliteMetadataStore, SqliteOptions};
 
+/// What a database needs to be opened: its shared memory, and the beginning of its log.
+const DATABASE_ROOM_BYTES: u64 = 256 << 10;
+
 /// The metadata of a node that runs alone.
 pub(super) struct Metadata {
     pub(super) store: Arc<dyn MetadataStore>,
@@ -42,12 +45,23 @@ pub(super) fn refuse_lost_metadata(disks: &DiskSet, place: &str) -> anyhow::Resu
 pub(super) async fn open_sqlite(path: &Path) -> anyhow::Result<Metadata> {
     let store = SqliteMetadataStore::open(path, SqliteOptions::default())
         .await
-        .with_context(|| format!("open metadata {}", path.display()))?;
+        .with_context(|| format!("open metadata {}{}", path.display(), want_of_room(path)))?;
     let had_buckets = store.had_buckets().await.with_context(|| format!("read metadata {}", path.display()))?;
     let store = Arc::new(store);
     let cached = Arc::new(CachedMetadataStore::new(store.clone(), &CacheOptions::default()));
     let (outbox, journal, tiers) = (store.clone(), store.clone(), store.clone());
     Ok(Metadata { store: cached, outbox, journal, tiers, reads: store, had_buckets })
+}
+
+/// What is added to an error of the database where its file system has no room: SQLite may tell of that as of a broken disk.
+fn want_of_room(path: &Path) -> &'static str {
+    let free = path.parent().and_then(|dir| rustix::fs::statvfs(dir).ok());
+    let free_bytes = free.map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+    if free_bytes.is_some_and(|free| free < DATABASE_ROOM_BYTES) {
+        " (its file system is full, make room there)"
+    } else {
+        ""
+    }
 }
 
 /// The disks of a node.

@@ -37,8 +37,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// When a service cannot be reached, or the cluster is another one, or there is none.
 pub(super) async fn connect(config: &Config, data_dir: &DataDir) -> anyhow::Result<ClusterPorts> {
     let coordination = coordinate(config).await?;
-    let identity = existing(&coordination, config).await?;
     super::cluster_tools::adopt(data_dir)?;
+    let identity = existing(&coordination, config, data_dir).await?;
     check_identity(data_dir, &identity, &config.cluster.zookeeper)?;
     let metadata = open_metadata(config).await?;
     storage::require_claim(&*metadata, identity.id, &config.metadata.url).await?;
@@ -222,10 +222,18 @@ pub(super) async fn coordinate(config: &Config) -> anyhow::Result<ZookeeperCoord
 }
 
 /// The identity of the cluster that is there.
-async fn existing(coordination: &ZookeeperCoordination, config: &Config) -> anyhow::Result<ClusterIdentity> {
+async fn existing(
+    coordination: &ZookeeperCoordination,
+    config: &Config,
+    data_dir: &DataDir,
+) -> anyhow::Result<ClusterIdentity> {
     match coordination.cluster().await {
         Ok(identity) => Ok(identity),
         Err(CoordinationError::NotFound(_)) => {
+            // One whose making broke off has its identity, too, but no disk yet.
+            if let Some(cluster) = data_dir.cluster_id()? {
+                super::cluster_tools::refuse_anew(config, cluster)?;
+            }
             bail!("there is no cluster at {}: make one with `holdfast cluster init`", config.cluster.zookeeper)
         }
         Err(error) => Err(error).with_context(|| format!("read the cluster at {}", config.cluster.zookeeper)),

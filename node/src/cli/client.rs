@@ -1,5 +1,6 @@
 //! The client of the admin API behind all commands that talk to a running node.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -30,6 +31,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The token itself, instead of a file with it.
+const ADMIN_TOKEN: &str = "HOLDFAST_ADMIN_TOKEN";
 
 /// Everything but what needs no escape in a path.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -100,9 +104,9 @@ impl ClientArgs {
             Some(url) => url.clone(),
             None => AdminUrl(format!("http://{}", loaded.config.admin.addr)),
         };
-        let token = match std::env::var("HOLDFAST_ADMIN_TOKEN") {
-            Ok(token) => Zeroizing::new(token),
-            Err(_) => {
+        let token = match given_token(std::env::var_os(ADMIN_TOKEN))? {
+            Some(token) => token,
+            None => {
                 let file = self.admin_token_file.clone().unwrap_or_else(|| loaded.config.admin_token_file());
                 // The error tells its cause itself.
                 let token = Token::read(&file).map_err(|error| {
@@ -120,6 +124,23 @@ impl ClientArgs {
             token,
             timeout: ANSWER_TIMEOUT,
         })
+    }
+}
+
+/// The token in a variable. One that is empty is as good as none; one that cannot be sent is told of by its name only.
+fn given_token(value: Option<OsString>) -> CliResult<Option<Zeroizing<String>>> {
+    let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(None) };
+    let value = value.into_string().ok().map(Zeroizing::new);
+    let token = value.as_deref().map(|value| value.trim()).filter(|token| token.bytes().all(|b| b.is_ascii_graphic()));
+    match token {
+        Some("") => Ok(None),
+        Some(token) => Ok(Some(Zeroizing::new(token.to_owned()))),
+        None => {
+            let error = anyhow::anyhow!(
+                "{ADMIN_TOKEN} holds no token: it is one word, as in admin.token of the data directory"
+            );
+            Err(Failure::usage(error))
+        }
     }
 }
 
@@ -281,5 +302,20 @@ mod tests {
             assert!(text.parse::<AdminUrl>().is_err(), "{text}");
         }
         assert!("https://node1:9001".parse::<AdminUrl>().unwrap_err().contains("plain HTTP"));
+    }
+
+    #[test]
+    fn a_token_in_the_environment_is_one_word_or_none() {
+        let given = |text: &str| given_token(Some(text.into()));
+        assert!(given_token(None).unwrap().is_none());
+        for none in ["", " \n"] {
+            assert!(given(none).unwrap().is_none(), "{none:?}");
+        }
+        assert_eq!(given("0123456789abcdef\n").unwrap().unwrap().as_str(), "0123456789abcdef");
+        for wrong in ["two words", "two\nlines", "t\u{f6}ken"] {
+            let failure = given(wrong).unwrap_err();
+            let text = failure.error.to_string();
+            assert!(failure.exit == Exit::Usage && text.contains(ADMIN_TOKEN) && !text.contains(wrong), "{text}");
+        }
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use clap::Subcommand;
 use holdfast_protocol::admin::{EventsLag, EventsPage, ReplayEvents, ReplayedEvents};
 
+use super::CliResult;
 use super::client::ClientArgs;
 use super::journal::DeadCommand;
-use super::output::{Output, table, timestamp};
-use super::{CliResult, Failure};
+use super::output::{Output, print_line, table, timestamp};
 use crate::config::Span;
 
 /// How long the node waits for an event before it answers without one.
@@ -116,14 +116,14 @@ async fn tail(
                 break;
             }
             shown += 1;
-            if out.json {
-                // One a line, to be read as they come.
-                println!(
-                    "{}",
-                    serde_json::to_string(&event).map_err(|error| Failure::from(anyhow::Error::from(error)))?
-                );
+            // One a line, to be read as they come.
+            let line = if out.json {
+                serde_json::to_string(&event)?
             } else {
-                println!("{}  {:<40} {}", event.id, event.tag, event.order_key);
+                format!("{}  {:<40} {}", event.id, event.tag, event.order_key)
+            };
+            if !print_line(&line)? {
+                return Ok(());
             }
         }
         after = Some(page.next);

@@ -9,8 +9,11 @@ use time::format_description::well_known::Rfc3339;
 
 use super::client::{ApiClient, ClientArgs};
 use super::output::{Output, table, timestamp};
-use super::{CliResult, Failure};
+use super::{CliResult, Exit, Failure};
 use crate::config::Span;
+
+/// Length of the id of a node in a cluster; one that runs alone has a longer one.
+const NODE_ID_CHARS: usize = 16;
 
 #[derive(Subcommand)]
 pub(super) enum ErrorsCommand {
@@ -19,10 +22,10 @@ pub(super) enum ErrorsCommand {
         after_help = "Examples:\n  holdfast errors list --since 24h --kind corruption\n  holdfast errors list --since 2026-01-31T00:00:00Z --json"
     )]
     List {
-        /// Only those since then: a time (RFC 3339), or how long ago, such as \"24 h\".
+        /// Only those since then: a time (RFC 3339), or how long ago, such as "24 h".
         #[arg(long, value_name = "TIME")]
         since: Option<String>,
-        /// Only those of this node.
+        /// Only those of this node: its id, or as much of its beginning as tells it apart.
         #[arg(long)]
         node: Option<String>,
         /// Only those of this kind: corruption, disk-fenced, replication-short, tier-failed, task-failed, other.
@@ -40,13 +43,13 @@ pub(super) enum ErrorsCommand {
 pub(super) enum AuditCommand {
     /// Show what was done through the admin API, newest first.
     List {
-        /// Only entries since then: a time (RFC 3339), or how long ago, such as \"24 h\".
+        /// Only entries since then: a time (RFC 3339), or how long ago, such as "24 h".
         #[arg(long, value_name = "TIME")]
         since: Option<String>,
-        /// Only those of this node.
+        /// Only those of this node: its id, or as much of its beginning as tells it apart.
         #[arg(long)]
         node: Option<String>,
-        /// Only those whose action begins so, such as \"POST /v1/keys\".
+        /// Only those whose action begins so, such as "POST /v1/keys".
         #[arg(long)]
         action: Option<String>,
         /// Show so many at most.
@@ -100,6 +103,18 @@ fn since_ms(text: &str) -> CliResult<u64> {
     Ok(now_ms.saturating_sub(ago.duration().as_millis() as u64))
 }
 
+/// The node that entries are wanted of. One that is gone for good is only known by its whole id.
+async fn which_node(api: &ApiClient, node: Option<String>) -> CliResult<Option<String>> {
+    match node {
+        Some(text) if text.len() < NODE_ID_CHARS => match super::nodes::known(api, &text).await {
+            // A node that runs alone knows of no others.
+            Err(failure) if failure.exit == Exit::Failed => Ok(Some(text)),
+            found => found.map(Some),
+        },
+        node => Ok(node.map(|text| text.to_lowercase())),
+    }
+}
+
 /// Pages of a list until there are `limit` entries.
 async fn entries<T: DeserializeOwned>(
     client: &ApiClient,
@@ -134,8 +149,9 @@ async fn entries<T: DeserializeOwned>(
 pub(super) async fn errors(command: ErrorsCommand, out: Output) -> CliResult {
     let ErrorsCommand::List { since, node, kind, limit, client } = command;
     let since = since.as_deref().map(since_ms).transpose()?.map(|ms| ms.to_string());
-    let filters = [("since_ms", since), ("node", node), ("kind", kind)];
-    let found: Vec<Entry<ErrorRecord>> = entries(&client.connect()?, "/errors", &filters, limit).await?;
+    let api = client.connect()?;
+    let filters = [("since_ms", since), ("node", which_node(&api, node).await?), ("kind", kind)];
+    let found: Vec<Entry<ErrorRecord>> = entries(&api, "/errors", &filters, limit).await?;
     Ok(out.print(&found, |found| {
         let row = |entry: &Entry<ErrorRecord>| {
             let ErrorRecord { at_ms, node, kind, subject, detail, .. } = &entry.record;
@@ -148,8 +164,9 @@ pub(super) async fn errors(command: ErrorsCommand, out: Output) -> CliResult {
 pub(super) async fn audit(command: AuditCommand, out: Output) -> CliResult {
     let AuditCommand::List { since, node, action, limit, client } = command;
     let since = since.as_deref().map(since_ms).transpose()?.map(|ms| ms.to_string());
-    let filters = [("since_ms", since), ("node", node), ("action", action)];
-    let found: Vec<Entry<AuditRecord>> = entries(&client.connect()?, "/audit", &filters, limit).await?;
+    let api = client.connect()?;
+    let filters = [("since_ms", since), ("node", which_node(&api, node).await?), ("action", action)];
+    let found: Vec<Entry<AuditRecord>> = entries(&api, "/audit", &filters, limit).await?;
     Ok(out.print(&found, |found| {
         let row = |entry: &Entry<AuditRecord>| {
             let AuditRecord { at_ms, actor, source, action, target, result, .. } = &entry.record;

@@ -23,22 +23,40 @@ impl Output {
         } else {
             out.write_all(text(value).as_bytes())
         };
-        match written.and_then(|()| out.flush()) {
-            // `holdfast … | head` is no failure.
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-            written => written,
-        }
+        still_read(written.and_then(|()| out.flush())).map(|_is_read| ())
     }
 
     pub(super) fn failure(self, failure: &Failure) {
-        if self.json {
+        // Where nobody can be told, the exit code tells.
+        let told = if self.json {
             let error = serde_json::json!({
                 "error": { "code": failure.exit as u8, "message": format!("{:#}", failure.error) }
             });
-            eprintln!("{error}");
+            writeln!(std::io::stderr(), "{error}")
         } else {
-            eprintln!("error: {:#}", failure.error);
-        }
+            writeln!(std::io::stderr(), "error: {:#}", failure.error)
+        };
+        drop(told);
+    }
+}
+
+/// Prints one of many results in a line of its own, at once. `false` when nobody reads them any more.
+///
+/// # Errors
+/// When it cannot be written for another reason.
+pub(super) fn print_line(line: &str) -> std::io::Result<bool> {
+    still_read(writeln!(std::io::stdout().lock(), "{line}"))
+}
+
+/// Whether what was written found a reader: `holdfast … | head` is no failure.
+///
+/// # Errors
+/// When it could not be written for another reason.
+pub(super) fn still_read(written: std::io::Result<()>) -> std::io::Result<bool> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -90,6 +108,14 @@ mod tests {
     fn columns_are_aligned_and_lines_not_padded() {
         let text = table(["NAME", "ON"], [["a".into(), "yes".into()], ["longer".into(), "no".into()]]);
         assert_eq!(text, "NAME    ON\na       yes\nlonger  no\n");
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_no_failure_and_a_full_disk_is_one() {
+        use std::io::{Error, ErrorKind};
+        assert!(still_read(Ok(())).unwrap());
+        assert!(!still_read(Err(Error::from(ErrorKind::BrokenPipe))).unwrap());
+        assert!(still_read(Err(Error::from(ErrorKind::StorageFull))).is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use time::OffsetDateTime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::output::Output;
 use super::{CliResult, ConfigArgs, Exit, Failure, root};
@@ -119,9 +119,11 @@ pub(super) async fn dev(args: DevArgs, out: Output) -> CliResult {
         Some(nodes) => Running::Several(Box::new(assemble::dev::start(&config, nodes, root).await?)),
     };
     let pair = running.root().cloned().ok_or_else(|| anyhow::anyhow!("a development node has a root credential"))?;
+    // Whoever reads that it is ready may end it at once.
+    let signals = Signals::watch()?;
     let welcome = Welcome { nodes: running.nodes(), config: &config, pair: &pair, data_dir: &data_dir };
     out.print(&welcome.json(), |_| welcome.text())?;
-    run_until_signal(running, &config).await
+    run_until_signal(running, &config, signals).await
 }
 
 /// What runs until a signal.
@@ -166,6 +168,7 @@ pub(super) async fn node(args: NodeArgs, out: Output) -> CliResult {
     )?;
     crate::telemetry::init_logs(&config.log);
     let node = assemble::start(config.clone(), given.map_or(Root::Require, Root::Given)).await?;
+    let signals = Signals::watch()?;
     if out.json {
         let ready = serde_json::json!({
             "event": "ready",
@@ -177,16 +180,33 @@ pub(super) async fn node(args: NodeArgs, out: Output) -> CliResult {
         });
         out.print(&ready, |_| String::new())?;
     }
-    run_until_signal(Running::One(Box::new(node)), &config).await
+    run_until_signal(Running::One(Box::new(node)), &config, signals).await
 }
 
-/// Waits for a signal or for the actors to give up, then stops cleanly. A second signal ends the process at once.
-async fn run_until_signal(node: Running, config: &Config) -> CliResult {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+/// What ends a node; each is noticed from when it is watched on.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn watch() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: hangup()?,
+        })
+    }
+}
+
+/// Waits for a signal or for the actors to give up, then stops cleanly. A second SIGTERM or SIGINT ends the process at once.
+async fn run_until_signal(node: Running, config: &Config, signals: Signals) -> CliResult {
+    let Signals { mut terminate, mut interrupt, hangup } = signals;
     let failed = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
+        () = received(hangup) => None,
         reason = node.failed() => Some(reason),
     };
     match &failed {
@@ -206,6 +226,31 @@ async fn run_until_signal(node: Running, config: &Config) -> CliResult {
     match failed {
         Some(reason) => Err(Failure { exit: Exit::Failed, error: anyhow::anyhow!(reason) }),
         None => Ok(()),
+    }
+}
+
+/// SIGHUP, which would end the process at once otherwise: the terminal is gone, or somebody expects that something is read
+/// anew. `None` where whoever started the process has it ignored, as `nohup` does.
+fn hangup() -> std::io::Result<Option<Signal>> {
+    if std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status)) {
+        return Ok(None);
+    }
+    signal(SignalKind::hangup()).map(Some)
+}
+
+/// Whether a process with this `/proc/PID/status` ignores SIGHUP, the first signal.
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
+}
+
+/// Waits for a signal that may not be watched.
+async fn received(signal: Option<Signal>) {
+    match signal {
+        Some(mut signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -327,5 +372,18 @@ The last one makes a bucket named hello; its URL is valid for an hour. Ctrl-C st
             admin = reachable(self.first().admin_addr())
         ));
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hangup_that_is_ignored_is_left_alone() {
+        for (mask, ignores) in [("0000000000001001", true), ("0000000000001000", false), ("", false), ("x", false)] {
+            assert_eq!(ignores_hangup(&format!("Name:\tholdfast\nSigIgn:\t{mask}\nSigCgt:\t1\n")), ignores, "{mask}");
+        }
+        assert!(!ignores_hangup(""));
     }
 }

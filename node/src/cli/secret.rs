@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::CliResult;
+use super::{CliResult, Failure};
 use crate::secret_file;
 
 /// Longest secret that is read from standard input.
@@ -15,7 +15,7 @@ const SECRET_BYTES_MAX: u64 = 1024;
 pub(super) fn secret(value: Option<String>, file: Option<PathBuf>) -> CliResult<Option<Zeroizing<String>>> {
     match (value, file) {
         (_, Some(file)) if file == Path::new("-") => Ok(Some(from_stdin()?)),
-        (_, Some(file)) => Ok(Some(secret_file::read(&file)?)),
+        (_, Some(file)) => Ok(Some(secret_file::read(&file).map_err(Failure::usage)?)),
         (Some(dash), None) if dash == "-" => Ok(Some(from_stdin()?)),
         (value, None) => Ok(value.map(Zeroizing::new)),
     }

@@ -145,7 +145,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         );
     }
     require(
-        config.log.level.parse::<tracing_subscriber::EnvFilter>().is_ok(),
+        is_log_filter(&config.log.level),
         ("log", "level"),
         "not a level or filter",
         "write error, warn, info, debug or trace, or a filter such as \"info,holdfast_storage=debug\"",
@@ -162,6 +162,14 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     cache(config, &mut require);
     events(config, &mut require);
     faults
+}
+
+/// Whether this chooses what is logged. A filter may also be a bare name, which stands for all that is logged under it, and for
+/// nothing else: a level with a slip of the pen would silence the node.
+fn is_log_filter(text: &str) -> bool {
+    let is_level = |word: &str| word.is_empty() || word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+    let named = |directive: &str| directive.contains(['=', '[']) || is_level(directive);
+    text.split(',').all(|directive| named(directive.trim())) && text.parse::<tracing_subscriber::EnvFilter>().is_ok()
 }
 
 type Key = (&'static str, &'static str);

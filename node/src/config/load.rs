@@ -1,6 +1,7 @@
 //! Reads the layers of configuration and says exactly where one is wrong.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -101,7 +102,7 @@ pub fn load(
 ) -> Result<Loaded, Vec<ConfigError>> {
     let file = match file {
         Some(file) => Some(file.to_owned()),
-        None => [WORKING_FILE, SYSTEM_FILE].into_iter().map(PathBuf::from).find(|file| file.is_file()),
+        None => usual_file(Path::new(WORKING_FILE), Path::new(SYSTEM_FILE)),
     };
     let text = match &file {
         Some(file) => read(file).map_err(|error| vec![error])?,
@@ -129,6 +130,19 @@ pub fn load(
         })
         .collect();
     if faults.is_empty() { Ok(Loaded { config, file }) } else { Err(faults) }
+}
+
+/// The file that is used when none is named. Where nobody can tell whether there is one for the whole system, as in a directory
+/// that this user may not look into, that is for reading it to say: a node is not to start with the defaults instead.
+fn usual_file(working: &Path, system: &Path) -> Option<PathBuf> {
+    if working.is_file() {
+        return Some(working.to_owned());
+    }
+    let is_there = match std::fs::metadata(system) {
+        Ok(about) => about.is_file(),
+        Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+    };
+    is_there.then(|| system.to_owned())
 }
 
 /// Which section and key each variable set.
@@ -199,7 +213,7 @@ fn read(file: &Path) -> Result<String, ConfigError> {
         source: file.display().to_string(),
         position: None,
         message: format!("read configuration file: {error}"),
-        hint: Some("check the path given with --config".into()),
+        hint: Some("name a file that this user can read with --config or HOLDFAST_CONFIG".into()),
     })?;
     String::from_utf8(bytes).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
@@ -287,6 +301,12 @@ fn hint_for(message: &str) -> Option<String> {
     }
     if message.contains("socket address") {
         return Some("write an address and a port, such as \"127.0.0.1:9000\"".into());
+    }
+    if message.contains("expected u32") || message.contains("expected u64") {
+        return Some("write a whole number, without quotes and without a sign".into());
+    }
+    if message.contains("expected a string") {
+        return Some("write it in quotes".into());
     }
     message.contains("duplicate key").then(|| "a section or key may appear once: merge them".into())
 }
@@ -399,6 +419,25 @@ mod tests {
     }
 
     #[test]
+    fn a_level_with_a_slip_of_the_pen_does_not_silence_the_log() {
+        for wrong in ["warning", "inf", "info,holdfast_storage", "a=loud"] {
+            let fault = the_fault(&format!("[log]\n\nlevel = \"{wrong}\"\n"), &[]);
+            assert_eq!(fault.position.map(|(line, _)| line), Some(3), "{wrong}: {fault}");
+        }
+        for right in ["off", "WARN", "info,holdfast_storage=debug", "warn,holdfast=info", "info,[s3_request]=trace"] {
+            assert!(load_text("", &[("HOLDFAST_LOG_LEVEL", right)]).is_ok(), "{right}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_told_how_to_be_written() {
+        for (text, hint) in [("[limits]\nread_jobs = \"5\"\n", "whole number"), ("[s3]\nregion = 5\n", "in quotes")] {
+            let fault = the_fault(text, &[]);
+            assert!(fault.position.is_some() && fault.hint.as_ref().is_some_and(|told| told.contains(hint)), "{fault}");
+        }
+    }
+
+    #[test]
     fn a_value_out_of_range_is_named_with_its_line() {
         let fault = the_fault("[limits]\nread_jobs = 0\n", &[]);
         assert_eq!(fault.position, Some((2, 13)));
@@ -461,6 +500,22 @@ mod tests {
         assert_eq!(fault.hint.unwrap(), "did you mean `HOLDFAST_S3_REGION`?");
         let fault = the_fault("", &[("HOLDFAST_LIMITS_WRITE_JOBS", "0")]);
         assert_eq!(fault.source, "environment variable HOLDFAST_LIMITS_WRITE_JOBS");
+    }
+
+    #[test]
+    fn a_system_file_that_cannot_be_looked_at_is_not_taken_for_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (working, system) = (dir.path().join("working.toml"), dir.path().join("system.toml"));
+        assert_eq!(usual_file(&working, &system), None);
+        std::fs::write(&system, "").unwrap();
+        assert_eq!(usual_file(&working, &system).as_deref(), Some(&*system));
+        assert_eq!(usual_file(&working, &system.join("below")), None, "there is nothing below a file");
+        // Whoever runs the tests may look everywhere: a loop of links is what nobody can follow.
+        let around = dir.path().join("around");
+        std::os::unix::fs::symlink(&around, &around).unwrap();
+        assert_eq!(usual_file(&working, &around).as_deref(), Some(&*around));
+        std::fs::write(&working, "").unwrap();
+        assert_eq!(usual_file(&working, &system).as_deref(), Some(&*working));
     }
 
     #[test]

@@ -37,9 +37,13 @@ use super::linger::Unread;
 use super::pace::Pace;
 use super::shares::{AddressBlock, Share, Shares};
 use super::tls::Tls;
+use crate::telemetry::seldom::Seldom;
 
 /// Connections that wait to be accepted, for each listener.
 const LISTEN_BACKLOG: u32 = 1024;
+
+/// Without descriptors each listener would tell of it many times a second.
+static ACCEPT_ERRORS: Seldom = Seldom::new(Duration::from_secs(10));
 
 /// Pause after `accept` failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -363,7 +367,13 @@ async fn next(listener: &TcpListener, shared: &Shared) -> Option<(TcpStream, Soc
                 Err(error) if is_about_one_client(&error) => {}
                 Err(error) => {
                     metrics::counter!("holdfast_http_accept_errors_total").increment(1);
-                    tracing::warn!(%error, "accept a connection");
+                    if let Some(untold) = ACCEPT_ERRORS.untold() {
+                        tracing::warn!(
+                            %error,
+                            untold,
+                            "connections cannot be accepted: compare process_open_fds with process_max_fds"
+                        );
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

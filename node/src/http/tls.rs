@@ -1,8 +1,8 @@
 //! HTTPS by rustls, from PEM files that are read again when they change.
 //!
 //! A renewed certificate takes effect within [`CHECK_EVERY`] without a restart; files that cannot be used leave the old one in
-//! place and are reported in the log. Bodies are encrypted in user space: kTLS, which splice would need, is looked for and
-//! logged, but not used.
+//! place and are reported in the log, as is a certificate whose end comes near: nobody but the clients would notice. Bodies are
+//! encrypted in user space: kTLS, which splice would need, is looked for and logged, but not used.
 
 use std::fs;
 use std::io;
@@ -20,9 +20,13 @@ use rustls::sign::CertifiedKey;
 use tokio_rustls::TlsAcceptor;
 
 use crate::secret_file::{self, Exposed};
+use crate::telemetry::{self, process};
 
 /// How often the files are looked at.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
+
+/// How long before its end a certificate is warned of.
+const WARN_BEFORE_SECONDS: i64 = 14 * 24 * 3600;
 
 /// Where the certificate and its key are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,7 +119,7 @@ impl Tls {
 
     /// Watches the files until the future is dropped.
     pub(super) async fn watch(self) {
-        let mut seen = stamps(&self.current.files);
+        let (mut seen, mut told) = (stamps(&self.current.files), Validity::Good);
         let mut ticks = tokio::time::interval(CHECK_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -123,7 +127,35 @@ impl Tls {
             let (tls, before) = (self.clone(), seen);
             let checked = tokio::task::spawn_blocking(move || tls.check(before)).await;
             seen = checked.unwrap_or(seen);
+            told = self.look_at_end(told);
         }
+    }
+
+    /// Says once that the certificate ends soon, and once that it has ended. Gives back what it found.
+    fn look_at_end(&self, told: Validity) -> Validity {
+        let Some(until) = valid_until(&self.current.key.load()) else { return told };
+        telemetry::show_certificate("s3", until);
+        let now = validity(until, process::unix_seconds() as i64);
+        let certificate = self.current.files.certificate.display();
+        match now {
+            _ if now == told => {}
+            Validity::Good => {}
+            Validity::EndsSoon => {
+                tracing::warn!(
+                    %certificate,
+                    until_unix_seconds = until,
+                    "the certificate ends within two weeks: renew it"
+                );
+            }
+            Validity::Over => {
+                tracing::error!(
+                    %certificate,
+                    until_unix_seconds = until,
+                    "the certificate has expired, clients refuse it: put a new one in its place, no restart is needed"
+                );
+            }
+        }
+        now
     }
 
     fn check(&self, before: Stamps) -> Stamps {
@@ -137,6 +169,28 @@ impl Tls {
         }
         now
     }
+}
+
+/// How a certificate's end is from now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Validity {
+    Good,
+    EndsSoon,
+    Over,
+}
+
+fn validity(until_unix_seconds: i64, now_unix_seconds: i64) -> Validity {
+    match until_unix_seconds.saturating_sub(now_unix_seconds) {
+        ..=0 => Validity::Over,
+        1..WARN_BEFORE_SECONDS => Validity::EndsSoon,
+        _ => Validity::Good,
+    }
+}
+
+/// Until when the certificate that clients are shown is valid, in seconds since 1970; `None` where it does not tell.
+fn valid_until(key: &CertifiedKey) -> Option<i64> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(key.cert.first()?).ok()?;
+    Some(parsed.validity().not_after.timestamp())
 }
 
 type Stamps = [Option<(SystemTime, u64)>; 2];
@@ -223,6 +277,25 @@ mod tests {
         assert!(error.to_string().contains("chmod 640"), "{error}");
         assert_eq!(tls.current.key.load().cert, [first]);
         assert!(matches!(Tls::load(files(dir.path())), Err(TlsError::Exposed(_))));
+    }
+
+    #[test]
+    fn certificate_is_told_of_when_it_ends_soon_and_when_it_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        write_certificate(dir.path(), "first.example");
+        let tls = Tls::load(files(dir.path())).unwrap();
+        let until = valid_until(&tls.current.key.load()).unwrap();
+        let day = 24 * 3600;
+        for (now, expected) in [
+            (until - 15 * day, Validity::Good),
+            (until - 13 * day, Validity::EndsSoon),
+            (until - 1, Validity::EndsSoon),
+            (until, Validity::Over),
+            (until + day, Validity::Over),
+        ] {
+            assert_eq!(validity(until, now), expected, "{now} of {until}");
+        }
+        assert_eq!(tls.look_at_end(Validity::Over), Validity::Good, "a new one is in its place");
     }
 
     #[test]

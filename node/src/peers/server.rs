@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -15,7 +15,6 @@ use holdfast_actors::ports::peers::{Fence, PeerError, ReplicaService, ReplicaWri
 use holdfast_protocol::NodeId;
 use holdfast_protocol::peer::block::{BLOCK_BYTES_MAX, BlockHead};
 use holdfast_protocol::peer::{ALPN_ENROL, ALPN_PEER, Answer, FrameError, Request, WireError, cut};
-use parking_lot::Mutex;
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, WriteError};
 use tokio::task::JoinSet;
@@ -30,6 +29,7 @@ use super::{PeerOptions, convert};
 use crate::pki::Role;
 use crate::pki::ca::{self, Facts};
 use crate::pki::enrol::Issuer;
+use crate::telemetry::seldom::Seldom;
 
 /// Chunks of a stream that are taken from QUIC at a time.
 const CHUNKS_AT_A_TIME: usize = 32;
@@ -49,7 +49,7 @@ pub(super) struct Serving {
 /// Accepts connections until the endpoint closes or the future is dropped, and ends them then.
 pub(super) async fn accept(endpoint: Endpoint, serving: Serving, handshakes: Handshakes) {
     let mut connections = JoinSet::new();
-    let refusals = Arc::new(Refusals::default());
+    let refusals = Arc::new(Refusals(Seldom::new(REFUSALS_LOGGED_EVERY)));
     loop {
         tokio::select! {
             incoming = endpoint.accept() => {
@@ -74,21 +74,13 @@ pub(super) async fn accept(endpoint: Endpoint, serving: Serving, handshakes: Han
 }
 
 /// Tells of refused connections, once a second at most: strangers must not fill the log.
-#[derive(Default)]
-struct Refusals(Mutex<(Option<Instant>, u64)>);
+struct Refusals(Seldom);
 
 impl Refusals {
     fn log(&self, remote: &SocketAddr, reason: &str) {
-        let mut state = self.0.lock();
-        let (last, untold) = &mut *state;
-        if last.is_some_and(|last| last.elapsed() < REFUSALS_LOGGED_EVERY) {
-            *untold += 1;
-            return;
+        if let Some(untold) = self.0.untold() {
+            tracing::warn!(%remote, reason, untold, "a peer's connection was refused");
         }
-        *last = Some(Instant::now());
-        let untold = std::mem::take(untold);
-        drop(state);
-        tracing::warn!(%remote, reason, untold, "a peer's connection was refused");
     }
 }
 

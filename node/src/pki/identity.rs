@@ -20,6 +20,7 @@ use rustls::sign::CertifiedKey;
 use super::ca::{ClusterCa, Facts, Role, Subject, Validity, facts};
 use super::files::{self, CLUSTER_DIR, NewFile};
 use super::{PkiError, verify};
+use crate::telemetry;
 
 const CA_FILE: &str = "ca.pem";
 const CA_KEY_FILE: &str = "ca.key";
@@ -54,6 +55,12 @@ struct Current {
 }
 
 impl Current {
+    /// Tells metrics until when it is valid.
+    fn show(&self) {
+        let until = self.until.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        telemetry::show_certificate("peer", i64::try_from(until.as_secs()).unwrap_or(i64::MAX));
+    }
+
     fn is_due(&self, now: SystemTime) -> bool {
         let lifetime = self.until.duration_since(self.made).unwrap_or_default();
         // A clock that went back makes it due too: better once too often.
@@ -156,6 +163,8 @@ impl NodeIdentity {
                 make_current(&dir, &ca, node, options)?
             }
         };
+        current.show();
+        telemetry::show_certificate("authority", facts(ca.certificate())?.not_after_unix_seconds);
         Ok(Some(Arc::new(Self { ca, node, dir, options, current: ArcSwap::from_pointee(current) })))
     }
 
@@ -190,6 +199,7 @@ impl NodeIdentity {
     /// [`PkiError`]; the old one stays in use.
     pub fn renew(&self) -> Result<(), PkiError> {
         let current = make_current(&self.dir, &self.ca, self.node, self.options)?;
+        current.show();
         self.current.store(Arc::new(current));
         metrics::counter!("holdfast_peer_certificate_renewals_total").increment(1);
         Ok(())

@@ -50,6 +50,20 @@ pub(super) fn describe() {
 
     describe_gauge!("holdfast_node_ready", "1 when requests of all kinds are served.");
     describe_gauge!("holdfast_uptime_seconds", Unit::Seconds, "Time since the start.");
+    describe_gauge!(
+        "holdfast_time_seconds",
+        Unit::Seconds,
+        "This node's time of day when it was asked, since 1970: to be compared with the time of the sample."
+    );
+    describe_counter!(
+        "holdfast_clock_leaps_total",
+        "Leaps of the time of day, each counted by all who hold still for it."
+    );
+    describe_gauge!(
+        "holdfast_certificate_expiry_timestamp_seconds",
+        Unit::Seconds,
+        "Until when a certificate is valid, since 1970: s3 is that of s3.tls_cert, peer this node's, authority the cluster's."
+    );
     describe_gauge!("holdfast_build_info", "Always 1; the version is a label.");
     describe_counter!("holdfast_actor_restarts_total", "Actors that ended and were started again, by kind.");
     describe_counter!("holdfast_actor_task_panics_total", "Tasks of actors that panicked, which is a bug.");
@@ -157,7 +171,9 @@ pub(super) fn describe() {
     );
     describe_counter!("holdfast_peer_corrupt_blocks_total", "Blocks from peers that did not match their checksum.");
     describe_counter!("holdfast_peer_certificate_renewals_total", "Renewals of this node's certificate.");
+    describe_gauge!("holdfast_controller", "1 on the node that is the controller.");
     describe_gauge!("holdfast_shards", "Shards by health, on the controller.");
+    describe_gauge!("holdfast_shards_unplaced", "Shards that no node holds yet, on the controller.");
     describe_gauge!("holdfast_shards_joining", "Joins under way, on the controller.");
     describe_gauge!("holdfast_shards_waiting", "Shards whose turn to move has not come, on the controller.");
     describe_counter!("holdfast_shard_changes_total", "Changes of shards that this node stored as the controller.");
@@ -242,6 +258,8 @@ pub(super) fn describe() {
     );
     describe_gauge!("holdfast_metadata_queue_jobs", "Changes of metadata that wait for the writer.");
     describe_counter!("holdfast_metadata_refused_total", "Requests to metadata refused since too many waited.");
+    describe_gauge!("holdfast_metadata_connections_in_use", "Connections to the metadata server that are lent.");
+    describe_gauge!("holdfast_metadata_connections_max", "Connections to the metadata server that there may be.");
     describe_counter!("holdfast_metadata_queries_total", "Reads that asked the metadata server.");
     describe_counter!("holdfast_metadata_cache_hits_total", "Reads of metadata answered by the cache, by kind.");
     describe_counter!("holdfast_metadata_cache_misses_total", "Reads of metadata that asked the store, by kind.");
@@ -327,6 +345,7 @@ pub(super) fn describe() {
     describe_gauge!("process_resident_memory_bytes", Unit::Bytes, "Resident memory.");
     describe_gauge!("process_virtual_memory_bytes", Unit::Bytes, "Virtual memory.");
 
+    describe_gauge!("process_start_time_seconds", Unit::Seconds, "Start of the process, since 1970.");
     describe_gauge!("process_open_fds", "Open file descriptors.");
     describe_gauge!("process_max_fds", "Limit of open file descriptors.");
     describe_gauge!("process_threads", "Threads.");
@@ -338,8 +357,31 @@ pub(super) fn start_at_zero() {
         counter!("holdfast_storage_corruption_total", "source" => source).increment(0);
     }
     counter!("holdfast_storage_syncs_total").increment(0);
-    counter!("holdfast_peer_corrupt_blocks_total").increment(0);
+    counter!("holdfast_error_reports_total", "outcome" => "dropped").increment(0);
+    for name in COUNTS_OF_TROUBLE {
+        counter!(name).increment(0);
+    }
 }
+
+/// Counters without labels that an operator is to be called for.
+const COUNTS_OF_TROUBLE: [&str; 16] = [
+    "holdfast_actor_task_panics_total",
+    "holdfast_audit_failures_total",
+    "holdfast_chunk_timeouts_total",
+    "holdfast_clock_leaps_total",
+    "holdfast_findings_dropped_total",
+    "holdfast_get_aborted_total",
+    "holdfast_http_accept_errors_total",
+    "holdfast_lock_fenced_writes_total",
+    "holdfast_metadata_commits_failed_total",
+    "holdfast_metadata_refused_total",
+    "holdfast_peer_corrupt_blocks_total",
+    "holdfast_replica_corrupt_total",
+    "holdfast_replica_findings_dropped_total",
+    "holdfast_replica_missed_total",
+    "holdfast_storage_fences_total",
+    "holdfast_storage_read_errors_total",
+];
 
 #[cfg(test)]
 mod tests {
@@ -378,5 +420,26 @@ mod tests {
         let described = names(&text, &["describe_counter!(", "describe_gauge!(", "describe_histogram!("]);
         assert!(used.len() > 50, "the search itself is broken: {used:?}");
         assert_eq!(used.difference(&described).collect::<Vec<_>>(), Vec::<&String>::new());
+        let unknown: Vec<_> = super::COUNTS_OF_TROUBLE.into_iter().filter(|name| !used.contains(*name)).collect();
+        assert_eq!(unknown, Vec::<&str>::new(), "nobody counts them");
+    }
+
+    #[test]
+    fn every_metric_that_the_manuals_name_is_there() {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+        let described = include_str!("describe.rs").to_owned() + include_str!("../s3/meters.rs");
+        let mut named = 0;
+        for manual in ["operations.md", "events.md", "tiers.md"] {
+            let text = std::fs::read_to_string(docs.join(manual)).unwrap();
+            for part in text.split("holdfast_").skip(1) {
+                named += 1;
+                let rest: String = part.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+                // `holdfast_metadata_cache_*` means all that begin so.
+                let end = if part[rest.len()..].starts_with('*') { "" } else { "\"" };
+                let name = ["_bucket", "_count", "_sum"].iter().find_map(|end| rest.strip_suffix(end)).unwrap_or(&rest);
+                assert!(described.contains(&format!("\"holdfast_{name}{end}")), "{manual}: holdfast_{rest}");
+            }
+        }
+        assert!(named > 30, "the search itself is broken: {named}");
     }
 }

@@ -1,9 +1,16 @@
 //! What the process uses, by the names that Prometheus' own clients give it, read when metrics are asked for.
 
 use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Reads `/proc/self` into metrics. What cannot be read is left as it was.
+/// The time of day, in seconds since 1970.
+pub fn unix_seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Reads `/proc/self` and the clock into metrics. What cannot be read is left as it was.
 pub fn measure() {
+    metrics::gauge!("holdfast_time_seconds").set(unix_seconds());
     if let Ok(statm) = fs::read_to_string("/proc/self/statm") {
         let mut pages = statm.split(' ').map(|n| n.parse::<u64>().unwrap_or(0));
         let page_bytes = rustix::param::page_size() as u64;

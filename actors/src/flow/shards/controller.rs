@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Context, ControllerStatus};
-use crate::domain::placement::controller::{Controller, Pace};
+use crate::domain::placement::controller::{Controller, Overview, Pace};
 use crate::domain::placement::{ShardEvent, ShardHealth, assign};
 use crate::ports::coordination::{CoordinationError, Lease, LeaseName, Membership, ShardMap, Versioned};
 use crate::ports::peers::ShardReport;
@@ -83,6 +83,7 @@ struct Office<'a>(&'a Context);
 
 impl<'a> Office<'a> {
     fn enter(context: &'a Context, lease: &Lease) -> Self {
+        metrics::gauge!("holdfast_controller").set(1.0);
         context.parts.reports.set_open(true);
         context.shared.controller.send_replace(Some(ControllerStatus {
             since_ms: context.parts.clock.now_ms(),
@@ -109,7 +110,21 @@ impl Drop for Office<'_> {
     fn drop(&mut self) {
         self.0.parts.reports.set_open(false);
         self.0.shared.controller.send_replace(None);
+        // Another node counts the shards now. What this one counted last would be told for as long as it runs.
+        metrics::gauge!("holdfast_controller").set(0.0);
+        show(&Overview::default());
     }
+}
+
+/// Tells metrics.
+fn show(overview: &Overview) {
+    for health in ShardHealth::ALL {
+        let count = overview.shards.get(&health).copied().unwrap_or(0);
+        metrics::gauge!("holdfast_shards", "health" => health.as_str()).set(count as f64);
+    }
+    metrics::gauge!("holdfast_shards_unplaced").set(overview.unplaced as f64);
+    metrics::gauge!("holdfast_shards_waiting").set(overview.waiting as f64);
+    metrics::gauge!("holdfast_shards_joining").set(overview.joining as f64);
 }
 
 struct Reign<'a> {
@@ -395,12 +410,7 @@ impl<'a> Reign<'a> {
 
     fn publish(&self) {
         let overview = self.controller.overview();
-        for health in ShardHealth::ALL {
-            let count = overview.shards.get(&health).copied().unwrap_or(0);
-            metrics::gauge!("holdfast_shards", "health" => health.as_str()).set(count as f64);
-        }
-        metrics::gauge!("holdfast_shards_waiting").set(overview.waiting as f64);
-        metrics::gauge!("holdfast_shards_joining").set(overview.joining as f64);
+        show(&overview);
         self.context.shared.controller.send_if_modified(|status| {
             let Some(status) = status else { return false };
             let next = ControllerStatus {

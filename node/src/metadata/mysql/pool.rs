@@ -44,6 +44,8 @@ struct Inner {
     settings: SqlStr,
     options: MysqlOptions,
     permits: Arc<Semaphore>,
+    /// Shows how many of them are lent.
+    in_use: metrics::Gauge,
     /// The last one back is the first one taken: it is warm, and the others may go cold.
     idle: Mutex<Vec<Idle>>,
     failed: Mutex<Option<Instant>>,
@@ -81,6 +83,12 @@ impl Lease {
     }
 }
 
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.pool.in_use.decrement(1.0);
+    }
+}
+
 impl Pool {
     pub(super) fn new(options: MysqlOptions) -> Result<Self, OpenError> {
         let connect = options.connect()?;
@@ -93,12 +101,15 @@ impl Pool {
              sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'; \
              SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
         );
-        let permits = Arc::new(Semaphore::new(options.connections.max(2) as usize));
+        let connections = options.connections.max(2);
+        metrics::gauge!("holdfast_metadata_connections_max").set(f64::from(connections));
+        let permits = Arc::new(Semaphore::new(connections as usize));
         Ok(Self(Arc::new(Inner {
             connect,
             settings: sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(settings)),
             options,
             permits,
+            in_use: metrics::gauge!("holdfast_metadata_connections_in_use"),
             idle: Mutex::default(),
             failed: Mutex::default(),
         })))
@@ -133,7 +144,10 @@ impl Pool {
                 return Err(MetadataError::Busy);
             }
         };
-        let lease = |conn| Lease { conn: Some(conn), pool: Arc::clone(&self.0), _permit: permit };
+        let lease = |conn| {
+            self.0.in_use.increment(1.0);
+            Lease { conn: Some(conn), pool: Arc::clone(&self.0), _permit: permit }
+        };
         loop {
             let idle = self.0.idle.lock().pop();
             let Some(Idle { mut conn, since }) = idle else { break };
