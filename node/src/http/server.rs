@@ -25,13 +25,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioTimer;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::body::{BodyEnd, RequestBody};
+use super::body::RequestBody;
 use super::conn::{Conn, ConnMetrics};
 use super::linger::Unread;
 use super::pace::Pace;
@@ -39,8 +39,11 @@ use super::shares::{AddressBlock, Share, Shares};
 use super::tls::Tls;
 use crate::telemetry::seldom::Seldom;
 
-/// Connections that wait to be accepted, for each listener.
-const LISTEN_BACKLOG: u32 = 1024;
+mod ending;
+mod listen;
+
+use ending::Ending;
+use listen::{Sharing, listen};
 
 /// Without descriptors each listener would tell of it many times a second.
 static ACCEPT_ERRORS: Seldom = Seldom::new(Duration::from_secs(10));
@@ -256,29 +259,6 @@ impl Drop for HttpServer {
     }
 }
 
-/// Whose port a listener takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sharing {
-    /// A port that nobody has. `SO_REUSEPORT` alone would let a second node of the same user join in silence, and the
-    /// kernel would divide the clients between two nodes with different data.
-    Exclusive,
-    /// The port of this server's first listener.
-    WithOurs,
-}
-
-fn listen(addr: SocketAddr, sharing: Sharing) -> io::Result<StdListener> {
-    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    if sharing == Sharing::WithOurs {
-        socket.set_reuseport(true)?;
-    }
-    socket.bind(addr)?;
-    // Set after the first bind, so that the bind fails if anybody else has the port, and before the listener joins the
-    // group of those that share it.
-    socket.set_reuseport(true)?;
-    socket.listen(LISTEN_BACKLOG)?.into_std()
-}
-
 /// Runs one data-plane thread to its end.
 fn run_thread(rings: Option<&Arc<BufferPool>>, main: impl Future<Output = ()>) {
     let ran = match rings {
@@ -394,43 +374,6 @@ fn is_about_one_client(error: &io::Error) -> bool {
     )
 }
 
-/// Whether the client waits for 100 before it sends the body. An empty body is answered without 100, and botocore then takes
-/// the status line of the connection's next answer for a header: it reads a 200 without an ETag and fails the upload. Only
-/// closing the connection makes it forget.
-fn expects_continue(request: &Request<Incoming>) -> bool {
-    request.headers().get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-}
-
-/// When the answer to a request ends its connection.
-enum Ending {
-    /// Never: there is no body.
-    Kept,
-    /// Always.
-    Announced,
-    /// If it comes before the body's end. hyper closes then, unless what is left has come already, but does not say so: a
-    /// client that sends its next request before it sees the close loses that request. botocore, refused in place of 100,
-    /// even takes the status of the refusal for the next request's.
-    Unless(BodyEnd),
-}
-
-impl Ending {
-    fn of(request: &Request<Incoming>) -> Ending {
-        match (request.body().is_end_stream(), expects_continue(request)) {
-            (true, false) => Ending::Kept,
-            (true, true) => Ending::Announced,
-            (false, _) => Ending::Unless(BodyEnd::default()),
-        }
-    }
-
-    fn is_to_be_announced(&self) -> bool {
-        match self {
-            Ending::Kept => false,
-            Ending::Announced => true,
-            Ending::Unless(end) => !end.reached(),
-        }
-    }
-}
-
 async fn connection<F, S, B>(stream: TcpStream, peer: SocketAddr, shared: Shared, factory: F)
 where
     F: Fn(ConnInfo) -> S,
@@ -486,19 +429,5 @@ where
     if let Err(error) = served {
         // Clients leave in many ways; what a request suffered from that is reported where it is served.
         tracing::debug!(%peer, %error, "connection ended");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_port_of_another_server_is_refused_while_own_listeners_share_theirs() {
-        let first = listen(SocketAddr::from(([127, 0, 0, 1], 0)), Sharing::Exclusive).expect("a free port");
-        let addr = first.local_addr().expect("its address");
-        let _second = listen(addr, Sharing::WithOurs).expect("a second listener of the same server");
-        let error = listen(addr, Sharing::Exclusive).expect_err("another server");
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 }

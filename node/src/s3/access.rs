@@ -30,9 +30,7 @@ use holdfast_protocol::VersionId;
 use http::{Extensions, HeaderMap};
 use parking_lot::RwLock;
 use s3s::access::{S3Access, S3AccessContext};
-use s3s::dto::{
-    CopyObjectInput, CopySource, DeleteObjectsInput, Error as DeleteError, PutObjectTaggingInput, UploadPartCopyInput,
-};
+use s3s::dto::{CopyObjectInput, DeleteObjectsInput, Error as DeleteError, PutObjectTaggingInput, UploadPartCopyInput};
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 
 use super::auth::{Authenticator, Caller, FormCaller};
@@ -40,18 +38,20 @@ use super::errors::{ResultExt as _, ToS3 as _, too_much};
 use super::facts::{ClientConnection, RequestFacts, Signing, query_value};
 use super::judged::Judged;
 use super::operations::{self, Operation};
-use super::presigned;
 use super::request_id::{Granted, RequestContext};
 use super::strict_xml;
+
+mod copies;
+mod demands;
+
+pub(crate) use copies::CopiedTags;
+use demands::{has_streaming_payload, misplaced_parameter, needed_actions, unknown_subresource};
 
 /// Most parsed policies kept. Beyond it the cache is emptied: parsing 20 KiB again is cheap.
 const CACHED_POLICIES_MAX: usize = 1024;
 
 /// Actions on the policy itself, which no Deny can take from the owner and from admins.
 const POLICY_ACTIONS: [&str; 3] = ["s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"];
-
-/// What S3 tells of a bucket and s3s does not know.
-const UNKNOWN_READS: [&str; 2] = ["abac", "metadataConfiguration"];
 
 /// Decides about requests. Cheap to clone.
 #[derive(Clone)]
@@ -75,26 +75,6 @@ impl DeniedDeletes {
     /// The errors to add to the answer.
     pub fn take(extensions: &mut Extensions) -> Vec<DeleteError> {
         extensions.remove::<Self>().unwrap_or_default().0
-    }
-}
-
-/// The tags that a copy may take over from its source, as access control found them there.
-#[derive(Debug, Clone)]
-pub(crate) enum CopiedTags {
-    /// Whatever they are: source and target are the caller's.
-    Any,
-    /// These and no others: tags may have changed since.
-    These(Vec<Tag>),
-}
-
-impl CopiedTags {
-    /// Whether a copy may take these tags over.
-    pub(crate) fn allow(extensions: &Extensions, tags: &[Tag]) -> bool {
-        match extensions.get::<Self>() {
-            Some(Self::Any) => true,
-            Some(Self::These(checked)) => checked == tags,
-            None => tags.is_empty(),
-        }
     }
 }
 
@@ -228,50 +208,6 @@ impl AccessControl {
 
     async fn bucket(&self, name: &str) -> S3Result<Arc<Bucket>> {
         self.inner.metadata.bucket(name).await.s3()
-    }
-
-    /// Checks the source of a copy.
-    async fn check_copy_source<T>(&self, req: &S3Request<T>, source: &CopySource) -> S3Result<Judged> {
-        let (bucket, _, _) = named_source(source)?;
-        let bucket = self.bucket(bucket).await?;
-        check_expected_owner(&req.headers, "x-amz-source-expected-bucket-owner", &bucket)?;
-        self.authorize_source(req, source, &bucket, ["s3:GetObject", "s3:GetObjectVersion"]).await
-    }
-
-    /// Decides about one action on the source of a copy, or the other if a version is named.
-    async fn authorize_source<T>(
-        &self,
-        req: &S3Request<T>,
-        source: &CopySource,
-        bucket: &Arc<Bucket>,
-        [action, version_action]: [&'static str; 2],
-    ) -> S3Result<Judged> {
-        let (_, key, version) = named_source(source)?;
-        let action = if version.is_some() { version_action } else { action };
-        let wish = Wish { bucket, action, key: Some(key), version };
-        let mut facts = self.facts_of(req, version, None);
-        self.authorize(&wish, &mut facts).await?;
-        Ok(facts.judged)
-    }
-
-    /// Checks that the tags which a copy takes over may be read where they are and set where they come to.
-    async fn check_copied_tags(&self, req: &S3Request<CopyObjectInput>) -> S3Result<CopiedTags> {
-        let input = &req.input;
-        let (name, key, version) = named_source(&input.copy_source)?;
-        let source = self.bucket(name).await?;
-        let target = bucket_of(&req.extensions).ok_or_else(access_denied)?;
-        let caller = Caller::of(&req.extensions);
-        if [&source, target].iter().all(|b| is_privileged(caller, b) && b.config(BucketConfigKind::Policy).is_none()) {
-            return Ok(CopiedTags::Any);
-        }
-        let tags = self.object(&source, key, version).await?.map_or_else(Vec::new, |object| object.tags.clone());
-        if !tags.is_empty() {
-            let reads = ["s3:GetObjectTagging", "s3:GetObjectVersionTagging"];
-            self.authorize_source(req, &input.copy_source, &source, reads).await?;
-            let wish = Wish { bucket: target, action: "s3:PutObjectTagging", key: Some(&input.key), version: None };
-            self.authorize(&wish, &mut self.facts_of(req, None, Some(&tags))).await?;
-        }
-        Ok(CopiedTags::These(tags))
     }
 
     /// The facts of a request whose operation was checked already, about an object in this version.
@@ -408,14 +344,6 @@ fn is_privileged(caller: &Caller, bucket: &Bucket) -> bool {
     caller.is_admin() || caller.user_name() == Some(bucket.owner.as_str())
 }
 
-/// Bucket, key and version of a copy's source.
-fn named_source(source: &CopySource) -> S3Result<(&str, &str, Option<&str>)> {
-    match source {
-        CopySource::Bucket { bucket, key, version_id } => Ok((bucket, key, version_id.as_deref())),
-        _ => Err(s3_error!(NotImplemented, "Access points are not supported as copy sources.")),
-    }
-}
-
 fn evaluate(policy: &Policy, bucket: &Bucket, action: &str, key: Option<&str>, facts: &RequestFacts<'_>) -> Verdict {
     let attempt = Attempt { user: facts.caller.user_name(), action, bucket: &bucket.name, key };
     policy.evaluate(&attempt, facts)
@@ -440,73 +368,12 @@ fn signing(caller: &Caller, is_form: bool, headers: &HeaderMap) -> Signing {
     }
 }
 
-/// The actions that a request needs, all of them. Writes that also set tags or an ACL need those permissions too.
-fn needed_actions(
-    operation: &Operation,
-    names_version: bool,
-    headers: &HeaderMap,
-) -> impl Iterator<Item = &'static str> {
-    let main = match operation.name {
-        // Decided with the parsed input: by key, and by the tags in the body.
-        "DeleteObjects" | "PutObjectTagging" => None,
-        _ if names_version && !operation.version_action.is_empty() => Some(operation.version_action),
-        _ => Some(operation.action),
-    };
-    let second = match operation.name {
-        "GetObjectAttributes" if names_version => Some("s3:GetObjectVersion"),
-        "GetObjectAttributes" => Some("s3:GetObject"),
-        _ => None,
-    };
-    let writes = matches!(operation.name, "PutObject" | "CopyObject" | "CreateMultipartUpload");
-    let tags = (writes && headers.contains_key("x-amz-tagging")).then_some("s3:PutObjectTagging");
-    let acl = (writes && headers.get("x-amz-acl").is_some_and(|acl| acl != "private")).then_some("s3:PutObjectAcl");
-    [main, second, tags, acl].into_iter().flatten()
-}
-
 /// S3's guard against writing to somebody else's bucket of the expected name.
 fn check_expected_owner(headers: &HeaderMap, header: &str, bucket: &Bucket) -> S3Result<()> {
     match headers.get(header) {
         Some(owner) if owner.as_bytes() != bucket.owner.as_bytes() => Err(access_denied()),
         _ => Ok(()),
     }
-}
-
-fn has_streaming_payload(headers: &HeaderMap) -> bool {
-    let starts = |name: &str, prefix: &[u8]| headers.get(name).is_some_and(|v| v.as_bytes().starts_with(prefix));
-    starts("x-amz-content-sha256", b"STREAMING-") || starts("content-encoding", b"aws-chunked")
-}
-
-/// A subresource that s3s does not know, on a request that would be taken for a plain write or deletion. S3 gains new ones
-/// (`?renameObject`), and carrying one out as PutObject with an empty body would destroy the object.
-///
-/// Of a read S3 passes over what it does not know, so there only those are refused that S3 has: a program that asks how a
-/// bucket is configured would take a listing for the answer.
-fn unknown_subresource<'q>(operation: &str, query: &'q str) -> Option<&'q str> {
-    if query.is_empty() {
-        return None;
-    }
-    let is_unknown: fn(&str) -> bool = match operation {
-        "PutObject" | "CopyObject" | "DeleteObject" | "CreateBucket" | "DeleteBucket" => {
-            |name| !name.is_empty() && name != "versionId" && !presigned::is_amz(name)
-        }
-        "ListObjects" => |name| UNKNOWN_READS.contains(&name),
-        _ => return None,
-    };
-    query.split('&').find_map(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (value.is_empty() && is_unknown(name)).then_some(name)
-    })
-}
-
-/// A parameter that belongs to another operation, which the request was meant to be: `uploadId` without `partNumber` must
-/// not replace the object by the part.
-fn misplaced_parameter<'q>(operation: &str, query: &'q str) -> Option<&'q str> {
-    let others: &[&str] = match operation {
-        "PutObject" | "CopyObject" => &["partNumber", "uploadId", "versionId"],
-        "DeleteObject" => &["partNumber"],
-        _ => return None,
-    };
-    query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name)).find(|name| others.contains(name))
 }
 
 #[async_trait]

@@ -26,10 +26,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Context, ControllerStatus};
-use crate::domain::placement::controller::{Controller, Overview, Pace};
-use crate::domain::placement::{ShardEvent, ShardHealth, assign};
+use crate::domain::placement::controller::{Controller, Pace};
+use crate::domain::placement::{ShardEvent, assign};
 use crate::ports::coordination::{CoordinationError, Lease, LeaseName, Membership, ShardMap, Versioned};
 use crate::ports::peers::ShardReport;
+
+mod office;
+
+use office::{Office, show};
 
 /// Calls of the coordination service under way at once.
 const CALLS_AT_ONCE: usize = 32;
@@ -76,55 +80,6 @@ async fn reign(context: &Context, lease: Lease) {
     drop(office);
     tracing::info!(token = %lease.token(), "this node is no longer the controller");
     drop(tokio::time::timeout(RELEASE_TIMEOUT, lease.release()).await);
-}
-
-/// What others see of the controller; gone with it, however it ends.
-struct Office<'a>(&'a Context);
-
-impl<'a> Office<'a> {
-    fn enter(context: &'a Context, lease: &Lease) -> Self {
-        metrics::gauge!("holdfast_controller").set(1.0);
-        context.parts.reports.set_open(true);
-        context.shared.controller.send_replace(Some(ControllerStatus {
-            since_ms: context.parts.clock.now_ms(),
-            token: lease.token(),
-            layout_version: None,
-            absent: BTreeSet::new(),
-            lost: BTreeSet::new(),
-            shards: BTreeMap::new(),
-            unplaced: 0,
-            joining: 0,
-            leaving: 0,
-            waiting: 0,
-            unraised: 0,
-            set_back: BTreeSet::new(),
-            last_replica_lost: BTreeSet::new(),
-            placement_error: None,
-            last_error: None,
-        }));
-        Self(context)
-    }
-}
-
-impl Drop for Office<'_> {
-    fn drop(&mut self) {
-        self.0.parts.reports.set_open(false);
-        self.0.shared.controller.send_replace(None);
-        // Another node counts the shards now. What this one counted last would be told for as long as it runs.
-        metrics::gauge!("holdfast_controller").set(0.0);
-        show(&Overview::default());
-    }
-}
-
-/// Tells metrics.
-fn show(overview: &Overview) {
-    for health in ShardHealth::ALL {
-        let count = overview.shards.get(&health).copied().unwrap_or(0);
-        metrics::gauge!("holdfast_shards", "health" => health.as_str()).set(count as f64);
-    }
-    metrics::gauge!("holdfast_shards_unplaced").set(overview.unplaced as f64);
-    metrics::gauge!("holdfast_shards_waiting").set(overview.waiting as f64);
-    metrics::gauge!("holdfast_shards_joining").set(overview.joining as f64);
 }
 
 struct Reign<'a> {

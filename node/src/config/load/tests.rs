@@ -208,7 +208,7 @@ fn damaged_configurations_are_refused_with_a_place_in_them() {
 
 #[test]
 fn the_example_shows_every_key_with_its_default() {
-    let text = include_str!("../../../holdfast.example.toml");
+    let text = include_str!("../../../../holdfast.example.toml");
     let config: Config = toml::from_str(text).unwrap();
     assert_eq!(config, Config::default());
     for (section, key, _) in known_keys() {
@@ -219,7 +219,7 @@ fn the_example_shows_every_key_with_its_default() {
 
 #[test]
 fn the_manual_names_every_key() {
-    let text = include_str!("../../../docs/configuration.md");
+    let text = include_str!("../../../../docs/configuration.md");
     for (section, key, _) in known_keys() {
         assert!(text.contains(&format!("`{section}.{key}`")), "{section}.{key} is not in the manual");
     }

@@ -20,6 +20,10 @@ use super::store::boxed;
 use super::{Backend, Done, Fields, Locks, Reader, Session, Shape, SqlMetadataStore, Value, values};
 use crate::metadata::rows;
 
+mod tiers;
+
+use tiers::{ALL_TIERS, add, remove, tier_from_row};
+
 /// The longest error that is kept of a move.
 const ERROR_BYTES_MAX: usize = 1024;
 /// Moves that are given out at once: each takes a sequence number of the transaction.
@@ -29,96 +33,6 @@ const RETRIED_MAX: i64 = 1000;
 /// Nothing but the end of a restore is so far away: claims take an hour at most, pauses and graces hours. What seems so was
 /// written by a clock that was ahead.
 const FAR_MS: u64 = 7 * 24 * 3_600_000;
-
-const ALL_TIERS: &str = "SELECT name, settings, created_ms, revision FROM tiers ORDER BY name";
-
-/// Whether the version that a row of `moves` is about is there, with the content that is to be moved.
-const HAS_VERSION: &str = "EXISTS (SELECT 1 FROM objects o WHERE o.bucket = moves.bucket AND o.`key` = moves.`key` \
-     AND o.version = moves.version AND o.content = moves.content) \
-     OR EXISTS (SELECT 1 FROM history h WHERE h.bucket = moves.bucket AND h.`key` = moves.`key` \
-     AND h.version = moves.version AND h.content = moves.content)";
-
-const MISSING: MetadataError = MetadataError::NotFound("tier");
-
-fn tier_from_row(row: &impl Fields) -> MetadataResult<TierRecord> {
-    Ok(TierRecord {
-        name: rows::tier(row.text(0)?)?,
-        settings: row.text(1)?.to_owned(),
-        created_ms: rows::unsigned(row.number(2)?)?,
-        revision: rows::unsigned(row.number(3)?)?,
-    })
-}
-
-async fn tier<S: Session>(tx: &mut S, name: &TierName) -> MetadataResult<Option<TierRecord>> {
-    let sql = "SELECT name, settings, created_ms, revision FROM tiers WHERE name = ?";
-    let row = tx.fetch_optional(sql, values![name.as_str()]).await?;
-    row.as_ref().map(tier_from_row).transpose()
-}
-
-async fn all<S: Session>(tx: &mut S) -> MetadataResult<Vec<TierRecord>> {
-    tx.fetch(ALL_TIERS, Vec::new()).await?.iter().map(tier_from_row).collect()
-}
-
-/// Refuses what was judged by other tiers than those of now.
-async fn check_judged<S: Session>(tx: &mut S, judged: Option<&[TierRecord]>) -> MetadataResult<()> {
-    if let Some(judged) = judged
-        && all(tx).await? != judged
-    {
-        return Err(MetadataError::PreconditionFailed);
-    }
-    Ok(())
-}
-
-async fn add<S: Session>(tx: &mut S, new: &TierRecord, judged: Option<&[TierRecord]>) -> MetadataResult<()> {
-    if tier(tx, &new.name).await?.is_some() {
-        return Err(MetadataError::Exists("tier"));
-    }
-    check_judged(tx, judged).await?;
-    let sql = "INSERT INTO tiers (name, settings, created_ms, revision) VALUES (?, ?, ?, ?)";
-    let values = values![new.name.as_str(), &*new.settings, rows::signed(new.created_ms), rows::signed(new.revision)];
-    tx.execute(sql, values).await.map(drop)
-}
-
-async fn change<S: Session>(
-    tx: &mut S,
-    (name, settings, judged): (&TierName, &str, Option<&[TierRecord]>),
-    is_to_be_empty: bool,
-) -> MetadataResult<TierRecord> {
-    check_judged(tx, judged).await?;
-    let sql = "UPDATE tiers SET settings = ?, revision = revision + 1 WHERE name = ?";
-    tx.execute(sql, values![settings, name.as_str()]).await?;
-    // They are due when their claims would have ended.
-    let sql = "UPDATE moves SET owner = NULL WHERE lane = ? AND owner IS NOT NULL";
-    tx.execute(sql, values![name.as_str()]).await?;
-    // After that: a commit under one of those claims has ended, or will be refused.
-    if is_to_be_empty {
-        let sql = "SELECT 1 FROM contents WHERE tier = ? LIMIT 1";
-        if tx.fetch_optional(sql, values![name.as_str()]).await?.is_some() {
-            return Err(MetadataError::TierInUse);
-        }
-    }
-    tier(tx, name).await?.ok_or(MISSING)
-}
-
-async fn remove<S: Session>(tx: &mut S, name: &TierName) -> MetadataResult<()> {
-    if tier(tx, name).await?.is_none() {
-        return Err(MISSING);
-    }
-    // One statement, as what leaves one of the tables may stand in another one then.
-    let sql = format!(
-        "SELECT EXISTS (SELECT 1 FROM contents WHERE tier = ?) OR EXISTS (SELECT 1 FROM tier_pieces WHERE tier = ?) \
-         OR EXISTS (SELECT 1 FROM moves WHERE (lane = ? OR target = ?) AND (owner IS NOT NULL OR {HAS_VERSION}))"
-    );
-    let name = name.as_str();
-    let used = tx.fetch_optional(AssertSqlSafe(sql), values![name, name, name, name]).await?;
-    if used.is_some_and(|row| !matches!(row.number(0), Ok(0))) {
-        return Err(MetadataError::TierInUse);
-    }
-    // Their versions were overwritten or deleted before they were due.
-    let sql = format!("DELETE FROM moves WHERE (lane = ? OR target = ?) AND owner IS NULL AND NOT ({HAS_VERSION})");
-    tx.execute(AssertSqlSafe(sql), values![name, name]).await?;
-    tx.execute("DELETE FROM tiers WHERE name = ?", values![name]).await.map(drop)
-}
 
 async fn claim_moves<S: Session>(tx: &mut S, lane: &TierName, claim: Claim, limit: u32) -> MetadataResult<Vec<Move>> {
     let (mut values, mut but) = (values![lane.as_str(), rows::signed(claim.now_ms)], "");
@@ -238,11 +152,7 @@ impl<B: Backend> TierLedger for SqlMetadataStore<B> {
         settings: String,
         judged: Option<&[TierRecord]>,
     ) -> MetadataResult<TierRecord> {
-        let given = (name.clone(), settings, judged.map(<[TierRecord]>::to_vec));
-        self.run(Locks::none().tiers().tier(name), given, |tx, given| {
-            boxed(async move { change(tx, (&given.0, given.1.as_str(), given.2.as_deref()), false).await })
-        })
-        .await
+        self.change_settings(name, settings, judged, false).await
     }
 
     async fn change_empty_tier(
@@ -251,11 +161,7 @@ impl<B: Backend> TierLedger for SqlMetadataStore<B> {
         settings: String,
         judged: Option<&[TierRecord]>,
     ) -> MetadataResult<TierRecord> {
-        let given = (name.clone(), settings, judged.map(<[TierRecord]>::to_vec));
-        self.run(Locks::none().tiers().tier(name), given, |tx, given| {
-            boxed(async move { change(tx, (&given.0, given.1.as_str(), given.2.as_deref()), true).await })
-        })
-        .await
+        self.change_settings(name, settings, judged, true).await
     }
 
     async fn remove_tier(&self, name: &TierName) -> MetadataResult<()> {

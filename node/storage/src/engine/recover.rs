@@ -2,13 +2,13 @@
 //!
 //! 1. Lock the directory; read or write the superblock; remove what interrupted renames left.
 //! 2. For each segment: its header and the tombstones of its index file. A segment without a good index file is scanned
-//!    ([`super::scan`]).
+//!    ([`super::scan`]; `segments`).
 //! 3. A scanned record that does not match is *torn* (nobody was told of it) or, at or below the highest stable sequence number
 //!    seen, *damaged*: it stays in the index and answers "corrupt", so that repair learns of it. A copy that compaction made is torn
 //!    where its original or a tombstone is found, and damaged else. Everything in a scanned segment
 //!    that is no good record is punched. What no sync is known to have covered (records above the stable number, copies of
 //!    compaction) is written again as it is, and all of it synced, before anything is served: the caches of kernel and
-//!    disk may show what the platter does not have, and after a failed sync no later one would write it.
+//!    disk may show what the platter does not have, and after a failed sync no later one would write it (`settle`).
 //! 4. Chunks enter the index, unless a tombstone kills them (`fill`).
 //! 5. Scanned segments are sealed. After a clean end the last segment goes on where it ended.
 //!
@@ -33,26 +33,27 @@ use parking_lot::{Mutex, RwLock};
 use rand::RngCore;
 use tokio::sync::Notify;
 
-use super::make::{index_path, map, segment_path};
 use super::retention::Retention;
-use super::scan::{Scan, Scanned, only_zeros, scan, zero_headers};
-use super::small_files::{read_file, read_prefix, replace_file, write_block};
+use super::scan::Scan;
+use super::small_files::{read_file, replace_file};
 use super::space::{Sequences, Space};
 use super::{Engine, EngineConfig, Inner, ReadMeters};
-use crate::buf::{BufferPool, LARGE_BYTES};
-use crate::error::{OpenError, is_full, is_unreadable};
+use crate::buf::BufferPool;
+use crate::error::OpenError;
 use crate::finding::{Finding, FindingSource};
-use crate::format::index_file::{HEADER_BYTES as INDEX_HEADER_BYTES, IndexFile, IndexFileHeader};
-use crate::format::record::{Kill, RecordKind};
-use crate::format::segment::{SEGMENT_BYTES_MAX, SegmentHeader};
+use crate::format::BLOCK_BYTES;
+use crate::format::index_file::IndexFile;
+use crate::format::record::Kill;
+use crate::format::segment::SEGMENT_BYTES_MAX;
 use crate::format::superblock::Superblock;
-use crate::format::{BLOCK_BYTES, FormatError};
 use crate::index::Index;
-use crate::io::{BlockFile, BlockIo, OpenMode};
+use crate::io::{BlockIo, OpenMode};
 use crate::jobs::JobQueue;
-use crate::segment::{Segment, SegmentState};
+use crate::segment::Segment;
 
 mod fill;
+mod segments;
+mod settle;
 
 /// In a data directory: what cannot be read of its segments is given up at the next start.
 const GIVEN_UP: &str = "unreadable.given-up";
@@ -92,12 +93,6 @@ struct Found {
     /// From a scan; index files are read one by one later.
     scan: Option<Scan>,
     kills: Vec<Kill>,
-}
-
-/// Why a segment's header tells nothing.
-enum Unusable {
-    Format(FormatError),
-    Unreadable(io::Error),
 }
 
 struct Opener {
@@ -271,211 +266,6 @@ impl Opener {
             }
         }
         Ok((segments, highest))
-    }
-
-    /// Opens one segment and reads its tombstones, by scanning it if need be.
-    async fn load(&mut self, number: u32, superblock: &Superblock) -> Result<Option<Found>, OpenError> {
-        let path = segment_path(&self.config.dir, number);
-        let index_path = index_path(&self.config.dir, number);
-        let file = self.io.open(&path, OpenMode::Buffered).map_err(failed("open segment", &path))?;
-        let index = self.read_index_head(&index_path, number).await.map_err(failed("read index file", &index_path))?;
-        let header = match self.segment_header(&file, &path, number, superblock, index.as_ref()).await? {
-            Some(header) => header,
-            None => return Ok(None),
-        };
-        let len = file.len().map_err(failed("ask for the length of", &path))?;
-        if len < header.len_bytes {
-            // A crash between making the file and allocating it; also never read behind the end of a mapping.
-            return self.discard_or_leave(&file, &path, number, len).await.map(|()| None);
-        }
-        let mut state = SegmentState { sealed: true, ..SegmentState::default() };
-        // One of another life of the segment, or one that would have readers look behind the end of the mapping.
-        let index = index
-            .filter(|(head, _)| (head.segment, head.salt) == (number, header.salt) && head.tail <= header.len_bytes);
-        let (scan, kills) = match index {
-            Some((head, kills)) => {
-                state.indexed = true;
-                state.cursor = head.tail;
-                state.sequence_max = head.sequence_max;
-                self.report.segments_indexed += 1;
-                (None, kills)
-            }
-            None => {
-                let scan = scan(&self.pool, &file, &header).await.map_err(failed("scan segment", &path))?;
-                state.cursor = scan.tail;
-                state.sequence_max = scan.sequence_max;
-                self.report.segments_scanned += 1;
-                self.note_unread(number, &scan.unread);
-                let kills = scan.kills.clone();
-                (Some(scan), kills)
-            }
-        };
-        self.sequence_max = self.sequence_max.max(state.sequence_max);
-        state.tombstone_bytes = (kills.len() * Kill::BYTES) as u64;
-        let mapping = map(&*file, header.len_bytes);
-        let segment = Segment::new(header, path, index_path, file, None, mapping, state, Arc::clone(&self.jobs));
-        segment.set_refresh(&self.pool);
-        Ok(Some(Found { segment, scan, kills }))
-    }
-
-    /// The header of an index file and its tombstones; `None` when the file is missing, damaged or cannot be read.
-    async fn read_index_head(&self, path: &Path, number: u32) -> io::Result<Option<(IndexFileHeader, Vec<Kill>)>> {
-        let bytes = match read_prefix(&self.io, &self.pool, path, |bytes| {
-            IndexFileHeader::decode(bytes).map_or(0, |head| INDEX_HEADER_BYTES + head.kills_len)
-        })
-        .await
-        {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) if is_unreadable(&error) => {
-                tracing::warn!(segment = number, %error, "index file unreadable: scanning the segment");
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        };
-        let parsed = IndexFileHeader::decode(&bytes)
-            .and_then(|head| Ok((head, head.decode_kills(bytes.get(INDEX_HEADER_BYTES..).unwrap_or_default())?)));
-        if let Err(error) = &parsed {
-            tracing::warn!(segment = number, %error, "index file unusable: scanning the segment");
-        }
-        Ok(parsed.ok())
-    }
-
-    /// The segment's header. If it is damaged, the index file knows what it said.
-    async fn segment_header(
-        &mut self,
-        file: &Arc<dyn BlockFile>,
-        path: &Path,
-        number: u32,
-        superblock: &Superblock,
-        index: Option<&(IndexFileHeader, Vec<Kill>)>,
-    ) -> Result<Option<SegmentHeader>, OpenError> {
-        let buf = self.pool.acquire(BLOCK_BYTES).await;
-        let (read, buf) = file.read_at(0, buf, BLOCK_BYTES).await;
-        let index = index.filter(|(index, _)| index.segment == number);
-        let found = match read {
-            Ok(count) => SegmentHeader::decode(&buf[..count]).map_err(Unusable::Format),
-            Err(error) if is_unreadable(&error) => Err(Unusable::Unreadable(error)),
-            Err(error) => return Err(failed("read segment header", path)(error)),
-        };
-        drop(buf);
-        let unreadable = matches!(found, Err(Unusable::Unreadable(_)));
-        let detail = match found {
-            Ok(header) if header.number == number && header.disk == superblock.disk => return Ok(Some(header)),
-            Ok(_) => "the header belongs to another segment or disk".to_owned(),
-            Err(Unusable::Format(source @ FormatError::Version { .. })) => {
-                return Err(OpenError::Superblock { dir: path.display().to_string(), source });
-            }
-            Err(Unusable::Format(error)) => error.to_string(),
-            Err(Unusable::Unreadable(error)) => error.to_string(),
-        };
-        let len = file.len().map_err(failed("ask for the length of", path))?;
-        if let Some((index, _)) = index.filter(|(index, _)| index.tail <= len) {
-            self.findings.push(finding(number, 0, format!("segment header: {detail}; taken from the index file")));
-            let len_bytes = (len / BLOCK_BYTES as u64 * BLOCK_BYTES as u64).min(SEGMENT_BYTES_MAX);
-            let (disk, created_ms) = (superblock.disk, 0);
-            return Ok(Some(SegmentHeader { number, salt: index.salt, len_bytes, disk, created_ms }));
-        }
-        if unreadable {
-            // There is no knowing what else is in it.
-            self.note_unread(number, std::slice::from_ref(&(0..len)));
-            if self.gives_up {
-                let given_up = write_block(&self.pool, file, 0, &[0; BLOCK_BYTES]).await;
-                given_up.map_err(failed("give up the header of", path))?;
-                file.sync_data().await.map_err(failed("sync", path))?;
-            }
-            self.report.segments_unreadable.push(number);
-            return Ok(None);
-        }
-        self.discard_or_leave(file, path, number, len).await?;
-        Ok(None)
-    }
-
-    /// A segment without a header. If nothing else is in it either, a crash interrupted its making; else it is left alone.
-    async fn discard_or_leave(
-        &mut self,
-        file: &Arc<dyn BlockFile>,
-        path: &Path,
-        number: u32,
-        len: u64,
-    ) -> Result<(), OpenError> {
-        if only_zeros(&self.pool, file, BLOCK_BYTES as u64, len).await.map_err(failed("read segment", path))? {
-            return self.io.unlink(path).map_err(failed("remove unfinished segment", path));
-        }
-        self.findings.push(finding(number, 0, "segment header and index file are unusable".to_owned()));
-        self.report.segments_unreadable.push(number);
-        Ok(())
-    }
-
-    /// Tells torn records from damaged ones, gives the space of what is no record back, and makes durable what was found. Where
-    /// something could not be read, only the first: what says that a record was written whole may be there, too.
-    async fn settle_scans(&mut self, found: &mut [Found]) -> Result<(), OpenError> {
-        let stable = found.iter().filter_map(|found| found.scan.as_ref()).map(|scan| scan.stable_sequence).max();
-        let stable_unknown = self.report.unread_bytes > 0;
-        for Found { segment, scan, .. } in found.iter_mut() {
-            let Some(scan) = scan else { continue };
-            let mut keep = vec![];
-            for mut suspect in std::mem::take(&mut scan.suspects) {
-                let header = suspect.header;
-                let was_durable = stable_unknown || Some(header.sequence) <= stable;
-                let was_whole = suspect.unreadable || (was_durable && !header.is_moved());
-                if was_whole {
-                    let chunk = (header.kind == RecordKind::Chunk).then_some(header.id);
-                    let detail = std::mem::take(&mut suspect.detail);
-                    self.findings.push(Finding { chunk, ..finding(segment.number(), suspect.offset, detail) });
-                }
-                match (was_whole, header.kind) {
-                    (true, RecordKind::Chunk) => {
-                        self.report.damaged.push(header.id);
-                        keep.push(suspect);
-                    }
-                    // Torn if its original is there, which is seen later.
-                    (false, RecordKind::Chunk) if header.is_moved() => keep.push(suspect),
-                    (false, RecordKind::Chunk) => self.report.torn.push(header.id),
-                    (_, RecordKind::Tombstones) => {}
-                }
-            }
-            scan.suspects = keep;
-            if self.must_not_write() {
-                continue;
-            }
-            let context = || failed("give torn records back of", &segment.path);
-            for (offset, len) in scan.gaps(segment.header.len_bytes) {
-                match segment.file.punch_hole(offset, len) {
-                    Err(error) if error.kind() == io::ErrorKind::Unsupported || is_full(&error) => {
-                        zero_headers(&self.pool, &segment.file, segment, offset, len).await.map_err(context())?;
-                    }
-                    other => other.map_err(context())?,
-                }
-            }
-            let unproven = |record: &&Scanned| Some(record.sequence) > stable || record.moved;
-            self.write_again(segment, scan.records.iter().filter(unproven)).await.map_err(context())?;
-            segment.file.sync_data().await.map_err(failed("sync", &segment.path))?;
-        }
-        Ok(())
-    }
-
-    /// Writes records again as they are, past the page cache.
-    async fn write_again(&self, segment: &Segment, records: impl Iterator<Item = &Scanned>) -> io::Result<()> {
-        let mut records = records.peekable();
-        if records.peek().is_none() {
-            return Ok(());
-        }
-        let direct = self.io.open(&segment.path, OpenMode::Direct)?;
-        for record in records {
-            let mut done = 0;
-            while done < record.len {
-                let len = (record.len - done).min(LARGE_BYTES as u64) as usize;
-                let at = record.offset + done;
-                let (read, buf) = segment.file.read_at(at, self.pool.acquire(len).await, len).await;
-                if read? != len {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                direct.write_at(at, buf.freeze(), 0..len).await?;
-                done += len as u64;
-            }
-        }
-        direct.sync_data().await
     }
 
     /// After a clean end the last segment goes on: its index file is removed before anything is appended.

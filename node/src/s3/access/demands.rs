@@ -1,0 +1,70 @@
+//! What can be told from a request's operation, query and headers alone: the actions that it needs, and what it may not carry.
+
+use http::HeaderMap;
+
+use super::super::operations::Operation;
+use super::super::presigned;
+
+/// What S3 tells of a bucket and s3s does not know.
+const UNKNOWN_READS: [&str; 2] = ["abac", "metadataConfiguration"];
+
+/// The actions that a request needs, all of them. Writes that also set tags or an ACL need those permissions too.
+pub(super) fn needed_actions(
+    operation: &Operation,
+    names_version: bool,
+    headers: &HeaderMap,
+) -> impl Iterator<Item = &'static str> {
+    let main = match operation.name {
+        // Decided with the parsed input: by key, and by the tags in the body.
+        "DeleteObjects" | "PutObjectTagging" => None,
+        _ if names_version && !operation.version_action.is_empty() => Some(operation.version_action),
+        _ => Some(operation.action),
+    };
+    let second = match operation.name {
+        "GetObjectAttributes" if names_version => Some("s3:GetObjectVersion"),
+        "GetObjectAttributes" => Some("s3:GetObject"),
+        _ => None,
+    };
+    let writes = matches!(operation.name, "PutObject" | "CopyObject" | "CreateMultipartUpload");
+    let tags = (writes && headers.contains_key("x-amz-tagging")).then_some("s3:PutObjectTagging");
+    let acl = (writes && headers.get("x-amz-acl").is_some_and(|acl| acl != "private")).then_some("s3:PutObjectAcl");
+    [main, second, tags, acl].into_iter().flatten()
+}
+
+pub(super) fn has_streaming_payload(headers: &HeaderMap) -> bool {
+    let starts = |name: &str, prefix: &[u8]| headers.get(name).is_some_and(|v| v.as_bytes().starts_with(prefix));
+    starts("x-amz-content-sha256", b"STREAMING-") || starts("content-encoding", b"aws-chunked")
+}
+
+/// A subresource that s3s does not know, on a request that would be taken for a plain write or deletion. S3 gains new ones
+/// (`?renameObject`), and carrying one out as PutObject with an empty body would destroy the object.
+///
+/// Of a read S3 passes over what it does not know, so there only those are refused that S3 has: a program that asks how a
+/// bucket is configured would take a listing for the answer.
+pub(super) fn unknown_subresource<'q>(operation: &str, query: &'q str) -> Option<&'q str> {
+    if query.is_empty() {
+        return None;
+    }
+    let is_unknown: fn(&str) -> bool = match operation {
+        "PutObject" | "CopyObject" | "DeleteObject" | "CreateBucket" | "DeleteBucket" => {
+            |name| !name.is_empty() && name != "versionId" && !presigned::is_amz(name)
+        }
+        "ListObjects" => |name| UNKNOWN_READS.contains(&name),
+        _ => return None,
+    };
+    query.split('&').find_map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (value.is_empty() && is_unknown(name)).then_some(name)
+    })
+}
+
+/// A parameter that belongs to another operation, which the request was meant to be: `uploadId` without `partNumber` must
+/// not replace the object by the part.
+pub(super) fn misplaced_parameter<'q>(operation: &str, query: &'q str) -> Option<&'q str> {
+    let others: &[&str] = match operation {
+        "PutObject" | "CopyObject" => &["partNumber", "uploadId", "versionId"],
+        "DeleteObject" => &["partNumber"],
+        _ => return None,
+    };
+    query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name)).find(|name| others.contains(name))
+}
