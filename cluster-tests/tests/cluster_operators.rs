@@ -239,8 +239,8 @@ fn has_reason(status: &serde_json::Value, code: &str) -> bool {
     status["reasons"].as_array().is_some_and(|reasons| reasons.iter().any(|reason| reason["code"] == code))
 }
 
-/// What a dashboard adds up over all nodes is told by one of them, also after the controller was cut off for a while. The first
-/// `nodes` run.
+/// What a dashboard adds up over all nodes is told by one of them, also after the controller was cut off for a while.
+/// The first `nodes` run.
 fn one_node_counts_the_shards(cluster: &Cluster, nodes: usize) {
     let metric = |at: usize, name: &str| cluster.members[at].node.metric(name, &[]).unwrap().unwrap_or(0.0);
     let governs = |at: usize| metric(at, "holdfast_controller") > 0.0 && metric(at, "holdfast_shards") > 0.0;

@@ -1,8 +1,8 @@
 //! Logs and metrics.
 //!
-//! Logs go to standard error, as text for people or one JSON object a line. Each request has a span with its id, which the
-//! client gets too. Secrets are in types that print nothing, so no log level shows them. A line that cannot be written is lost,
-//! and nothing else: the disk that the log lies on may be full, or who reads it may have gone.
+//! Logs go to standard error, as text for people or one JSON object a line. Each request has a span with its id, which
+//! the client gets too. Secrets are in types that print nothing, so no log level shows them. A line that cannot be
+//! written is lost, and nothing else: the disk that the log lies on may be full, or who reads it may have gone.
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;

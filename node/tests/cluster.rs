@@ -429,7 +429,8 @@ async fn no_node_starts_while_a_tool_fills_the_metadata() {
     cluster.shutdown().await;
 }
 
-/// A root credential is stored when the others know of the node already: they must not go on sending it what it never answers.
+/// A root credential is stored when the others know of the node already: they must not go on sending it what it never
+/// answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_start_fails_when_it_is_registered_is_taken_out_again_and_can_be_started() {
     let dir = tempfile::tempdir().expect("a directory");

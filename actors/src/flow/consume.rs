@@ -5,8 +5,8 @@
 //! operator to look at and requeue, and others pass meanwhile. A message is acknowledged only when it is done or kept.
 //!
 //! Bound: as many messages at once as [`ConsumeSettings::batch`]; while the bus is away there are none. A message whose
-//! handling takes longer than its lease is cut off, which counts as a failure. So does one whose handling panics: it would
-//! otherwise take its consumer down each time it comes, on one node after the other, and never be given up.
+//! handling takes longer than its lease is cut off, which counts as a failure. So does one whose handling panics: it
+//! would otherwise take its consumer down each time it comes, on one node after the other, and never be given up.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;

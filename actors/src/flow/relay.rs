@@ -15,10 +15,10 @@
 //! ([`RelaySettings::pace`], [`RelaySettings::remove_after`]), so their number follows the time and not the number of events.
 //!
 //! # What a crash leaves
-//! Rows that were published and not removed. The next owner publishes them again, with the same ids. Before every request the
-//! owner looks whether its lease is proven, and it waits for an answer no longer than that. So of two owners after a session's
-//! end the old one may, at the worst, repeat messages that were on their way, never such that it had not begun. Where a partition
-//! moves without that, its owner waits for the answers first.
+//! Rows that were published and not removed. The next owner publishes them again, with the same ids. Before every
+//! request the owner looks whether its lease is proven, and it waits for an answer no longer than that. So of two
+//! owners after a session's end the old one may, at the worst, repeat messages that were on their way, never such that
+//! it had not begun. Where a partition moves without that, its owner waits for the answers first.
 //!
 //! # Bounds
 //! [`RelaySettings::batch`] rows of a partition in memory, and [`WINDOW_MAX`] that the bus is slow to take. Of rows that it refused

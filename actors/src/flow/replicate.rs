@@ -17,9 +17,9 @@
 //! deleted in the background.
 //!
 //! # Reads
-//! The local replica's pieces pass through untouched. At an error, or when the disk gives nothing for long, the next replica goes
-//! on at the same byte. A damaged
-//! replica, or a member's that is missing although others have the chunk, is queued for repair.
+//! The local replica's pieces pass through untouched. At an error, or when the disk gives nothing for long, the next
+//! replica goes on at the same byte. A damaged replica, or a member's that is missing although others have the chunk,
+//! is queued for repair.
 //!
 //! # What is local only
 //! `stat` and `list` tell of this node's disks. `delete` reaches every replica that can be reached, and is `Ok` unless this

@@ -192,8 +192,8 @@ pub struct DiskCount {
 
 /// What a node's own store does beside, where its chunks are replicas of shards.
 ///
-/// A chunk that lies on disks that failed only is *stranded*. It is found by [`ChunkStore::stat`], [`ChunkStore::read`] and
-/// [`ReplicaStore::list_shard`], so that the last replica of something can be copied; it is no replica to count on.
+/// A chunk that lies on disks that failed only is *stranded*. It is found by [`ChunkStore::stat`], [`ChunkStore::read`]
+/// and [`ReplicaStore::list_shard`], so that the last replica of something can be copied; it is no replica to count on.
 #[async_trait]
 pub trait ReplicaStore: ChunkStore {
     /// The encoded label of a chunk, read from the disk and checked, the payload not.
@@ -202,8 +202,9 @@ pub trait ReplicaStore: ChunkStore {
     /// [`ChunkError::NotFound`], [`ChunkError::Corrupt`], I/O errors.
     async fn label(&self, id: ChunkId) -> Result<Bytes, ChunkError>;
 
-    /// Whether a chunk is whole on the disk itself: label and payload are read past whatever memory caches of them, and compared
-    /// with their checksums. A read proves no more than that the bytes it gave were right. One that is stranded is not found.
+    /// Whether a chunk is whole on the disk itself: label and payload are read past whatever memory caches of them, and
+    /// compared with their checksums. A read proves no more than that the bytes it gave were right. One that is
+    /// stranded is not found.
     ///
     /// # Errors
     /// [`ChunkError::NotFound`], [`ChunkError::Corrupt`], I/O errors.

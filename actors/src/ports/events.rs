@@ -9,10 +9,11 @@
 //! * When [`EventBus::publish`] returns `Ok`, the message is no longer the publisher's: a broker has it, or, in the process,
 //!   every group that is subscribed has acknowledged it. A crash of the node before that loses nothing that the outbox still
 //!   has.
-//! * Messages of [`Topic::Objects`] with one [`Message::order_key`] are in the order of their publishing if the publisher waits
-//!   for each before it publishes the next; so are those of the other topics, but while a part of the bus is missing.
-//!   [`EventBus::read`] shows them in that order. So does [`Subscription::receive`] for what is delivered for the first time, as
-//!   long as a group has one subscription; a message that is delivered again comes after later ones.
+//! * Messages of [`Topic::Objects`] with one [`Message::order_key`] are in the order of their publishing if the
+//!   publisher waits for each before it publishes the next; so are those of the other topics, but while a part of the
+//!   bus is missing. [`EventBus::read`] shows them in that order. So does [`Subscription::receive`] for what is
+//!   delivered for the first time, as long as a group has one subscription; a message that is delivered again comes
+//!   after later ones.
 //! * A message goes to every group, and within a group to one subscription at a time. What is not acknowledged within the
 //!   lease is delivered again, with a higher [`Delivery::attempt`]; it does not hold up others.
 //! * A group that is new begins with the oldest message that there is. It stays when its subscriptions are dropped.

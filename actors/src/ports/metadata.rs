@@ -141,7 +141,8 @@ pub type MetadataResult<T> = Result<T, MetadataError>;
 pub trait MetadataStore: MetadataDirect + MetadataUpkeep {
     // --- buckets ---------------------------------------------------------------------------------------------------
 
-    /// Creates a bucket. Fails with `BucketExists`, and with `NotFound("user")` when there is no user of the owner's name.
+    /// Creates a bucket. Fails with `BucketExists`, and with `NotFound("user")` when there is no user of the owner's
+    /// name.
     async fn create_bucket(&self, bucket: NewBucket) -> MetadataResult<Arc<Bucket>>;
 
     /// A bucket with all its configuration, or `NoSuchBucket`.

@@ -137,8 +137,9 @@ pub trait TierLedger: Send + Sync + 'static {
     /// All tiers, by name.
     async fn tiers(&self) -> MetadataResult<Vec<TierRecord>>;
 
-    /// Adds a tier. Fails with `Exists("tier")`. `judged` are all tiers, as [`Self::tiers`] gave them to whoever found that this
-    /// one gets on with them: when they are others by now it fails with `PreconditionFailed`, checked in the same transaction.
+    /// Adds a tier. Fails with `Exists("tier")`. `judged` are all tiers, as [`Self::tiers`] gave them to whoever found
+    /// that this one gets on with them: when they are others by now it fails with `PreconditionFailed`, checked in the
+    /// same transaction.
     async fn add_tier(
         &self,
         name: TierName,
@@ -227,7 +228,7 @@ pub trait TierLedger: Send + Sync + 'static {
         limit: u32,
     ) -> MetadataResult<Vec<DuePiece>>;
 
-    /// Forgets pieces that are deleted, those of just this number and name; of an unsure one its first deletion is noted, and it
-    /// comes once more at `again_ms`.
+    /// Forgets pieces that are deleted, those of just this number and name; of an unsure one its first deletion is
+    /// noted, and it comes once more at `again_ms`.
     async fn finish_pieces(&self, pieces: &[DuePiece], again_ms: u64) -> MetadataResult<()>;
 }

@@ -122,9 +122,10 @@ impl ClusterHandle {
         self.context.shared.comparison.lock().clone()
     }
 
-    /// The condition of a shard, with every node that is not alive, or has no disk that works, taken as absent. [`ShardHealth::Healthy`] says that the
-    /// wanted members are there and nothing moves; that they hold the same is said by [`Self::comparison`] of the first
-    /// live member ([`Self::comparer`]) together with an empty backlog of repairs.
+    /// The condition of a shard, with every node that is not alive, or has no disk that works, taken as absent.
+    /// [`ShardHealth::Healthy`] says that the wanted members are there and nothing moves; that they hold the same is
+    /// said by [`Self::comparison`] of the first live member ([`Self::comparer`]) together with an empty backlog of
+    /// repairs.
     pub fn health(&self, state: &ShardState) -> ShardHealth {
         health(state, &self.absent(state))
     }

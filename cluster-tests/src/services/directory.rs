@@ -1,13 +1,13 @@
-//! A temporary directory that goes with the process that made it, whatever way that ends: also for services in statics, which
-//! are never dropped, and after kill -9.
+//! A temporary directory that goes with the process that made it, whatever way that ends: also for services in statics,
+//! which are never dropped, and after kill -9.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::fs::statvfs;
 
-/// Waits until its standard input closes. What still ran in the directory is killed at the same moment, so a second attempt
-/// may be needed. A terminal's Ctrl-C is for the tests.
+/// Waits until its standard input closes. What still ran in the directory is killed at the same moment, so a second
+/// attempt may be needed. A terminal's Ctrl-C is for the tests.
 const KEEPER: &str = r#"trap '' HUP INT TERM; cat >/dev/null; rm -rf "$1" 2>/dev/null || { sleep 1; rm -rf "$1"; }"#;
 
 const MEMORY: &str = "/dev/shm";

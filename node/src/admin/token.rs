@@ -62,8 +62,8 @@ impl Token {
         Ok(Self { text })
     }
 
-    /// Reads a token file, making it with a new token if there is none. One that was begun and not ended, as on a disk without
-    /// room, would be refused ever after: it appears whole or not at all.
+    /// Reads a token file, making it with a new token if there is none. One that was begun and not ended, as on a disk
+    /// without room, would be refused ever after: it appears whole or not at all.
     ///
     /// # Errors
     /// [`TokenError`].

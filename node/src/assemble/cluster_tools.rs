@@ -142,8 +142,8 @@ fn refuse_data(config: &Config, data_dir: &DataDir) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A node that has run holds chunks under epochs that ZooKeeper knew. A cluster that begins with the first epochs again would
-/// have its writes refused by metadata, and would take nodes for members of shards that they never had.
+/// A node that has run holds chunks under epochs that ZooKeeper knew. A cluster that begins with the first epochs again
+/// would have its writes refused by metadata, and would take nodes for members of shards that they never had.
 ///
 /// # Errors
 /// When this node has run.

@@ -15,8 +15,8 @@ use crate::config::{Config, EventsConfig};
 use crate::events::rocketmq::{Credentials, RocketMqEventBus, RocketMqOptions, Secret, Tls};
 use crate::secret_file;
 
-/// How long a node that stops waits for its partitions to be handed over: it has said that it stops, and what is on its way to a
-/// broker that works is answered sooner.
+/// How long a node that stops waits for its partitions to be handed over: it has said that it stops, and what is on its
+/// way to a broker that works is answered sooner.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
 /// The bus and the relay.
@@ -70,8 +70,8 @@ impl RunningEvents {
         self.loops.kill_actor(name)
     }
 
-    /// Ends both. What was not published waits for the next start, or for another node. What is on its way is waited for, for a
-    /// moment: another node would publish it once more.
+    /// Ends both. What was not published waits for the next start, or for another node. What is on its way is waited
+    /// for, for a moment: another node would publish it once more.
     pub(super) async fn stop(self, deadline: Duration) {
         if self.moves {
             drop(tokio::time::timeout(HAND_OVER_MAX, self.status.left()).await);

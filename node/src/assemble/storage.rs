@@ -53,7 +53,8 @@ pub(super) async fn open_sqlite(path: &Path) -> anyhow::Result<Metadata> {
     Ok(Metadata { store: cached, outbox, journal, tiers, reads: store, had_buckets })
 }
 
-/// What is added to an error of the database where its file system has no room: SQLite may tell of that as of a broken disk.
+/// What is added to an error of the database where its file system has no room: SQLite may tell of that as of a broken
+/// disk.
 fn want_of_room(path: &Path) -> &'static str {
     let free = path.parent().and_then(|dir| rustix::fs::statvfs(dir).ok());
     let free_bytes = free.map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));

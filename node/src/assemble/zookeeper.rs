@@ -141,8 +141,8 @@ impl Stopped {
     }
 }
 
-/// Refuses while nodes of the cluster run, or another tool fills its metadata. What was killed counts until its session is over, and
-/// is waited for. `node` is what the others see. `None`: a node that runs alone has nobody else.
+/// Refuses while nodes of the cluster run, or another tool fills its metadata. What was killed counts until its session
+/// is over, and is waited for. `node` is what the others see. `None`: a node that runs alone has nobody else.
 ///
 /// # Errors
 /// When one runs; when the coordination service does not answer.

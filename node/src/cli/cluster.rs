@@ -166,8 +166,8 @@ pub(super) struct RebuildArgs {
     /// labels do not tell which were. Only at the end, on the last node, when all parts have been found.
     #[arg(long, conflicts_with = "dry_run")]
     complete_uploads: bool,
-    /// Bring back also what has no end, as far as it is there and nothing else has its name: writes that broke off, and objects that
-    /// lost their end. Only at the end, when all nodes were walked.
+    /// Bring back also what has no end, as far as it is there and nothing else has its name: writes that broke off, and
+    /// objects that lost their end. Only at the end, when all nodes were walked.
     #[arg(long, conflicts_with = "dry_run")]
     unended: bool,
     /// Only find objects of the metadata that were moved to or from a cold tier since: after a backup was put back.

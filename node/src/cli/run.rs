@@ -200,7 +200,8 @@ impl Signals {
     }
 }
 
-/// Waits for a signal or for the actors to give up, then stops cleanly. A second SIGTERM or SIGINT ends the process at once.
+/// Waits for a signal or for the actors to give up, then stops cleanly. A second SIGTERM or SIGINT ends the process at
+/// once.
 async fn run_until_signal(node: Running, config: &Config, signals: Signals) -> CliResult {
     let Signals { mut terminate, mut interrupt, hangup } = signals;
     let failed = tokio::select! {
@@ -229,8 +230,8 @@ async fn run_until_signal(node: Running, config: &Config, signals: Signals) -> C
     }
 }
 
-/// SIGHUP, which would end the process at once otherwise: the terminal is gone, or somebody expects that something is read
-/// anew. `None` where whoever started the process has it ignored, as `nohup` does.
+/// SIGHUP, which would end the process at once otherwise: the terminal is gone, or somebody expects that something is
+/// read anew. `None` where whoever started the process has it ignored, as `nohup` does.
 fn hangup() -> std::io::Result<Option<Signal>> {
     if std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status)) {
         return Ok(None);

@@ -164,8 +164,8 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     faults
 }
 
-/// Whether this chooses what is logged. A filter may also be a bare name, which stands for all that is logged under it, and for
-/// nothing else: a level with a slip of the pen would silence the node.
+/// Whether this chooses what is logged. A filter may also be a bare name, which stands for all that is logged under it,
+/// and for nothing else: a level with a slip of the pen would silence the node.
 fn is_log_filter(text: &str) -> bool {
     let is_level = |word: &str| word.is_empty() || word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
     let named = |directive: &str| directive.contains(['=', '[']) || is_level(directive);

@@ -32,7 +32,8 @@ pub struct EventsConfig {
     pub create_topics: bool,
     /// Queues that a topic gets on each broker when it is made.
     pub topic_queues: u32,
-    /// Names of the brokers that have the topics: `a,b`. Empty: those that the name servers know. The same on all nodes.
+    /// Names of the brokers that have the topics: `a,b`. Empty: those that the name servers know. The same on all
+    /// nodes.
     pub brokers: String,
     /// How long published events can be published again by `holdfast events replay`; 0 keeps none.
     pub replay_age: Span,

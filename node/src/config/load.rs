@@ -132,8 +132,9 @@ pub fn load(
     if faults.is_empty() { Ok(Loaded { config, file }) } else { Err(faults) }
 }
 
-/// The file that is used when none is named. Where nobody can tell whether there is one for the whole system, as in a directory
-/// that this user may not look into, that is for reading it to say: a node is not to start with the defaults instead.
+/// The file that is used when none is named. Where nobody can tell whether there is one for the whole system, as in a
+/// directory that this user may not look into, that is for reading it to say: a node is not to start with the defaults
+/// instead.
 fn usual_file(working: &Path, system: &Path) -> Option<PathBuf> {
     if working.is_file() {
         return Some(working.to_owned());

@@ -27,8 +27,8 @@ const CA_KEY_FILE: &str = "ca.key";
 const NODE_FILE: &str = "node.pem";
 const NODE_KEY_FILE: &str = "node.key";
 
-/// The longest time between two looks whether the certificate is due. Short, since one that was made while the clock was wrong is
-/// refused by the others until it is replaced.
+/// The longest time between two looks whether the certificate is due. Short, since one that was made while the clock
+/// was wrong is refused by the others until it is replaced.
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(60);
 /// How long it waits after a failure.
 const RETRY_AFTER: Duration = Duration::from_secs(30);

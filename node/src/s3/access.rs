@@ -273,7 +273,8 @@ impl AccessControl {
         Ok(())
     }
 
-    /// The checks by operation, path and headers. Gives the bucket of the path, if there is one, and what was looked at.
+    /// The checks by operation, path and headers. Gives the bucket of the path, if there is one, and what was looked
+    /// at.
     async fn check_path(
         &self,
         operation: &Operation,

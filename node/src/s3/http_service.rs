@@ -1,11 +1,12 @@
 //! The S3 front end as an HTTP service: s3s, and what stands around it.
 //!
-//! A request passes, in this order: its id and log span; CORS preflight, which is answered here; the gate for the form of
-//! signatures ([`super::signature`]); form uploads, which become a PutObject ([`super::post`]); headers that a presigned URL
-//! carries ([`super::presigned`]); then s3s, which authenticates, asks [`super::access`], and calls the operation; large chunks
-//! of `aws-chunked` are cut on their way into it ([`super::chunked`]), and documents that decide what is deleted or moved are
-//! looked at on their way into it ([`super::strict_xml`]). On the way back the answer gets the request id (also in the body of an error),
-//! CORS headers, and `Retry-After` if the node is busy; it is logged and counted.
+//! A request passes, in this order: its id and log span; CORS preflight, which is answered here; the gate for the form
+//! of signatures ([`super::signature`]); form uploads, which become a PutObject ([`super::post`]); headers that a
+//! presigned URL carries ([`super::presigned`]); then s3s, which authenticates, asks [`super::access`], and calls the
+//! operation; large chunks of `aws-chunked` are cut on their way into it ([`super::chunked`]), and documents that
+//! decide what is deleted or moved are looked at on their way into it ([`super::strict_xml`]). On the way back the
+//! answer gets the request id (also in the body of an error), CORS headers, and `Retry-After` if the node is busy; it
+//! is logged and counted.
 //!
 //! The service holds no state of a request beyond its future, so a client that goes away cancels it.
 

@@ -1,7 +1,7 @@
 //! `If-Range`: a range, if the object is still the one of which the client has the rest; else all of it.
 //!
-//! Browsers resume downloads so. s3s does not know the header, and a range of another object would be put behind the bytes of
-//! the first one.
+//! Browsers resume downloads so. s3s does not know the header, and a range of another object would be put behind the
+//! bytes of the first one.
 
 use holdfast_actors::ports::metadata::{Content, ObjectVersion};
 use http::HeaderMap;

@@ -1,9 +1,10 @@
 //! Headers that a presigned URL carries as parameters.
 //!
-//! A URL is handed to somebody who knows nothing of headers, so the SDKs for JavaScript, Go and Ruby write those that begin
-//! with `x-amz-` into its query (`x-amz-acl`, `x-amz-meta-colour`), and S3 takes them for the headers. To s3s they are nothing: an
-//! object would be stored without its metadata, and a copy as an empty object. So they become headers before s3s sees the
-//! request. The signature covers the whole query, and s3s compares it: nobody but the signer can have put them there.
+//! A URL is handed to somebody who knows nothing of headers, so the SDKs for JavaScript, Go and Ruby write those that
+//! begin with `x-amz-` into its query (`x-amz-acl`, `x-amz-meta-colour`), and S3 takes them for the headers. To s3s
+//! they are nothing: an object would be stored without its metadata, and a copy as an empty object. So they become
+//! headers before s3s sees the request. The signature covers the whole query, and s3s compares it: nobody but the
+//! signer can have put them there.
 //!
 //! Not those that describe a body. Whoever signs a URL does not have it: SDKs write the checksum of an empty body into
 //! each URL for a PUT, and S3 passes over that.
@@ -45,7 +46,8 @@ fn is_header(name: &str) -> bool {
     is_amz(name) && !is_checksum && !SIGNATURE.contains(&name) && !BODY.contains(&name)
 }
 
-/// Makes headers of what a presigned URL carries for them. A header that the request has stays as it is: it is signed too.
+/// Makes headers of what a presigned URL carries for them. A header that the request has stays as it is: it is signed
+/// too.
 ///
 /// # Errors
 /// `InvalidArgument` for what cannot be a header.

@@ -78,8 +78,8 @@ fn check_authorization(value: &str, headers: &HeaderMap, region: &str) -> S3Resu
     check_payload_hash(headers)
 }
 
-/// What a request says its body's hash is. To s3s what cannot be one is a wrong signature, which sends who looks for the fault to
-/// the key.
+/// What a request says its body's hash is. To s3s what cannot be one is a wrong signature, which sends who looks for
+/// the fault to the key.
 fn check_payload_hash(headers: &HeaderMap) -> S3Result<()> {
     let Some(hash) = headers.get("x-amz-content-sha256") else { return Ok(()) };
     let hash = hash.as_bytes();

@@ -177,8 +177,8 @@ fn read(text: &[u8], document: Document) -> Result<Vec<Idle>, String> {
     }
 }
 
-/// Whether s3s reads a reference to a character. It refuses those that XML cannot hold, and by mistake those of most planes; as they
-/// are it takes them all.
+/// Whether s3s reads a reference to a character. It refuses those that XML cannot hold, and by mistake those of most
+/// planes; as they are it takes them all.
 fn is_read_by_number(character: char) -> bool {
     matches!(character, '\t' | '\n' | '\r' | ' '..='\u{FFFD}' | '\u{100000}'..)
 }

@@ -14,12 +14,13 @@
 //! | `small_files` | index files, marks and single blocks, read and written whole |
 //! | `stats` | the disk in numbers |
 //!
-//! **Who owns what.** The index says what exists; a segment says what of it is alive; `Space` says where the next record
-//! goes. Each has its own short locks, and none is held across an await. Lock order: index shard → retention → segment map → pins.
+//! **Who owns what.** The index says what exists; a segment says what of it is alive; `Space` says where the next
+//! record goes. Each has its own short locks, and none is held across an await. Lock order: index shard → retention →
+//! segment map → pins.
 //!
-//! **Faults.** An error of a write or a sync fences the disk: writes and deletes are refused from then on, reads go on. A disk that
-//! could not be read whole when it was opened is fenced from its start ([`recover`]). A full disk refuses new chunks only, and is
-//! asked again at each attempt.
+//! **Faults.** An error of a write or a sync fences the disk: writes and deletes are refused from then on, reads go on.
+//! A disk that could not be read whole when it was opened is fenced from its start ([`recover`]). A full disk refuses
+//! new chunks only, and is asked again at each attempt.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -14,7 +14,8 @@
 //!
 //! The record is pinned while the reader or any slice of the mapping lives.
 //!
-//! Where another disk of the node has the chunk too, a reader whose disk fails goes on there ([`ChunkReader::or_elsewhere`]).
+//! Where another disk of the node has the chunk too, a reader whose disk fails goes on there
+//! ([`ChunkReader::or_elsewhere`]).
 //!
 //! **Who looks at the bytes** does not get slices of the mapping ([`Pieces::Copied`]). Pages may go at any time, and whoever touches
 //! such a slice later brings them back unverified, while its thread stands still; a disk that cannot read them ends the process

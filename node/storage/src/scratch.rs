@@ -1,9 +1,10 @@
-//! Memory for bytes that are copied on their way out: taken, filled, handed out as [`Bytes`], and taken again when the last
-//! handle has dropped.
+//! Memory for bytes that are copied on their way out: taken, filled, handed out as [`Bytes`], and taken again when the
+//! last handle has dropped.
 //!
-//! The allocator gives blocks of this size back to the kernel, which hands them out as new pages, zeroed one fault at a time:
-//! for a node that sends a chunk to a peer that cost three times what the copy itself does. Buffers of the
-//! [`BufferPool`](crate::buf::BufferPool) are not for this: they are few, disks wait for them, and a slow receiver would hold them.
+//! The allocator gives blocks of this size back to the kernel, which hands them out as new pages, zeroed one fault at a
+//! time: for a node that sends a chunk to a peer that cost three times what the copy itself does. Buffers of the
+//! [`BufferPool`](crate::buf::BufferPool) are not for this: they are few, disks wait for them, and a slow receiver
+//! would hold them.
 
 use std::ops::{Deref, DerefMut};
 

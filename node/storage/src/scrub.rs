@@ -122,8 +122,9 @@ impl Scrubber {
     /// Reads the next record.
     ///
     /// # Errors
-    /// When a segment cannot be opened or its list not be read, or the mark not be written; the next step goes on with the next
-    /// segment, or the rest of the disk would never be read. A record that cannot be read is a finding, not an error.
+    /// When a segment cannot be opened or its list not be read, or the mark not be written; the next step goes on with
+    /// the next segment, or the rest of the disk would never be read. A record that cannot be read is a finding, not an
+    /// error.
     pub async fn step(&mut self) -> io::Result<ScrubStep> {
         let Some(mut current) = self.current.take() else {
             return self.next_segment().await;

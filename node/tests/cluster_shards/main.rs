@@ -269,7 +269,8 @@ async fn a_coordination_service_that_was_set_back_is_named_by_the_next_controlle
     world.stop().await;
 }
 
-/// It has no cache, so its writes mark nothing: none may be acknowledged while somebody has still to hear that the cache is off.
+/// It has no cache, so its writes mark nothing: none may be acknowledged while somebody has still to hear that the
+/// cache is off.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_with_a_new_session_owns_nothing_before_the_others_heard_what_it_has_to_say() {
     let mut world = World::new(3, slow_to_give_up()).await;

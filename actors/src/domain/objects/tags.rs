@@ -46,8 +46,8 @@ pub fn is_system_key(key: &str) -> bool {
     key.get(..SYSTEM_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(SYSTEM_PREFIX))
 }
 
-/// Whether a key or a value of a tag can be told in XML, in which clients read them back. S3 takes fewer: letters, numbers, spaces
-/// and a few marks.
+/// Whether a key or a value of a tag can be told in XML, in which clients read them back. S3 takes fewer: letters,
+/// numbers, spaces and a few marks.
 pub fn is_readable(text: &str) -> bool {
     !text.chars().any(|c| c.is_control() || matches!(c, '\u{FFFE}' | '\u{FFFF}'))
 }

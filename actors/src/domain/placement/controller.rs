@@ -6,10 +6,11 @@
 //!
 //! # Moving a few shards at a time
 //! The wanted placement of all shards is computed at once, but a shard's target is changed only when its turn comes: a
-//! joiner is sent every write, so too many at once would cost writers, and the copies of all would end late instead of those
-//! of the most endangered early. A node is given at most [`Pace::joins_per_node_max`] joins; the most endangered shards are
-//! asked first. As many again that last longer than [`JOIN_OLD_MS`] are not counted: what keeps some from being copied must not
-//! keep all of them. What waits is nowhere stored: it is the difference between the placement and the targets.
+//! joiner is sent every write, so too many at once would cost writers, and the copies of all would end late instead of
+//! those of the most endangered early. A node is given at most [`Pace::joins_per_node_max`] joins; the most endangered
+//! shards are asked first. As many again that last longer than [`JOIN_OLD_MS`] are not counted: what keeps some from
+//! being copied must not keep all of them. What waits is nowhere stored: it is the difference between the placement and
+//! the targets.
 //!
 //! # Epochs in metadata
 //! [`Controller::unraised`] lists what metadata has to be told. A controller that took over tells everything again. A join

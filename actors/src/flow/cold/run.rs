@@ -1,11 +1,12 @@
 //! A run: what one request to a tier brings, blocks that follow each other within a piece. Each is held against its checksum
 //! before it is given out.
 //!
-//! Movers, readers and verification walk over runs; whether another one is begun when one breaks off, and when, is their
-//! matter. A run holds one block and what the tier gives at once; a block that the tier gives in one buffer stays where it is.
+//! Movers, readers and verification walk over runs; whether another one is begun when one breaks off, and when, is
+//! their matter. A run holds one block and what the tier gives at once; a block that the tier gives in one buffer stays
+//! where it is.
 //!
-//! Whoever wants the bytes has the tier told of damage at once, so that it takes another copy. Whoever wants to know whether a
-//! copy is damaged reads it again first, and tells the tier himself.
+//! Whoever wants the bytes has the tier told of damage at once, so that it takes another copy. Whoever wants to know
+//! whether a copy is damaged reads it again first, and tells the tier himself.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -60,8 +61,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Asks for the first of `blocks` and those behind it, as far as the piece that the first one lies in reaches. `received`
-    /// counts the bytes that come.
+    /// Asks for the first of `blocks` and those behind it, as far as the piece that the first one lies in reaches.
+    /// `received` counts the bytes that come.
     ///
     /// # Errors
     /// Those of the tier; [`TierError::Invalid`] for a piece without a name.
@@ -126,8 +127,8 @@ impl Run {
     /// The next block; only while there is one. Nothing may be asked for after an error.
     ///
     /// # Errors
-    /// When it breaks off before that block is whole, or nothing comes for `step_max`. Unless it was opened to verify, the
-    /// tier was told of damage, so that it takes another copy.
+    /// When it breaks off before that block is whole, or nothing comes for `step_max`. Unless it was opened to verify,
+    /// the tier was told of damage, so that it takes another copy.
     pub async fn next_block(&mut self, step_max: Duration) -> Result<Bytes, RunError> {
         let block = self.receive_block(step_max).await;
         match &block {

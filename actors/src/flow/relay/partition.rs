@@ -152,8 +152,9 @@ impl<'a> Serving<'a> {
         }
     }
 
-    /// Ends what is under way. Answers are waited for as long as the right to the partition is proven: whoever follows would
-    /// send the same once more, and this request might come behind that, and behind what follows it. What arrived is taken out.
+    /// Ends what is under way. Answers are waited for as long as the right to the partition is proven: whoever follows
+    /// would send the same once more, and this request might come behind that, and behind what follows it. What arrived
+    /// is taken out.
     pub(super) async fn hand_over(&mut self) {
         let limit = self.context.parts.settings.publish_timeout.min(self.hold.proven());
         let answered = async {

@@ -4,12 +4,13 @@
 //! an operator asks, and once within a period. A member that comes back may have other disks than it left with, so what was
 //! proven before says nothing any more.
 //!
-//! Digests are compared first. Where they differ, the members' lists are, after a pause in which writes under way arrive
-//! everywhere; a chunk that still is missing somewhere, or has another size than on most members, counts if metadata knows it.
-//! Others belong to writes that are not committed, or are orphans. A shard with a difference is compared again until there is none.
+//! Digests are compared first. Where they differ, the members' lists are, after a pause in which writes under way
+//! arrive everywhere; a chunk that still is missing somewhere, or has another size than on most members, counts if
+//! metadata knows it. Others belong to writes that are not committed, or are orphans. A shard with a difference is
+//! compared again until there is none.
 //!
-//! Nothing is proven while a member has chunks on a disk that failed and nowhere else ([`super::stranded`]): they still are in its
-//! lists.
+//! Nothing is proven while a member has chunks on a disk that failed and nowhere else ([`super::stranded`]): they still
+//! are in its lists.
 //!
 //! Comparing sees what is there and how large it is, from indexes in memory. That the bytes are right is the scrub's to find.
 
@@ -152,7 +153,8 @@ fn alive_of(context: &Context, state: &ShardState) -> Alive {
     alive.map(|member| (*member, found(member))).collect()
 }
 
-/// Whether a member that is here now was not here, or not in this life or with these disks, when the shard was compared.
+/// Whether a member that is here now was not here, or not in this life or with these disks, when the shard was
+/// compared.
 fn is_outdated(compared: &Compared, alive: &Alive) -> bool {
     alive.iter().any(|(member, found)| compared.alive.get(member) != Some(found))
 }
@@ -245,7 +247,8 @@ impl Comparison<'_> {
         Ok((complete, differences))
     }
 
-    /// Of chunks of which no size is in the majority, how many metadata knows. None of them can be said to be the wrong one.
+    /// Of chunks of which no size is in the majority, how many metadata knows. None of them can be said to be the wrong
+    /// one.
     async fn undecided(&self, chunks: &[ChunkId]) -> Result<u64, String> {
         let known = transfer::known(self.context, chunks.iter().copied()).await.map_err(|error| error.to_string())?;
         let known: Vec<&ChunkId> = chunks.iter().filter(|chunk| known.contains(&chunk.content())).collect();

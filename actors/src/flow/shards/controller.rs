@@ -10,8 +10,8 @@
 //! on an old state fails, and the shard is read anew. Changes of everything that is followed are coalesced: a pass looks at
 //! the newest of all.
 //!
-//! When metadata knows a later epoch than the coordination service, which no order of events brings about, that service was set
-//! back: what is stored is looked at once more, and the shards are named for the operator.
+//! When metadata knows a later epoch than the coordination service, which no order of events brings about, that service
+//! was set back: what is stored is looked at once more, and the shards are named for the operator.
 //!
 //! Losing the lease ends everything at the next await. While the lease is not proven to be held nothing is begun.
 

@@ -15,8 +15,8 @@
 //! and compared when it was written; those that were here before are read from the disk and compared with their checksums
 //! before they count. What writes missed here meanwhile waits as repairs of this node: they are done before the copy ends.
 //!
-//! A chunk that no member has whole, or at which the program falls over, ends no copy: as long as metadata knows it, it becomes a
-//! repair of this node, and the shard is not called healthy while repairs wait.
+//! A chunk that no member has whole, or at which the program falls over, ends no copy: as long as metadata knows it, it
+//! becomes a repair of this node, and the shard is not called healthy while repairs wait.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -146,7 +146,8 @@ impl ShardCopy {
         }
         let retry = |detail: String| Err(CopyError::Retry(format!("list the shard on its members: {detail}")));
         if alive.len() >= covering {
-            // Whoever lives and cannot be reached is waited for without end: that time is none in which members were away.
+            // Whoever lives and cannot be reached is waited for without end: that time is none in which members were
+            // away.
             self.short_since = None;
             return retry(unreachable.unwrap_or_default());
         }
@@ -300,9 +301,9 @@ impl ShardCopy {
 
 /// So many members listed that no acknowledged write is without one of them.
 ///
-/// A member that lost its data is a member no more, and may have made up the quorum of an older write with one other: a quorum of
-/// the fewer that are left says nothing about such a write. So the quorum is taken of as many members as the layout wants, and those
-/// that are missing count as ones that were not listed.
+/// A member that lost its data is a member no more, and may have made up the quorum of an older write with one other: a
+/// quorum of the fewer that are left says nothing about such a write. So the quorum is taken of as many members as the
+/// layout wants, and those that are missing count as ones that were not listed.
 fn covering(state: &ShardState) -> usize {
     let members = state.members.len();
     let before = members.max(state.target.len());

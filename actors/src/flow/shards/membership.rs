@@ -4,8 +4,9 @@
 //! registration that is refused for a reason that waiting does not cure (another process has this id, the service is that of
 //! another cluster) ends the node.
 //!
-//! A session alone proves nothing ([`Ownership::require_registration`](crate::ports::coordination::Ownership::require_registration)): in one in which this
-//! node is not registered yet the others do not wait for it, and it acknowledges nothing.
+//! A session alone proves nothing
+//! ([`Ownership::require_registration`](crate::ports::coordination::Ownership::require_registration)): in one in which
+//! this node is not registered yet the others do not wait for it, and it acknowledges nothing.
 //!
 //! What this node has to say of the shared cache is said here too, since it belongs to the registration. A node that has no
 //! cache configured keeps it off for all: its writes would not be marked there.

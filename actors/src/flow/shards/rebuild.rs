@@ -4,9 +4,9 @@
 //! What is to be done is read from the shard map alone: a process that starts again goes on by itself, and what is on the
 //! disks is not fetched again. A copy ends at once when the map no longer shows its join.
 //!
-//! **Failures.** A copy that cannot go on now keeps what it knows, gives its place to others, and has its next turn after a
-//! pause that grows and behind those that did not fail: what keeps one shard from being copied (a member that cannot be reached, one
-//! that is waited for) must not keep all of them.
+//! **Failures.** A copy that cannot go on now keeps what it knows, gives its place to others, and has its next turn
+//! after a pause that grows and behind those that did not fail: what keeps one shard from being copied (a member that
+//! cannot be reached, one that is waited for) must not keep all of them.
 //!
 //! Replicas of this node whose data is gone are looked for by [`losses`].
 
@@ -148,8 +148,8 @@ fn joins(context: &Context, map: &ShardMap) -> BTreeMap<ShardId, Epoch> {
     map.shards.iter().filter_map(|(shard, state)| Some((*shard, mine(&state.value)?))).collect()
 }
 
-/// Shards to be joined in the order of their turns: those whose last attempt did not fail, the most endangered first; then the
-/// others that are due, the one that waits longest first.
+/// Shards to be joined in the order of their turns: those whose last attempt did not fail, the most endangered first;
+/// then the others that are due, the one that waits longest first.
 fn turns(
     context: &Context,
     map: &ShardMap,
@@ -202,7 +202,8 @@ fn end(context: &Context, shard: ShardId, since: Epoch, map: &ShardMap) {
     context.shared.rebuild.lock().shards_joined += u64::from(joined);
 }
 
-/// Copies a shard, then tells the controller until it is aborted. Gives the join back when something failed that may pass.
+/// Copies a shard, then tells the controller until it is aborted. Gives the join back when something failed that may
+/// pass.
 async fn attempt(context: Context, mut join: Box<Join>, moved_on: Arc<Notify>) -> Option<Paused> {
     let (shard, since) = (join.shard, join.since);
     // What panics here would do so again and again, and use up the restarts of all loops.

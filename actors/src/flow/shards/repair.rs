@@ -1,11 +1,12 @@
 //! Carries out the repairs that metadata has queued for this node.
 //!
-//! They come from writes whose acknowledgement was missed, from comparisons, from reads, from damage that the disks find
-//! themselves ([`super::Findings`]), and from disks that failed ([`super::stranded`]). For each one: a chunk that metadata does not know and that is not here, that this node
-//! need not hold, or that is here whole on the disk itself (not only in the page cache), and in the size that most have, needs nothing. Any other is fetched
-//! whole and verified from another node; only then is what is damaged here deleted, the chunk written, read back and compared
-//! (promise D5); then the repair is forgotten. Each step may be done twice, so nothing is lost with the process. A repair that is
-//! noticed again while it runs is done again.
+//! They come from writes whose acknowledgement was missed, from comparisons, from reads, from damage that the disks
+//! find themselves ([`super::Findings`]), and from disks that failed ([`super::stranded`]). For each one: a chunk that
+//! metadata does not know and that is not here, that this node need not hold, or that is here whole on the disk itself
+//! (not only in the page cache), and in the size that most have, needs nothing. Any other is fetched whole and verified
+//! from another node; only then is what is damaged here deleted, the chunk written, read back and compared (promise
+//! D5); then the repair is forgotten. Each step may be done twice, so nothing is lost with the process. A repair that
+//! is noticed again while it runs is done again.
 //!
 //! Repairs of a node that is lost, or that is gone and was removed from the layout, are nobody's: it was replaced. The
 //! controller's node forgets those of shards in which such a node has no part any more. If it comes back it joins what it is
@@ -182,8 +183,8 @@ impl Repairs {
             let due: Vec<Repair> =
                 rows.into_iter().filter(|row| self.failed.get(&row.id).is_none_or(|(_, due)| *due <= now)).collect();
             let known = transfer::known(&context, due.iter().map(|row| row.chunk)).await?;
-            // A chunk that is here may belong to a write that is not committed yet. If it never is, it goes as an orphan; on a disk
-            // that failed it stays, and is looked for again once it is committed.
+            // A chunk that is here may belong to a write that is not committed yet. If it never is, it goes as an
+            // orphan; on a disk that failed it stays, and is looked for again once it is committed.
             let chunks = &context.parts.chunks;
             let is_here = |chunk: ChunkId| chunks.stat(chunk).is_some() && !chunks.is_stranded(chunk);
             let may_matter = |chunk: ChunkId| known.contains(&chunk.content()) || is_here(chunk);
@@ -296,8 +297,8 @@ struct Copies {
 }
 
 impl Copies {
-    /// Asks whoever should have it; then, as a `last_resort`, anybody, until one has it, since a node that left may have the last
-    /// one.
+    /// Asks whoever should have it; then, as a `last_resort`, anybody, until one has it, since a node that left may
+    /// have the last one.
     async fn ask(context: &Context, chunk: ChunkId, state: &ShardState, last_resort: bool) -> Self {
         let (me, view) = (context.me(), &context.parts.view);
         let leaving = state.leaving.iter().map(|leaver| leaver.node);
@@ -331,8 +332,8 @@ impl Copies {
         self.found.iter().rev().map(|(_, size)| *size).max_by_key(|size| self.count(*size))
     }
 
-    /// Whether most copies, with one of `size_bytes` here, have one other size. Chunks never change: this one is not what was
-    /// acknowledged, whole as it is.
+    /// Whether most copies, with one of `size_bytes` here, have one other size. Chunks never change: this one is not
+    /// what was acknowledged, whole as it is.
     fn outvote(&self, size_bytes: u32) -> bool {
         self.size().is_some_and(|size| size != size_bytes && self.count(size) * 2 > self.found.len() + 1)
     }

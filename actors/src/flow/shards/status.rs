@@ -50,8 +50,8 @@ pub struct ControllerStatus {
     pub waiting: u64,
     /// Shards whose epoch metadata does not have yet.
     pub unraised: u64,
-    /// Shards of which metadata knows a later epoch than the coordination service: that was set back, and their writes are
-    /// refused. Somebody has to look.
+    /// Shards of which metadata knows a later epoch than the coordination service: that was set back, and their writes
+    /// are refused. Somebody has to look.
     pub set_back: BTreeSet<ShardId>,
     /// Shards whose last replica says that it lost its data. Somebody has to look.
     pub last_replica_lost: BTreeSet<ShardId>,

@@ -1,15 +1,15 @@
 //! Has the chunks rebuilt that lay on a disk of this node which failed while it runs.
 //!
-//! The disk may still be read, so nothing of it is hidden, but it is expected to be gone with the next restart: what lies there
-//! only is *stranded* ([`ReplicaStore`](crate::ports::chunks::ReplicaStore)), and no replica to count on. It becomes repairs of
-//! this node, which fetch it from others, or from the disk itself where nobody else has it, and put it on the disks that work.
-//! Until nothing that metadata knows is stranded the node says that it is short
-//! ([`ClusterShared::rescued`](super::ClusterShared), announced by the membership loop): its shards are not called proven to be
-//! equal meanwhile ([`super::compare`]), and its copies do not count where others would be deleted for them
-//! ([`super::leftovers`]).
+//! The disk may still be read, so nothing of it is hidden, but it is expected to be gone with the next restart: what
+//! lies there only is *stranded* ([`ReplicaStore`](crate::ports::chunks::ReplicaStore)), and no replica to count on. It
+//! becomes repairs of this node, which fetch it from others, or from the disk itself where nobody else has it, and put
+//! it on the disks that work. Until nothing that metadata knows is stranded the node says that it is short
+//! ([`ClusterShared::rescued`](super::ClusterShared), announced by the membership loop): its shards are not called
+//! proven to be equal meanwhile ([`super::compare`]), and its copies do not count where others would be deleted for
+//! them ([`super::leftovers`]).
 //!
-//! A node of which every disk failed has nowhere to put anything. It says so, and the controller takes it for absent: its shards are
-//! rebuilt on other nodes after the usual delay.
+//! A node of which every disk failed has nowhere to put anything. It says so, and the controller takes it for absent:
+//! its shards are rebuilt on other nodes after the usual delay.
 
 use holdfast_protocol::{ChunkId, NodeId};
 use tokio::time::Instant;
@@ -36,8 +36,8 @@ pub(super) struct Stranded {
 }
 
 impl Stranded {
-    /// Queues repairs of what is stranded, at once when a disk failed; later only while no repair of this node waits, for what was
-    /// committed or moved here since.
+    /// Queues repairs of what is stranded, at once when a disk failed; later only while no repair of this node waits,
+    /// for what was committed or moved here since.
     pub(super) async fn look(&mut self, context: &Context) -> Result<(), MetadataError> {
         let disks = context.parts.chunks.disk_count();
         if disks.fenced == 0 || disks.working == 0 {

@@ -69,8 +69,8 @@ pub(super) struct Fetched {
     pieces: Vec<Bytes>,
 }
 
-/// Does `work` on a chunk, and makes an error of a panic: one chunk over which the program falls must not keep the work on the
-/// others from going on, nor use up the restarts of who does it.
+/// Does `work` on a chunk, and makes an error of a panic: one chunk over which the program falls must not keep the work
+/// on the others from going on, nor use up the restarts of who does it.
 pub(super) async fn guarded<T>(
     chunk: ChunkId,
     work: impl Future<Output = Result<T, TransferError>>,

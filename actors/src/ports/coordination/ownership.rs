@@ -33,8 +33,9 @@ const NO_TERM: u64 = u64::MAX - 1;
 
 /// A deadline on the monotonic clock, shared between an adapter, which moves it, and everyone who has to ask.
 ///
-/// That a session lives is not enough for a node of a cluster: until it is registered in that session the others neither see it nor
-/// wait for it. Such a node asks for [`Ownership::require_registration`], and nothing is proven before [`Ownership::registered`].
+/// That a session lives is not enough for a node of a cluster: until it is registered in that session the others
+/// neither see it nor wait for it. Such a node asks for [`Ownership::require_registration`], and nothing is proven
+/// before [`Ownership::registered`].
 #[derive(Debug, Clone)]
 pub struct Ownership {
     base: Instant,
@@ -74,7 +75,8 @@ impl Ownership {
         admitted == ANY_TERM || admitted == self.term()
     }
 
-    /// From now on nothing is proven in a session before this node was registered in it. Whoever is registered stays so.
+    /// From now on nothing is proven in a session before this node was registered in it. Whoever is registered stays
+    /// so.
     pub fn require_registration(&self) {
         // Any other value says that it was asked for before.
         self.admitted.compare_exchange(ANY_TERM, NO_TERM, Ordering::AcqRel, Ordering::Acquire).ok();

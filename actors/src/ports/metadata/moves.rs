@@ -55,8 +55,9 @@ pub enum MoveQueued {
     InPlace,
     /// A restore that is there ends at another time now.
     Extended,
-    /// A restore is under way already, or a move to the cluster's disks for good. To a [`MoveReason::Lifecycle`]: also one that
-    /// is there and not over. Nothing changed; the end of the restore notes the key as one to be looked at again.
+    /// A restore is under way already, or a move to the cluster's disks for good. To a [`MoveReason::Lifecycle`]: also
+    /// one that is there and not over. Nothing changed; the end of the restore notes the key as one to be looked at
+    /// again.
     Ongoing,
 }
 

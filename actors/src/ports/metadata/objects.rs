@@ -59,8 +59,8 @@ pub struct ObjectAttributes {
     /// x-amz-meta-*, names in lower case without the prefix, sorted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub user_metadata: Vec<(String, String)>,
-    /// Which multipart upload the object became by, as the front end marks it; no header, and not given back. It stays when a
-    /// move makes a new content, and tells a completion that is repeated.
+    /// Which multipart upload the object became by, as the front end marks it; no header, and not given back. It stays
+    /// when a move makes a new content, and tells a completion that is repeated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completion: Option<String>,
 }

@@ -122,8 +122,8 @@ pub trait MetadataUpkeep: Send + Sync + 'static {
     /// nobody's yet. Whoever works with metadata that is not its own would take all its chunks for orphans.
     async fn claim(&self, cluster: Option<ClusterId>) -> MetadataResult<Option<ClusterId>>;
 
-    /// Raises the epochs under which chunks of a shard must have been written to be committed; never lowers one. Gives back those
-    /// that are higher already: whoever works by the lower ones works by an old shard map.
+    /// Raises the epochs under which chunks of a shard must have been written to be committed; never lowers one. Gives
+    /// back those that are higher already: whoever works by the lower ones works by an old shard map.
     async fn raise_epochs(&self, epochs: &[(ShardId, Epoch)]) -> MetadataResult<Vec<(ShardId, Epoch)>>;
 
     /// Queues repairs. Those queued already are noticed anew: [`Repair::queued_ms`] rises, so that whoever carries one out at

@@ -9,8 +9,8 @@
 //! Buckets are divided by prefixes, so one prefix may lie in another. A FastDFS is divided by nothing but its groups,
 //! gives names itself and cannot be listed: several tiers, which are storage classes, may lie in one.
 //!
-//! What settings tell is compared, and what stores tell of themselves. Two names of one server are not seen through.
-//! Of two tiers that are added or changed at one moment the ledger refuses the one that did not see the other. Tiers that
+//! What settings tell is compared, and what stores tell of themselves. Two names of one server are not seen through. Of
+//! two tiers that are added or changed at one moment the ledger refuses the one that did not see the other. Tiers that
 //! share a place already can be changed as before.
 
 use std::path::Path;

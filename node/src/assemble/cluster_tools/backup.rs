@@ -103,8 +103,8 @@ async fn write_backup(config: &Config, path: &Path) -> anyhow::Result<Counts> {
 /// Writes a backup of one moment. A node of a cluster may run meanwhile, a node that runs alone must be stopped.
 ///
 /// # Errors
-/// When the metadata of a cluster are nobody's yet; those of metadata and of `out`. When the connection to the database breaks the backup fails: what followed would be of
-/// another moment.
+/// When the metadata of a cluster are nobody's yet; those of metadata and of `out`. When the connection to the database
+/// breaks the backup fails: what followed would be of another moment.
 pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Counts> {
     if !config.cluster.is_on() {
         // Nobody else writes: the directory is locked.
@@ -133,7 +133,8 @@ pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Cou
 /// left over. For the same reason that of a node that runs alone is filled beside its place ([`Beside`]).
 ///
 /// # Errors
-/// When a node of the cluster runs, or another tool that fills its metadata; when metadata holds buckets, the backup is damaged or cut off; those of metadata.
+/// When a node of the cluster runs, or another tool that fills its metadata; when metadata holds buckets, the backup is
+/// damaged or cut off; those of metadata.
 pub async fn restore(config: &Config, from: &mut (impl Read + Seek)) -> anyhow::Result<Counts> {
     load::check(from).context("nothing was restored")?;
     from.rewind().context("read the backup again")?;

@@ -25,11 +25,11 @@
 //! | buckets | their names; versioning is on where a version has an id. They belong to the user named. Policies, CORS, tags, ACLs: no |
 //! | users | the names of those who own objects, without keys: make keys with `holdfast root create` and `holdfast key create` |
 //!
-//! **Between several contents of one version** the later one counts: that of the later time in its label, then the younger one.
-//! What a move writes bears the time of the version, which is no earlier than that of the content that came in by a PUT. So a stub
-//! wins over the chunks that it was moved from and that are not reclaimed yet, chunks that a restore brought win over the stub
-//! that they were restored from, and an overwrite wins over both. The content that lost is an orphan from then on. A content
-//! without its last chunk loses against any other.
+//! **Between several contents of one version** the later one counts: that of the later time in its label, then the
+//! younger one. What a move writes bears the time of the version, which is no earlier than that of the content that
+//! came in by a PUT. So a stub wins over the chunks that it was moved from and that are not reclaimed yet, chunks that
+//! a restore brought win over the stub that they were restored from, and an overwrite wins over both. The content that
+//! lost is an orphan from then on. A content without its last chunk loses against any other.
 //!
 //! But a stub may be of a move that was never committed, and then its pieces are deleted sooner or later. So where all chunks
 //! that it was moved from are still here and have the MD5 that the stub tells, they are taken, with the tier as storage class:
@@ -39,10 +39,11 @@
 //! **On top of a backup** that was put back, only what was moved since is looked for ([`RebuildOptions::moved_only`]): labels do not
 //! know of copies, and what is deleted under one name may be there under another.
 //!
-//! **Torn writes.** A label tells the size of the whole content, and the last chunk is stored when those before it are: a content whose
-//! last chunk is nowhere is of a write that broke off. A node that runs alone sees that at once. In a cluster the end of what begins
-//! here may be on another node, and brings the object back there ([`begun`]); so what ends nowhere does not come back, nor takes the
-//! place of what it was to replace, unless that is asked for ([`RebuildOptions::unended`]).
+//! **Torn writes.** A label tells the size of the whole content, and the last chunk is stored when those before it are:
+//! a content whose last chunk is nowhere is of a write that broke off. A node that runs alone sees that at once. In a
+//! cluster the end of what begins here may be on another node, and brings the object back there ([`begun`]); so what
+//! ends nowhere does not come back, nor takes the place of what it was to replace, unless that is asked for
+//! ([`RebuildOptions::unended`]).
 //!
 //! **The next node of a cluster** has other chunks, or older ones. What it finds is held against what the nodes before it have brought
 //! back by the same rules ([`known`]), and takes its place among the versions of its key by its time. So the nodes may be walked
@@ -91,8 +92,9 @@ pub struct RebuildOptions {
     /// Only give versions that the metadata has the contents that they were moved to: what a backup that was put back does not
     /// know of them. Nothing else comes back, such as names that objects had before they were copied to others and deleted.
     pub moved_only: bool,
-    /// Also bring back contents whose end was found nowhere, where nothing else has their name: what is left of writes that broke off,
-    /// and of objects that lost their end. Only after all nodes of a cluster were walked is it known which those are.
+    /// Also bring back contents whose end was found nowhere, where nothing else has their name: what is left of writes
+    /// that broke off, and of objects that lost their end. Only after all nodes of a cluster were walked is it known
+    /// which those are.
     pub unended: bool,
     /// These disks are all that there are: a chunk that is not here is nowhere.
     pub alone: bool,
@@ -101,8 +103,8 @@ pub struct RebuildOptions {
 /// Rebuilds metadata from this node's disks.
 ///
 /// # Errors
-/// When this node runs, or unless it is a dry run any node of its cluster, or another tool that fills the metadata; when metadata holds buckets already (unless `add`);
-/// those of disks and metadata.
+/// When this node runs, or unless it is a dry run any node of its cluster, or another tool that fills the metadata;
+/// when metadata holds buckets already (unless `add`); those of disks and metadata.
 pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> anyhow::Result<RebuildReport> {
     let options = RebuildOptions { alone: !config.cluster.is_on(), ..options };
     let data_dir = DataDir::open(&config.node.data_dir)?;

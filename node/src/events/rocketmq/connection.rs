@@ -1,11 +1,11 @@
 //! One connection to a name server or broker: requests go out as they come, answers are matched by number.
 //!
 //! A connection that fails once is over: everything under way on it ends with [`EventError::Unavailable`], and
-//! [`Connections`] makes another one for who asks next. A request that is given up (its deadline passed, its future dropped)
-//! leaves the connection as it is, and its answer is thrown away, if anything came since the request was made. A connection that has
-//! been silent since then is given up with it: the other end may be gone without a word. What it has not taken yet is thrown away,
-//! here and in the kernel, which would otherwise go on sending it for minutes: it would arrive behind its repetition, and behind
-//! what followed that.
+//! [`Connections`] makes another one for who asks next. A request that is given up (its deadline passed, its future
+//! dropped) leaves the connection as it is, and its answer is thrown away, if anything came since the request was made.
+//! A connection that has been silent since then is given up with it: the other end may be gone without a word. What it
+//! has not taken yet is thrown away, here and in the kernel, which would otherwise go on sending it for minutes: it
+//! would arrive behind its repetition, and behind what followed that.
 //!
 //! **Bounds.** [`REQUESTS_MAX`] requests wait to be written; more wait for their turn, within their deadlines.
 

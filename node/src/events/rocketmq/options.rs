@@ -52,7 +52,8 @@ pub struct RocketMqOptions {
     pub create_topics: bool,
     /// Queues that a topic gets on each broker when it is made.
     pub topic_queues: u32,
-    /// Names of the brokers whose queues the topics have, each with [`Self::topic_queues`]. None: what the name servers say.
+    /// Names of the brokers whose queues the topics have, each with [`Self::topic_queues`]. None: what the name servers
+    /// say.
     pub brokers: Vec<String>,
     /// How long making a connection may take.
     pub connect_timeout: Duration,

@@ -2,11 +2,12 @@
 //!
 //! **Order.** A key's queue is its hash over the list of queues, so the order of a key's messages holds as long as that list
 //! stays, and is the same on all nodes.
-//! * Where the configuration names the brokers ([`RocketMqOptions::brokers`]), the list is theirs, whatever the name servers know
-//!   at the moment: keys of a broker that is missing wait for it, and a node that starts meanwhile knows the same list.
+//! * Where the configuration names the brokers ([`RocketMqOptions::brokers`]), the list is theirs, whatever the name
+//!   servers know at the moment: keys of a broker that is missing wait for it, and a node that starts meanwhile knows
+//!   the same list.
 //! * Elsewhere it is what the name servers say. A broker that they no longer know keeps its queues in the list for
-//!   [`MISSING_GRACE`], where this process knew it. After that its keys move to others' queues, with a warning, since nothing
-//!   else would ever deliver them. For that long a topic is not made anew elsewhere, either.
+//!   [`MISSING_GRACE`], where this process knew it. After that its keys move to others' queues, with a warning, since
+//!   nothing else would ever deliver them. For that long a topic is not made anew elsewhere, either.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -34,7 +35,8 @@ pub(super) use create::masters;
 
 /// How long a route is used before it is asked for again.
 const ROUTE_AGE_MAX: Duration = Duration::from_secs(30);
-/// How long who knows a route waits for a newer one, and the pause after it came in vain: brokers work without name servers.
+/// How long who knows a route waits for a newer one, and the pause after it came in vain: brokers work without name
+/// servers.
 const REFRESH_MAX: Duration = Duration::from_secs(2);
 /// How long a broker may be missing before its queues are given up.
 const MISSING_GRACE: Duration = Duration::from_secs(10 * 60);
@@ -254,8 +256,8 @@ impl Routes {
         }
         match self.ask(connections, topic, limit).await {
             Ok(route) => Ok(self.learn(topic, route)),
-            // What is known already is better than nothing: brokers work without name servers, and keys wait for those that are
-            // missing.
+            // What is known already is better than nothing: brokers work without name servers, and keys wait for those
+            // that are missing.
             Err(error @ (EventError::Unavailable(_) | EventError::TimedOut(_))) => {
                 let mut all = self.known.lock();
                 let Some(known) = all.get_mut(topic) else { return Err(error) };

@@ -126,9 +126,9 @@ impl<R: Reader> Source for Versions<'_, R> {
         (after, last): &(u64, VersionId),
         rows_max: usize,
     ) -> MetadataResult<Vec<VersionRow>> {
-        // What was current was read before, so nothing after a place is. But when all that was read of the key is deleted since,
-        // the version behind it was made the latest, under a new sequence number, which is the lowest above the place. While
-        // anything of it is there, the lowest is that: whoever collects leaves out what it has.
+        // What was current was read before, so nothing after a place is. But when all that was read of the key is
+        // deleted since, the version behind it was made the latest, under a new sequence number, which is the lowest
+        // above the place. While anything of it is there, the lowest is that: whoever collects leaves out what it has.
         static SQL: LazyLock<Arc<str>> = LazyLock::new(|| {
             format!(
                 "SELECT {LISTED_COLUMNS}, 0 FROM objects o LEFT JOIN contents c ON c.id = o.content \

@@ -273,9 +273,9 @@ async fn request_class<S: Session>(
     Ok(MoveQueued::Queued)
 }
 
-/// A request for a cold version to lie on the cluster's disks for a while. A version has one move, so a change of class that
-/// waits ends here, but is not forgotten: the class is the wanted one from now on, and the end of the restore leads there. One
-/// to the cluster's disks goes on, as it does all that is asked for.
+/// A request for a cold version to lie on the cluster's disks for a while. A version has one move, so a change of class
+/// that waits ends here, but is not forgotten: the class is the wanted one from now on, and the end of the restore
+/// leads there. One to the cluster's disks goes on, as it does all that is asked for.
 async fn request_restore<S: Session>(
     tx: &mut S,
     request: &MoveRequest,

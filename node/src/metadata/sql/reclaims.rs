@@ -4,9 +4,10 @@
 //! it by removing that row. From then on only the row in `reclaims` knows its chunks, until [`finish`]. Of a content in a tier,
 //! the claim puts its pieces on the list of what that tier is to delete.
 //!
-//! `queued_ms` is by the clock of the node that committed, and held against that of the node that deletes: a wrong one makes the
-//! grace shorter or longer. Only reads that are open lean on the grace, and they break off; whether a content is referred to is
-//! compared in the transaction of the claim, and what a backup brings back is lost with or without it in the end.
+//! `queued_ms` is by the clock of the node that committed, and held against that of the node that deletes: a wrong one
+//! makes the grace shorter or longer. Only reads that are open lean on the grace, and they break off; whether a content
+//! is referred to is compared in the transaction of the claim, and what a backup brings back is lost with or without it
+//! in the end.
 
 use std::collections::HashSet;
 

@@ -112,8 +112,9 @@ fn insert_new(dialect: Dialect, table: &str, columns: &str, rows: &str) -> Strin
 /// A statement over many rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::metadata) enum Shape {
-    /// `(bucket, key, new content or NULL)` × n → place, versioning, of the current row version, content, etag, whether the new
-    /// content was condemned, of the current row sequence, of the bucket revision, whether the current row is restored.
+    /// `(bucket, key, new content or NULL)` × n → place, versioning, of the current row version, content, etag, whether
+    /// the new content was condemned, of the current row sequence, of the bucket revision, whether the current row is
+    /// restored.
     LoadKeys,
     /// Content rows × n.
     InsertContents,

@@ -1,4 +1,5 @@
-//! What can be told from a request's operation, query and headers alone: the actions that it needs, and what it may not carry.
+//! What can be told from a request's operation, query and headers alone: the actions that it needs, and what it may not
+//! carry.
 
 use http::HeaderMap;
 
@@ -36,11 +37,11 @@ pub(super) fn has_streaming_payload(headers: &HeaderMap) -> bool {
     starts("x-amz-content-sha256", b"STREAMING-") || starts("content-encoding", b"aws-chunked")
 }
 
-/// A subresource that s3s does not know, on a request that would be taken for a plain write or deletion. S3 gains new ones
-/// (`?renameObject`), and carrying one out as PutObject with an empty body would destroy the object.
+/// A subresource that s3s does not know, on a request that would be taken for a plain write or deletion. S3 gains new
+/// ones (`?renameObject`), and carrying one out as PutObject with an empty body would destroy the object.
 ///
-/// Of a read S3 passes over what it does not know, so there only those are refused that S3 has: a program that asks how a
-/// bucket is configured would take a listing for the answer.
+/// Of a read S3 passes over what it does not know, so there only those are refused that S3 has: a program that asks how
+/// a bucket is configured would take a listing for the answer.
 pub(super) fn unknown_subresource<'q>(operation: &str, query: &'q str) -> Option<&'q str> {
     if query.is_empty() {
         return None;
@@ -58,8 +59,8 @@ pub(super) fn unknown_subresource<'q>(operation: &str, query: &'q str) -> Option
     })
 }
 
-/// A parameter that belongs to another operation, which the request was meant to be: `uploadId` without `partNumber` must
-/// not replace the object by the part.
+/// A parameter that belongs to another operation, which the request was meant to be: `uploadId` without `partNumber`
+/// must not replace the object by the part.
 pub(super) fn misplaced_parameter<'q>(operation: &str, query: &'q str) -> Option<&'q str> {
     let others: &[&str] = match operation {
         "PutObject" | "CopyObject" => &["partNumber", "uploadId", "versionId"],

@@ -150,9 +150,10 @@ impl S3Front {
         }
     }
 
-    /// The object that this very upload became, if it is there already: a client that did not hear the answer asks again, and
-    /// by then the upload is gone. One that was aborted became none, though another may have brought the same bytes. Where the
-    /// bytes were moved to or from a tier the content is another one, and the mark that the upload was begun with tells.
+    /// The object that this very upload became, if it is there already: a client that did not hear the answer asks
+    /// again, and by then the upload is gone. One that was aborted became none, though another may have brought the
+    /// same bytes. Where the bytes were moved to or from a tier the content is another one, and the mark that the
+    /// upload was begun with tells.
     async fn completed_before(
         &self,
         bucket: &Bucket,
@@ -186,8 +187,8 @@ fn content_of(place: (BucketId, &str, UploadId), unix_seconds: u64) -> ContentId
     id
 }
 
-/// What an upload to a key is begun with, and its object keeps. A copy under another key, which keeps it too, is not that
-/// upload's object.
+/// What an upload to a key is begun with, and its object keeps. A copy under another key, which keeps it too, is not
+/// that upload's object.
 pub(super) fn completion_mark(place: (BucketId, &str, UploadId)) -> String {
     hex::encode(&digest_of(place).as_ref()[..16])
 }

@@ -177,8 +177,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Has the index name the copy `moved` in `target` instead of the original at `from`, if `allowed`, asked while nobody else can
-    /// look the chunk up, says so.
+    /// Has the index name the copy `moved` in `target` instead of the original at `from`, if `allowed`, asked while
+    /// nobody else can look the chunk up, says so.
     fn exchange(
         &self,
         segment: &Arc<Segment>,
@@ -192,8 +192,8 @@ impl Inner {
         let exchanged = self.index.replace_if(&moved.id, from, to, || {
             let allowed = allowed();
             if allowed {
-                // At once with the exchange: a tombstone of the copy must outlive the old segment, too, and a settling that took
-                // the original for alive must see that it has died since.
+                // At once with the exchange: a tombstone of the copy must outlive the old segment, too, and a settling
+                // that took the original for alive must see that it has died since.
                 self.retention.lock().note_stale_copy(segment.number());
             }
             allowed

@@ -82,8 +82,8 @@ impl Inner {
         self.remove_if_dead(segment).await;
     }
 
-    /// Gives the blocks of a range back. Where the file system has no holes, or is too full to note one, the first block is
-    /// overwritten, so that no scan takes the record for alive; compaction gives the space back later.
+    /// Gives the blocks of a range back. Where the file system has no holes, or is too full to note one, the first
+    /// block is overwritten, so that no scan takes the record for alive; compaction gives the space back later.
     pub(super) async fn erase(&self, segment: &Segment, offset: u64, len: u64) -> io::Result<()> {
         if len == 0 {
             return Ok(());
@@ -211,8 +211,8 @@ impl Inner {
         let (indexed, punched, tail, sequence_max, entries, kills) = {
             let mut state = segment.state.lock();
             state.unsettled = false;
-            // What is known to be punched, not what is dead and not known to wait for it: a record that dies from here on must stay
-            // listed, or after a crash nobody would punch it, nor keep its tombstone.
+            // What is known to be punched, not what is dead and not known to wait for it: a record that dies from here
+            // on must stay listed, or after a crash nobody would punch it, nor keep its tombstone.
             let punched = state.punched.clone();
             let (entries, kills) =
                 if state.indexed { (vec![], vec![]) } else { (state.entries.clone(), state.kills.clone()) };
@@ -258,7 +258,8 @@ impl Inner {
     /// What the index file of a segment lists. A damaged one is made anew from the index in memory and a scan.
     ///
     /// # Errors
-    /// When the scan cannot read the segment whole, or finds tombstones damaged: who goes on without them forgets deletions.
+    /// When the scan cannot read the segment whole, or finds tombstones damaged: who goes on without them forgets
+    /// deletions.
     pub(crate) async fn listed(
         &self,
         segment: &Segment,

@@ -3,23 +3,25 @@
 //! 1. Lock the directory; read or write the superblock; remove what interrupted renames left.
 //! 2. For each segment: its header and the tombstones of its index file. A segment without a good index file is scanned
 //!    ([`super::scan`]; `segments`).
-//! 3. A scanned record that does not match is *torn* (nobody was told of it) or, at or below the highest stable sequence number
-//!    seen, *damaged*: it stays in the index and answers "corrupt", so that repair learns of it. A copy that compaction made is torn
-//!    where its original or a tombstone is found, and damaged else. Everything in a scanned segment
-//!    that is no good record is punched. What no sync is known to have covered (records above the stable number, copies of
-//!    compaction) is written again as it is, and all of it synced, before anything is served: the caches of kernel and
-//!    disk may show what the platter does not have, and after a failed sync no later one would write it (`settle`).
+//! 3. A scanned record that does not match is *torn* (nobody was told of it) or, at or below the highest stable
+//!    sequence number seen, *damaged*: it stays in the index and answers "corrupt", so that repair learns of it. A copy
+//!    that compaction made is torn where its original or a tombstone is found, and damaged else. Everything in a
+//!    scanned segment that is no good record is punched. What no sync is known to have covered (records above the
+//!    stable number, copies of compaction) is written again as it is, and all of it synced, before anything is served:
+//!    the caches of kernel and disk may show what the platter does not have, and after a failed sync no later one would
+//!    write it (`settle`).
 //! 4. Chunks enter the index, unless a tombstone kills them (`fill`).
 //! 5. Scanned segments are sealed. After a clean end the last segment goes on where it ended.
 //!
-//! **What cannot be read.** An unreadable index file costs a scan, and an unreadable piece of a chunk that chunk. But where a scan
-//! could not read what lies between the records that it found, or the header of a segment without an index file, there may have
-//! been tombstones, and numbers that all later ones must be above. What is derived from a log with a hole in it must not be written
-//! down: an index file without those tombstones would bring their chunks back for good, and a tombstone that is only needed by a
-//! record in the hole would be removed. So such a disk is opened **fenced**: what was found is served, and no segment is written,
-//! punched, settled or removed, not even as far as recovery does it else. A chunk whose tombstone is in the hole answers while that
-//! lasts; the fence, the log and the findings say that this may be so. A later start that can read the hole finds everything as it
-//! was. Who cannot wait for that says so by a file ([`GIVEN_UP`]): then the holes are punched, and what was in them is lost.
+//! **What cannot be read.** An unreadable index file costs a scan, and an unreadable piece of a chunk that chunk. But
+//! where a scan could not read what lies between the records that it found, or the header of a segment without an index
+//! file, there may have been tombstones, and numbers that all later ones must be above. What is derived from a log with
+//! a hole in it must not be written down: an index file without those tombstones would bring their chunks back for
+//! good, and a tombstone that is only needed by a record in the hole would be removed. So such a disk is opened
+//! **fenced**: what was found is served, and no segment is written, punched, settled or removed, not even as far as
+//! recovery does it else. A chunk whose tombstone is in the hole answers while that lasts; the fence, the log and the
+//! findings say that this may be so. A later start that can read the hole finds everything as it was. Who cannot wait
+//! for that says so by a file ([`GIVEN_UP`]): then the holes are punched, and what was in them is lost.
 
 use std::io;
 use std::ops::Range;
@@ -81,7 +83,8 @@ pub struct RecoveryReport {
     pub torn: Vec<ChunkId>,
     /// Records that are damaged though they were written whole: reading them answers "corrupt".
     pub damaged: Vec<ChunkId>,
-    /// Bytes of segments that could not be read and may have held anything. Not 0: the disk is fenced, unless they were given up.
+    /// Bytes of segments that could not be read and may have held anything. Not 0: the disk is fenced, unless they were
+    /// given up.
     pub unread_bytes: u64,
     /// Wall time in milliseconds.
     pub elapsed_ms: u64,

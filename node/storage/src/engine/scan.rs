@@ -4,9 +4,9 @@
 //! checksums: a header may have become durable before its payload. What a record that does not match means is for the caller
 //! to say.
 //!
-//! What the disk cannot read is passed over block by block. Within a chunk whose header is good it damages that chunk and
-//! nothing else, since a record's space holds no other record. Anywhere else it is listed as *unread*: there may be chunks,
-//! and tombstones of chunks that are found.
+//! What the disk cannot read is passed over block by block. Within a chunk whose header is good it damages that chunk
+//! and nothing else, since a record's space holds no other record. Anywhere else it is listed as *unread*: there may be
+//! chunks, and tombstones of chunks that are found.
 
 use std::io;
 use std::ops::Range;
@@ -23,8 +23,8 @@ use crate::format::segment::SegmentHeader;
 use crate::io::BlockFile;
 use crate::segment::Segment;
 
-/// Reads of a segment that may fail before the rest of it counts as unread: a disk that tries long to read a block must not
-/// hold the start up for hours.
+/// Reads of a segment that may fail before the rest of it counts as unread: a disk that tries long to read a block must
+/// not hold the start up for hours.
 const FAILED_READS_MAX: u32 = 256;
 
 /// What a scan found in a segment.

@@ -48,8 +48,8 @@ pub const HEADER_BYTES: usize = 128;
 const CRC_AT: usize = HEADER_BYTES - 4;
 
 /// Flag: a copy made by compaction. It keeps the sequence number of its original, which exists until the copy was read
-/// back; so a damaged copy is dropped where there is the original, whatever the stable sequence number says, and is damage
-/// where there is none.
+/// back; so a damaged copy is dropped where there is the original, whatever the stable sequence number says, and is
+/// damage where there is none.
 pub const FLAG_MOVED: u8 = 1;
 
 /// What a record is.

@@ -5,8 +5,8 @@
 //!   the platter. Open files are dead from then on, also after [`SimIo::recover`]. Creating directories is durable at once.
 //! * **Failed sync**: as in a real kernel, what it should have written is there by chance, and no later sync writes it.
 //! * **Lost flushes**: syncs succeed and do nothing. **Lost writes**: a write succeeds and does nothing. **Misdirected
-//!   write**: it lands elsewhere in the file. **Bit rot**: [`SimIo::rot`]. **Full**: [`SimIo::set_capacity`]. **Unreadable
-//!   sectors**: [`SimIo::set_unreadable`].
+//!   write**: it lands elsewhere in the file. **Bit rot**: [`SimIo::rot`]. **Full**: [`SimIo::set_capacity`].
+//!   **Unreadable sectors**: [`SimIo::set_unreadable`].
 //!
 //! Operations complete in an order shuffled by the seed. On a current-thread runtime all is deterministic: the same seed and
 //! the same calls give the same run, so that a failing seed can be replayed.

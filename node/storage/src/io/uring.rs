@@ -263,8 +263,9 @@ impl Ring {
         .await;
     }
 
-    /// Submits what was pushed. What the kernel does not take (it is out of memory, or has completions to hand over first) is
-    /// tried again soon: a thread that never parks would leave it behind for ever, and one that parks would not be woken.
+    /// Submits what was pushed. What the kernel does not take (it is out of memory, or has completions to hand over
+    /// first) is tried again soon: a thread that never parks would leave it behind for ever, and one that parks would
+    /// not be woken.
     fn enter(&self, retry: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) {
         let Some(submitter) = self.submitter else {
             self.unsubmitted.set(0);

@@ -31,8 +31,8 @@ fn bytes(n: u32) -> Vec<u8> {
     payload(u64::from(n), 30_000)
 }
 
-/// Writes chunks 0 to 6 and deletes 2 in between; the process dies before anything else is done. Returns where the tombstone
-/// is.
+/// Writes chunks 0 to 6 and deletes 2 in between; the process dies before anything else is done. Returns where the
+/// tombstone is.
 async fn with_a_deletion(io: &SimIo) -> (PathBuf, Range<u64>) {
     let engine = sim_engine(io).await;
     for n in 0..6 {

@@ -1,10 +1,10 @@
 //! Looks, once after the start, for replicas of this node whose data is gone.
 //!
-//! Every shard of which this node is a member is compared in size with another member: a disk that was replaced shows as a
-//! replica that lacks more than half. What metadata does not know does not count: the other member may have been away when it was
-//! deleted, and a sound replica must not be given up for that. A shard that is lost is reported and joined anew, which is quicker
-//! than one repair a chunk and lets the quorum count without it meanwhile. Whatever lacks less is found and healed by
-//! [`compare`](super::super::compare).
+//! Every shard of which this node is a member is compared in size with another member: a disk that was replaced shows
+//! as a replica that lacks more than half. What metadata does not know does not count: the other member may have been
+//! away when it was deleted, and a sound replica must not be given up for that. A shard that is lost is reported and
+//! joined anew, which is quicker than one repair a chunk and lets the quorum count without it meanwhile. Whatever lacks
+//! less is found and healed by [`compare`](super::super::compare).
 
 use holdfast_protocol::NodeId;
 

@@ -1,14 +1,16 @@
 //! Contents of several chunks that begin on this node and end elsewhere, or nowhere.
 //!
-//! A label tells the size of the whole content, so that it is known which chunk is the last one, and the last one is stored only when
-//! those before it are. So **a content whose last chunk is on some node is whole, and one whose last chunk is on none broke off**. But
-//! the chunks of a content are of different shards, and a run sees the disks of one node. What begins here and does not end here
-//! therefore is no object by that: the node that has the end brings it back, under its name, of its size and time. What it cannot
-//! tell is what only the first chunk says: owner, headers, tags and ACL. That is added here, when the object is there.
+//! A label tells the size of the whole content, so that it is known which chunk is the last one, and the last one is
+//! stored only when those before it are. So **a content whose last chunk is on some node is whole, and one whose last
+//! chunk is on none broke off**. But the chunks of a content are of different shards, and a run sees the disks of one
+//! node. What begins here and does not end here therefore is no object by that: the node that has the end brings it
+//! back, under its name, of its size and time. What it cannot tell is what only the first chunk says: owner, headers,
+//! tags and ACL. That is added here, when the object is there.
 //!
 //! An upload is begun by the first chunk of any of its parts, and gets each part by that part's last chunk.
 //!
-//! So of nodes that are walked in any order the first round brings all objects back, and the second one gives them all that they had.
+//! So of nodes that are walked in any order the first round brings all objects back, and the second one gives them all
+//! that they had.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +33,8 @@ pub(super) fn parts(begun: &[Begun]) -> BTreeSet<(UploadId, u16)> {
     begun.iter().filter_map(part).collect()
 }
 
-/// Adds what the first chunks tell to what the last ones have brought back. Gives back the keys of versions that need nothing more.
+/// Adds what the first chunks tell to what the last ones have brought back. Gives back the keys of versions that need
+/// nothing more.
 ///
 /// # Errors
 /// Those of metadata.

@@ -27,8 +27,8 @@ pub struct RebuildReport {
     pub superseded: u64,
     /// Versions that the metadata had already.
     pub known: u64,
-    /// Contents that begin on this node and end on none that was walked until now: another node has their end, or the write broke
-    /// off.
+    /// Contents that begin on this node and end on none that was walked until now: another node has their end, or the
+    /// write broke off.
     pub unended: u64,
     /// Of the objects those that came back by their end alone, without owner, headers, tags and ACL.
     pub without_head: u64,

@@ -12,7 +12,8 @@ use super::{RebuildOptions, RebuildReport, stubs};
 /// Chunks a page of the walk.
 const PAGE: usize = 4_096;
 
-/// Reads every label that can be the first of a content, or of its stub; and in a cluster the last of one whose first is elsewhere.
+/// Reads every label that can be the first of a content, or of its stub; and in a cluster the last of one whose first
+/// is elsewhere.
 pub(super) async fn walk(chunks: &dyn ReplicaStore, options: RebuildOptions, report: &mut RebuildReport) -> Contents {
     // On top of a backup the versions that are there say what is whole, and what they are called.
     let by_end = !options.alone && !options.moved_only;

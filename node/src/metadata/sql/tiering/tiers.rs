@@ -1,5 +1,5 @@
-//! Which cold tiers there are. Changes are made under the lock of all tiers, so that what was judged beside the others still
-//! holds when it is written.
+//! Which cold tiers there are. Changes are made under the lock of all tiers, so that what was judged beside the others
+//! still holds when it is written.
 
 use holdfast_actors::ports::metadata::{MetadataError, MetadataResult};
 use holdfast_actors::ports::tiering::TierRecord;

@@ -21,8 +21,8 @@ async fn put(engine: &Engine, n: u32, len: usize) {
     writer.finish().await.unwrap();
 }
 
-/// A disk with one chunk, 0, in a segment that is worth to be compacted, and one, 5, in the active one; all is settled. Returns
-/// both segments, too.
+/// A disk with one chunk, 0, in a segment that is worth to be compacted, and one, 5, in the active one; all is settled.
+/// Returns both segments, too.
 async fn sparse(io: &SimIo) -> (Engine, Arc<Segment>, Arc<Segment>) {
     let mut config = EngineConfig::new(Path::new("/disk"), [1; 16], [2; 16]);
     (config.segment_size_bytes, config.reserve_bytes, config.background) = (512 << 10, 512 << 10, false);

@@ -62,7 +62,8 @@ impl Opener {
         Ok((filling.index, filling.retention))
     }
 
-    /// A copy made by compaction that does not match: torn where its original stands, or a deletion; else it was the chunk.
+    /// A copy made by compaction that does not match: torn where its original stands, or a deletion; else it was the
+    /// chunk.
     fn judge_copies(&mut self, index: &Index, copies: Vec<(u32, Suspect)>) {
         for (segment, suspect) in copies {
             let entry = suspect.entry();

@@ -142,7 +142,8 @@ impl Opener {
         Ok(None)
     }
 
-    /// A segment without a header. If nothing else is in it either, a crash interrupted its making; else it is left alone.
+    /// A segment without a header. If nothing else is in it either, a crash interrupted its making; else it is left
+    /// alone.
     async fn discard_or_leave(
         &mut self,
         file: &Arc<dyn BlockFile>,

@@ -1,5 +1,5 @@
-//! What scans found becomes durable and nothing else stays: torn records are told from damaged ones, what is no record is
-//! punched, what no sync is known to have covered is written again.
+//! What scans found becomes durable and nothing else stays: torn records are told from damaged ones, what is no record
+//! is punched, what no sync is known to have covered is written again.
 
 use std::io;
 
@@ -13,8 +13,9 @@ use crate::io::OpenMode;
 use crate::segment::Segment;
 
 impl Opener {
-    /// Tells torn records from damaged ones, gives the space of what is no record back, and makes durable what was found. Where
-    /// something could not be read, only the first: what says that a record was written whole may be there, too.
+    /// Tells torn records from damaged ones, gives the space of what is no record back, and makes durable what was
+    /// found. Where something could not be read, only the first: what says that a record was written whole may be
+    /// there, too.
     pub(super) async fn settle_scans(&mut self, found: &mut [Found]) -> Result<(), OpenError> {
         let stable = found.iter().filter_map(|found| found.scan.as_ref()).map(|scan| scan.stable_sequence).max();
         let stable_unknown = self.report.unread_bytes > 0;

@@ -53,10 +53,11 @@ impl Submitter {
     }
 }
 
-/// Enters the kernel until it has taken `count` entries or has none left to take. Returns how many may be left, and why.
+/// Enters the kernel until it has taken `count` entries or has none left to take. Returns how many may be left, and
+/// why.
 ///
-/// A short count has two reasons: the crate submitted some itself when the queue was full, or the kernel stopped in the middle.
-/// Asked again it takes more, none, or fails.
+/// A short count has two reasons: the crate submitted some itself when the queue was full, or the kernel stopped in the
+/// middle. Asked again it takes more, none, or fails.
 pub(super) fn submit_all(count: u32, mut submit: impl FnMut(u32) -> io::Result<u32>) -> (u32, io::Result<()>) {
     let mut left = count;
     while left > 0 {
