@@ -1,10 +1,11 @@
 //! Metadata from the labels of chunks (promise D10), for when the database and its backups are lost.
 //!
 //! A label holds bucket, key, version, size and time of the content, and on a content's first chunk the owner, the headers,
-//! the tags and the ACL. So the first chunk of a content is enough to find its object again and to know all of its chunks,
-//! wherever they are. The label of a part says which part of which upload it is; whether the upload was completed no label
-//! says. So parts come back as unfinished uploads ([`uploads`]), which are kept, can be listed, and can be completed here or
-//! by a client; which of them were objects is for the operator to say.
+//! the tags and the ACL. So any chunk of a content is enough to know its name and all of its chunks, wherever they are; the
+//! last one proves that it was stored whole, and the first one gives what else its object had. The label of a part says
+//! which part of which upload it is; whether the upload was completed no label says. So parts come back as unfinished
+//! uploads ([`uploads`]), which are kept, can be listed, and can be completed here or by a client; which of them were
+//! objects is for the operator to say.
 //!
 //! A content in a cold tier has no chunks here but its stub ([`stubs`]), whose payload says where in the tier the bytes are. It is
 //! a small chunk, and every node that holds it brings the object back alone; a damaged one counts as unreadable, and the next

@@ -20,7 +20,7 @@ use holdfast_actors::ports::{MetadataError, MetadataStore};
 use holdfast_protocol::label::PartLabel;
 use holdfast_protocol::{UploadId, VersionId};
 
-use super::commit::commit;
+use super::commit::{commit, version_before};
 use super::found::{Begun, Found, Of};
 use super::{RebuildOptions, RebuildReport, known, uploads};
 
@@ -75,11 +75,7 @@ async fn follow_version(
 ) -> anyhow::Result<()> {
     let failed = || format!("rebuild {bucket}/{key}");
     let id = metadata.bucket(bucket).await.with_context(failed)?.id;
-    let before = match metadata.object(id, key, Some(version)).await {
-        Ok(before) => Some(before),
-        Err(MetadataError::NoSuchKey | MetadataError::NoSuchVersion) => None,
-        Err(error) => return Err(error).with_context(failed),
-    };
+    let before = version_before(metadata, id, key, version).await.with_context(failed)?;
     match before.as_deref().and_then(|before| Some((before, before.content.as_deref()?))) {
         Some((_, there)) if there.id == found.content => {
             commit(chunks, metadata, owner, (bucket, key, version), found, (options, report)).await?;

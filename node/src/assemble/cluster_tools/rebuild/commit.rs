@@ -1,8 +1,10 @@
 //! One version that was found, and the metadata that may know of it already.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use holdfast_actors::ports::chunks::ReplicaStore;
-use holdfast_actors::ports::metadata::{ContentSource, ObjectVersion};
+use holdfast_actors::ports::metadata::{BucketId, ContentSource, ObjectVersion};
 use holdfast_actors::ports::{MetadataError, MetadataStore};
 use holdfast_protocol::{Extent, Manifest, STUB_INDEX, VersionId};
 
@@ -25,11 +27,7 @@ pub(super) async fn commit(
     let failed = || format!("rebuild {bucket}/{key}");
     let size_bytes = found.size_bytes;
     let bucket_found = metadata.bucket(bucket).await.with_context(failed)?;
-    let before = match metadata.object(bucket_found.id, key, Some(version)).await {
-        Ok(before) => Some(before),
-        Err(MetadataError::NoSuchKey | MetadataError::NoSuchVersion) => None,
-        Err(error) => return Err(error).with_context(failed),
-    };
+    let before = version_before(metadata, bucket_found.id, key, version).await.with_context(failed)?;
     if options.moved_only && !is_moved(chunks, &found, before.as_deref()) {
         report.known += 1;
         return Ok(());
@@ -77,6 +75,23 @@ pub(super) async fn commit(
     report.objects += 1;
     report.bytes += size_bytes;
     Ok(())
+}
+
+/// The version that the metadata has already.
+///
+/// # Errors
+/// Those of metadata.
+pub(super) async fn version_before(
+    metadata: &dyn MetadataStore,
+    bucket: BucketId,
+    key: &str,
+    version: VersionId,
+) -> Result<Option<Arc<ObjectVersion>>, MetadataError> {
+    match metadata.object(bucket, key, Some(version)).await {
+        Ok(before) => Ok(Some(before)),
+        Err(MetadataError::NoSuchKey | MetadataError::NoSuchVersion) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether what was found is where a version was moved to, by all that can be told.
