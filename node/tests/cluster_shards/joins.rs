@@ -110,6 +110,16 @@ async fn a_joiner_waits_for_absent_members_that_may_have_more() {
     world.stop().await;
 }
 
+/// Node 4 takes the place of node 3 in all shards.
+async fn replace_3_by_4(world: &World) {
+    world
+        .apply(|layout| {
+            assign(layout, 4);
+            layout.nodes.get_mut(&id(3)).expect("in the layout").draining = true;
+        })
+        .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_joiner_reads_what_it_has_from_the_disk_before_it_counts() {
     let mut world = World::new(3, settings()).await;
@@ -130,12 +140,7 @@ async fn a_joiner_reads_what_it_has_from_the_disk_before_it_counts() {
     world.start(4).await;
     // Repairs are not what heals it.
     world.nodes[&4].handle.pause_repairs();
-    world
-        .apply(|layout| {
-            assign(layout, 4);
-            layout.nodes.get_mut(&id(3)).expect("in the layout").draining = true;
-        })
-        .await;
+    replace_3_by_4(&world).await;
     world.settle("everything moved").await;
     let fetched = world.nodes[&4].handle.rebuild().bytes_fetched;
     assert!(
@@ -155,12 +160,7 @@ async fn a_joiner_carries_out_its_repairs_before_it_is_a_member() {
     let chunks: Vec<ChunkId> = world.written.lock().keys().copied().collect();
     let rows: Vec<_> = chunks.iter().map(|chunk| (*chunk, id(4))).collect();
     world.metadata.queue_repairs(&rows, 1).await.expect("queued");
-    world
-        .apply(|layout| {
-            assign(layout, 4);
-            layout.nodes.get_mut(&id(3)).expect("in the layout").draining = true;
-        })
-        .await;
+    replace_3_by_4(&world).await;
     let joined = async || {
         let waiting = world.metadata.repairs(id(4), 0, 1_000).await.map_err(|e| e.to_string())?;
         let shards = world.shards();
@@ -188,16 +188,6 @@ async fn a_joiner_whose_disks_are_full_gives_up_and_is_tried_again() {
     let error = world.nodes[&4].handle.rebuild().last_error;
     assert!(error.as_ref().is_some_and(|e| e.contains("no space")), "{error:?}");
     world.stop().await;
-}
-
-/// Node 4 takes the place of node 3 in all shards.
-async fn replace_3_by_4(world: &World) {
-    world
-        .apply(|layout| {
-            assign(layout, 4);
-            layout.nodes.get_mut(&id(3)).expect("in the layout").draining = true;
-        })
-        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -150,13 +150,7 @@ fn connections_beyond_the_limit_wait_for_a_place() {
     run(async {
         let limits = Limits { connections_max: 2, ..Limits::default() };
         let server = start(config(best_plane(), limits), counting());
-        let mut places = vec![];
-        for _ in 0..2 {
-            let mut stream = connect(&server).await;
-            ask(&mut stream, "/").await;
-            head(&mut stream).await.unwrap();
-            places.push(stream);
-        }
+        let mut places = served(&server, 2).await;
         assert_eq!(server.connections(), 2);
         let mut third = connect(&server).await;
         ask(&mut third, "/").await;
@@ -174,13 +168,7 @@ fn connections_beyond_the_share_of_an_address_are_closed_and_others_are_served()
         for (name, data_plane) in planes() {
             let limits = Limits { connections_per_address: 2, ..Limits::default() };
             let server = start(config(data_plane, limits), counting());
-            let mut places = vec![];
-            for _ in 0..2 {
-                let mut stream = connect(&server).await;
-                ask(&mut stream, "/").await;
-                head(&mut stream).await.unwrap();
-                places.push(stream);
-            }
+            let mut places = served(&server, 2).await;
             let mut third = connect(&server).await;
             closes(&mut third).await;
             let other = tokio::net::TcpSocket::new_v4().unwrap();
@@ -203,13 +191,7 @@ fn exempt_addresses_may_have_more_connections() {
         let exempt_addresses = vec!["127.0.0.1".parse().unwrap()];
         let limits = Limits { connections_per_address: 1, exempt_addresses, ..Limits::default() };
         let server = start(config(best_plane(), limits), counting());
-        let mut places = vec![];
-        for _ in 0..3 {
-            let mut stream = connect(&server).await;
-            ask(&mut stream, "/").await;
-            assert_eq!(head(&mut stream).await.unwrap().0, 200);
-            places.push(stream);
-        }
+        drop(served(&server, 3).await);
     });
 }
 

@@ -200,6 +200,18 @@ pub async fn connect(server: &HttpServer) -> TcpStream {
     TcpStream::connect(server.local_addr()).await.unwrap()
 }
 
+/// Connections that had an answer, and stay.
+pub async fn served(server: &HttpServer, count: usize) -> Vec<TcpStream> {
+    let mut places = vec![];
+    for _ in 0..count {
+        let mut stream = connect(server).await;
+        ask(&mut stream, "/").await;
+        assert_eq!(head(&mut stream).await.unwrap().0, 200);
+        places.push(stream);
+    }
+    places
+}
+
 /// Bytes counted by the connections' writers since the last call, as (copied, spliced).
 pub fn sent_bytes() -> (u64, u64) {
     static SNAPSHOTTER: OnceLock<Snapshotter> = OnceLock::new();

@@ -6,8 +6,21 @@ use futures::future::join_all;
 use holdfast_actors::ports::metadata::{CannedAcl, MetadataUpkeep as _, NewBucket, User};
 use holdfast_actors::ports::{MetadataError, MetadataStore};
 use sqlx::Connection as _;
+use sqlx::mysql::MySqlConnection;
 
 use super::{bucket, check, content_of, object, open, server};
+
+/// Waits until a transaction waits for a row that is locked by the test. Whoever is past it has not waited.
+async fn until_one_waits(mut watcher: MySqlConnection, is_past: impl Fn() -> bool) {
+    let waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
+    let begun = Instant::now();
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watcher).await.unwrap() == 0 {
+        assert!(!is_past(), "it went past the row that is locked here");
+        assert!(begun.elapsed() < Duration::from_secs(30), "nobody comes to the lock");
+        // The table is made anew only after it was not looked at for a tenth of a second.
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+}
 
 /// Two nodes write the same keys: numbers are unique, rise for each key, and the highest is the latest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,14 +86,7 @@ async fn a_group_of_several_buckets_waits_for_the_row_of_each() {
         async move { store.commit_object(object(id, "k")).await }
     });
     let writes = tokio::spawn(join_all(writes.collect::<Vec<_>>()));
-    let mut watcher = server.connect(&database).await;
-    let waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
-    let begun = Instant::now();
-    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watcher).await.unwrap() == 0 {
-        assert!(!writes.is_finished(), "they went past the row that is locked here");
-        assert!(begun.elapsed() < Duration::from_secs(30), "the group does not come to the lock");
-        tokio::time::sleep(Duration::from_millis(150)).await;
-    }
+    until_one_waits(server.connect(&database).await, || writes.is_finished()).await;
     holder.rollback().await.unwrap();
     for written in writes.await.unwrap() {
         written.unwrap();
@@ -138,15 +144,7 @@ async fn a_claim_looks_again_at_the_time_under_the_lock() {
         let store = store.clone();
         tokio::spawn(async move { store.due_reclaims(100, 10, None).await.unwrap() })
     };
-    // The claim waits for the row that is locked here.
-    let mut watcher = server.connect(&database).await;
-    let waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
-    let begun = Instant::now();
-    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watcher).await.unwrap() == 0 {
-        assert!(begun.elapsed() < Duration::from_secs(30), "the claim does not come to the lock");
-        // The table is made anew only after it was not looked at for a tenth of a second.
-        tokio::time::sleep(Duration::from_millis(150)).await;
-    }
+    until_one_waits(server.connect(&database).await, || claim.is_finished()).await;
     // Taken, and dropped again: the row in the queue is another one.
     sqlx::query("DELETE FROM reclaims WHERE content = ?").bind(&content.0[..]).execute(&mut *copy).await.unwrap();
     let queue = "INSERT INTO reclaims (content, manifest, queued_ms) SELECT id, manifest, ? FROM contents WHERE id = ?";
