@@ -14,7 +14,7 @@ pub mod conn;
 mod linger;
 pub mod pace;
 pub mod server;
-pub mod shares;
+pub(crate) mod shares;
 pub mod tls;
 
 pub use self::body::RequestBody;

@@ -1,5 +1,6 @@
 //! The Holdfast node: adapters to the real world, HTTP front ends, CLI and assembly.
 
+pub mod addresses;
 pub mod admin;
 pub mod admission_layer;
 pub mod assemble;

@@ -15,6 +15,8 @@ use redis::{
     TlsCertificates,
 };
 
+use crate::addresses::is_this_machine;
+
 /// How to reach a server.
 #[derive(Clone, Default)]
 pub struct RedisOptions {
@@ -146,12 +148,7 @@ fn late() -> RedisError {
 /// What somebody between this node and a server at one of these hosts could do, if there is somewhere to stand; for the
 /// log.
 pub fn exposure<'a>(hosts: impl IntoIterator<Item = &'a str>, tls: bool) -> Option<&'static str> {
-    let is_local = |host: &str| {
-        let host = host.trim_matches(['[', ']']);
-        host.eq_ignore_ascii_case("localhost")
-            || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-    };
-    (!tls && !hosts.into_iter().all(is_local)).then_some(
+    (!tls && !hosts.into_iter().all(is_this_machine)).then_some(
         "connections to Redis are not encrypted: whoever is on the way reads its password, and can change what is answered",
     )
 }

@@ -12,11 +12,11 @@ use holdfast_actors::ports::{ChunkStore, Clock, Locks, MetadataStore};
 use holdfast_actors::service::NodeHandle;
 use holdfast_storage::buf::BufferPool;
 
+use crate::addresses::AddressBlock;
 use crate::admission_layer::Admitted;
 use crate::config::{Config, RuntimeKind};
 use crate::http::pace::Pace;
 use crate::http::server::{self, ConnInfo, DataPlane, HttpServer, ServerConfig};
-use crate::http::shares::AddressBlock;
 use crate::http::tls::{Tls, TlsFiles};
 use crate::s3::auth::SecretOpener;
 use crate::s3::facts::ClientConnection;

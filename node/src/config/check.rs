@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Bytes, Config, MetadataTls, Span};
-use crate::http::shares::AddressBlock;
+use crate::addresses::AddressBlock;
 
 mod services;
 

@@ -35,8 +35,9 @@ use super::body::RequestBody;
 use super::conn::{Conn, ConnMetrics};
 use super::linger::Unread;
 use super::pace::Pace;
-use super::shares::{AddressBlock, Share, Shares};
+use super::shares::{Share, Shares};
 use super::tls::Tls;
+use crate::addresses::AddressBlock;
 use crate::telemetry::seldom::Seldom;
 
 mod ending;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::http::shares::client_of;
+use crate::addresses::client_of;
 
 /// Handshakes at a time.
 pub const HANDSHAKES_MAX: usize = 64;

@@ -8,6 +8,7 @@ use sqlx::ConnectOptions as _;
 use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
 
 use super::error::OpenError;
+use crate::addresses::is_this_machine;
 
 /// How a connection is protected.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -94,10 +95,9 @@ impl MysqlOptions {
 
 /// What an eavesdropper between this node and the server could do, if there is somewhere to stand; for the log.
 pub fn exposure(url: &str, tls: &MysqlTls) -> Option<&'static str> {
-    let host = url::Url::parse(url).ok()?.host_str()?.trim_matches(['[', ']']).to_owned();
-    let is_local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    let url = url::Url::parse(url).ok()?;
     match tls {
-        _ if is_local => None,
+        _ if is_this_machine(url.host_str()?) => None,
         MysqlTls::Off => {
             Some("connections to the metadata server are not encrypted: whoever is on the way reads everything")
         }
