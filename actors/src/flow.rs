@@ -11,6 +11,7 @@ pub mod get;
 pub mod hashing;
 pub mod key_locks;
 pub mod lifecycle;
+pub(crate) mod panics;
 pub mod put;
 pub mod reclaim;
 pub mod relay;

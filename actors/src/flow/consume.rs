@@ -8,15 +8,14 @@
 //! handling takes longer than its lease is cut off, which counts as a failure. So does one whose handling panics: it
 //! would otherwise take its consumer down each time it comes, on one node after the other, and never be given up.
 
-use std::any::Any;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use holdfast_protocol::journal::ErrorKind;
 
+use super::panics::caught;
 use super::report::Reporter;
 use crate::ports::events::{Delivery, EventBus, EventError, Message, SubscribeOptions, Subscription, Topic};
 use crate::ports::journal::{Burial, Journal};
@@ -138,11 +137,9 @@ async fn settle(parts: &ConsumeParts, consumer: &dyn Consumer, subscription: &dy
     let (group, attempt) = (consumer.group(), delivery.attempt);
     // Less than the lease: what became of it has to be told within it too.
     let limit = parts.settings.lease.mul_f64(0.8);
-    // What it leaves half done is found by whoever handles the message next, as after a crash.
-    let handling = AssertUnwindSafe(consumer.handle(&delivery.message)).catch_unwind();
-    let handled = match tokio::time::timeout(limit, handling).await {
+    let handled = match tokio::time::timeout(limit, caught(consumer.handle(&delivery.message))).await {
         Ok(Ok(handled)) => handled,
-        Ok(Err(panic)) => Handled::Failed(format!("it panicked: {}", said_by(&*panic))),
+        Ok(Err(panic)) => Handled::Failed(format!("it panicked: {panic}")),
         Err(_) => Handled::Failed(format!("not done within {} s", limit.as_secs())),
     };
     let (outcome, told) = match handled {
@@ -164,12 +161,6 @@ async fn settle(parts: &ConsumeParts, consumer: &dyn Consumer, subscription: &dy
             tracing::debug!(id = %delivery.message.id, %error, "the bus was not told, the message comes again")
         }
     }
-}
-
-/// The words of a panic.
-fn said_by(panic: &(dyn Any + Send)) -> &str {
-    let owned = panic.downcast_ref::<String>().map(String::as_str);
-    owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word")
 }
 
 /// Keeps a message as a dead letter, and only then takes it from the bus.

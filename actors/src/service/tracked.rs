@@ -4,18 +4,11 @@
 //! panicked would tell nothing, and what it does would never be done again. To end the actor with it is no help either:
 //! what makes one pass panic makes the next one, and the node would stop for a fault of its housekeeping.
 
-use std::panic::AssertUnwindSafe;
-
-use futures::FutureExt as _;
+use crate::flow::panics::caught;
 
 /// What `work` ends with. If it panics that is an error like any other, to be tried again after a pause.
 pub(super) async fn to_its_end<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    // Nothing of it is used any more after a panic but what is shared, and the locks of that know no poison.
-    let ended = AssertUnwindSafe(work).catch_unwind().await;
-    ended.unwrap_or_else(|_| {
-        metrics::counter!("holdfast_actor_task_panics_total").increment(1);
-        Err("it panicked, see the log".to_owned())
-    })
+    caught(work).await.unwrap_or_else(|_| Err("it panicked, see the log".to_owned()))
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ pub(super) fn describe() {
     );
     describe_gauge!("holdfast_build_info", "Always 1; the version is a label.");
     describe_counter!("holdfast_actor_restarts_total", "Actors that ended and were started again, by kind.");
-    describe_counter!("holdfast_actor_task_panics_total", "Tasks of actors that panicked, which is a bug.");
+    describe_counter!("holdfast_actor_task_panics_total", "Tasks and pieces of work that panicked, which is a bug.");
 
     describe_gauge!("holdfast_disk_total_bytes", Unit::Bytes, "Size of the disk's file system.");
     describe_gauge!("holdfast_disk_free_bytes", Unit::Bytes, "Room left on the disk's file system.");

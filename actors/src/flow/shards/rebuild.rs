@@ -11,11 +11,9 @@
 //! Replicas of this node whose data is gone are looked for by [`losses`].
 
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use holdfast_protocol::ShardId;
 use holdfast_protocol::cluster::{Epoch, ShardState};
 use tokio::sync::Notify;
@@ -25,6 +23,7 @@ use tokio::time::Instant;
 use super::copy_shard::{CopyError, ShardCopy};
 use super::{Backoff, Context, CopyPhase, CopyProgress};
 use crate::domain::placement::danger::endangered;
+use crate::flow::panics::caught;
 use crate::ports::coordination::ShardMap;
 use crate::ports::peers::ShardReport;
 
@@ -73,8 +72,8 @@ pub async fn run(context: Context) -> String {
     let looking = losses::report(context.clone());
     tasks.spawn(async move {
         // Not tried again: it would panic with each start of this loop, and comparisons find what it looks for.
-        if AssertUnwindSafe(looking).catch_unwind().await.is_err() {
-            tracing::error!("the look for replicas whose data is gone panicked");
+        if let Err(panic) = caught(looking).await {
+            tracing::error!(panic, "the look for replicas whose data is gone panicked");
         }
         None
     });
@@ -206,10 +205,9 @@ fn end(context: &Context, shard: ShardId, since: Epoch, map: &ShardMap) {
 /// pass.
 async fn attempt(context: Context, mut join: Box<Join>, moved_on: Arc<Notify>) -> Option<Paused> {
     let (shard, since) = (join.shard, join.since);
-    // What panics here would do so again and again, and use up the restarts of all loops.
-    let copied = AssertUnwindSafe(join.copy.run()).catch_unwind().await;
-    let copied = copied.unwrap_or_else(|_| {
-        tracing::error!(%shard, "the copy of a shard panicked, it is begun anew");
+    let copied = caught(join.copy.run()).await;
+    let copied = copied.unwrap_or_else(|panic| {
+        tracing::error!(%shard, panic, "the copy of a shard panicked, it is begun anew");
         join.copy = ShardCopy::new(context.clone(), shard, since);
         Err(CopyError::Retry("the program panicked".into()))
     });

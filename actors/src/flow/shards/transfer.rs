@@ -4,15 +4,15 @@
 //! The bytes held are those of a permit of [`super::ByteBudget`], which the caller has taken.
 
 use std::collections::BTreeSet;
-use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use holdfast_protocol::{ChunkId, ContentId, NodeId};
 
 use super::Context;
 use crate::flow::key_locks::ChunkLock;
+use crate::flow::panics::caught;
 use crate::ports::chunks::{ChunkInfo, ChunkSpec};
 use crate::ports::peers::PeerError;
 use crate::ports::{ChunkError, MetadataError};
@@ -75,9 +75,7 @@ pub(super) async fn guarded<T>(
     chunk: ChunkId,
     work: impl Future<Output = Result<T, TransferError>>,
 ) -> Result<T, TransferError> {
-    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let detail = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it says nothing").to_owned();
+    caught(work).await.unwrap_or_else(|detail| {
         tracing::error!(%chunk, detail, "the program panicked over a chunk, others go on");
         Err(TransferError::Panicked { chunk, detail })
     })
