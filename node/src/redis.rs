@@ -147,7 +147,7 @@ fn late() -> RedisError {
 
 /// What somebody between this node and a server at one of these hosts could do, if there is somewhere to stand; for the
 /// log.
-pub fn exposure<'a>(hosts: impl IntoIterator<Item = &'a str>, tls: bool) -> Option<&'static str> {
+pub(crate) fn exposure<'a>(hosts: impl IntoIterator<Item = &'a str>, tls: bool) -> Option<&'static str> {
     (!tls && !hosts.into_iter().all(is_this_machine)).then_some(
         "connections to Redis are not encrypted: whoever is on the way reads its password, and can change what is answered",
     )

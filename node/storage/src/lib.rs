@@ -17,7 +17,7 @@ pub mod io;
 mod jobs;
 pub mod mapping;
 pub mod read;
-pub mod scratch;
+mod scratch;
 pub mod scrub;
 mod segment;
 mod verify;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 /// The most that one piece of memory which is kept for the next user holds.
-pub const SCRATCH_BYTES: usize = 256 << 10;
+pub(crate) const SCRATCH_BYTES: usize = 256 << 10;
 
 /// Below this the allocator is as good.
 const KEPT_FROM_BYTES: usize = 32 << 10;
