@@ -1,5 +1,5 @@
-//! What the address of a machine says of it: whether it is this one, whether it is in a block of addresses, and with which
-//! others it is one client.
+//! What the address of a machine says of it: whether it is this one, whether it is in a block of addresses, and with
+//! which others it is one client.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};

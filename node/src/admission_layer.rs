@@ -154,8 +154,8 @@ const UNSIGNED_SHARE: u64 = 4;
 
 const UNSIGNED: Rejected = Rejected { reason: "too many requests without a signature", retry_after_seconds: 1 };
 
-/// Whether neither headers nor address of a request bear a signature. Whether one is good is seen before the body is
-/// read; not that of a form, which nobody looks at but in its fields.
+/// Whether neither the headers nor the address of a request bear a signature. One that is there is compared before the
+/// body is read. A form always counts as unsigned: its signature is a field, and comes with the body.
 fn is_unsigned<B>(request: &Request<B>) -> bool {
     if is_form(request.headers()) {
         return true;

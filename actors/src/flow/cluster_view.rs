@@ -79,7 +79,7 @@ impl ClusterView {
         membership.holds(node) || (node == self.me && !membership.nodes.contains_key(&node))
     }
 
-    /// Whether a disk of a live node failed of which not all is on its others.
+    /// Whether a disk of a live node failed, and not all that was on it is on its other disks by now.
     pub fn is_short(&self, node: NodeId) -> bool {
         self.membership.borrow().is_short(node)
     }

@@ -1,13 +1,14 @@
-//! Panics that are an error of one piece of work, and not the end of the loop that does it: what panics once would do so again
-//! after each restart, and use the restarts of all loops up.
+//! Panics that are an error of one piece of work, and not the end of the loop that does it: what panics once would do
+//! so again after each restart, and use the restarts of all loops up.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt as _;
 
-/// Does `work`, and makes an error of a panic in it, with its words. What the work left half done is for whoever does it next
-/// to find, as after a crash: nothing of it is used any more but what is shared, and the locks of that know no poison.
+/// Does `work`, and makes an error of a panic in it, with its words. What the work left half done is for whoever does
+/// it next to find, as after a crash: nothing of it is used any more but what is shared, and the locks of that know no
+/// poison.
 pub(crate) async fn caught<T>(work: impl Future<Output = T>) -> Result<T, String> {
     AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| {
         metrics::counter!("holdfast_actor_task_panics_total").increment(1);

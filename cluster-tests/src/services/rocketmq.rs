@@ -47,7 +47,7 @@ const START_PATIENCE: Duration = Duration::from_secs(90);
 pub struct Setup {
     /// Where the broker stores.
     pub store: Option<PathBuf>,
-    /// What both servers show of themselves: then they take TLS and nothing else.
+    /// The certificate of both servers. With one they take TLS and nothing else.
     pub tls: Option<Tls>,
     /// Further lines of the broker's configuration.
     pub broker: &'static str,

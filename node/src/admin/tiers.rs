@@ -75,7 +75,7 @@ fn no_such_tier(name: &str) -> ApiError {
     ApiError::new(ErrorCode::NotFound, format!("there is no tier {name}: `holdfast tier list` shows those there are"))
 }
 
-/// Why tiers were not changed that had been found to get on with the others.
+/// What to say when a tier was found to get on with the others, and they changed before it was written.
 fn not_as_judged(error: MetadataError) -> ApiError {
     match error {
         MetadataError::PreconditionFailed => {
@@ -196,7 +196,7 @@ pub(super) async fn add(
     }
     overlap::check_settings(&name, &new.settings, None, &records)?;
     let prepared = state.tiers.build_for_add(&name, new.settings).await?;
-    // The stores of those that were judged are to be known here.
+    // Another node may have added some of them: their stores have to be known here to be compared.
     take_over(&state).await;
     overlap::check_store(&state, &name, &*prepared.tier)?;
     let added = state.ledger().add_tier(name, prepared.stored, state.clock.now_ms(), Some(&records)).await;

@@ -298,7 +298,7 @@ impl Controller {
         self.joins = seen;
     }
 
-    /// Of each node's joins those that last so long that they do not keep others waiting.
+    /// How many joins of each node have lasted for so long that others need not wait for them any more.
     fn old_joins(&self, now_ms: u64) -> BTreeMap<NodeId, usize> {
         let mut old: BTreeMap<NodeId, usize> = BTreeMap::new();
         for ((node, _), _) in self.joins.iter().filter(|(_, (_, seen))| now_ms.saturating_sub(*seen) >= JOIN_OLD_MS) {

@@ -247,8 +247,8 @@ impl Comparison<'_> {
         Ok((complete, differences))
     }
 
-    /// Of chunks of which no size is in the majority, how many metadata knows. None of them can be said to be the wrong
-    /// one.
+    /// How many of these chunks metadata knows. Most members have them in no one size, so nobody can say which is
+    /// wrong.
     async fn undecided(&self, chunks: &[ChunkId]) -> Result<u64, String> {
         let known = transfer::known(self.context, chunks.iter().copied()).await.map_err(|error| error.to_string())?;
         let known: Vec<&ChunkId> = chunks.iter().filter(|chunk| known.contains(&chunk.content())).collect();

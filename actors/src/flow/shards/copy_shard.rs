@@ -146,8 +146,8 @@ impl ShardCopy {
         }
         let retry = |detail: String| Err(CopyError::Retry(format!("list the shard on its members: {detail}")));
         if alive.len() >= covering {
-            // Whoever lives and cannot be reached is waited for without end: that time is none in which members were
-            // away.
+            // A member that is alive and cannot be reached is waited for without end. This time does not count as one
+            // in which members were away.
             self.short_since = None;
             return retry(unreachable.unwrap_or_default());
         }
@@ -299,10 +299,10 @@ impl ShardCopy {
     }
 }
 
-/// So many members listed that no acknowledged write is without one of them.
+/// How many members have to be listed, so that every acknowledged write is on one of them at least.
 ///
-/// A member that lost its data is a member no more, and may have made up the quorum of an older write with one other: a
-/// quorum of the fewer that are left says nothing about such a write. So the quorum is taken of as many members as the
+/// A member that lost its data is a member no more, but may have been one of the two that acknowledged an older write:
+/// a quorum of those that are left says nothing about such a write. So the quorum is taken of as many members as the
 /// layout wants, and those that are missing count as ones that were not listed.
 fn covering(state: &ShardState) -> usize {
     let members = state.members.len();

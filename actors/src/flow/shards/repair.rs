@@ -1,12 +1,14 @@
 //! Carries out the repairs that metadata has queued for this node.
 //!
 //! They come from writes whose acknowledgement was missed, from comparisons, from reads, from damage that the disks
-//! find themselves ([`super::Findings`]), and from disks that failed ([`super::stranded`]). For each one: a chunk that
-//! metadata does not know and that is not here, that this node need not hold, or that is here whole on the disk itself
-//! (not only in the page cache), and in the size that most have, needs nothing. Any other is fetched whole and verified
-//! from another node; only then is what is damaged here deleted, the chunk written, read back and compared (promise
-//! D5); then the repair is forgotten. Each step may be done twice, so nothing is lost with the process. A repair that
-//! is noticed again while it runs is done again.
+//! find themselves ([`super::Findings`]), and from disks that failed ([`super::stranded`]). A chunk needs nothing
+//! * that metadata does not know and that is not here,
+//! * that this node need not hold, or
+//! * that is here, whole on the disk itself and not only in the page cache, in the size that most have.
+//!
+//! Any other is fetched from another node, whole and verified. Only then is what is damaged here deleted, and the chunk
+//! written, read back and compared (promise D5); then the repair is forgotten. Each step may be done twice, so nothing
+//! is lost with the process. A repair that is noticed again while it runs is done again.
 //!
 //! Repairs of a node that is lost, or that is gone and was removed from the layout, are nobody's: it was replaced. The
 //! controller's node forgets those of shards in which such a node has no part any more. If it comes back it joins what it is

@@ -128,7 +128,7 @@ impl Membership {
         self.nodes.get(&node).is_some_and(|live| live.announcement.disks_working != Some(0))
     }
 
-    /// Whether a disk of the node failed of which not all is on its others.
+    /// Whether a disk of the node failed, and not all that was on it is on its other disks by now.
     pub fn is_short(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|live| live.announcement.disks_unrebuilt > 0)
     }

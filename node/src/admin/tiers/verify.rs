@@ -204,7 +204,7 @@ enum Found {
     Gone,
 }
 
-/// Reads blocks run by run, as movers and readers do, but for the doubts: those are for [`read_well`] to have.
+/// Reads blocks run by run, as movers and readers do, but does not tell the tier of damage: [`read_well`] does.
 async fn read(tier: &Arc<dyn ColdTier>, place: &Arc<ColdPlace>, blocks: &Range<usize>) -> Result<u64, Wrong> {
     let mut left = blocks.clone();
     while !left.is_empty() {

@@ -116,7 +116,7 @@ pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Cou
     }
     // The database is the servers' own, and the data directory of a running node is not needed.
     let metadata = super::zookeeper::open_mysql(config).await?;
-    // A backup by the clock, of what is just being restored, would take the place of a whole one.
+    // A scheduled backup of a database that is just being restored would take the place of a whole one.
     if let Err(refused) = storage::require_owner(&metadata, &config.metadata.url).await {
         metadata.close().await;
         return Err(refused);
@@ -188,7 +188,8 @@ async fn restore_cluster(
     from: &mut impl Read,
 ) -> anyhow::Result<Counts> {
     load::refuse_used(metadata).await?;
-    // What is nobody's yet no node starts with. Of what is the cluster's already this node at least knows.
+    // No node starts with a database that is nobody's yet. With one that is the cluster's already this node at least
+    // does not.
     if metadata.claim(None).await.context("ask whose the metadata is")?.is_some() {
         data_dir.begin_filling()?;
     }

@@ -1,11 +1,11 @@
 //! Metadata from the labels of chunks (promise D10), for when the database and its backups are lost.
 //!
-//! A label holds bucket, key, version, size and time of the content, and on a content's first chunk the owner, the headers,
-//! the tags and the ACL. So any chunk of a content is enough to know its name and all of its chunks, wherever they are; the
-//! last one proves that it was stored whole, and the first one gives what else its object had. The label of a part says
-//! which part of which upload it is; whether the upload was completed no label says. So parts come back as unfinished
-//! uploads ([`uploads`]), which are kept, can be listed, and can be completed here or by a client; which of them were
-//! objects is for the operator to say.
+//! A label holds bucket, key, version, size and time of the content, and on a content's first chunk the owner, the
+//! headers, the tags and the ACL. So any chunk of a content is enough to know its name and all of its chunks, wherever
+//! they are; the last one proves that it was stored whole, and the first one gives what else its object had. The label
+//! of a part says which part of which upload it is; whether the upload was completed no label says. So parts come back
+//! as unfinished uploads ([`uploads`]), which are kept, can be listed, and can be completed here or by a client; which
+//! of them were objects is for the operator to say.
 //!
 //! A content in a cold tier has no chunks here but its stub ([`stubs`]), whose payload says where in the tier the bytes are. It is
 //! a small chunk, and every node that holds it brings the object back alone; a damaged one counts as unreadable, and the next
@@ -104,8 +104,8 @@ pub struct RebuildOptions {
 /// Rebuilds metadata from this node's disks.
 ///
 /// # Errors
-/// When this node runs, or unless it is a dry run any node of its cluster, or another tool that fills the metadata;
-/// when metadata holds buckets already (unless `add`); those of disks and metadata.
+/// When this node runs; unless it is a dry run also when any node of its cluster does, or another tool that fills the
+/// metadata; when metadata holds buckets already (unless `add`); those of disks and metadata.
 pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> anyhow::Result<RebuildReport> {
     let options = RebuildOptions { alone: !config.cluster.is_on(), ..options };
     let data_dir = DataDir::open(&config.node.data_dir)?;

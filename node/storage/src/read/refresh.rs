@@ -9,8 +9,8 @@ use crate::format::record::{ChecksumTable, RecordHeader};
 use crate::format::{BLOCK_BYTES, CHECKSUM_BLOCK_BYTES};
 use crate::segment::Segment;
 
-/// Brings a range of a segment that a slice of the mapping covers back into the page cache, verified. The slice pins its
-/// record, which tells where the record starts.
+/// Brings a range of a segment that a slice of the mapping covers back into the page cache, verified. The slice pins
+/// its record, which tells where the record starts.
 ///
 /// # Errors
 /// Those of the read; `InvalidData` when the bytes do not match: the slice must not be sent.

@@ -115,7 +115,7 @@ pub trait Facts {
     /// The values of a key; empty when the request has none.
     fn values(&self, key: &ConditionKey) -> Vec<Cow<'_, str>>;
 
-    /// How many bytes have to be looked through to find them, about.
+    /// About how many bytes have to be looked through to find the values of a key.
     fn cost(&self, key: &ConditionKey) -> usize {
         let _ = key;
         0

@@ -299,7 +299,8 @@ pub async fn moves_of_versions_that_are_gone_do_not_keep_a_tier(world: World) {
     world.put(plain, "again", 2, Some(oss())).await;
     let [stored] = &world.moves().await[..] else { panic!("one") };
     assert_eq!(stored.reason, MoveReason::Stored);
-    // One that waits for a tier that does not answer is left to be found pointless, or goes with the tier.
+    // A move that waits for a tier which does not answer stays: whoever claims it finds it pointless, or it goes with
+    // the tier.
     put(&world.store, plain, "again", 3).await;
     assert_eq!(world.moves().await.len(), 1);
     for reclaim in world.store.due_reclaims(LATER, 100, None).await.unwrap() {

@@ -29,7 +29,8 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Of two contents that would have one name, the later one counts, but for one of a write that broke off.
+    /// Whether this content counts, of two that would have one name: a whole one before one of a write that broke off,
+    /// of equals the later one.
     fn is_later_than(&self, other: &Self) -> bool {
         let rank = |found: &Self| {
             let seconds = found.content.unix_seconds();

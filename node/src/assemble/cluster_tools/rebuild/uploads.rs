@@ -129,7 +129,8 @@ async fn all_parts(metadata: &dyn MetadataStore, id: UploadId) -> Result<Vec<Par
 /// Completes every unfinished upload whose parts make an object: numbered from 1 without a gap, all but the last of 5 MiB at
 /// least. Those of one key in the order in which their last parts were stored, so that the latest is the latest again.
 ///
-/// One of which a part is `begun` here that it has nowhere whole stays as it is: without that part it may be cut short.
+/// An upload stays as it is when one of its parts is `begun` here and whole nowhere: without that part the object may
+/// be cut short.
 pub(super) async fn complete(
     metadata: &dyn MetadataStore,
     begun: &BTreeSet<(UploadId, u16)>,
