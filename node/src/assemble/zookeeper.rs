@@ -141,8 +141,8 @@ impl Stopped {
     }
 }
 
-/// Refuses while nodes of the cluster run, or another tool fills its metadata. What was killed counts until its session
-/// is over, and is waited for. `node` is what the others see. `None`: a node that runs alone has nobody else.
+/// Refuses while nodes of the cluster run, or another tool fills its metadata. What was killed counts until its session is over, and
+/// is waited for. `node` is what the others see. `None`: a node that runs alone has nobody else.
 ///
 /// # Errors
 /// When one runs; when the coordination service does not answer.
@@ -153,7 +153,7 @@ pub(super) async fn require_stopped(config: &Config, node: NodeId) -> anyhow::Re
     let coordination = coordinate(config).await?;
     let patience = config.cluster.session_timeout.duration() * 3 / 2 + OFF_MARGIN;
     let name = LeaseName::new(FILLING_LEASE).context("name the lease of tools")?;
-    // First, so that a node that starts sees it, or is seen, unless it looked before and registers after this.
+    // First, so that a node that starts sees it, or is seen.
     let lease = match tokio::time::timeout(patience, coordination.acquire(&name, node)).await {
         Ok(Ok(lease)) => Some(lease),
         // Where there is no cluster nobody holds anything.
