@@ -437,3 +437,40 @@ async fn an_object_that_is_overwritten_after_the_decision_is_not_given_out_by_it
     assert_eq!(fixture.call("bob", "DELETE", "/photos/k", &[], b"").await.status, StatusCode::NO_CONTENT);
     assert_eq!(fixture.call("ann", "HEAD", "/photos/k", &[], b"").await.status, StatusCode::NOT_FOUND);
 }
+
+#[tokio::test]
+async fn a_deletion_that_was_allowed_by_tags_says_why_it_did_not_happen() {
+    let cold = ColdReads::new(Arc::new(EmptyTiers), ColdReadSettings::default());
+    let fixture = Fixture::of_front(Arc::new(MemoryChunkStore::new()), cold);
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Action":["s3:DeleteObject","s3:DeleteObjectVersion"],
+                "Resource":"arn:aws:s3:::photos/*",
+                "Condition":{"StringEquals":{"s3:ExistingObjectTag/state":"released"}}}"#,
+        )
+        .await;
+    let released: &[(&str, &str)] = &[("state", "released")];
+    fixture.store.add_object("photos", "k", CannedAcl::Private, released);
+    let etag = [("if-match", "\"5d41402abc4b2a76b9719d911017c592\"")];
+    let answer = fixture.call("bob", "DELETE", "/photos/k", &etag, b"").await;
+    assert_eq!(answer.code(), "PreconditionFailed", "to try again is of no use: {answer:?}");
+
+    let twice = b"<Delete><Object><Key>k</Key></Object><Object><Key>k</Key></Object></Delete>";
+    let answer = fixture.call("bob", "POST", "/photos?delete", &[], twice).await;
+    assert_eq!(answer.body.matches("<Deleted>").count(), 2, "{answer:?}");
+
+    // A noncurrent version keeps its number when it gets other tags.
+    fixture.store.add_object("photos", "k", CannedAcl::Private, released);
+    let noncurrent = |tags: Vec<Tag>| {
+        let mut objects = fixture.store.objects.lock();
+        let object = objects.values_mut().next().unwrap();
+        let changed = ObjectVersion { is_latest: false, tags, ..ObjectVersion::clone(object) };
+        *object = Arc::new(changed);
+        Arc::clone(object)
+    };
+    let held = noncurrent(Vec::new());
+    noncurrent(vec![Tag { key: "state".to_owned(), value: "released".to_owned() }]);
+    *fixture.store.overwriting.lock() = Some(held);
+    let answer = fixture.call("bob", "DELETE", "/photos/k?versionId=null", &[], b"").await;
+    assert_eq!(answer.code(), "OperationAborted", "{answer:?}");
+}
