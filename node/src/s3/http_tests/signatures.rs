@@ -144,6 +144,17 @@ async fn what_a_presigned_url_carries_for_headers_counts_as_these() {
 }
 
 #[tokio::test]
+async fn a_copy_by_url_whose_source_is_missing_names_the_source() {
+    let cold = ColdReads::new(Arc::new(EmptyTiers), ColdReadSettings::default());
+    let fixture = Fixture::of_front(Arc::new(MemoryChunkStore::new()), cold);
+    let query = [("X-Amz-Copy-Source", "/photos/nobody")];
+    let url = fixture.signer("ann").presign("PUT", HOST, "/photos/copy", &query, "60");
+    let answer = fixture.send(unsigned("PUT", HOST, &url, &[], b"")).await;
+    assert_eq!(answer.code(), "NoSuchKey", "{answer:?}");
+    assert!(answer.body.contains("<Key>nobody</Key>"), "{answer:?}");
+}
+
+#[tokio::test]
 async fn a_disabled_key_or_user_is_out_at_the_next_request() {
     let fixture = Fixture::new();
     let url = fixture.signer("ann").presign("PUT", HOST, "/photos/k", &[], "3600");
