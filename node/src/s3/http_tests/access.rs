@@ -189,6 +189,26 @@ async fn conditions_see_address_listing_parameters_headers_and_tags() {
 }
 
 #[tokio::test]
+async fn tags_of_a_body_count_for_the_work_of_a_decision() {
+    let fixture = Fixture::new();
+    fixture.put_object("k", CannedAcl::Private, &[]);
+    let others: Vec<_> = (0..100).map(|n| format!(r#""s3:RequestObjectTag/x{n}":"y""#)).collect();
+    fixture
+        .put_policy(&format!(
+            r#"{{"Effect":"Allow","Principal":{{"AWS":"bob"}},"Action":"s3:PutObjectTagging",
+                "Resource":"arn:aws:s3:::photos/*","Condition":{{"StringNotEquals":{{{}}}}}}}"#,
+            others.join(",")
+        ))
+        .await;
+    for (count, may) in [(9, true), (20_000, false)] {
+        let tags: String = (0..count).map(|n| format!("<Tag><Key>{n}</Key><Value>v</Value></Tag>")).collect();
+        let body = format!("<Tagging><TagSet>{tags}</TagSet></Tagging>");
+        let answer = fixture.call("bob", "PUT", "/photos/k?tagging", &[], body.as_bytes()).await;
+        assert_eq!(allowed(&answer), may, "{count} tags: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_age_of_a_signature_is_not_what_somebody_without_one_says() {
     let fixture = Fixture::new();
     fixture.put_object("k", CannedAcl::Private, &[]);
