@@ -1,8 +1,12 @@
 //! Who gets in.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use holdfast_actors::flow::cold::read::{ColdReadSettings, ColdReads};
+use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::CannedAcl;
+use holdfast_actors::ports::tiers::EmptyTiers;
 use http::StatusCode;
 
 use super::signer::unsigned;
