@@ -108,8 +108,8 @@ impl S3Front {
         }))
     }
 
-    /// What a deletion came to. One that was allowed by an object's tags fails alike for another object and for an ETag that
-    /// the client does not mean, so then the object is looked at once more.
+    /// What a deletion came to. One that was allowed by an object's tags fails alike for another object and for another
+    /// ETag than the client means, so then the object is looked at once more.
     async fn what_became(
         &self,
         bucket: &Bucket,

@@ -464,8 +464,8 @@ async fn a_deletion_that_was_allowed_by_tags_says_why_it_did_not_happen() {
     let fixture = Fixture::of_front(Arc::new(MemoryChunkStore::new()), cold);
     fixture
         .put_policy(
-            r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Action":["s3:DeleteObject","s3:DeleteObjectVersion"],
-                "Resource":"arn:aws:s3:::photos/*",
+            r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Resource":"arn:aws:s3:::photos/*",
+                "Action":["s3:DeleteObject","s3:DeleteObjectVersion"],
                 "Condition":{"StringEquals":{"s3:ExistingObjectTag/state":"released"}}}"#,
         )
         .await;

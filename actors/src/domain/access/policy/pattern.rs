@@ -299,7 +299,10 @@ mod tests {
         }
 
         #[test]
-        fn pieces_that_repeat_themselves_are_found(pattern in "[ab]{0,2}(\\*[ab]{1,6}){1,3}\\*?", text in "[ab]{0,16}") {
+        fn pieces_that_repeat_themselves_are_found(
+            pattern in "[ab]{0,2}(\\*[ab]{1,6}){1,3}\\*?",
+            text in "[ab]{0,16}",
+        ) {
             let chars = |s: &str| s.chars().collect::<Vec<_>>();
             let expected = reference(&chars(&pattern), &chars(&text));
             proptest::prop_assert_eq!(Pattern::wildcards(&pattern).matches(&text, &NoFacts, &work()), expected);
@@ -313,7 +316,7 @@ mod tests {
                     vec![self.0.as_str().into()]
                 }
             }
-            // In the reference's pattern a character of the value stands for itself, also one that is a wildcard elsewhere.
+            // A character of the value stands for itself, also one that is a wildcard elsewhere.
             let shifted = |c: char| match c {
                 '*' => '+',
                 '?' => '!',
