@@ -142,7 +142,10 @@ async fn settle(parts: &ConsumeParts, consumer: &dyn Consumer, subscription: &dy
     let handling = AssertUnwindSafe(consumer.handle(&delivery.message)).catch_unwind();
     let handled = match tokio::time::timeout(limit, handling).await {
         Ok(Ok(handled)) => handled,
-        Ok(Err(panic)) => Handled::Failed(format!("it panicked: {}", said_by(&*panic))),
+        Ok(Err(panic)) => {
+            metrics::counter!("holdfast_actor_task_panics_total").increment(1);
+            Handled::Failed(format!("it panicked: {}", said_by(&*panic)))
+        }
         Err(_) => Handled::Failed(format!("not done within {} s", limit.as_secs())),
     };
     let (outcome, told) = match handled {
