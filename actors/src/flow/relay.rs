@@ -48,7 +48,6 @@ mod partition;
 mod publish;
 #[cfg(test)]
 mod tests;
-mod told;
 
 /// The most rows of a partition that are under way at once.
 pub const WINDOW_MAX: usize = 2_048;

@@ -18,8 +18,8 @@ use super::held::{Held, Lane};
 use super::house::keep_house;
 use super::owner::{Hold, acquire};
 use super::publish::{GroupEnd, PROVEN_MIN, publish_group};
-use super::told::Told;
 use super::{Context, WINDOW_MAX};
+use crate::flow::told::Told;
 use crate::ports::events::Topic;
 use crate::ports::outbox::{Look, OutboxRow};
 

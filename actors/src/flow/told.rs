@@ -14,11 +14,11 @@ const REASONS_MAX: usize = 16;
 
 /// When each reason was told.
 #[derive(Default)]
-pub(super) struct Told(HashMap<String, Instant>);
+pub(crate) struct Told(HashMap<String, Instant>);
 
 impl Told {
     /// Whether a reason is to be told, which it is then.
-    pub(super) fn is_news(&mut self, reason: &str, now: Instant) -> bool {
+    pub(crate) fn is_news(&mut self, reason: &str, now: Instant) -> bool {
         self.0.retain(|_, at| now.duration_since(*at) < AGAIN);
         if self.0.len() >= REASONS_MAX || self.0.contains_key(reason) {
             return false;
@@ -28,7 +28,7 @@ impl Told {
     }
 
     /// All is well: what comes now is news, unless that changes all the time.
-    pub(super) fn settle(&mut self, now: Instant) {
+    pub(crate) fn settle(&mut self, now: Instant) {
         self.0.retain(|_, at| now.duration_since(*at) < AGAIN_AFTER_RECOVERY);
     }
 }
