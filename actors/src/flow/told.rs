@@ -1,4 +1,4 @@
-//! What the log is told of failures: each reason now and then, however often it comes and whichever others come between.
+//! What the log is told of failures: each reason now and then, however often it comes and whatever comes between.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -210,7 +210,7 @@ async fn run_until_signal(node: Running, config: &Config, signals: Signals) -> C
         }
     };
     let (requests, failed) = tokio::select! {
-        // Session managers send SIGTERM and SIGHUP together: the first of the two must not make the other one a second request.
+        // Session managers send SIGTERM and SIGHUP together: the one must not make the other one a second request.
         biased;
         () = asked() => (1, None),
         () = received(hangup) => (0, None),
@@ -235,8 +235,8 @@ async fn run_until_signal(node: Running, config: &Config, signals: Signals) -> C
     }
 }
 
-/// Resolves when the end was asked for twice, `requests` times of them before. Who only hung up, and a node that stops by itself,
-/// asked for nothing yet.
+/// Resolves when the end was asked for twice, `requests` times of them before. Who only hung up, and a node that stops by
+/// itself, asked for nothing yet.
 async fn insisted(requests: u32, mut asked: impl AsyncFnMut()) {
     for _ in requests..2 {
         asked().await;

@@ -227,7 +227,7 @@ impl Connections {
         }
     }
 
-    /// The way to a server. With a new one those go that lead nowhere any more: brokers may come back elsewhere each time.
+    /// The way to a server. With a new one those go that lead nowhere any more: brokers may come back elsewhere.
     fn slot(&self, addr: &str) -> Slot {
         let mut open = self.open.lock();
         if let Some(slot) = open.get(addr) {

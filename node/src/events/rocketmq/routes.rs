@@ -99,7 +99,7 @@ impl Route {
         self.masters.get(broker).map(String::as_str).ok_or_else(missing)
     }
 
-    /// Whether the topic is at a broker, as far as the name servers know; also if it may be neither written nor read there.
+    /// Whether the topic is at a broker, as far as the name servers know. It may be neither written nor read there.
     fn is_at(&self, broker: &str) -> bool {
         self.masters.contains_key(broker) || self.write.iter().chain(&self.read).any(|(at, _)| &**at == broker)
     }
