@@ -16,8 +16,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::{FutureExt as _, StreamExt as _};
 use holdfast_protocol::journal::ErrorKind;
+use tokio::time::Instant;
 
 use super::report::Reporter;
+use super::told::Told;
 use crate::ports::events::{Delivery, EventBus, EventError, Message, SubscribeOptions, Subscription, Topic};
 use crate::ports::journal::{Burial, Journal};
 use crate::ports::{Clock, MetadataError};
@@ -111,12 +113,12 @@ pub async fn run(parts: ConsumeParts, consumer: Arc<dyn Consumer>) -> String {
         Ok(subscription) => subscription,
         Err(error) => return format!("subscribe: {error}"),
     };
-    let mut said = false;
+    let mut told = Told::default();
     loop {
         consumer.ready().await;
         match subscription.receive(parts.settings.batch, parts.settings.wait).await {
             Ok(deliveries) => {
-                said = false;
+                told.settle(Instant::now());
                 let (parts, consumer, subscription) = (&parts, &*consumer, &*subscription);
                 futures::stream::iter(deliveries)
                     .for_each_concurrent(None, |delivery| settle(parts, consumer, subscription, delivery))
@@ -124,7 +126,7 @@ pub async fn run(parts: ConsumeParts, consumer: Arc<dyn Consumer>) -> String {
             }
             Err(EventError::Closed) => return "the bus is closed".into(),
             Err(error) => {
-                if !std::mem::replace(&mut said, true) {
+                if told.is_news(&error.to_string(), Instant::now()) {
                     tracing::warn!(topic = %consumer.topic(), %error, "messages cannot be had, trying again");
                 }
                 tokio::time::sleep(parts.settings.pause).await;
@@ -142,7 +144,10 @@ async fn settle(parts: &ConsumeParts, consumer: &dyn Consumer, subscription: &dy
     let handling = AssertUnwindSafe(consumer.handle(&delivery.message)).catch_unwind();
     let handled = match tokio::time::timeout(limit, handling).await {
         Ok(Ok(handled)) => handled,
-        Ok(Err(panic)) => Handled::Failed(format!("it panicked: {}", said_by(&*panic))),
+        Ok(Err(panic)) => {
+            metrics::counter!("holdfast_actor_task_panics_total").increment(1);
+            Handled::Failed(format!("it panicked: {}", said_by(&*panic)))
+        }
         Err(_) => Handled::Failed(format!("not done within {} s", limit.as_secs())),
     };
     let (outcome, told) = match handled {
