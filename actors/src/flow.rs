@@ -21,6 +21,7 @@ pub mod report;
 pub mod self_report;
 pub mod shards;
 pub mod tasks;
+mod told;
 
 #[cfg(test)]
 mod test_cluster;

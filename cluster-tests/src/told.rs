@@ -165,7 +165,7 @@ impl Writers {
     }
 
     /// Accounts for every acknowledged change. Gives back what is wrong.
-    fn missing(&self, received: &[Received]) -> Result<(), String> {
+    fn missing(&self, received: &[Received], repeated: &[String]) -> Result<(), String> {
         let mut seen = HashSet::new();
         let mut told: BTreeMap<String, Vec<Value>> = BTreeMap::new();
         // Each queue in the order of its offsets; a key is in one queue.
@@ -178,6 +178,9 @@ impl Writers {
                 assert_eq!(record["eventName"], event.tag);
                 told.entry(record["s3"]["object"]["key"].as_str().unwrap().to_owned()).or_default().push(record);
             }
+        }
+        if let Some(late) = repeated.iter().find(|id| !seen.contains(*id)) {
+            return Err(format!("event {late} came after a later one of its object, and never before"));
         }
         for (key, changes) in &*self.acknowledged.lock().unwrap() {
             let encoded = key.replace(' ', "+");
@@ -209,15 +212,16 @@ impl Writers {
     pub fn wait_until_all_is_told(&self, consumer: &JavaConsumer) {
         let deadline = Instant::now() + PATIENCE;
         loop {
+            // What it repeats it has told before.
+            let repeated = consumer.repeated();
             let received = consumer.received();
-            match self.missing(&received) {
+            match self.missing(&received, &repeated) {
                 Ok(()) => {
-                    let ids: HashSet<&String> = received.iter().map(|event| &event.id).collect();
                     println!(
-                        "{} acknowledged changes are among {} events, {} of them repeated",
+                        "{} acknowledged changes are among {} events; {} came again",
                         self.count.load(Ordering::Relaxed),
-                        ids.len(),
-                        received.len() - ids.len()
+                        received.len(),
+                        repeated.len()
                     );
                     return;
                 }

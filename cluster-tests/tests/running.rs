@@ -111,6 +111,15 @@ fn sighup_stops_a_node_as_sigterm_does() {
     assert!(node.wait().success(), "the node was killed by it");
 }
 
+/// As session managers send them. Only a second SIGTERM is somebody's wish not to wait.
+#[test]
+fn sigterm_together_with_sighup_stops_a_node_cleanly() {
+    let mut node = Node::start();
+    node.signal(Signal::HUP);
+    node.signal(Signal::TERM);
+    assert!(node.wait().success(), "it was cut off");
+}
+
 #[test]
 fn a_node_whose_log_cannot_be_written_serves_on() {
     let mut node = Node::start();

@@ -8,6 +8,9 @@ use std::str::FromStr;
 /// Bits of an IPv6 address that name a network: providers give each customer at least one such.
 const IPV6_NETWORK_BITS: u32 = 64;
 
+/// Bits that come before an IPv4 address in its form of IPv6.
+const MAPPED_BITS: u32 = 96;
+
 /// A block of addresses: `10.1.2.3`, `10.0.0.0/8`, `fd00::/8`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AddressBlock {
@@ -45,14 +48,18 @@ impl FromStr for AddressBlock {
         let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
         let base: IpAddr = address.parse().map_err(|_| explain())?;
         let bits_max = if base.is_ipv4() { u32::BITS } else { u128::BITS };
-        let prefix_bits = match bits {
+        let prefix_bits: u32 = match bits {
             None => bits_max,
             Some(bits) if !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit()) => {
                 bits.parse().ok().filter(|bits| *bits <= bits_max).ok_or_else(explain)?
             }
             Some(_) => return Err(explain()),
         };
-        Ok(Self { base, prefix_bits })
+        // Clients of IPv4 are known by its addresses, so a block of these in IPv6's form would hold nobody.
+        match (base.to_canonical(), prefix_bits.checked_sub(MAPPED_BITS)) {
+            (mapped @ IpAddr::V4(_), Some(prefix_bits)) if base.is_ipv6() => Ok(Self { base: mapped, prefix_bits }),
+            _ => Ok(Self { base, prefix_bits }),
+        }
     }
 }
 
@@ -92,6 +99,9 @@ mod tests {
         assert_eq!("0.0.0.0/0".parse::<AddressBlock>().map(|b| b.contains(address("8.8.8.8"))), Ok(true));
         assert_eq!("::/0".parse::<AddressBlock>().map(|b| b.contains(address("8.8.8.8"))), Ok(false));
         assert_eq!("10.1.2.3".parse::<AddressBlock>().map(|b| b.to_string()), Ok("10.1.2.3/32".to_owned()));
+        let mapped = "::ffff:10.0.0.0/104".parse::<AddressBlock>().expect("a block of IPv4 in IPv6's form");
+        assert_eq!(mapped.to_string(), "10.0.0.0/8");
+        assert!(mapped.contains(address("10.1.2.3")) && mapped.contains(address("::ffff:10.1.2.3")));
         for wrong in ["", "10.0.0.0/33", "::/129", "10.0.0.0/", "10.0.0.0/+8", "localhost", "10.0.0/8", "1.2.3.4:80"] {
             let error = wrong.parse::<AddressBlock>().expect_err(wrong);
             assert!(error.contains(&format!("{wrong:?}")), "{error}");

@@ -14,9 +14,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use holdfast_protocol::journal::ErrorKind;
+use tokio::time::Instant;
 
 use super::panics::caught;
 use super::report::Reporter;
+use super::told::Told;
 use crate::ports::events::{Delivery, EventBus, EventError, Message, SubscribeOptions, Subscription, Topic};
 use crate::ports::journal::{Burial, Journal};
 use crate::ports::{Clock, MetadataError};
@@ -110,12 +112,12 @@ pub async fn run(parts: ConsumeParts, consumer: Arc<dyn Consumer>) -> String {
         Ok(subscription) => subscription,
         Err(error) => return format!("subscribe: {error}"),
     };
-    let mut said = false;
+    let mut told = Told::default();
     loop {
         consumer.ready().await;
         match subscription.receive(parts.settings.batch, parts.settings.wait).await {
             Ok(deliveries) => {
-                said = false;
+                told.settle(Instant::now());
                 let (parts, consumer, subscription) = (&parts, &*consumer, &*subscription);
                 futures::stream::iter(deliveries)
                     .for_each_concurrent(None, |delivery| settle(parts, consumer, subscription, delivery))
@@ -123,7 +125,7 @@ pub async fn run(parts: ConsumeParts, consumer: Arc<dyn Consumer>) -> String {
             }
             Err(EventError::Closed) => return "the bus is closed".into(),
             Err(error) => {
-                if !std::mem::replace(&mut said, true) {
+                if told.is_news(&error.to_string(), Instant::now()) {
                     tracing::warn!(topic = %consumer.topic(), %error, "messages cannot be had, trying again");
                 }
                 tokio::time::sleep(parts.settings.pause).await;

@@ -167,6 +167,16 @@ impl RelayStatus {
         }
     }
 
+    /// Forgets what a relay that broke off left: nothing of it is owned any more.
+    fn forget(&self, now_ms: u64) {
+        {
+            let mut partitions = self.partitions.lock();
+            partitions.clear();
+            self.owned.send_replace(0);
+        }
+        self.tell(now_ms);
+    }
+
     fn enter(&self, partition: u16) {
         // What it holds is counted in a moment.
         let mut partitions = self.partitions.lock();
@@ -220,6 +230,7 @@ impl Context {
 
 /// Runs until something in it panics.
 pub async fn run(parts: RelayParts, status: Arc<RelayStatus>) -> String {
+    status.forget(parts.clock.now_ms());
     let context = Arc::new(Context::new(parts, status));
     let mut tasks = JoinSet::new();
     for partition in 0..PARTITIONS {

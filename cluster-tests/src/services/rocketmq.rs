@@ -272,6 +272,7 @@ pub struct Received {
 #[derive(Debug)]
 pub struct JavaConsumer {
     _process: Process,
+    log: PathBuf,
     received: Arc<Mutex<Vec<Received>>>,
 }
 
@@ -282,7 +283,7 @@ impl JavaConsumer {
     /// When it cannot be started.
     pub fn start(service: &RocketMq, topic: &str, group: &str) -> Self {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/events/EventsConsumer.java");
-        let log = std::fs::File::create(service.dir.path().join(format!("consumer-{group}.log"))).unwrap();
+        let log = service.dir.path().join(format!("consumer-{group}.log"));
         let mut java = Command::new("java");
         java.args(["-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .arg(format!("-Duser.home={}", service.dir.path().display()))
@@ -292,7 +293,7 @@ impl JavaConsumer {
             .args([&service.name_servers(), topic, group, "*", ACCESS_KEY, SECRET_KEY])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(log);
+            .stderr(std::fs::File::create(&log).unwrap());
         let mut process = Process::start(&mut java).unwrap_or_else(|error| panic!("cannot start java ({error})"));
         let lines = BufReader::new(process.take_stdout().unwrap());
         let received = Arc::<Mutex<Vec<Received>>>::default();
@@ -309,7 +310,17 @@ impl JavaConsumer {
                 }
             }
         });
-        Self { _process: process, received }
+        Self { _process: process, log, received }
+    }
+
+    /// The ids of the events that it took for repetitions so far.
+    ///
+    /// # Panics
+    /// When what it says cannot be read.
+    pub fn repeated(&self) -> Vec<String> {
+        let said = std::fs::read_to_string(&self.log).unwrap();
+        let lines = said.lines().filter_map(|line| line.strip_prefix("repeated\t"));
+        lines.filter_map(|line| line.split('\t').nth(2).map(str::to_owned)).collect()
     }
 
     /// All that came so far.

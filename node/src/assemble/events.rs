@@ -76,7 +76,8 @@ impl RunningEvents {
         if self.moves {
             drop(tokio::time::timeout(HAND_OVER_MAX, self.status.left()).await);
         }
-        self.loops.stop(deadline).await;
+        // All of it is one step of the stop, and the bus is to be closed within it.
+        self.loops.stop(deadline.saturating_sub(HAND_OVER_MAX)).await;
         self.bus.close().await;
     }
 }

@@ -204,11 +204,18 @@ impl Signals {
 /// once.
 async fn run_until_signal(node: Running, config: &Config, signals: Signals) -> CliResult {
     let Signals { mut terminate, mut interrupt, hangup } = signals;
-    let failed = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        () = received(hangup) => None,
-        reason = node.failed() => Some(reason),
+    let mut asked = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let (requests, failed) = tokio::select! {
+        // Session managers send SIGTERM and SIGHUP together: the one must not make the other one a second request.
+        biased;
+        () = asked() => (1, None),
+        () = received(hangup) => (0, None),
+        reason = node.failed() => (0, Some(reason)),
     };
     match &failed {
         Some(reason) => tracing::error!(reason, "stopping after a failure"),
@@ -221,12 +228,19 @@ async fn run_until_signal(node: Running, config: &Config, signals: Signals) -> C
             Ok(()) => tracing::info!("stopped"),
             Err(_) => tracing::error!("the stop took too long; everything acknowledged is durable all the same"),
         },
-        _ = terminate.recv() => std::process::exit(130),
-        _ = interrupt.recv() => std::process::exit(130),
+        () = insisted(requests, asked) => std::process::exit(130),
     }
     match failed {
         Some(reason) => Err(Failure { exit: Exit::Failed, error: anyhow::anyhow!(reason) }),
         None => Ok(()),
+    }
+}
+
+/// Resolves when the end was asked for twice, `requests` times of them before. Who only hung up, and a node that stops by
+/// itself, asked for nothing yet.
+async fn insisted(requests: u32, mut asked: impl AsyncFnMut()) {
+    for _ in requests..2 {
+        asked().await;
     }
 }
 
@@ -379,6 +393,15 @@ The last one makes a bucket named hello; its URL is valid for an hour. Ctrl-C st
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn only_who_asks_twice_ends_the_process_at_once() {
+        for requests in [0, 1] {
+            let mut more = 0;
+            insisted(requests, async || more += 1).await;
+            assert_eq!(requests + more, 2);
+        }
+    }
 
     #[test]
     fn a_hangup_that_is_ignored_is_left_alone() {

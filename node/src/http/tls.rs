@@ -25,6 +25,9 @@ use crate::telemetry::{self, process};
 /// How often the files are looked at.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
 
+/// Looks in a day. After so many what is wrong still is told again.
+const LOOKS_A_DAY: u64 = 24 * 3600 / CHECK_EVERY.as_secs();
+
 /// How long before its end a certificate is warned of.
 const WARN_BEFORE_SECONDS: i64 = 14 * 24 * 3600;
 
@@ -122,16 +125,16 @@ impl Tls {
         let (mut seen, mut told) = (stamps(&self.current.files), Validity::Good);
         let mut ticks = tokio::time::interval(CHECK_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        for look in 1_u64.. {
             ticks.tick().await;
             let (tls, before) = (self.clone(), seen);
             let checked = tokio::task::spawn_blocking(move || tls.check(before)).await;
             seen = checked.unwrap_or(seen);
-            told = self.look_at_end(told);
+            told = self.look_at_end(if look.is_multiple_of(LOOKS_A_DAY) { Validity::Good } else { told });
         }
     }
 
-    /// Says once that the certificate ends soon, and once that it has ended. Gives back what it found.
+    /// Says that the certificate ends soon, or that it has ended, where that was not told. Gives back what it found.
     fn look_at_end(&self, told: Validity) -> Validity {
         let Some(until) = valid_until(&self.current.key.load()) else { return told };
         telemetry::show_certificate("s3", until);

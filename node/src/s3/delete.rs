@@ -2,8 +2,8 @@
 
 use holdfast_actors::domain::objects::{PAGE_SIZE_MAX, attributes};
 use holdfast_actors::ports::MetadataError;
-use holdfast_actors::ports::metadata::{DeleteRequest, Deleted, WritePrecondition};
-use holdfast_protocol::EventName;
+use holdfast_actors::ports::metadata::{Bucket, DeleteRequest, Deleted, OnlyIf, WritePrecondition};
+use holdfast_protocol::{EventName, VersionId};
 use s3s::dto::{
     self, DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject, ETagCondition,
 };
@@ -38,13 +38,10 @@ impl S3Front {
             only_if: Judged::only_if(&req.extensions, &bucket, &input.key, input.version_id.as_deref()),
             event: self.event(&req.extensions, &bucket, EventName::RemovedDelete),
         };
-        let was_judged = request.only_if.is_some();
+        let terms = Terms::of(&request);
         let mut results = self.metadata.delete_objects(bucket.id, vec![request], self.clock.now_ms()).await.s3()?;
-        let deleted = results
-            .pop()
-            .ok_or_else(|| MetadataError::Corrupt("a deletion without a result".into()))
-            .and_then(absent_is_deleted)
-            .map_err(|error| refusal(error, was_judged))?;
+        let result = results.pop().unwrap_or_else(|| Err(MetadataError::Corrupt("a deletion without a result".into())));
+        let deleted = self.what_became(&bucket, &input.key, version, &terms, result).await?;
         Ok(S3Response::new(DeleteObjectOutput {
             delete_marker: deleted.delete_marker.then_some(true),
             version_id: deleted.version.map(|version| version.to_string()),
@@ -88,12 +85,12 @@ impl S3Front {
                 Err(error) => errors.push(error_entry(&object.key, object.version_id.clone(), &error)),
             }
         }
-        let named: Vec<_> = requests.iter().map(|r| (r.key.clone(), r.version, r.only_if.is_some())).collect();
+        let named: Vec<_> = requests.iter().map(|r| (r.key.clone(), r.version, Terms::of(r))).collect();
         let results = self.metadata.delete_objects(bucket.id, requests, self.clock.now_ms()).await.s3()?;
         let quiet = input.delete.quiet.unwrap_or(false);
         let mut deleted = Vec::new();
-        for ((key, version, was_judged), result) in named.into_iter().zip(results) {
-            match absent_is_deleted(result) {
+        for ((key, version, terms), result) in named.into_iter().zip(results) {
+            match self.what_became(&bucket, &key, version, &terms, result).await {
                 Ok(_) if quiet => {}
                 Ok(done) => deleted.push(DeletedObject {
                     delete_marker: done.delete_marker.then_some(true),
@@ -101,9 +98,7 @@ impl S3Front {
                     version_id: version.map(|v| v.to_string()),
                     key: Some(key),
                 }),
-                Err(error) => {
-                    errors.push(error_entry(&key, version.map(|v| v.to_string()), &refusal(error, was_judged)));
-                }
+                Err(error) => errors.push(error_entry(&key, version.map(|v| v.to_string()), &error)),
             }
         }
         Ok(S3Response::new(DeleteObjectsOutput {
@@ -112,7 +107,48 @@ impl S3Front {
             ..Default::default()
         }))
     }
+
+    /// What a deletion came to. One that was allowed by an object's tags fails alike for another object and for another
+    /// ETag than the client means, so then the object is looked at once more.
+    async fn what_became(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        version: Option<VersionId>,
+        terms: &Terms,
+        result: Result<Deleted, MetadataError>,
+    ) -> S3Result<Deleted> {
+        let (error, only_if) = match (absent_is_deleted(result), &terms.only_if) {
+            (Ok(deleted), _) => return Ok(deleted),
+            (Err(error @ MetadataError::PreconditionFailed), Some(only_if)) => (error, only_if),
+            (Err(error), _) => return Err(error.to_s3()),
+        };
+        let is_gone = match self.metadata.object(bucket.id, key, version).await {
+            Ok(object) if terms.is_conditional && Judged::is_meant(only_if, &object) => return Err(error.to_s3()),
+            Ok(object) => object.is_delete_marker(),
+            Err(error) => matches!(error, MetadataError::NoSuchKey | MetadataError::NoSuchVersion),
+        };
+        // Somebody was faster, perhaps the same list of keys.
+        if is_gone && !terms.is_conditional { Ok(NOTHING_DELETED) } else { Err(judged::changed()) }
+    }
 }
+
+/// On what terms something is deleted.
+struct Terms {
+    /// Whether the client named an ETag.
+    is_conditional: bool,
+    /// What was judged.
+    only_if: Option<OnlyIf>,
+}
+
+impl Terms {
+    fn of(request: &DeleteRequest) -> Self {
+        Self { is_conditional: request.precondition.must_match.is_some(), only_if: request.only_if.clone() }
+    }
+}
+
+/// Of a deletion that found nothing.
+const NOTHING_DELETED: Deleted = Deleted { version: None, delete_marker: false };
 
 /// The condition that an entry's ETag makes.
 fn precondition_of(etag: Option<&dto::ETag>) -> S3Result<WritePrecondition> {
@@ -125,17 +161,8 @@ fn precondition_of(etag: Option<&dto::ETag>) -> S3Result<WritePrecondition> {
 /// Deleting a version that does not exist succeeds, as the port says; an adapter that tells it apart is forgiven.
 fn absent_is_deleted(result: Result<Deleted, MetadataError>) -> Result<Deleted, MetadataError> {
     match result {
-        Err(MetadataError::NoSuchVersion) => Ok(Deleted { version: None, delete_marker: false }),
+        Err(MetadataError::NoSuchVersion) => Ok(NOTHING_DELETED),
         other => other,
-    }
-}
-
-/// Why nothing was deleted. What was judged by its tags and is another version now is to be judged anew, whatever else
-/// was asked.
-fn refusal(error: MetadataError, was_judged: bool) -> S3Error {
-    match error {
-        MetadataError::PreconditionFailed if was_judged => judged::changed(),
-        error => error.to_s3(),
     }
 }
 

@@ -56,6 +56,9 @@ pub(crate) struct RequestFacts<'a> {
     pub(crate) judged: Judged,
 }
 
+/// What a tag in a body counts for, in bytes that are looked through.
+const TAG_COST: usize = 16;
+
 /// The first value of a query parameter, decoded.
 pub(crate) fn query_value<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
     form_urlencoded::parse(query.as_bytes()).find(|(n, _)| n == name).map(|(_, value)| value)
@@ -136,9 +139,11 @@ impl Facts for RequestFacts<'_> {
             ConditionKey::Prefix | ConditionKey::Delimiter | ConditionKey::MaxKeys | ConditionKey::SignatureAge => {
                 self.query.len()
             }
-            ConditionKey::RequestObjectTag(_) | ConditionKey::RequestObjectTagKeys => {
-                self.headers.get("x-amz-tagging").map_or(0, http::HeaderValue::len)
-            }
+            ConditionKey::RequestObjectTag(_) | ConditionKey::RequestObjectTagKeys => match self.body_tags {
+                // How many may be set is asked later.
+                Some(tags) => tags.len() * TAG_COST,
+                None => self.headers.get("x-amz-tagging").map_or(0, http::HeaderValue::len),
+            },
             _ => 0,
         }
     }

@@ -270,11 +270,14 @@ impl Inner {
         let host = kept.host.as_ref().and_then(|host| host.to_str().ok());
         let host = host.or_else(|| uri.authority().map(|authority| authority.as_str()));
         let Some(bucket) = self.bucket_of(host.unwrap_or_default(), uri) else { return Vec::new() };
+        let query = uri.query().unwrap_or_default();
+        let carried = presigned::carried(query, X_AMZ_COPY_SOURCE.as_str());
+        let copy_source = kept.copy_source.as_ref().map(|source| source.to_str().unwrap_or_default());
         let subject = Subject {
             bucket: &bucket.name,
             key: &bucket.key,
-            query: uri.query().unwrap_or_default(),
-            copy_source: kept.copy_source.as_ref().map(|source| source.to_str().unwrap_or_default()),
+            query,
+            copy_source: copy_source.or(carried.as_deref()),
             is_conditional: kept.is_conditional,
         };
         error_details::details(code, &subject)

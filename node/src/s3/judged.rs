@@ -8,7 +8,7 @@
 //! A deletion reads nothing: it is carried out only on the version that was looked at ([`Judged::only_if`]). That an
 //! object is overwritten is decided by the one that was there before.
 
-use holdfast_actors::ports::metadata::{Bucket, BucketId, CannedAcl, ObjectVersion, OnlyIf, Tag};
+use holdfast_actors::ports::metadata::{Bucket, BucketId, CannedAcl, ObjectVersion, OnlyIf, OnlyNoncurrent, Tag};
 use http::Extensions;
 use s3s::{S3Error, S3Result, s3_error};
 
@@ -30,8 +30,15 @@ struct Look {
 enum Seen {
     /// `None`: there was no object.
     Acl(Option<CannedAcl>),
-    /// Tags and sequence number; neither where there was no object.
-    Tags(Vec<Tag>, Option<u64>),
+    /// The tags, none where there was no object, and which one it was.
+    Tags(Vec<Tag>, Option<Which>),
+}
+
+/// Which version of a key a look was at.
+#[derive(Debug, Clone, Copy)]
+struct Which {
+    sequence: u64,
+    is_latest: bool,
 }
 
 impl Look {
@@ -55,7 +62,8 @@ impl Judged {
         object: Option<&ObjectVersion>,
     ) {
         let tags = object.map_or_else(Vec::new, |object| object.tags.clone());
-        self.note(bucket, key, version, Seen::Tags(tags, object.map(|object| object.sequence)));
+        let which = object.map(|object| Which { sequence: object.sequence, is_latest: object.is_latest });
+        self.note(bucket, key, version, Seen::Tags(tags, which));
     }
 
     fn note(&mut self, bucket: &Bucket, key: &str, version: Option<&str>, seen: Seen) {
@@ -102,7 +110,8 @@ impl Judged {
     }
 
     /// On which version alone a deletion may be carried out that was allowed by its tags; `version` as the request
-    /// names it. If another one is there, it fails with `PreconditionFailed`, which is to be told as [`changed`].
+    /// names it. If another one is there, it fails with `PreconditionFailed`, which is to be told as [`changed`]. A new
+    /// sequence number tells of new tags, but for those of a noncurrent version.
     pub(super) fn only_if(
         extensions: &Extensions,
         bucket: &Bucket,
@@ -110,12 +119,20 @@ impl Judged {
         version: Option<&str>,
     ) -> Option<OnlyIf> {
         let version = version.filter(|version| !version.is_empty());
-        extensions.get::<Self>()?.0.iter().find_map(|look| match look.seen {
-            Seen::Tags(_, Some(sequence)) if look.is_of(bucket, key, version) => {
-                Some(OnlyIf { sequence, ..OnlyIf::default() })
-            }
+        extensions.get::<Self>()?.0.iter().find_map(|look| match &look.seen {
+            Seen::Tags(tags, Some(which)) if look.is_of(bucket, key, version) => Some(OnlyIf {
+                sequence: which.sequence,
+                noncurrent: (!which.is_latest).then(|| OnlyNoncurrent { tags: tags.clone(), newer: 0 }),
+                ..OnlyIf::default()
+            }),
             _ => None,
         })
+    }
+
+    /// Whether an object is the one on which alone a deletion may be carried out.
+    pub(super) fn is_meant(only_if: &OnlyIf, object: &ObjectVersion) -> bool {
+        let has_same_tags = only_if.noncurrent.as_ref().is_none_or(|noncurrent| noncurrent.tags == object.tags);
+        only_if.sequence == object.sequence && has_same_tags
     }
 }
 

@@ -9,6 +9,8 @@
 //! Not those that describe a body. Whoever signs a URL does not have it: SDKs write the checksum of an empty body into
 //! each URL for a PUT, and S3 passes over that.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use s3s::{Body, S3Result};
 use url::form_urlencoded;
@@ -39,11 +41,20 @@ pub(super) fn is_amz(name: &str) -> bool {
     name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }
 
-/// Whether a parameter, in lower case, stands for the header of its name.
+/// Whether a parameter stands for the header of its name, however that is written.
 fn is_header(name: &str) -> bool {
-    let is_checksum =
-        name.strip_prefix("x-amz-checksum-").is_some_and(|kind| !["algorithm", "mode", "type"].contains(&kind));
-    is_amz(name) && !is_checksum && !SIGNATURE.contains(&name) && !BODY.contains(&name)
+    const CHECKSUM: &str = "x-amz-checksum-";
+    let is_one_of = |names: &[&str], name: &str| names.iter().any(|one| one.eq_ignore_ascii_case(name));
+    let is_checksum = name.split_at_checked(CHECKSUM.len()).is_some_and(|(start, kind)| {
+        start.eq_ignore_ascii_case(CHECKSUM) && !is_one_of(&["algorithm", "mode", "type"], kind)
+    });
+    is_amz(name) && !is_checksum && !is_one_of(&SIGNATURE, name) && !is_one_of(&BODY, name)
+}
+
+/// What the URL of a presigned request carries for a header of this name.
+pub(super) fn carried<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
+    query_value(query, "X-Amz-Signature")?;
+    form_urlencoded::parse(query.as_bytes()).find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }
 
 /// Makes headers of what a presigned URL carries for them. A header that the request has stays as it is: it is signed
@@ -58,14 +69,17 @@ pub(super) fn take_headers(request: &mut Request<Body>) -> S3Result<()> {
     }
     let mut taken = HeaderMap::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        let name = name.to_ascii_lowercase();
-        if !is_header(&name) || request.headers().contains_key(name.as_str()) {
+        if !is_header(&name) {
             continue;
         }
-        let (Ok(header), Ok(value)) = (HeaderName::try_from(name.as_str()), HeaderValue::from_bytes(value.as_bytes()))
+        let (Ok(header), Ok(value)) =
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
         else {
             return Err(invalid_argument("A parameter of the URL that stands for a header cannot be one."));
         };
+        if request.headers().contains_key(&header) {
+            continue;
+        }
         // Twice is an error, as it is for headers: s3s says so.
         taken.append(header, value);
     }

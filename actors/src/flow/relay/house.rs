@@ -29,7 +29,6 @@ pub(super) async fn keep_house(context: &Context, partition: u16) {
                     let kept = if published { backlog.published } else { status.backlog.published };
                     status.backlog = OutboxBacklog { published: kept, ..backlog };
                 });
-                context.status.tell(now_ms);
                 backlog.published
             }
             // What was published is forgotten all the same: it must not grow because it cannot be counted.
@@ -38,6 +37,8 @@ pub(super) async fn keep_house(context: &Context, partition: u16) {
                 u64::MAX
             }
         };
+        // Also of what cannot be counted: it grows older.
+        context.status.tell(now_ms);
         let keeps = context.parts.settings.keep.is_some();
         let holds = keeps && context.leaps.holds(&*context.parts.clock, "events that are kept to be told again");
         // Where nothing is kept that costs no transaction.

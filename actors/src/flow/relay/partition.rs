@@ -19,6 +19,7 @@ use super::house::keep_house;
 use super::owner::{Hold, acquire};
 use super::publish::{GroupEnd, PROVEN_MIN, publish_group};
 use super::{Context, WINDOW_MAX};
+use crate::flow::told::Told;
 use crate::ports::events::Topic;
 use crate::ports::outbox::{Look, OutboxRow};
 
@@ -104,6 +105,7 @@ pub(super) struct Serving<'a> {
     removed: Vec<u64>,
     /// No removal before.
     remove_not_before: Instant,
+    told: Told,
 }
 
 impl<'a> Serving<'a> {
@@ -129,6 +131,7 @@ impl<'a> Serving<'a> {
             removing: None,
             removed: Vec::new(),
             remove_not_before: now,
+            told: Told::default(),
         }
     }
 
@@ -310,21 +313,18 @@ impl<'a> Serving<'a> {
     }
 
     /// Nothing is told any more, unless something is held.
-    fn all_is_well(&self) {
+    fn all_is_well(&mut self) {
         if self.held.is_empty() {
+            self.told.settle(Instant::now());
             self.context.status.change(self.partition, |status| status.last_error = None);
         }
     }
 
-    /// Tells of a failure, once for each partition and reason: a broker that is gone is gone for many messages.
-    fn failed(&self, text: String, kind: &'static str) {
+    /// Tells of a failure, now and then for each partition and reason: a broker that is gone is gone for many messages.
+    fn failed(&mut self, text: String, kind: &'static str) {
         metrics::counter!("holdfast_events_publish_failures_total", "kind" => kind).increment(1);
-        let mut new = false;
-        self.context.status.change(self.partition, |status| {
-            new = status.last_error.as_ref() != Some(&text);
-            status.last_error = Some(text.clone());
-        });
-        if new {
+        self.context.status.change(self.partition, |status| status.last_error = Some(text.clone()));
+        if self.told.is_news(&text, Instant::now()) {
             tracing::warn!(partition = self.partition, error = text, "events cannot be published now, they wait");
         }
     }

@@ -419,6 +419,24 @@ async fn whoever_waits_for_the_last_partition_to_be_left_is_told() {
     status.left().await;
 }
 
+/// Or the node would wait for them when it stops, and count what another node counts.
+#[tokio::test(start_paused = true)]
+async fn relay_that_starts_anew_owns_nothing_that_the_one_before_had() {
+    let status = Arc::<RelayStatus>::default();
+    status.enter(PARTITIONS);
+    let parts = RelayParts {
+        outbox: Arc::<TestOutbox>::default(),
+        bus: Arc::<TestBus>::default(),
+        clock: Arc::new(SystemClock),
+        owner: RelayOwner::Alone,
+        settings: RelaySettings::default(),
+    };
+    let mut relay = JoinSet::new();
+    relay.spawn(run(parts, status.clone()));
+    let owned = || status.partitions().into_keys().collect::<Vec<_>>();
+    eventually("it owns its own", || owned() == (0..PARTITIONS).collect::<Vec<_>>()).await;
+}
+
 #[test]
 fn partitions_spread_over_the_nodes_that_are_ready_and_few_move() {
     let node = |n: u8, state| {

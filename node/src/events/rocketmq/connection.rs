@@ -210,7 +210,7 @@ impl Connections {
         if let Some(credentials) = &self.options.credentials {
             sign(&mut command, credentials);
         }
-        let slot = self.open.lock().entry(addr.to_owned()).or_default().clone();
+        let slot = self.slot(addr);
         let (asked, mut used) = (Instant::now(), None);
         let call = async {
             let connection = self.connection(addr, &slot).await?;
@@ -225,6 +225,22 @@ impl Connections {
                 Err(EventError::TimedOut(format!("no answer from {addr}")))
             }
         }
+    }
+
+    /// The way to a server. With a new one those go that lead nowhere any more: brokers may come back elsewhere.
+    fn slot(&self, addr: &str) -> Slot {
+        let mut open = self.open.lock();
+        if let Some(slot) = open.get(addr) {
+            return slot.clone();
+        }
+        let leads_nowhere = |way: &Way| {
+            way.open.as_ref().is_none_or(|connection| connection.is_over())
+                && way.failed.as_ref().is_none_or(|(until, _)| *until <= Instant::now())
+        };
+        // Whoever is about to use one has it already.
+        let is_in_use = |slot: &Slot| Arc::strong_count(slot) > 1;
+        open.retain(|_, slot| is_in_use(slot) || !slot.try_lock().is_ok_and(|way| leads_nowhere(&way)));
+        open.entry(addr.to_owned()).or_default().clone()
     }
 
     /// The connection to a server. Who comes while one is being made waits for that one, and shares its failure for a moment.
@@ -310,6 +326,31 @@ mod tests {
         let (answer, served) = both.expect("the second one is answered");
         answer.expect("an answer");
         assert_eq!(served, 105);
+    }
+
+    #[tokio::test]
+    async fn brokers_that_come_back_elsewhere_each_time_leave_nothing_behind() {
+        let connections = Connections::new(RocketMqOptions::new(Vec::new()));
+        for _ in 0..5 {
+            let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+            let addr = listener.local_addr().expect("an address").to_string();
+            let server = async {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                serve_one(&mut stream).await;
+            };
+            let soon = Instant::now() + Duration::from_secs(60);
+            let (answer, ()) = tokio::join!(connections.call(&addr, Command::new(105), soon), server);
+            answer.expect("an answer");
+            let slot = connections.slot(&addr);
+            let open = slot.lock().await.open.clone().expect("a connection");
+            let its_end = async {
+                while !open.is_over() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), its_end).await.expect("the server is gone");
+        }
+        assert_eq!(connections.open.lock().len(), 1);
     }
 
     /// Or it would be published behind its repetition, and behind what followed that.

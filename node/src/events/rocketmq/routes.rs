@@ -25,13 +25,14 @@ use super::connection::Connections;
 use super::error::{refused, unexpected};
 use super::options::RocketMqOptions;
 use super::wire::{Command, quote_numeric_names, request, response};
+use crate::telemetry::seldom::Seldom;
 
 mod create;
 #[cfg(test)]
 mod tests;
 
-use create::create;
 pub(super) use create::masters;
+use create::{complete, create};
 
 /// How long a route is used before it is asked for again.
 const ROUTE_AGE_MAX: Duration = Duration::from_secs(30);
@@ -40,6 +41,8 @@ const ROUTE_AGE_MAX: Duration = Duration::from_secs(30);
 const REFRESH_MAX: Duration = Duration::from_secs(2);
 /// How long a broker may be missing before its queues are given up.
 const MISSING_GRACE: Duration = Duration::from_secs(10 * 60);
+/// How often it is told that a topic cannot be made at all of its brokers.
+const INCOMPLETE_TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Permissions of a queue.
 const READABLE: i32 = 4;
 const WRITABLE: i32 = 2;
@@ -94,13 +97,13 @@ impl Route {
     }
 
     pub(super) fn master(&self, broker: &Arc<str>) -> EventResult<&str> {
-        let missing = || EventError::Unavailable(format!("the broker {broker} is not there"));
+        let missing = || EventError::Unavailable(format!("the broker {broker} is not there, or lacks the topic"));
         self.masters.get(broker).map(String::as_str).ok_or_else(missing)
     }
 
-    /// Whether the topic is at a broker, as far as the name servers know.
+    /// Whether the topic is at a broker, as far as the name servers know. It may be neither written nor read there.
     fn is_at(&self, broker: &str) -> bool {
-        self.write.iter().chain(&self.read).any(|(at, _)| &**at == broker)
+        self.masters.contains_key(broker) || self.write.iter().chain(&self.read).any(|(at, _)| &**at == broker)
     }
 
     /// Makes the list of queues to write to that of the brokers that the configuration names, if it names any.
@@ -198,8 +201,8 @@ struct Known {
     asked: Instant,
     /// The name servers did not answer: until then nobody asks them.
     unasked_until: Option<Instant>,
-    /// Since when a broker of the list is missing.
-    missing_since: Option<Instant>,
+    /// Since when brokers of the list are missing.
+    missing_since: BTreeMap<Arc<str>, Instant>,
 }
 
 /// All routes that were asked for.
@@ -209,11 +212,18 @@ pub(super) struct Routes {
     asking: tokio::sync::Mutex<()>,
     /// Whether it was said that brokers should be named.
     said: AtomicBool,
+    /// That a topic is not at all of its brokers would be told at each question.
+    incomplete: Seldom,
 }
 
 impl Routes {
     pub(super) fn new() -> Self {
-        Self { known: Mutex::default(), asking: tokio::sync::Mutex::default(), said: AtomicBool::new(false) }
+        Self {
+            known: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+            said: AtomicBool::new(false),
+            incomplete: Seldom::new(INCOMPLETE_TOLD_EVERY),
+        }
     }
 
     fn fresh(&self, topic: &str) -> Option<Arc<Route>> {
@@ -271,20 +281,24 @@ impl Routes {
     fn learn(&self, topic: &str, mut route: Route) -> Arc<Route> {
         let mut all = self.known.lock();
         let now = Instant::now();
-        let mut missing_since = None;
+        let mut missing_since = BTreeMap::new();
         if let Some(known) = all.get(topic) {
-            let is_missing = |queue: &&(Arc<str>, i32)| !route.write.contains(queue);
-            let missing: Vec<_> = known.route.write.iter().filter(is_missing).cloned().collect();
-            if !missing.is_empty() {
-                let since = known.missing_since.unwrap_or(now);
+            let (mut kept, mut given_up) = (Vec::new(), 0);
+            // Both are sorted.
+            for queue in known.route.write.iter().filter(|queue| route.write.binary_search(queue).is_err()) {
+                let since = known.missing_since.get(&queue.0).copied().unwrap_or(now);
                 if now.duration_since(since) < MISSING_GRACE {
-                    route.write.extend(missing);
-                    route.write.sort();
-                    missing_since = Some(since);
+                    missing_since.insert(queue.0.clone(), since);
+                    kept.push(queue.clone());
                 } else {
-                    tracing::warn!(topic, queues = missing.len(), "queues of a missing broker are given up: keys move");
+                    given_up += 1;
                 }
             }
+            if given_up > 0 {
+                tracing::warn!(topic, queues = given_up, "queues of a missing broker are given up: keys move");
+            }
+            route.write.extend(kept);
+            route.write.sort();
         }
         let route = Arc::new(route);
         all.insert(topic.to_owned(), Known { route: route.clone(), asked: now, unasked_until: None, missing_since });
@@ -294,11 +308,16 @@ impl Routes {
     /// A broker that had the topic, is not among those `there`, and is still waited for.
     fn waits_for(&self, topic: &str, there: &BTreeMap<String, String>) -> Option<Arc<str>> {
         let mut all = self.known.lock();
-        let known = all.get_mut(topic)?;
-        let (missing, _) = known.route.write.iter().find(|(broker, _)| !there.contains_key(&**broker))?;
+        let Known { route, missing_since, .. } = all.get_mut(topic)?;
+        let mut missing: Vec<Arc<str>> = route.write.iter().map(|(broker, _)| broker.clone()).collect();
+        missing.dedup();
+        missing.retain(|broker| !there.contains_key(&**broker));
         let now = Instant::now();
-        let since = *known.missing_since.get_or_insert(now);
-        (now.duration_since(since) < MISSING_GRACE).then(|| missing.clone())
+        missing.retain(|broker| {
+            let since = *missing_since.entry(broker.clone()).or_insert(now);
+            now.duration_since(since) < MISSING_GRACE
+        });
+        missing.into_iter().next()
     }
 
     async fn ask(&self, connections: &Connections, topic: &str, deadline: Instant) -> EventResult<Route> {
@@ -343,8 +362,9 @@ impl Routes {
         if options.create_topics
             && options.brokers.iter().any(|broker| !route.is_at(broker))
             && let Err(error) = complete(connections, topic, &mut route, deadline).await
+            && let Some(untold) = self.incomplete.untold()
         {
-            tracing::warn!(topic, %error, "a topic cannot be made at all of its brokers, trying again");
+            tracing::warn!(topic, %error, untold, "a topic cannot be made at all of its brokers, trying again");
         }
         // Sorted by brokers.
         let is_at_several =
@@ -358,16 +378,6 @@ impl Routes {
         route.fix(topic, options)?;
         Ok(route)
     }
-}
-
-/// Makes a topic at those of its brokers that are there and lack it: they were missing when it was made elsewhere.
-async fn complete(connections: &Connections, topic: &str, route: &mut Route, deadline: Instant) -> EventResult<()> {
-    let named = &connections.options().brokers;
-    let mut without = masters(connections, deadline).await?;
-    without.retain(|broker, _| named.contains(broker) && !route.is_at(broker));
-    create(connections, topic, &without, deadline).await?;
-    route.masters.extend(without.into_iter().map(|(broker, addr)| (Arc::<str>::from(broker), addr)));
-    Ok(())
 }
 
 /// Asks the name servers, one after the other, until one answers.

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use holdfast_actors::domain::events::{EventDraft, EventOutcome};
@@ -25,13 +26,29 @@ use crate::metadata::rows;
 /// Columns of both tables, in the order of all statements; `published` has one more.
 pub(in crate::metadata) const OUTBOX_COLUMNS: &str = "part, id, nonce, topic, queued_ms, order_key, tag, words, body";
 
-/// Rows that were complained of: they are looked at many times a second. Beyond so many nothing new is said.
-static COMPLAINED: Mutex<BTreeSet<i64>> = Mutex::new(BTreeSet::new());
+/// Rows that were complained of: they are looked at many times a second.
+static COMPLAINED: Mutex<Complaints> = Mutex::new(Complaints::none());
+/// Rows that are complained of in so long a time; then anew, as long as they are there.
 const COMPLAINTS_MAX: usize = 256;
+const COMPLAINED_ANEW: Duration = Duration::from_secs(3_600);
 
-/// Whether nobody complained of a row yet.
-fn is_news(complained: &mut BTreeSet<i64>, id: i64) -> bool {
-    complained.len() < COMPLAINTS_MAX && complained.insert(id)
+struct Complaints {
+    since: Option<Instant>,
+    rows: BTreeSet<i64>,
+}
+
+impl Complaints {
+    const fn none() -> Self {
+        Self { since: None, rows: BTreeSet::new() }
+    }
+
+    /// Whether a row is to be complained of now.
+    fn is_news(&mut self, id: i64, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now.duration_since(since) >= COMPLAINED_ANEW) {
+            *self = Self { since: Some(now), ..Self::none() };
+        }
+        self.rows.len() < COMPLAINTS_MAX && self.rows.insert(id)
+    }
 }
 
 /// A row to be inserted.
@@ -153,7 +170,7 @@ fn rows_from(partition: u16, found: &[&impl Fields]) -> MetadataResult<Vec<Outbo
             Ok(row) => read.push(row),
             Err(error) => {
                 let id = row.number(0)?;
-                if is_news(&mut COMPLAINED.lock(), id) {
+                if COMPLAINED.lock().is_news(id, Instant::now()) {
                     tracing::error!(partition, id, %error, "a row of the outbox cannot be read, it and its key wait");
                 }
                 held.push(order_key);
@@ -321,13 +338,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_row_that_cannot_be_read_is_told_once_however_many_they_are() {
-        let mut complained = BTreeSet::new();
-        let mut told = 0;
-        for _ in 0..3 {
-            told += (0..1_000).filter(|id| is_news(&mut complained, *id)).count();
+    fn each_row_that_cannot_be_read_is_told_once_an_hour_however_many_they_are() {
+        let (mut complaints, begin) = (Complaints::none(), Instant::now());
+        for hour in 0..3 {
+            let now = begin + COMPLAINED_ANEW * hour;
+            assert!(complaints.is_news(7, now) && !complaints.is_news(7, now) && complaints.is_news(8, now), "{hour}");
+            let told: usize = (0..3).map(|_| (0..1_000).filter(|id| complaints.is_news(*id, now)).count()).sum();
+            assert_eq!((told, complaints.rows.len()), (COMPLAINTS_MAX - 2, COMPLAINTS_MAX), "{hour}");
         }
-        assert_eq!((told, complained.len()), (COMPLAINTS_MAX, COMPLAINTS_MAX));
-        assert!(is_news(&mut BTreeSet::from([1]), 2) && !is_news(&mut BTreeSet::from([1]), 1));
     }
 }

@@ -189,6 +189,26 @@ async fn conditions_see_address_listing_parameters_headers_and_tags() {
 }
 
 #[tokio::test]
+async fn tags_of_a_body_count_for_the_work_of_a_decision() {
+    let fixture = Fixture::new();
+    fixture.put_object("k", CannedAcl::Private, &[]);
+    let others: Vec<_> = (0..100).map(|n| format!(r#""s3:RequestObjectTag/x{n}":"y""#)).collect();
+    fixture
+        .put_policy(&format!(
+            r#"{{"Effect":"Allow","Principal":{{"AWS":"bob"}},"Action":"s3:PutObjectTagging",
+                "Resource":"arn:aws:s3:::photos/*","Condition":{{"StringNotEquals":{{{}}}}}}}"#,
+            others.join(",")
+        ))
+        .await;
+    for (count, may) in [(9, true), (20_000, false)] {
+        let tags: String = (0..count).map(|n| format!("<Tag><Key>{n}</Key><Value>v</Value></Tag>")).collect();
+        let body = format!("<Tagging><TagSet>{tags}</TagSet></Tagging>");
+        let answer = fixture.call("bob", "PUT", "/photos/k?tagging", &[], body.as_bytes()).await;
+        assert_eq!(allowed(&answer), may, "{count} tags: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_age_of_a_signature_is_not_what_somebody_without_one_says() {
     let fixture = Fixture::new();
     fixture.put_object("k", CannedAcl::Private, &[]);
@@ -436,4 +456,41 @@ async fn an_object_that_is_overwritten_after_the_decision_is_not_given_out_by_it
     fixture.store.add_object("photos", "k", shut, released);
     assert_eq!(fixture.call("bob", "DELETE", "/photos/k", &[], b"").await.status, StatusCode::NO_CONTENT);
     assert_eq!(fixture.call("ann", "HEAD", "/photos/k", &[], b"").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_deletion_that_was_allowed_by_tags_says_why_it_did_not_happen() {
+    let cold = ColdReads::new(Arc::new(EmptyTiers), ColdReadSettings::default());
+    let fixture = Fixture::of_front(Arc::new(MemoryChunkStore::new()), cold);
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Resource":"arn:aws:s3:::photos/*",
+                "Action":["s3:DeleteObject","s3:DeleteObjectVersion"],
+                "Condition":{"StringEquals":{"s3:ExistingObjectTag/state":"released"}}}"#,
+        )
+        .await;
+    let released: &[(&str, &str)] = &[("state", "released")];
+    fixture.store.add_object("photos", "k", CannedAcl::Private, released);
+    let etag = [("if-match", "\"5d41402abc4b2a76b9719d911017c592\"")];
+    let answer = fixture.call("bob", "DELETE", "/photos/k", &etag, b"").await;
+    assert_eq!(answer.code(), "PreconditionFailed", "to try again is of no use: {answer:?}");
+
+    let twice = b"<Delete><Object><Key>k</Key></Object><Object><Key>k</Key></Object></Delete>";
+    let answer = fixture.call("bob", "POST", "/photos?delete", &[], twice).await;
+    assert_eq!(answer.body.matches("<Deleted>").count(), 2, "{answer:?}");
+
+    // A noncurrent version keeps its number when it gets other tags.
+    fixture.store.add_object("photos", "k", CannedAcl::Private, released);
+    let noncurrent = |tags: Vec<Tag>| {
+        let mut objects = fixture.store.objects.lock();
+        let object = objects.values_mut().next().unwrap();
+        let changed = ObjectVersion { is_latest: false, tags, ..ObjectVersion::clone(object) };
+        *object = Arc::new(changed);
+        Arc::clone(object)
+    };
+    let held = noncurrent(Vec::new());
+    noncurrent(vec![Tag { key: "state".to_owned(), value: "released".to_owned() }]);
+    *fixture.store.overwriting.lock() = Some(held);
+    let answer = fixture.call("bob", "DELETE", "/photos/k?versionId=null", &[], b"").await;
+    assert_eq!(answer.code(), "OperationAborted", "{answer:?}");
 }

@@ -1,8 +1,12 @@
 //! Who gets in.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use holdfast_actors::flow::cold::read::{ColdReadSettings, ColdReads};
+use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::CannedAcl;
+use holdfast_actors::ports::tiers::EmptyTiers;
 use http::StatusCode;
 
 use super::signer::unsigned;
@@ -141,6 +145,17 @@ async fn what_a_presigned_url_carries_for_headers_counts_as_these() {
     assert!(!fixture.stored.lock().contains_key("photos/copy"), "a copy is not the object of the body");
     let owner = signer.presign("PUT", HOST, "/photos/k", &[("x-amz-expected-bucket-owner", "bob")], "60");
     assert_eq!(put(owner).await.code(), "AccessDenied");
+}
+
+#[tokio::test]
+async fn a_copy_by_url_whose_source_is_missing_names_the_source() {
+    let cold = ColdReads::new(Arc::new(EmptyTiers), ColdReadSettings::default());
+    let fixture = Fixture::of_front(Arc::new(MemoryChunkStore::new()), cold);
+    let query = [("X-Amz-Copy-Source", "/photos/nobody")];
+    let url = fixture.signer("ann").presign("PUT", HOST, "/photos/copy", &query, "60");
+    let answer = fixture.send(unsigned("PUT", HOST, &url, &[], b"")).await;
+    assert_eq!(answer.code(), "NoSuchKey", "{answer:?}");
+    assert!(answer.body.contains("<Key>nobody</Key>"), "{answer:?}");
 }
 
 #[tokio::test]

@@ -160,8 +160,17 @@ impl MetadataStore for TestStore {
         let mut objects = self.objects.lock();
         let mut delete = |request: DeleteRequest| {
             let at = (bucket, request.key);
-            let sequence = objects.get(&at).map(|object| object.sequence);
-            if request.only_if.is_some_and(|only_if| Some(only_if.sequence) != sequence) {
+            let object = objects.get(&at);
+            let is_other = |only_if: &OnlyIf| {
+                object.is_none_or(|object| {
+                    let noncurrent = only_if.noncurrent.as_ref();
+                    object.sequence != only_if.sequence
+                        || noncurrent.is_some_and(|noncurrent| noncurrent.tags != object.tags)
+                })
+            };
+            let etag = object.and_then(|object| object.content.as_ref()).map(|content| content.etag);
+            let is_unwanted = request.precondition.must_match.flatten().is_some_and(|wanted| Some(wanted) != etag);
+            if request.only_if.as_ref().is_some_and(is_other) || is_unwanted {
                 return Err(MetadataError::PreconditionFailed);
             }
             objects.remove(&at);

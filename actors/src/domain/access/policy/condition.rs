@@ -242,9 +242,11 @@ impl Condition {
     }
 
     fn equals(&self, value: &str, operand: &Operand, facts: &dyn Facts, work: &Work) -> bool {
-        // Texts are charged for as far as they are looked at.
-        if !matches!(operand, Operand::Text(_)) && !work.spend(value.len()) {
-            return false;
+        // Texts are charged for as far as they are looked at. Once the work is exhausted nothing counts that is found, and
+        // what is equal ends the search.
+        let looked_at = if matches!(operand, Operand::Text(_)) { 0 } else { value.len() };
+        if !work.spend(1 + looked_at) {
+            return true;
         }
         match (self.operator.comparison, operand) {
             (Comparison::Text { ignore_case: true, .. }, Operand::Text(pattern)) => {

@@ -104,7 +104,8 @@ impl Pattern {
 
     /// Whether the pattern has a policy variable that stands for a tag of the stored object.
     pub(super) fn names_object_tags(&self) -> bool {
-        self.tokens.iter().any(|t| matches!(t, Token::Variable(ConditionKey::ExistingObjectTag(_), _)))
+        self.has_variables
+            && self.tokens.iter().any(|t| matches!(t, Token::Variable(ConditionKey::ExistingObjectTag(_), _)))
     }
 
     /// Whether the whole text matches. If the work is exhausted, the answer means nothing.
@@ -125,6 +126,10 @@ impl Pattern {
     fn matches_by(&self, text: &str, facts: &dyn Facts, work: &Work, same: impl Fn(char, char) -> bool) -> bool {
         if !self.has_variables {
             return matches_tokens(&self.tokens, text, work, same);
+        }
+        // All of it is put together, whatever of the text is looked at then.
+        if !work.spend(self.tokens.len()) {
+            return false;
         }
         let mut resolved = Vec::with_capacity(self.tokens.len());
         for token in &self.tokens {
@@ -213,6 +218,9 @@ fn before_end<'t>(piece: &[Token], text: &'t str, work: &Work, same: &impl Fn(ch
 
 /// What of the text comes after the first place where a piece stands.
 fn after_first<'t>(piece: &[Token], text: &'t str, work: &Work, same: &impl Fn(char, char) -> bool) -> Option<&'t str> {
+    if piece.is_empty() {
+        return Some(text);
+    }
     // A piece has as many characters as tokens.
     if piece.len() > text.len() {
         return None;
@@ -224,11 +232,8 @@ fn after_first<'t>(piece: &[Token], text: &'t str, work: &Work, same: &impl Fn(c
             _ => return after_first_tried(piece, text, work, same),
         }
     }
-    if !work.spend(2 * (chars.len() + text.len())) {
+    if !work.spend(2 * chars.len()) {
         return None;
-    }
-    if chars.is_empty() {
-        return Some(text);
     }
     // For each beginning of the piece: how much of its end is also its beginning.
     let mut borders = vec![0; chars.len()];
@@ -241,6 +246,10 @@ fn after_first<'t>(piece: &[Token], text: &'t str, work: &Work, same: &impl Fn(c
     }
     let mut found = 0;
     for (at, c) in text.char_indices() {
+        // Each step back undoes one forward.
+        if !work.spend(2) {
+            return None;
+        }
         while found > 0 && !same(chars[found], c) {
             found = borders[found - 1];
         }
@@ -288,6 +297,39 @@ mod tests {
             let expected = reference(&chars(&pattern), &chars(&text));
             proptest::prop_assert_eq!(Pattern::wildcards(&pattern).matches(&text, &NoFacts, &work()), expected);
         }
+
+        #[test]
+        fn pieces_that_repeat_themselves_are_found(
+            pattern in "[ab]{0,2}(\\*[ab]{1,6}){1,3}\\*?",
+            text in "[ab]{0,16}",
+        ) {
+            let chars = |s: &str| s.chars().collect::<Vec<_>>();
+            let expected = reference(&chars(&pattern), &chars(&text));
+            proptest::prop_assert_eq!(Pattern::wildcards(&pattern).matches(&text, &NoFacts, &work()), expected);
+        }
+
+        #[test]
+        fn variables_are_taken_literally(pattern in "[ab*?$]{0,7}", value in "[ab*?é]{0,4}", text in "[abé*?]{0,9}") {
+            struct Prefix(String);
+            impl Facts for Prefix {
+                fn values(&self, _key: &ConditionKey) -> Vec<std::borrow::Cow<'_, str>> {
+                    vec![self.0.as_str().into()]
+                }
+            }
+            // A character of the value stands for itself, also one that is a wildcard elsewhere.
+            let shifted = |c: char| match c {
+                '*' => '+',
+                '?' => '!',
+                c => c,
+            };
+            let resolved: Vec<char> = pattern
+                .chars()
+                .flat_map(|c| if c == '$' { value.chars().map(shifted).collect() } else { vec![c] })
+                .collect();
+            let expected = reference(&resolved, &text.chars().map(shifted).collect::<Vec<_>>());
+            let pattern = Pattern::with_variables(&pattern.replace('$', "${s3:prefix}"), true).unwrap();
+            proptest::prop_assert_eq!(pattern.matches(&text, &Prefix(value), &work()), expected);
+        }
     }
 
     #[test]
@@ -309,6 +351,24 @@ mod tests {
         let text = format!("{}b", "a".repeat(1_800)).repeat(10);
         assert!(pattern.matches(&text, &NoFacts, &Work::of_decision()));
         assert!(!pattern.matches(&text[..text.len() - 1], &NoFacts, &Work::of_decision()));
+    }
+
+    #[test]
+    fn what_costs_little_is_charged_little() {
+        let found_at_once = format!("*{}b", "a*".repeat(4_000));
+        for (pattern, text) in [("*".repeat(9_000), "a".repeat(1_000)), (found_at_once, "a".repeat(9_000) + "b")] {
+            let work = work();
+            assert!(Pattern::wildcards(&pattern).matches(&text, &NoFacts, &work));
+            assert!(!work.is_exhausted(), "{}", &pattern[..4]);
+        }
+    }
+
+    #[test]
+    fn what_is_put_together_of_a_pattern_is_charged() {
+        let pattern = Pattern::with_variables(&format!("{}${{aws:username}}", "a".repeat(10_000)), true).unwrap();
+        let work = work();
+        assert!(!(0..1_000).any(|_| pattern.matches("b", &NoFacts, &work)));
+        assert!(work.is_exhausted());
     }
 
     #[test]

@@ -446,6 +446,22 @@ fn a_decision_that_takes_too_much_work_is_a_deny() {
 }
 
 #[test]
+fn comparisons_count_however_short_they_are() {
+    // None of the values is empty, and that is seen without a look at any character.
+    let operands = vec![r#""""#; 6_000].join(",");
+    let policy = policy(&format!(
+        r#"{{"Effect":"Allow","Principal":"*","Action":"s3:PutObject","Resource":"arn:aws:s3:::photos/*",
+             "Condition":{{"ForAnyValue:StringEquals":{{"s3:RequestObjectTagKeys":[{operands}]}}}}}}"#
+    ));
+    let mut many = TestFacts::default();
+    let asked = |facts: &TestFacts| policy.evaluate(&attempt(None, "s3:PutObject", Some("a")), facts);
+    many.0.insert("s3:RequestObjectTagKeys", vec!["a"; 10]);
+    assert_eq!(asked(&many), Verdict::Silent);
+    many.0.insert("s3:RequestObjectTagKeys", vec!["a"; 10_000]);
+    assert_eq!(asked(&many), Verdict::Deny);
+}
+
+#[test]
 fn tags_of_the_object_are_needed_wherever_a_policy_names_them() {
     let of = |resource: &str, condition: &str| {
         policy(&format!(

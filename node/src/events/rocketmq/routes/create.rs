@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::super::connection::Connections;
 use super::super::error::{refused, unexpected};
 use super::super::wire::{Command, quote_numeric_names, request, response};
-use super::{BrokerData, MASTER, READABLE, WRITABLE, ask_any};
+use super::{BrokerData, MASTER, READABLE, Route, WRITABLE, ask_any};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -62,4 +62,31 @@ pub(super) async fn create(
         tracing::info!(topic, broker, queues, "topic created");
     }
     Ok(())
+}
+
+/// Makes a topic at those of its brokers that are there and lack it: they were missing when it was made elsewhere.
+pub(super) async fn complete(
+    connections: &Connections,
+    topic: &str,
+    route: &mut Route,
+    deadline: Instant,
+) -> EventResult<()> {
+    let named = &connections.options().brokers;
+    // What is there already must not be late for what is added.
+    let begin = Instant::now();
+    let deadline = begin + deadline.saturating_duration_since(begin) / 2;
+    let mut without = masters(connections, deadline).await?;
+    without.retain(|broker, _| named.contains(broker) && !route.is_at(broker));
+    let (mut outcome, mut left) = (Ok(()), without.len() as u32);
+    for (broker, addr) in without {
+        // One that hangs, or refuses, does not keep the topic from the others.
+        let now = Instant::now();
+        let limit = now + deadline.saturating_duration_since(now) / left;
+        left -= 1;
+        match create(connections, topic, &BTreeMap::from([(broker.clone(), addr.clone())]), limit).await {
+            Ok(()) => drop(route.masters.insert(broker.into(), addr)),
+            Err(error) => outcome = Err(error),
+        }
+    }
+    outcome
 }

@@ -73,6 +73,27 @@ async fn keys_of_a_missing_broker_wait_for_it_and_then_move() {
     assert_eq!(moved.queue_of(&key).expect("a queue").1, &Arc::from("a"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn each_missing_broker_is_waited_for_from_when_it_went() {
+    let routes = Routes::new();
+    let learn = |brokers: &[&str]| {
+        let write = brokers.iter().map(|broker| (Arc::from(*broker), 0)).collect();
+        let learned = routes.learn("topic", Route { write, ..Route::default() });
+        learned.write.iter().map(|(broker, _)| broker.to_string()).collect::<String>()
+    };
+    learn(&["a", "b", "c"]);
+    assert_eq!(learn(&["b", "c"]), "abc");
+    tokio::time::advance(MISSING_GRACE / 2).await;
+    assert_eq!(learn(&["c"]), "abc");
+    tokio::time::advance(MISSING_GRACE / 2).await;
+    // The name servers know of the topic no more.
+    let there = BTreeMap::from([("c".to_owned(), "10.0.0.9:10911".to_owned())]);
+    assert_eq!(routes.waits_for("topic", &there), Some("b".into()));
+    assert_eq!(learn(&["c"]), "bc", "a was missing for long, and b was not");
+    tokio::time::advance(MISSING_GRACE / 2).await;
+    assert_eq!(learn(&["c"]), "c");
+}
+
 fn fixed(text: &str, topic_queues: u32) -> EventResult<Route> {
     let brokers = vec!["b".to_owned(), "a".to_owned()];
     let options = RocketMqOptions { brokers, topic_queues, ..RocketMqOptions::new(Vec::new()) };
@@ -130,6 +151,13 @@ fn topic_that_can_only_be_read_is_told_from_one_that_nobody_has() {
     assert!(told(r#"{"brokerDatas":[],"queueDatas":[]}"#).contains("no broker takes messages"));
 }
 
+/// An operator has closed it there: it must not be opened again.
+#[test]
+fn topic_that_may_not_even_be_read_is_there_all_the_same() {
+    let closed = route(&ONE.replace(r#""perm":6"#, r#""perm":0"#));
+    assert!(closed.read.is_empty() && closed.is_at("a") && !closed.is_at("b"));
+}
+
 #[test]
 fn what_is_in_no_order_goes_to_a_broker_that_is_there() {
     let (whole, without) = (fixed(TWO, 2).expect("a route"), fixed(ONE, 2).expect("a route"));
@@ -158,14 +186,15 @@ async fn who_knows_a_route_does_not_wait_for_name_servers_that_do_not_answer() {
     }
 }
 
-/// Answers whatever it is asked with a route.
-async fn name_server(listener: TcpListener) {
+/// Answers whatever it is asked, by the code of the request.
+async fn serve(listener: TcpListener, answer_to: impl Fn(i32) -> String) {
     let (mut stream, _) = listener.accept().await.expect("a connection");
     let mut buffer = BytesMut::new();
     while let Ok(1..) = stream.read_buf(&mut buffer).await {
         while let Some(asked) = Command::decode(&mut buffer).expect("a frame") {
             let answer = Command { opaque: asked.opaque, is_answer: true, ..Command::new(response::SUCCESS) };
-            stream.write_all(&answer.body(ONE.as_bytes()).encode()).await.expect("it is read");
+            let body = answer_to(asked.code).into_bytes();
+            stream.write_all(&answer.body(body).encode()).await.expect("it is read");
         }
     }
 }
@@ -178,7 +207,33 @@ async fn name_server_that_hangs_leaves_time_for_the_next_one() {
     let time = Duration::from_secs(10);
     let mut options = RocketMqOptions::new(vec![addr(&silent), addr(&other)]);
     options.request_timeout = time;
-    tokio::spawn(name_server(other));
+    tokio::spawn(serve(other, |_| ONE.to_owned()));
     let found = Routes::new().of(&Connections::new(options), "topic", Instant::now() + time).await;
     assert_eq!(found.expect("a route").write.len(), 3);
+}
+
+#[tokio::test]
+async fn broker_that_hangs_does_not_keep_a_topic_from_the_next_one() {
+    let silent = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let other = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let addr = |listener: &TcpListener| listener.local_addr().expect("an address").to_string();
+    let time = Duration::from_secs(10);
+    let mut options = RocketMqOptions::new(vec![addr(&other)]);
+    options.request_timeout = time;
+    options.brokers = ["a", "b", "c"].map(str::to_owned).into();
+    options.topic_queues = 3;
+    let broker =
+        |name: &str, addr: String| format!(r#""{name}":{{"brokerName":"{name}","brokerAddrs":{{0:"{addr}"}}}}"#);
+    let (b, c) = (broker("b", addr(&silent)), broker("c", addr(&other)));
+    let cluster = format!(r#"{{"brokerAddrTable":{{{b},{c}}}}}"#);
+    // Name server and broker in one.
+    tokio::spawn(serve(other, move |code| match code {
+        request::GET_CLUSTER => cluster.clone(),
+        request::UPDATE_AND_CREATE_TOPIC => String::new(),
+        _ => ONE.to_owned(),
+    }));
+    let found = Routes::new().of(&Connections::new(options), "topic", Instant::now() + time).await.expect("a route");
+    let there: Vec<_> = found.masters.keys().map(|broker| &**broker).collect();
+    assert_eq!(there, ["a", "c"]);
+    assert_eq!(found.write.len(), 9, "keys of b wait for it");
 }
