@@ -24,9 +24,8 @@
 //! * Beyond the deadline the node is **fenced**: it must not acknowledge a write, use a lease or serve from a cache,
 //!   whatever the channels say. This needs no message, so it also holds for a process that was stopped and continues.
 //!   Check [`Ownership::is_proven`] *after* the work whose validity it protects (before the answer), not only before.
-//! * A node of a cluster owns nothing in a session before it is **registered** in it: the others take it for gone, do
-//!   not ask it what it is writing, and do not wait for it to see that a cache is on. See
-//!   [`Ownership::require_registration`].
+//! * A node of a cluster owns nothing in a session before it is **registered** in it: the others take it for gone, do not ask it what
+//!   it is writing, and do not wait for it to see that a cache is on. See [`Ownership::require_registration`].
 //! * `Suspended`: the connection is lost, the deadline not reached. The node still owns everything.
 //! * `Fenced`: the deadline was reached. If the connection returns in time the session is alive and nothing was lost:
 //!   the state goes back to `Connected` by itself.

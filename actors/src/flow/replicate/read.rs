@@ -22,8 +22,8 @@ use crate::ports::{ChunkBody, ChunkError};
 const OTHERS_AT_ONCE: usize = 4;
 /// How long the nodes that the shard map names may give nothing until the others are asked too.
 const LAST_RESORT_AFTER: Duration = Duration::from_secs(3);
-/// How long this node's disks may give nothing until the next replica is asked: a disk that dies may hang for minutes
-/// before it says so. Peers have a deadline of their own.
+/// How long this node's disks may give nothing until the next replica is asked: a disk that dies may hang for minutes before it says
+/// so. Peers have a deadline of their own.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(10);
 /// Failures that an error tells of; the rest is counted.
 const FAILURES_SHOWN: usize = 8;

@@ -1,9 +1,9 @@
 //! Who takes a copy of resident pages right now.
 //!
-//! A read that does not wait makes the kernel begin to read what is not there, and to count it as resident, before the
-//! reader is told and can clear the marks of what was verified there. So a copy is made under the lock of its part of
-//! the mapping, marks and all, and whoever asks whether pages may be sent asks for these locks between residency and
-//! marks: pages that a copy brought in are seen either while its lock is held, or after it cleared their marks.
+//! A read that does not wait makes the kernel begin to read what is not there, and to count it as resident, before the reader is
+//! told and can clear the marks of what was verified there. So a copy is made under the lock of its part of the mapping, marks and
+//! all, and whoever asks whether pages may be sent asks for these locks between residency and marks: pages that a copy brought in
+//! are seen either while its lock is held, or after it cleared their marks.
 
 use std::ops::Range;
 use std::sync::atomic::{Ordering, fence};
@@ -32,8 +32,7 @@ pub(super) struct Turn<'a> {
 }
 
 impl Copying {
-    /// Waits for other copies from the same part, which takes as long as copying some memory. `None`: the range is too
-    /// long.
+    /// Waits for other copies from the same part, which takes as long as copying some memory. `None`: the range is too long.
     pub(super) fn begin(&self, range: &Range<u64>) -> Option<Turn<'_>> {
         let (first, last) = regions(range);
         if last - first > 1 {
