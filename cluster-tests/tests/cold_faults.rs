@@ -206,7 +206,9 @@ fn fastdfs_whose_group_vanishes_is_slow_or_loses_ends_keeps_every_object() {
     node.cli(&["tier", "retry", "FASTDFS"]);
     eventually("what waited is moved", PATIENCE, || contents(&node, "FASTDFS") == 4);
 
-    // And of what it has: not a byte of that block is served, and when it is back, all is.
+    // And of what it has: not a byte of that block is served, and when it is back, all is. What was cut short is gone by then, or
+    // the ends would come back to other files.
+    settle(&node, "FASTDFS");
     let mut ends = Vec::new();
     double.damage(0, |bytes| ends.extend(bytes.pop()));
     match client.get(BUCKET, "first") {

@@ -121,6 +121,7 @@ fn moving(config: &Config, registry: &TierRegistry, parts: TierParts) -> LoopSpe
         // Who looks often tries again soon.
         backoff_min: defaults.backoff_min.min(poll),
         breaker_min: defaults.breaker_min.min(poll),
+        piece_pause: defaults.piece_pause.min(poll),
         ..defaults
     };
     let teller = config
