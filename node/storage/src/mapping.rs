@@ -236,10 +236,14 @@ impl Mapping {
 
     /// Whether a range is in the page cache as it was verified.
     ///
-    /// Residency first: a page that comes in between the questions has its mark cleared before, or comes in by a copy that is
-    /// under way.
+    /// Residency first: a page that comes in between the questions has its mark cleared before, or comes in by a copy, which is
+    /// waited for.
     pub(crate) fn is_resident_and_verified(&self, range: Range<u64>) -> bool {
-        self.is_resident(range.clone()) && !self.copying.is_under_way(&range) && self.is_verified(range)
+        if !self.is_resident(range.clone()) {
+            return false;
+        }
+        self.copying.wait(&range);
+        self.is_verified(range)
     }
 
     /// Makes a range sendable without blocking the thread: by the engine's hook, which verifies it, or else by plain reads on
@@ -430,16 +434,30 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_sent_from_where_a_copy_is_being_made() {
+    fn a_send_waits_for_a_copy_and_then_goes_by_the_marks() {
         let mapping = Mapping::new(file_of(1 << 20).as_fd(), 1 << 20).unwrap();
         mapping.set_refresh(Box::new(|_| Box::pin(async { Ok(()) })));
-        mapping.set_verified(0..1 << 20);
-        assert!(mapping.is_sendable(0..1 << 20));
-        let turn = mapping.copying.begin(&(5000..5010)).unwrap();
-        assert!(!mapping.is_sendable(0..10), "the copy may bring it in unverified");
-        assert!(mapping.is_sendable(512 << 10..516 << 10));
-        drop(turn);
-        assert!(mapping.is_sendable(0..1 << 20));
+        for brought_in_unverified in [false, true] {
+            mapping.set_verified(0..1 << 20);
+            let turn = mapping.copying.begin(&(5000..5010)).unwrap();
+            assert!(mapping.is_sendable(512 << 10..516 << 10), "nobody copies there");
+            std::thread::scope(|scope| {
+                let (begun, begin) = std::sync::mpsc::channel();
+                let asking = scope.spawn(|| {
+                    begun.send(()).unwrap();
+                    mapping.is_sendable(0..10)
+                });
+                begin.recv().unwrap();
+                // So that who does not wait is seen; who does may come at any time.
+                (0..1000).for_each(|_| std::thread::yield_now());
+                if brought_in_unverified {
+                    mapping.clear_verified(0..10);
+                }
+                drop(turn);
+                // A copy by itself is no reason to read the range again.
+                assert_eq!(asking.join().unwrap(), !brought_in_unverified);
+            });
+        }
     }
 
     #[test]

@@ -245,7 +245,9 @@ impl Opener {
             return Ok(());
         }
         let path = self.config.dir.join(GIVEN_UP);
-        self.io.unlink(&path).map_err(failed("remove", &path))
+        self.io.unlink(&path).map_err(failed("remove", &path))?;
+        // Or a crash brings the file back, and a later start gives up what nobody said.
+        self.io.sync_dir(&self.config.dir).map_err(failed("sync data directory", &self.config.dir))
     }
 
     /// Removes leftovers; returns the numbers of the segments, and the highest number that any file has.

@@ -2,8 +2,12 @@
 //!
 //! A read that does not wait makes the kernel begin to read what is not there, and to count it as resident, before the reader is
 //! told and can clear the marks of what was verified there. So a copy is made under the lock of its part of the mapping, marks and
-//! all, and whoever asks whether pages may be sent asks for these locks between residency and marks: pages that a copy brought in
-//! are seen either while its lock is held, or after it cleared their marks.
+//! all, and whoever asks whether pages may be sent waits, between residency and marks, for the copies that are being made there:
+//! pages that a copy brought in have lost their marks by then.
+//!
+//! Who asks waits, and does not take a copy that is under way for a no: a no has the range read and compared anew, which clears its
+//! marks meanwhile, so that the next copy is refused and does the same. Senders and peers that share one hot chunk would keep
+//! each other busy with reading what is there all the time.
 
 use std::ops::Range;
 use std::sync::atomic::{Ordering, fence};
@@ -47,13 +51,18 @@ impl Copying {
         Some(Turn { _slots: [Some(lower), higher] })
     }
 
-    /// Whether a copy of something near is being made. To be asked after residency and before the marks.
-    pub(super) fn is_under_way(&self, range: &Range<u64>) -> bool {
+    /// Waits for the copies that are being made of something near; each takes as long as copying some memory. To be called after
+    /// residency was asked and before the marks are.
+    pub(super) fn wait(&self, range: &Range<u64>) {
         let (first, last) = regions(range);
         fence(Ordering::SeqCst);
-        let under_way = (first..=last).take(SLOTS).any(|region| self.slots[slot(region)].is_locked());
+        for region in (first..=last).take(SLOTS) {
+            let slot = &self.slots[slot(region)];
+            if slot.is_locked() {
+                drop(slot.lock());
+            }
+        }
         fence(Ordering::SeqCst);
-        under_way
     }
 }
 
@@ -69,22 +78,45 @@ fn slot(region: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::sync::mpsc;
+    use std::thread;
+
     use super::*;
 
     const NEXT_TO_SHARING: u64 = SLOTS as u64 * REGION_BYTES;
 
     #[test]
-    fn a_copy_is_seen_where_it_is_made_and_until_it_ends() {
+    fn a_copy_is_waited_for_where_it_is_made_and_nowhere_else() {
         let copying = Copying::default();
         let copied = REGION_BYTES - 10..REGION_BYTES + 10;
-        assert!(!copying.is_under_way(&copied));
-        let turn = copying.begin(&copied).expect("it is short");
-        for seen in [0..1, REGION_BYTES - 1..REGION_BYTES, REGION_BYTES..REGION_BYTES + 1, 0..NEXT_TO_SHARING] {
-            assert!(copying.is_under_way(&seen), "{seen:?}");
+        let everywhere =
+            [0..1, REGION_BYTES - 1..REGION_BYTES, REGION_BYTES..REGION_BYTES + 1, 5..5, 0..2 * NEXT_TO_SHARING];
+        for near in &everywhere {
+            copying.wait(near);
         }
-        assert!(!copying.is_under_way(&(2 * REGION_BYTES..3 * REGION_BYTES)));
-        drop(turn);
-        assert!(!copying.is_under_way(&(0..NEXT_TO_SHARING)));
+        let turn = copying.begin(&copied).expect("it is short");
+        // Would never return else.
+        copying.wait(&(2 * REGION_BYTES..NEXT_TO_SHARING));
+        let ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let (begun, begin) = mpsc::channel();
+            for near in &everywhere {
+                let (copying, ended, begun) = (&copying, &ended, begun.clone());
+                scope.spawn(move || {
+                    begun.send(()).expect("it is waited for");
+                    copying.wait(near);
+                    assert!(ended.load(Ordering::SeqCst), "{near:?}: the copy was not waited for");
+                });
+            }
+            for _ in &everywhere {
+                begin.recv().expect("each begins");
+            }
+            // So that who does not wait is seen; who does may come at any time.
+            (0..1000).for_each(|_| thread::yield_now());
+            ended.store(true, Ordering::SeqCst);
+            drop(turn);
+        });
     }
 
     #[test]
