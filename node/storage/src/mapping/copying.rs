@@ -7,10 +7,12 @@
 //!
 //! Who asks waits, and does not take a copy that is under way for a no: a no has the range read and compared anew, which clears its
 //! marks meanwhile, so that the next copy is refused and does the same. Senders and peers that share one hot chunk would keep
-//! each other busy with reading what is there all the time.
+//! each other busy with reading what is there all the time. But a copy may hang after all, where a full queue of a disk keeps the
+//! kernel from beginning to read: then patience ends, and reading anew, which no thread waits for, is the better way.
 
 use std::ops::Range;
 use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -19,6 +21,9 @@ const REGION_BYTES: u64 = 256 << 10;
 
 /// Locks of a mapping; regions this far apart share one.
 const SLOTS: usize = 64;
+
+/// How long a copy is waited for. Many times of what one takes; tests may have to wait for a processor.
+const PATIENCE: Duration = if cfg!(test) { Duration::from_secs(60) } else { Duration::from_millis(10) };
 
 pub(super) struct Copying {
     slots: [Mutex<()>; SLOTS],
@@ -36,7 +41,8 @@ pub(super) struct Turn<'a> {
 }
 
 impl Copying {
-    /// Waits for other copies from the same part, which takes as long as copying some memory. `None`: the range is too long.
+    /// Waits for other copies from the same part, which takes as long as copying some memory. `None`: the range is too long, or
+    /// another copy hangs.
     pub(super) fn begin(&self, range: &Range<u64>) -> Option<Turn<'_>> {
         let (first, last) = regions(range);
         if last - first > 1 {
@@ -44,25 +50,28 @@ impl Copying {
         }
         // In one order, or two might wait for each other.
         let (a, b) = (slot(first).min(slot(last)), slot(first).max(slot(last)));
-        let lower = self.slots[a].lock();
-        let higher = (a != b).then(|| self.slots[b].lock());
+        let lower = self.slots[a].try_lock_for(PATIENCE)?;
+        let higher = if a == b { None } else { Some(self.slots[b].try_lock_for(PATIENCE)?) };
         // The kernel is asked behind the lock.
         fence(Ordering::SeqCst);
         Some(Turn { _slots: [Some(lower), higher] })
     }
 
-    /// Waits for the copies that are being made of something near; each takes as long as copying some memory. To be called after
-    /// residency was asked and before the marks are.
-    pub(super) fn wait(&self, range: &Range<u64>) {
+    /// Waits for the copies that are being made of something near; each takes as long as copying some memory. `false`: one hangs.
+    /// To be called after residency was asked and before the marks are.
+    pub(super) fn wait(&self, range: &Range<u64>) -> bool {
+        self.wait_for(range, PATIENCE)
+    }
+
+    fn wait_for(&self, range: &Range<u64>, patience: Duration) -> bool {
         let (first, last) = regions(range);
         fence(Ordering::SeqCst);
-        for region in (first..=last).take(SLOTS) {
+        let have_ended = (first..=last).take(SLOTS).all(|region| {
             let slot = &self.slots[slot(region)];
-            if slot.is_locked() {
-                drop(slot.lock());
-            }
-        }
+            !slot.is_locked() || slot.try_lock_for(patience).is_some()
+        });
         fence(Ordering::SeqCst);
+        have_ended
     }
 }
 
@@ -93,11 +102,13 @@ mod tests {
         let everywhere =
             [0..1, REGION_BYTES - 1..REGION_BYTES, REGION_BYTES..REGION_BYTES + 1, 5..5, 0..2 * NEXT_TO_SHARING];
         for near in &everywhere {
-            copying.wait(near);
+            assert!(copying.wait_for(near, Duration::ZERO), "{near:?}");
         }
         let turn = copying.begin(&copied).expect("it is short");
-        // Would never return else.
-        copying.wait(&(2 * REGION_BYTES..NEXT_TO_SHARING));
+        assert!(copying.wait_for(&(2 * REGION_BYTES..NEXT_TO_SHARING), Duration::ZERO), "nobody copies there");
+        for near in &everywhere {
+            assert!(!copying.wait_for(near, Duration::ZERO), "{near:?}: patience has an end");
+        }
         let ended = AtomicBool::new(false);
         thread::scope(|scope| {
             let (begun, begin) = mpsc::channel();
@@ -105,7 +116,7 @@ mod tests {
                 let (copying, ended, begun) = (&copying, &ended, begun.clone());
                 scope.spawn(move || {
                     begun.send(()).expect("it is waited for");
-                    copying.wait(near);
+                    assert!(copying.wait(near), "{near:?}: it does not hang");
                     assert!(ended.load(Ordering::SeqCst), "{near:?}: the copy was not waited for");
                 });
             }
