@@ -20,6 +20,7 @@
 //! punched, settled or removed, not even as far as recovery does it else. A chunk whose tombstone is in the hole answers while that
 //! lasts; the fence, the log and the findings say that this may be so. A later start that can read the hole finds everything as it
 //! was. Who cannot wait for that says so by a file ([`GIVEN_UP`]): then the holes are punched, and what was in them is lost.
+//! docs/adr/0016 has the reasons.
 
 use std::io;
 use std::ops::Range;
