@@ -439,9 +439,10 @@ mod tests {
             assert!(mapping.is_sendable(512 << 10..516 << 10), "nobody copies there");
             std::thread::scope(|scope| {
                 let (begun, begin) = std::sync::mpsc::channel();
-                let asking = scope.spawn(|| {
+                let asked = &mapping;
+                let asking = scope.spawn(move || {
                     begun.send(()).unwrap();
-                    mapping.is_sendable(0..10)
+                    asked.is_sendable(0..10)
                 });
                 begin.recv().unwrap();
                 // So that who does not wait is seen; who does may come at any time.
