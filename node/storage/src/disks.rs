@@ -5,10 +5,11 @@
 //! (full, fenced) is passed over for the next one. A chunk may be on two disks (one was away while it was repaired): where the first
 //! one's copy is damaged or cannot be read, the next one's is taken.
 //!
-//! A disk that was fenced while the node runs may still be read, for as long as that goes well, and nothing more is expected of it: what
-//! lies there only is **stranded** ([`DiskSet::list_stranded`]). A stranded chunk can be read, looked up and listed by shard, so that
-//! the last replica of something can be copied from here; it cannot be verified, it is not in the way of one that is created
-//! under the same id on a disk that works, and deletions pass it over: it is an orphan if that disk ever comes back.
+//! A disk that is fenced, since it failed or could not be read whole when it was opened, may still be read, for as long as that goes
+//! well, and nothing more is expected of it: what lies there only is **stranded** ([`DiskSet::list_stranded`]). A stranded chunk can
+//! be read, looked up and listed by shard, so that the last replica of something can be copied from here; it cannot be
+//! verified, it is not in the way of one that is created under the same id on a disk that works, and deletions pass it over: it
+//! is an orphan if that disk ever comes back. [`DiskSet::list`] leaves it out, so who looks for all that there is asks for both.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -324,7 +324,7 @@ impl Engine {
         self.inner.fence.lock().clone()
     }
 
-    /// Whether it takes no writes because one failed.
+    /// Whether it takes no writes; see [`Engine::fenced`].
     pub fn is_fenced(&self) -> bool {
         self.inner.fenced.load(Ordering::SeqCst)
     }

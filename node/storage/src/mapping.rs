@@ -236,10 +236,10 @@ impl Mapping {
 
     /// Whether a range is in the page cache as it was verified.
     ///
-    /// Residency first: a page that comes in between the questions has its mark cleared before, or comes in by a copy
-    /// that is under way.
+    /// Residency first: a page that comes in between the questions has its mark cleared before, or comes in by a copy, which is
+    /// waited for.
     pub(crate) fn is_resident_and_verified(&self, range: Range<u64>) -> bool {
-        self.is_resident(range.clone()) && !self.copying.is_under_way(&range) && self.is_verified(range)
+        self.is_resident(range.clone()) && self.copying.wait(&range) && self.is_verified(range)
     }
 
     /// Makes a range sendable without blocking the thread: by the engine's hook, which verifies it, or else by plain reads on

@@ -14,8 +14,9 @@ use parking_lot::Mutex;
 /// The most that one piece of memory which is kept for the next user holds.
 pub(crate) const SCRATCH_BYTES: usize = 256 << 10;
 
-/// Below this the allocator is as good.
-const KEPT_FROM_BYTES: usize = 32 << 10;
+/// Below this the allocator is as good, which gives no such blocks back to the kernel. And whoever keeps what he was given holds
+/// no more than twice of what he counts.
+const KEPT_FROM_BYTES: usize = SCRATCH_BYTES / 2;
 
 /// How many nobody uses are kept: 8 MiB.
 const KEPT_MAX: usize = 32;
@@ -96,6 +97,14 @@ mod tests {
             scratch.fill(7);
             let shared = scratch.freeze();
             assert!(shared.len() == len && shared.iter().all(|byte| *byte == 7), "{len}");
+        }
+    }
+
+    #[test]
+    fn memory_is_no_more_than_twice_of_what_its_user_counts() {
+        for len in [1, 33 << 10, KEPT_FROM_BYTES - 1, KEPT_FROM_BYTES, SCRATCH_BYTES, SCRATCH_BYTES + 1] {
+            let held = Scratch::new(len).memory.len();
+            assert!(held <= 2 * len, "{held} bytes for {len}");
         }
     }
 

@@ -59,6 +59,33 @@ async fn the_last_replica_of_something_is_taken_from_a_disk_that_failed() {
     world.stop().await;
 }
 
+/// The disk cannot be read any more, one node has none, and the one that has it cannot be asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_has_that_cannot_be_asked_is_not_called_gone() {
+    let world = World::new(3, slow_to_give_up()).await;
+    let chunk = world.put(5_000).await;
+    world.settle("the cluster is healthy").await;
+    world.isolate(3, true);
+    world.stores[&1].delete(&[chunk]).await.expect("deleted");
+    world.stores[&2].corrupt(chunk);
+    world.stores[&2].fail_disk_of(&[chunk]);
+    let tried = async || {
+        let status = world.nodes[&2].handle.repairs();
+        if status.last_errors.is_empty() { Err(format!("{status:?}")) } else { Ok(status.last_errors) }
+    };
+    for error in eventually("a repair fails", tried).await {
+        assert!(!error.contains("is on no node"), "{error}");
+    }
+    world.isolate(3, false);
+    let saved = async || if world.stores[&2].is_stranded(chunk) { Err("not yet".to_owned()) } else { Ok(()) };
+    eventually("it is on the disk that works", saved).await;
+    for node in world.nodes.values() {
+        node.handle.start_comparison();
+    }
+    world.settle("all have it again").await;
+    world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_of_which_every_disk_failed_is_replaced_though_it_lives() {
     let world = World::new(4, settings()).await;

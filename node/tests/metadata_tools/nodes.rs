@@ -53,6 +53,26 @@ async fn multipart_objects_come_back_from_several_nodes() {
     metadata.close().await;
 }
 
+/// A disk that could not be read whole takes no writes, and what is there belongs to objects all the same: left out, it would be
+/// deleted when that disk is back.
+#[tokio::test]
+async fn what_lies_on_fenced_disks_only_comes_back_too() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let chunks = MemoryChunkStore::default();
+    for n in 1..=3 {
+        write(&chunks, ContentId([n; 12]), &label(&format!("key-{n}"), VersionId::NULL, 10, None), b"bytes").await;
+    }
+    chunks.fail_disk_of(&[ContentId([2; 12]).chunk(0)]);
+    for name in ["one", "all"] {
+        let metadata = store(&dir, name).await;
+        let report = from_chunks(&chunks, &*metadata, "root", WRITE).await.expect("rebuilt");
+        assert_eq!((report.chunks, report.objects, report.superseded), (3, 3, 0), "{name}");
+        assert_eq!(versions(&*metadata).await.len(), 3, "{name}");
+        metadata.close().await;
+        chunks.fail_all_disks();
+    }
+}
+
 /// The disks of the nodes of a cluster are read one after the other, in any order: what counts is what would count on one node.
 #[tokio::test]
 async fn of_several_nodes_the_later_content_of_a_version_counts_whichever_comes_first() {

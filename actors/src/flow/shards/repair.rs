@@ -281,10 +281,20 @@ async fn heal_unguarded(context: &Context, chunk: ChunkId) -> Result<Outcome, Tr
     };
     let info = ChunkInfo { id: chunk, size_bytes };
     let _permit = context.budget.take(u64::from(size_bytes)).await;
-    let fetched = match (transfer::fetch(context, info, &copies.of_size(size_bytes)).await, stranded) {
-        (Ok(fetched), _) => fetched,
-        (Err(error), Some(info)) => transfer::fetch_here(context, info).await.map_err(|_| error)?,
-        (Err(error), None) => return Err(error),
+    let fetched = match transfer::fetch(context, info, &copies.of_size(size_bytes)).await {
+        Ok(fetched) => fetched,
+        Err(error) => {
+            let here = match stranded {
+                Some(info) => transfer::fetch_here(context, info).await.ok(),
+                None => None,
+            };
+            match (here, error, copies.unheard) {
+                (Some(fetched), ..) => fetched,
+                // Who was not heard may have it.
+                (None, TransferError::Gone(_), Some(detail)) => return Err(unreachable(&detail)),
+                (None, error, _) => return Err(error),
+            }
+        }
     };
     transfer::store(context, &fetched).await?;
     tracing::info!(%chunk, size_bytes, "chunk repaired");

@@ -22,6 +22,7 @@
 //! recovery does it else. A chunk whose tombstone is in the hole answers while that lasts; the fence, the log and the
 //! findings say that this may be so. A later start that can read the hole finds everything as it was. Who cannot wait
 //! for that says so by a file ([`GIVEN_UP`]): then the holes are punched, and what was in them is lost.
+//! docs/adr/0016 has the reasons.
 
 use std::io;
 use std::ops::Range;
@@ -243,7 +244,9 @@ impl Opener {
             return Ok(());
         }
         let path = self.config.dir.join(GIVEN_UP);
-        self.io.unlink(&path).map_err(failed("remove", &path))
+        self.io.unlink(&path).map_err(failed("remove", &path))?;
+        // Or a crash brings the file back, and a later start gives up what nobody said.
+        self.io.sync_dir(&self.config.dir).map_err(failed("sync data directory", &self.config.dir))
     }
 
     /// Removes leftovers; returns the numbers of the segments, and the highest number that any file has.

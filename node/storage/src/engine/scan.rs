@@ -150,6 +150,10 @@ pub(super) async fn scan(
         let (verdict, unreadable) = match verdict {
             Err(error) if is_unreadable(&error) => {
                 failures.reads += 1;
+                if failures.reads > FAILED_READS_MAX {
+                    failures.unread.push(start..header.len_bytes);
+                    break;
+                }
                 (Verdict::Damaged(head, format!("read failed: {error}")), true)
             }
             other => (other?, false),

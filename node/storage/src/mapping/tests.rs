@@ -64,16 +64,31 @@ async fn evicted_range_is_not_resident_until_refreshed() {
 }
 
 #[test]
-fn nothing_is_sent_from_where_a_copy_is_being_made() {
+fn a_send_waits_for_a_copy_and_then_goes_by_the_marks() {
     let mapping = Mapping::new(file_of(1 << 20).as_fd(), 1 << 20).unwrap();
     mapping.set_refresh(Box::new(|_| Box::pin(async { Ok(()) })));
-    mapping.set_verified(0..1 << 20);
-    assert!(mapping.is_sendable(0..1 << 20));
-    let turn = mapping.copying.begin(&(5000..5010)).unwrap();
-    assert!(!mapping.is_sendable(0..10), "the copy may bring it in unverified");
-    assert!(mapping.is_sendable(512 << 10..516 << 10));
-    drop(turn);
-    assert!(mapping.is_sendable(0..1 << 20));
+    for brought_in_unverified in [false, true] {
+        mapping.set_verified(0..1 << 20);
+        let turn = mapping.copying.begin(&(5000..5010)).unwrap();
+        assert!(mapping.is_sendable(512 << 10..516 << 10), "nobody copies there");
+        std::thread::scope(|scope| {
+            let (begun, begin) = std::sync::mpsc::channel();
+            let asked = &mapping;
+            let asking = scope.spawn(move || {
+                begun.send(()).unwrap();
+                asked.is_sendable(0..10)
+            });
+            begin.recv().unwrap();
+            // So that who does not wait is seen; who does may come at any time.
+            (0..1000).for_each(|_| std::thread::yield_now());
+            if brought_in_unverified {
+                mapping.clear_verified(0..10);
+            }
+            drop(turn);
+            // A copy by itself is no reason to read the range again.
+            assert_eq!(asking.join().unwrap(), !brought_in_unverified);
+        });
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use holdfast_protocol::ChunkId;
 use holdfast_storage::io::sim::SimIo;
 use holdfast_storage::io::{BlockIo, OpenMode};
 use holdfast_storage::{
@@ -109,6 +110,79 @@ async fn what_cannot_be_read_is_given_up_once_when_a_file_says_so() {
     }
     assert_eq!(get(&engine, id(9)).await.unwrap(), b"x");
     engine.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_given_up_is_not_given_up_once_more_after_a_crash() {
+    let said = Path::new("/disk/unreadable.given-up");
+    for seed in 0..8 {
+        let io = SimIo::new(seed);
+        let (path, tombstone) = with_a_deletion(&io).await;
+        io.set_unreadable(&path, tombstone).unwrap();
+        drop(io.create(said, OpenMode::Buffered).unwrap());
+        io.sync_dir(Path::new("/disk")).unwrap();
+        let (engine, report, _) = open_and_find(&io).await;
+        assert_eq!(report.unread_bytes, BLOCK);
+        drop(engine);
+        io.crash();
+        io.recover();
+        assert!(io.files().iter().all(|(path, _)| path != said), "seed {seed}: the file is back");
+    }
+}
+
+#[tokio::test]
+async fn the_only_disk_of_a_node_that_opens_fenced_stays_in_view_and_refuses_what_it_cannot_do() {
+    let io = SimIo::new(20);
+    let (path, tombstone) = with_a_deletion(&io).await;
+    io.set_unreadable(&path, tombstone).unwrap();
+    let (engine, ..) = open_and_find(&io).await;
+    let disks = DiskSet::new(vec![engine]);
+    assert_eq!(disks.count(), (0, 1));
+    // A start without metadata must see that there is something, and rebuilding them what it is.
+    assert_eq!(disks.stats()[0].chunks, 7, "2 answers while its tombstone cannot be read");
+    let (mut listed, mut after): (Vec<ChunkId>, _) = (vec![], None);
+    loop {
+        let page = disks.list_stranded(after.as_ref(), 3);
+        let Some(last) = page.last() else { break };
+        after = Some(last.id);
+        listed.extend(page.into_iter().map(|stat| stat.id));
+    }
+    listed.sort_unstable_by_key(|id| id.index());
+    assert_eq!(listed, (0..7).map(id).collect::<Vec<_>>());
+    assert_eq!(disks.label(id(1)).await.unwrap(), &b"label"[..]);
+    assert_eq!(read_all(disks.read_copied(id(1), 0..30_000)).await.unwrap(), bytes(1));
+    // Nothing that is there is taken for an orphan, and no deletion for done that is not.
+    assert!(disks.list(None, 10).is_empty());
+    assert!(matches!(disks.delete(&[id(0)]).await, Err(WriteError::Fenced(_))));
+    assert!(disks.is_stranded(&id(0)));
+    for n in [0, 9] {
+        assert!(matches!(disks.create(id(n), 1, b"").await, Err(WriteError::Fenced(_))));
+    }
+    assert!(matches!(disks.verify(id(1)).await, Err(ReadError::NotFound(_))));
+    assert!(matches!(disks.shutdown().await, Err(WriteError::Fenced(_))));
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_to_read_one_chunk_after_the_other_does_not_hold_the_start_up() {
+    const CHUNKS: u32 = 270;
+    let io = SimIo::new(21);
+    let mut config = sim_config();
+    config.segment_size_bytes = 8 << 20;
+    let (engine, _) = open_with(config.clone(), Arc::new(io.clone())).await;
+    for n in 0..CHUNKS {
+        put(&engine, id(n), &payload(u64::from(n), 5000)).await.unwrap();
+    }
+    let places: Vec<_> = (0..CHUNKS).map(|n| engine.locate(&id(n)).unwrap()).collect();
+    assert!(places.iter().all(|place| place.path == places[0].path));
+    drop(engine);
+    for place in &places {
+        assert!(place.payload.start >= place.record.start + BLOCK, "the header can be read");
+        io.set_unreadable(&place.path, place.payload.clone()).unwrap();
+    }
+    let (engine, report) = open_with(config, Arc::new(io.clone())).await;
+    assert_eq!(report.damaged.len(), 256);
+    assert!(report.unread_bytes > 0, "what lies behind was not looked at");
+    assert!(engine.fenced().is_some());
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use holdfast_actors::ports::chunks::{ChunkInfo, ReplicaStore};
 use holdfast_protocol::label::ChunkLabel;
-use holdfast_protocol::{CHUNK_SIZE_MAX, ContentId, STUB_INDEX};
+use holdfast_protocol::{CHUNK_SIZE_MAX, ChunkId, ContentId, STUB_INDEX};
 
 use super::found::{Begun, Contents, Found, Of};
 use super::{RebuildOptions, RebuildReport, stubs};
@@ -38,14 +38,21 @@ pub(super) async fn walk(chunks: &dyn ReplicaStore, options: RebuildOptions, rep
     walk.contents
 }
 
-/// All chunks that are here.
+/// All chunks that are here. Also what lies on a disk only that takes no writes, as one that could not be read whole: without
+/// metadata it would be deleted when that disk is back.
 fn pages(chunks: &dyn ReplicaStore) -> impl Iterator<Item = Vec<ChunkInfo>> {
+    // In this order: a disk that fails meanwhile is walked once more.
+    pages_of(move |after| chunks.list(after, PAGE)).chain(pages_of(move |after| chunks.list_stranded(after, PAGE)))
+}
+
+/// What `list` gives, page by page.
+fn pages_of(list: impl Fn(Option<ChunkId>) -> Vec<ChunkInfo>) -> impl Iterator<Item = Vec<ChunkInfo>> {
     let (mut after, mut is_last) = (None, false);
     std::iter::from_fn(move || {
         if is_last {
             return None;
         }
-        let page = chunks.list(after, PAGE);
+        let page = list(after);
         is_last = page.len() < PAGE;
         after = page.last().map(|info| info.id);
         Some(page)
