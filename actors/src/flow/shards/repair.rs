@@ -280,7 +280,7 @@ async fn heal_unguarded(context: &Context, chunk: ChunkId) -> Result<Outcome, Tr
     let _permit = context.budget.take(u64::from(size_bytes)).await;
     let fetched = match (transfer::fetch(context, info, &copies.of_size(size_bytes)).await, stranded) {
         (Ok(fetched), _) => fetched,
-        (Err(error), Some(info)) => transfer::fetch_here(context, info).await.map_err(|_| error)?,
+        (Err(error), Some(info)) => transfer::fetch_here(&**chunks, info).await.map_err(|_| error)?,
         (Err(error), None) => return Err(error),
     };
     transfer::store(context, &fetched).await?;
