@@ -295,7 +295,8 @@ fn refuse_while_filled(coordination: &dyn Coordination) -> anyhow::Result<()> {
 async fn refuse_filled_before(coordination: &dyn Coordination, me: NodeId, incarnation: u64) -> anyhow::Result<()> {
     // What is known of leases is as new as what is known of nodes. Another node of this id may be known still.
     let is_seen = |known: &Arc<Membership>| known.nodes.get(&me).is_some_and(|node| node.incarnation >= incarnation);
-    coordination.membership().wait_for(is_seen).await.context("wait to see this node in the cluster")?;
+    let seen = coordination.membership().wait_for(is_seen).await.map(drop);
+    seen.context("wait to see this node in the cluster")?;
     refuse_while_filled(coordination)
 }
 
