@@ -25,7 +25,8 @@
 //!   whatever the channels say. This needs no message, so it also holds for a process that was stopped and continues.
 //!   Check [`Ownership::is_proven`] *after* the work whose validity it protects (before the answer), not only before.
 //! * A node of a cluster owns nothing in a session before it is **registered** in it: the others take it for gone, do not ask it what
-//!   it is writing, and do not wait for it to see that a cache is on. See [`Ownership::require_registration`].
+//!   it is writing, and do not wait for it to see that a cache is on. A registration that is made again within a session replaces the
+//!   one before, and has to be told anew. See [`Ownership::require_registration`].
 //! * `Suspended`: the connection is lost, the deadline not reached. The node still owns everything.
 //! * `Fenced`: the deadline was reached. If the connection returns in time the session is alive and nothing was lost:
 //!   the state goes back to `Connected` by itself.

@@ -40,6 +40,8 @@ mod kinds;
 const ASKED_AT_ONCE: usize = 32;
 /// How long one of them may take.
 const ASK_MAX: Duration = Duration::from_secs(2);
+/// Why a shard is not proven whose comparer has not heard of it yet, or is too old to know what it means.
+const SHORT: &str = "a disk of a member failed, and what it held is not rebuilt";
 
 /// The front ends' way to the actors. Cheap to clone.
 #[derive(Clone)]
@@ -145,6 +147,7 @@ impl ClusterHandle {
             let health = self.health(&state.value);
             let verdict = match compared.shards.get(shard) {
                 _ if health != ShardHealth::Healthy => Err(health.as_str().to_owned()),
+                _ if self.is_short(&state.value) => Err(SHORT.into()),
                 Some(report) if report.proves(state.value.epoch) => Ok(()),
                 Some(report) if report.differences > 0 => Err(format!("{} differences", report.differences)),
                 _ => Err("not compared since its members changed".into()),
@@ -178,6 +181,9 @@ impl ClusterHandle {
             let health = self.health(state);
             if health != ShardHealth::Healthy {
                 return Err(health.as_str().to_owned());
+            }
+            if self.is_short(state) {
+                return Err(SHORT.into());
             }
             match self.comparer(state).and_then(|comparer| proven.get(&comparer)) {
                 Some(Ok(proven)) if proven.get(shard) == Some(&state.epoch) => Ok(()),
@@ -230,6 +236,11 @@ impl ClusterHandle {
     /// Identity of the current actor of a kind; changes with every restart.
     pub fn actor_id(&self, kind: LoopKind) -> Option<String> {
         self.loops.actor_id(kind.as_str())
+    }
+
+    /// Whether a member has chunks on a disk that failed and nowhere else, as far as it said.
+    fn is_short(&self, state: &ShardState) -> bool {
+        state.members.iter().any(|member| self.context.parts.view.is_short(*member))
     }
 
     fn absent(&self, state: &ShardState) -> BTreeSet<NodeId> {

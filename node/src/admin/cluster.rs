@@ -264,11 +264,13 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Clust
     let repairs = backlog.as_ref().map(|backlog| backlog.values().sum());
     let shards = cluster.summary();
     let mut reasons = cluster.reasons();
+    let (mut is_set_back, mut has_lost) = (false, false);
     if let Some(controller) = cluster.actors.controller() {
         // Of shards that have no place at all it has been told above.
         let error = controller.placement_error.filter(|_| shards.unplaced == 0);
         reasons.extend(error.map(|error| Reason { code: "no_placement".into(), message: error }));
         let set_back: Vec<ShardId> = controller.set_back.into_iter().collect();
+        is_set_back = !set_back.is_empty();
         if !set_back.is_empty() {
             let message = format!(
                 "the shard map in ZooKeeper is older than the metadata, so writes to {} shards are refused: {}. ZooKeeper was set \
@@ -280,6 +282,7 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Clust
             reasons.push(Reason { code: "set_back".into(), message });
         }
         let lost: Vec<ShardId> = controller.last_replica_lost.into_iter().collect();
+        has_lost = !lost.is_empty();
         if !lost.is_empty() {
             let message =
                 format!("the last replica of {} shards says that it lost its data: {}", lost.len(), named(&lost));
@@ -308,7 +311,8 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Clust
             "this node has no connection to ZooKeeper (cluster.zookeeper): what follows is as it was last seen";
         reasons.push(Reason { code: "coordination_lost".into(), message: message.into() });
     }
-    let mut health = overall(&shards, repairs, cluster.view.is_owner() && session == SessionState::Connected);
+    let health = overall(&shards, repairs, cluster.view.is_owner() && session == SessionState::Connected);
+    let mut health = by_controller(health, is_set_back, has_lost);
     reasons.extend(movement(&nodes));
     let membership = cluster.view.membership().borrow().clone();
     if health == "healthy" && membership.nodes.keys().any(|node| membership.holds(*node) && membership.is_short(*node))
@@ -390,6 +394,16 @@ fn overall(shards: &ShardSummary, repairs: Option<u64>, is_informed: bool) -> &'
     }
 }
 
+/// The word for it by what the controller knows and the shard map does not show: members that are all here take no writes of an epoch
+/// that is over, and a replica that says that it lost its data holds nothing.
+fn by_controller(health: &'static str, is_set_back: bool, has_lost: bool) -> &'static str {
+    match health {
+        "healthy" | "moving" | "degraded" if is_set_back => "no_quorum",
+        "healthy" | "moving" if has_lost => "degraded",
+        health => health,
+    }
+}
+
 /// Makes a token with which machines can join. Whoever has it is given the cluster's keys.
 #[utoipa::path(
     post, path = "/v1/cluster/join-tokens", tag = "cluster", operation_id = "create_join_token", request_body = NewJoinToken,
@@ -453,6 +467,19 @@ mod tests {
         assert_eq!(overall(&unplaced, Some(0), true), "no_quorum");
         let moving = ShardSummary { total: 2, healthy: 1, moving: 1, ..ShardSummary::default() };
         assert_eq!(overall(&moving, Some(0), true), "moving");
+    }
+
+    #[test]
+    fn a_shard_map_that_was_set_back_and_a_last_replica_that_is_lost_are_not_healthy() {
+        assert_eq!(by_controller("healthy", false, false), "healthy");
+        for health in ["healthy", "moving", "degraded"] {
+            assert_eq!(by_controller(health, true, false), "no_quorum", "writes are refused");
+            assert_eq!(by_controller(health, true, true), "no_quorum");
+            assert_ne!(by_controller(health, false, true), "healthy");
+        }
+        for worse in ["unavailable", "unknown"] {
+            assert_eq!(by_controller(worse, true, true), worse);
+        }
     }
 
     #[test]

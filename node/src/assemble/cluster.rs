@@ -21,7 +21,7 @@ use holdfast_actors::flow::report::Reporter;
 use holdfast_actors::flow::self_report::SelfReport;
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::coordination::{
-    CacheFollower, ClusterIdentity, Coordination, NodeAddresses, NodeAnnouncement, NodeState,
+    CacheFollower, ClusterIdentity, Coordination, Membership, NodeAddresses, NodeAnnouncement, NodeState,
 };
 use holdfast_actors::ports::locks::{LockName, Locks};
 use holdfast_actors::ports::peers::{Peers, ReplicaService};
@@ -226,13 +226,8 @@ impl Joint {
         metadata: Arc<dyn MetadataStore>,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<ClusterHandle> {
-        let tool = self.coordination.leases().borrow().get(FILLING_LEASE).map(|holder| holder.node);
-        if let Some(node) = tool {
-            bail!(
-                "`holdfast cluster restore-metadata` or `rebuild-metadata` fills the metadata on node {node}, and this node would delete \
-                 chunks that are not in them yet: start it when that has ended"
-            );
-        }
+        // Twice: for an answer before anything is begun, and for certain when tools can see this node.
+        refuse_while_filled(&*self.coordination)?;
         let parts = ClusterParts {
             cluster: self.identity.id,
             announcement,
@@ -254,7 +249,12 @@ impl Joint {
         };
         let actors = cluster::start(parts).await.context("start the actors of the cluster")?;
         let patience = config.cluster.session_timeout.duration() * REGISTRATION_SESSIONS;
-        let refused = match tokio::time::timeout(patience, actors.registered()).await {
+        let registered = async {
+            actors.registered().await.map_err(|reason| anyhow!(reason))?;
+            let (me, incarnation) = (self.view.me(), actors.membership().incarnation);
+            refuse_filled_before(&*self.coordination, me, incarnation).await
+        };
+        let refused = match tokio::time::timeout(patience, registered).await {
             Ok(Ok(())) => {
                 if let Some(cache) = &self.cache
                     && !cache.stands(patience).await
@@ -263,7 +263,7 @@ impl Joint {
                 }
                 return Ok(actors);
             }
-            Ok(Err(reason)) => anyhow!(reason),
+            Ok(Err(refused)) => refused,
             Err(_) => {
                 let error = actors.membership().last_error.unwrap_or_else(|| "no answer".into());
                 anyhow!("this node could not be registered within {} s: {error}", patience.as_secs())
@@ -278,6 +278,26 @@ impl Joint {
     pub(super) fn registration(&self, actors: &ClusterHandle) -> Registration {
         Registration { actors: actors.clone(), coordination: self.coordination.clone() }
     }
+}
+
+/// Refuses while a tool fills the metadata, as far as is known here.
+fn refuse_while_filled(coordination: &dyn Coordination) -> anyhow::Result<()> {
+    let tool = coordination.leases().borrow().get(FILLING_LEASE).map(|holder| holder.node);
+    let Some(node) = tool else { return Ok(()) };
+    bail!(
+        "`holdfast cluster restore-metadata` or `rebuild-metadata` fills the metadata on node {node}, and this node would delete \
+         chunks that are not in them yet: start it when that has ended"
+    )
+}
+
+/// Refuses when a tool took its lease before this node, which is registered, could be seen. One that took it later has seen the
+/// node: it looks for nodes when it has the lease.
+async fn refuse_filled_before(coordination: &dyn Coordination, me: NodeId, incarnation: u64) -> anyhow::Result<()> {
+    // What is known of leases is as new as what is known of nodes. Another node of this id may be known still.
+    let is_seen = |known: &Arc<Membership>| known.nodes.get(&me).is_some_and(|node| node.incarnation >= incarnation);
+    let seen = coordination.membership().wait_for(is_seen).await.map(drop);
+    seen.context("wait to see this node in the cluster")?;
+    refuse_while_filled(coordination)
 }
 
 /// A node that the others may know of, though it does not serve yet.
@@ -349,5 +369,40 @@ pub(super) fn announcement(config: &Config, me: NodeId, addresses: NodeAddresses
         publishes: config.events.is_on(),
         disks_working: None,
         disks_unrebuilt: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_actors::ports::coordination::LeaseName;
+    use holdfast_protocol::cluster::LayoutDocument;
+
+    use super::*;
+    use crate::coordination::InProcessCluster;
+
+    #[tokio::test]
+    async fn a_tool_that_began_while_a_node_was_on_its_way_is_noticed_by_the_node() {
+        let cluster = InProcessCluster::new(Duration::from_secs(30));
+        let (node, tool) = (cluster.participant(), cluster.participant());
+        let identity = ClusterIdentity::new(4, 1);
+        node.create_cluster(&identity, &LayoutDocument::new(3)).await.unwrap();
+        refuse_while_filled(&node).expect("nothing is filled when the node begins to start");
+
+        let me = NodeId::from(1);
+        let began = async {
+            let lease = tool.acquire(&LeaseName::new(FILLING_LEASE).unwrap(), NodeId::from(9)).await.unwrap();
+            assert!(tool.cache_seen().await.unwrap().is_empty(), "it sees no node");
+            let addresses = NodeAddresses { peer: "a:1".into(), s3: "a:2".into(), admin: "a:3".into() };
+            let said = announcement(&Config::default(), me, addresses);
+            node.register(identity.id, said).await.unwrap();
+            lease
+        };
+        let (refused, lease) = tokio::join!(refuse_filled_before(&node, me, 1), began);
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("fills the metadata on node 0000000000000009"), "{error}");
+
+        let incarnation = node.membership().borrow().nodes[&me].incarnation;
+        lease.release().await;
+        refuse_filled_before(&node, me, incarnation).await.expect("it has ended");
     }
 }

@@ -1,7 +1,10 @@
 //! Disks that fail while their node runs.
 
+use std::time::Duration;
+
 use holdfast_actors::ports::ChunkStore as _;
 use holdfast_actors::ports::chunks::ReplicaStore as _;
+use holdfast_actors::service::cluster::ClusterSettings;
 use holdfast_protocol::ChunkId;
 
 use super::slow_to_give_up;
@@ -37,6 +40,28 @@ async fn what_lay_on_a_disk_that_failed_is_rebuilt_and_not_called_proven_before(
     assert!(chunks.iter().all(|chunk| !world.stores[&2].is_stranded(*chunk)));
     let after: Vec<_> = world.shards().values().map(|state| state.epoch).collect();
     assert_eq!(after, epochs, "nothing has to move");
+    world.stop().await;
+}
+
+/// Whoever looks meanwhile would stop a node that is needed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_failed_is_told_at_once_and_nobody_who_heard_of_it_calls_its_shards_proven() {
+    let never = ClusterSettings { announce_interval: Duration::from_secs(3_600), ..slow_to_give_up() };
+    let world = World::new(3, never).await;
+    world.put_many(20, 700).await;
+    world.settle("the cluster is healthy").await;
+    world.nodes[&2].handle.pause_repairs();
+    world.stores[&2].fail_disk_of(&half_of(&world, 2));
+    for node in world.nodes.values() {
+        let heard = async || if node.view.is_short(id(2)) { Ok(()) } else { Err(format!("not node {}", node.id)) };
+        eventually("it is told", heard).await;
+        let verdicts =
+            node.handle.verified_everywhere().await.into_values().chain(node.handle.verified().into_values());
+        let proven = verdicts.filter(Result::is_ok).count();
+        assert_eq!(proven, 0, "node {} calls shards proven", node.id);
+    }
+    world.nodes[&2].handle.resume_repairs();
+    world.settle("it is on the disk that works").await;
     world.stop().await;
 }
 

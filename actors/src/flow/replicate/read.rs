@@ -23,7 +23,8 @@ const OTHERS_AT_ONCE: usize = 4;
 /// How long the nodes that the shard map names may give nothing until the others are asked too.
 const LAST_RESORT_AFTER: Duration = Duration::from_secs(3);
 /// How long this node's disks may give nothing until the next replica is asked: a disk that dies may hang for minutes before it says
-/// so. Peers have a deadline of their own.
+/// so. Peers have a deadline of their own. When nobody else can give it either, this node's disks are waited for after all: they may
+/// be slow, and nothing worse.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(10);
 /// Failures that an error tells of; the rest is counted.
 const FAILURES_SHOWN: usize = 8;
@@ -51,6 +52,10 @@ struct Body {
     current: Option<ChunkBody>,
     /// Until when this node's disks are waited for, while they are.
     patience: Option<Pin<Box<Sleep>>>,
+    /// This node's disks, when others are asked because these gave nothing for long.
+    slow: Option<ChunkBody>,
+    /// Nobody else can give the rest.
+    no_others: bool,
     opening: Option<BoxFuture<'static, Opened>>,
     failures: Vec<Failure>,
     /// Failures that were looked at for repairs.
@@ -78,7 +83,19 @@ pub(super) fn read(
         return Err(ChunkError::Invalid(format!("range {range:?}")));
     }
     let shared = Arc::clone(shared);
-    Ok(Box::pin(Body { shared, id, range, node: me, current, patience: None, opening: None, failures, noted: 0 }))
+    Ok(Box::pin(Body {
+        shared,
+        id,
+        range,
+        node: me,
+        current,
+        patience: None,
+        slow: None,
+        no_others: false,
+        opening: None,
+        failures,
+        noted: 0,
+    }))
 }
 
 impl Body {
@@ -87,10 +104,11 @@ impl Body {
         let next = self.current.as_mut()?.as_mut().poll_next(context);
         if next.is_ready() {
             self.patience = None;
-        } else if self.node == self.shared.view.me() {
+        } else if self.node == self.shared.view.me() && !self.no_others {
             let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOCAL_PATIENCE)));
             if patience.as_mut().poll(context).is_ready() {
                 self.patience = None;
+                self.slow = self.current.take();
                 let detail = format!("this node's disk gave nothing for {} s", LOCAL_PATIENCE.as_secs());
                 return Some(Poll::Ready(Some(Err(ChunkError::Unavailable(detail)))));
             }
@@ -154,13 +172,20 @@ impl Stream for Body {
                 match result {
                     Ok((node, opened, first)) => {
                         body.note_failures();
+                        body.slow = None;
                         body.node = node;
                         body.current = Some(opened);
                         Some(Ok(first))
                     }
                     Err(error) => {
-                        body.range.start = body.range.end;
-                        return Poll::Ready(Some(Err(error)));
+                        let Some(slow) = body.slow.take() else {
+                            body.range.start = body.range.end;
+                            return Poll::Ready(Some(Err(error)));
+                        };
+                        body.node = body.shared.view.me();
+                        body.current = Some(slow);
+                        body.no_others = true;
+                        continue;
                     }
                 }
             } else {

@@ -14,6 +14,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 use super::{Backoff, ClusterShared, Context};
 use crate::ports::coordination::{
@@ -22,6 +23,10 @@ use crate::ports::coordination::{
 
 /// How long the others may take to see that the cache is off: one that does not answer loses its session by then.
 const CACHE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often the disks are looked at, from memory: that one failed is told at once, since until then the others take for healthy
+/// what is not, and may be stopped.
+const DISKS_LOOK: Duration = Duration::from_secs(1);
 
 /// Runs until it cannot go on.
 pub async fn run(context: Context) -> String {
@@ -80,11 +85,24 @@ fn announcement(context: &Context) -> NodeAnnouncement {
         announcement.capacity_bytes = disks.iter().map(|disk| disk.total_bytes).sum();
         announcement.free_bytes = disks.iter().map(|disk| disk.free_bytes).sum();
     }
-    let disks = parts.chunks.disk_count();
-    announcement.disks_working = Some(disks.working);
-    // From when they fail until the walk for what is stranded says that nothing is left there.
-    announcement.disks_unrebuilt = if *context.shared.rescued.borrow() == disks { 0 } else { disks.fenced };
+    (announcement.disks_working, announcement.disks_unrebuilt) = disks(context);
     announcement
+}
+
+/// How many disks work, and how many failed of which something is not on the others.
+fn disks(context: &Context) -> (Option<u32>, u32) {
+    let disks = context.parts.chunks.disk_count();
+    // From when they fail until the walk for what is stranded says that nothing is left there.
+    let unrebuilt = if *context.shared.rescued.borrow() == disks { 0 } else { disks.fenced };
+    (Some(disks.working), unrebuilt)
+}
+
+/// Waits until the free space is to be told again, or a disk failed since `said`.
+async fn news_of_disks(context: &Context, said: &NodeAnnouncement) {
+    let due = Instant::now() + context.parts.settings.announce_interval;
+    while disks(context) == (said.disks_working, said.disks_unrebuilt) && Instant::now() < due {
+        sleep_until(due.min(Instant::now() + DISKS_LOOK)).await;
+    }
 }
 
 /// Registers, and says what changes until something fails.
@@ -123,7 +141,7 @@ async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), Coordinati
             changed = cache.changed() => if !changed { return Ok(()) },
             changed = state.changed() => if changed.is_err() { return Ok(()) },
             changed = rescued.changed() => if changed.is_err() { return Ok(()) },
-            () = tokio::time::sleep(context.parts.settings.announce_interval) => {}
+            () = news_of_disks(context, &said) => {}
         }
     }
 }

@@ -109,7 +109,10 @@ pub async fn run(context: Context) -> String {
             stays
         });
         show_waiting(&context, &joins);
-        for shard in turns(&context, &map, &joins, &paused) {
+        // One moment for both: what falls due between two would neither have its turn nor be waited for. One that is due and finds
+        // no place is woken by whoever gives up one.
+        let (due, next_due) = due_at(paused.iter().map(|(shard, paused)| (*shard, paused.due)), Instant::now());
+        for shard in turns(&context, &map, &joins, &paused, due) {
             if copying(&context) >= context.parts.settings.copies_max {
                 break;
             }
@@ -120,14 +123,11 @@ pub async fn run(context: Context) -> String {
             let task = tasks.spawn(attempt(context.clone(), join, moved_on.clone()));
             running.insert(shard, (since, task));
         }
-        let now = Instant::now();
-        // One that is due already waits for a place, and is woken by whoever gives up one.
-        let due = paused.values().map(|paused| paused.due).filter(|due| *due > now).min();
         tokio::select! {
             changed = shards.changed() => if changed.is_err() { return "the shard map is gone".into() },
             changed = alive.changed() => if changed.is_err() { return "the membership is gone".into() },
             () = moved_on.notified() => {}
-            () = until(due) => {}
+            () = until(next_due) => {}
             Some(task) = tasks.join_next(), if !tasks.is_empty() => ended = Some(task),
         }
     }
@@ -147,20 +147,26 @@ fn joins(context: &Context, map: &ShardMap) -> BTreeMap<ShardId, Epoch> {
     map.shards.iter().filter_map(|(shard, state)| Some((*shard, mine(&state.value)?))).collect()
 }
 
-/// Shards to be joined in the order of their turns: those whose last attempt did not fail, the most endangered first;
-/// then the others that are due, the one that waits longest first.
+/// Of joins that failed those that are due at `now`, the one that waits longest first; and when the first of the others is due.
+fn due_at(paused: impl Iterator<Item = (ShardId, Instant)>, now: Instant) -> (Vec<ShardId>, Option<Instant>) {
+    let (mut due, later): (Vec<_>, Vec<_>) = paused.partition(|(_, due)| *due <= now);
+    due.sort_by_key(|(_, due)| *due);
+    let next = later.into_iter().map(|(_, due)| due).min();
+    (due.into_iter().map(|(shard, _)| shard).collect(), next)
+}
+
+/// Shards to be joined in the order of their turns: those whose last attempt did not fail, the most endangered first; then the
+/// others that are due.
 fn turns(
     context: &Context,
     map: &ShardMap,
     joins: &BTreeMap<ShardId, Epoch>,
     paused: &BTreeMap<ShardId, Paused>,
+    due: Vec<ShardId>,
 ) -> Vec<ShardId> {
-    let now = Instant::now();
     let mut turns = order(context, map, joins);
     turns.retain(|shard| !paused.contains_key(shard));
-    let mut due: Vec<_> = paused.iter().filter(|(_, paused)| paused.due <= now).collect();
-    due.sort_by_key(|(_, paused)| paused.due);
-    turns.extend(due.into_iter().map(|(shard, _)| *shard));
+    turns.extend(due);
     turns
 }
 
@@ -243,5 +249,21 @@ fn note(context: &Context, shard: ShardId, reason: &str) {
     status.last_error = Some(format!("shard {shard}: {reason}"));
     if let Some(copy) = status.copies.get_mut(&shard) {
         copy.last_error = Some(reason.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_join_that_failed_has_its_turn_or_is_waited_for_whenever_it_falls_due() {
+        let now = Instant::now();
+        let pause = Duration::from_nanos(1);
+        let paused = [(1, now + pause), (2, now), (3, now + 2 * pause), (4, now - pause)];
+        let paused = || paused.iter().map(|(shard, due)| (ShardId(*shard), *due));
+        assert_eq!(due_at(paused(), now), (vec![ShardId(4), ShardId(2)], Some(now + pause)));
+        assert_eq!(due_at(paused(), now + 2 * pause).1, None, "all have their turn");
+        assert_eq!(due_at(std::iter::empty(), now), (vec![], None));
     }
 }

@@ -181,7 +181,8 @@ impl Repairs {
             after = rows.last().map_or(after, |row| row.id);
             let last = rows.len() < PAGE as usize;
             let now = Instant::now();
-            seen.extend(rows.iter().map(|row| row.id));
+            // Those alone that are remembered: of a disk that failed there may be millions.
+            seen.extend(rows.iter().map(|row| row.id).filter(|id| self.failed.contains_key(id)));
             let due: Vec<Repair> =
                 rows.into_iter().filter(|row| self.failed.get(&row.id).is_none_or(|(_, due)| *due <= now)).collect();
             let known = transfer::known(&context, due.iter().map(|row| row.chunk)).await?;
@@ -217,7 +218,9 @@ impl Repairs {
                         tracing::warn!(chunk = %row.chunk, %error, "a repair failed, it is tried again");
                         metrics::counter!("holdfast_repairs_total", "outcome" => "failed").increment(1);
                         fail(&mut context.shared.repair.lock(), format!("chunk {}: {error}", row.chunk));
-                        self.postpone(row.id);
+                        if self.postpone(row.id) {
+                            seen.insert(row.id);
+                        }
                     }
                 }
             }
@@ -247,11 +250,14 @@ impl Repairs {
         Ok(done)
     }
 
-    fn postpone(&mut self, id: u64) {
-        if self.failed.len() < FAILED_MAX || self.failed.contains_key(&id) {
+    /// Gives a repair that failed a pause, and back whether that is remembered.
+    fn postpone(&mut self, id: u64) -> bool {
+        let is_remembered = self.failed.len() < FAILED_MAX || self.failed.contains_key(&id);
+        if is_remembered {
             let (backoff, due) = self.failed.entry(id).or_insert_with(|| (self.context.backoff(), Instant::now()));
             *due = Instant::now() + backoff.pause();
         }
+        is_remembered
     }
 }
 
@@ -285,7 +291,7 @@ async fn heal_unguarded(context: &Context, chunk: ChunkId) -> Result<Outcome, Tr
         Ok(fetched) => fetched,
         Err(error) => {
             let here = match stranded {
-                Some(info) => transfer::fetch_here(context, info).await.ok(),
+                Some(info) => transfer::fetch_here(&**chunks, info).await.ok(),
                 None => None,
             };
             match (here, error, copies.unheard) {

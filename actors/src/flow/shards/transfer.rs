@@ -9,16 +9,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use holdfast_protocol::{ChunkId, ContentId, NodeId};
+use tokio::time::timeout;
 
 use super::Context;
 use crate::flow::key_locks::ChunkLock;
 use crate::flow::panics::caught;
-use crate::ports::chunks::{ChunkInfo, ChunkSpec};
+use crate::ports::chunks::{ChunkInfo, ChunkSpec, ReplicaStore};
 use crate::ports::peers::PeerError;
 use crate::ports::{ChunkError, MetadataError};
 
 /// How long somebody who writes the chunk for a peer is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a disk that failed may give nothing.
+const FAILED_DISK_PATIENCE: Duration = Duration::from_secs(60);
 /// What a disk says of a sector that it cannot read.
 const EIO: i32 = 5;
 /// Contents or repairs in one call of metadata.
@@ -123,13 +126,14 @@ async fn fetch_from(context: &Context, info: ChunkInfo, source: NodeId) -> Resul
     Ok(Fetched { info, label, pieces })
 }
 
-/// Reads a chunk that is stranded here: a disk that failed may still give what nobody else has.
-pub(super) async fn fetch_here(context: &Context, info: ChunkInfo) -> Result<Fetched, ChunkError> {
-    let chunks = &context.parts.chunks;
-    let label = chunks.label(info.id).await?;
+/// Reads a chunk that is stranded here: a disk that failed may still give what nobody else has. It may as well never answer, and
+/// must not keep the other repairs waiting then.
+pub(super) async fn fetch_here(chunks: &dyn ReplicaStore, info: ChunkInfo) -> Result<Fetched, ChunkError> {
+    let late = |_| ChunkError::Unavailable("a disk that failed does not answer".into());
+    let label = timeout(FAILED_DISK_PATIENCE, chunks.label(info.id)).await.map_err(late)??;
     let mut body = chunks.read_copied(info.id, 0..info.size_bytes)?;
     let mut pieces = Vec::new();
-    while let Some(piece) = body.next().await {
+    while let Some(piece) = timeout(FAILED_DISK_PATIENCE, body.next()).await.map_err(late)? {
         pieces.push(piece?);
     }
     Ok(Fetched { info, label, pieces })
@@ -240,4 +244,26 @@ pub(super) async fn known(
         known.extend(context.parts.metadata.known_contents(batch).await?);
     }
     Ok(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::chunks::memory::MemoryChunkStore;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_failed_and_never_answers_is_not_waited_for_without_end() {
+        let store = MemoryChunkStore::new();
+        let id = ContentId([1; 12]).chunk(0);
+        store.insert(id, Bytes::from_static(b"the last replica"));
+        store.fail_disk_of(&[id]);
+        let info = ChunkInfo { id, size_bytes: 16 };
+        let fetched = fetch_here(&store, info).await.map(|fetched| fetched.pieces.concat());
+        assert_eq!(fetched.ok().as_deref(), Some(&b"the last replica"[..]));
+        store.slow_reads(FAILED_DISK_PATIENCE / 2);
+        assert!(fetch_here(&store, info).await.is_ok(), "it may be slow");
+        store.hang_reads();
+        let hung = timeout(FAILED_DISK_PATIENCE * 10, fetch_here(&store, info)).await;
+        assert!(matches!(hung, Ok(Err(ChunkError::Unavailable(_)))));
+    }
 }

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use holdfast_protocol::{CHUNK_SIZE_MAX, ChunkId, ShardId, chunk_order};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -64,6 +65,7 @@ struct Shared {
     disks: Mutex<Option<DiskCount>>,
     poisoned: Mutex<Option<ChunkId>>,
     hangs: AtomicBool,
+    slow_for: Mutex<Duration>,
 }
 
 impl Shared {
@@ -167,6 +169,11 @@ impl MemoryChunkStore {
     /// Reads that are begun from now on never get anything.
     pub fn hang_reads(&self) {
         self.shared.hangs.store(true, Ordering::Relaxed);
+    }
+
+    /// Reads that are begun from now on give nothing for so long.
+    pub fn slow_reads(&self, pause: Duration) {
+        *self.shared.slow_for.lock() = pause;
     }
 
     /// Panics whenever this chunk's label is asked for; [`None`]: it does no longer.
@@ -316,7 +323,13 @@ impl ChunkStore for MemoryChunkStore {
             return Ok(Box::pin(stream::iter([Err(error)])));
         }
         let bytes = stored.payload.slice(range);
-        let pieces: Vec<_> = bytes.chunks(PIECE_SIZE_BYTES).map(|piece| Ok(bytes.slice_ref(piece))).collect();
+        let pieces = bytes.chunks(PIECE_SIZE_BYTES).map(|piece| Ok(bytes.slice_ref(piece)));
+        let mut pieces: Vec<Result<Bytes, ChunkError>> = pieces.collect();
+        let pause = *self.shared.slow_for.lock();
+        if pause > Duration::ZERO {
+            let late = stream::once(tokio::time::sleep(pause));
+            return Ok(Box::pin(late.flat_map(move |()| stream::iter(std::mem::take(&mut pieces)))));
+        }
         Ok(Box::pin(stream::iter(pieces)))
     }
 

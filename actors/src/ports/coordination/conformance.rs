@@ -80,6 +80,7 @@ macro_rules! coordination_conformance {
             nodes::short_interruption_loses_nothing,
             nodes::expired_session_fences_until_it_is_renewed,
             nodes::own_registration_of_an_earlier_session_is_replaced,
+            nodes::node_that_registers_again_owns_nothing_until_it_says_that_it_is_registered,
             shards::racing_writers_of_the_layout_lose_no_update,
             shards::shard_is_created_once_and_replaced_only_by_who_read_it,
             shards::racing_writers_of_a_shard_lose_no_update,

@@ -87,6 +87,14 @@ impl Ownership {
         self.admitted.store(term, Ordering::Release);
     }
 
+    /// For adapters: the registration of this session is about to be replaced by one that counts as having seen what the others
+    /// changed until then. A node has to take that in, and say again that it is [`Ownership::registered`], before it owns anything.
+    pub fn registers_anew(&self) {
+        if self.admitted.load(Ordering::Acquire) != ANY_TERM {
+            self.admitted.store(NO_TERM, Ordering::Release);
+        }
+    }
+
     /// How long the session lives for certain, from now.
     pub fn remaining(&self) -> Duration {
         Duration::from_nanos(self.deadline_ns.load(Ordering::Acquire).saturating_sub(self.now_ns()))
@@ -158,6 +166,15 @@ mod tests {
         assert!(!ownership.is_proven(), "a registration that is over counts for nothing");
         ownership.registered(ownership.term());
         assert!(ownership.is_proven());
+        ownership.registers_anew();
+        assert!(
+            ownership.is_session_proven() && !ownership.is_proven(),
+            "it has to take in what it counts as having seen"
+        );
+        let tool = Ownership::default();
+        tool.extend(Instant::now(), Duration::from_secs(5));
+        tool.registers_anew();
+        assert!(tool.is_proven(), "nobody asked for its registration");
     }
 
     #[tokio::test(start_paused = true)]

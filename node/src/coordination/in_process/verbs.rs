@@ -93,6 +93,10 @@ impl Coordination for InProcessCoordination {
                 state.check_session(session)?;
                 match state.nodes.get(&node.id).filter(|n| n.owner != self.inner.owner) {
                     None => {
+                        // As with the real service.
+                        if state.nodes.contains_key(&node.id) {
+                            self.inner.ownership.registers_anew();
+                        }
                         let live = LiveNode { announcement: node.clone(), incarnation: state.next() };
                         let generation = shared.cache.borrow().value.generation;
                         let registration = Registration { incarnation: live.incarnation, cache_generation: generation };

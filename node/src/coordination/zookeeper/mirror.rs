@@ -200,9 +200,10 @@ impl Mirror<'_> {
                 Value::Lease(name, holder) => leases.push((name, holder)),
             }
         }
+        // First: whoever sees a node here sees the leases that were there before it.
+        update(&views.leases, leases, |m| m);
         update(&views.membership, nodes, |m| &mut m.nodes);
         update(&views.shards, shards.into_iter().map(|(id, s)| (id, s.map(Arc::new))).collect(), |m| &mut m.shards);
-        update(&views.leases, leases, |m| m);
         Ok(())
     }
 }

@@ -40,6 +40,9 @@ impl ZookeeperCoordination {
         let record = encode(&NodeRecord { owner: shared.owner.clone(), announcement: node.clone() })?;
         let seen = encode(&CacheSeen { generation, ..CacheSeen::default() })?;
         let options = zk::CreateMode::Ephemeral.with_acls(shared.config.acls());
+        if existing.is_some() {
+            shared.ownership.registers_anew();
+        }
         let outcome = shared
             .transact(deadline, |writer| {
                 // Whoever changes the state after this finds the node; who did before is in what it starts with.

@@ -208,7 +208,7 @@ pub(super) fn nonce_of(bytes: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_actors::ports::coordination::{ClusterIdentity, Pause, Pauses};
+    use holdfast_actors::ports::coordination::{ClusterIdentity, LiveNode, Membership, Pause, Pauses};
     use holdfast_protocol::Epoch;
     use holdfast_protocol::cluster::LayoutDocument;
     use holdfast_protocol::fuzz::{Target, damage};
@@ -242,6 +242,32 @@ mod tests {
         let warming = state.warming(Some(NodeId::from(3)), "a server");
         let stored = encode(&warming).unwrap().bytes;
         assert_eq!(CacheState::from(decode::<StoredCache>("/generation", &stored).unwrap()), warming);
+    }
+
+    /// Nodes are brought up to date one after the other.
+    #[test]
+    fn what_a_node_of_another_version_says_of_itself_is_understood() {
+        let id = NodeId::from(3);
+        let older = serde_json::json!({
+            "owner": "a process",
+            "announcement": {
+                "id": id,
+                "addresses": { "peer": "a:1", "s3": "a:2", "admin": "a:3" },
+                "zone": "", "capacity_bytes": 2, "free_bytes": 1, "version": "0.1.0", "state": "ready"
+            }
+        });
+        let members = |record: &serde_json::Value| {
+            let record: NodeRecord = decode("/nodes/3", &encode(record).unwrap().bytes).unwrap();
+            Membership { nodes: [(id, LiveNode { announcement: record.announcement, incarnation: 1 })].into() }
+        };
+        let known = members(&older);
+        assert!(known.holds(id) && !known.is_short(id), "it does not say how its disks are");
+        let mut newer = older;
+        newer["announcement"]["disks_working"] = 0.into();
+        newer["announcement"]["disks_unrebuilt"] = 1.into();
+        newer["announcement"]["something"] = "new".into();
+        let known = members(&newer);
+        assert!(!known.holds(id) && known.is_short(id));
     }
 
     #[test]

@@ -114,6 +114,19 @@ async fn a_local_disk_that_hangs_is_given_up_for_another_replica() {
     assert!(read.expect("it ends").unwrap() == data[10..]);
 }
 
+/// It may be slow, and nothing worse: under load, or in a cluster that keeps one replica.
+#[tokio::test(start_paused = true)]
+async fn a_local_disk_that_gives_nothing_for_long_is_waited_for_when_nobody_else_can_give_the_chunk() {
+    for replicas in [1, 3] {
+        let cluster = TestCluster::new(3, replicas);
+        let data = pattern(9_000_000, 3);
+        cluster.nodes[0].store.insert(chunk(0), data.clone());
+        cluster.nodes[0].store.slow_reads(Duration::from_secs(60));
+        let read = tokio::time::timeout(LONG, get(&chunks_on(&cluster, 0), chunk(0), 10..9_000_000)).await;
+        assert!(read.expect("it ends").unwrap() == data[10..], "{replicas} replicas");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn leavers_are_asked_when_members_cannot_give() {
     let cluster = TestCluster::new(3, 1);

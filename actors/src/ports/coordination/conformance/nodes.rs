@@ -177,3 +177,20 @@ pub async fn own_registration_of_an_earlier_session_is_replaced(harness: &dyn Ha
     let again = a.register(cluster, announcement(1)).await.unwrap();
     assert!(again.incarnation > last.incarnation);
 }
+
+/// The new registration counts as having seen how the cache stands; the node itself has yet to see it.
+pub async fn node_that_registers_again_owns_nothing_until_it_says_that_it_is_registered(harness: &dyn Harness) {
+    let node = harness.participant().await;
+    let cluster = found(&node).await;
+    let ownership = node.ownership();
+    ownership.require_registration();
+    node.register(cluster, announcement(1)).await.unwrap();
+    ownership.registered(ownership.term());
+    let term = ownership.term();
+    assert!(ownership.is_proven());
+    node.register(cluster, announcement(1)).await.unwrap();
+    assert!(!ownership.is_proven());
+    assert_eq!(ownership.term(), term, "the session is the same");
+    ownership.registered(ownership.term());
+    assert!(ownership.is_proven());
+}
