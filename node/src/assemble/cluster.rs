@@ -226,13 +226,7 @@ impl Joint {
         metadata: Arc<dyn MetadataStore>,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<ClusterHandle> {
-        let tool = self.coordination.leases().borrow().get(FILLING_LEASE).map(|holder| holder.node);
-        if let Some(node) = tool {
-            bail!(
-                "`holdfast cluster restore-metadata` or `rebuild-metadata` fills the metadata on node {node}, and this node would delete \
-                 chunks that are not in them yet: start it when that has ended"
-            );
-        }
+        self.refuse_beside_a_tool()?;
         let parts = ClusterParts {
             cluster: self.identity.id,
             announcement,
@@ -255,14 +249,18 @@ impl Joint {
         let actors = cluster::start(parts).await.context("start the actors of the cluster")?;
         let patience = config.cluster.session_timeout.duration() * REGISTRATION_SESSIONS;
         let refused = match tokio::time::timeout(patience, actors.registered()).await {
-            Ok(Ok(())) => {
-                if let Some(cache) = &self.cache
-                    && !cache.stands(patience).await
-                {
-                    tracing::warn!("this node is registered, but does not know yet how the cache stands");
+            // A tool looks for nodes when it has its lease, and this one was seen by nobody until now: it may have waited long.
+            Ok(Ok(())) => match self.refuse_beside_a_tool() {
+                Ok(()) => {
+                    if let Some(cache) = &self.cache
+                        && !cache.stands(patience).await
+                    {
+                        tracing::warn!("this node is registered, but does not know yet how the cache stands");
+                    }
+                    return Ok(actors);
                 }
-                return Ok(actors);
-            }
+                Err(refused) => refused,
+            },
             Ok(Err(reason)) => anyhow!(reason),
             Err(_) => {
                 let error = actors.membership().last_error.unwrap_or_else(|| "no answer".into());
@@ -272,6 +270,16 @@ impl Joint {
         // An attempt may be on its way.
         self.registration(&actors).withdraw().await;
         Err(refused)
+    }
+
+    /// Refuses while a tool fills the metadata.
+    fn refuse_beside_a_tool(&self) -> anyhow::Result<()> {
+        let tool = self.coordination.leases().borrow().get(FILLING_LEASE).map(|holder| holder.node);
+        let Some(node) = tool else { return Ok(()) };
+        bail!(
+            "`holdfast cluster restore-metadata` or `rebuild-metadata` fills the metadata on node {node}, and this node would delete \
+             chunks that are not in them yet: start it when that has ended"
+        )
     }
 
     /// What ends the registration of a node whose start fails later.

@@ -46,7 +46,7 @@
 //!
 //! **The next node of a cluster** has other chunks, or older ones. What it finds is held against what the nodes before it have brought
 //! back by the same rules ([`known`]), and takes its place among the versions of its key by its time. So the nodes may be walked
-//! in any order, and a run that broke off is made again.
+//! in any order. A run that broke off is made again, and so are those before it: it may have taken out what only they can bring back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -179,7 +179,8 @@ fn way_out(options: RebuildOptions) -> &'static str {
         "start no node: what was found is in the database in part only. Put the backup back again, into a new database, before you run \
          this again"
     } else {
-        "start no node: what was found is in the database in part only. Run this again with --add"
+        "start no node: what was found is in the database in part only. Run this again with --add, and then on the nodes that were walked \
+         before: it may have taken out a version that only they can bring back. After --complete-uploads begin anew, with an empty database"
     }
 }
 
