@@ -59,8 +59,8 @@ use holdfast_protocol::{TierName, VersionId};
 
 use super::super::data_dir::DataDir;
 use super::super::storage;
-use super::Claim;
 use super::beside::Beside;
+use super::{Claim, Stopped};
 use crate::chunks::DiskChunks;
 use crate::config::Config;
 
@@ -110,7 +110,7 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
         // One that broke off may have taken out a version to put it back, and this one puts back only what is there.
         data_dir.refuse_unfinished().context("put the backup back again before what was moved is looked for")?;
     }
-    let stopped = if options.dry_run {
+    let mut stopped = if options.dry_run {
         None
     } else {
         super::zookeeper::require_stopped(config, data_dir.node_id()).await.context("nothing was rebuilt")?
@@ -149,7 +149,8 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     if leaves_mark {
         data_dir.begin_filling()?;
     }
-    let rebuilt = from_chunks(&chunks, &*metadata, owner, options).await;
+    let rebuilding = from_chunks(&chunks, &*metadata, owner, options);
+    let rebuilt = Stopped::during(stopped.as_mut(), rebuilding).await;
     // Last, so that no node of the cluster starts with what a run that broke off has left, or has not even begun.
     let claimed = match cluster.filter(|_| leaves_mark && rebuilt.is_ok()) {
         Some(cluster) => storage::claim(&*metadata, cluster, &config.metadata.url).await,
