@@ -228,6 +228,8 @@ pub(super) async fn change(
     }
     overlap::check_settings(&stored.name, &change.settings, told(stored).as_ref(), &records)?;
     let prepared = state.tiers.build_for_change(&stored.name, change.settings).await?;
+    // As when one is added.
+    take_over(&state).await;
     overlap::check_store(&state, &stored.name, &*prepared.tier)?;
     let sample = spread::look_up(&state, &stored.name, &*prepared.tier).await?;
     // Where nothing lies any settings will do, for as long as nothing comes there by those before.

@@ -18,9 +18,11 @@ use crate::pki;
 mod backup;
 mod beside;
 mod rebuild;
+mod stopped;
 
 pub use backup::{Counts, backup, backup_to, dump, load, restore, restore_stream};
 pub use rebuild::{RebuildOptions, RebuildReport, from_chunks, rebuild};
+pub(super) use stopped::Stopped;
 
 /// What a tool would make is there already; in words for the operator.
 #[derive(Debug, thiserror::Error)]

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use holdfast_actors::ports::MetadataStore;
-use holdfast_actors::ports::coordination::{self, ClusterIdentity, Coordination, CoordinationError, Lease, LeaseName};
+use holdfast_actors::ports::coordination::{self, ClusterIdentity, Coordination, CoordinationError};
 use holdfast_protocol::NodeId;
 
-use super::cluster::{ClusterPorts, FILLING_LEASE, check_identity};
-use super::cluster_tools::Taken;
+use super::cluster::{ClusterPorts, check_identity};
+use super::cluster_tools::Stopped;
 use super::data_dir::DataDir;
 use super::transport::Transport;
 use super::{locks, storage};
@@ -126,22 +126,6 @@ pub(super) async fn invalidate_cache(config: &Config) -> anyhow::Result<()> {
     )
 }
 
-/// A cluster whose nodes are stopped. While this is kept none starts, and no other tool fills the metadata.
-pub(super) struct Stopped {
-    coordination: ZookeeperCoordination,
-    lease: Option<Lease>,
-}
-
-impl Stopped {
-    /// Nodes may start.
-    pub(super) async fn end(self) {
-        if let Some(lease) = self.lease {
-            lease.release().await;
-        }
-        self.coordination.close().await;
-    }
-}
-
 /// Refuses while nodes of the cluster run, or another tool fills its metadata. What was killed counts until its session is over, and
 /// is waited for. `node` is what the others see. `None`: a node that runs alone has nobody else.
 ///
@@ -151,37 +135,9 @@ pub(super) async fn require_stopped(config: &Config, node: NodeId) -> anyhow::Re
     if !config.cluster.is_on() {
         return Ok(None);
     }
-    let coordination = coordinate(config).await?;
+    let coordination = Arc::new(coordinate(config).await?);
     let patience = config.cluster.session_timeout.duration() * 3 / 2 + OFF_MARGIN;
-    let name = LeaseName::new(FILLING_LEASE).context("name the lease of tools")?;
-    // First, so that a node that starts sees it, or is seen.
-    let lease = match tokio::time::timeout(patience, coordination.acquire(&name, node)).await {
-        Ok(Ok(lease)) => Some(lease),
-        // Where there is no cluster nobody holds anything.
-        Ok(Err(CoordinationError::NotFound(_))) => None,
-        Ok(Err(error)) => return Err(error).context("see to it that no node starts meanwhile"),
-        Err(_) => bail!(Taken(
-            "`holdfast cluster restore-metadata` or `rebuild-metadata` is at work already: run one at a time".into()
-        )),
-    };
-    let until = tokio::time::Instant::now() + patience;
-    let alive = loop {
-        match coordination.cache_seen().await {
-            Ok(alive) if !alive.is_empty() && tokio::time::Instant::now() < until => tokio::time::sleep(RETRY).await,
-            alive => break alive,
-        }
-    };
-    let stopped = Stopped { coordination, lease };
-    let alive = alive.context("ask which nodes of the cluster run")?;
-    let nodes: Vec<String> = alive.keys().map(ToString::to_string).collect();
-    if nodes.is_empty() {
-        return Ok(Some(stopped));
-    }
-    stopped.end().await;
-    bail!(Taken(format!(
-        "nodes of the cluster run, and would delete chunks that the metadata does not know yet: stop {}",
-        nodes.join(", ")
-    )))
+    Stopped::begin(coordination, node, patience).await.map(Some)
 }
 
 /// Connects to ZooKeeper.

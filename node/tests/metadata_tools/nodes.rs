@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
-use holdfast_actors::ports::metadata::{ContentPlace, ETag, MetadataStore, MetadataUpkeep as _, Versioning};
+use holdfast_actors::ports::metadata::{
+    ContentPlace, DeleteRequest, ETag, MetadataStore, MetadataUpkeep as _, Versioning, WritePrecondition,
+};
 use holdfast_node::assemble::cluster_tools::{RebuildOptions, from_chunks};
 use holdfast_protocol::label::{ChunkLabel, PartLabel};
 use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
@@ -231,5 +233,40 @@ async fn a_part_that_ends_on_another_node_waits_for_what_its_beginning_tells() {
     assert_eq!((object.owner.as_str(), object.attributes.content_type.as_deref()), ("alice", Some("text/plain")));
     let told = from_chunks(&nodes[0], &*metadata, "root", options).await.expect("rebuilt");
     assert_eq!((told.uploads, told.unended, told.completed), (0, 0, 0), "it has nothing to add");
+    metadata.close().await;
+}
+
+/// A version is taken out to be put back with what its beginning tells, and the run was killed in between.
+#[tokio::test]
+async fn a_version_that_a_killed_run_had_taken_out_comes_back_where_it_begins() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let nodes = [MemoryChunkStore::default(), MemoryChunkStore::default()];
+    let (id, version) = (ContentId([1; 12]), VersionId::generate(1));
+    let first = ChunkLabel { content_size_bytes: CHUNK_SIZE_MAX + 5, ..label("large", version, 10, None) };
+    let rest = ChunkLabel { attributes: None, ..first.clone() };
+    write(&nodes[0], id, &first, vec![7; CHUNK_SIZE_MAX as usize].leak()).await;
+    write_chunk(&nodes[1], id.chunk(1), &rest, b"bytes").await;
+
+    let metadata = store(&dir, "rebuilt").await;
+    from_chunks(&nodes[1], &*metadata, "root", WRITE).await.expect("rebuilt");
+    let bucket = metadata.bucket("bucket").await.expect("the bucket").id;
+    let taken_out = DeleteRequest {
+        key: "large".into(),
+        version: Some(version),
+        marker_version: version,
+        owner: "root".into(),
+        precondition: WritePrecondition::default(),
+        only_if: None,
+        event: None,
+    };
+    let deleted = metadata.delete_objects(bucket, vec![taken_out], 20).await.expect("an answer");
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    assert!(versions(&*metadata).await.is_empty());
+
+    let told = from_chunks(&nodes[0], &*metadata, "root", ADD).await.expect("rebuilt");
+    assert_eq!((told.objects, told.unended), (1, 0), "it is not taken for a write that broke off");
+    let object = latest(&*metadata, "large").await;
+    assert_eq!((object.version, object.owner.as_str(), object.last_modified_ms), (version, "alice", 10));
+    assert_eq!(metadata.due_reclaims(u64::MAX >> 1, 10, None).await.expect("reclaims").len(), 0);
     metadata.close().await;
 }

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::data_dir::DataDir;
 use super::beside::{self, Beside};
-use super::{Claim, Database, Taken, storage};
+use super::{Claim, Database, Stopped, Taken, storage};
 use crate::config::Config;
 
 mod dump;
@@ -139,7 +139,7 @@ pub async fn restore(config: &Config, from: &mut (impl Read + Seek)) -> anyhow::
     load::check(from).context("nothing was restored")?;
     from.rewind().context("read the backup again")?;
     let data_dir = DataDir::open(&config.node.data_dir)?;
-    let stopped =
+    let mut stopped =
         super::zookeeper::require_stopped(config, data_dir.node_id()).await.context("nothing was restored")?;
     if !config.cluster.is_on() {
         let counts = restore_alone(&data_dir, from).await.context("nothing was restored")?;
@@ -147,7 +147,7 @@ pub async fn restore(config: &Config, from: &mut (impl Read + Seek)) -> anyhow::
         return Ok(counts);
     }
     let Database { store: metadata, ledger } = super::open_database(config, &data_dir, Claim::Later).await?;
-    let counts = restore_cluster(config, &data_dir, (&*metadata, &*ledger), from).await;
+    let counts = restore_cluster(config, &data_dir, (&*metadata, &*ledger), from, stopped.as_mut()).await;
     metadata.close().await;
     // Also after an error: what it did stays.
     let invalidated = super::zookeeper::invalidate_cache(config).await;
@@ -186,6 +186,7 @@ async fn restore_cluster(
     data_dir: &DataDir,
     (metadata, ledger): (&dyn MetadataStore, &dyn TierLedger),
     from: &mut impl Read,
+    stopped: Option<&mut Stopped>,
 ) -> anyhow::Result<Counts> {
     load::refuse_used(metadata).await?;
     // No node starts with a database that is nobody's yet. With one that is the cluster's already this node at least
@@ -193,7 +194,7 @@ async fn restore_cluster(
     if metadata.claim(None).await.context("ask whose the metadata is")?.is_some() {
         data_dir.begin_filling()?;
     }
-    let counts = load(metadata, ledger, from).await.context(
+    let counts = Stopped::during(stopped, load(metadata, ledger, from)).await.context(
         "what was restored until then is in the database: start no node, and make the database anew, empty, before you restore again",
     )?;
     if let Some(cluster) = data_dir.cluster_id()? {

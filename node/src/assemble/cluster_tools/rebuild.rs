@@ -48,7 +48,7 @@
 //!
 //! **The next node of a cluster** has other chunks, or older ones. What it finds is held against what the nodes before it have brought
 //! back by the same rules ([`known`]), and takes its place among the versions of its key by its time. So the nodes may be walked
-//! in any order, and a run that broke off is made again.
+//! in any order. A run that broke off is made again, and so are those before it: it may have taken out what only they can bring back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -61,8 +61,8 @@ use holdfast_protocol::{TierName, VersionId};
 
 use super::super::data_dir::DataDir;
 use super::super::storage;
-use super::Claim;
 use super::beside::Beside;
+use super::{Claim, Stopped};
 use crate::chunks::DiskChunks;
 use crate::config::Config;
 
@@ -113,7 +113,7 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
         // One that broke off may have taken out a version to put it back, and this one puts back only what is there.
         data_dir.refuse_unfinished().context("put the backup back again before what was moved is looked for")?;
     }
-    let stopped = if options.dry_run {
+    let mut stopped = if options.dry_run {
         None
     } else {
         super::zookeeper::require_stopped(config, data_dir.node_id()).await.context("nothing was rebuilt")?
@@ -152,7 +152,8 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     if leaves_mark {
         data_dir.begin_filling()?;
     }
-    let rebuilt = from_chunks(&chunks, &*metadata, owner, options).await;
+    let rebuilding = from_chunks(&chunks, &*metadata, owner, options);
+    let rebuilt = Stopped::during(stopped.as_mut(), rebuilding).await;
     // Last, so that no node of the cluster starts with what a run that broke off has left, or has not even begun.
     let claimed = match cluster.filter(|_| leaves_mark && rebuilt.is_ok()) {
         Some(cluster) => storage::claim(&*metadata, cluster, &config.metadata.url).await,
@@ -184,7 +185,8 @@ fn way_out(options: RebuildOptions) -> &'static str {
         "start no node: what was found is in the database in part only. Put the backup back again, into a new database, before you run \
          this again"
     } else {
-        "start no node: what was found is in the database in part only. Run this again with --add"
+        "start no node: what was found is in the database in part only. Run this again with --add, and then on the nodes that were walked \
+         before: it may have taken out a version that only they can bring back. After --complete-uploads begin anew, with an empty database"
     }
 }
 

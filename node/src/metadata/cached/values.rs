@@ -19,6 +19,7 @@ impl Cacheable for ObjectVersion {
             &attributes.content_language,
             &attributes.expires,
             &attributes.website_redirect_location,
+            &attributes.completion,
         ];
         let headers: usize = headers.into_iter().flatten().map(String::len).sum();
         let user: usize = attributes.user_metadata.iter().map(|(k, v)| 64 + k.len() + v.len()).sum();

@@ -136,6 +136,9 @@ pub async fn a_restore_keeps_a_change_of_class_that_waits(world: World) {
     assert_eq!(world.ask(restore(id, "k", 5000, T0 + 1000)).await, MoveQueued::Queued);
     assert_eq!(class_of("k").await, (Some(glacier.clone()), Some(Restore::Ongoing), Some(oss())));
     assert_eq!(world.ask(restore(id, "k", 5000, T0 + 1001)).await, MoveQueued::Ongoing);
+    world.ledger.add_tier(glacier.clone(), "{}".into(), T0, None).await.unwrap();
+    let refused = world.ledger.remove_tier(&glacier).await;
+    assert!(matches!(refused, Err(MetadataError::TierInUse)), "{refused:?}");
     world.carry_out(&oss(), T0 + 2000).await;
     assert_eq!(class_of("k").await, (Some(glacier.clone()), Some(Restore::Until(T0 + 7001)), None));
     let [back] = &world.moves().await[..] else { panic!("the way back") };

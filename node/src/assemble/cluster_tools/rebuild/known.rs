@@ -2,8 +2,9 @@
 //!
 //! Of two contents of one version the one counts that would count if both lay on one node. And a version takes its
 //! place by its time: those of its key that are newer are put over it again, each removed and put back with the content
-//! that it had. A run that breaks off in between has lost none, since its labels are still there: it is made again, and
-//! puts right the order of the keys that it finds to be there ([`put_in_order`]).
+//! that it had. A run that breaks off in between has taken one out whose label may be on another node: so that run is made again,
+//! and then those before it. They put right the order of the keys that they find to be there ([`put_in_order`]). No label brings an
+//! object back that was made of parts, which something seems to have: where uploads were completed one begins anew.
 
 use std::collections::VecDeque;
 

@@ -64,7 +64,12 @@ impl RebuildReport {
             self.completed,
             self.unreadable
         );
-        if self.unended > 0 {
+        if self.unended > 0 && self.dry_run {
+            text.push_str(&format!(
+                "{} contents begin here and do not end here: whether another node has their end is seen when they are rebuilt\n",
+                self.unended
+            ));
+        } else if self.unended > 0 {
             text.push_str(&format!(
                 "{} contents begin here, and end on no node that was walked until now. When all were, twice, these are writes that \
                  broke off: --unended brings them back as far as they are there, where nothing else has their name\n",
@@ -87,5 +92,19 @@ impl RebuildReport {
             ));
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_elsewhere_is_called_broken_off_only_by_who_has_looked_for_it() {
+        let report = RebuildReport { unended: 3, ..RebuildReport::default() };
+        assert!(report.text().contains("3 contents") && report.text().contains("--unended"), "{}", report.text());
+        let counted = RebuildReport { dry_run: true, ..report };
+        assert!(counted.text().contains("3 contents") && !counted.text().contains("broke off"), "{}", counted.text());
+        assert!(!RebuildReport::default().text().contains("contents begin"));
     }
 }

@@ -18,6 +18,12 @@ const HAS_VERSION: &str = "EXISTS (SELECT 1 FROM objects o WHERE o.bucket = move
      OR EXISTS (SELECT 1 FROM history h WHERE h.bucket = moves.bucket AND h.`key` = moves.`key` \
      AND h.version = moves.version AND h.content = moves.content)";
 
+/// Whether the version that a row of `moves` is about goes to a tier, named twice, when its restore is over.
+const RETURNS_TO: &str = "EXISTS (SELECT 1 FROM objects o WHERE o.bucket = moves.bucket AND o.`key` = moves.`key` \
+     AND o.version = moves.version AND o.class = ?) \
+     OR EXISTS (SELECT 1 FROM history h WHERE h.bucket = moves.bucket AND h.`key` = moves.`key` \
+     AND h.version = moves.version AND h.class = ?)";
+
 const MISSING: MetadataError = MetadataError::NotFound("tier");
 
 pub(super) fn tier_from_row(row: &impl Fields) -> MetadataResult<TierRecord> {
@@ -87,10 +93,11 @@ pub(super) async fn remove<S: Session>(tx: &mut S, name: &TierName) -> MetadataR
     // One statement, as what leaves one of the tables may stand in another one then.
     let sql = format!(
         "SELECT EXISTS (SELECT 1 FROM contents WHERE tier = ?) OR EXISTS (SELECT 1 FROM tier_pieces WHERE tier = ?) \
-         OR EXISTS (SELECT 1 FROM moves WHERE (lane = ? OR target = ?) AND (owner IS NOT NULL OR {HAS_VERSION}))"
+         OR EXISTS (SELECT 1 FROM moves WHERE (lane = ? OR target = ?) AND (owner IS NOT NULL OR {HAS_VERSION})) \
+         OR EXISTS (SELECT 1 FROM moves WHERE target IS NULL AND ({RETURNS_TO}))"
     );
     let name = name.as_str();
-    let used = tx.fetch_optional(AssertSqlSafe(sql), values![name, name, name, name]).await?;
+    let used = tx.fetch_optional(AssertSqlSafe(sql), values![name, name, name, name, name, name]).await?;
     if used.is_some_and(|row| !matches!(row.number(0), Ok(0))) {
         return Err(MetadataError::TierInUse);
     }
