@@ -14,6 +14,7 @@ use holdfast_actors::ports::ChunkStore as _;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::coordination::{CacheMode, CacheSeen, Coordination as _};
 use holdfast_actors::service::cluster::{self, ClusterSettings, LoopKind};
+use holdfast_protocol::cluster::Layout;
 use holdfast_protocol::{ChunkId, ContentId, Epoch, ShardId};
 
 use world::{SHARDS, World, assign, eventually, id, settings};
@@ -176,6 +177,35 @@ async fn leftovers_go_only_once_the_members_have_them() {
         world.nodes[node].handle.resume_repairs();
     }
     world.settle("the members have it, the outsider has not").await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_replica_that_is_to_be_left_is_read_before_the_others_go() {
+    let world = World::new(3, settings()).await;
+    let chunk = world.put(5_000).await;
+    world.settle("the cluster is healthy").await;
+    let payload = world.written.lock()[&chunk].clone();
+    // It rotted, and nobody has found out yet.
+    world.nodes[&1].handle.pause_repairs();
+    world.stores[&1].corrupt(chunk);
+    let only_one = |layout: &mut Layout| {
+        layout.replication_factor = 1;
+        layout.nodes.retain(|node, _| *node == id(1));
+    };
+    world.apply(only_one).await;
+    let found = async || {
+        let backlog = world.metadata.repair_backlog().await.map_err(|e| e.to_string())?;
+        if backlog == [(id(1), 1)] { Ok(()) } else { Err(format!("{backlog:?}")) }
+    };
+    eventually("who is about to delete it finds out", found).await;
+    assert_eq!(world.copies(chunk, &payload).await, [2, 3]);
+    world.nodes[&1].handle.resume_repairs();
+    let moved = async || {
+        let copies = world.copies(chunk, &payload).await;
+        if copies == [1] { Ok(()) } else { Err(format!("it lies on {copies:?}")) }
+    };
+    eventually("it is whole where it is to be, and nowhere else", moved).await;
     world.stop().await;
 }
 

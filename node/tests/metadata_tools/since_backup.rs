@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, ContentSource, DeleteRequest, ETag, MetadataStore, NewObject, ObjectAttributes,
-    ReplicaEvidence, Versioning, WritePrecondition,
+    BucketId, CannedAcl, ContentSource, DeleteRequest, ETag, MetadataDirect as _, MetadataStore, MetadataUpkeep as _,
+    NewObject, ObjectAttributes, ReplicaEvidence, Versioning, WritePrecondition,
 };
 use holdfast_node::assemble::cluster_tools::{RebuildOptions, backup_to, dump, from_chunks, load, rebuild, restore};
 use holdfast_node::config::Config;
-use holdfast_protocol::{ContentId, VersionId};
+use holdfast_protocol::label::PartLabel;
+use holdfast_protocol::{ContentId, UploadId, VersionId};
 
 use super::{WRITE, cold_content, label, latest, md5, store, versions, write, write_committed_stub};
 
@@ -100,6 +101,30 @@ async fn objects_that_were_moved_since_a_backup_are_found_by_a_rebuild_on_top_of
     assert_eq!(target.bucket("bucket").await.expect("the bucket").versioning, Versioning::Enabled);
     assert!(target.user("nobody").await.is_err());
     target.close().await;
+}
+
+/// Orphans that were given up while their node was away lie on its disks still.
+#[tokio::test]
+async fn chunks_that_were_given_up_come_back_in_no_rebuild_and_stop_none() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let id = |n: u8| ContentId([0, 0, 0, 9, n, 0, 0, 0, 0, 0, 0, 0]);
+    let chunks = Arc::new(MemoryChunkStore::default());
+    write(&*chunks, id(1), &label("kept", VersionId::NULL, 10, None), b"bytes").await;
+    let metadata = store(&dir, "metadata").await;
+    from_chunks(&*chunks, &*metadata, "root", WRITE).await.expect("an object");
+    let upload = UploadId::generate();
+    let part = |number| label("parts", VersionId::NULL, 20, Some(PartLabel { upload, number }));
+    write(&*chunks, id(2), &label("given up", VersionId::NULL, 20, None), b"bytes").await;
+    write(&*chunks, id(3), &part(1), b"bytes").await;
+    write(&*chunks, id(4), &part(2), b"bytes").await;
+    let given_up = [id(2), id(3)];
+    assert_eq!(metadata.condemn(&given_up, 1).await.expect("given up"), given_up);
+    let report = from_chunks(&*chunks, &*metadata, "root", ADD).await.expect("rebuilt");
+    assert_eq!((report.objects, report.uploads, report.parts), (0, 1, 1));
+    assert_eq!(versions(&*metadata).await, [("kept".to_owned(), VersionId::NULL, true, 10)]);
+    let parts = metadata.list_parts(upload, 0, 10).await.expect("parts");
+    assert_eq!(parts.iter().map(|part| part.content).collect::<Vec<_>>(), [id(4)]);
+    metadata.close().await;
 }
 
 /// It may have taken a version out of the metadata that it was to put back.

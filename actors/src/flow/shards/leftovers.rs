@@ -7,6 +7,8 @@
 //! write quorum of the shard's members, and of as many as the shard is to have, was asked and has it in the same size (promise
 //! D5). One that too few members have is
 //! kept, and, if metadata knows it, becomes a repair of each member that lacks it: it may be the last replica of something.
+//! Asking tells what is in indexes. Where that quorum is one (the layout wants one replica), the copy for which all others go is
+//! read whole before that: it may have rotted since it was written, and one that has becomes a repair as well.
 //!
 //! **Not from an old map.** The mirror may not show yet that this node joins again. Deleting is harmless then as long as the
 //! copy has not begun, since the copy finds what is missing; a copy and a deletion of one shard therefore exclude each other
@@ -135,7 +137,7 @@ async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mu
         return Ok(());
     }
     let ids: Vec<ChunkId> = infos.iter().map(|info| info.id).collect();
-    let mut holders = vec![0; ids.len()];
+    let mut holders: Vec<Vec<NodeId>> = vec![Vec::new(); ids.len()];
     let mut lacking: Vec<(ChunkId, NodeId)> = Vec::new();
     // A member of which a disk failed may have it there only.
     let counted = |member: &&NodeId| view.is_alive(**member) && !view.is_short(**member);
@@ -143,16 +145,22 @@ async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mu
         let Ok(found) = context.parts.peers.probe(*member, &ids).await else { continue };
         for (at, (info, found)) in infos.iter().zip(&found).enumerate() {
             match found {
-                Some(there) if there.size_bytes == info.size_bytes => holders[at] += 1,
+                Some(there) if there.size_bytes == info.size_bytes => holders[at].push(*member),
                 Some(_) => {}
                 None => lacking.push((info.id, *member)),
             }
         }
     }
     // Members, not joiners: those may give up. Of the wanted number: one member that is left is no quorum of three.
-    let needed = before.write_quorum().max(before.target_quorum());
-    let deletable: Vec<ChunkId> =
-        ids.iter().zip(&holders).filter(|(_, holders)| **holders >= needed).map(|(id, _)| *id).collect();
+    let needed = before.write_quorum().max(before.target_quorum()) as usize;
+    let mut deletable = Vec::with_capacity(ids.len());
+    for (info, holders) in infos.iter().zip(&holders).filter(|(_, holders)| holders.len() >= needed) {
+        if needed > 1 || is_whole_on_one(context, *info, holders).await {
+            deletable.push(info.id);
+        } else {
+            lacking.extend(holders.iter().map(|holder| (info.id, *holder)));
+        }
+    }
     let deleted: BTreeSet<&ChunkId> = deletable.iter().collect();
     lacking.retain(|(chunk, _)| !deleted.contains(chunk));
     walk.kept += (ids.len() - deletable.len()) as u64;
@@ -165,6 +173,18 @@ async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mu
     context.shared.rebuild.lock().leftovers_deleted += deletable.len() as u64;
     metrics::counter!("holdfast_leftovers_deleted_total").increment(deletable.len() as u64);
     heal(context, lacking).await.map_err(|error| format!("queue repairs of members: {error}"))
+}
+
+/// Whether one of `holders` gives all of a chunk. What is read is verified there.
+async fn is_whole_on_one(context: &Context, info: ChunkInfo, holders: &[NodeId]) -> bool {
+    let _permit = context.budget.take(u64::from(info.size_bytes)).await;
+    match transfer::guarded(info.id, transfer::fetch(context, info, holders)).await {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::warn!(chunk = %info.id, %error, "a chunk stays here: the only other copy cannot be read");
+            false
+        }
+    }
 }
 
 /// Members are to have what is known and only found here.

@@ -61,6 +61,7 @@ macro_rules! tiering_conformance {
             requests::a_version_moves_only_as_it_was_judged,
             pieces::a_commit_takes_its_pieces_off_the_list,
             pieces::a_piece_that_is_being_deleted_refuses_the_commit,
+            pieces::a_content_that_comes_with_its_place_keeps_its_pieces,
             pieces::reserved_pieces_are_deleted_twice,
             pieces::what_an_attempt_left_that_is_over_is_deleted_at_once_and_again,
             pieces::a_renewed_claim_keeps_its_pieces,

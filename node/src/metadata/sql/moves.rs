@@ -11,7 +11,7 @@ use holdfast_actors::ports::metadata::{
     BucketId, ETag, MetadataError, MetadataResult, MoveQueued, MoveReason, MoveRequest, Restore, Versioning,
 };
 use holdfast_actors::ports::tiering::Move;
-use holdfast_protocol::{ContentId, TierName, VersionId};
+use holdfast_protocol::{ColdPlace, ContentId, TierName, VersionId};
 use sqlx::AssertSqlSafe;
 
 use super::key_ops::{Key, check_judged, version_values};
@@ -155,6 +155,13 @@ async fn forget<S: Session>(tx: &mut S, id: u64) -> MetadataResult<()> {
 pub(super) async fn release_pieces<S: Session>(tx: &mut S, attempt: u64) -> MetadataResult<()> {
     let sql = "UPDATE tier_pieces SET due_ms = 0 WHERE attempt = ? AND claimed = 0";
     tx.execute(sql, values![rows::signed(attempt)]).await.map(drop)
+}
+
+/// Takes the pieces of a content that comes with its place, not by a move, off the list of what is to be deleted: on top of a dump
+/// that was put back, they are those of an attempt that was under way when it was made, and was committed since.
+pub(super) async fn keep_pieces<S: Session>(tx: &mut S, place: &ColdPlace) -> MetadataResult<()> {
+    let head = values![place.tier.as_str()];
+    tx.execute_many(Shape::KeepPieces, &head, &place.names, |name| values![name.as_str()]).await
 }
 
 async fn change<S: Session>(tx: &mut S, place: Key<'_>, found: &Found, change: Change<'_>) -> MetadataResult<()> {

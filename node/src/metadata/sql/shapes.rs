@@ -196,6 +196,8 @@ pub(in crate::metadata) enum Shape {
     NotePieces,
     /// `(piece id, name)` × n.
     RemovePieces,
+    /// Tier, then names × n.
+    KeepPieces,
 }
 
 /// `row` written `rows` times, with commas.
@@ -372,6 +374,7 @@ impl Shape {
                 format!("UPDATE tier_pieces SET unsure = 0, due_ms = ? WHERE unsure = 1 AND ({})", is_piece(rows))
             }
             Self::RemovePieces => format!("DELETE FROM tier_pieces WHERE {}", is_piece(rows)),
+            Self::KeepPieces => format!("DELETE FROM tier_pieces WHERE tier = ? AND name IN ({})", ids()),
             Self::RemovePublished => format!("DELETE FROM published WHERE part = ? AND id IN ({})", ids()),
         }
     }

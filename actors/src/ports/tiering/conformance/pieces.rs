@@ -1,8 +1,10 @@
 //! Tiers, what lies in them, and what they are to delete.
 
-use super::{LATER, World, moved_content, names_of, oss, piece_names, place_in, request, tier};
+use super::{LATER, World, cold_object, moved_content, names_of, oss, piece_names, place_in, request, tier};
 use crate::ports::metadata::conformance::{T0, bucket, bucket_with, copy_of, delete, latest, put};
-use crate::ports::metadata::{Content, MetadataError, MoveEnd, MoveQueued, MoveReason, NewObject, Versioning};
+use crate::ports::metadata::{
+    Content, ContentSource, MetadataError, MoveEnd, MoveQueued, MoveReason, NewObject, Versioning,
+};
 use crate::ports::tiering::DuePiece;
 use crate::ports::tiers::PieceName;
 
@@ -54,6 +56,25 @@ pub async fn a_piece_that_is_being_deleted_refuses_the_commit(world: World) {
     }
     assert_eq!(latest(&world.store, id, "k").await.unwrap(), hot);
     assert_eq!(world.store.known_contents(&[content.id]).await.unwrap(), []);
+}
+
+/// A dump that was put back knows of an attempt that was under way, and not that it was committed since. A rebuild on top of it
+/// brings the content.
+pub async fn a_content_that_comes_with_its_place_keeps_its_pieces(world: World) {
+    let id = bucket(&world.store, "b").await.id;
+    let hot = world.put(id, "k", 1, Some(oss())).await.object;
+    let job = world.claim_one(&oss(), T0 + 1).await;
+    world.reserve(&job).await;
+    let another = ["another".to_owned()];
+    world.ledger.reserve_pieces(job.id, job.attempt, &oss(), &piece_names(&another), LATER).await.unwrap();
+    let content = moved_content(&job, hot.content.as_ref().unwrap());
+    let object = NewObject { content: ContentSource::New(content.clone()), ..cold_object(id, "k", 1, Some(oss())) };
+    world.store.commit_object(object).await.unwrap();
+    // A mover finds that the version has another content by now, and gives up what the attempt reserved.
+    world.ledger.drop_move(job.id, job.attempt).await.unwrap();
+    let due = world.ledger.due_pieces(&oss(), LATER, LATER + 1, 10).await.unwrap();
+    assert_eq!(sorted(&due), another);
+    assert_eq!(latest(&world.store, id, "k").await.unwrap().content.as_deref(), Some(&content));
 }
 
 pub async fn reserved_pieces_are_deleted_twice(world: World) {

@@ -133,8 +133,8 @@ pub(super) async fn put(
     switch_versioning(metadata, bucket, version).await?;
     match metadata.commit_object(object).await {
         Ok(_) => {}
-        // A node has run since, and reclaimed it.
-        Err(MetadataError::NoSuchContent) => {
+        // A node has run since, and reclaimed it; or it was left over, and nodes delete it wherever they find it.
+        Err(MetadataError::NoSuchContent | MetadataError::Condemned) => {
             if let Some((before, content)) = removed.and_then(|before| Some((before, before.content.as_ref()?))) {
                 metadata.commit_object(as_before(before, ContentSource::Shared(content.id))).await?;
                 let place = (version, before.last_modified_ms);
@@ -292,7 +292,7 @@ async fn delete(
 
 #[cfg(test)]
 mod tests {
-    use holdfast_actors::ports::metadata::{ETag, NewBucket, User};
+    use holdfast_actors::ports::metadata::{ETag, MetadataUpkeep as _, NewBucket, User};
     use holdfast_protocol::ContentId;
 
     use super::*;
@@ -364,6 +364,24 @@ mod tests {
         let expected: Vec<u64> = (10..140).rev().chain([7, 4, 3, 2]).collect();
         assert_eq!(times(&store, &bucket).await, expected);
         assert_eq!(oldest_newer_below(&store, bucket.id, "key", place, 50).await.unwrap(), []);
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn what_was_given_up_as_left_over_takes_nothings_place_and_stops_no_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, bucket) = store(&dir).await;
+        for at_ms in [5, 6] {
+            commit(&store, &bucket, at_ms).await;
+        }
+        let before = store.object(bucket.id, "key", None).await.unwrap();
+        let left_over = object(&bucket, 9);
+        let ContentSource::New(content) = &left_over.content else { panic!("it brings one") };
+        assert_eq!(store.condemn(&[content.id], 1).await.unwrap(), [content.id]);
+        let instead = NewObject { version: before.version, now_ms: 6, ..left_over };
+        assert!(!put(&store, "bucket", Some(&*before), instead).await.unwrap());
+        assert_eq!(times(&store, &bucket).await, [6, 5]);
+        assert_eq!(store.object(bucket.id, "key", None).await.unwrap().content, before.content);
         store.close().await;
     }
 

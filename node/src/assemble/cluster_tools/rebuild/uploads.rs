@@ -83,8 +83,12 @@ pub(super) async fn bring_back(
                 checksum: None,
                 last_modified_ms: part.created_ms,
             };
-            metadata.put_part(bucket.id, &key, id, row, ReplicaEvidence::default()).await.with_context(failed)?;
-            report.parts += 1;
+            match metadata.put_part(bucket.id, &key, id, row, ReplicaEvidence::default()).await {
+                Ok(()) => report.parts += 1,
+                // It was left over, and nodes delete it wherever they find it.
+                Err(MetadataError::Condemned) => report.superseded += 1,
+                Err(error) => return Err(error).with_context(failed),
+            }
         }
     }
     Ok(())

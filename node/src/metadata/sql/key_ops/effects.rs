@@ -78,6 +78,9 @@ impl<'a> Effects<'a> {
 pub(super) async fn apply<S: Session>(tx: &mut S, effects: &Effects<'_>) -> MetadataResult<()> {
     insert_contents(tx, &effects.contents).await?;
     insert_extents(tx, &effects.contents).await?;
+    for place in effects.contents.iter().filter_map(|content| content.cold()) {
+        moves::keep_pieces(tx, place).await?;
+    }
     for (key, version) in &effects.remove_past {
         remove_past(tx, *key, *version).await?;
     }
