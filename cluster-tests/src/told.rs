@@ -58,17 +58,22 @@ pub fn lag(node: &Node) -> Value {
     serde_json::from_str(&node.cli(&["events", "lag", "--json"])).unwrap()
 }
 
+/// The same, if it answers.
+///
+/// # Panics
+/// When it cannot be asked.
+pub fn try_lag(node: &Node) -> Option<Value> {
+    let output = node.try_cli(&["events", "lag", "--json"]);
+    output.status.success().then(|| serde_json::from_slice(&output.stdout).ok()).flatten()
+}
+
 /// Waits until the outbox is empty.
 ///
 /// # Panics
 /// When it is not after [`PATIENCE`].
 #[track_caller]
 pub fn wait_until_published(node: &Node) {
-    eventually("nothing waits to be published", PATIENCE, || {
-        let output = node.try_cli(&["events", "lag", "--json"]);
-        let lag = serde_json::from_slice::<Value>(&output.stdout);
-        output.status.success() && lag.is_ok_and(|lag| lag["rows"] == 0)
-    });
+    eventually("nothing waits to be published", PATIENCE, || try_lag(node).is_some_and(|lag| lag["rows"] == 0));
 }
 
 fn record(event: &Received) -> Value {

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use holdfast_cluster_tests::client::Client;
 use holdfast_cluster_tests::cluster::{Cluster, HEAL, Options};
 use holdfast_cluster_tests::disk::{SmallDisk, flip_bytes, locate};
 use holdfast_cluster_tests::{content, eventually};
@@ -14,12 +15,25 @@ const BUCKET: &str = "disks";
 
 /// Every object is read through this node, byte by byte.
 fn read_all(cluster: &Cluster, at: usize, objects: u64, len: usize) {
-    let client = cluster.client(at);
+    read_through(&cluster.client(at), at, objects, len);
+}
+
+fn read_through(client: &Client, at: usize, objects: u64, len: usize) {
     for n in 0..objects {
         let response = client.get_until_served(BUCKET, &format!("k{n}"));
         assert_eq!(response.status, 200, "k{n} through node {at}: {}", response.text());
         assert!(response.body == content::bytes(n, len), "k{n} through node {at} has other bytes");
     }
+}
+
+/// All clients do something at the same time, each of which has a node of its own.
+fn by_each(clients: &[Client], work: impl Fn(usize, &Client) + Sync) {
+    std::thread::scope(|scope| {
+        for (at, client) in clients.iter().enumerate() {
+            let work = &work;
+            scope.spawn(move || work(at, client));
+        }
+    });
 }
 
 fn repairs_waiting(cluster: &Cluster, at: usize) -> Option<u64> {
@@ -37,13 +51,14 @@ fn disks_that_fill_up_rot_or_are_replaced_cost_no_object() {
 
     // One disk of three is full: writes go on, reads too, also through the node that has no room.
     let objects = 110;
-    for n in 0..objects {
-        let put = cluster.client(n as usize % 3).put(BUCKET, &format!("k{n}"), &content::bytes(n, SIZE)).unwrap();
-        assert_eq!(put.status, 200, "k{n} of {objects}: {}", put.text());
-    }
-    for at in 0..3 {
-        read_all(&cluster, at, objects, SIZE);
-    }
+    let clients = [0, 1, 2].map(|at| cluster.client(at));
+    by_each(&clients, |at, client| {
+        for n in (at as u64..objects).step_by(3) {
+            let put = client.put(BUCKET, &format!("k{n}"), &content::bytes(n, SIZE)).unwrap();
+            assert_eq!(put.status, 200, "k{n} of {objects}: {}", put.text());
+        }
+    });
+    by_each(&clients, |at, client| read_through(client, at, objects, SIZE));
     eventually("a node without room is told of", HEAL, || {
         cluster.status(0).is_some_and(|status| status["health"] != "healthy")
     });

@@ -58,6 +58,7 @@ fn deleted_objects_go_from_every_node_by_the_work_of_several_also_without_the_br
         ("HOLDFAST_EVENTS_SECRET_KEY_FILE", secret.display().to_string()),
         ("HOLDFAST_EVENTS_TOPIC_PREFIX", "work".into()),
         ("HOLDFAST_EVENTS_TOPIC_QUEUES", "4".into()),
+        ("HOLDFAST_CLEANUP_GRACE", "1 s".into()),
     ];
     // For as long as the process lives.
     let environment = environment.into_iter().map(|(name, value)| (name, &*String::leak(value))).collect();

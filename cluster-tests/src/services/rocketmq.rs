@@ -17,6 +17,7 @@
 //! | `waitTimeMillsInSendQueue=5000` | a busy test machine is not flow control |
 //! | `timerFlushIntervalMs=10000` | by default a broker copies 38 MB once a second, a sixth of a core, for messages with a delay |
 //! | `flushDiskType=SYNC_FLUSH` | what a broker acknowledged outlives it |
+//! | `registerNameServerPeriod=10000` | a broker whose first registration was lost is heard of sooner than after half a minute |
 //!
 //! Ready 3 to 6 seconds after the start.
 
@@ -101,7 +102,7 @@ impl RocketMq {
         Self::start_with(Setup::default())
     }
 
-    /// The same with something different. One that takes TLS only is not asked whether it knows the broker.
+    /// The same with something different. A name server that takes TLS only is not asked whether it knows the broker.
     ///
     /// # Panics
     /// When that takes too long.
@@ -127,7 +128,7 @@ impl RocketMq {
                  storePathRootDir={store}\nstorePathCommitLog={store}/commitlog\n\
                  mappedFileSizeCommitLog=8388608\nmappedFileSizeConsumeQueue=600000\nmappedFileSizeTimerLog=1048576\n\
                  maxIndexNum=20000\nmaxHashSlotNum=5000\nautoCreateTopicEnable=false\n\
-                 waitTimeMillsInSendQueue=5000\ntimerFlushIntervalMs=10000\n\
+                 waitTimeMillsInSendQueue=5000\ntimerFlushIntervalMs=10000\nregisterNameServerPeriod=10000\n\
                  authenticationEnabled=true\ninitAuthenticationUser={user}\n\
                  innerClientAuthenticationCredentials={inner}\n\
                  authenticationProvider=org.apache.rocketmq.auth.authentication.provider.DefaultAuthenticationProvider\n\
@@ -153,14 +154,11 @@ impl RocketMq {
         service.name_server = Some(service.java(&["-Xms32m", "-Xmx96m"], "namesrv.NamesrvStartup", "namesrv.conf"));
         service.wait_for(name_server_port, "the name server");
         service.restart_broker();
-        if !tls {
-            service.wait_until_registered();
-        }
         service
     }
 
     /// A broker that serves has not always been heard of yet: on a busy machine its first registration comes too late, and the
-    /// next one half a minute later.
+    /// next one ten seconds later.
     fn wait_until_registered(&self) {
         wait_until("the name server knows the broker", START_PATIENCE, &self.log(), || {
             self.known_brokers().is_ok_and(|answer| answer.contains("broker-a"))
@@ -230,7 +228,7 @@ impl RocketMq {
         self.broker = None;
     }
 
-    /// Starts the broker, again with what it had, and waits until it says that it serves.
+    /// Starts the broker, again with what it had, and waits until it says that it serves, and the name server does.
     ///
     /// # Panics
     /// When it runs, or takes too long.
@@ -242,6 +240,9 @@ impl RocketMq {
         self.broker = Some(self.java(&memory, "broker.BrokerStartup", "broker.conf"));
         wait_until("the broker says that it serves", START_PATIENCE, &self.log(), || said(&self.log()) != before);
         self.wait_for(self.broker_port, "the broker");
+        if !self.tls {
+            self.wait_until_registered();
+        }
     }
 
     /// Sends the broker a signal.
@@ -268,7 +269,8 @@ pub struct Received {
     pub body: String,
 }
 
-/// The consumer of `docs/examples/events`, on RocketMQ's own client.
+/// The consumer of `docs/examples/events`, on RocketMQ's own client. That client looks every second for queues that it could
+/// read, not every twenty; but a topic that it did not find, or whose broker was gone, it looks for again half a minute later.
 #[derive(Debug)]
 pub struct JavaConsumer {
     _process: Process,
@@ -277,7 +279,7 @@ pub struct JavaConsumer {
 }
 
 impl JavaConsumer {
-    /// Starts it on a topic from its beginning.
+    /// Starts it on a topic from its beginning; best when there is that topic, and its broker runs.
     ///
     /// # Panics
     /// When it cannot be started.
@@ -287,6 +289,7 @@ impl JavaConsumer {
         let mut java = Command::new("java");
         java.args(["-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .arg(format!("-Duser.home={}", service.dir.path().display()))
+            .args(["-Drocketmq.client.rebalance.waitInterval=1000", "-Drocketmq.client.rebalance.lockInterval=1000"])
             .args(service.tls_arguments())
             .args(["-cp", &format!("{}/*", jars().display())])
             .arg(source)

@@ -305,6 +305,9 @@ fn settings(config: &Config) -> ClusterSettings {
         leave_grace: cluster.leave_grace.duration(),
         repair_bandwidth_bytes: cluster.repair_bandwidth.get(),
         announce_interval: cluster.session_timeout.duration().max(Duration::from_secs(5)),
+        comparison_settle: cluster.in_proportion(defaults.comparison_settle),
+        repair_interval: cluster.in_proportion(defaults.repair_interval),
+        retry_max: cluster.in_proportion(defaults.retry_max),
         ..defaults
     }
 }

@@ -87,10 +87,14 @@ fn watching(config: &Config, registry: &TierRegistry, clock: Arc<dyn Clock>) -> 
 
 /// The loop that deletes pieces that nothing refers to.
 fn sweeping(config: &Config, registry: &TierRegistry, parts: &TierParts) -> LoopSpec {
+    let defaults = SweeperSettings::default();
+    let poll = config.tiering.poll.duration();
+    let [at_first, at_most] = defaults.breaker;
     let settings = SweeperSettings {
-        interval: config.tiering.poll.duration(),
+        interval: poll,
         again: config.tiering.piece_grace.duration(),
-        ..SweeperSettings::default()
+        breaker: [at_first.min(poll.saturating_mul(3)), at_most],
+        ..defaults
     };
     let parts = SweeperParts {
         ledger: parts.ledger.clone(),
@@ -107,13 +111,18 @@ fn sweeping(config: &Config, registry: &TierRegistry, parts: &TierParts) -> Loop
 fn moving(config: &Config, registry: &TierRegistry, parts: TierParts) -> LoopSpec {
     let TierParts { ledger, metadata, chunks, clock, reporter, me, ownership, node_name, .. } = parts;
     let tiering = &config.tiering;
+    let (defaults, poll) = (MoverSettings::default(), tiering.poll.duration());
     let settings = MoverSettings {
         claim: tiering.claim.duration(),
-        poll: tiering.poll.duration(),
+        poll,
         moves_per_tier: tiering.moves_per_tier as usize,
         bytes_per_second: Some(tiering.bandwidth.get()).filter(|bytes| *bytes > 0),
         piece_grace: tiering.piece_grace.duration(),
-        ..MoverSettings::default()
+        // Who looks often tries again soon.
+        backoff_min: defaults.backoff_min.min(poll),
+        breaker_min: defaults.breaker_min.min(poll),
+        piece_pause: defaults.piece_pause.min(poll),
+        ..defaults
     };
     let teller = config
         .events

@@ -102,6 +102,7 @@ fn cache_options(config: &Config) -> anyhow::Result<Option<RedisCacheOptions>> {
     options.value_ttl = cache.ttl.duration();
     options.absent_ttl = cache.absent_ttl.duration();
     options.value_bytes_max = usize::try_from(cache.value_max.get()).unwrap_or(usize::MAX);
+    options.retry = config.cluster.in_proportion(options.retry);
     // A node that does not answer loses its session by then, and is waited for no longer.
     options.off_patience = config.cluster.session_timeout.duration() * 3 / 2 + OFF_MARGIN;
     Ok(Some(options))

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +70,14 @@ impl ClusterConfig {
         let at = self.zookeeper.find('/')?;
         let (servers, chroot) = self.zookeeper.split_at(at);
         Some((servers, chroot))
+    }
+
+    /// A pause that is `usual` with the default session, and shorter in proportion with a shorter one: whoever wants a lost node
+    /// noticed soon wants the rest soon, too. A longer session makes no pause longer.
+    pub fn in_proportion(&self, usual: Duration) -> Duration {
+        let default = Self::default().session_timeout.duration();
+        let session = self.session_timeout.duration().min(default);
+        usual * session.as_millis() as u32 / default.as_millis() as u32
     }
 }
 
@@ -207,4 +216,21 @@ pub enum LocksBackend {
     Redis,
     /// Within the process: for a node that runs alone.
     InProcess,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_shrink_with_a_shorter_session_and_never_grow() {
+        let pause = |session| {
+            let cluster = ClusterConfig { session_timeout: session, ..ClusterConfig::default() };
+            cluster.in_proportion(Duration::from_secs(5))
+        };
+        assert_eq!(pause(Span::seconds(10)), Duration::from_secs(5));
+        assert_eq!(pause(Span::seconds(3)), Duration::from_millis(1_500));
+        assert_eq!(pause(Span::seconds(1)), Duration::from_millis(500));
+        assert_eq!(pause(Span::seconds(120)), Duration::from_secs(5));
+    }
 }

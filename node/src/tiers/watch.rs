@@ -14,8 +14,10 @@ use metrics::gauge;
 
 use super::registry::TierRegistry;
 
-/// Time between checks of a tier.
+/// The longest time between checks of a tier.
 const CHECKS_EACH: Duration = Duration::from_secs(30);
+/// So many looks for changes come between checks of a tier, if that is sooner.
+const CHECKS_LOOKS: u32 = 6;
 /// The shortest time between counts of what lies in the tiers.
 const USAGE_EACH: Duration = Duration::from_secs(60);
 /// The shortest time between counts of what waits.
@@ -43,8 +45,9 @@ pub async fn run(registry: TierRegistry, settings: WatchSettings) -> String {
 async fn follow(registry: &TierRegistry, refresh: Duration) {
     let mut told: Option<String> = None;
     let mut shown = BTreeSet::new();
+    let checks_each = refresh.saturating_mul(CHECKS_LOOKS).min(CHECKS_EACH);
     loop {
-        let problem = registry.turn(refresh, CHECKS_EACH).await.err().map(|error| error.to_string());
+        let problem = registry.turn(refresh, checks_each).await.err().map(|error| error.to_string());
         if problem != told {
             match &problem {
                 Some(problem) => tracing::warn!(problem, "look for changes of the cold tiers: what was known stays"),

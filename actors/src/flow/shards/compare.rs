@@ -112,7 +112,8 @@ pub async fn run(context: Context) -> String {
             let again = *wanted.borrow() > served;
             context.shared.comparison.lock().running = again;
         }
-        let pause = if worked {
+        // What is due again after a few of these pauses is not to wait for one that is as long as all of them.
+        let pause = if worked || is_unproven(&context, &mine) {
             context.parts.settings.comparison_settle
         } else {
             context.parts.settings.comparison_settle * AGAIN_PAUSES
@@ -132,6 +133,12 @@ fn mine(context: &Context, map: &ShardMap) -> BTreeMap<ShardId, ShardState> {
     let first = |state: &ShardState| state.members.iter().copied().find(|member| view.is_alive(*member));
     let mine = map.shards.iter().filter(|(_, state)| first(&state.value) == Some(context.me()));
     mine.map(|(shard, state)| (*shard, state.value.clone())).collect()
+}
+
+/// Whether one of this node's shards is not proven to hold the same on its members of now.
+fn is_unproven(context: &Context, mine: &BTreeMap<ShardId, ShardState>) -> bool {
+    let status = context.shared.comparison.lock();
+    mine.iter().any(|(shard, state)| status.shards.get(shard).is_none_or(|report| !report.proves(state.epoch)))
 }
 
 /// Tells every node which shards are proven to be equal.

@@ -1,10 +1,10 @@
-//! RocketMQ as operators run it, and as they do not want it: encrypted, and with a disk that is full.
-
-#![allow(clippy::unwrap_used, reason = "tests")]
+//! RocketMQ as operators run it, and as they do not want it: encrypted, and with a disk that is full. Each test has a broker of
+//! its own. By their names they begin before all others: one waits for a minute in which its broker does not look at its disk.
 
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use holdfast_cluster_tests::certificates::Authority;
 use holdfast_cluster_tests::disk::SmallDisk;
@@ -87,6 +87,8 @@ fn full_disk_of_the_broker_holds_events_up_until_there_is_room_and_no_write() {
     // From nine tenths on it takes no more.
     fill(disk.path(), DISK_MIB / 20);
     eventually("the disk is told to be full", PATIENCE, || {
+        // It takes a minute, in which other tests have work to do.
+        std::thread::sleep(Duration::from_millis(250));
         assert_eq!(node.client().put(BUCKET, "while it is looked for", b"x").unwrap().status, 200);
         let lag = lag(&node);
         let mut errors = lag["partitions"].as_array().unwrap().iter().filter_map(|part| part["last_error"].as_str());

@@ -4,43 +4,72 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::HashSet;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use holdfast_cluster_tests::client::{Client, Request};
-use holdfast_cluster_tests::cluster::{Cluster, Options, SESSION};
+use holdfast_cluster_tests::cluster::{Cluster, Options};
+use holdfast_cluster_tests::node::Node;
 use holdfast_cluster_tests::services::rocketmq::{JavaConsumer, RocketMq, SECRET_KEY};
-use holdfast_cluster_tests::told::{BUCKET, PATIENCE, Writers, environment, lag, start_on, wait_until_published};
+use holdfast_cluster_tests::told::{
+    BUCKET, PATIENCE, Writers, environment, lag, start_on, try_lag, wait_until_published,
+};
 use holdfast_cluster_tests::{eventually, parameter};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// One name server and broker for all tests, which take turns: some kill it.
-static SERVICE: LazyLock<Mutex<RocketMq>> = LazyLock::new(|| Mutex::new(RocketMq::start()));
+mod apart;
 
-fn service() -> MutexGuard<'static, RocketMq> {
-    SERVICE.lock().unwrap_or_else(PoisonError::into_inner)
+/// One name server and broker for all tests, each with topics of its own.
+static SERVICE: LazyLock<RwLock<RocketMq>> = LazyLock::new(|| RwLock::new(RocketMq::start()));
+
+/// For a test that leaves the broker alone.
+fn shared_service() -> RwLockReadGuard<'static, RocketMq> {
+    SERVICE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For a test that kills or pauses it.
+fn own_service() -> RwLockWriteGuard<'static, RocketMq> {
+    SERVICE.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How many events of objects the broker took from a node.
+fn published(node: &Node) -> f64 {
+    node.metric("holdfast_events_published_total", &["topic=\"objects\""]).unwrap().unwrap_or(0.0)
+}
+
+/// All that was told of objects: nothing waits any more, and these are `count` events.
+fn all_told(node: &Node, count: u32) -> Vec<Value> {
+    wait_until_published(node);
+    assert_eq!(published(node), f64::from(count), "{:#}", lag(node));
+    let tail = node.cli(&["events", "tail", "--oldest", "--count", &count.to_string(), "--json"]);
+    let events: Vec<Value> = tail.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.len(), count as usize, "{tail}");
+    events
 }
 
 #[test]
 fn every_acknowledged_change_is_told_in_order_whatever_dies() {
-    let mut service = service();
+    let mut service = own_service();
     let dir = tempfile::tempdir().unwrap();
     let environment = environment(&service, dir.path(), "cluster", SECRET_KEY);
     // For as long as the process lives.
     let environment = environment.into_iter().map(|(name, value)| (name, &*String::leak(value))).collect();
     let mut cluster = Cluster::start_with(3, Options { environment, direct: true, ..Options::default() });
     cluster.client(0).create_bucket(BUCKET);
-    let consumer = JavaConsumer::start(&service, "cluster-objects", "accounting");
     let clients: Vec<Client> = (0..3).map(|at| cluster.client(at)).collect();
     let writers = Writers::default();
-    writers.run(&clients, || {
+    let consumer = writers.run(&clients, || {
         writers.make_progress("before any fault", 100);
 
         service.kill_broker();
         writers.make_progress("writes go on without a broker", 100);
+        let taken = |cluster: &Cluster| cluster.members.iter().map(|member| published(&member.node)).sum::<f64>();
+        let before = taken(&cluster);
         service.restart_broker();
         writers.make_progress("the broker is back", 50);
+        eventually("it is told again", PATIENCE, || taken(&cluster) > before);
+        let consumer = JavaConsumer::start(&service, "cluster-objects", "accounting");
 
         // In the middle of what it commits and publishes.
         cluster.members[1].node.kill();
@@ -58,8 +87,18 @@ fn every_acknowledged_change_is_told_in_order_whatever_dies() {
             owner.is_some()
         });
         let owner = owner.unwrap();
+        let (id, other) = (cluster.members[owner].id.clone(), (owner + 1) % cluster.members.len());
         cluster.members[owner].node.signal(Signal::STOP);
-        std::thread::sleep(SESSION * 3);
+        eventually("its session is over", PATIENCE, || {
+            let status = cluster.status(other).unwrap_or_default();
+            let is_gone = |node: &Value| node["id"] == id.as_str() && node["state"] == "absent";
+            status["nodes"].as_array().is_some_and(|nodes| nodes.iter().any(is_gone))
+        });
+        eventually("others have its partitions", PATIENCE, || {
+            let lag = try_lag(&cluster.members[other].node).unwrap_or_default();
+            let is_others = |part: &Value| part["owner"].as_str().is_some_and(|owner| owner != id);
+            lag["partitions"].as_array().is_some_and(|parts| parts.iter().all(is_others))
+        });
         writers.make_progress("an owner of partitions is paused beyond its session", 50);
         cluster.members[owner].node.signal(Signal::CONT);
         writers.make_progress("it goes on", 50);
@@ -68,6 +107,7 @@ fn every_acknowledged_change_is_told_in_order_whatever_dies() {
         writers.make_progress("the broker is paused", 50);
         service.signal_broker(Signal::CONT);
         writers.make_progress("the broker goes on", 50);
+        consumer
     });
     wait_until_published(&cluster.members[0].node);
     writers.wait_until_all_is_told(&consumer);
@@ -92,11 +132,10 @@ fn broker_that_is_gone_under_load_costs_no_memory_and_no_event() {
 
     // An hour by hand, where that is wanted.
     let load = Duration::from_secs(parameter("HOLDFAST_TEST_OUTAGE_SECONDS", 15));
-    let mut service = service();
+    let mut service = own_service();
     let dir = tempfile::tempdir().unwrap();
     let node = start_on(&dir.path().join("data"), &environment(&service, dir.path(), "outage", SECRET_KEY));
     node.client().create_bucket(BUCKET);
-    let consumer = JavaConsumer::start(&service, "outage-objects", "outage");
     let writers = Writers::default();
     writers.run(&[node.client()], || {
         writers.make_progress("with a broker", 500);
@@ -122,13 +161,14 @@ fn broker_that_is_gone_under_load_costs_no_memory_and_no_event() {
         assert!(lag(&node)["bus_error"].is_string());
     });
     service.restart_broker();
+    let consumer = JavaConsumer::start(&service, "outage-objects", "outage");
     wait_until_published(&node);
     writers.wait_until_all_is_told(&consumer);
 }
 
 #[test]
 fn wrong_credentials_are_told_and_writes_go_on_until_they_are_right() {
-    let service = service();
+    let service = shared_service();
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let node = start_on(&data, &environment(&service, dir.path(), "credentials", "wrong"));
@@ -173,7 +213,7 @@ fn wrong_credentials_are_told_and_writes_go_on_until_they_are_right() {
 
 #[test]
 fn topic_that_is_missing_and_may_not_be_made_is_told() {
-    let service = service();
+    let service = shared_service();
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let allowed = environment(&service, dir.path(), "missing", SECRET_KEY);
@@ -195,7 +235,7 @@ fn topic_that_is_missing_and_may_not_be_made_is_told() {
 
 #[test]
 fn bucket_notification_configuration_chooses_what_is_told() {
-    let service = service();
+    let service = shared_service();
     let dir = tempfile::tempdir().unwrap();
     let node = start_on(&dir.path().join("data"), &environment(&service, dir.path(), "chosen", SECRET_KEY));
     let client = node.client();
@@ -235,19 +275,15 @@ fn bucket_notification_configuration_chooses_what_is_told() {
     let everything = "<NotificationConfiguration><EventBridgeConfiguration/></NotificationConfiguration>";
     assert_eq!(configure(everything).status, 200);
     client.put(BUCKET, "last", b"x").unwrap();
-    wait_until_published(&node);
-    let tail = node.cli(&["events", "tail", "--oldest", "--idle", "10s", "--json"]);
-    let mut told: Vec<String> = tail
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["order_key"].as_str().unwrap().to_owned())
-        .collect();
-    told.sort();
+    let told = all_told(&node, 2);
+    let mut told: Vec<&str> = told.iter().map(|event| event["order_key"].as_str().unwrap()).collect();
+    told.sort_unstable();
     assert_eq!(told, [format!("{BUCKET}/in/a.jpg"), format!("{BUCKET}/last")]);
 }
 
 #[test]
 fn what_lifecycle_rules_delete_is_told_where_a_bucket_wants_it() {
-    let service = service();
+    let service = shared_service();
     let dir = tempfile::tempdir().unwrap();
     let mut environment = environment(&service, dir.path(), "lifecycle", SECRET_KEY);
     environment.push(("HOLDFAST_LIFECYCLE_DAY", "3 s".into()));
@@ -283,12 +319,9 @@ fn what_lifecycle_rules_delete_is_told_where_a_bucket_wants_it() {
     });
     assert_eq!(client.get(BUCKET, "gone").unwrap().status, 404);
     assert_eq!(client.get(BUCKET, "stays").unwrap().status, 200);
-    wait_until_published(&node);
-    let tail = node.cli(&["events", "tail", "--oldest", "--idle", "10s", "--json"]);
-    let told: Vec<(String, String)> = tail
-        .lines()
-        .map(|line| {
-            let event: Value = serde_json::from_str(line).unwrap();
+    let told: Vec<(String, String)> = all_told(&node, 3)
+        .iter()
+        .map(|event| {
             let record = &event["body"]["Records"][0];
             assert_eq!(record["userIdentity"]["principalId"], "holdfast", "{record:#}");
             let text = |value: &Value| value.as_str().unwrap().to_owned();
