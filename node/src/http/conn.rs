@@ -90,9 +90,10 @@ struct Out {
     /// A range on its way back into memory.
     refresh: Option<(IoFuture<io::Result<()>>, Located)>,
     /// The range that just came back, verified: it need only be resident still. Else connections that verify the same
-    /// range would put it in question for each other again and again.
+    /// range would put it in question for each other again and again. Only until the peer has us wait: who knows what becomes of
+    /// the range meanwhile.
     fresh: Option<Located>,
-    /// Refreshes since a mapped slice was last sent.
+    /// Refreshes since something was last sent, or the peer had us wait.
     refreshes: u32,
     turn_bytes: usize,
     guard: PaceGuard,
@@ -162,11 +163,12 @@ impl Conn {
             match wrote {
                 Wrote::Bytes(bytes) => {
                     out.guard.moved(bytes);
-                    out.fresh = None;
+                    (out.fresh, out.refreshes) = (None, 0);
                     out.turn_bytes += bytes;
                     return Poll::Ready(Ok(bytes));
                 }
                 Wrote::Full => {
+                    (out.fresh, out.refreshes) = (None, 0);
                     out.turn_bytes = 0;
                     return out.guard.poll_too_slow(cx).map(|()| {
                         out.metrics.too_slow.increment(1);
@@ -275,10 +277,7 @@ impl Out {
                 }
             };
             match sent {
-                Some(Ok(bytes)) => {
-                    self.refreshes = 0;
-                    rest.range.start += bytes as u64;
-                }
+                Some(Ok(bytes)) => rest.range.start += bytes as u64,
                 // Readiness is now cleared: the next `poll_write_ready` registers the task.
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Some(Err(error)) => return Err(error),
@@ -312,7 +311,6 @@ impl Out {
                 let written = written?;
                 self.metrics.copied_bytes.increment(written as u64);
                 if let Some(located) = located {
-                    self.refreshes = 0;
                     located.mapping.touched(located.range.start..located.range.start + written as u64);
                 }
                 Ok(Wrote::Bytes(written))

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::fs::Permissions;
 use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt as _;
-use std::sync::Arc;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use holdfast_node::http::Limits;
 use holdfast_node::http::tls::{Tls, TlsFiles};
@@ -272,6 +273,70 @@ fn range_that_another_reader_brought_back_unverified_is_verified_before_it_is_se
             assert_eq!(refreshed.load(Ordering::Relaxed), 1, "{len} resident, unverified bytes were sent");
         }
     });
+}
+
+/// The machine may evict by itself what a test has not.
+fn bring_back(file: &std::fs::File, range: &Range<u64>) {
+    file.read_exact_at(&mut vec![0; (range.end - range.start) as usize], range.start).unwrap();
+}
+
+/// Clients send one request after the other, and the evictions of a day add up.
+#[test]
+fn small_bodies_may_be_evicted_any_number_of_times_on_one_connection() {
+    let segment = Arc::new(Segment::new());
+    let (mapping, file) = (Arc::downgrade(&segment.mapping), segment.file.try_clone().unwrap());
+    segment.mapping.set_refresh(Box::new(move |range| {
+        bring_back(&file, &range);
+        mapping.upgrade().unwrap().set_verified(range);
+        Box::pin(async { Ok(()) })
+    }));
+    run(async {
+        let server = start(config(best_plane(), Limits::default()), ranges(&segment));
+        let mut stream = connect(&server).await;
+        for _ in 0..40 {
+            segment.mapping.clear_verified(0..4096);
+            get(&mut stream, 0, 4096).await;
+        }
+    });
+}
+
+/// While a reader is slow the range that it is to get may be evicted, and come back by somebody who did not compare it.
+#[test]
+fn range_that_was_verified_is_asked_about_again_after_its_reader_had_it_wait() {
+    const SLICE_BYTES: u64 = 64 << 10;
+    const SLICES: u64 = 1024;
+    let segment = Arc::new(Segment::new());
+    let starts = Arc::new(Mutex::new(Vec::new()));
+    let (seen, file) = (Arc::clone(&starts), segment.file.try_clone().unwrap());
+    // Nothing stays verified.
+    segment.mapping.set_refresh(Box::new(move |range| {
+        bring_back(&file, &range);
+        seen.lock().unwrap().push(range.start);
+        Box::pin(async { Ok(()) })
+    }));
+    let served = segment.clone();
+    let handler = Handler(move |_| {
+        let slices: VecDeque<_> = (0..SLICES).map(|slice| served.lend(slice * SLICE_BYTES, SLICE_BYTES)).collect();
+        Box::pin(async move { Ok(Response::new(Slices(slices))) }) as Answer
+    });
+    run(async {
+        let server = start(config(best_plane(), Limits::default()), handler);
+        let mut stream = connect(&server).await;
+        ask(&mut stream, "/").await;
+        head(&mut stream).await.unwrap();
+        let (mut before, mut polls) = (0, 0);
+        // More than sockets hold: it has to wait.
+        eventually("nothing more is sent", || {
+            let now = starts.lock().unwrap().len();
+            polls = if now == before { polls + 1 } else { 0 };
+            before = now;
+            now > 0 && polls > 200
+        })
+        .await;
+        expect_range(&mut stream, 0, SLICES * SLICE_BYTES).await;
+    });
+    let starts = starts.lock().unwrap();
+    assert!(starts.windows(2).any(|pair| pair[0] == pair[1]), "each range was asked about once: {}", starts.len());
 }
 
 #[test]
