@@ -147,7 +147,7 @@ impl ClusterHandle {
             let health = self.health(&state.value);
             let verdict = match compared.shards.get(shard) {
                 _ if health != ShardHealth::Healthy => Err(health.as_str().to_owned()),
-                _ if self.is_short(&state.value) => Err(SHORT.into()),
+                _ if self.is_short(&state.value) => Err(SHORT.to_owned()),
                 Some(report) if report.proves(state.value.epoch) => Ok(()),
                 Some(report) if report.differences > 0 => Err(format!("{} differences", report.differences)),
                 _ => Err("not compared since its members changed".into()),
@@ -183,7 +183,7 @@ impl ClusterHandle {
                 return Err(health.as_str().to_owned());
             }
             if self.is_short(state) {
-                return Err(SHORT.into());
+                return Err(SHORT.to_owned());
             }
             match self.comparer(state).and_then(|comparer| proven.get(&comparer)) {
                 Some(Ok(proven)) if proven.get(shard) == Some(&state.epoch) => Ok(()),
