@@ -374,6 +374,7 @@ async fn hot_statements_go_by_index() {
             .to_owned(),
         "SELECT bucket FROM accesses WHERE bucket > ? ORDER BY bucket LIMIT 1".to_owned(),
         shapes::Shape::NotePieces.text(shapes::Dialect::Sqlite, 3),
+        shapes::Shape::RemovePieces.text(shapes::Dialect::Sqlite, 3),
         "SELECT id FROM moves INDEXED BY moves_by_due WHERE lane = ? AND due_ms <= ? ORDER BY due_ms, id LIMIT ?".to_owned(),
         "SELECT id FROM moves WHERE bucket = ? AND key = ? AND version = ?".to_owned(),
         "SELECT id FROM tier_pieces INDEXED BY tier_pieces_by_due WHERE tier = ? AND due_ms <= ? ORDER BY due_ms, id LIMIT ?"
