@@ -2,7 +2,8 @@
 //! and the admin API tells and moves what it says.
 
 use bytes::Bytes;
-use holdfast_actors::ports::coordination::{Coordination as _, LeaseName, NodeState};
+use holdfast_actors::ports::coordination::conformance::announcement;
+use holdfast_actors::ports::coordination::{Coordination, LeaseName, NodeState};
 use holdfast_actors::wait::{until, until_ok};
 use holdfast_node::admin::Pair;
 use holdfast_node::assemble::Root;
@@ -426,6 +427,45 @@ async fn no_node_starts_while_a_tool_fills_the_metadata() {
     until("it is refused", start, |why| why.contains("fills the metadata on node 0000000000000009")).await;
     lease.release().await;
     until_ok("the node starts", async || cluster.restart(2).await).await;
+    cluster.shutdown().await;
+}
+
+fn alive(participant: &dyn Coordination) -> Vec<NodeId> {
+    participant.membership().borrow().nodes.keys().copied().collect()
+}
+
+/// The tool looked for nodes before this one could be seen, which had looked for tools before that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_long_in_being_registered_finds_a_tool_that_began_meanwhile() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut cluster = dev::start(&config(dir.path()), 3, Root::Generate).await.expect("the cluster starts");
+    let id = cluster.node(2).expect("a node").id();
+    cluster.crash(2);
+    let (silent, tool) = (cluster.participant(), cluster.participant());
+    until("its session is over", async || alive(&tool), |nodes| !nodes.contains(&id)).await;
+    // Whoever registers waits until all others have said that they know that there is no cache. This one never does.
+    let of = tool.cluster().await.expect("the cluster").id;
+    silent.register(of, announcement(8)).await.expect("a registration");
+    let state = tool.cache_state().await.expect("a state");
+    tool.store_cache_state(state.version, &state.value.warming(None, "a server")).await.expect("it is stored");
+
+    let name = LeaseName::new("filling").expect("a name");
+    let tool_begins = async {
+        until("the node is seen", async || alive(&tool), |nodes| nodes.contains(&id)).await;
+        let lease = tool.acquire(&name, NodeId::from(9)).await.expect("a lease");
+        silent.close().await;
+        lease
+    };
+    let start = async || {
+        let started = cluster.restart(2).await;
+        started.map_or_else(|error| format!("{error:#}"), |()| "it started".to_owned())
+    };
+    // What the crash left may be in its way at first.
+    let ended = |why: &String| why == "it started" || why.contains("fills the metadata");
+    let (lease, why) = tokio::join!(tool_begins, until("the start ends", start, ended));
+    assert!(why.contains("fills the metadata"), "{why}");
+    until("it is taken out again", async || alive(&tool), |nodes| !nodes.contains(&id)).await;
+    lease.release().await;
     cluster.shutdown().await;
 }
 

@@ -201,7 +201,7 @@ fn damaged_configurations_are_refused_with_a_place_in_them() {
         let small = "[node]\ndata_dir = \"/d\u{e9}\"\ndisks = [\"/a\", '/b']\n[limits]\nread_jobs = 7 # so many\n\
                      queue_wait = \"10 s\"\ninflight_bytes = \"64 MiB\"\n[cluster]\nzookeeper = \"h:1,g:2/x\"\n\
                      advertise_peer = \"[::1]:9002\"\n[metadata]\nurl = \"mysql://u@h/d\"\n[log]\nlevel = \"info,a=debug\"\n";
-        vec![small.into(), include_bytes!("../../../holdfast.example.toml").to_vec()]
+        vec![small.into(), include_bytes!("../../../../holdfast.example.toml").to_vec()]
     }
     damage::run(&[Target { name: "configuration", body, seeds }], 500);
 }
