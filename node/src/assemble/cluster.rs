@@ -187,6 +187,7 @@ impl Joint {
                 view: self.view.clone(),
                 peers: self.peers.clone(),
                 self_report: self.self_report.clone(),
+                coordination: self.coordination.clone(),
             }),
         }
     }
@@ -226,8 +227,7 @@ impl Joint {
         metadata: Arc<dyn MetadataStore>,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<ClusterHandle> {
-        let tool = self.coordination.leases().borrow().get(FILLING_LEASE).map(|holder| holder.node);
-        if let Some(node) = tool {
+        if let Some(node) = filler(&*self.coordination) {
             bail!(
                 "`holdfast cluster restore-metadata` or `rebuild-metadata` fills the metadata on node {node}, and this node would delete \
                  chunks that are not in them yet: start it when that has ended"
@@ -312,16 +312,26 @@ fn settings(config: &Config) -> ClusterSettings {
 /// Nodes asked at once for what they are writing.
 const WRITERS_AT_ONCE: usize = 16;
 
+/// The node on which a tool fills the metadata.
+fn filler(coordination: &dyn Coordination) -> Option<NodeId> {
+    coordination.leases().borrow().get(FILLING_LEASE).map(|holder| holder.node)
+}
+
 /// The nodes that are alive, as far as is known here.
 struct LiveWriters {
     view: Arc<ClusterView>,
     peers: Arc<dyn Peers>,
     self_report: Arc<SelfReport>,
+    coordination: Arc<dyn Coordination>,
 }
 
 #[async_trait]
 impl Writers for LiveWriters {
     async fn oldest_seconds(&self) -> Result<Option<u64>, String> {
+        // It took this node for stopped, which was paused.
+        if let Some(node) = filler(&*self.coordination) {
+            return Err(format!("node {node} fills the metadata, by restore-metadata or rebuild-metadata"));
+        }
         let mut nodes: Vec<NodeId> = self.view.membership().borrow().nodes.keys().copied().collect();
         nodes.retain(|node| *node != self.view.me());
         let asked = stream::iter(nodes).map(|node| async move {
