@@ -21,7 +21,7 @@ use holdfast_actors::flow::report::Reporter;
 use holdfast_actors::flow::self_report::SelfReport;
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::coordination::{
-    CacheFollower, ClusterIdentity, Coordination, NodeAddresses, NodeAnnouncement, NodeState,
+    CacheFollower, ClusterIdentity, Coordination, FILLING, NodeAddresses, NodeAnnouncement, NodeState,
 };
 use holdfast_actors::ports::locks::{LockName, Locks};
 use holdfast_actors::ports::peers::{Peers, ReplicaService};
@@ -39,9 +39,6 @@ use crate::config::Config;
 
 /// How long a node waits at its start to be registered: some sessions, since a predecessor's may have to end first.
 const REGISTRATION_SESSIONS: u32 = 6;
-
-/// The lease of a tool that fills the metadata of a cluster whose nodes are stopped.
-pub(super) const FILLING_LEASE: &str = "filling";
 
 /// The lock of the node that ends unfinished uploads and reclaims contents.
 const CLEANUP_LOCK: &str = "cleanup";
@@ -314,7 +311,7 @@ const WRITERS_AT_ONCE: usize = 16;
 
 /// The node on which a tool fills the metadata.
 fn filler(coordination: &dyn Coordination) -> Option<NodeId> {
-    coordination.leases().borrow().get(FILLING_LEASE).map(|holder| holder.node)
+    coordination.leases().borrow().get(FILLING).map(|holder| holder.node)
 }
 
 /// The nodes that are alive, as far as is known here.

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use holdfast_actors::ports::MetadataStore;
-use holdfast_actors::ports::coordination::{self, ClusterIdentity, Coordination, CoordinationError, Lease, LeaseName};
+use holdfast_actors::ports::coordination::{
+    self, ClusterIdentity, Coordination, CoordinationError, FILLING, Lease, LeaseName,
+};
 use holdfast_protocol::NodeId;
 
-use super::cluster::{ClusterPorts, FILLING_LEASE, check_identity};
+use super::cluster::{ClusterPorts, check_identity};
 use super::cluster_tools::Taken;
 use super::data_dir::DataDir;
 use super::transport::Transport;
@@ -152,7 +154,7 @@ pub(super) async fn require_stopped(config: &Config, node: NodeId) -> anyhow::Re
     }
     let coordination = coordinate(config).await?;
     let patience = config.cluster.session_timeout.duration() * 3 / 2 + OFF_MARGIN;
-    let name = LeaseName::new(FILLING_LEASE).context("name the lease of tools")?;
+    let name = LeaseName::new(FILLING).context("name the lease of tools")?;
     // First, so that a node that starts sees it, or is seen.
     let lease = match tokio::time::timeout(patience, coordination.acquire(&name, node)).await {
         Ok(Ok(lease)) => Some(lease),
