@@ -19,6 +19,7 @@ use holdfast_node::locks::InProcessLocks;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
 use holdfast_protocol::{ClusterId, ColdPlace, ContentId, Manifest, STUB_INDEX, UploadId, VersionId};
+use tokio::time::Instant;
 
 struct World {
     reclaimer: Reclaimer,
@@ -200,6 +201,53 @@ impl Writers for Told {
     }
 }
 
+/// Ownership that is proven for an hour.
+fn proven() -> Ownership {
+    let ownership = Ownership::default();
+    ownership.extend(Instant::now(), Duration::from_secs(3600));
+    ownership
+}
+
+/// The node stands still while it asks, and goes on in another session.
+struct Paused(Ownership);
+
+#[async_trait::async_trait]
+impl Writers for Paused {
+    async fn oldest_seconds(&self) -> Result<Option<u64>, String> {
+        self.0.revoke();
+        self.0.extend(Instant::now(), Duration::from_secs(3600));
+        Ok(None)
+    }
+}
+
+/// Whoever puts metadata back waits until the sessions of all nodes are over, and not for nodes that are cut off.
+#[tokio::test]
+async fn a_node_that_was_taken_for_stopped_deletes_no_orphans() {
+    let mut world = World::new(Limits::default()).await;
+    let orphan = world.store(999);
+    world.reclaimer.metadata.claim(Some(ClusterId::generate())).await.expect("a claim");
+    let ownership = proven();
+    let duty = |writers: Arc<dyn Writers>| ClusterDuty {
+        local: world.chunks.clone(),
+        duty: Duty::new(Arc::new(InProcessLocks::new()), LockName::new("cleanup").expect("a name")),
+        ownership: ownership.clone(),
+        sweep_from: std::time::Instant::now(),
+        writers,
+    };
+    let (paused, told) = (duty(Arc::new(Paused(ownership.clone()))), duty(Arc::new(Told(Ok(None)))));
+    world.reclaimer.cluster = Some(paused);
+    let refused = world.reclaimer.sweep_orphans(&mut None).await.unwrap_err();
+    assert!(refused.to_string().contains("prove its membership"), "{refused}");
+    world.reclaimer.cluster = Some(told);
+    ownership.revoke();
+    let refused = world.reclaimer.sweep_orphans(&mut None).await.unwrap_err();
+    assert!(refused.to_string().contains("prove its membership"), "{refused}");
+    assert!(world.has(orphan));
+    ownership.extend(Instant::now(), Duration::from_secs(3600));
+    assert_eq!(world.sweep().await, 1);
+    assert!(!world.has(orphan));
+}
+
 /// A slow upload that another node coordinates put a chunk here hours ago, and puts the next one here in hours.
 #[tokio::test]
 async fn what_another_node_may_be_writing_is_no_orphan_however_long_it_takes() {
@@ -210,7 +258,7 @@ async fn what_another_node_may_be_writing_is_no_orphan_however_long_it_takes() {
     let duty = |told| ClusterDuty {
         local: world.chunks.clone(),
         duty: Duty::new(Arc::new(InProcessLocks::new()), LockName::new("cleanup").expect("a name")),
-        ownership: Ownership::default(),
+        ownership: proven(),
         sweep_from: std::time::Instant::now(),
         writers: Arc::new(Told(told)),
     };

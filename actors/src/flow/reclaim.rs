@@ -16,6 +16,7 @@
 //!
 //! Whatever the ages say, an orphan is deleted only after metadata has condemned its content: no commit can make it known
 //! any more. In a cluster the metadata must be some cluster's: one that is being restored is nobody's until all is in it.
+//! And the node must be a member all the time: who puts metadata back takes one that was paused, or is cut off, for stopped.
 //!
 //! Each call of a port has a time limit ([`Limits::call_timeout`]). A delete that is cut off may have happened.
 
@@ -59,6 +60,9 @@ pub enum ReclaimError {
     /// The metadata is not the cluster's, or not yet: what it does not know it may be about to be told.
     #[error("orphans are not looked for while the metadata belongs to no cluster: is it being restored?")]
     Unclaimed,
+    /// This node cannot prove its membership, or could not all the time: the cluster may take it for stopped.
+    #[error("orphans are not looked for while this node cannot prove its membership")]
+    Fenced,
     /// A port did not answer in time.
     #[error("{0} took too long")]
     Timeout(&'static str),
@@ -268,11 +272,12 @@ impl Reclaimer {
         if self.cluster.as_ref().is_some_and(|cluster| Instant::now() < cluster.sweep_from) {
             return Ok((stats, PassEnd::Done));
         }
+        let term = self.proven_term()?;
         let spared_from = self.spared_from().await?;
         for _ in 0..self.limits.pages {
             let page = self.own_chunks().list(*cursor, self.limits.page);
             stats.examined += page.len() as u64;
-            self.sweep_page(&page, spared_from, &mut stats).await?;
+            self.sweep_page(&page, (spared_from, term), &mut stats).await?;
             if page.len() < self.limits.page {
                 *cursor = None;
                 self.forget_condemned().await?;
@@ -311,7 +316,7 @@ impl Reclaimer {
     async fn sweep_page(
         &self,
         page: &[ChunkInfo],
-        spared_from: u64,
+        (spared_from, term): (u64, Option<u64>),
         stats: &mut PassStats,
     ) -> Result<(), ReclaimError> {
         let mut candidates: Vec<ContentId> = page
@@ -331,9 +336,12 @@ impl Reclaimer {
                 continue;
             }
             self.require_claim().await?;
+            self.require_term(term)?;
             let condemn = self.metadata.condemn(&unknown, self.clock.now_ms());
             let mut condemned = self.timed("condemn contents", condemn).await?;
             condemned.sort_unstable();
+            // What is condemned stays so: the next walk deletes it.
+            self.require_term(term)?;
             let mut batch = Vec::new();
             for info in page.iter().filter(|info| condemned.binary_search(&info.id.content()).is_ok()) {
                 tracing::debug!(chunk = %info.id, "orphaned chunk found");
@@ -358,6 +366,18 @@ impl Reclaimer {
         }
         let claimant = self.timed("ask whose the metadata is", self.metadata.claim(None)).await?;
         claimant.map(drop).ok_or(ReclaimError::Unclaimed)
+    }
+
+    /// The session in which this node is a member; `None`: it is alone.
+    fn proven_term(&self) -> Result<Option<u64>, ReclaimError> {
+        let Some(cluster) = &self.cluster else { return Ok(None) };
+        // In this order: if another session is proven, the next look finds another term.
+        let term = cluster.ownership.term();
+        if cluster.ownership.is_proven() { Ok(Some(term)) } else { Err(ReclaimError::Fenced) }
+    }
+
+    fn require_term(&self, term: Option<u64>) -> Result<(), ReclaimError> {
+        if self.proven_term()? == term { Ok(()) } else { Err(ReclaimError::Fenced) }
     }
 
     /// Whether what is left undone by this node is its business.

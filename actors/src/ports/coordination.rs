@@ -55,7 +55,7 @@ mod pauses;
 mod types;
 
 pub use cache::{CacheFollower, CacheMode, CacheSeen, CacheState, invalidate_cache, turn_cache_off};
-pub use lease::{CONTROLLER, Fence, FencingToken, Lease, LeaseHolder, LeaseName, LeaseTable};
+pub use lease::{CONTROLLER, FILLING, Fence, FencingToken, Lease, LeaseHolder, LeaseName, LeaseTable};
 pub use ownership::{Ownership, SessionState};
 pub use pauses::{Pause, Pauses, set_repair_pause};
 pub use types::{

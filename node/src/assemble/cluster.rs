@@ -21,7 +21,7 @@ use holdfast_actors::flow::report::Reporter;
 use holdfast_actors::flow::self_report::SelfReport;
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::coordination::{
-    CacheFollower, ClusterIdentity, Coordination, Membership, NodeAddresses, NodeAnnouncement, NodeState,
+    CacheFollower, ClusterIdentity, Coordination, FILLING, Membership, NodeAddresses, NodeAnnouncement, NodeState,
 };
 use holdfast_actors::ports::locks::{LockName, Locks};
 use holdfast_actors::ports::peers::{Peers, ReplicaService};
@@ -39,9 +39,6 @@ use crate::config::Config;
 
 /// How long a node waits at its start to be registered: some sessions, since a predecessor's may have to end first.
 const REGISTRATION_SESSIONS: u32 = 6;
-
-/// The lease of a tool that fills the metadata of a cluster whose nodes are stopped.
-pub(super) const FILLING_LEASE: &str = "filling";
 
 /// The lock of the node that ends unfinished uploads and reclaims contents.
 const CLEANUP_LOCK: &str = "cleanup";
@@ -187,6 +184,7 @@ impl Joint {
                 view: self.view.clone(),
                 peers: self.peers.clone(),
                 self_report: self.self_report.clone(),
+                coordination: self.coordination.clone(),
             }),
         }
     }
@@ -282,8 +280,7 @@ impl Joint {
 
 /// Refuses while a tool fills the metadata, as far as is known here.
 fn refuse_while_filled(coordination: &dyn Coordination) -> anyhow::Result<()> {
-    let tool = coordination.leases().borrow().get(FILLING_LEASE).map(|holder| holder.node);
-    let Some(node) = tool else { return Ok(()) };
+    let Some(node) = filler(coordination) else { return Ok(()) };
     bail!(
         "`holdfast cluster restore-metadata` or `rebuild-metadata` fills the metadata on node {node}, and this node would delete \
          chunks that are not in them yet: start it when that has ended"
@@ -335,16 +332,26 @@ fn settings(config: &Config) -> ClusterSettings {
 /// Nodes asked at once for what they are writing.
 const WRITERS_AT_ONCE: usize = 16;
 
+/// The node on which a tool fills the metadata.
+fn filler(coordination: &dyn Coordination) -> Option<NodeId> {
+    coordination.leases().borrow().get(FILLING).map(|holder| holder.node)
+}
+
 /// The nodes that are alive, as far as is known here.
 struct LiveWriters {
     view: Arc<ClusterView>,
     peers: Arc<dyn Peers>,
     self_report: Arc<SelfReport>,
+    coordination: Arc<dyn Coordination>,
 }
 
 #[async_trait]
 impl Writers for LiveWriters {
     async fn oldest_seconds(&self) -> Result<Option<u64>, String> {
+        // It took this node for stopped, which was paused.
+        if let Some(node) = filler(&*self.coordination) {
+            return Err(format!("node {node} fills the metadata, by restore-metadata or rebuild-metadata"));
+        }
         let mut nodes: Vec<NodeId> = self.view.membership().borrow().nodes.keys().copied().collect();
         nodes.retain(|node| *node != self.view.me());
         let asked = stream::iter(nodes).map(|node| async move {
@@ -390,7 +397,7 @@ mod tests {
 
         let me = NodeId::from(1);
         let began = async {
-            let lease = tool.acquire(&LeaseName::new(FILLING_LEASE).unwrap(), NodeId::from(9)).await.unwrap();
+            let lease = tool.acquire(&LeaseName::new(FILLING).unwrap(), NodeId::from(9)).await.unwrap();
             assert!(tool.cache_seen().await.unwrap().is_empty(), "it sees no node");
             let addresses = NodeAddresses { peer: "a:1".into(), s3: "a:2".into(), admin: "a:3".into() };
             let said = announcement(&Config::default(), me, addresses);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_actors::ports::ChunkStore as _;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
-use holdfast_actors::ports::coordination::{CacheMode, CacheSeen, Coordination as _};
+use holdfast_actors::ports::coordination::{CacheMode, CacheSeen, Coordination as _, FILLING, LeaseName};
 use holdfast_actors::service::cluster::{self, ClusterSettings, LoopKind};
 use holdfast_protocol::cluster::Layout;
 use holdfast_protocol::{ChunkId, ContentId, Epoch, ShardId};
@@ -276,6 +276,40 @@ async fn a_node_whose_session_ended_registers_again() {
     let generation = off.generation;
     world.admin.cache_generation_seen(generation, world::PATIENCE).await.expect("every node acknowledges at once");
     world.settle("the cluster is healthy").await;
+    world.stop().await;
+}
+
+/// By the sessions all nodes are stopped, and one only stood still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_taken_for_stopped_stays_away_while_a_tool_fills_the_metadata() {
+    let world = World::new(3, slow_to_give_up()).await;
+    let node = &world.nodes[&2];
+    let before = node.handle.membership();
+    let name = LeaseName::new(FILLING).expect("a name");
+    let lease = world.admin.acquire(&name, id(9)).await.expect("a lease");
+    let mut leases = node.coordination.leases();
+    let seen = leases.wait_for(|leases| leases.contains_key(FILLING));
+    tokio::time::timeout(world::PATIENCE, seen).await.expect("in time").expect("the table");
+    node.coordination.cut();
+    let gone = async || {
+        let there = world.admin.membership().borrow().nodes.contains_key(&id(2));
+        if there { Err("it still counts as alive".to_owned()) } else { Ok(()) }
+    };
+    eventually("its session ends", gone).await;
+    node.coordination.restore();
+    let away = async || {
+        let now = node.handle.membership();
+        let knows = now.last_error.as_ref().is_some_and(|error| error.contains("fills the metadata"));
+        if knows && !now.registered { Ok(()) } else { Err(format!("{now:?}")) }
+    };
+    eventually("it stays away", away).await;
+    assert!(!node.coordination.ownership().is_proven(), "it may act as a member");
+    lease.release().await;
+    let back = async || {
+        let now = node.handle.membership();
+        if now.registered && now.incarnation > before.incarnation { Ok(()) } else { Err(format!("{now:?}")) }
+    };
+    eventually("it registers again", back).await;
     world.stop().await;
 }
 

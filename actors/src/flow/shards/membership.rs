@@ -8,6 +8,9 @@
 //! ([`Ownership::require_registration`](crate::ports::coordination::Ownership::require_registration)): in one in which
 //! this node is not registered yet the others do not wait for it, and it acknowledges nothing.
 //!
+//! Nor does a node register whose session ended, since it stood still, and whose cluster was taken for stopped by a tool that fills
+//! the metadata: it is registered when that has ended.
+//!
 //! What this node has to say of the shared cache is said here too, since it belongs to the registration. A node that has no
 //! cache configured keeps it off for all: its writes would not be marked there.
 
@@ -18,7 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Backoff, ClusterShared, Context};
 use crate::ports::coordination::{
-    CacheSeen, CacheState, CoordinationError, NodeAnnouncement, SessionState, turn_cache_off,
+    CacheSeen, CacheState, CoordinationError, FILLING, NodeAnnouncement, SessionState, turn_cache_off,
 };
 
 /// How long the others may take to see that the cache is off: one that does not answer loses its session by then.
@@ -109,6 +112,11 @@ async fn news_of_disks(context: &Context, said: &NodeAnnouncement) {
 async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), CoordinationError> {
     let coordination = &context.parts.coordination;
     coordination.renew_session().await?;
+    let filler = coordination.leases().borrow().get(FILLING).map(|holder| holder.node);
+    if let Some(node) = filler {
+        let why = format!("a tool fills the metadata on node {node}, this node stays away until that has ended");
+        return Err(CoordinationError::Unavailable(why));
+    }
     // Before the registration: if the session ends in between, this term is over.
     let term = coordination.ownership().term();
     let mut said = announcement(context);

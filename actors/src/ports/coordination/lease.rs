@@ -12,6 +12,10 @@ use super::{CoordinationError, Ownership};
 /// The name of the lease that makes its holder the controller.
 pub const CONTROLLER: &str = "controller";
 
+/// The name of the lease of a tool that fills the metadata of a cluster whose nodes are stopped. While it is held no node
+/// registers: it would delete the chunks of what is not in the metadata yet.
+pub const FILLING: &str = "filling";
+
 /// The longest name of a lease, in bytes.
 const NAME_BYTES_MAX: usize = 100;
 

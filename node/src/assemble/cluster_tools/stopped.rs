@@ -11,11 +11,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures::FutureExt as _;
-use holdfast_actors::ports::coordination::{Coordination, CoordinationError, Lease, LeaseName};
+use holdfast_actors::ports::coordination::{Coordination, CoordinationError, FILLING, Lease, LeaseName};
 use holdfast_protocol::NodeId;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::cluster::FILLING_LEASE;
 use super::Taken;
 
 /// Pause between looks and tries.
@@ -78,7 +77,7 @@ impl Stopped {
     async fn take(&mut self) -> anyhow::Result<()> {
         let is_held = self.lease.as_ref().is_some_and(|lease| lease.watch_lost().now_or_never().is_none());
         if !is_held {
-            let name = LeaseName::new(FILLING_LEASE).context("name the lease of tools")?;
+            let name = LeaseName::new(FILLING).context("name the lease of tools")?;
             // First, so that a node that starts sees it, or is seen.
             self.lease = match timeout(self.patience, self.coordination.acquire(&name, self.node)).await {
                 Ok(Ok(lease)) => Some(lease),
@@ -156,7 +155,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(30);
 
     async fn shown(leases: &mut watch::Receiver<Arc<LeaseTable>>, is_taken: bool) {
-        let changed = leases.wait_for(|table| table.contains_key(FILLING_LEASE) == is_taken);
+        let changed = leases.wait_for(|table| table.contains_key(FILLING) == is_taken);
         timeout(PATIENCE, changed).await.unwrap().map(drop).unwrap();
     }
 
