@@ -60,11 +60,16 @@ fn text(info: &RepairInfo) -> String {
         Some(backlog) => backlog.iter().map(|(node, n)| format!("{n} for {node}")).collect::<Vec<_>>().join(", "),
         None => "unknown, metadata does not answer".to_owned(),
     };
-    let paused = info.pause.as_ref().map(|pause| format!(" (repairs are {})", pause_text(pause)));
+    let paused = match &info.pause {
+        Some(pause) => format!(" (repairs are {})", pause_text(pause)),
+        // A node of a version that pauses each one by itself.
+        None if info.paused => " (repairs of this node are paused, not those of others)".to_owned(),
+        None => String::new(),
+    };
     let mut text = format!(
         "node {}{}\n  waiting    {backlog}\n  done       {} ({}), {} failed attempts\n  pace       {}/s of at most {}/s\n",
         info.node,
-        paused.unwrap_or_default(),
+        paused,
         info.done,
         bytes(info.bytes),
         info.failures,
@@ -155,5 +160,19 @@ mod tests {
         let paused = "(repairs are paused on all nodes since 1970-01-01T00:00:01Z by admin token (alice) at node 77)\n";
         assert!(text.starts_with("node 5f3a ") && text.contains(paused), "{text}");
         assert!(text.contains("no database (2 times)\n") && text.contains("no room\n"), "{text}");
+    }
+
+    /// The command may be newer than the node that it asks, which then paused nobody but itself.
+    #[test]
+    fn a_node_of_an_older_version_is_said_to_pause_itself_only() {
+        let older = serde_json::json!({
+            "node": "5f3a", "paused": true, "backlog": [], "done": 0, "failures": 0, "bytes": 0, "rate_bytes": 0,
+            "bandwidth_bytes": 1, "last_errors": [], "copies": [],
+            "comparison": { "running": false, "shards": 1, "verified": 1, "unverified": [], "repairs_queued": 0 }
+        });
+        let mut info: RepairInfo = serde_json::from_value(older).unwrap();
+        assert!(text(&info).starts_with("node 5f3a (repairs of this node are paused, not those of others)\n"));
+        info.paused = false;
+        assert!(text(&info).starts_with("node 5f3a\n"));
     }
 }

@@ -169,3 +169,32 @@ impl ObjectVersion {
         self.content.is_none()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The form of the database, of labels, of backups and of the shared cache: nodes of two versions read each other's, and
+    /// what an older one wrote stays for years.
+    #[test]
+    fn headers_that_another_version_wrote_are_read_and_what_is_not_known_is_passed_over() {
+        let older = concat!(
+            r#"{"content_type":"text/plain","cache_control":"no-cache","content_disposition":"inline","#,
+            r#""content_encoding":"gzip","content_language":"de","expires":"Thu, 01 Dec 2033 16:00:00 GMT","#,
+            r#""website_redirect_location":"/x","user_metadata":[["a","b"]]}"#
+        );
+        let read: ObjectAttributes = serde_json::from_str(older).unwrap();
+        assert_eq!((read.content_language.as_deref(), read.completion.as_deref()), (Some("de"), None));
+        assert_eq!(read.user_metadata, [("a".to_owned(), "b".to_owned())]);
+        assert_eq!(serde_json::to_string(&read).unwrap(), older, "an older version reads it as its own");
+        assert_eq!(serde_json::to_string(&ObjectAttributes::default()).unwrap(), "{}");
+
+        let newer = r#"{"content_type":"text/plain","completion":"00ff","of_a_newer_version":{"x":[1]}}"#;
+        let read: ObjectAttributes = serde_json::from_str(newer).unwrap();
+        assert_eq!(
+            serde_json::to_string(&read).unwrap(),
+            r#"{"content_type":"text/plain","completion":"00ff"}"#,
+            "what is not known is no damage"
+        );
+    }
+}

@@ -180,3 +180,30 @@ pub(super) fn in_order(versions: Versions) -> Vec<((String, String, VersionId), 
     versions.sort_by_key(|(_, found)| (found.created_ms, found.content));
     versions
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Labels are never written again: those of every version that ever ran are on the disks.
+    #[test]
+    fn what_labels_of_another_version_tell_is_read_and_what_is_not_known_is_passed_over() {
+        let older = concat!(
+            r#"{"owner":"alice","content_type":"text/plain","user_metadata":[["a","b"]],"#,
+            r#""tags":[{"key":"k","value":"v"}],"acl":"public-read"}"#
+        );
+        let newer = concat!(
+            r#"{"owner":"alice","content_type":"text/plain","user_metadata":[["a","b"]],"completion":"00ff","#,
+            r#""of_a_newer_version":{"x":[1]},"tags":[{"key":"k","value":"v"}],"acl":"public-read"}"#
+        );
+        for (label, completion) in [(older, None), (newer, Some("00ff"))] {
+            let head: Head = serde_json::from_str(label).unwrap();
+            let Head { owner, attributes, tags, acl, class } = head;
+            assert_eq!((owner.as_deref(), class), (Some("alice"), None), "{label}");
+            assert_eq!(attributes.content_type.as_deref(), Some("text/plain"), "{label}");
+            assert_eq!(attributes.user_metadata, [("a".to_owned(), "b".to_owned())], "{label}");
+            assert_eq!(attributes.completion.as_deref(), completion, "{label}");
+            assert_eq!((tags, acl), (vec![Tag { key: "k".into(), value: "v".into() }], CannedAcl::PublicRead));
+        }
+    }
+}
