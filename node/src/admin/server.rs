@@ -151,7 +151,7 @@ mod tests {
             held.push(TcpStream::connect(address).await.unwrap());
         }
         let (mut one_more, mut read) = (TcpStream::connect(address).await.unwrap(), Vec::new());
-        // Whether it ends well does not matter. The others are older, so they end before it if it has to be patient, too.
+        // Whether it ends well does not matter. If it had a place, the others would end before it: they are older.
         tokio::select! {
             biased;
             _ = one_more.read_to_end(&mut read) => {}
