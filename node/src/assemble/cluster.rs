@@ -382,6 +382,7 @@ pub(super) fn announcement(config: &Config, me: NodeId, addresses: NodeAddresses
 #[cfg(test)]
 mod tests {
     use holdfast_actors::ports::coordination::LeaseName;
+    use holdfast_actors::ports::peers::in_process::InProcessNetwork;
     use holdfast_protocol::cluster::LayoutDocument;
 
     use super::*;
@@ -411,5 +412,26 @@ mod tests {
         let incarnation = node.membership().borrow().nodes[&me].incarnation;
         lease.release().await;
         refuse_filled_before(&node, me, incarnation).await.expect("it has ended");
+    }
+
+    /// It took this node for stopped, which only stood still.
+    #[tokio::test]
+    async fn no_walk_for_orphans_begins_while_a_tool_fills_the_metadata() {
+        let cluster = InProcessCluster::default();
+        let (node, tool) = (cluster.participant(), cluster.participant());
+        node.create_cluster(&ClusterIdentity::new(4, 1), &LayoutDocument::new(3)).await.unwrap();
+        let me = NodeId::from(1);
+        let writers = LiveWriters {
+            view: ClusterView::new(me, 4, node.shards(), node.membership(), node.ownership()),
+            peers: Arc::new(InProcessNetwork::default().peers_of(me)),
+            self_report: SelfReport::new(),
+            coordination: Arc::new(node),
+        };
+        assert_eq!(writers.oldest_seconds().await, Ok(None));
+        let lease = tool.acquire(&LeaseName::new(FILLING).unwrap(), NodeId::from(9)).await.unwrap();
+        let refused = writers.oldest_seconds().await.unwrap_err();
+        assert!(refused.contains("fills the metadata"), "{refused}");
+        lease.release().await;
+        assert_eq!(writers.oldest_seconds().await, Ok(None));
     }
 }

@@ -242,6 +242,19 @@ impl ApiClient {
     }
 }
 
+#[cfg(test)]
+impl ApiClient {
+    /// A client of whatever listens there.
+    pub(super) fn of(addr: std::net::SocketAddr) -> Self {
+        Self {
+            client: Client::builder(TokioExecutor::new()).build(connector()),
+            base: format!("http://{addr}/v1"),
+            token: Zeroizing::new("token".to_owned()),
+            timeout: ANSWER_TIMEOUT,
+        }
+    }
+}
+
 /// Who runs the command, for the audit log.
 fn operator() -> String {
     let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_default();

@@ -226,7 +226,29 @@ fn text(letter: &DeadLetter) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// It knows of no nodes among which one could be meant.
+    #[tokio::test]
+    async fn the_id_of_a_node_that_runs_alone_is_taken_as_it_is() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let api = ApiClient::of(listener.local_addr().unwrap());
+        let body = r#"{"error":{"code":"not_possible","message":"this node runs alone","request_id":"1"}}"#;
+        let answer = format!("HTTP/1.1 409 Conflict\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let alone = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                assert_ne!(stream.read_buf(&mut head).await.unwrap(), 0, "a whole request");
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let (node, ()) = tokio::join!(which_node(&api, Some("Ab".into())), alone);
+        assert_eq!(node.unwrap().as_deref(), Some("Ab"));
+    }
 
     #[test]
     fn since_is_a_time_or_how_long_ago() {

@@ -294,6 +294,26 @@ mod tests {
         assert!(current.is_due(current.made + day * 61));
     }
 
+    /// One that was made while the clock was wrong is refused by the others until then.
+    #[tokio::test(start_paused = true)]
+    async fn certificate_that_falls_due_is_replaced_within_minutes() {
+        let (_dir, identity) = member();
+        let before = identity.certified_key();
+        let keeping = tokio::spawn(Arc::clone(&identity).keep_renewed());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(Arc::ptr_eq(&identity.certified_key(), &before), "it was not due yet");
+        let until = SystemTime::now();
+        let due = Current { key: Arc::clone(&before), made: until - identity.options.lifetime, until };
+        identity.current.store(Arc::new(due));
+        let replaced = async {
+            while Arc::ptr_eq(&identity.certified_key(), &before) {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(600), replaced).await.expect("it is looked at");
+        keeping.abort();
+    }
+
     #[test]
     fn pair_that_does_not_belong_together_is_made_anew() {
         let (dir, identity) = member();

@@ -7,8 +7,8 @@ use holdfast_actors::ports::chunks::ReplicaStore as _;
 use holdfast_actors::service::cluster::ClusterSettings;
 use holdfast_protocol::ChunkId;
 
-use super::slow_to_give_up;
 use super::world::{World, eventually, id, settings};
+use super::{members, slow_to_give_up};
 
 /// Some of what a node holds.
 fn half_of(world: &World, node: u64) -> Vec<ChunkId> {
@@ -108,6 +108,33 @@ async fn what_a_node_has_that_cannot_be_asked_is_not_called_gone() {
         node.handle.start_comparison();
     }
     world.settle("all have it again").await;
+    world.stop().await;
+}
+
+/// One of three members lacks it, and one has it on a disk that will be gone with the next start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leftover_does_not_go_for_what_a_member_has_on_a_disk_that_failed() {
+    let world = World::new(4, slow_to_give_up()).await;
+    let chunk = world.put(600).await;
+    world.settle("the cluster is healthy").await;
+    let payload = world.written.lock()[&chunk].clone();
+    let holders = members(&world, chunk);
+    let outsider = (1..=4).find(|node| !holders.contains(node)).expect("one of four holds nothing of it");
+    holders.iter().for_each(|node| world.nodes[node].handle.pause_repairs());
+    world.stores[&holders[0]].delete(&[chunk]).await.expect("deleted");
+    world.stores[&holders[1]].fail_disk_of(&[chunk]);
+    let short = id(holders[1]);
+    let heard = async || if world.nodes[&outsider].view.is_short(short) { Ok(()) } else { Err("not yet".to_owned()) };
+    eventually("the outsider hears of the disk", heard).await;
+    world.stores[&outsider].insert(chunk, payload);
+    let kept = async || {
+        let kept = world.nodes[&outsider].handle.rebuild().leftovers_kept;
+        if kept > 0 { Ok(()) } else { Err(format!("{kept} are kept")) }
+    };
+    eventually("it is looked at, and kept", kept).await;
+    assert!(world.stores[&outsider].stat(chunk).is_some());
+    holders.iter().for_each(|node| world.nodes[node].handle.resume_repairs());
+    world.settle("the members have it, the outsider has not").await;
     world.stop().await;
 }
 

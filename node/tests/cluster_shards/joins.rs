@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_actors::ports::ChunkStore as _;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
@@ -106,6 +106,40 @@ async fn a_joiner_waits_for_absent_members_that_may_have_more() {
     };
     eventually("two of three are enough", joined).await;
     world.start(members[0]).await;
+    world.settle("everything moved").await;
+    world.stop().await;
+}
+
+/// Two of three members lived and could not be reached for as long as nodes are waited for. Only then they go away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn time_in_which_live_members_could_not_be_reached_is_none_in_which_they_were_away() {
+    let delay = Duration::from_secs(4);
+    let mut world = World::new(4, ClusterSettings { rebuild_delay: delay, ..settings() }).await;
+    world.put_many(40, 500).await;
+    let shards = world.shards();
+    let (shard, state) = shards.iter().next().expect("a shard");
+    let members: Vec<u64> = (1..=4).filter(|node| state.is_member(id(*node))).collect();
+    let joiner = (1..=4).find(|node| !members.contains(node)).expect("one of four has no part");
+    let gone = [members[0], members[1]];
+    gone.iter().for_each(|node| world.network.set_cut(id(joiner), id(*node), true));
+    world.apply(|layout| layout.nodes.get_mut(&id(gone[0])).expect("in the layout").draining = true).await;
+    let tells = async |world: &World, text: &str| {
+        let status = world.nodes[&joiner].handle.rebuild();
+        let error = status.copies.get(shard).and_then(|copy| copy.last_error.as_ref());
+        if error.is_some_and(|error| error.contains(text)) { Ok(()) } else { Err(format!("{status:?}")) }
+    };
+    eventually("the copy is held up", async || tells(&world, "list the shard on its members").await).await;
+    let since = Instant::now();
+    let long = async || if since.elapsed() > delay { Ok(()) } else { Err("not for long".to_owned()) };
+    eventually("it is held up for long", long).await;
+    for node in gone {
+        world.kill(node).await;
+    }
+    eventually("those that are away are waited for", async || tells(&world, "are waited for").await).await;
+    gone.iter().for_each(|node| world.network.set_cut(id(joiner), id(*node), false));
+    for node in gone {
+        world.start(node).await;
+    }
     world.settle("everything moved").await;
     world.stop().await;
 }

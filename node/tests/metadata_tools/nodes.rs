@@ -270,3 +270,24 @@ async fn a_version_that_a_killed_run_had_taken_out_comes_back_where_it_begins() 
     assert_eq!(metadata.due_reclaims(u64::MAX >> 1, 10, None).await.expect("reclaims").len(), 0);
     metadata.close().await;
 }
+
+/// One node has both ends of an object.
+#[tokio::test]
+async fn a_first_chunk_whose_label_cannot_be_read_does_not_hide_the_last_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let chunks = MemoryChunkStore::default();
+    let id = ContentId([1; 12]);
+    let first = ChunkLabel { content_size_bytes: CHUNK_SIZE_MAX + 5, ..label("large", VersionId::NULL, 10, None) };
+    let rest = ChunkLabel { attributes: None, ..first.clone() };
+    write(&chunks, id, &first, vec![7; CHUNK_SIZE_MAX as usize].leak()).await;
+    write_chunk(&chunks, id.chunk(1), &rest, b"bytes").await;
+    chunks.corrupt(id.chunk(0));
+
+    let metadata = store(&dir, "rebuilt").await;
+    let told = from_chunks(&chunks, &*metadata, "root", WRITE).await.expect("rebuilt");
+    assert_eq!((told.objects, told.unreadable, told.without_head, told.chunks), (1, 1, 1, 2));
+    let object = latest(&*metadata, "large").await;
+    let content = object.content.as_ref().expect("content");
+    assert_eq!((content.id, content.size_bytes()), (id, CHUNK_SIZE_MAX + 5));
+    metadata.close().await;
+}

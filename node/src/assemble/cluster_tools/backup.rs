@@ -239,6 +239,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn no_node_starts_with_half_of_a_restore_into_what_is_the_clusters_already() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteMetadataStore::open(&dir.path().join("metadata"), SqliteOptions::default()).await.unwrap();
+        let data_dir = DataDir::open(&dir.path().join("node")).unwrap();
+        let config = Config::default();
+        let broken_off = async || {
+            let mut from: &[u8] = b"no backup";
+            let restored = restore_cluster(&config, &data_dir, (&store, &store), &mut from, None).await;
+            assert!(restored.is_err(), "{restored:?}");
+        };
+        broken_off().await;
+        data_dir.refuse_unfinished().expect("what is nobody's tells so by itself");
+        storage::claim(&store, ClusterId([1; 16]), "a place").await.unwrap();
+        broken_off().await;
+        assert!(data_dir.refuse_unfinished().is_err());
+        store.close().await;
+    }
+
+    #[tokio::test]
     async fn a_backup_is_not_written_where_somebody_else_says() {
         let dir = tempfile::tempdir().unwrap();
         let (path, kept) = (dir.path().join("backup.json"), dir.path().join("kept"));

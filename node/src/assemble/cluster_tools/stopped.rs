@@ -159,7 +159,7 @@ mod tests {
         timeout(PATIENCE, changed).await.unwrap().map(drop).unwrap();
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_tool_outlives_its_session_unless_a_node_starts_meanwhile() {
         let cluster = InProcessCluster::new(Duration::from_millis(300));
         let (founder, tool) = (cluster.participant(), cluster.participant());

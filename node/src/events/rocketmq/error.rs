@@ -75,6 +75,8 @@ mod tests {
         }
         let denied = told(response::NO_PERMISSION, "User:holdfast has no permission to access Topic:holdfast-objects");
         assert!(matches!(denied, EventError::Denied(_)) && denied.to_string().contains("events.access_key"));
+        let denied = told(response::NO_PERMISSION, "access of User:holdfast to Topic:holdfast-objects is forbidden");
+        assert!(matches!(denied, EventError::Denied(_)), "it is this user's alone: {denied:?}");
     }
 
     #[test]

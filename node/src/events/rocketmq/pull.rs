@@ -139,3 +139,50 @@ async fn pull(
     *offset = answer.number("nextBeginOffset").ok_or_else(|| unexpected("messages", &"no offset"))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::super::{RocketMqEventBus, RocketMqOptions};
+    use super::*;
+
+    /// Name server and broker in one; nothing new is in the queues.
+    async fn serve(listener: TcpListener, route: String) {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut buffer = BytesMut::new();
+        while let Ok(1..) = stream.read_buf(&mut buffer).await {
+            while let Some(asked) = Command::decode(&mut buffer).expect("a frame") {
+                let code = match asked.code {
+                    request::PULL_MESSAGE => response::PULL_NOT_FOUND,
+                    _ => response::SUCCESS,
+                };
+                let answer = Command { opaque: asked.opaque, is_answer: true, ..Command::new(code) };
+                let next = asked.number("queueOffset").unwrap_or(0);
+                let answer = answer.field("offset", 0).field("nextBeginOffset", next).body(route.clone());
+                stream.write_all(&answer.encode()).await.expect("it is read");
+            }
+        }
+    }
+
+    /// Or all that it has would be read once more when it is back.
+    #[tokio::test]
+    async fn where_a_queue_was_read_to_is_kept_while_its_broker_is_missing() {
+        const LONG: Duration = Duration::from_secs(60);
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let addr = listener.local_addr().expect("an address").to_string();
+        let route = format!(
+            r#"{{"brokerDatas":[{{"brokerAddrs":{{0:"{addr}"}},"brokerName":"a"}}],
+                "queueDatas":[{{"brokerName":"a","perm":6,"readQueueNums":2,"writeQueueNums":2}}]}}"#
+        );
+        tokio::spawn(serve(listener, route));
+        let mut options = RocketMqOptions::new(vec![addr]);
+        (options.connect_timeout, options.request_timeout) = (LONG, LONG);
+        let bus = RocketMqEventBus::new(options);
+        let from = Position::After("a/0=5,b/0=7".into());
+        let page = read(&bus.shared, Topic::Objects, from, 10, Duration::ZERO).await.expect("a page");
+        assert_eq!(page.next, Position::After("a/0=5,a/1=0,b/0=7".into()));
+    }
+}

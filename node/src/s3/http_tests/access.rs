@@ -227,7 +227,7 @@ async fn the_age_of_a_signature_is_not_what_somebody_without_one_says() {
 }
 
 #[tokio::test]
-async fn the_age_of_a_signature_counts_for_each_key_of_a_list() {
+async fn the_age_of_a_signature_counts_for_each_key_of_a_list_and_for_the_source_of_a_copy() {
     let fixture = Fixture::new();
     fixture.put_object("k", CannedAcl::Private, &[]);
     fixture
@@ -244,6 +244,9 @@ async fn the_age_of_a_signature_counts_for_each_key_of_a_list() {
     let mut signer = fixture.signer("bob");
     for (age_ms, deleted) in [(0, 2), (1_200_000, 0)] {
         signer.at_ms -= age_ms;
+        let url = signer.presign("PUT", HOST, "/drafts/k", &[("x-amz-copy-source", "/photos/k")], "3600");
+        let answer = fixture.send(unsigned("PUT", HOST, &url, &[], b"")).await;
+        assert_eq!(allowed(&answer), deleted > 0, "{answer:?}");
         let url = signer.presign("POST", HOST, "/photos", &[("delete", "")], "3600");
         let answer = fixture.send(unsigned("POST", HOST, &url, &[], list)).await;
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");

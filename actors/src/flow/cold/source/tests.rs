@@ -179,3 +179,22 @@ async fn block_that_came_damaged_is_asked_for_again_as_often_as_is_allowed() {
         assert_eq!(tier.doubts.load(Ordering::Relaxed), damages, "the tier is told, so that it takes another copy");
     }
 }
+
+/// A second copy would hide from whoever verifies that the first one is damaged.
+#[tokio::test]
+async fn a_tier_is_told_of_damage_at_once_but_not_by_who_verifies() {
+    let data = pattern(2 * BLOCK);
+    let (slices, source) = stored(&data, 2, 50_000);
+    let Source::Tier { place, .. } = source else { unreachable!("it is in a tier") };
+    let short = vec![data.slice(..BLOCK - 1)];
+    for (pieces, damages) in [(slices.pieces.clone(), 2), (short, 0)] {
+        let slices = Arc::new(Slices { damages, ..Slices::new(pieces, slices.step) });
+        let tier: Arc<dyn ColdTier> = slices.clone();
+        let mut run = Run::open_to_verify(tier.clone(), &place, 0..2).await.expect("a run");
+        assert!(run.next_block(STEP_MAX).await.is_err());
+        assert_eq!(slices.doubts.load(Ordering::Relaxed), 0);
+        let mut run = Run::open(tier, &place, 0..2, Counter::noop()).await.expect("a run");
+        assert!(run.next_block(STEP_MAX).await.is_err());
+        assert_eq!(slices.doubts.load(Ordering::Relaxed), 1);
+    }
+}
