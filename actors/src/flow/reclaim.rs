@@ -385,8 +385,8 @@ impl Reclaimer {
         self.on_duty().is_some()
     }
 
-    /// Whether this node may act as a member of its cluster. Contents that were claimed stay claimed, so this keeps work with nodes
-    /// that reach the others. It keeps data only where metadata was put back while this process stood still.
+    /// Whether this node may act as a member of its cluster. Contents that were claimed stay claimed, so this keeps work
+    /// with nodes that reach the others. It keeps data only where metadata was put back while this process stood still.
     pub(super) fn may_work(&self) -> bool {
         self.cluster.as_ref().is_none_or(|cluster| cluster.ownership.is_proven())
     }

@@ -10,8 +10,8 @@
 //! * A connection that breaks before COMMIT was sent: nothing happened, and the verb is run again.
 //! * One that breaks at COMMIT: the outcome is looked up, by the token that every transaction leaves in `commits`. Only if the
 //!   server cannot be asked in time it is `Unknown`.
-//! * Dropping a caller's future does not stop its write. It takes effect within [`MysqlOptions::write_timeout`] of being asked for, or
-//!   never: so what was written and acknowledged later than that stays.
+//! * Dropping a caller's future does not stop its write. It begins within [`MysqlOptions::write_timeout`] of being asked
+//!   for, or never: so what was written and acknowledged later than that stays.
 
 use std::collections::HashSet;
 use std::time::Duration;

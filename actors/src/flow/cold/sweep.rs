@@ -120,7 +120,8 @@ impl SweeperParts {
         let given = due.len();
         let mut deletions = stream::iter(due)
             .map(|piece| async move {
-                // Asked before each: metadata may have been put back while this process stood still, and name the piece again.
+                // Asked before each: metadata that name the piece again may have been put back while this process stood
+                // still.
                 let result = if self.may_delete() {
                     self.delete(tier, &piece.name).await
                 } else {

@@ -7,7 +7,7 @@
 //! write quorum of the shard's members, and of as many as the shard is to have, was asked and has it in the same size (promise
 //! D5). One that too few members have is
 //! kept, and, if metadata knows it, becomes a repair of each member that lacks it: it may be the last replica of something.
-//! Asking tells what is in indexes. A member's copy that a repair of that member waits for was found damaged there, and does not
+//! Asking tells what is in indexes. A copy for which a repair of its member waits was found damaged there, and does not
 //! count. Where that quorum is one (the layout wants one replica), the copy for which all others go is
 //! read whole before that: it may have rotted since it was written, and one that has becomes a repair as well.
 //!

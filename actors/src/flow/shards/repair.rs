@@ -6,8 +6,8 @@
 //! * that this node need not hold, or
 //! * that is here, whole on the disk itself and not only in the page cache, in the size that most have.
 //!
-//! Any other is fetched from another node, whole and verified: from one that is to have it, else from one that left, else from a
-//! disk of this node that failed. Only then is what is damaged here deleted, and the chunk
+//! Any other is fetched, whole and verified: from a node that is to have it, else from one that left, else from a disk of
+//! this node that failed. Only then is what is damaged here deleted, and the chunk
 //! written, read back and compared (promise D5); then the repair is forgotten. Each step may be done twice, so nothing
 //! is lost with the process. A repair that is noticed again while it runs is done again.
 //!

@@ -167,8 +167,8 @@ pub(super) async fn store(context: &Context, fetched: &Fetched) -> Result<(), Tr
     Err(TransferError::Local(error))
 }
 
-/// Compares what was written. Reads go on with another disk where one gives nothing, and one that failed may have the chunk, too: then
-/// the disks that work are asked for themselves.
+/// Compares what was written. Reads go on with another disk where one gives nothing, and one that failed may have the
+/// chunk, too: then the disks that work are asked for themselves.
 async fn read_back(context: &Context, fetched: &Fetched) -> Result<(), ChunkError> {
     compare(context, fetched).await?;
     let chunks = &context.parts.chunks;

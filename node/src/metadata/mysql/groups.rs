@@ -81,7 +81,8 @@ fn take_group(waiting: &mut VecDeque<Waiting>) -> (Vec<KeyOp>, Vec<oneshot::Send
     (ops, replies)
 }
 
-/// Runs operations on distinct keys in one transaction, and should that fail, each in its own. None begins after `until`.
+/// Runs operations on distinct keys in one transaction, and should that fail, each in its own. None begins after
+/// `until`.
 pub(super) async fn run_ops(pool: &Pool, ops: Vec<KeyOp>, until: Instant) -> Vec<MetadataResult<KeyDone>> {
     let ops: Arc<[KeyOp]> = ops.into();
     match run_together(pool, Arc::clone(&ops), until).await {

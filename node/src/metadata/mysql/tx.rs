@@ -212,9 +212,9 @@ where
 
 /// Runs a verb until it is committed, refused or given up. Must be driven to its end.
 ///
-/// It takes effect only if it has its locks by `until`: no write that is begun and acknowledged after that is undone by it.
-/// Nothing else is committed to its keys between that look and its COMMIT: it has the locks, and the server takes them from a
-/// session that says nothing.
+/// It takes effect only if it has its locks by `until`: no write that is begun and acknowledged after that is undone by
+/// it. Nothing else is committed to its keys between that look and its COMMIT: it has the locks, and the server takes
+/// them, with all that was done, from a session that says nothing.
 pub(super) async fn transaction_until<T, F>(pool: &Pool, locks: &Locks, until: Instant, run: F) -> MetadataResult<T>
 where
     F: for<'a> Fn(&'a mut Tx) -> BoxFuture<'a, MetadataResult<T>>,
