@@ -368,13 +368,13 @@ impl ChunkStore for MemoryChunkStore {
         }
         let mut chunks = self.shared.chunks.lock();
         for id in ids {
-            match chunks.get_mut(&key(*id)) {
-                Some(stored) if stored.spare => {
-                    let (label, payload) = (stored.label.clone(), stored.payload.clone());
-                    *stored = Stored { stranded: true, ..Stored::new(label, payload) };
-                }
-                Some(stored) if !stored.stranded => drop(chunks.remove(&key(*id))),
-                Some(_) | None => {}
+            let Some(stored) = chunks.get_mut(&key(*id)) else { continue };
+            if stored.spare {
+                // The disk that failed keeps its own.
+                let (label, payload) = (stored.label.clone(), stored.payload.clone());
+                *stored = Stored { stranded: true, ..Stored::new(label, payload) };
+            } else if !stored.stranded {
+                chunks.remove(&key(*id));
             }
         }
         Ok(())
