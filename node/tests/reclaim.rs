@@ -1,5 +1,6 @@
 //! Space comes back, and only what nothing refers to goes: passes over real metadata and chunks in memory.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,17 +9,19 @@ use holdfast_actors::domain::cleanup::PassEnd;
 use holdfast_actors::flow::duty::Duty;
 use holdfast_actors::flow::reclaim::{ClusterDuty, InFlightWrites, Limits, Reclaimer, Writers};
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
+use holdfast_actors::ports::chunks::{ChunkBody, ChunkInfo};
 use holdfast_actors::ports::coordination::Ownership;
 use holdfast_actors::ports::locks::LockName;
 use holdfast_actors::ports::metadata::{
     BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, NewBucket, NewObject, NewUpload,
     ObjectAttributes, Part, ReplicaEvidence, User, WritePrecondition,
 };
-use holdfast_actors::ports::{ChunkStore, Clock, MetadataStore, SystemClock};
+use holdfast_actors::ports::{ChunkError, ChunkSink, ChunkSpec, ChunkStore, Clock, MetadataStore, SystemClock};
+use holdfast_actors::wait::eventually;
 use holdfast_node::locks::InProcessLocks;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
-use holdfast_protocol::{ClusterId, ColdPlace, ContentId, Manifest, STUB_INDEX, UploadId, VersionId};
+use holdfast_protocol::{ChunkId, ClusterId, ColdPlace, ContentId, Manifest, STUB_INDEX, UploadId, VersionId};
 use tokio::time::Instant;
 
 struct World {
@@ -307,6 +310,77 @@ async fn a_deleted_object_is_reclaimed_after_the_grace_and_not_before() {
     assert_eq!((stats.items, stats.chunks, stats.bytes, end), (1, 1, 5, PassEnd::Done));
     assert!(!world.has(content));
     assert_eq!(world.reclaimer.reclaim_due(0).await.expect("a pass").0.items, 0, "forgotten once deleted");
+}
+
+/// Chunks of a node that is no member any more once it has deleted some.
+struct Leaving(Arc<MemoryChunkStore>, Ownership);
+
+#[async_trait::async_trait]
+impl ChunkStore for Leaving {
+    async fn create(&self, spec: ChunkSpec) -> Result<Box<dyn ChunkSink>, ChunkError> {
+        self.0.create(spec).await
+    }
+
+    fn read(&self, id: ChunkId, range: Range<u32>) -> Result<ChunkBody, ChunkError> {
+        self.0.read(id, range)
+    }
+
+    fn stat(&self, id: ChunkId) -> Option<ChunkInfo> {
+        self.0.stat(id)
+    }
+
+    async fn delete(&self, ids: &[ChunkId]) -> Result<(), ChunkError> {
+        self.1.revoke();
+        self.0.delete(ids).await
+    }
+
+    fn list(&self, after: Option<ChunkId>, limit: usize) -> Vec<ChunkInfo> {
+        self.0.list(after, limit)
+    }
+}
+
+/// While it stood still metadata may have been put back in which the rest is an object's again.
+#[tokio::test]
+async fn a_node_that_is_no_member_any_more_reclaims_no_further_chunks() {
+    let mut world = World::new(Limits { delete_batch: 1, ..Limits::default() }).await;
+    let contents = [world.store(1), world.store(1)];
+    for (key, content) in ["a", "b"].into_iter().zip(contents) {
+        world.commit(key, content).await;
+    }
+    let requests = ["a", "b"].map(|key| DeleteRequest {
+        key: key.into(),
+        version: None,
+        marker_version: VersionId::generate(1),
+        owner: "root".into(),
+        precondition: WritePrecondition::default(),
+        only_if: None,
+        event: None,
+    });
+    let deleted_ms = SystemClock.now_ms() - 1_000;
+    world.reclaimer.metadata.delete_objects(world.bucket, requests.to_vec(), deleted_ms).await.expect("a deletion");
+    let ownership = proven();
+    let duty = Duty::new(Arc::new(InProcessLocks::new()), LockName::new("cleanup").expect("a name"));
+    let standing = duty.clone();
+    let standing = tokio::spawn(async move { standing.stand().await });
+    eventually("the duty is this node's", || duty.fence().is_some()).await;
+    world.reclaimer.chunks = Arc::new(Leaving(world.chunks.clone(), ownership.clone()));
+    world.reclaimer.cluster = Some(ClusterDuty {
+        local: world.chunks.clone(),
+        duty,
+        ownership: ownership.clone(),
+        sweep_from: std::time::Instant::now(),
+        writers: Arc::new(Told(Ok(None))),
+    });
+    let chunks = world.chunks.clone();
+    let left = || contents.iter().filter(|content| chunks.stat(content.chunk(0)).is_some()).count();
+    let refused = world.reclaimer.reclaim_due(0).await.unwrap_err();
+    assert!(refused.to_string().contains("prove its membership"), "{refused}");
+    assert_eq!(left(), 1);
+    ownership.extend(Instant::now(), Duration::from_secs(3600));
+    world.reclaimer.chunks = world.chunks.clone();
+    world.reclaimer.reclaim_due(0).await.expect("a pass");
+    assert_eq!(left(), 0);
+    standing.abort();
 }
 
 #[tokio::test]

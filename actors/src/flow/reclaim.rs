@@ -61,7 +61,7 @@ pub enum ReclaimError {
     #[error("orphans are not looked for while the metadata belongs to no cluster: is it being restored?")]
     Unclaimed,
     /// This node cannot prove its membership, or could not all the time: the cluster may take it for stopped.
-    #[error("orphans are not looked for while this node cannot prove its membership")]
+    #[error("nothing is deleted while this node cannot prove its membership")]
     Fenced,
     /// A port did not answer in time.
     #[error("{0} took too long")]
@@ -385,8 +385,8 @@ impl Reclaimer {
         self.on_duty().is_some()
     }
 
-    /// Whether this node may act as a member of its cluster. Contents that were claimed stay claimed, so this does not keep data;
-    /// it keeps work with nodes that reach the others.
+    /// Whether this node may act as a member of its cluster. Contents that were claimed stay claimed, so this keeps work
+    /// with nodes that reach the others. It keeps data only where metadata was put back while this process stood still.
     pub(super) fn may_work(&self) -> bool {
         self.cluster.as_ref().is_none_or(|cluster| cluster.ownership.is_proven())
     }
@@ -418,6 +418,9 @@ impl Reclaimer {
     }
 
     async fn delete(&self, batch: &mut Vec<ChunkId>) -> Result<(), ReclaimError> {
+        if !batch.is_empty() && !self.may_work() {
+            return Err(ReclaimError::Fenced);
+        }
         self.delete_from(&*self.chunks, batch).await
     }
 

@@ -27,7 +27,7 @@ use holdfast_protocol::tasks::TaskError;
 use parking_lot::Mutex;
 
 use super::consume::{ConsumeSettings, Consumer, Handled};
-use super::reclaim::{PassStats, Reclaimer};
+use super::reclaim::{PassStats, ReclaimError, Reclaimer};
 use crate::domain::cleanup::PassKind;
 use crate::ports::events::{Message, Topic};
 
@@ -150,6 +150,7 @@ impl Consumer for TaskWorker {
         metrics::counter!("holdfast_task_items_total", "kind" => task.kind(), "way" => "bus")
             .increment(done.stats.items);
         match done.error {
+            Some(ReclaimError::Fenced) => Handled::Later(NOT_NOW),
             Some(error) => Handled::Failed(format!("{} of {} could not be done: {error}", done.failed, task.len())),
             None if done.left > 0 => Handled::Later(NOT_NOW),
             None => Handled::Done,

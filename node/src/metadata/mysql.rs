@@ -10,7 +10,8 @@
 //! * A connection that breaks before COMMIT was sent: nothing happened, and the verb is run again.
 //! * One that breaks at COMMIT: the outcome is looked up, by the token that every transaction leaves in `commits`. Only if the
 //!   server cannot be asked in time it is `Unknown`.
-//! * Dropping a caller's future does not stop its write.
+//! * Dropping a caller's future does not stop its write. It begins within [`MysqlOptions::write_timeout`] of being asked
+//!   for, or never: so what was written and acknowledged later than that stays.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -138,7 +139,7 @@ impl Mysql {
 
     async fn submit(&self, op: KeyOp) -> MetadataResult<KeyDone> {
         let (reply, answer) = oneshot::channel();
-        match self.sender()?.try_send(Waiting { op, reply }) {
+        match self.sender()?.try_send(Waiting { op, until: self.pool.write_deadline(), reply }) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => {
                 metrics::counter!("holdfast_metadata_refused_total").increment(1);
@@ -195,18 +196,18 @@ impl Backend for Mysql {
             return Ok(vec![self.submit(KeyOp::delete(bucket, request, now_ms)).await.map(deleted)]);
         }
         self.sender()?;
-        let pool = self.pool.clone();
+        let (pool, until) = (self.pool.clone(), self.pool.write_deadline());
         to_the_end(async move {
             let mut results = Vec::with_capacity(requests.len());
             let (mut group, mut keys) = (Vec::new(), HashSet::new());
             for request in requests {
                 if group.len() == ROWS_MAX || !keys.insert(request.key.clone()) {
                     keys = HashSet::from([request.key.clone()]);
-                    results.extend(groups::run_ops(&pool, std::mem::take(&mut group)).await);
+                    results.extend(groups::run_ops(&pool, std::mem::take(&mut group), until).await);
                 }
                 group.push(KeyOp::delete(bucket, request, now_ms));
             }
-            results.extend(groups::run_ops(&pool, group).await);
+            results.extend(groups::run_ops(&pool, group, until).await);
             Ok(results.into_iter().map(|result| result.map(deleted)).collect())
         })
         .await

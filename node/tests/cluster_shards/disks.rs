@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use holdfast_actors::ports::ChunkStore as _;
 use holdfast_actors::ports::chunks::ReplicaStore as _;
+use holdfast_actors::ports::chunks::memory::Fault;
 use holdfast_actors::service::cluster::ClusterSettings;
 use holdfast_protocol::ChunkId;
 
@@ -81,6 +82,40 @@ async fn the_last_replica_of_something_is_taken_from_a_disk_that_failed() {
         node.handle.start_comparison();
     }
     world.settle("the others have it again").await;
+    world.stop().await;
+}
+
+/// A damaged copy hides nothing: reads of a client find the whole one, and so does the repair.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_damaged_on_a_disk_that_works_is_taken_from_one_that_failed() {
+    let world = World::new(3, slow_to_give_up()).await;
+    let chunk = world.put(5_000).await;
+    world.settle("the cluster is healthy").await;
+    for node in [1, 3] {
+        world.stores[&node].delete(&[chunk]).await.expect("deleted");
+    }
+    world.stores[&2].corrupt_beside_failed_disk(chunk);
+    world.nodes[&2].findings.push(chunk);
+    let whole = async || world.stores[&2].verify(chunk).await.map(drop).map_err(|error| error.to_string());
+    eventually("it is whole on the disk that works", whole).await;
+    for node in world.nodes.values() {
+        node.handle.start_comparison();
+    }
+    world.settle("the others have it again").await;
+    world.stop().await;
+}
+
+/// A read goes on with the disk that failed where the one that works gives nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_a_disk_that_failed_reads_back_is_not_repaired() {
+    let world = World::new(3, slow_to_give_up()).await;
+    let chunk = world.put(5_000).await;
+    world.settle("the cluster is healthy").await;
+    world.stores[&2].fail(Fault::Keep, 0);
+    world.stores[&2].fail_disk_of(&[chunk]);
+    // A copy that is damaged from the start would not be found out again.
+    world.settle("it is whole on the disk that works").await;
+    assert!(world.nodes[&2].handle.repairs().failures > 0, "what was not kept was taken for kept");
     world.stop().await;
 }
 

@@ -180,6 +180,41 @@ async fn leftovers_go_only_once_the_members_have_them() {
     world.stop().await;
 }
 
+/// What a member has found damaged is in its index all the same, and who left may have the last whole copy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_members_are_to_repair_is_no_copy_for_which_a_leftover_goes() {
+    let mut world = World::new(4, settings()).await;
+    let chunk = world.put(600).await;
+    world.settle("the cluster is healthy").await;
+    let payload = world.written.lock()[&chunk].clone();
+    let holders = members(&world, chunk);
+    let outsider = (1..=4).find(|node| !holders.contains(node)).expect("one of four holds nothing of it");
+    for node in &holders {
+        world.nodes[node].handle.pause_repairs();
+        world.stores[node].corrupt(chunk);
+        world.nodes[node].findings.push(chunk);
+    }
+    let queued = async || {
+        let backlog = world.metadata.repair_backlog().await.map_err(|e| e.to_string())?;
+        if backlog.len() == 3 { Ok(()) } else { Err(format!("{backlog:?}")) }
+    };
+    eventually("the members find out", queued).await;
+    world.kill(outsider).await;
+    world.stores[&outsider].insert(chunk, payload);
+    world.start(outsider).await;
+    let kept = async || {
+        assert!(world.stores[&outsider].stat(chunk).is_some(), "the last whole copy is deleted");
+        let kept = world.nodes[&outsider].handle.rebuild().leftovers_kept;
+        if kept > 0 { Ok(()) } else { Err("it was not looked at".to_owned()) }
+    };
+    eventually("it is kept", kept).await;
+    for node in &holders {
+        world.nodes[node].handle.resume_repairs();
+    }
+    world.settle("the members have it whole, the outsider has not").await;
+    world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_only_replica_that_is_to_be_left_is_read_before_the_others_go() {
     let world = World::new(3, settings()).await;

@@ -144,3 +144,31 @@ async fn a_pool_without_a_free_connection_answers_busy_in_time() {
     }
     store.bucket("b").await.unwrap();
 }
+
+/// Its client gave up, and may have written again since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_waited_for_too_long_takes_no_effect() {
+    let server = server().await;
+    let database = server.database().await;
+    let patient = open(server.options(&database)).await;
+    let options = MysqlOptions {
+        write_timeout: Duration::from_secs(1),
+        lock_timeout: Duration::from_secs(60),
+        query_timeout: Duration::from_secs(90),
+        ..server.options(&database)
+    };
+    let waits = Duration::from_millis(1_500);
+    let store = open(options).await;
+    let id = bucket(&*patient).await;
+    let mut holder = server.connect(&database).await;
+    sqlx::raw_sql("BEGIN; SELECT slot FROM lock_slots FOR UPDATE").execute(&mut holder).await.unwrap();
+    let release = async {
+        // As long as it may wait, and longer.
+        tokio::time::sleep(waits).await;
+        sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.unwrap();
+    };
+    let (late, ()) = tokio::join!(store.commit_object(object(id, "k")), release);
+    assert!(matches!(late, Err(MetadataError::Busy)), "{late:?}");
+    assert!(matches!(patient.object(id, "k", None).await, Err(MetadataError::NoSuchKey)));
+    patient.commit_object(object(id, "k")).await.unwrap();
+}

@@ -50,6 +50,8 @@ pub enum Gate {
     AtPut,
     /// The first piece that is read.
     AtGet,
+    /// The first piece that is deleted.
+    AtDelete,
 }
 
 /// A tier in front of another one. It waits around each call and between the steps of a body, so that a caller can be dropped
@@ -207,6 +209,7 @@ impl ColdTier for Double {
     }
 
     async fn delete(&self, name: &PieceName) -> TierResult<()> {
+        self.pass_gate(Gate::AtDelete).await;
         self.reach()?;
         self.inner.delete(name).await
     }

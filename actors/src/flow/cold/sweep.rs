@@ -101,7 +101,7 @@ impl SweeperParts {
             return Ok(SweepStats { is_tier_failing: true, ..stats });
         };
         for _ in 0..self.settings.batches_max {
-            if stats.is_tier_failing || !self.ownership.as_ref().is_none_or(Ownership::is_proven) {
+            if stats.is_tier_failing || !self.may_delete() {
                 break;
             }
             let given = self.batch(name, &*tier, &mut stats).await?;
@@ -120,7 +120,13 @@ impl SweeperParts {
         let given = due.len();
         let mut deletions = stream::iter(due)
             .map(|piece| async move {
-                let result = self.delete(tier, &piece.name).await;
+                // Asked before each: metadata that name the piece again may have been put back while this process stood
+                // still.
+                let result = if self.may_delete() {
+                    self.delete(tier, &piece.name).await
+                } else {
+                    Err(TierError::Unavailable("this node cannot prove its membership".into()))
+                };
                 (piece, result)
             })
             .buffer_unordered(self.settings.deletions.max(1));
@@ -150,6 +156,10 @@ impl SweeperParts {
         metrics::counter!("holdfast_tier_pieces_deleted_total", "tier" => name.to_string())
             .increment(done.len() as u64);
         Ok(given)
+    }
+
+    fn may_delete(&self) -> bool {
+        self.ownership.as_ref().is_none_or(Ownership::is_proven)
     }
 
     async fn delete(&self, tier: &dyn ColdTier, name: &PieceName) -> TierResult<()> {

@@ -7,7 +7,8 @@
 //! write quorum of the shard's members, and of as many as the shard is to have, was asked and has it in the same size (promise
 //! D5). One that too few members have is
 //! kept, and, if metadata knows it, becomes a repair of each member that lacks it: it may be the last replica of something.
-//! Asking tells what is in indexes. Where that quorum is one (the layout wants one replica), the copy for which all others go is
+//! Asking tells what is in indexes. A copy for which a repair of its member waits was found damaged there, and does not
+//! count. Where that quorum is one (the layout wants one replica), the copy for which all others go is
 //! read whole before that: it may have rotted since it was written, and one that has becomes a repair as well.
 //!
 //! **Not from an old map.** The mirror may not show yet that this node joins again. Deleting is harmless then as long as the
@@ -28,6 +29,8 @@ use crate::ports::peers::{Fence, IDS_MAX};
 
 /// Chunks in one page of the walk.
 const PAGE: usize = 4_096;
+/// Repairs of a member that are looked at. One with more is not counted until some are done.
+const REPAIRS_MAX: u32 = 4_096;
 
 #[derive(Debug, Default)]
 struct Walk {
@@ -143,9 +146,11 @@ async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mu
     let counted = |member: &&NodeId| view.is_alive(**member) && !view.is_short(**member);
     for member in before.members.iter().filter(counted) {
         let Ok(found) = context.parts.peers.probe(*member, &ids).await else { continue };
+        let doubted = doubted(context, *member).await.map_err(|error| format!("look for repairs: {error}"))?;
+        let is_sound = |id: &ChunkId| doubted.as_ref().is_some_and(|doubted| !doubted.contains(id));
         for (at, (info, found)) in infos.iter().zip(&found).enumerate() {
             match found {
-                Some(there) if there.size_bytes == info.size_bytes => holders[at].push(*member),
+                Some(there) if there.size_bytes == info.size_bytes && is_sound(&info.id) => holders[at].push(*member),
                 Some(_) => {}
                 None => lacking.push((info.id, *member)),
             }
@@ -173,6 +178,13 @@ async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mu
     context.shared.rebuild.lock().leftovers_deleted += deletable.len() as u64;
     metrics::counter!("holdfast_leftovers_deleted_total").increment(deletable.len() as u64);
     heal(context, lacking).await.map_err(|error| format!("queue repairs of members: {error}"))
+}
+
+/// Which chunks a member is to repair: what its index says of them is not to be relied on. [`None`]: too many.
+async fn doubted(context: &Context, member: NodeId) -> Result<Option<BTreeSet<ChunkId>>, MetadataError> {
+    let repairs = context.parts.metadata.repairs(member, 0, REPAIRS_MAX).await?;
+    let is_all = repairs.len() < REPAIRS_MAX as usize;
+    Ok(is_all.then(|| repairs.into_iter().map(|repair| repair.chunk).collect()))
 }
 
 /// Whether one of `holders` gives all of a chunk. What is read is verified there.

@@ -6,7 +6,8 @@
 //! * that this node need not hold, or
 //! * that is here, whole on the disk itself and not only in the page cache, in the size that most have.
 //!
-//! Any other is fetched from another node, whole and verified. Only then is what is damaged here deleted, and the chunk
+//! Any other is fetched, whole and verified: from a node that is to have it, else from one that left, else from a disk of
+//! this node that failed. Only then is what is damaged here deleted, and the chunk
 //! written, read back and compared (promise D5); then the repair is forgotten. Each step may be done twice, so nothing
 //! is lost with the process. A repair that is noticed again while it runs is done again.
 //!
@@ -281,8 +282,9 @@ async fn heal_unguarded(context: &Context, chunk: ChunkId) -> Result<Outcome, Tr
     {
         return Ok(Outcome::Needless);
     }
-    let stranded = here.filter(|_| chunks.is_stranded(chunk));
-    let Some(size_bytes) = copies.size().or(stranded.map(|info| info.size_bytes)) else {
+    // Whole on no disk that works. One that failed may have it, alone or beside a damaged copy.
+    let spare = here.filter(|_| !is_whole && chunks.disk_count().fenced > 0);
+    let Some(size_bytes) = copies.size().or(spare.map(|info| info.size_bytes)) else {
         return Err(copies.unheard.map_or(TransferError::Gone(chunk), |detail| unreachable(&detail)));
     };
     let info = ChunkInfo { id: chunk, size_bytes };
@@ -290,11 +292,14 @@ async fn heal_unguarded(context: &Context, chunk: ChunkId) -> Result<Outcome, Tr
     let fetched = match transfer::fetch(context, info, &copies.of_size(size_bytes)).await {
         Ok(fetched) => fetched,
         Err(error) => {
-            let here = match stranded {
-                Some(info) => transfer::fetch_here(&**chunks, info).await.ok(),
-                None => None,
-            };
-            match (here, error, copies.unheard) {
+            let strays = strays(context, info, &placement.state).await;
+            let mut found = transfer::fetch(context, info, &strays).await.ok();
+            if found.is_none()
+                && let Some(here) = spare
+            {
+                found = transfer::fetch_here(&**chunks, here).await.ok();
+            }
+            match (found, error, copies.unheard) {
                 (Some(fetched), ..) => fetched,
                 // Who was not heard may have it.
                 (None, TransferError::Gone(_), Some(detail)) => return Err(unreachable(&detail)),
@@ -305,6 +310,24 @@ async fn heal_unguarded(context: &Context, chunk: ChunkId) -> Result<Outcome, Tr
     transfer::store(context, &fetched).await?;
     tracing::info!(%chunk, size_bytes, "chunk repaired");
     Ok(Outcome::Healed(u64::from(size_bytes)))
+}
+
+/// Who has a chunk and need not. Where all that are to have it have it damaged, a node that left may have it whole.
+async fn strays(context: &Context, info: ChunkInfo, state: &ShardState) -> Vec<NodeId> {
+    let (me, view) = (context.me(), &context.parts.view);
+    let is_named =
+        |node: NodeId| state.write_set().any(|named| named == node) || state.leaving.iter().any(|l| l.node == node);
+    let mut others: Vec<NodeId> = view.membership().borrow().nodes.keys().copied().collect();
+    others.retain(|node| *node != me && !is_named(*node) && view.is_alive(*node));
+    let mut strays = Vec::new();
+    for node in others {
+        if let Ok(found) = context.parts.peers.probe(node, &[info.id]).await
+            && found.first() == Some(&Some(info))
+        {
+            strays.push(node);
+        }
+    }
+    strays
 }
 
 /// Which other nodes have a chunk, and in what size.

@@ -161,10 +161,21 @@ pub(super) async fn store(context: &Context, fetched: &Fetched) -> Result<(), Tr
         Err(ChunkError::Exists(_)) => return Err(TransferError::Busy(id)),
         Err(error) => return Err(TransferError::Local(error)),
     }
-    let Err(error) = compare(context, fetched).await else { return Ok(()) };
+    let Err(error) = read_back(context, fetched).await else { return Ok(()) };
     // What cannot be read back must not count as a replica.
     chunks.delete(&[id]).await.map_err(TransferError::Local)?;
     Err(TransferError::Local(error))
+}
+
+/// Compares what was written. Reads go on with another disk where one gives nothing, and one that failed may have the
+/// chunk, too: then the disks that work are asked for themselves.
+async fn read_back(context: &Context, fetched: &Fetched) -> Result<(), ChunkError> {
+    compare(context, fetched).await?;
+    let chunks = &context.parts.chunks;
+    if chunks.disk_count().fenced > 0 {
+        chunks.verify(fetched.info.id).await?;
+    }
+    Ok(())
 }
 
 async fn lock(context: &Context, id: ChunkId) -> Result<ChunkLock, TransferError> {

@@ -34,6 +34,8 @@ pub enum Fault {
     Write,
     /// [`ChunkSink::finish`], with an I/O error.
     Finish,
+    /// What the disk keeps of a chunk: [`ChunkSink::finish`] finds nothing wrong.
+    Keep,
 }
 
 #[derive(Debug, Clone)]
@@ -45,6 +47,19 @@ struct Stored {
     rotten: bool,
     /// On a disk that failed, and only there.
     stranded: bool,
+    /// Whole on a disk that failed, beside the one that works.
+    spare: bool,
+}
+
+impl Stored {
+    fn new(label: Bytes, payload: Bytes) -> Self {
+        Self { label, payload, corrupt: false, rotten: false, stranded: false, spare: false }
+    }
+
+    /// Whether no disk gives it, a disk that failed among them.
+    fn is_unreadable(&self) -> bool {
+        self.corrupt && !self.spare
+    }
 }
 
 /// A chunk's key in the list order of all stores.
@@ -124,10 +139,7 @@ impl MemoryChunkStore {
 
     /// Puts a chunk there.
     pub fn insert(&self, id: ChunkId, payload: Bytes) {
-        self.shared
-            .chunks
-            .lock()
-            .insert(key(id), Stored { label: Bytes::new(), payload, corrupt: false, rotten: false, stranded: false });
+        self.shared.chunks.lock().insert(key(id), Stored::new(Bytes::new(), payload));
     }
 
     /// Fails the one of two disks on which these chunks lie.
@@ -137,6 +149,14 @@ impl MemoryChunkStore {
             if let Some(stored) = chunks.get_mut(&key(*id)) {
                 stored.stranded = true;
             }
+        }
+        *self.shared.disks.lock() = Some(DiskCount { working: 1, fenced: 1 });
+    }
+
+    /// Fails one of two disks that have a chunk, and damages what the other one has.
+    pub fn corrupt_beside_failed_disk(&self, id: ChunkId) {
+        if let Some(stored) = self.shared.chunks.lock().get_mut(&key(id)) {
+            (stored.corrupt, stored.spare) = (true, true);
         }
         *self.shared.disks.lock() = Some(DiskCount { working: 1, fenced: 1 });
     }
@@ -267,11 +287,14 @@ impl ChunkSink for MemorySink {
         if payload.len() != self.spec.size_bytes as usize {
             return Err(ChunkError::Invalid("fewer bytes than announced".into()));
         }
-        let stored = Stored { label: self.spec.label.clone(), payload, corrupt: false, rotten: false, stranded: false };
+        let mut stored = Stored::new(self.spec.label.clone(), payload);
+        let is_damaged = self.shared.check(Fault::Keep);
         let mut chunks = self.shared.chunks.lock();
-        if chunks.get(&key(self.spec.id)).is_some_and(|stored| !stored.stranded) {
+        let before = chunks.get(&key(self.spec.id));
+        if before.is_some_and(|stored| !stored.stranded) {
             return Err(ChunkError::Exists(self.spec.id));
         }
+        (stored.corrupt, stored.spare) = (is_damaged, is_damaged && before.is_some());
         chunks.insert(key(self.spec.id), stored);
         Ok(ChunkReceipt::default())
     }
@@ -318,7 +341,7 @@ impl ChunkStore for MemoryChunkStore {
         if self.shared.hangs.load(Ordering::Relaxed) {
             return Ok(Box::pin(stream::pending()));
         }
-        if stored.corrupt {
+        if stored.is_unreadable() {
             let error = ChunkError::Corrupt { chunk: id, detail: "damaged by a test".into() };
             return Ok(Box::pin(stream::iter([Err(error)])));
         }
@@ -345,7 +368,12 @@ impl ChunkStore for MemoryChunkStore {
         }
         let mut chunks = self.shared.chunks.lock();
         for id in ids {
-            if chunks.get(&key(*id)).is_some_and(|stored| !stored.stranded) {
+            let Some(stored) = chunks.get_mut(&key(*id)) else { continue };
+            if stored.spare {
+                // The disk that failed keeps its own.
+                let (label, payload) = (stored.label.clone(), stored.payload.clone());
+                *stored = Stored { stranded: true, ..Stored::new(label, payload) };
+            } else if !stored.stranded {
                 chunks.remove(&key(*id));
             }
         }
@@ -364,7 +392,7 @@ impl ReplicaStore for MemoryChunkStore {
         let poisoned = *self.shared.poisoned.lock();
         assert!(poisoned != Some(id), "poisoned by a test");
         let stored = self.shared.chunks.lock().get(&key(id)).cloned().ok_or(ChunkError::NotFound(id))?;
-        if stored.corrupt {
+        if stored.is_unreadable() {
             return Err(ChunkError::Corrupt { chunk: id, detail: "damaged by a test".into() });
         }
         Ok(stored.label)

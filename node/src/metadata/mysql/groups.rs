@@ -5,12 +5,13 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use holdfast_actors::ports::metadata::{BucketId, MetadataError, MetadataResult};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::pool::Pool;
-use super::tx::transaction;
+use super::tx::transaction_until;
 use crate::metadata::sql::Locks;
 use crate::metadata::sql::key_ops::{KeyDone, KeyOp, run_group};
 use crate::metadata::sql::shapes::ROWS_MAX;
@@ -24,6 +25,8 @@ const GROUPS_MAX: usize = 4;
 /// An operation and who waits for it.
 pub(super) struct Waiting {
     pub(super) op: KeyOp,
+    /// When it is too late to begin.
+    pub(super) until: Instant,
     pub(super) reply: oneshot::Sender<MetadataResult<KeyDone>>,
 }
 
@@ -45,11 +48,13 @@ pub(super) async fn run(pool: Pool, mut queue: mpsc::Receiver<Waiting>) {
             waiting.push_back(next);
         }
         metrics::gauge!("holdfast_metadata_queue_jobs").set(waiting.len() as f64);
+        // The first one has waited longest.
+        let until = waiting.front().map_or_else(|| pool.write_deadline(), |first| first.until);
         let (ops, replies) = take_group(&mut waiting);
         metrics::histogram!("holdfast_metadata_batch_jobs").record(ops.len() as f64);
         let pool = pool.clone();
         tokio::spawn(async move {
-            let results = run_ops(&pool, ops).await;
+            let results = run_ops(&pool, ops, until).await;
             drop(permit);
             for (reply, result) in replies.into_iter().zip(results) {
                 reply.send(result).ok();
@@ -76,10 +81,11 @@ fn take_group(waiting: &mut VecDeque<Waiting>) -> (Vec<KeyOp>, Vec<oneshot::Send
     (ops, replies)
 }
 
-/// Runs operations on distinct keys in one transaction, and should that fail, each in its own.
-pub(super) async fn run_ops(pool: &Pool, ops: Vec<KeyOp>) -> Vec<MetadataResult<KeyDone>> {
+/// Runs operations on distinct keys in one transaction, and should that fail, each in its own. None begins after
+/// `until`.
+pub(super) async fn run_ops(pool: &Pool, ops: Vec<KeyOp>, until: Instant) -> Vec<MetadataResult<KeyDone>> {
     let ops: Arc<[KeyOp]> = ops.into();
-    match run_together(pool, Arc::clone(&ops)).await {
+    match run_together(pool, Arc::clone(&ops), until).await {
         Ok(results) => results,
         Err(error) if ops.len() == 1 || !concerns_one(&error) => ops.iter().map(|_| Err(again(&error))).collect(),
         Err(_) => {
@@ -93,25 +99,25 @@ pub(super) async fn run_ops(pool: &Pool, ops: Vec<KeyOp>) -> Vec<MetadataResult<
                         break;
                     }
                 }
-                results.push(run_alone(pool, Arc::clone(&ops), place).await);
+                results.push(run_alone(pool, Arc::clone(&ops), place, until).await);
             }
             results
         }
     }
 }
 
-async fn run_together(pool: &Pool, ops: Arc<[KeyOp]>) -> MetadataResult<Vec<MetadataResult<KeyDone>>> {
+async fn run_together(pool: &Pool, ops: Arc<[KeyOp]>, until: Instant) -> MetadataResult<Vec<MetadataResult<KeyDone>>> {
     let locks = ops.iter().fold(Locks::none(), |locks, op| op.lock(locks));
-    transaction(pool, &locks, move |tx| {
+    transaction_until(pool, &locks, until, move |tx| {
         let ops = Arc::clone(&ops);
         boxed(async move { run_group(tx, &ops).await })
     })
     .await
 }
 
-async fn run_alone(pool: &Pool, ops: Arc<[KeyOp]>, place: usize) -> MetadataResult<KeyDone> {
+async fn run_alone(pool: &Pool, ops: Arc<[KeyOp]>, place: usize, until: Instant) -> MetadataResult<KeyDone> {
     let locks = ops[place].lock(Locks::none());
-    transaction(pool, &locks, move |tx| {
+    transaction_until(pool, &locks, until, move |tx| {
         let ops = Arc::clone(&ops);
         boxed(async move {
             let mut results = run_group(tx, std::slice::from_ref(&ops[place])).await?;

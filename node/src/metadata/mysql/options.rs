@@ -43,6 +43,9 @@ pub struct MysqlOptions {
     pub query_timeout: Duration,
     /// How long a statement waits for another transaction's lock before its verb starts anew.
     pub lock_timeout: Duration,
+    /// How long after it was asked for a write may begin. One that waited longer (for its turn, for a lock, in a process
+    /// that stood still) is refused: its client has given up, and may have written again since.
+    pub write_timeout: Duration,
     /// How long to try to find out what became of a commit whose connection broke.
     pub settle_timeout: Duration,
 }
@@ -59,6 +62,7 @@ impl MysqlOptions {
             connect_timeout: Duration::from_secs(5),
             query_timeout: Duration::from_secs(20),
             lock_timeout: Duration::from_secs(5),
+            write_timeout: Duration::from_secs(60),
             settle_timeout: Duration::from_secs(15),
         }
     }

@@ -119,6 +119,11 @@ impl Pool {
         &self.0.options
     }
 
+    /// Until when a write that is asked for now may begin.
+    pub(super) fn write_deadline(&self) -> Instant {
+        Instant::now() + self.0.options.write_timeout
+    }
+
     /// A new connection, ready for use.
     pub(super) async fn connect(&self) -> Result<MySqlConnection, sqlx::Error> {
         let made = async {

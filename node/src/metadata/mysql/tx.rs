@@ -202,15 +202,32 @@ enum Ended {
     Refused(MetadataError),
 }
 
-/// Runs a verb until it is committed, refused or given up. Must be driven to its end.
+/// [`transaction_until`], of a verb that is asked for now.
 pub(super) async fn transaction<T, F>(pool: &Pool, locks: &Locks, run: F) -> MetadataResult<T>
 where
     F: for<'a> Fn(&'a mut Tx) -> BoxFuture<'a, MetadataResult<T>>,
 {
+    transaction_until(pool, locks, pool.write_deadline(), run).await
+}
+
+/// Runs a verb until it is committed, refused or given up. Must be driven to its end.
+///
+/// It takes effect only if it has its locks by `until`: no write that is begun and acknowledged after that is undone by
+/// it. Nothing else is committed to its keys between that look and its COMMIT: it has the locks, and the server takes
+/// them, with all that was done, from a session that says nothing.
+pub(super) async fn transaction_until<T, F>(pool: &Pool, locks: &Locks, until: Instant, run: F) -> MetadataResult<T>
+where
+    F: for<'a> Fn(&'a mut Tx) -> BoxFuture<'a, MetadataResult<T>>,
+{
+    let is_late = || Instant::now() >= until;
     let mut attempt = 1;
     loop {
         let result = async {
             let mut tx = Tx::begin(pool, locks).await?;
+            if is_late() {
+                metrics::counter!("holdfast_metadata_refused_total").increment(1);
+                return tx.end(MetadataError::Busy).await;
+            }
             match run(&mut tx).await {
                 Ok(value) => tx.commit(pool).await.map(|()| value),
                 Err(error) => tx.end(error).await,
@@ -219,7 +236,7 @@ where
         match result.await {
             Ok(value) => return Ok(value),
             Err(Ended::Refused(error)) => return Err(error),
-            Err(Ended::Again(error)) if attempt == ATTEMPTS => return Err(error),
+            Err(Ended::Again(error)) if attempt == ATTEMPTS || is_late() => return Err(error),
             Err(Ended::Again(_)) => metrics::counter!("holdfast_metadata_retries_total").increment(1),
         }
         let pause = PAUSE * attempt;
