@@ -74,7 +74,7 @@ pub struct ClusterSettings {
     pub repair_interval: Duration,
     /// Time between walks for chunks that this node need not hold, beside those after it left a shard.
     pub leftovers_interval: Duration,
-    /// Time between announcements of free space.
+    /// Time between looks at the free space, which is announced when it changed much.
     pub announce_interval: Duration,
     /// The first pause after a failure; it doubles up to [`Self::retry_max`].
     pub retry_min: Duration,
@@ -224,9 +224,9 @@ impl Backoff {
         pause
     }
 
-    /// Waits after a failure.
+    /// Waits after a failure. Nodes that lost the same service at the same time do not all come back to it together.
     pub async fn wait(&mut self) {
-        tokio::time::sleep(self.pause()).await;
+        tokio::time::sleep(self.pause().mul_f64(rand::random_range(0.75..1.25))).await;
     }
 
     /// It works again.
