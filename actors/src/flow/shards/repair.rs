@@ -39,6 +39,8 @@ const FAILED_MAX: usize = 10_000;
 /// How many times as long as a count of all that waits took the next one waits. Every node counts, and of a disk that failed there
 /// may be millions.
 const COUNT_SHARE: u32 = 100;
+/// So many times [`super::ClusterSettings::retry_max`] at most.
+const COUNT_REST_MAX: u32 = 20;
 /// How many of the last errors are shown.
 const ERRORS_SHOWN: usize = 8;
 
@@ -149,7 +151,8 @@ impl Repairs {
             return Ok(());
         }
         let backlog: BTreeMap<NodeId, u64> = self.context.parts.metadata.repair_backlog().await?.into_iter().collect();
-        self.count_due = Instant::now() + begun.elapsed() * COUNT_SHARE;
+        let rest_max = self.context.parts.settings.retry_max * COUNT_REST_MAX;
+        self.count_due = Instant::now() + (begun.elapsed() * COUNT_SHARE).min(rest_max);
         let mine = backlog.get(&self.context.me()).copied().unwrap_or(0);
         metrics::gauge!("holdfast_repairs_waiting").set(mine as f64);
         self.context.shared.repair.lock().backlog = backlog;
