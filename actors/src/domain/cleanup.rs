@@ -16,6 +16,10 @@ use holdfast_protocol::ContentId;
 /// Time until the next look at what others are doing.
 const PENDING_MS: u64 = 1_000;
 
+/// How many times as long as a pass of the walk for orphans took the next one waits: nobody waits for the space, all nodes walk over all
+/// that they hold, and every page is asked about in the database.
+const ORPHANS_REST: u64 = 4;
+
 /// Number of periods that a window is cut into: it forgets a write at most 1/8 later than it could.
 const PERIODS: u64 = 8;
 
@@ -103,7 +107,10 @@ pub enum PassEnd {
 struct Slot {
     interval_ms: u64,
     due_ms: u64,
+    begun_ms: u64,
     running: bool,
+    /// Asked for, and not through since.
+    urgent: bool,
     /// Asked for while running: the pass under way does not count, for it may have passed by what was meant.
     again: bool,
     failures: u32,
@@ -122,7 +129,9 @@ impl Schedule {
             slots: intervals_ms.map(|interval_ms| Slot {
                 interval_ms,
                 due_ms: now_ms,
+                begun_ms: now_ms,
                 running: false,
+                urgent: false,
                 again: false,
                 failures: 0,
             }),
@@ -136,6 +145,7 @@ impl Schedule {
             let slot = &mut self.slots[kind as usize];
             if !slot.running && slot.due_ms <= now_ms {
                 slot.running = true;
+                slot.begun_ms = now_ms;
                 due.push(kind);
             }
         }
@@ -146,6 +156,7 @@ impl Schedule {
     pub fn request_all(&mut self, now_ms: u64) {
         for slot in &mut self.slots {
             slot.due_ms = now_ms;
+            slot.urgent = true;
             slot.again = slot.running;
         }
     }
@@ -160,7 +171,8 @@ impl Schedule {
             // Work goes on at once, but not before others had a turn.
             PassEnd::More => {
                 slot.failures = 0;
-                now_ms + 1
+                let rests = kind == PassKind::Orphans && !slot.urgent;
+                now_ms + if rests { (now_ms.saturating_sub(slot.begun_ms) * ORPHANS_REST).max(1) } else { 1 }
             }
             PassEnd::Pending => {
                 slot.failures = 0;
@@ -179,6 +191,7 @@ impl Schedule {
         if again {
             slot.due_ms = now_ms;
         }
+        slot.urgent &= again || matches!(end, PassEnd::More | PassEnd::Pending);
         again
     }
 
@@ -236,6 +249,27 @@ mod tests {
         schedule.on_end(PassKind::Uploads, PassEnd::Pending, 80_000, 1.0);
         assert!(schedule.start_due(80_999).iter().all(|kind| *kind != PassKind::Uploads));
         assert_eq!(schedule.start_due(81_000), [PassKind::Uploads], "others are at it, which takes seconds");
+    }
+
+    #[test]
+    fn a_long_walk_for_orphans_rests_between_its_passes_unless_it_was_asked_for() {
+        let mut schedule = Schedule::new([1_000_000; 3], 0);
+        assert_eq!(schedule.start_due(0), PassKind::ALL);
+        schedule.on_end(PassKind::Orphans, PassEnd::More, 500, 1.0);
+        assert!(schedule.start_due(500 + 1_999).is_empty());
+        assert_eq!(schedule.start_due(500 + 2_000), [PassKind::Orphans]);
+        // Somebody waits for it now: from the beginning, and to the end of the walk.
+        schedule.request_all(3_000);
+        assert!(schedule.on_end(PassKind::Orphans, PassEnd::More, 4_000, 0.0));
+        for begun_ms in [4_000, 5_001, 6_002] {
+            assert_eq!(schedule.start_due(begun_ms), [PassKind::Orphans]);
+            schedule.on_end(PassKind::Orphans, PassEnd::More, begun_ms + 1_000, 0.0);
+        }
+        assert_eq!(schedule.start_due(7_003), [PassKind::Orphans]);
+        schedule.on_end(PassKind::Orphans, PassEnd::Done, 8_000, 0.0);
+        assert_eq!(schedule.start_due(8_000 + 1_000_000), [PassKind::Orphans]);
+        schedule.on_end(PassKind::Orphans, PassEnd::More, 8_100 + 1_000_000, 0.0);
+        assert!(schedule.start_due(8_101 + 1_000_000).is_empty(), "it rests again");
     }
 
     #[test]

@@ -40,6 +40,9 @@ use crate::ports::{ChunkBody, ChunkError, ChunkSink};
 /// Announced bytes are counted in units of this, so that they fit a semaphore.
 const UNIT_BYTES: u64 = 4_096;
 
+/// Digests in work at once. The store makes many in one walk, so more than walks: no comparison waits for those of others.
+const DIGESTS_MAX: usize = 64;
+
 /// How long an attempt waits for the one before, whose cancellation may be on its way here.
 const PREDECESSOR_MAX: Duration = Duration::from_millis(200);
 
@@ -50,7 +53,7 @@ pub struct ReplicaLimits {
     pub writes_max: usize,
     /// Bytes that they announce together.
     pub bytes_max: u64,
-    /// Walks over the index.
+    /// Walks over the index for lists.
     pub walks_max: usize,
 }
 
@@ -72,6 +75,7 @@ pub struct LocalReplicas {
     jobs: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     walks: Arc<Semaphore>,
+    digests: Arc<Semaphore>,
     /// Keeps other attempts at a chunk away, and repairs and copies of it.
     locks: Arc<ChunkLocks>,
     /// Open while the controller lives here.
@@ -90,6 +94,7 @@ impl LocalReplicas {
             jobs: Arc::new(Semaphore::new(limits.writes_max)),
             bytes: Arc::new(Semaphore::new(units as usize)),
             walks: Arc::new(Semaphore::new(limits.walks_max)),
+            digests: Arc::new(Semaphore::new(DIGESTS_MAX)),
             locks: ChunkLocks::new(),
             reports: Arc::default(),
             writable: Arc::new(|| true),
@@ -132,12 +137,13 @@ impl LocalReplicas {
         Ok([job, bytes])
     }
 
-    /// Runs a walk over the index off the caller's thread.
+    /// Runs a walk over the index off the caller's thread, with a place of `places`.
     async fn walk<T: Send + 'static>(
         &self,
+        places: &Arc<Semaphore>,
         walk: impl FnOnce(&dyn ReplicaStore) -> T + Send + 'static,
     ) -> Result<T, PeerError> {
-        let permit = Arc::clone(&self.walks).acquire_owned().await.map_err(|_| PeerError::Busy)?;
+        let permit = Arc::clone(places).acquire_owned().await.map_err(|_| PeerError::Busy)?;
         let store = Arc::clone(&self.store);
         let walk = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -320,13 +326,13 @@ impl ReplicaService for LocalReplicas {
         // First: whatever is acknowledged under an older epoch is in the index by now.
         admitted(&self.view, fence)?;
         let count = self.view.shard_count();
-        self.walk(move |store| store.list_shard(fence.shard, count, after, limit)).await
+        self.walk(&self.walks, move |store| store.list_shard(fence.shard, count, after, limit)).await
     }
 
     async fn digest(&self, _from: NodeId, fence: Fence) -> Result<ShardDigest, PeerError> {
         admitted(&self.view, fence)?;
         let count = self.view.shard_count();
-        self.walk(move |store| store.digest(fence.shard, count)).await
+        self.walk(&self.digests, move |store| store.digest(fence.shard, count)).await
     }
 
     async fn delete(&self, from: NodeId, chunks: &[ChunkId]) -> Result<(), PeerError> {

@@ -16,12 +16,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_protocol::{ClusterId, NodeId, ShardId};
+use holdfast_protocol::{ChunkId, ClusterId, NodeId, ShardId};
 
 use super::cluster_view::ClusterView;
 use super::key_locks::ChunkLocks;
 use super::self_report::SelfReport;
-use crate::ports::chunks::ReplicaStore;
+use crate::ports::chunks::{ChunkInfo, ReplicaStore};
 use crate::ports::coordination::{CONTROLLER, CacheFollower, Coordination, NodeAnnouncement};
 use crate::ports::peers::{PeerError, Peers, ShardDigest, ShardReport};
 use crate::ports::{Clock, Disk, MetadataStore};
@@ -74,7 +74,7 @@ pub struct ClusterSettings {
     pub repair_interval: Duration,
     /// Time between walks for chunks that this node need not hold, beside those after it left a shard.
     pub leftovers_interval: Duration,
-    /// Time between announcements of free space.
+    /// Time between looks at the free space, which is announced when it changed much.
     pub announce_interval: Duration,
     /// The first pause after a failure; it doubles up to [`Self::retry_max`].
     pub retry_min: Duration,
@@ -193,6 +193,13 @@ impl Context {
         digest.await.expect("a walk over the index does not panic")
     }
 
+    /// A page of this node's chunks of a shard, likewise.
+    pub(crate) async fn list_here(&self, shard: ShardId, after: Option<ChunkId>, limit: usize) -> Vec<ChunkInfo> {
+        let (chunks, shard_count) = (self.parts.chunks.clone(), self.parts.view.shard_count());
+        let page = tokio::task::spawn_blocking(move || chunks.list_shard(shard, shard_count, after, limit));
+        page.await.expect("a walk over the index does not panic")
+    }
+
     /// Pauses that grow while something fails.
     pub fn backoff(&self) -> Backoff {
         Backoff {
@@ -217,9 +224,9 @@ impl Backoff {
         pause
     }
 
-    /// Waits after a failure.
+    /// Waits after a failure. Nodes that lost the same service at the same time do not all come back to it together.
     pub async fn wait(&mut self) {
-        tokio::time::sleep(self.pause()).await;
+        tokio::time::sleep(self.pause().mul_f64(rand::random_range(0.75..1.25))).await;
     }
 
     /// It works again.

@@ -214,7 +214,8 @@ pub trait ReplicaStore: ChunkStore {
     /// together.
     fn list_shard(&self, shard: ShardId, shard_count: u32, after: Option<ChunkId>, limit: usize) -> Vec<ChunkInfo>;
 
-    /// The digest of one shard; see [`ShardDigest`]. Costs a walk over the index in memory.
+    /// The digest of one shard; see [`ShardDigest`]. Costs a walk over the index in memory, one for all that ask at about the
+    /// same time.
     fn digest(&self, shard: ShardId, shard_count: u32) -> ShardDigest;
 
     /// How the disks are. From memory.

@@ -25,8 +25,8 @@ const BACKLOG_TIMEOUT: Duration = Duration::from_secs(3);
 /// then the shard map says that this node is needed.
 const BACKLOG_KEPT: Duration = Duration::from_secs(2);
 
-/// Shards that a node is asked about at once.
-const DIGESTS_AT_ONCE: usize = 8;
+/// Shards that a node is asked about at once: it makes the digests that wait in one walk over its index.
+const DIGESTS_AT_ONCE: usize = 32;
 
 /// Repairs that wait, by node; `None` while metadata does not answer.
 pub(super) async fn backlog(state: &AdminState) -> Option<BTreeMap<NodeId, u64>> {

@@ -1,5 +1,6 @@
 //! The ports of chunks and disks on `holdfast_storage`.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use async_trait::async_trait;
@@ -14,15 +15,18 @@ use holdfast_storage::scrub::{self, ScrubConfig, Scrubber};
 use holdfast_storage::{ChunkReader, ChunkWriter, DiskSet, Engine, ReadError, WriteError};
 use tokio::sync::Mutex;
 
+use super::digests::Digests;
+
 /// Chunks on the disks of this node.
 pub struct DiskChunks {
     disks: DiskSet,
+    digests: Digests,
 }
 
 impl DiskChunks {
     /// On `disks`.
     pub fn new(disks: DiskSet) -> Self {
-        Self { disks }
+        Self { disks, digests: Digests::default() }
     }
 }
 
@@ -72,9 +76,14 @@ impl ReplicaStore for DiskChunks {
     }
 
     fn digest(&self, shard: ShardId, shard_count: u32) -> ShardDigest {
-        let mut digest = ShardDigest::default();
-        self.disks.for_each_of_shard(shard, shard_count, |stat| digest.add(&stat.id, stat.size_bytes));
-        digest
+        self.digests.of(shard, shard_count, |digests| {
+            let shards: BTreeSet<ShardId> = digests.keys().copied().collect();
+            self.disks.for_each_of_shards(&shards, shard_count, |shard, stat| {
+                if let Some(digest) = digests.get_mut(&shard) {
+                    digest.add(&stat.id, stat.size_bytes);
+                }
+            });
+        })
     }
 
     fn disk_count(&self) -> DiskCount {

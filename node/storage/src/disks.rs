@@ -11,6 +11,7 @@
 //! verified, it is not in the way of one that is created under the same id on a disk that works, and deletions pass it over: it
 //! is an orphan if that disk ever comes back. [`DiskSet::list`] leaves it out, so who looks for all that there is asks for both.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -319,15 +320,20 @@ impl DiskSet {
         merged(pages, limit)
     }
 
-    /// Runs `visit` once on every chunk of one shard of the cluster, disk by disk; see [`Engine::for_each_of_shard`].
-    pub fn for_each_of_shard(&self, shard: ShardId, shard_count: u32, mut visit: impl FnMut(ChunkStat)) {
+    /// Runs `visit` once on every chunk of some shards of the cluster, disk by disk; see [`Engine::for_each_of_shards`].
+    pub fn for_each_of_shards(
+        &self,
+        shards: &BTreeSet<ShardId>,
+        shard_count: u32,
+        mut visit: impl FnMut(ShardId, ChunkStat),
+    ) {
         for (n, disk) in self.shared.disks.iter().enumerate() {
             // A chunk on two disks counts on the first. Disks are asked in one order only, so
             // two walks never wait for each other.
             let before = &self.shared.disks[..n];
-            disk.for_each_of_shard(shard, shard_count, |stat| {
+            disk.for_each_of_shards(shards, shard_count, |shard, stat| {
                 if before.iter().all(|other| other.stat(&stat.id).is_none()) {
-                    visit(stat);
+                    visit(shard, stat);
                 }
             });
         }

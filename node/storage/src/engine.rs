@@ -22,6 +22,7 @@
 //! A disk that could not be read whole when it was opened is fenced from its start ([`recover`]). A full disk refuses
 //! new chunks only, and is asked again at each attempt.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -289,12 +290,19 @@ impl Engine {
         page.into_iter().map(|(id, location)| ChunkStat { id, size_bytes: location.payload_len() }).collect()
     }
 
-    /// Runs `visit` on every chunk of one shard of the cluster, in list order. `visit` runs under short locks of the index:
-    /// it must not wait, nor ask this engine.
-    pub fn for_each_of_shard(&self, shard: ShardId, shard_count: u32, mut visit: impl FnMut(ChunkStat)) {
+    /// Runs `visit` on every chunk of some shards of the cluster, in list order, with its shard. Walks once over the index in
+    /// memory, however many shards there are. `visit` runs under short locks of the index: it must not wait, nor ask this
+    /// engine.
+    pub fn for_each_of_shards(
+        &self,
+        shards: &BTreeSet<ShardId>,
+        shard_count: u32,
+        mut visit: impl FnMut(ShardId, ChunkStat),
+    ) {
         self.inner.index.for_each(|id, location| {
-            if ShardId::of_chunk(id, shard_count) == shard {
-                visit(ChunkStat { id: *id, size_bytes: location.payload_len() });
+            let shard = ShardId::of_chunk(id, shard_count);
+            if shards.contains(&shard) {
+                visit(shard, ChunkStat { id: *id, size_bytes: location.payload_len() });
             }
         });
     }

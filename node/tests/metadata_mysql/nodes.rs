@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use holdfast_actors::ports::metadata::{CannedAcl, MetadataUpkeep as _, NewBucket, User};
-use holdfast_actors::ports::{MetadataError, MetadataStore};
+use holdfast_actors::ports::tiering::Claim;
+use holdfast_actors::ports::{MetadataError, MetadataStore, TierLedger as _};
+use holdfast_protocol::{NodeId, TierName};
 use sqlx::Connection as _;
 use sqlx::mysql::MySqlConnection;
 
@@ -153,4 +155,20 @@ async fn a_claim_looks_again_at_the_time_under_the_lock() {
     assert_eq!(claim.await.unwrap(), [], "its grace began just now");
     check(server, &database).await;
     assert_eq!(store.due_reclaims(NOW as u64 + 1, 10, None).await.unwrap().len(), 1);
+}
+
+/// Every node looks every few seconds for what is due in each tier. That is not to wait for others, nor they for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_for_moves_and_pieces_that_finds_none_waits_for_no_lock() {
+    let server = server().await;
+    let database = server.database().await;
+    let store = open(server.options(&database)).await;
+    let mut conn = server.connect(&database).await;
+    let mut holding = conn.begin().await.unwrap();
+    sqlx::query("SELECT slot FROM lock_slots FOR UPDATE").fetch_all(&mut *holding).await.unwrap();
+    let lane: TierName = "OSS".parse().unwrap();
+    let claim = Claim { owner: NodeId::from(1), now_ms: 1_000, until_ms: 2_000, spares_restored: false };
+    assert_eq!(store.claim_moves(&lane, claim, 10).await.unwrap(), []);
+    assert_eq!(store.due_pieces(&lane, 1_000, 2_000, 10).await.unwrap(), []);
+    holding.rollback().await.unwrap();
 }

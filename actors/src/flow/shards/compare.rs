@@ -308,7 +308,7 @@ impl Comparison<'_> {
         loop {
             let page: Vec<ChunkInfo> = if member == self.context.me() {
                 parts.view.admit(self.fence)?;
-                parts.chunks.list_shard(shard, parts.view.shard_count(), after, LIST_MAX)
+                self.context.list_here(shard, after, LIST_MAX).await
             } else {
                 parts.peers.list(member, self.fence, after, LIST_MAX).await?
             };

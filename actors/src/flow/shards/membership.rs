@@ -31,6 +31,10 @@ const CACHE_PATIENCE: Duration = Duration::from_secs(30);
 /// what is not, and may be stopped.
 const DISKS_LOOK: Duration = Duration::from_secs(1);
 
+/// Free space is told again when it differs by this part of the capacity. What one node says every other one reads, so that it must not
+/// be said after each write.
+const FREE_SPACE_PARTS: u64 = 100;
+
 /// Runs until it cannot go on.
 pub async fn run(context: Context) -> String {
     let mut backoff = context.backoff();
@@ -100,7 +104,15 @@ fn disks(context: &Context) -> (Option<u32>, u32) {
     (Some(disks.working), unrebuilt)
 }
 
-/// Waits until the free space is to be told again, or a disk failed since `said`.
+/// What is to be told now: the free space as it was `said` before while it differs little.
+fn worth_telling(mut now: NodeAnnouncement, said: &NodeAnnouncement) -> NodeAnnouncement {
+    if now.free_bytes.abs_diff(said.free_bytes) < now.capacity_bytes.div_ceil(FREE_SPACE_PARTS) {
+        now.free_bytes = said.free_bytes;
+    }
+    now
+}
+
+/// Waits until the free space is to be looked at again, or a disk failed since `said`.
 async fn news_of_disks(context: &Context, said: &NodeAnnouncement) {
     let due = Instant::now() + context.parts.settings.announce_interval;
     while disks(context) == (said.disks_working, said.disks_unrebuilt) && Instant::now() < due {
@@ -139,7 +151,7 @@ async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), Coordinati
         cache.step(context).await?;
         state.mark_unchanged();
         rescued.mark_unchanged();
-        let now = announcement(context);
+        let now = worth_telling(announcement(context), &said);
         if now != said {
             coordination.announce(now.clone()).await?;
             said = now;
@@ -227,5 +239,40 @@ impl CacheDuty {
             Source::Follower(seen) => seen.changed().await.is_ok(),
             Source::Refusal(state) => state.changed().await.is_ok(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_protocol::NodeId;
+
+    use super::*;
+    use crate::ports::coordination::{NodeAddresses, NodeState};
+
+    #[test]
+    fn free_space_is_told_once_it_moved_by_a_hundredth_and_anything_else_at_once() {
+        let address = || "node:1".to_owned();
+        let said = NodeAnnouncement {
+            id: NodeId::from(1),
+            addresses: NodeAddresses { peer: address(), s3: address(), admin: address() },
+            zone: String::new(),
+            capacity_bytes: 10_000,
+            free_bytes: 5_000,
+            version: String::new(),
+            state: NodeState::Ready,
+            publishes: false,
+            disks_working: Some(2),
+            disks_unrebuilt: 0,
+        };
+        let with_free = |free_bytes| NodeAnnouncement { free_bytes, ..said.clone() };
+        for little in [4_901, 5_000, 5_099] {
+            assert_eq!(worth_telling(with_free(little), &said), said, "{little}");
+        }
+        for much in [0, 4_900, 5_100, 10_000] {
+            assert_eq!(worth_telling(with_free(much), &said), with_free(much), "{much}");
+        }
+        let failed = NodeAnnouncement { disks_working: Some(1), disks_unrebuilt: 1, ..with_free(4_950) };
+        let told = worth_telling(failed, &said);
+        assert_eq!((told.disks_working, told.disks_unrebuilt, told.free_bytes), (Some(1), 1, 5_000));
     }
 }

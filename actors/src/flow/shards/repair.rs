@@ -37,6 +37,11 @@ const PAGE: u32 = 256;
 const REPAIRS_AT_ONCE: usize = 8;
 /// Failed repairs whose pauses are remembered; further ones are tried again with every look.
 const FAILED_MAX: usize = 10_000;
+/// How many times as long as a count of all that waits took the next one waits. Every node counts, and of a disk that failed there
+/// may be millions.
+const COUNT_SHARE: u32 = 100;
+/// So many times [`super::ClusterSettings::retry_max`] at most.
+const COUNT_REST_MAX: u32 = 20;
 /// How many of the last errors are shown.
 const ERRORS_SHOWN: usize = 8;
 
@@ -58,7 +63,12 @@ pub async fn run(context: Context) -> String {
     if membership.wait_for(|m| m.registered).await.is_err() {
         return "the node is gone".into();
     }
-    let mut repairs = Repairs { context: context.clone(), failed: BTreeMap::new(), stranded: Stranded::default() };
+    let mut repairs = Repairs {
+        context: context.clone(),
+        failed: BTreeMap::new(),
+        stranded: Stranded::default(),
+        count_due: Instant::now(),
+    };
     let mut backoff = context.backoff();
     loop {
         // Without a map nobody knows who holds what.
@@ -72,7 +82,10 @@ pub async fn run(context: Context) -> String {
         metrics::gauge!("holdfast_repairs_paused").set(f64::from(u8::from(paused)));
         let outcome = async {
             repairs.take_findings().await?;
-            repairs.stranded.look(&context).await?;
+            if repairs.stranded.look(&context).await? {
+                // When it looks again goes by what waits.
+                repairs.count_due = Instant::now();
+            }
             let done = if paused { 0 } else { repairs.pass().await? };
             repairs.count_backlog().await?;
             repairs.forget_lost().await?;
@@ -112,6 +125,8 @@ struct Repairs {
     /// When a repair that failed is tried again.
     failed: BTreeMap<u64, (Backoff, Instant)>,
     stranded: Stranded,
+    /// When what waits is counted again.
+    count_due: Instant,
 }
 
 impl Repairs {
@@ -131,8 +146,14 @@ impl Repairs {
         }
     }
 
-    async fn count_backlog(&self) -> Result<(), MetadataError> {
+    async fn count_backlog(&mut self) -> Result<(), MetadataError> {
+        let begun = Instant::now();
+        if begun < self.count_due {
+            return Ok(());
+        }
         let backlog: BTreeMap<NodeId, u64> = self.context.parts.metadata.repair_backlog().await?.into_iter().collect();
+        let rest_max = self.context.parts.settings.retry_max * COUNT_REST_MAX;
+        self.count_due = Instant::now() + (begun.elapsed() * COUNT_SHARE).min(rest_max);
         let mine = backlog.get(&self.context.me()).copied().unwrap_or(0);
         metrics::gauge!("holdfast_repairs_waiting").set(mine as f64);
         self.context.shared.repair.lock().backlog = backlog;

@@ -37,17 +37,17 @@ pub(super) struct Stranded {
 
 impl Stranded {
     /// Queues repairs of what is stranded, at once when a disk failed; later only while no repair of this node waits,
-    /// for what was committed or moved here since.
-    pub(super) async fn look(&mut self, context: &Context) -> Result<(), MetadataError> {
+    /// for what was committed or moved here since. Whether it was looked.
+    pub(super) async fn look(&mut self, context: &Context) -> Result<bool, MetadataError> {
         let disks = context.parts.chunks.disk_count();
         if disks.fenced == 0 || disks.working == 0 {
             self.last = None;
-            return Ok(());
+            return Ok(false);
         }
         if let Some(last) = self.last.as_ref().filter(|last| last.disks == disks) {
             let waiting = context.shared.repair.lock().backlog.get(&context.me()).copied().unwrap_or(0);
             if waiting > 0 || Instant::now() < last.again {
-                return Ok(());
+                return Ok(false);
             }
         }
         let begun = Instant::now();
@@ -59,7 +59,7 @@ impl Stranded {
         }
         let rescued = if left == 0 { disks } else { DiskCount::default() };
         context.shared.rescued.send_if_modified(|known| std::mem::replace(known, rescued) != rescued);
-        Ok(())
+        Ok(true)
     }
 }
 

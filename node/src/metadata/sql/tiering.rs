@@ -33,6 +33,9 @@ const RETRIED_MAX: i64 = 1000;
 /// Nothing but the end of a restore is so far away: claims take an hour at most, pauses and graces hours. What seems so was
 /// written by a clock that was ahead.
 const FAR_MS: u64 = 7 * 24 * 3_600_000;
+/// What is given out: its table, the column with the tier, and the index in order of time.
+const MOVES: [&str; 3] = ["moves", "lane", "moves_by_due"];
+const PIECES: [&str; 3] = ["tier_pieces", "tier", "tier_pieces_by_due"];
 
 async fn claim_moves<S: Session>(tx: &mut S, lane: &TierName, claim: Claim, limit: u32) -> MetadataResult<Vec<Move>> {
     let (mut values, mut but) = (values![lane.as_str(), rows::signed(claim.now_ms)], "");
@@ -66,6 +69,20 @@ async fn claim_moves<S: Session>(tx: &mut S, lane: &TierName, claim: Claim, limi
         }
     }
     Ok(claims)
+}
+
+/// Whether something of a lane or tier is due. Asked before the transaction that gives it out: every node looks every few seconds,
+/// nearly always for nothing, and those transactions wait for each other.
+async fn is_any_due<R: Reader>(
+    reads: &R,
+    [table, column, index]: [&str; 3],
+    name: &TierName,
+    now_ms: u64,
+) -> MetadataResult<bool> {
+    let index = R::DIALECT.by_index(index);
+    let sql = format!("SELECT 1 FROM {table} {index} WHERE {column} = ? AND due_ms <= ? LIMIT 1");
+    let found = reads.fetch_optional(AssertSqlSafe(sql), values![name.as_str(), rows::signed(now_ms)]).await?;
+    Ok(found.is_some())
 }
 
 /// Whether a change of a claimed move found it.
@@ -215,6 +232,9 @@ impl<B: Backend> TierLedger for SqlMetadataStore<B> {
     }
 
     async fn claim_moves(&self, lane: &TierName, claim: Claim, limit: u32) -> MetadataResult<Vec<Move>> {
+        if !is_any_due(self.backend.reads(), MOVES, lane, claim.now_ms).await? {
+            return Ok(Vec::new());
+        }
         let (locks, lane) = (Locks::none().lane(lane), lane.clone());
         self.backend
             .write(locks, move |tx| {
@@ -348,6 +368,9 @@ impl<B: Backend> TierLedger for SqlMetadataStore<B> {
         again_ms: u64,
         limit: u32,
     ) -> MetadataResult<Vec<DuePiece>> {
+        if !is_any_due(self.backend.reads(), PIECES, tier, now_ms).await? {
+            return Ok(Vec::new());
+        }
         let (locks, tier) = (Locks::none().pieces(tier), tier.clone());
         self.backend
             .write(locks, move |tx| {

@@ -6,7 +6,9 @@
 //! joined anew, which is quicker than one repair a chunk and lets the quorum count without it meanwhile. Whatever lacks
 //! less is found and healed by [`compare`](super::super::compare).
 
-use holdfast_protocol::NodeId;
+use futures::{StreamExt as _, stream};
+use holdfast_protocol::cluster::ShardState;
+use holdfast_protocol::{NodeId, ShardId};
 
 use super::super::{Context, transfer};
 use super::REPORT_PAUSE_MAX;
@@ -14,6 +16,8 @@ use crate::ports::peers::{Fence, LIST_MAX, PeerError, ShardReport};
 
 /// Chunks that another member must have more for a replica to count as lost; fewer may be writes under way.
 const LOST_CHUNKS_MIN: u64 = 16;
+/// Shards that are looked at at once: digests that are asked for together cost one walk over the index.
+const SHARDS_AT_ONCE: usize = 8;
 /// How often a loss is reported: a shard whose last replica this is stays as it is.
 const REPORTS_MAX: u32 = 10;
 
@@ -21,21 +25,14 @@ const REPORTS_MAX: u32 = 10;
 pub(super) async fn report(context: Context) {
     let mut shards = context.parts.view.shards();
     let Ok(map) = shards.wait_for(|map| !map.shards.is_empty()).await.map(|map| map.clone()) else { return };
-    let mut lost = Vec::new();
-    for (shard, state) in map.shards.iter().filter(|(_, state)| state.value.is_member(context.me())) {
-        let fence = Fence { shard: *shard, epoch: state.value.epoch };
-        let here = context.digest_here(*shard).await.chunks;
-        for other in state.value.members.iter().filter(|m| **m != context.me() && context.parts.view.is_alive(**m)) {
-            let Ok(there) = context.parts.peers.digest(*other, fence).await else { continue };
-            let looks_lost = there.chunks >= here + LOST_CHUNKS_MIN && there.chunks > 2 * here;
-            if looks_lost && matches!(lacks_most(&context, *other, fence).await, Ok(true)) {
-                tracing::error!(%shard, here, there = there.chunks, "most of a replica is gone, it is joined anew");
-                lost.push(fence);
-                break;
-            }
-        }
-        tokio::task::yield_now().await;
-    }
+    let mine = map.shards.iter().filter(|(_, state)| state.value.is_member(context.me()));
+    let mine: Vec<(ShardId, ShardState)> = mine.map(|(shard, state)| (*shard, state.value.clone())).collect();
+    let looks = stream::iter(mine).map(|(shard, state)| {
+        let context = &context;
+        async move { look(context, shard, &state).await }
+    });
+    let found: Vec<Option<Fence>> = looks.buffer_unordered(SHARDS_AT_ONCE).collect().await;
+    let mut lost: Vec<Fence> = found.into_iter().flatten().collect();
     for _ in 0..REPORTS_MAX {
         let map = shards.borrow_and_update().clone();
         // A member of a later epoch may be one that has joined anew since. What else changed there is compared then.
@@ -53,6 +50,21 @@ pub(super) async fn report(context: Context) {
         }
         tokio::time::sleep(REPORT_PAUSE_MAX).await;
     }
+}
+
+/// The shard, if this node lost most of it.
+async fn look(context: &Context, shard: ShardId, state: &ShardState) -> Option<Fence> {
+    let fence = Fence { shard, epoch: state.epoch };
+    let here = context.digest_here(shard).await.chunks;
+    for other in state.members.iter().filter(|m| **m != context.me() && context.parts.view.is_alive(**m)) {
+        let Ok(there) = context.parts.peers.digest(*other, fence).await else { continue };
+        let looks_lost = there.chunks >= here + LOST_CHUNKS_MIN && there.chunks > 2 * here;
+        if looks_lost && matches!(lacks_most(context, *other, fence).await, Ok(true)) {
+            tracing::error!(%shard, here, there = there.chunks, "most of a replica is gone, it is joined anew");
+            return Some(fence);
+        }
+    }
+    None
 }
 
 /// Whether this node lacks more of what another member has and metadata knows than it holds of it.
