@@ -30,6 +30,7 @@ mod budget;
 pub mod compare;
 pub mod controller;
 mod copy_shard;
+mod disk_steps;
 mod findings;
 pub mod leftovers;
 pub mod membership;
@@ -41,6 +42,7 @@ mod stranded;
 mod transfer;
 
 pub use budget::ByteBudget;
+pub use disk_steps::DiskSteps;
 pub use findings::Findings;
 pub use reports::ReportInbox;
 pub use status::{
@@ -151,6 +153,8 @@ pub struct Context {
     pub shared: Arc<ClusterShared>,
     /// Bytes a second, and at once, for joins and repairs together.
     pub budget: Arc<ByteBudget>,
+    /// Bounds the waits for this node's own disks.
+    pub disk_steps: Arc<DiskSteps>,
 }
 
 impl Context {
@@ -158,7 +162,8 @@ impl Context {
     pub fn new(parts: ClusterParts) -> Self {
         let settings = &parts.settings;
         let budget = ByteBudget::new(settings.repair_bandwidth_bytes, settings.repair_bytes_in_flight_max);
-        Self { shared: ClusterShared::new(&parts), budget: Arc::new(budget), parts: Arc::new(parts) }
+        let (shared, disk_steps) = (ClusterShared::new(&parts), Arc::default());
+        Self { shared, budget: Arc::new(budget), disk_steps, parts: Arc::new(parts) }
     }
 
     /// This node.

@@ -340,7 +340,7 @@ async fn copy(context: &Context, info: ChunkInfo, sources: &[NodeId]) -> Result<
         tracing::warn!(chunk = %info.id, "a chunk that was here already is damaged, it is fetched anew");
     }
     let fetched = transfer::fetch(context, info, sources).await?;
-    transfer::store(context, &fetched).await?;
+    transfer::store(context, fetched).await?;
     Ok(Copied::Fetched)
 }
 
