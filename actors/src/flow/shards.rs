@@ -153,8 +153,10 @@ pub struct Context {
     pub shared: Arc<ClusterShared>,
     /// Bytes a second, and at once, for joins and repairs together.
     pub budget: Arc<ByteBudget>,
-    /// Bounds the waits for this node's own disks.
-    pub disk_steps: Arc<DiskSteps>,
+    /// Looks at what is on this node's own disks.
+    pub disk_looks: Arc<DiskSteps>,
+    /// Changes of it.
+    pub disk_changes: Arc<DiskSteps>,
 }
 
 impl Context {
@@ -162,8 +164,13 @@ impl Context {
     pub fn new(parts: ClusterParts) -> Self {
         let settings = &parts.settings;
         let budget = ByteBudget::new(settings.repair_bandwidth_bytes, settings.repair_bytes_in_flight_max);
-        let (shared, disk_steps) = (ClusterShared::new(&parts), Arc::default());
-        Self { shared, budget: Arc::new(budget), disk_steps, parts: Arc::new(parts) }
+        Self {
+            shared: ClusterShared::new(&parts),
+            budget: Arc::new(budget),
+            disk_looks: Arc::default(),
+            disk_changes: Arc::default(),
+            parts: Arc::new(parts),
+        }
     }
 
     /// This node.

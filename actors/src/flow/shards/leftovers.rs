@@ -175,7 +175,7 @@ async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mu
         let _lock = lock;
         chunks.delete(&ids).await.map_err(TransferError::Local)
     };
-    context.disk_steps.run(deletion).await.map_err(|error| format!("delete leftovers: {error}"))?;
+    context.disk_changes.run(deletion).await.map_err(|error| format!("delete leftovers: {error}"))?;
     walk.deleted += deletable.len() as u64;
     context.shared.rebuild.lock().leftovers_deleted += deletable.len() as u64;
     metrics::counter!("holdfast_leftovers_deleted_total").increment(deletable.len() as u64);

@@ -143,7 +143,7 @@ pub(super) async fn fetch_here(chunks: &dyn ReplicaStore, info: ChunkInfo) -> Re
 /// one is in hand), and what was written is read back and compared (promise D5).
 pub(super) async fn store(context: &Context, fetched: Fetched) -> Result<(), TransferError> {
     let here = context.clone();
-    context.disk_steps.run(async move { store_here(&here, &fetched).await }).await
+    context.disk_changes.run(async move { store_here(&here, &fetched).await }).await
 }
 
 async fn store_here(context: &Context, fetched: &Fetched) -> Result<(), TransferError> {
@@ -227,7 +227,7 @@ pub(super) async fn is_whole(context: &Context, id: ChunkId) -> Result<bool, Tra
         let _lock = lock(&here, id).await?;
         verify(&here, id).await
     };
-    context.disk_steps.run(look).await
+    context.disk_looks.run(look).await
 }
 
 async fn verify(context: &Context, id: ChunkId) -> Result<bool, TransferError> {
