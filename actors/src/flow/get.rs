@@ -8,19 +8,28 @@
 //!
 //! A reader pins only the chunk it is in. Should the object be overwritten meanwhile, its other chunks live on for the
 //! grace that reclaiming keeps; a slower reader sees an error and a cut connection, never wrong bytes.
+//!
+//! A store that gives nothing, and no error either, is given up after a while ([`PATIENCE`]): a disk may hang without a word, and
+//! where no other node has the chunk nobody else would ever say so.
 
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
 use holdfast_protocol::CHUNK_SIZE_MAX;
+use tokio::time::{Instant, Sleep};
 
 use super::cold::read::{ColdReadError, ColdReader, ColdReads};
 use crate::ports::metadata::{Content, ContentPlace};
 use crate::ports::{ChunkBody, ChunkError, ChunkStore};
+
+/// How long the store may give nothing, twice: who did not ask for a while, since the client is slow, is to find what has come
+/// meanwhile. A disk under load may be slow, and nothing worse; a client that waits for longer is rare.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why an object cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +128,33 @@ pub struct ContentReader {
     owed: u64,
     /// Whether pieces must be memory of this process.
     copied: bool,
+    /// Until when the store is waited for, while it is.
+    stall: Option<Stall>,
+}
+
+/// A wait for the store.
+struct Stall {
+    until: Pin<Box<Sleep>>,
+    /// Whether it ended once.
+    is_second: bool,
+}
+
+impl Stall {
+    fn begin() -> Self {
+        Self { until: Box::pin(tokio::time::sleep(PATIENCE)), is_second: false }
+    }
+
+    /// Ready when the store was asked for long enough.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.until.as_mut().poll(cx).is_ready() {
+            if self.is_second {
+                return Poll::Ready(());
+            }
+            self.is_second = true;
+            self.until.as_mut().reset(Instant::now() + PATIENCE);
+        }
+        Poll::Pending
+    }
 }
 
 impl ContentReader {
@@ -145,6 +181,7 @@ impl ContentReader {
             current: None,
             owed: 0,
             copied: false,
+            stall: None,
         }
     }
 
@@ -216,7 +253,13 @@ impl ContentReader {
             let Some(body) = &mut self.current else {
                 return Poll::Ready(None);
             };
-            match ready!(body.as_mut().poll_next(cx)) {
+            let Poll::Ready(next) = body.as_mut().poll_next(cx) else {
+                ready!(self.stall.get_or_insert_with(Stall::begin).poll_over(cx));
+                let detail = format!("no byte of a chunk came for {} s", (PATIENCE * 2).as_secs());
+                return self.fail(ChunkError::Unavailable(detail));
+            };
+            self.stall = None;
+            match next {
                 Some(Ok(piece)) if piece.is_empty() => {}
                 Some(Ok(piece)) => {
                     let Some(owed) = self.owed.checked_sub(piece.len() as u64) else {
@@ -232,7 +275,7 @@ impl ContentReader {
     }
 
     fn fail(&mut self, error: ChunkError) -> Poll<Option<Result<Bytes, ChunkError>>> {
-        self.current = None;
+        (self.current, self.stall) = (None, None);
         self.owed = 0;
         self.unopened = 0;
         Poll::Ready(Some(Err(error)))
@@ -256,7 +299,7 @@ impl Stream for ContentReader {
 
 #[cfg(test)]
 mod tests {
-    use futures::TryStreamExt as _;
+    use futures::{StreamExt as _, TryStreamExt as _};
     use holdfast_protocol::{ContentId, Extent, Manifest};
 
     use super::*;
@@ -320,6 +363,29 @@ mod tests {
         store.delete(&[content.manifest.extents[0].content.chunk(0)]).await.unwrap();
         let mut reader = ContentReader::new(store, content, 0..100);
         assert!(matches!(reader.prefetch().await, Err(ChunkError::NotFound(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_gives_nothing_is_given_up_and_a_slow_one_is_not() {
+        let (store, content, all) = stored(&[100]).await;
+        store.slow_reads(PATIENCE * 3 / 2);
+        assert!(read(&store, &content, 0..100).await == all);
+        store.hang_reads();
+        let mut reader = ContentReader::new(store, content, 0..100);
+        let hung = tokio::time::timeout(PATIENCE * 10, reader.prefetch()).await;
+        assert!(matches!(hung, Ok(Err(ChunkError::Unavailable(_)))), "{hung:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_whose_client_is_slow_finds_what_came_meanwhile() {
+        let (store, content, all) = stored(&[100]).await;
+        store.slow_reads(PATIENCE * 3 / 2);
+        let mut reader = ContentReader::new(store, content, 0..100);
+        assert!(futures::poll!(reader.next()).is_pending());
+        // Nobody asks for a while.
+        tokio::time::advance(PATIENCE * 10).await;
+        let pieces: Vec<Bytes> = reader.try_collect().await.unwrap();
+        assert!(pieces.concat() == all);
     }
 
     #[tokio::test]

@@ -30,6 +30,7 @@ mod budget;
 pub mod compare;
 pub mod controller;
 mod copy_shard;
+mod disk_steps;
 mod findings;
 pub mod leftovers;
 pub mod membership;
@@ -41,6 +42,7 @@ mod stranded;
 mod transfer;
 
 pub use budget::ByteBudget;
+pub use disk_steps::DiskSteps;
 pub use findings::Findings;
 pub use reports::ReportInbox;
 pub use status::{
@@ -151,6 +153,10 @@ pub struct Context {
     pub shared: Arc<ClusterShared>,
     /// Bytes a second, and at once, for joins and repairs together.
     pub budget: Arc<ByteBudget>,
+    /// Looks at what is on this node's own disks.
+    pub disk_looks: Arc<DiskSteps>,
+    /// Changes of it.
+    pub disk_changes: Arc<DiskSteps>,
 }
 
 impl Context {
@@ -158,7 +164,13 @@ impl Context {
     pub fn new(parts: ClusterParts) -> Self {
         let settings = &parts.settings;
         let budget = ByteBudget::new(settings.repair_bandwidth_bytes, settings.repair_bytes_in_flight_max);
-        Self { shared: ClusterShared::new(&parts), budget: Arc::new(budget), parts: Arc::new(parts) }
+        Self {
+            shared: ClusterShared::new(&parts),
+            budget: Arc::new(budget),
+            disk_looks: Arc::default(),
+            disk_changes: Arc::default(),
+            parts: Arc::new(parts),
+        }
     }
 
     /// This node.

@@ -18,6 +18,7 @@ use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use holdfast_storage::io::IoFuture;
 use holdfast_storage::mapping::splice::{Prepared, Splicer};
@@ -47,6 +48,10 @@ const SLICES_MAX: usize = 64;
 
 /// How often one range may be evicted between its return to memory and its sending.
 const REFRESHES_MAX: u32 = 16;
+
+/// How long a range may take to come back into memory: a disk may hang without a word, and nobody else looks after a client who
+/// waits for bytes.
+const REFRESH_MAX: Duration = Duration::from_secs(120);
 
 /// Counters of connections, looked up once.
 #[derive(Clone)]
@@ -332,9 +337,14 @@ impl Out {
             return Err(io::Error::other("the system evicts pages faster than they can be sent"));
         }
         let located = Located { mapping: Arc::clone(mapping), range: range.clone() };
-        self.refresh = Some((mapping.refresh(range), located));
+        self.refresh = Some((Box::pin(in_time(mapping.refresh(range))), located));
         Ok(())
     }
+}
+
+async fn in_time(refresh: IoFuture<io::Result<()>>) -> io::Result<()> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "the disk gives nothing of what is to be sent");
+    tokio::time::timeout(REFRESH_MAX, refresh).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Writes by copying, after waiting for the socket.
@@ -431,5 +441,18 @@ impl AsyncWrite for Transport {
             Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_range_that_does_not_come_back_cuts_the_connection() {
+        assert!(in_time(Box::pin(async { Ok(()) })).await.is_ok());
+        let hangs = tokio::time::timeout(REFRESH_MAX * 10, in_time(Box::pin(std::future::pending()))).await;
+        let error = hangs.expect("it has an end").expect_err("nothing came back");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

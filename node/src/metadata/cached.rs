@@ -7,10 +7,12 @@
 //!   while the store may still change the value.
 //! * An outcome that is unknown may still come true later (a commit on its way to a server): its keys stay uncached for
 //!   [`UNKNOWN_QUARANTINE`].
+//! * A write that is not answered in time is `Unknown` to its caller, goes on, and keeps its mark until it has ended.
 //! * Errors are not cached, nor that something does not exist.
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
@@ -31,6 +33,9 @@ use coherent::{Cacheable, Coherent, WriteMark};
 
 /// Stripes of the cache of objects: with 64 writers one in sixteen meets another by chance, and loses a fill, no more.
 const OBJECT_STRIPES: usize = 1024;
+
+/// How long a write is waited for: the database's disk may hang without a word, and who waits holds a place for requests.
+const ANSWER_MAX: Duration = Duration::from_secs(120);
 
 /// Bounds of a [`CachedMetadataStore`].
 #[derive(Debug, Clone)]
@@ -82,7 +87,7 @@ impl<S: MetadataStore + ?Sized> CachedMetadataStore<S> {
         F: Future<Output = MetadataResult<T>> + Send + 'static,
     {
         let write = write(Arc::clone(&self.inner));
-        RunToEnd::new(async move {
+        let written = RunToEnd::new(async move {
             let result = write.await;
             match &result {
                 Ok(answer) => {
@@ -99,8 +104,12 @@ impl<S: MetadataStore + ?Sized> CachedMetadataStore<S> {
                 Err(_) => drop(mark),
             }
             result
-        })
-        .await
+        });
+        // The mark stays for as long as the write may still change the value.
+        written
+            .within(ANSWER_MAX)
+            .await
+            .unwrap_or_else(|| Err(MetadataError::Unknown("the metadata database did not answer in time".to_owned())))
     }
 }
 

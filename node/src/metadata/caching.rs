@@ -28,6 +28,11 @@ impl<T: Send + 'static> RunToEnd<T> {
     pub(super) fn new(future: impl Future<Output = T> + Send + 'static) -> Self {
         Self { future: Some(future.boxed()) }
     }
+
+    /// Waits no longer than `limit`; what has not ended then goes on by itself.
+    pub(super) async fn within(self, limit: Duration) -> Option<T> {
+        tokio::time::timeout(limit, self).await.ok()
+    }
 }
 
 impl<T: Send + 'static> Future for RunToEnd<T> {
@@ -133,5 +138,26 @@ pub(super) fn copy_of(error: &MetadataError) -> MetadataError {
         MetadataError::Corrupt(reason) => MetadataError::Corrupt(reason.clone()),
         // A read fails in no other way.
         other => MetadataError::Unavailable(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_is_late_is_waited_for_no_more_and_goes_on() {
+        let (disk, answer) = oneshot::channel::<()>();
+        let (ended, end) = oneshot::channel();
+        let write = RunToEnd::new(async move {
+            drop(answer.await);
+            ended.send("written").ok();
+        });
+        assert!(write.within(Duration::from_secs(120)).await.is_none());
+        drop(disk);
+        assert_eq!(end.await, Ok("written"));
+        assert_eq!(RunToEnd::new(async { 1 }).within(Duration::from_secs(120)).await, Some(1));
     }
 }

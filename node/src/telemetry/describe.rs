@@ -182,6 +182,10 @@ pub(super) fn describe() {
     describe_gauge!("holdfast_repairs_waiting", "Repairs that wait for this node.");
     describe_gauge!("holdfast_repairs_paused", "1 while repairs are paused, as this node sees it.");
     describe_counter!("holdfast_repairs_total", "Repairs tried, by outcome.");
+    describe_counter!(
+        "holdfast_disk_steps_late_total",
+        "Steps of this node's disks, in repairs and joins, that were waited for no more: a disk hangs."
+    );
     describe_counter!("holdfast_repair_bytes_total", Unit::Bytes, "Bytes fetched for repairs.");
     describe_counter!("holdfast_comparisons_total", "Comparisons of a shard's replicas.");
     describe_counter!("holdfast_comparison_differences_total", "Chunks that a comparison found missing on a replica.");
@@ -364,11 +368,12 @@ pub(super) fn start_at_zero() {
 }
 
 /// Counters without labels that an operator is to be called for.
-const COUNTS_OF_TROUBLE: [&str; 16] = [
+const COUNTS_OF_TROUBLE: [&str; 17] = [
     "holdfast_actor_task_panics_total",
     "holdfast_audit_failures_total",
     "holdfast_chunk_timeouts_total",
     "holdfast_clock_leaps_total",
+    "holdfast_disk_steps_late_total",
     "holdfast_findings_dropped_total",
     "holdfast_get_aborted_total",
     "holdfast_http_accept_errors_total",

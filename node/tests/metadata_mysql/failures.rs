@@ -12,6 +12,7 @@ use holdfast_actors::wait::eventually;
 use holdfast_node::metadata::MysqlOptions;
 
 use super::mariadb::Server;
+use super::services::tcp_proxy::{Flow, TcpProxy};
 use super::{bucket, check, content_of, object, open, server};
 
 /// kill -9 under load: what was acknowledged is there, and what was refused with a definite error is not.
@@ -104,6 +105,32 @@ async fn a_restart_between_verbs_is_not_noticed() {
     store.set_versioning("b", Versioning::Enabled).await.unwrap();
     store.close().await;
     drop(server);
+}
+
+/// A server that takes connections and never answers: the many that wait in the pool are not asked one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stands_still_is_not_asked_once_for_each_connection() {
+    let server = tokio::task::spawn_blocking(Server::start).await.unwrap();
+    let proxy = TcpProxy::start(server.address());
+    let database = server.database().await;
+    let options = MysqlOptions {
+        url: format!("mysql://root@{}/{database}", proxy.address()),
+        connect_timeout: Duration::from_secs(5),
+        query_timeout: Duration::from_secs(5),
+        ..server.options(&database)
+    };
+    let store = open(options).await;
+    let id = bucket(&*store).await;
+    join_all((0..32).map(|i| store.commit_object(object(id, &format!("k{i}"))))).await;
+    join_all((0..32).map(|_| store.bucket("b"))).await;
+    proxy.set(Flow::Stalled);
+    // One answer that does not come, one ping and one connection: with a ping of two seconds for each of 32 it were a minute.
+    let refused = tokio::time::timeout(Duration::from_secs(40), store.bucket("b")).await;
+    assert!(matches!(refused, Ok(Err(MetadataError::Unavailable(_)))), "{refused:?}");
+    proxy.set(Flow::Open);
+    store.bucket("b").await.unwrap();
+    store.close().await;
+    drop((proxy, server));
 }
 
 /// All connections wait for a lock that somebody else holds.

@@ -15,6 +15,7 @@ mod services {
     pub mod directory;
     pub mod mariadb;
     pub mod process;
+    pub mod tcp_proxy;
     pub mod tls;
 }
 mod snapshot;

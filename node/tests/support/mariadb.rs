@@ -43,6 +43,14 @@ impl Server {
         }
     }
 
+    /// Where the test's own one listens.
+    pub fn address(&self) -> std::net::SocketAddr {
+        match self {
+            Self::Own(server) => server.address(),
+            Self::Elsewhere(url) => panic!("{url} is not to be harmed"),
+        }
+    }
+
     /// Starts it, again after [`Server::kill`].
     pub fn run(&mut self) {
         self.own().restart();

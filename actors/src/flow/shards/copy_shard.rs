@@ -19,6 +19,7 @@
 //! becomes a repair of this node, and the shard is not called healthy while repairs wait.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
 use holdfast_protocol::cluster::{Epoch, ShardState, write_quorum};
@@ -40,6 +41,8 @@ const ATTEMPTS_MAX: u32 = 3;
 
 /// Repairs in one page.
 const REPAIRS_PAGE: u32 = 256;
+/// How long a deletion of leftovers of the shard is waited for, with a place for copies held: a disk may hang in it.
+const LEFTOVERS_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a copy stopped.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +95,10 @@ impl ShardCopy {
     pub(super) async fn run(&mut self) -> Result<(), CopyError> {
         // No leftover of this shard is deleted meanwhile.
         let context = self.context.clone();
-        let _lock = context.shared.shard_locks.lock(self.shard).await;
+        let locks = &context.shared.shard_locks;
+        let Some(_lock) = locks.lock_within(self.shard, LEFTOVERS_PATIENCE).await else {
+            return Err(CopyError::Retry("chunks of the shard are still being deleted here".into()));
+        };
         for clean in 1.. {
             let round = self.round().await?;
             if let Some(failure) = round.failure {
@@ -340,7 +346,7 @@ async fn copy(context: &Context, info: ChunkInfo, sources: &[NodeId]) -> Result<
         tracing::warn!(chunk = %info.id, "a chunk that was here already is damaged, it is fetched anew");
     }
     let fetched = transfer::fetch(context, info, sources).await?;
-    transfer::store(context, &fetched).await?;
+    transfer::store(context, fetched).await?;
     Ok(Copied::Fetched)
 }
 

@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use holdfast_protocol::cluster::ShardState;
 use holdfast_protocol::{ChunkId, NodeId, ShardId};
 
+use super::transfer::TransferError;
 use super::{Context, transfer};
 use crate::ports::MetadataError;
 use crate::ports::chunks::ChunkInfo;
@@ -131,7 +132,7 @@ async fn walk(context: &Context) -> Result<Walk, String> {
 /// Deletes what the members of a shard have.
 async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mut Walk) -> Result<(), String> {
     let view = &context.parts.view;
-    let _lock = context.shared.shard_locks.lock(shard).await;
+    let lock = context.shared.shard_locks.lock(shard).await;
     let state = || view.shards().borrow().shards.get(&shard).map(|state| state.value.clone());
     let Some(before) = state().filter(|state| !has_part(state, context.me())) else { return Ok(()) };
     let fence = Fence { shard, epoch: before.epoch };
@@ -173,7 +174,13 @@ async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mu
         walk.kept += deletable.len() as u64;
         return Ok(());
     }
-    context.parts.chunks.delete(&deletable).await.map_err(|error| format!("delete leftovers: {error}"))?;
+    let (chunks, ids) = (context.parts.chunks.clone(), deletable.clone());
+    let deletion = async move {
+        // To its end, late or not: no copy may count on what is about to go.
+        let _lock = lock;
+        chunks.delete(&ids).await.map_err(TransferError::Local)
+    };
+    context.disk_changes.run(deletion).await.map_err(|error| format!("delete leftovers: {error}"))?;
     walk.deleted += deletable.len() as u64;
     context.shared.rebuild.lock().leftovers_deleted += deletable.len() as u64;
     metrics::counter!("holdfast_leftovers_deleted_total").increment(deletable.len() as u64);

@@ -328,7 +328,7 @@ async fn heal_unguarded(context: &Context, chunk: ChunkId) -> Result<Outcome, Tr
             }
         }
     };
-    transfer::store(context, &fetched).await?;
+    transfer::store(context, fetched).await?;
     tracing::info!(%chunk, size_bytes, "chunk repaired");
     Ok(Outcome::Healed(u64::from(size_bytes)))
 }

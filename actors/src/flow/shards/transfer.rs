@@ -141,7 +141,12 @@ pub(super) async fn fetch_here(chunks: &dyn ReplicaStore, info: ChunkInfo) -> Re
 
 /// Sees to it that this node has the chunk: what is here whole is compared only, what is here and damaged is deleted (a whole
 /// one is in hand), and what was written is read back and compared (promise D5).
-pub(super) async fn store(context: &Context, fetched: &Fetched) -> Result<(), TransferError> {
+pub(super) async fn store(context: &Context, fetched: Fetched) -> Result<(), TransferError> {
+    let here = context.clone();
+    context.disk_changes.run(async move { store_here(&here, &fetched).await }).await
+}
+
+async fn store_here(context: &Context, fetched: &Fetched) -> Result<(), TransferError> {
     let ChunkInfo { id, size_bytes } = fetched.info;
     let _lock = lock(context, id).await?;
     let chunks = &context.parts.chunks;
@@ -228,8 +233,12 @@ pub(super) async fn is_whole(context: &Context, id: ChunkId) -> Result<bool, Tra
     if context.parts.chunks.stat(id).is_none() {
         return Ok(false);
     }
-    let _lock = lock(context, id).await?;
-    verify(context, id).await
+    let here = context.clone();
+    let look = async move {
+        let _lock = lock(&here, id).await?;
+        verify(&here, id).await
+    };
+    context.disk_looks.run(look).await
 }
 
 async fn verify(context: &Context, id: ChunkId) -> Result<bool, TransferError> {

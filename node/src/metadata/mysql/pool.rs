@@ -160,8 +160,16 @@ impl Pool {
             if since.elapsed() < FRESH && !suspect {
                 return Ok(lease(conn));
             }
-            if matches!(timeout(PING_TIMEOUT, conn.ping()).await, Ok(Ok(()))) {
-                return Ok(lease(conn));
+            match timeout(PING_TIMEOUT, conn.ping()).await {
+                Ok(Ok(())) => return Ok(lease(conn)),
+                // It broke; the next one may be good.
+                Ok(Err(_)) => {}
+                // The server stands still, or what is on the way to it. The others would be waited for as long, one after the
+                // other; a new connection shows how it is, and they are asked by who comes next.
+                Err(_) => {
+                    *self.0.failed.lock() = Some(Instant::now());
+                    break;
+                }
             }
         }
         match self.connect().await {

@@ -1,8 +1,10 @@
 //! The writer's connection: transactions, savepoints and sequence numbers; and the pool of those that read.
 
+use std::time::Duration;
+
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, TryFutureExt as _};
-use holdfast_actors::ports::metadata::MetadataResult;
+use holdfast_actors::ports::metadata::{MetadataError, MetadataResult};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteQueryResult, SqliteRow};
 use sqlx::{Row as _, SqlStr, SqliteConnection, SqlitePool};
@@ -14,6 +16,9 @@ use crate::metadata::sql::{Dialect, Done, Fields, Reader, Session, Value};
 const SEQUENCES_PER_BATCH_MAX: i64 = 1 << 20;
 /// How many sequence numbers are taken from the database at once. Those left over at the end of the process are skipped.
 const SEQUENCES_TAKEN: i64 = 1 << 24;
+
+/// How long a read may take: its disk may hang without a word. The connection is of use again when the disk answers after all.
+const READ_MAX: Duration = Duration::from_secs(120);
 
 /// The one connection that writes. Its transaction spans a batch of verbs, each under the savepoint `verb`.
 pub struct Tx {
@@ -144,6 +149,11 @@ impl Reader for Readers {
     const DIALECT: Dialect = Dialect::Sqlite;
 
     fn run_fetch(&self, sql: SqlStr, values: Vec<Value>) -> BoxFuture<'_, MetadataResult<Vec<SqliteRow>>> {
-        bound(sql, values).fetch_all(&self.0).map_err(refused).boxed()
+        async move {
+            let found = tokio::time::timeout(READ_MAX, bound(sql, values).fetch_all(&self.0)).await;
+            let late = |_| MetadataError::Unavailable("the metadata database did not answer in time".to_owned());
+            found.map_err(late)?.map_err(refused)
+        }
+        .boxed()
     }
 }
