@@ -95,7 +95,13 @@ impl World {
     async fn move_all(&self, tier: &str, root: &Path, data: &[u8], piece_bytes: u64) -> Vec<ContentId> {
         let (store, name): (_, TierName) = (self.store().await, tier.parse().expect("a name"));
         let directory = DirectoryTier::open(DirectoryConfig::new(root)).await.expect("the tier");
-        let claim = Claim { owner: NodeId([1; 8]), now_ms: LATER_MS, until_ms: LATER_MS + 1, spares_restored: false };
+        let claim = Claim {
+            owner: NodeId([1; 8]),
+            now_ms: LATER_MS,
+            until_ms: LATER_MS + 1,
+            spares_restored: false,
+            to_cluster_only: false,
+        };
         let mut moved = Vec::new();
         for claimed in store.claim_moves(&name, claim, 100).await.expect("claims") {
             let size_bytes = data.len() as u64;
@@ -316,7 +322,13 @@ async fn objects_are_asked_for_page_by_page_and_can_be_asked_for_again() {
 
     let store = world.store().await;
     let name: TierName = "COLD".parse().expect("a name");
-    let claim = Claim { owner: NodeId([1; 8]), now_ms: LATER_MS, until_ms: LATER_MS + 1, spares_restored: false };
+    let claim = Claim {
+        owner: NodeId([1; 8]),
+        now_ms: LATER_MS,
+        until_ms: LATER_MS + 1,
+        spares_restored: false,
+        to_cluster_only: false,
+    };
     for claimed in store.claim_moves(&name, claim, 2).await.expect("claims") {
         let failed = store.postpone_move(claimed.id, claimed.attempt, LATER_MS, Some("the tier is full"));
         failed.await.expect("it is noted");

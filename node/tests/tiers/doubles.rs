@@ -57,6 +57,8 @@ pub enum Gate {
 pub struct Double {
     inner: Arc<dyn ColdTier>,
     fault: Mutex<Fault>,
+    /// What it does not delete.
+    kept: Mutex<Option<String>>,
     gate: watch::Sender<Gate>,
     /// Whether a call has come to the gate.
     waiting: watch::Sender<bool>,
@@ -65,11 +67,16 @@ pub struct Double {
 impl Double {
     pub fn new(inner: Arc<dyn ColdTier>) -> Arc<Self> {
         let (gate, waiting) = (watch::Sender::new(Gate::Open), watch::Sender::new(false));
-        Arc::new(Self { inner, fault: Mutex::new(Fault::None), gate, waiting })
+        Arc::new(Self { inner, fault: Mutex::new(Fault::None), kept: Mutex::default(), gate, waiting })
     }
 
     pub fn set(&self, fault: Fault) {
         *self.fault.lock() = fault;
+    }
+
+    /// Of this piece all deletions fail from now on; `None`: of none.
+    pub fn keep(&self, name: Option<String>) {
+        *self.kept.lock() = name;
     }
 
     pub fn close(&self, gate: Gate) {
@@ -208,6 +215,9 @@ impl ColdTier for Double {
 
     async fn delete(&self, name: &PieceName) -> TierResult<()> {
         self.reach()?;
+        if self.kept.lock().as_deref() == Some(name.as_str()) {
+            return Err(TierError::Unavailable("the server that has it is away".into()));
+        }
         self.inner.delete(name).await
     }
 

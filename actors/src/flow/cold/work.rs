@@ -88,6 +88,11 @@ impl MoveError {
         matches!(error, TierError::Unavailable(_) | TierError::Full(_) | TierError::Denied(_)).then_some(tier)
     }
 
+    /// Whether a tier has no room, which keeps nobody from what lies in it.
+    fn is_full(&self) -> bool {
+        matches!(self, Self::Tier { error: TierError::Full(_), .. })
+    }
+
     /// The tier whose bytes are damaged, where it is that.
     fn damaging_tier(&self) -> Option<&TierName> {
         match self {
@@ -153,6 +158,9 @@ impl Mover {
         let tier = job.lane.to_string();
         if let Outcome::Moved { bytes } = outcome {
             self.breakers.on_success(&job.lane);
+            if let Some(tier) = &job.to {
+                self.full.on_success(tier);
+            }
             metrics::counter!("holdfast_tier_moved_bytes_total", "tier" => tier.clone(), "direction" => direction)
                 .increment(bytes);
         }
@@ -302,7 +310,8 @@ impl Mover {
         }
         let failing = error.failing_tier();
         if let Some(tier) = failing {
-            self.breakers.on_failure(tier);
+            let breakers = if error.is_full() { &self.full } else { &self.breakers };
+            breakers.on_failure(tier);
         }
         if let Some(reporter) = &self.parts.reporter {
             let object = || format!("{}/{} version {}", job.bucket_name, job.key, job.version);
