@@ -19,7 +19,7 @@ use holdfast_node::config::Config;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::admin::{
     Bucket, ErrorBody, ErrorCode, MovesPage, Page, RequestedMoves, RetriedMoves, TierCheck, TierSample, TierStatus,
-    TierView, VerifiedTier,
+    TierView, UnreadContent, VerifiedTier,
 };
 use holdfast_protocol::journal::{AuditRecord, Entry};
 use holdfast_protocol::{ColdPlace, ContentId, Manifest, NodeId, TierName};
@@ -444,6 +444,14 @@ async fn verification_finds_what_is_missing_short_and_changed_and_goes_on_within
         let (status, _, _) = world.refused(Method::POST, "/v1/tiers/COLD/verify", &wrong).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{wrong}");
     }
+
+    // While the tier works, what cannot be read keeps nobody from what is behind it.
+    std::fs::remove_file(file_of(&moved[2])).expect("it is gone");
+    std::fs::create_dir(file_of(&moved[2])).expect("something else lies there");
+    let (all, _) = verify_all().await;
+    let is_that_one = |unread: &UnreadContent| unread.content == moved[2].to_string();
+    assert!(!all.unread.is_empty() && all.unread.iter().all(is_that_one), "{all:?}");
+    assert_eq!(all.contents, 4);
     world.node.shutdown().await;
 }
 
