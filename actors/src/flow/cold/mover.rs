@@ -19,9 +19,9 @@
 //! all claims of others. So nothing is claimed for a while after a leap of the clock, and what was restored stays for a while after
 //! the start, too.
 //!
-//! A tier that fails as a whole is left alone for a while, and lanes do not wait for each other. One that is full is left alone with
-//! what is to go there: what lies in it comes back meanwhile, which may be what makes room. What waits in them is told to
-//! metrics by whoever keeps the registry of tiers.
+//! A tier that fails as a whole is left alone for a while, and lanes do not wait for each other. One that is full is
+//! left alone with what is to go there: what lies in it comes back meanwhile, which may be what makes room. What waits
+//! in lanes is told to metrics by whoever keeps the registry of tiers.
 
 use std::collections::HashMap;
 use std::sync::Arc;

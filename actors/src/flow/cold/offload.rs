@@ -24,8 +24,8 @@ use crate::ports::metadata::{Content, ContentPlace};
 use crate::ports::tiering::Move;
 use crate::ports::tiers::{ColdBody, ColdTier, PieceName, PieceSpec, TierError, TierResult};
 
-/// What is taken from the budget at a time. At a low rate each move waits for all others: for whole buffers of theirs it would
-/// wait for so long that a server takes its client for gone.
+/// What is taken from the budget at a time. At a low rate each move waits for all others: for whole buffers of theirs
+/// it would wait for so long that a server takes its client for gone.
 const SLICE_BYTES: usize = 128 << 10;
 
 /// Makes checksums of what flows by, and keeps why it ended: the tier's own error tells that only as text.

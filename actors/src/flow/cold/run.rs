@@ -5,8 +5,8 @@
 //! their matter. A run holds one block and what the tier gives at once; a block that the tier gives in one buffer stays
 //! where it is.
 //!
-//! Whoever wants the bytes has the tier told of damage and of silence at once, so that it takes another copy. Whoever wants to know
-//! whether a copy is damaged reads it again first, and tells the tier himself.
+//! Whoever wants the bytes has the tier told of damage and of silence at once, so that it takes another copy. Whoever
+//! wants to know whether a copy is damaged reads it again first, and tells the tier himself.
 
 use std::cmp::Ordering;
 use std::ops::Range;

@@ -5,8 +5,9 @@
 //! Every node sweeps, each its own share, since what was given out to one is not given out to another for a while. A piece that
 //! could not be deleted comes again after that; one that a process that died may have been writing is deleted twice.
 //!
-//! Pieces that cannot be deleted hold up no others: where several fail one after the other, the tier is asked whether it works,
-//! and only one that does not is left alone. One of its servers may be away, or something else may lie where a piece should.
+//! Pieces that cannot be deleted hold up no others: where several fail one after the other, the tier is asked whether
+//! it works, and only one that does not is left alone. One of its servers may be away, or something else may lie where a
+//! piece should.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -376,8 +376,8 @@ pub(in crate::admin) async fn verify(
     }
     drop(readings);
     match found.unread.first() {
-        // Nothing is known of anything: the caller may try again from where it was. Where the tier works, these contents alone
-        // cannot be read, and what is behind them can be.
+        // Nothing is known of anything: the caller may try again from where it was. Where the tier works, these contents
+        // alone cannot be read, and what is behind them can be.
         Some(unread) if found.bytes == 0 && found.damaged.is_empty() => {
             let error = format!("nothing could be read from {name}: {}", unread.error);
             if !works(&*tier).await {
