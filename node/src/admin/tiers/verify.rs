@@ -375,16 +375,14 @@ pub(in crate::admin) async fn verify(
         }
     }
     drop(readings);
-    match found.unread.first() {
-        // Nothing is known of anything: the caller may try again from where it was. Where the tier works, these contents
-        // alone cannot be read, and what is behind them can be.
-        Some(unread) if found.bytes == 0 && found.damaged.is_empty() => {
-            let error = format!("nothing could be read from {name}: {}", unread.error);
-            if !works(&*tier).await {
-                return Err(ApiError::unavailable(error));
-            }
-        }
-        _ => {}
+    // Nothing is known of anything: the caller may try again from where it was. Where the tier works, these contents alone
+    // cannot be read, and what is behind them can be.
+    if let Some(unread) = found.unread.first()
+        && found.bytes == 0
+        && found.damaged.is_empty()
+        && !works(&*tier).await
+    {
+        return Err(ApiError::unavailable(format!("nothing could be read from {name}: {}", unread.error)));
     }
     Ok((GoesOn::after(asked.after.as_ref()), Json(found)))
 }
