@@ -371,7 +371,7 @@ impl Mover {
         }
     }
 
-    /// Whether a tier that failed says that it works again.
+    /// Whether a tier that failed says that it works; if not, it is left alone.
     async fn answers(&self, lane: &TierName) -> bool {
         let Ok(tier) = self.parts.tiers.tier(lane) else {
             self.breakers.on_failure(lane);
@@ -383,6 +383,14 @@ impl Mover {
             self.breakers.on_failure(lane);
         }
         answers
+    }
+
+    /// A tier that did not give what lies there is left alone if it does not say that it works: one of its servers may be
+    /// away, or an object be kept from everybody, and the rest goes on. Such a move waits longer each time.
+    pub(super) async fn suspect(&self, tier: &TierName) {
+        if self.breakers.admission(tier) != Admission::Not {
+            self.answers(tier).await;
+        }
     }
 
     fn forgive(&self, lane: &TierName, is_full: bool) {

@@ -132,7 +132,7 @@ impl SweeperParts {
             })
             .buffer_unordered(at_once);
         let mut done: Vec<DuePiece> = Vec::new();
-        let (mut in_a_row, mut says_that_it_works) = (0, false);
+        let (mut in_a_row, mut is_denied, mut says_that_it_works) = (0, false, false);
         while let Some((piece, result)) = deletions.next().await {
             match result {
                 Ok(()) => {
@@ -144,8 +144,10 @@ impl SweeperParts {
                     let fails = matches!(error, TierError::Unavailable(_) | TierError::Denied(_) | TierError::Full(_));
                     tracing::debug!(tier = %name, piece = %piece.name, %error, "a piece cannot be deleted, it comes again");
                     in_a_row += usize::from(fails);
+                    is_denied = matches!(error, TierError::Denied(_));
                     if in_a_row >= at_once && !says_that_it_works {
-                        says_that_it_works = self.works(tier).await;
+                        // A right is missing for all pieces, whatever the tier says.
+                        says_that_it_works = !(is_denied && done.is_empty()) && self.works(tier).await;
                         if !says_that_it_works {
                             stats.is_tier_failing = true;
                             // Those that were not begun come again, too.
@@ -158,7 +160,7 @@ impl SweeperParts {
         drop(deletions);
         // There were fewer than are deleted at once.
         if done.is_empty() && in_a_row > 0 && !says_that_it_works && !stats.is_tier_failing {
-            stats.is_tier_failing = !self.works(tier).await;
+            stats.is_tier_failing = is_denied || !self.works(tier).await;
         }
         if !done.is_empty() {
             let (_, again_ms) = self.times_ms();

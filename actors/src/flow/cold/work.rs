@@ -309,10 +309,6 @@ impl Mover {
             metrics::counter!("holdfast_tier_corrupt_total", "tier" => tier.to_string()).increment(1);
         }
         let failing = error.failing_tier();
-        if let Some(tier) = failing {
-            let breakers = if error.is_full() { &self.full } else { &self.breakers };
-            breakers.on_failure(tier);
-        }
         if let Some(reporter) = &self.parts.reporter {
             let object = || format!("{}/{} version {}", job.bucket_name, job.key, job.version);
             if error.is_damage() {
@@ -331,6 +327,13 @@ impl Mover {
         let postpone = self.parts.ledger.postpone_move(job.id, job.attempt, due_ms, Some(&text));
         if let Err(error) = self.timed("postpone a move", postpone).await {
             tracing::debug!(%error, id, "a move cannot be postponed, it is due when its claim ends");
+        }
+        match failing {
+            Some(tier) if error.is_full() => self.full.on_failure(tier),
+            // After the move was postponed: the answer may take longer than what is left of the claim.
+            Some(tier) if matches!(error, MoveError::Source(_)) => self.suspect(tier).await,
+            Some(tier) => self.breakers.on_failure(tier),
+            None => {}
         }
         Outcome::Failed
     }
