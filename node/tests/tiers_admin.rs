@@ -19,7 +19,7 @@ use holdfast_node::config::Config;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::admin::{
     Bucket, ErrorBody, ErrorCode, MovesPage, Page, RequestedMoves, RetriedMoves, TierCheck, TierSample, TierStatus,
-    TierView, VerifiedTier,
+    TierView, UnreadContent, VerifiedTier,
 };
 use holdfast_protocol::journal::{AuditRecord, Entry};
 use holdfast_protocol::{ColdPlace, ContentId, Manifest, NodeId, TierName};
@@ -95,7 +95,13 @@ impl World {
     async fn move_all(&self, tier: &str, root: &Path, data: &[u8], piece_bytes: u64) -> Vec<ContentId> {
         let (store, name): (_, TierName) = (self.store().await, tier.parse().expect("a name"));
         let directory = DirectoryTier::open(DirectoryConfig::new(root)).await.expect("the tier");
-        let claim = Claim { owner: NodeId([1; 8]), now_ms: LATER_MS, until_ms: LATER_MS + 1, spares_restored: false };
+        let claim = Claim {
+            owner: NodeId([1; 8]),
+            now_ms: LATER_MS,
+            until_ms: LATER_MS + 1,
+            spares_restored: false,
+            to_cluster_only: false,
+        };
         let mut moved = Vec::new();
         for claimed in store.claim_moves(&name, claim, 100).await.expect("claims") {
             let size_bytes = data.len() as u64;
@@ -316,7 +322,13 @@ async fn objects_are_asked_for_page_by_page_and_can_be_asked_for_again() {
 
     let store = world.store().await;
     let name: TierName = "COLD".parse().expect("a name");
-    let claim = Claim { owner: NodeId([1; 8]), now_ms: LATER_MS, until_ms: LATER_MS + 1, spares_restored: false };
+    let claim = Claim {
+        owner: NodeId([1; 8]),
+        now_ms: LATER_MS,
+        until_ms: LATER_MS + 1,
+        spares_restored: false,
+        to_cluster_only: false,
+    };
     for claimed in store.claim_moves(&name, claim, 2).await.expect("claims") {
         let failed = store.postpone_move(claimed.id, claimed.attempt, LATER_MS, Some("the tier is full"));
         failed.await.expect("it is noted");
@@ -432,6 +444,14 @@ async fn verification_finds_what_is_missing_short_and_changed_and_goes_on_within
         let (status, _, _) = world.refused(Method::POST, "/v1/tiers/COLD/verify", &wrong).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{wrong}");
     }
+
+    // While the tier works, what cannot be read keeps nobody from what is behind it.
+    std::fs::remove_file(file_of(&moved[2])).expect("it is gone");
+    std::fs::create_dir(file_of(&moved[2])).expect("something else lies there");
+    let (all, _) = verify_all().await;
+    let is_that_one = |unread: &UnreadContent| unread.content == moved[2].to_string();
+    assert!(!all.unread.is_empty() && all.unread.iter().all(is_that_one), "{all:?}");
+    assert_eq!(all.contents, 4);
     world.node.shutdown().await;
 }
 

@@ -88,6 +88,8 @@ pub struct Claim {
     pub until_ms: u64,
     /// Whether what is back from a tier for a while stays for now, also if its time is over.
     pub spares_restored: bool,
+    /// Whether only what comes back to the cluster's disks is wanted, as the tier takes nothing more.
+    pub to_cluster_only: bool,
 }
 
 /// Moves of one lane.

@@ -210,8 +210,8 @@ pub trait ColdTier: Send + Sync + 'static {
         false
     }
 
-    /// Bytes of this piece that [`ColdTier::get`] gave are not those that were stored. Where there are several copies, the next
-    /// `get` of it begins with another one. Never waits.
+    /// Bytes of this piece that [`ColdTier::get`] gave are not those that were stored, or did not come. Where there are
+    /// several copies, the next `get` of it begins with another one. Never waits.
     fn doubt(&self, _name: &PieceName) {}
 
     /// How many bytes the tier holds under a name.

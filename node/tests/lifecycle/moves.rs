@@ -75,7 +75,13 @@ impl World {
     async fn finish_moves(&self) {
         for lane in ["OSS", "FASTDFS"].map(tier) {
             let now_ms = self.clock.now_ms();
-            let claim = Claim { owner: NodeId::from(7), now_ms, until_ms: now_ms + HOUR, spares_restored: false };
+            let claim = Claim {
+                owner: NodeId::from(7),
+                now_ms,
+                until_ms: now_ms + HOUR,
+                spares_restored: false,
+                to_cluster_only: false,
+            };
             for one in self.ledger.claim_moves(&lane, claim, 1_000).await.unwrap() {
                 let object = self.store().object(one.bucket, &one.key, Some(one.version)).await.unwrap();
                 let content = self.moved(&one, object.content.as_ref().unwrap()).await;

@@ -59,6 +59,8 @@ pub enum Gate {
 pub struct Double {
     inner: Arc<dyn ColdTier>,
     fault: Mutex<Fault>,
+    /// What a server of it has that is away.
+    away: Mutex<Option<String>>,
     gate: watch::Sender<Gate>,
     /// Whether a call has come to the gate.
     waiting: watch::Sender<bool>,
@@ -67,11 +69,23 @@ pub struct Double {
 impl Double {
     pub fn new(inner: Arc<dyn ColdTier>) -> Arc<Self> {
         let (gate, waiting) = (watch::Sender::new(Gate::Open), watch::Sender::new(false));
-        Arc::new(Self { inner, fault: Mutex::new(Fault::None), gate, waiting })
+        Arc::new(Self { inner, fault: Mutex::new(Fault::None), away: Mutex::default(), gate, waiting })
     }
 
     pub fn set(&self, fault: Fault) {
         *self.fault.lock() = fault;
+    }
+
+    /// Reading and deleting this piece fail from now on; `None`: none.
+    pub fn send_away(&self, name: Option<String>) {
+        *self.away.lock() = name;
+    }
+
+    fn find(&self, name: &PieceName) -> TierResult<()> {
+        match self.away.lock().as_deref() {
+            Some(away) if away == name.as_str() => Err(TierError::Unavailable("the server that has it is away".into())),
+            _ => Ok(()),
+        }
     }
 
     pub fn close(&self, gate: Gate) {
@@ -185,6 +199,7 @@ impl ColdTier for Double {
     async fn get(&self, name: &PieceName, range: Range<u64>) -> TierResult<ColdBody> {
         self.pass_gate(Gate::AtGet).await;
         self.reach()?;
+        self.find(name)?;
         if self.spend(Fault::Lags) {
             return Err(TierError::NotFound(name.clone()));
         }
@@ -211,6 +226,7 @@ impl ColdTier for Double {
     async fn delete(&self, name: &PieceName) -> TierResult<()> {
         self.pass_gate(Gate::AtDelete).await;
         self.reach()?;
+        self.find(name)?;
         self.inner.delete(name).await
     }
 

@@ -403,6 +403,82 @@ async fn sweeper_that_is_no_member_any_more_deletes_no_further_piece() {
 }
 
 #[tokio::test]
+async fn piece_that_cannot_be_deleted_holds_up_no_other() {
+    let mut world = World::new(Versioning::Unversioned).await;
+    // One after the other, the one that fails first.
+    world.sweeper.settings.deletions = 1;
+    world.put("key", &pattern(LEN, 1), Some("ONE")).await;
+    world.pass("ONE").await;
+    world.one.send_away(world.content("key").await.cold().unwrap().names.first().cloned());
+    world.delete("key").await;
+    world.go_on(HOUR);
+    world.reclaimer.reclaim_due(0).await.unwrap();
+    world.go_on(HOUR);
+    let stats = world.sweeper.pass(&tier("ONE")).await.unwrap();
+    assert_eq!((stats.given, stats.deleted, stats.failed), (3, 2, 1));
+    assert!(!stats.is_tier_failing, "the tier says that it works");
+    world.one.send_away(None);
+    world.assert_clean().await;
+}
+
+#[tokio::test]
+async fn what_lies_in_a_full_tier_comes_back_while_nothing_goes_there() {
+    let mut world = World::new(Versioning::Unversioned).await;
+    // A tier that fails is left alone for longer than this test takes.
+    let (poll, never) = (Duration::from_millis(20), Duration::from_secs(3_600));
+    world.mover.settings = MoverSettings { poll, breaker_min: never, breaker_max: never, ..world.mover.settings };
+    let (cold, hot) = (pattern(LEN, 1), pattern(LEN, 2));
+    world.put("cold", &cold, Some("ONE")).await;
+    assert_eq!(world.pass("ONE").await.moved, 1);
+    world.one.set(Fault::Full);
+    world.put("hot", &hot, Some("ONE")).await;
+    let movers = tokio::spawn(run(world.mover.clone()));
+    until_ok("the tier is found to be full", async || {
+        let waiting = world.waiting().await;
+        if waiting.failures > 0 { Ok(()) } else { Err(format!("{waiting:?}")) }
+    })
+    .await;
+    world.request("cold", None, MoveReason::Command).await;
+    until_ok("what lies there comes back", async || {
+        let place = world.place("cold").await;
+        if place == "cluster" { Ok(()) } else { Err(format!("it is in {place}")) }
+    })
+    .await;
+    movers.abort();
+    assert_eq!(world.place("hot").await, "cluster");
+    assert!(world.read("cold").await == cold && world.read("hot").await == hot);
+}
+
+#[tokio::test]
+async fn object_that_cannot_be_read_holds_up_no_other_of_its_tier() {
+    let mut world = World::new(Versioning::Unversioned).await;
+    // A tier that fails is left alone for longer than this test takes.
+    let (poll, never) = (Duration::from_millis(20), Duration::from_secs(3_600));
+    world.mover.settings = MoverSettings { poll, breaker_min: never, breaker_max: never, ..world.mover.settings };
+    let (away, there) = (pattern(LEN, 1), pattern(LEN, 2));
+    world.put("away", &away, Some("ONE")).await;
+    world.put("there", &there, Some("ONE")).await;
+    assert_eq!(world.pass("ONE").await.moved, 2);
+    world.one.send_away(world.content("away").await.cold().unwrap().names.first().cloned());
+    world.request("away", None, MoveReason::Command).await;
+    let movers = tokio::spawn(run(world.mover.clone()));
+    until_ok("it is found to be away", async || {
+        let waiting = world.waiting().await;
+        if waiting.failures > 0 { Ok(()) } else { Err(format!("{waiting:?}")) }
+    })
+    .await;
+    world.request("there", None, MoveReason::Command).await;
+    until_ok("the other one comes back", async || {
+        let place = world.place("there").await;
+        if place == "cluster" { Ok(()) } else { Err(format!("it is in {place}")) }
+    })
+    .await;
+    movers.abort();
+    assert_eq!(world.place("away").await, "ONE");
+    assert!(world.read("there").await == there);
+}
+
+#[tokio::test]
 async fn loops_move_and_sweep_by_themselves_and_find_new_tiers() {
     let mut world = World::new(Versioning::Unversioned).await;
     let quick = Duration::from_millis(20);

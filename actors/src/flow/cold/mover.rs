@@ -19,8 +19,9 @@
 //! all claims of others. So nothing is claimed for a while after a leap of the clock, and what was restored stays for a while after
 //! the start, too.
 //!
-//! A tier that fails as a whole is left alone for a while, and lanes do not wait for each other. What waits in them is told to
-//! metrics by whoever keeps the registry of tiers.
+//! A tier that fails as a whole is left alone for a while, and lanes do not wait for each other. One that is full is
+//! left alone with what is to go there: what lies in it comes back meanwhile, which may be what makes room. What waits
+//! in lanes is told to metrics by whoever keeps the registry of tiers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -203,6 +204,8 @@ pub(super) struct Mover {
     pub(super) parts: MoverParts,
     pub(super) budget: Option<Arc<ByteBudget>>,
     pub(super) breakers: Breakers,
+    /// Tiers that take nothing more.
+    pub(super) full: Breakers,
     leaps: Mutex<Leaps>,
     started: Instant,
     /// Places of each lane for what is not small.
@@ -223,7 +226,7 @@ impl MoverParts {
     /// When nothing can be claimed. A move that fails is counted.
     pub async fn pass(&self, lane: &TierName) -> Result<MoverStats, MoverError> {
         let mover = Mover::new(self.clone());
-        let moves = mover.claim(lane, self.settings.moves_per_tier).await?;
+        let moves = mover.claim(lane, self.settings.moves_per_tier, false).await?;
         let mut stats = MoverStats { claimed: moves.len() as u64, ..MoverStats::default() };
         let mut under_way: FuturesUnordered<_> = moves.iter().map(|job| mover.carry_out(job)).collect();
         while let Some(outcome) = under_way.next().await {
@@ -237,9 +240,10 @@ impl Mover {
     fn new(parts: MoverParts) -> Self {
         let settings = &parts.settings;
         let budget = settings.bytes_per_second.map(|rate| Arc::new(ByteBudget::new(rate, IN_FLIGHT_BYTES_MAX)));
-        let breakers = Breakers::new(settings.breaker_min, settings.breaker_max);
+        let breaker = || Breakers::new(settings.breaker_min, settings.breaker_max);
+        let (breakers, full) = (breaker(), breaker());
         let leaps = Mutex::new(Leaps::new(&*parts.clock, settings.hold));
-        Self { parts, budget, breakers, leaps, started: Instant::now(), places: Mutex::default() }
+        Self { parts, budget, breakers, full, leaps, started: Instant::now(), places: Mutex::default() }
     }
 
     /// Waits for a place for an object of so many bytes. Small ones need none: their number is that of the claims.
@@ -284,13 +288,14 @@ impl Mover {
         }
     }
 
-    async fn claim(&self, lane: &TierName, limit: usize) -> Result<Vec<Move>, MoverError> {
+    async fn claim(&self, lane: &TierName, limit: usize, to_cluster_only: bool) -> Result<Vec<Move>, MoverError> {
         if limit == 0 || !self.is_member() {
             return Ok(Vec::new());
         }
         let (until_ms, _) = self.claim_ends_ms();
         let spares_restored = self.started.elapsed() < self.parts.settings.hold;
-        let claim = Claim { owner: self.parts.node, now_ms: self.parts.clock.now_ms(), until_ms, spares_restored };
+        let now_ms = self.parts.clock.now_ms();
+        let claim = Claim { owner: self.parts.node, now_ms, until_ms, spares_restored, to_cluster_only };
         self.timed("claim moves", self.parts.ledger.claim_moves(lane, claim, limit as u32)).await
     }
 
@@ -301,6 +306,7 @@ impl Mover {
             let names = self.parts.tiers.names();
             lanes.retain(|name, _| names.contains(name));
             self.breakers.retain(&names);
+            self.full.retain(&names);
             for name in names {
                 let lane = lanes.entry(name.clone()).or_default();
                 while let Some(ended) = lane.try_join_next() {
@@ -319,9 +325,15 @@ impl Mover {
         let mut moves = JoinSet::new();
         loop {
             let free = self.free_places(&lane, moves.len()).await;
-            match self.claim(&lane, free).await {
+            let (free, to_cluster_only) = match self.full.admission(&lane) {
+                Admission::Free => (free, false),
+                // One, to see whether there is room again.
+                Admission::Probe => (free.min(1), false),
+                Admission::Not => (free, true),
+            };
+            match self.claim(&lane, free, to_cluster_only).await {
                 // There is nothing to try a tier by that says that it works again.
-                Ok(claimed) if claimed.is_empty() && free > 0 => self.forgive(&lane),
+                Ok(claimed) if claimed.is_empty() && free > 0 => self.forgive(&lane, to_cluster_only),
                 Ok(claimed) => {
                     for job in claimed {
                         let mover = self.clone();
@@ -359,7 +371,7 @@ impl Mover {
         }
     }
 
-    /// Whether a tier that failed says that it works again.
+    /// Whether a tier that failed says that it works; if not, it is left alone.
     async fn answers(&self, lane: &TierName) -> bool {
         let Ok(tier) = self.parts.tiers.tier(lane) else {
             self.breakers.on_failure(lane);
@@ -373,9 +385,19 @@ impl Mover {
         answers
     }
 
-    fn forgive(&self, lane: &TierName) {
-        if self.breakers.admission(lane) == Admission::Probe {
-            self.breakers.on_success(lane);
+    /// A tier that did not give what lies there is left alone if it does not say that it works: one of its servers may be
+    /// away, or an object be kept from everybody, and the rest goes on. Such a move waits longer each time.
+    pub(super) async fn suspect(&self, tier: &TierName) {
+        if self.breakers.admission(tier) != Admission::Not {
+            self.answers(tier).await;
+        }
+    }
+
+    fn forgive(&self, lane: &TierName, is_full: bool) {
+        for breakers in [Some(&self.breakers), (!is_full).then_some(&self.full)].into_iter().flatten() {
+            if breakers.admission(lane) == Admission::Probe {
+                breakers.on_success(lane);
+            }
         }
     }
 }

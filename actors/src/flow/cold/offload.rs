@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream};
 use holdfast_protocol::{ColdPlace, ContentId, Manifest, TierName};
 use parking_lot::Mutex;
 
@@ -23,6 +23,10 @@ use crate::ports::ChunkError;
 use crate::ports::metadata::{Content, ContentPlace};
 use crate::ports::tiering::Move;
 use crate::ports::tiers::{ColdBody, ColdTier, PieceName, PieceSpec, TierError, TierResult};
+
+/// What is taken from the budget at a time. At a low rate each move waits for all others: for whole buffers of theirs
+/// it would wait for so long that a server takes its client for gone.
+const SLICE_BYTES: usize = 128 << 10;
 
 /// Makes checksums of what flows by, and keeps why it ended: the tier's own error tells that only as text.
 struct Tap {
@@ -44,7 +48,9 @@ impl Tap {
 
     fn body(self: &Arc<Self>, source: &Source, range: Range<u64>) -> ColdBody {
         let tap = self.clone();
-        let steps = source.read(range).then(move |step| {
+        let slice_bytes = if tap.budget.is_some() { SLICE_BYTES } else { usize::MAX };
+        let slices = source.read(range).flat_map(move |step| stream::iter(in_slices(step, slice_bytes)));
+        let steps = slices.then(move |step| {
             let tap = tap.clone();
             async move { tap.pass_on(step).await }
         });
@@ -77,6 +83,22 @@ impl Tap {
         let sums = std::mem::replace(&mut seen.sums, BlockSums::new(1));
         Ok((seen.bytes == size_bytes).then(|| sums.finish()))
     }
+}
+
+/// A step in slices of at most `slice_bytes`.
+fn in_slices(
+    step: Result<Bytes, SourceError>,
+    slice_bytes: usize,
+) -> impl Iterator<Item = Result<Bytes, SourceError>> + Send {
+    let (mut rest, mut failure) = match step {
+        Ok(bytes) => (bytes, None),
+        Err(error) => (Bytes::new(), Some(error)),
+    };
+    std::iter::from_fn(move || match failure.take() {
+        Some(error) => Some(Err(error)),
+        None if rest.is_empty() => None,
+        None => Some(Ok(rest.split_to(rest.len().min(slice_bytes)))),
+    })
 }
 
 /// Waits until so many bytes may be moved.
@@ -232,5 +254,21 @@ impl Parcel<'_> {
         let sums = tap.end(spec.size_bytes).map_err(MoveError::Source)?;
         stored.map_err(|error| self.failed(error))?;
         sums.ok_or_else(|| self.failed(TierError::Invalid(format!("{name} was taken before all of it had come"))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budget_is_shared_in_small_slices() {
+        let step = Bytes::from(vec![7; 2 * SLICE_BYTES + 1]);
+        let slices: Vec<usize> =
+            in_slices(Ok(step.clone()), SLICE_BYTES).map(|slice| slice.map_or(0, |slice| slice.len())).collect();
+        assert_eq!(slices, [SLICE_BYTES, SLICE_BYTES, 1]);
+        assert_eq!(in_slices(Ok(step), usize::MAX).count(), 1, "where there is none, nothing is cut");
+        let failed: Vec<_> = in_slices(Err(SourceError::Stalled), SLICE_BYTES).collect();
+        assert!(matches!(failed[..], [Err(SourceError::Stalled)]), "{failed:?}");
     }
 }

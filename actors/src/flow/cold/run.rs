@@ -5,8 +5,8 @@
 //! their matter. A run holds one block and what the tier gives at once; a block that the tier gives in one buffer stays
 //! where it is.
 //!
-//! Whoever wants the bytes has the tier told of damage at once, so that it takes another copy. Whoever wants to know
-//! whether a copy is damaged reads it again first, and tells the tier himself.
+//! Whoever wants the bytes has the tier told of damage and of silence at once, so that it takes another copy. Whoever
+//! wants to know whether a copy is damaged reads it again first, and tells the tier himself.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -128,15 +128,15 @@ impl Run {
     ///
     /// # Errors
     /// When it breaks off before that block is whole, or nothing comes for `step_max`. Unless it was opened to verify,
-    /// the tier was told of damage, so that it takes another copy.
+    /// the tier was told of damage or silence, so that it takes another copy.
     pub async fn next_block(&mut self, step_max: Duration) -> Result<Bytes, RunError> {
         let block = self.receive_block(step_max).await;
         match &block {
             Ok(_) => self.blocks.start += 1,
             Err(_) if !self.tells => {}
-            Err(RunError::Damaged(_) | RunError::Short { .. }) => self.tier.doubt(&self.name),
+            // Of a server that stalls the tier knows nothing yet: it waits for longer than readers do.
+            Err(RunError::Damaged(_) | RunError::Short { .. } | RunError::Stalled) => self.tier.doubt(&self.name),
             Err(RunError::Tier(error)) => doubt(&*self.tier, &self.name, error),
-            Err(RunError::Stalled) => {}
         }
         block
     }

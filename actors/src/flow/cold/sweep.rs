@@ -4,6 +4,10 @@
 //! The list of those pieces is in the metadata ([`TierLedger`]). Whatever is given out from it is never part of a content again.
 //! Every node sweeps, each its own share, since what was given out to one is not given out to another for a while. A piece that
 //! could not be deleted comes again after that; one that a process that died may have been writing is deleted twice.
+//!
+//! Pieces that cannot be deleted hold up no others: where several fail one after the other, the tier is asked whether
+//! it works, and only one that does not is left alone. One of its servers may be away, or something else may lie where a
+//! piece should.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -104,8 +108,10 @@ impl SweeperParts {
             if stats.is_tier_failing || !self.may_delete() {
                 break;
             }
+            let before = stats.deleted;
             let given = self.batch(name, &*tier, &mut stats).await?;
-            if given < self.settings.batch as usize {
+            // Where nothing of a batch could be deleted, the next one has time until the next pass.
+            if given < self.settings.batch as usize || stats.deleted == before {
                 break;
             }
         }
@@ -118,6 +124,7 @@ impl SweeperParts {
         let due = self.ledger.due_pieces(name, now_ms, again_ms, self.settings.batch);
         let due = self.timed("list pieces that are to be deleted", due).await?;
         let given = due.len();
+        let at_once = self.settings.deletions.max(1);
         let mut deletions = stream::iter(due)
             .map(|piece| async move {
                 // Asked before each: metadata that name the piece again may have been put back while this process stood
@@ -129,24 +136,38 @@ impl SweeperParts {
                 };
                 (piece, result)
             })
-            .buffer_unordered(self.settings.deletions.max(1));
+            .buffer_unordered(at_once);
         let mut done: Vec<DuePiece> = Vec::new();
+        let (mut in_a_row, mut is_denied, mut says_that_it_works) = (0, false, false);
         while let Some((piece, result)) = deletions.next().await {
             match result {
-                Ok(()) => done.push(piece),
+                Ok(()) => {
+                    in_a_row = 0;
+                    done.push(piece);
+                }
                 Err(error) => {
                     stats.failed += 1;
                     let fails = matches!(error, TierError::Unavailable(_) | TierError::Denied(_) | TierError::Full(_));
                     tracing::debug!(tier = %name, piece = %piece.name, %error, "a piece cannot be deleted, it comes again");
-                    if fails {
-                        stats.is_tier_failing = true;
-                        // Those that were not begun come again, too.
-                        break;
+                    in_a_row += usize::from(fails);
+                    is_denied = matches!(error, TierError::Denied(_));
+                    if in_a_row >= at_once && !says_that_it_works {
+                        // A right is missing for all pieces, whatever the tier says.
+                        says_that_it_works = !(is_denied && done.is_empty()) && self.works(tier).await;
+                        if !says_that_it_works {
+                            stats.is_tier_failing = true;
+                            // Those that were not begun come again, too.
+                            break;
+                        }
                     }
                 }
             }
         }
         drop(deletions);
+        // There were fewer than are deleted at once.
+        if done.is_empty() && in_a_row > 0 && !says_that_it_works && !stats.is_tier_failing {
+            stats.is_tier_failing = is_denied || !self.works(tier).await;
+        }
         if !done.is_empty() {
             let (_, again_ms) = self.times_ms();
             self.timed("forget pieces that are deleted", self.ledger.finish_pieces(&done, again_ms)).await?;
@@ -228,6 +249,10 @@ impl SweeperParts {
     /// Whether a tier that failed says that it works again: else nothing is given out from the list.
     async fn answers(&self, name: &TierName) -> bool {
         let Ok(tier) = self.tiers.tier(name) else { return false };
+        self.works(&*tier).await
+    }
+
+    async fn works(&self, tier: &dyn ColdTier) -> bool {
         matches!(tokio::time::timeout(self.settings.delete_timeout, tier.check()).await, Ok(Ok(_)))
     }
 

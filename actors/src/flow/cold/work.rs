@@ -88,6 +88,11 @@ impl MoveError {
         matches!(error, TierError::Unavailable(_) | TierError::Full(_) | TierError::Denied(_)).then_some(tier)
     }
 
+    /// Whether a tier has no room, which keeps nobody from what lies in it.
+    fn is_full(&self) -> bool {
+        matches!(self, Self::Tier { error: TierError::Full(_), .. })
+    }
+
     /// The tier whose bytes are damaged, where it is that.
     fn damaging_tier(&self) -> Option<&TierName> {
         match self {
@@ -153,6 +158,9 @@ impl Mover {
         let tier = job.lane.to_string();
         if let Outcome::Moved { bytes } = outcome {
             self.breakers.on_success(&job.lane);
+            if let Some(tier) = &job.to {
+                self.full.on_success(tier);
+            }
             metrics::counter!("holdfast_tier_moved_bytes_total", "tier" => tier.clone(), "direction" => direction)
                 .increment(bytes);
         }
@@ -301,9 +309,6 @@ impl Mover {
             metrics::counter!("holdfast_tier_corrupt_total", "tier" => tier.to_string()).increment(1);
         }
         let failing = error.failing_tier();
-        if let Some(tier) = failing {
-            self.breakers.on_failure(tier);
-        }
         if let Some(reporter) = &self.parts.reporter {
             let object = || format!("{}/{} version {}", job.bucket_name, job.key, job.version);
             if error.is_damage() {
@@ -322,6 +327,13 @@ impl Mover {
         let postpone = self.parts.ledger.postpone_move(job.id, job.attempt, due_ms, Some(&text));
         if let Err(error) = self.timed("postpone a move", postpone).await {
             tracing::debug!(%error, id, "a move cannot be postponed, it is due when its claim ends");
+        }
+        match failing {
+            Some(tier) if error.is_full() => self.full.on_failure(tier),
+            // After the move was postponed: the answer may take longer than what is left of the claim.
+            Some(tier) if matches!(error, MoveError::Source(_)) => self.suspect(tier).await,
+            Some(tier) => self.breakers.on_failure(tier),
+            None => {}
         }
         Outcome::Failed
     }

@@ -170,7 +170,13 @@ impl World {
 
     /// Claims what is due by `now_ms`, for a thousand milliseconds.
     async fn claim(&self, lane: &TierName, now_ms: u64) -> Vec<Move> {
-        let claim = Claim { owner: NodeId([7; 8]), now_ms, until_ms: now_ms + 1000, spares_restored: false };
+        let claim = Claim {
+            owner: NodeId([7; 8]),
+            now_ms,
+            until_ms: now_ms + 1000,
+            spares_restored: false,
+            to_cluster_only: false,
+        };
         self.ledger.claim_moves(lane, claim, 100).await.unwrap()
     }
 

@@ -39,6 +39,8 @@ const BYTES: [u64; 3] = [1 << 20, 128 << 20, 1 << 30];
 const BEGIN_MAX: Duration = Duration::from_secs(60);
 /// How long one content may take. Both together end before the client gives up.
 const READ_MAX: Duration = Duration::from_secs(240);
+/// How long the tier may take to say whether it works.
+const CHECK_MAX: Duration = Duration::from_secs(20);
 
 /// Where a walk goes on: behind a content, or within one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -373,13 +375,20 @@ pub(in crate::admin) async fn verify(
         }
     }
     drop(readings);
-    match found.unread.first() {
-        // Nothing is known of anything: the caller may try again from where it was.
-        Some(unread) if found.bytes == 0 && found.damaged.is_empty() => {
-            Err(ApiError::unavailable(format!("nothing could be read from {name}: {}", unread.error)))
-        }
-        _ => Ok((GoesOn::after(asked.after.as_ref()), Json(found))),
+    // Nothing is known of anything: the caller may try again from where it was. Where the tier works, these contents alone
+    // cannot be read, and what is behind them can be.
+    if let Some(unread) = found.unread.first()
+        && found.bytes == 0
+        && found.damaged.is_empty()
+        && !works(&*tier).await
+    {
+        return Err(ApiError::unavailable(format!("nothing could be read from {name}: {}", unread.error)));
     }
+    Ok((GoesOn::after(asked.after.as_ref()), Json(found)))
+}
+
+async fn works(tier: &dyn ColdTier) -> bool {
+    matches!(timeout(CHECK_MAX, tier.check()).await, Ok(Ok(_)))
 }
 
 #[cfg(test)]

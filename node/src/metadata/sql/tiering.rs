@@ -43,9 +43,10 @@ async fn claim_moves<S: Session>(tx: &mut S, lane: &TierName, claim: Claim, limi
         values.push(rows::reason_code(MoveReason::Return).0.into());
         but = "AND reason <> ? ";
     }
+    let back = if claim.to_cluster_only { "AND target IS NULL " } else { "" };
     values.push(i64::from(limit.min(CLAIMED_MAX)).into());
     let sql = format!(
-        "SELECT {MOVE_COLUMNS} FROM moves {} WHERE lane = ? AND due_ms <= ? {but}ORDER BY due_ms, id LIMIT ?",
+        "SELECT {MOVE_COLUMNS} FROM moves {} WHERE lane = ? AND due_ms <= ? {but}{back}ORDER BY due_ms, id LIMIT ?",
         S::DIALECT.by_index("moves_by_due")
     );
     let found = tx.fetch(AssertSqlSafe(sql), values).await?;

@@ -77,7 +77,13 @@ impl World {
     /// Ends the moves that wait for OSS as a mover would, but that no byte moves; how many there were.
     pub(super) async fn finish_moves(&self) -> usize {
         let now_ms = SystemClock.now_ms();
-        let claim = Claim { owner: NodeId::from(1), now_ms, until_ms: now_ms + 60_000, spares_restored: false };
+        let claim = Claim {
+            owner: NodeId::from(1),
+            now_ms,
+            until_ms: now_ms + 60_000,
+            spares_restored: false,
+            to_cluster_only: false,
+        };
         let moves = self.ledger.claim_moves(&"OSS".parse().unwrap(), claim, 10).await.unwrap();
         for job in &moves {
             let object = self.metadata.object(job.bucket, &job.key, Some(job.version)).await.unwrap();

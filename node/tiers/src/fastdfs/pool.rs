@@ -66,6 +66,13 @@ impl DerefMut for Lease {
     }
 }
 
+impl Lease {
+    /// The server broke off within what it was sending: for a while others are asked first.
+    pub(super) fn broke_off(&self) {
+        self.server.failed();
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take().filter(Connection::clean) {

@@ -62,7 +62,14 @@ fn body(lease: Lease, bytes: u64, server: String) -> ColdBody {
             if left == 0 {
                 return Ok(None);
             }
-            let part = lease.read(left).await.map_err(|failure| failure.at(&server))?;
+            let part = match lease.read(left).await {
+                Ok(part) => part,
+                Err(failure) => {
+                    // Whoever asks again gets another copy, where there is one: the next header may come as readily.
+                    lease.broke_off();
+                    return Err(failure.at(&server));
+                }
+            };
             let left = left - part.len() as u64;
             Ok(Some((part, (lease, left))))
         }

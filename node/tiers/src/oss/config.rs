@@ -176,7 +176,8 @@ impl OssConfig {
         if host.ends_with(".aliyuncs.com") && self.addressing == Addressing::Path {
             return Some("Alibaba Cloud OSS takes virtual-hosted addresses only".into());
         }
-        if host.starts_with(&format!("{}.", self.bucket)) {
+        // In path style a host may be called as the bucket is.
+        if self.addressing == Addressing::VirtualHosted && host.starts_with(&format!("{}.", self.bucket)) {
             return Some(format!("endpoint {endpoint:?} has the bucket in it already: leave it out there"));
         }
         let name_is_valid = (3..=63).contains(&self.bucket.len())
@@ -264,7 +265,9 @@ mod tests {
             encryption: Encryption::Kms { key_id: Some("0a1b".into()) },
             ..config()
         };
-        own.validated().unwrap();
+        own.clone().validated().unwrap();
+        // The host of one's own store may be called as the bucket is.
+        OssConfig { endpoint: "https://cold-data.example.com".into(), ..own }.validated().unwrap();
     }
 
     #[test]

@@ -71,9 +71,11 @@ where
         return TierError::Denied(format!("{remedy} ({text})"));
     }
     match status {
+        // An answer that began well: S3 tells in its body how a completion ended, and any body may break off.
+        Some(200..=299) => TierError::Unavailable(text),
         Some(408 | 425 | 429 | 500 | 502..) => TierError::Unavailable(text),
         // By somebody else, such as a rule of the bucket that tidies up, or an operator.
-        _ if code == "NoSuchUpload" => TierError::Unavailable(text),
+        _ if matches!(code, "NoSuchUpload" | "InvalidPart") => TierError::Unavailable(text),
         Some(400 | 409) if matches!(code, "RequestTimeout" | "OperationAborted" | "ConditionalRequestConflict") => {
             TierError::Unavailable(text)
         }

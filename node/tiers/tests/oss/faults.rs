@@ -249,6 +249,19 @@ async fn completion_whose_answer_was_lost_counts() {
 }
 
 #[tokio::test]
+async fn completion_that_fails_in_a_good_answer_is_unavailable_and_leaves_nothing() {
+    let rig = Rig::start().await;
+    let tier = rig.tier();
+    rig.server.break_with(Fault::FailsLate);
+    let (name, result) = put(&tier, LARGE_BYTES).await;
+    assert!(is_unavailable(&result), "{result:?}");
+    assert_eq!(rig.server.contents(), Vec::<String>::new(), "the upload was aborted");
+    rig.server.break_with(Fault::None);
+    tier.put(&name, &piece(LARGE_BYTES), body(LARGE_BYTES)).await.unwrap();
+    assert_eq!(get(&tier, &name, LARGE_BYTES).await.unwrap(), data(LARGE_BYTES));
+}
+
+#[tokio::test]
 async fn objects_say_what_they_are_and_how_they_are_kept() {
     let rig = Rig::start().await;
     let tier = OssTier::new(OssConfig {

@@ -51,6 +51,8 @@ pub enum Fault {
     WrongEtags,
     /// Completes an upload, and says that there is none: as when the answer to a first try was lost.
     CompletesUnheard,
+    /// Begins a good answer to the end of an upload, and tells in its body that it failed.
+    FailsLate,
 }
 
 #[derive(Debug, Clone)]
@@ -156,10 +158,14 @@ async fn answer(
     {
         return Ok(refusal(501, "NotImplemented"));
     }
-    let (is_get, fault) = (request.method() == Method::GET, state.fault_for(&request));
+    let (is_get, is_post) = (request.method() == Method::GET, request.method() == Method::POST);
+    let fault = state.fault_for(&request);
     match fault {
         Fault::Silent => future::pending().await,
         Fault::Errors { status, code, .. } => return Ok(refusal(status, code)),
+        Fault::FailsLate if request.uri().query().is_some_and(|query| query.contains("uploadId=")) && is_post => {
+            return Ok(refusal(200, "InternalError"));
+        }
         _ => {}
     }
     let mut response = service.call(request.map(Body::from)).await.expect("s3s answers");

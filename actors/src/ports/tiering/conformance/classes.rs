@@ -220,7 +220,13 @@ pub async fn class_and_restore_stay_with_a_version_in_and_out_of_history(world: 
     assert_eq!((again.version, &again.class, again.restore), (before.version, &Some(oss()), until));
     assert!(again.sequence > before.sequence);
     // Its way back is still known.
-    let claim = Claim { owner: NodeId([1; 8]), now_ms: T0 + 601 + 5000, until_ms: LATER, spares_restored: false };
+    let claim = Claim {
+        owner: NodeId([1; 8]),
+        now_ms: T0 + 601 + 5000,
+        until_ms: LATER,
+        spares_restored: false,
+        to_cluster_only: false,
+    };
     let back = world.ledger.claim_moves(&oss(), claim, 10).await.unwrap();
     assert!(back.iter().any(|job| job.version == before.version && job.reason == MoveReason::Return), "{back:?}");
 }

@@ -20,7 +20,13 @@ pub async fn a_claim_that_ends_is_followed_by_another(world: World) {
     }
     assert_eq!(world.claim(&tier("OTHER"), LATER).await, [], "another lane");
     assert_eq!(world.claim(&oss(), T0).await, [], "none is due");
-    let claim = Claim { owner: NodeId([3; 8]), now_ms: T0 + 5, until_ms: T0 + 50, spares_restored: false };
+    let claim = Claim {
+        owner: NodeId([3; 8]),
+        now_ms: T0 + 5,
+        until_ms: T0 + 50,
+        spares_restored: false,
+        to_cluster_only: false,
+    };
     let first = world.ledger.claim_moves(&oss(), claim, 1).await.unwrap();
     assert_eq!(first.iter().map(|job| job.key.as_str()).collect::<Vec<_>>(), ["early"], "the longest due first");
     assert_eq!((first[0].owner, first[0].due_ms), (Some(NodeId([3; 8])), T0 + 50));
@@ -85,7 +91,13 @@ pub async fn two_movers_never_have_the_same_move(world: World) {
     let claims = join_all((0..8).map(|n| {
         let ledger = Arc::clone(ledger);
         async move {
-            let claim = Claim { owner: NodeId([n; 8]), now_ms: T0 + 1, until_ms: LATER, spares_restored: false };
+            let claim = Claim {
+                owner: NodeId([n; 8]),
+                now_ms: T0 + 1,
+                until_ms: LATER,
+                spares_restored: false,
+                to_cluster_only: false,
+            };
             let mut had = Vec::new();
             loop {
                 let some = ledger.claim_moves(&oss(), claim, 2).await.unwrap();
@@ -142,7 +154,13 @@ pub async fn what_a_clock_that_was_ahead_put_off_can_be_made_due(world: World) {
         world.put(id, key, 2, Some(oss())).await;
     }
     let far = T0 + 700 + YEAR / 2;
-    let claim = Claim { owner: NodeId([7; 8]), now_ms: T0 + 700, until_ms: far, spares_restored: false };
+    let claim = Claim {
+        owner: NodeId([7; 8]),
+        now_ms: T0 + 700,
+        until_ms: far,
+        spares_restored: false,
+        to_cluster_only: false,
+    };
     let ahead = ledger.claim_moves(&oss(), claim, 1).await.unwrap().remove(0);
     let names = piece_names(&names_of(&ahead));
     ledger.reserve_pieces(ahead.id, ahead.attempt, &oss(), &names, far).await.unwrap();
@@ -303,7 +321,13 @@ pub async fn moves_are_paged_and_counted(world: World) {
     }
     assert_eq!(paged, all.iter().filter(|job| job.lane == oss()).cloned().collect::<Vec<_>>());
     assert_eq!((all.len(), paged.len()), (6, 5));
-    let claim = Claim { owner: NodeId([7; 8]), now_ms: T0 + 11, until_ms: LATER, spares_restored: false };
+    let claim = Claim {
+        owner: NodeId([7; 8]),
+        now_ms: T0 + 11,
+        until_ms: LATER,
+        spares_restored: false,
+        to_cluster_only: false,
+    };
     let [first, _] = &world.ledger.claim_moves(&oss(), claim, 10).await.unwrap()[..] else { panic!("two are due") };
     world.ledger.postpone_move(first.id, first.attempt, LATER, Some("no answer")).await.unwrap();
     let backlog = world.ledger.move_backlog(T0 + 13).await.unwrap();

@@ -28,6 +28,15 @@ pub async fn a_restore_goes_there_and_back(world: World) {
     let [queued] = &world.moves().await[..] else { panic!("one is queued") };
     assert_eq!((&queued.lane, &queued.to, queued.due_ms), (&oss(), &None, T0 + 1000));
     assert_eq!(queued.reason, MoveReason::Restore { keep_ms: 5000 });
+    let full = |now_ms| Claim {
+        owner: NodeId([7; 8]),
+        now_ms,
+        until_ms: now_ms + 1,
+        spares_restored: false,
+        to_cluster_only: true,
+    };
+    let back = world.ledger.claim_moves(&oss(), full(T0 + 1500), 10).await.unwrap();
+    assert_eq!(back.iter().map(|job| job.id).collect::<Vec<_>>(), [queued.id], "a tier without room can be read");
     let hot = world.carry_out(&oss(), T0 + 2000).await;
     let there = latest(&world.store, id, "k").await.unwrap();
     let until_ms = T0 + 2001 + 5000;
@@ -48,8 +57,10 @@ pub async fn a_restore_goes_there_and_back(world: World) {
     assert_eq!((extended.restore, &extended.content), (Some(Restore::Until(end_ms)), &there.content));
     assert!(extended.sequence > there.sequence);
     assert_eq!(world.claim(&oss(), end_ms - 1).await, []);
-    let sparing = Claim { owner: NodeId([7; 8]), now_ms: end_ms, until_ms: LATER, spares_restored: true };
+    let sparing =
+        Claim { owner: NodeId([7; 8]), now_ms: end_ms, until_ms: LATER, spares_restored: true, to_cluster_only: false };
     assert_eq!(world.ledger.claim_moves(&oss(), sparing, 10).await.unwrap(), [], "it stays for now");
+    assert_eq!(world.ledger.claim_moves(&oss(), full(end_ms), 10).await.unwrap(), [], "there is no room for it");
     // Somebody who is on the way back already is stopped by an extension.
     let late = world.claim_one(&oss(), end_ms).await;
     world.reserve(&late).await;

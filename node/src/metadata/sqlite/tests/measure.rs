@@ -217,7 +217,13 @@ async fn measure_finding_what_is_due_to_be_moved() {
             let started = Instant::now();
             let (stats, _) = parts.pass().await.unwrap();
             let took = started.elapsed();
-            let claim = Claim { owner: NodeId::from(1), now_ms: NOW_MS, until_ms: NOW_MS + 1, spares_restored: true };
+            let claim = Claim {
+                owner: NodeId::from(1),
+                now_ms: NOW_MS,
+                until_ms: NOW_MS + 1,
+                spares_restored: true,
+                to_cluster_only: false,
+            };
             let started = Instant::now();
             let claimed = store.claim_moves(&oss, claim, 1_000).await.unwrap().len();
             println!(

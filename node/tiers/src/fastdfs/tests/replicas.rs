@@ -58,6 +58,25 @@ async fn a_replica_is_read_when_the_source_is_dead() {
     }
 }
 
+/// It takes requests and begins to answer: its disk does not give the rest.
+#[tokio::test]
+async fn a_replica_is_read_when_the_source_breaks_off() {
+    for kind in kinds() {
+        let (double, tier) = cluster(kind).await;
+        let data = bytes(400_000, 1);
+        let name = store(&tier, &data).await;
+        let (source, _) = source(&double, &name);
+        double.storage_faults(source, |faults| faults.cut_downloads_at = Some(300_000));
+        assert!(matches!(read(&tier, &name, 0..400_000).await, Err(TierError::Unavailable(_))));
+        // It is avoided for a while only, which a slow machine may let go by.
+        let mut reads = 0;
+        while read(&tier, &name, 0..400_000).await.ok().as_ref() != Some(&data) {
+            reads += 1;
+            assert!(reads < 10, "the source is asked again and again");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_a_replica_does_not_have_is_unavailable_while_the_source_is_dead() {
     for kind in kinds() {

@@ -62,6 +62,7 @@ async fn broken_stream_goes_on_at_the_first_block_that_was_not_given_out() {
     world.tier.fail_get(2, GetFault::StallAt(BLOCK + 5));
     world.assert_reads(0..world.data.len() as u64).await;
     assert_eq!(starts(&world), [0, 2 * BLOCK, 2 * BLOCK, 3 * BLOCK, 0]);
+    assert_eq!(world.tier.doubts(), 1, "where nothing came the tier may have another copy");
     assert_eq!(world.tier.bodies_open(), 0);
 }
 
