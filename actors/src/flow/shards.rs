@@ -16,14 +16,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_protocol::{ClusterId, NodeId, ShardId};
+use holdfast_protocol::{ChunkId, ClusterId, NodeId, ShardId};
 
 use super::cluster_view::ClusterView;
 use super::key_locks::ChunkLocks;
 use super::self_report::SelfReport;
-use crate::ports::chunks::ReplicaStore;
+use crate::ports::chunks::{ChunkInfo, ReplicaStore};
 use crate::ports::coordination::{CONTROLLER, CacheFollower, Coordination, NodeAnnouncement};
-use crate::ports::peers::{PeerError, Peers, ShardDigest, ShardReport};
+use crate::ports::peers::{LIST_MAX, PeerError, Peers, ShardDigest, ShardReport};
 use crate::ports::{Clock, Disk, MetadataStore};
 
 mod budget;
@@ -191,6 +191,13 @@ impl Context {
         let (chunks, shard_count) = (self.parts.chunks.clone(), self.parts.view.shard_count());
         let digest = tokio::task::spawn_blocking(move || chunks.digest(shard, shard_count));
         digest.await.expect("a walk over the index does not panic")
+    }
+
+    /// At most [`LIST_MAX`] of this node's chunks of a shard, those after `after`, computed off this thread as well.
+    pub(crate) async fn list_here(&self, shard: ShardId, after: Option<ChunkId>) -> Vec<ChunkInfo> {
+        let (chunks, shard_count) = (self.parts.chunks.clone(), self.parts.view.shard_count());
+        let page = tokio::task::spawn_blocking(move || chunks.list_shard(shard, shard_count, after, LIST_MAX));
+        page.await.expect("a walk over the index does not panic")
     }
 
     /// Pauses that grow while something fails.

@@ -303,12 +303,11 @@ impl Comparison<'_> {
 
     async fn list(&self, member: NodeId, lists: &mut Lists) -> Result<(), PeerError> {
         let parts = &self.context.parts;
-        let Fence { shard, .. } = self.fence;
         let mut after = None;
         loop {
             let page: Vec<ChunkInfo> = if member == self.context.me() {
                 parts.view.admit(self.fence)?;
-                parts.chunks.list_shard(shard, parts.view.shard_count(), after, LIST_MAX)
+                self.context.list_here(self.fence.shard, after).await
             } else {
                 parts.peers.list(member, self.fence, after, LIST_MAX).await?
             };
