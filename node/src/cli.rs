@@ -233,11 +233,11 @@ fn dispatch(command: Command, out: output::Output) -> CliResult<ExitCode> {
             output::still_read(std::io::stdout().write_all(&script))?;
             Ok(done(()))
         }
-        Command::Dev(args) => run::control_runtime()?.block_on(run::dev(args, out)).map(done),
+        Command::Dev(args) => run::to_the_end(run::control_runtime()?, run::dev(args, out)).map(done),
         Command::Node(run::NodeArgs { command: Some(command), .. }) => {
             run::client_runtime()?.block_on(nodes::run(command, out)).map(done)
         }
-        Command::Node(args) => run::control_runtime()?.block_on(run::node(args, out)).map(done),
+        Command::Node(args) => run::to_the_end(run::control_runtime()?, run::node(args, out)).map(done),
         Command::Cluster(command) => run::client_runtime()?.block_on(cluster::run(command, out)).map(done),
         Command::Layout(command) => run::client_runtime()?.block_on(layout::run(command, out)).map(done),
         Command::Shard(command) => run::client_runtime()?.block_on(shards::shard(command, out)).map(done),

@@ -292,6 +292,18 @@ async fn newer_format_and_nonsense_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_of_a_cluster_without_a_cluster_are_said_in_time() {
+    let own = config(server().await.connect_string());
+    let a = connect(&own).await;
+    a.create_cluster(&ClusterIdentity::new(16, 0), &LayoutDocument::new(3)).await.unwrap();
+    let raw = sessions::raw(&own.servers).await;
+    raw.delete(&format!("{}/cluster", own.chroot), None).await.unwrap();
+    let (identity, layout) = (ClusterIdentity::new(16, 0), LayoutDocument::new(3));
+    let refused = timeout(PATIENCE, a.create_cluster(&identity, &layout)).await.expect("it has an end");
+    assert!(matches!(&refused, Err(CoordinationError::Invalid(why)) if why.contains(&own.chroot)), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unreachable_ensemble_is_said_in_time() {
     let start = Instant::now();
     let refused = ZookeeperCoordination::connect(config("127.0.0.1:1")).await;

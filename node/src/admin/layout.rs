@@ -103,10 +103,12 @@ pub(super) async fn diff(State(state): State<AdminState>) -> Result<Json<LayoutC
             return Ok(Json(cost));
         }
     };
+    // The map shows what is stored, also of a shard that there is not.
+    let nodes_of = |all: &[Vec<NodeId>], shard: &ShardId| all.get(shard.index()).map(|nodes| set(nodes));
     let changed: Vec<(ShardId, ShardState)> = map
         .shards
         .iter()
-        .filter(|(shard, _)| set(&before[shard.index()]) != set(&after[shard.index()]))
+        .filter(|(shard, _)| nodes_of(&before, shard) != nodes_of(&after, shard))
         .map(|(shard, state)| (*shard, state.value.clone()))
         .collect();
     let mut bytes = vec![0; before.len()];

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use time::OffsetDateTime;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::output::Output;
@@ -18,6 +19,9 @@ use crate::presign::Presign;
 
 /// Threads of the control runtime: actors, the admin API and background work. The data plane has its own.
 const CONTROL_THREADS: usize = 2;
+
+/// How long a process that ends waits for threads that are in a call of the system. Everything acknowledged is durable.
+const LEFT_BEHIND_MAX: Duration = Duration::from_secs(2);
 
 /// Under which name buckets are subdomains of a node that is tried out, unless its configuration names others: SDKs put
 /// the bucket before the host name that they are given, unless that is an address.
@@ -79,7 +83,7 @@ pub(super) struct NodeArgs {
 }
 
 /// The runtime that a node's control plane runs on.
-pub(super) fn control_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+pub(super) fn control_runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("holdfast-control")
@@ -87,8 +91,16 @@ pub(super) fn control_runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
+/// Runs a node to its end on `runtime`, and does not wait for long for what it left behind: a call of the system that does not
+/// return, such as one on a file server that is gone, must not keep a process that was asked to end.
+pub(super) fn to_the_end<T>(runtime: Runtime, node: impl Future<Output = T>) -> T {
+    let ended = runtime.block_on(node);
+    runtime.shutdown_timeout(LEFT_BEHIND_MAX);
+    ended
+}
+
 /// The runtime of commands.
-pub(super) fn client_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+pub(super) fn client_runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
@@ -401,6 +413,26 @@ mod tests {
             insisted(requests, async || more += 1).await;
             assert_eq!(requests + more, 2);
         }
+    }
+
+    #[test]
+    fn a_call_that_does_not_return_does_not_keep_the_process() {
+        let (end, stands_still) = std::sync::mpsc::channel::<()>();
+        let (ended, has_ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let node = async {
+                let (began, begun) = tokio::sync::oneshot::channel();
+                tokio::task::spawn_blocking(move || {
+                    began.send(()).ok();
+                    stands_still.recv().ok();
+                });
+                begun.await.unwrap();
+                7
+            };
+            ended.send(to_the_end(control_runtime().unwrap(), node)).unwrap();
+        });
+        assert_eq!(has_ended.recv_timeout(Duration::from_secs(60)), Ok(7));
+        drop(end);
     }
 
     #[test]

@@ -143,6 +143,7 @@ impl Coordination for ZookeeperCoordination {
         let options = zk::CreateMode::Persistent.with_acls(shared.config.acls());
         let (identity_bytes, layout) = (encode(identity)?, encode(layout)?);
         let cache = encode(&CacheState::initial())?;
+        let until = shared.deadline();
         loop {
             let outcome = shared
                 .transact(shared.deadline(), |writer| {
@@ -165,6 +166,13 @@ impl Coordination for ZookeeperCoordination {
                 // The id is random: that it is there means that this call put it there.
                 (Ok(found), Some(_)) if found.id == identity.id => return Ok(()),
                 (Ok(found), _) => return Err(CoordinationError::ClusterExists(found.id)),
+                // All of it is made at once: what is there without a cluster nobody is about to make.
+                (Err(CoordinationError::NotFound(_)), None) if Instant::now() >= until => {
+                    let place = &shared.config.chroot;
+                    return Err(CoordinationError::Invalid(format!(
+                        "{place} has parts of a cluster, and no cluster: remove it there, or use another place"
+                    )));
+                }
                 (Err(CoordinationError::NotFound(_)), _) => sleep(LOOK_AGAIN).await,
                 (Err(error), Some(reason)) => {
                     return Err(CoordinationError::Unknown(format!("{reason}, then: {error}")));

@@ -210,8 +210,11 @@ pub(super) fn parts_text(parts: &[ObjectPart]) -> Option<String> {
     (!parts.is_empty()).then(|| json(&parts))
 }
 
+/// Parts whose sizes can be reckoned with, as readers of one of them do.
 pub(super) fn parts(text: Option<&str>) -> MetadataResult<Vec<ObjectPart>> {
-    from_json(text, "object parts")
+    let parts: Vec<ObjectPart> = from_json(text, "object parts")?;
+    let sum = parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(part.size_bytes));
+    if sum.is_some() { Ok(parts) } else { Err(corrupt("object parts of more bytes than can be counted")) }
 }
 
 fn algorithm_code(algorithm: ChecksumAlgorithm) -> u8 {
@@ -361,6 +364,10 @@ mod tests {
         assert_eq!(attributes_text(&ObjectAttributes::default()), None);
         assert_eq!(attributes(None).unwrap(), ObjectAttributes::default());
         assert!(matches!(attributes(Some("{")), Err(MetadataError::Corrupt(_))));
+        let part = |number| ObjectPart { number, size_bytes: u64::MAX, checksum: None };
+        assert_eq!(parts(parts_text(&[part(1)]).as_deref()).unwrap(), [part(1)]);
+        let uncountable = parts(parts_text(&[part(1), part(2)]).as_deref());
+        assert!(matches!(uncountable, Err(MetadataError::Corrupt(_))), "{uncountable:?}");
         let full = ObjectAttributes { content_type: Some("text/plain".into()), ..Default::default() };
         assert_eq!(attributes(attributes_text(&full).as_deref()).unwrap(), full);
     }

@@ -55,10 +55,16 @@ pub(crate) struct JobQueue {
 impl JobQueue {
     /// Queues a job. After the engine's end it is forgotten: the next start does what is missing.
     pub(crate) fn push(&self, job: Job) {
-        if self.is_closed() {
-            return;
+        {
+            let mut jobs = self.jobs.lock();
+            // Looked at under the lock, which the end takes too: behind it nobody would ever take the job out.
+            if self.is_closed() {
+                drop(jobs);
+                drop(job);
+                return;
+            }
+            jobs.push_back(job);
         }
-        self.jobs.lock().push_back(job);
         self.wake.notify_one();
     }
 

@@ -93,6 +93,24 @@ async fn chunks_are_found_by_a_scan_when_the_end_was_not_clean() {
 }
 
 #[tokio::test]
+async fn a_reserve_of_all_that_can_be_counted_is_a_full_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.reserve_bytes = u64::MAX;
+    let (engine, _) = open_with(config, std_io()).await;
+    assert!(matches!(put(&engine, id(0), b"payload").await, Err(WriteError::NoSpace)));
+}
+
+#[tokio::test]
+async fn a_file_with_the_name_of_the_last_segment_that_can_be_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).await);
+    std::fs::write(segment_file(dir.path(), u32::MAX), b"").unwrap();
+    let refused = Engine::open(config(dir.path()), std_io(), pool()).await.map(drop);
+    assert!(matches!(refused, Err(OpenError::Config(_))));
+}
+
+#[tokio::test]
 async fn ranges_are_byte_exact() {
     let dir = tempfile::tempdir().unwrap();
     let (engine, _) = open(dir.path()).await;

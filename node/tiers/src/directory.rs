@@ -7,19 +7,26 @@
 //!
 //! All calls of the system are made on tokio's blocking threads, one step of a piece at a time, so that a slow source pins no
 //! thread. A step that does not end in time is [`TierError::Unavailable`]; its thread keeps the piece's name until it ends.
+//!
+//! A file server that is gone may keep such threads for ever, and tokio has a bounded number of them, which the node's disks
+//! and its look-ups of names need too. So a directory has [`STEPS_MAX`] of them at most, whatever is asked of it.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use holdfast_actors::ports::tiers::{ColdBody, ColdTier, PieceName, PieceSpec, TierError, TierHealth, TierResult};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 
 use self::place::Place;
 use self::root::{Root, Temporary, TierId};
@@ -30,6 +37,13 @@ mod root;
 
 /// What is read or written on a blocking thread at a time: enough to hide the hand-over between threads.
 const STEP_BYTES: usize = 1 << 20;
+
+/// Steps on one directory at the same time, those that hang included. A runtime of tokio has 512 blocking threads.
+const STEPS_MAX: usize = 64;
+
+/// Where steps on a directory get their places. Kept by those that have one, not by an adapter: while its directory does not
+/// answer, an adapter is made anew again and again.
+static PLACES: LazyLock<Mutex<HashMap<PathBuf, Weak<Semaphore>>>> = LazyLock::new(Mutex::default);
 
 /// Where the tier is and what it takes.
 #[derive(Debug, Clone)]
@@ -76,7 +90,7 @@ impl DirectoryTier {
 
     async fn with(
         config: DirectoryConfig,
-        identify: impl FnOnce(&std::path::Path) -> TierResult<TierId> + Send + 'static,
+        identify: impl FnOnce(&Path) -> TierResult<TierId> + Send + 'static,
     ) -> TierResult<Self> {
         if !config.root.is_absolute() {
             let relative = config.root.display();
@@ -103,21 +117,41 @@ impl DirectoryTier {
     }
 }
 
-/// Runs a step on a blocking thread, which holds the claim until it is through.
+/// The places for steps on a directory.
+fn places_of(root: &Path) -> Arc<Semaphore> {
+    let mut all = PLACES.lock();
+    if let Some(places) = all.get(root).and_then(Weak::upgrade) {
+        return places;
+    }
+    // Nobody has a place there.
+    all.retain(|_, places| places.strong_count() > 0);
+    let places = Arc::new(Semaphore::new(STEPS_MAX));
+    all.insert(root.to_owned(), Arc::downgrade(&places));
+    places
+}
+
+/// Runs a step on a blocking thread, which holds the claim and one of the directory's places until it is through.
 async fn blocking<T: Send + 'static>(
     config: &DirectoryConfig,
     claim: Option<Claim>,
     step: impl FnOnce() -> TierResult<T> + Send + 'static,
 ) -> TierResult<T> {
+    let silent = |why: &str| TierError::Unavailable(format!("{} does not answer{why}", config.root.display()));
+    let deadline = Instant::now() + config.patience;
+    let Ok(place) = timeout_at(deadline, places_of(&config.root).acquire_owned()).await else {
+        // What a step holds may be a file to be removed, which is a thing for a blocking thread too.
+        tokio::task::spawn_blocking(move || drop((step, claim)));
+        return Err(silent(&format!(": {STEPS_MAX} steps wait for it already")));
+    };
     let task = tokio::task::spawn_blocking(move || {
         let result = step();
-        drop(claim);
+        drop((claim, place));
         result
     });
-    match tokio::time::timeout(config.patience, task).await {
+    match timeout_at(deadline, task).await {
         Ok(Ok(result)) => result,
         Ok(Err(ended)) => Err(TierError::Unavailable(format!("a step on the directory ended early: {ended}"))),
-        Err(_) => Err(TierError::Unavailable(format!("{} does not answer", config.root.display()))),
+        Err(_) => Err(silent("")),
     }
 }
 

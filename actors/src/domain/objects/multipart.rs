@@ -140,7 +140,8 @@ pub fn assemble(
             return Err(CompletionError::TooSmall { number: part.number, size_bytes: part.size_bytes });
         }
     }
-    let size_bytes: u64 = parts.iter().map(|part| part.size_bytes).sum();
+    // However large they are said to be: a damaged row must not make an object of their sum without its carry.
+    let size_bytes = parts.iter().fold(0_u64, |sum, part| sum.saturating_add(part.size_bytes));
     if size_bytes > OBJECT_SIZE_MAX {
         return Err(CompletionError::TooLarge(size_bytes));
     }
@@ -247,6 +248,14 @@ mod tests {
             ..ExpectedObject::default()
         };
         assert_eq!(run(&list, &stored, &wrong), Err(CompletionError::BadDigest(ChecksumAlgorithm::Crc64Nvme)));
+    }
+
+    #[test]
+    fn damaged_rows_make_no_object_of_the_rest_of_their_sum() {
+        let stored = [1, 2].map(|number| Part { size_bytes: u64::MAX, ..part(number, 1) });
+        let list = [named(&stored[0]), named(&stored[1])];
+        let refused = run(&list, &stored, &ExpectedObject::default());
+        assert_eq!(refused, Err(CompletionError::TooLarge(u64::MAX)));
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl Plan {
                 // A content that is gone meanwhile is not missed.
                 let first = within.take().filter(|(content, _)| *content == row.id).map_or(0, |(_, block)| block);
                 if let Some(place) = row.cold().filter(|_| sample.has(row.id)) {
-                    let blocks = first..(first + fitting(place, bytes_left)).min(place.sums.len());
+                    let blocks = fitting(place, first, bytes_left);
                     if !blocks.is_empty() {
                         let bytes = place.block(blocks.end - 1).end - place.block(blocks.start).start;
                         bytes_left = bytes_left.saturating_sub(bytes);
@@ -182,9 +182,10 @@ impl Plan {
     }
 }
 
-/// How many blocks are in so many bytes, at least one.
-fn fitting(place: &ColdPlace, bytes: u64) -> usize {
-    (bytes / u64::from(place.block_bytes)).max(1) as usize
+/// The blocks from `first` on that are in so many bytes, at least one. Whoever asks says which the first is: there may be none.
+fn fitting(place: &ColdPlace, first: usize, bytes: u64) -> Range<usize> {
+    let count = (bytes / u64::from(place.block_bytes)).max(1) as usize;
+    first..first.saturating_add(count).min(place.sums.len())
 }
 
 /// Why blocks were not found right.
@@ -403,6 +404,25 @@ mod tests {
         }
         assert!("nonsense".parse::<Place>().is_err());
         assert!(format!("{id}.x").parse::<Place>().is_err());
+    }
+
+    #[test]
+    fn a_call_that_goes_on_behind_the_last_block_reads_none() {
+        let (size_bytes, block_bytes) = (10 << 20, 4 << 20);
+        let tier = "cold".parse().unwrap();
+        let place = ColdPlace {
+            tier,
+            size_bytes,
+            piece_bytes: size_bytes,
+            block_bytes,
+            names: vec!["a".into()],
+            sums: vec![0; 3],
+        };
+        assert_eq!(fitting(&place, 0, 0), 0..1);
+        assert_eq!(fitting(&place, 1, u64::MAX), 1..3);
+        for first in [3, 4, usize::MAX] {
+            assert!(fitting(&place, first, u64::from(block_bytes)).is_empty(), "{first}");
+        }
     }
 
     #[test]

@@ -308,6 +308,18 @@ async fn one_failing_commit_does_not_undo_its_neighbours() {
 }
 
 #[tokio::test]
+async fn a_verb_that_panics_does_not_end_the_writer() {
+    fn falls() -> MetadataResult<()> {
+        panic!("a bug")
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let fell = write(&store, |_| boxed(async { falls() })).await;
+    assert!(matches!(fell, Err(MetadataError::Unknown(_))), "{fell:?}");
+    bucket(&store).await;
+}
+
+#[tokio::test]
 async fn a_dropped_caller_loses_the_answer_not_the_write() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await;

@@ -5,13 +5,16 @@
 //! * The queue holds [`QUEUE_JOBS_MAX`] jobs; beyond that callers get `Busy` at once.
 //! * Each verb runs under a savepoint: one's failure does not undo another's effects.
 //! * Nobody is answered before the commit. A caller that went away loses the answer, never the write's consistency.
+//! * A verb that panics is a bug, and its batch falls with it; the writer lives on, for there is no other.
 //! * An error out of COMMIT is `Unknown` to all of the batch. Unless it says that nothing was written (a full disk, a
 //!   foreign lock), the store is fenced: a flush that failed is never tried again, later writes are `Unavailable`.
 //! * When every sender is gone the writer finishes what was queued and closes the connection.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use holdfast_actors::ports::metadata::{
     BucketId, Committed, DeleteRequest, Deleted, MetadataError, MetadataResult, NewObject,
@@ -136,7 +139,10 @@ pub(super) async fn run(mut tx: Tx, mut queue: mpsc::Receiver<Job>) {
             batch.answer(Outcome::RolledBack(reason));
             continue;
         }
-        if let Err(reason) = batch.run(&mut tx, batch_jobs).await {
+        // Nothing half done outlives a panic: the transaction is rolled back, and a job without a slot has lost its
+        // reply, which its caller takes for an unknown outcome.
+        let ran = AssertUnwindSafe(batch.run(&mut tx, batch_jobs)).catch_unwind().await;
+        if let Err(reason) = ran.unwrap_or_else(|_| Err("a verb panicked, which is a bug".to_owned())) {
             tx.abandon().await;
             tracing::warn!(%reason, "metadata transaction rolled back");
             metrics::counter!("holdfast_metadata_rollbacks_total").increment(1);

@@ -84,7 +84,8 @@ impl Inner {
 
     /// Whether a file system with so many bytes free takes another segment for chunks.
     pub(super) fn takes_segment(&self, free_bytes: u64) -> bool {
-        free_bytes >= SHORT_SEGMENT_BYTES.min(self.config.segment_size_bytes) + self.config.reserve_bytes
+        let least = SHORT_SEGMENT_BYTES.min(self.config.segment_size_bytes);
+        free_bytes >= least.saturating_add(self.config.reserve_bytes)
     }
 
     fn segment_size_for(&self, len: u64, purpose: Purpose) -> Result<u64, WriteError> {
@@ -92,7 +93,7 @@ impl Inner {
             self.io.space(&self.config.dir).map_err(|error| self.write_failed("ask for free space", error))?;
         let configured = self.config.segment_size_bytes;
         let mut size = configured;
-        while size + self.config.reserve_bytes > free {
+        while size.saturating_add(self.config.reserve_bytes) > free {
             size = align_block(size / 2);
             let takes = size.saturating_sub(BLOCK_BYTES as u64 + tombstone_share(size));
             if size < SHORT_SEGMENT_BYTES.min(configured) || takes < len {

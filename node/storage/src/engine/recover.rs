@@ -130,6 +130,10 @@ pub(super) async fn open(
     let mut opener = Opener { config, io, pool, jobs, report, findings: vec![], sequence_max: 0, gives_up: false };
     let superblock = opener.superblock().await?;
     let (numbers, highest) = opener.clean_and_list()?;
+    // Numbers rise with use, whatever a file's name says.
+    let next_segment = highest.checked_add(1).ok_or_else(|| {
+        OpenError::Config(format!("{} has the segment of the highest number, no other can follow it", dir.display()))
+    })?;
     let mut found = Vec::with_capacity(numbers.len());
     for number in numbers {
         found.extend(opener.load(number, &superblock).await?);
@@ -138,7 +142,7 @@ pub(super) async fn open(
     let (index, retention) = opener.fill(&mut found).await?;
     let resumed = if opener.must_not_write() { None } else { opener.resume(&found).await };
     opener.have_given_up()?;
-    let inner = opener.build(found, index, retention, resumed, highest, superblock, lock, started);
+    let inner = opener.build(found, index, retention, resumed, next_segment, superblock, lock, started);
     Ok(inner)
 }
 
@@ -316,7 +320,7 @@ impl Opener {
         index: Index,
         retention: Retention,
         resumed: Option<Arc<Segment>>,
-        highest: u32,
+        next_segment: u32,
         superblock: Superblock,
         lock: Box<dyn Send + Sync>,
         started: Instant,
@@ -326,7 +330,7 @@ impl Opener {
         self.report.elapsed_ms = started.elapsed().as_millis() as u64;
         let segments = found.into_iter().map(|found| (found.segment.number(), found.segment)).collect();
         let inner = Inner {
-            space: Space::new(highest + 1, resumed),
+            space: Space::new(next_segment, resumed),
             sequences: Mutex::new(Sequences::starting_at(self.sequence_max + 1)),
             retention: Mutex::new(retention),
             creating: Mutex::default(),

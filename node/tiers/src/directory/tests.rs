@@ -183,3 +183,31 @@ fn errors_of_the_system_say_who_has_to_act() {
     assert!(matches!(kind(Errno::IO), TierError::Unavailable(_)));
     assert!(matches!(kind(Errno::STALE), TierError::Unavailable(_)));
 }
+
+#[tokio::test]
+async fn directory_that_does_not_answer_keeps_no_more_than_its_share_of_the_threads() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let config = |dir: &TempDir, patience| DirectoryConfig { patience, ..DirectoryConfig::new(dir.path()) };
+    let (hasty, patient) = (Duration::from_millis(200), Duration::from_secs(60));
+    let (release, hang) = std::sync::mpsc::channel::<()>();
+    let hang = Arc::new(Mutex::new(hang));
+    let steps = (0..STEPS_MAX).map(|_| {
+        let (config, hang) = (config(&dir, hasty), hang.clone());
+        async move {
+            let step = move || {
+                hang.lock().recv().ok();
+                Ok(())
+            };
+            blocking(&config, None, step).await
+        }
+    });
+    for ended in futures::future::join_all(steps).await {
+        assert!(matches!(ended, Err(TierError::Unavailable(_))), "{ended:?}");
+    }
+    let one_more = blocking(&config(&dir, hasty), None, || Ok(())).await;
+    assert!(matches!(&one_more, Err(TierError::Unavailable(why)) if why.contains("already")), "{one_more:?}");
+    blocking(&config(&other, patient), None, || Ok(())).await.unwrap();
+    // It answers again.
+    drop(release);
+    blocking(&config(&dir, patient), None, || Ok(())).await.unwrap();
+}
