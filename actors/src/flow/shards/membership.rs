@@ -16,12 +16,13 @@
 
 use std::time::Duration;
 
+use holdfast_protocol::NodeId;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Backoff, ClusterShared, Context};
 use crate::ports::coordination::{
-    CacheSeen, CacheState, CoordinationError, FILLING, NodeAnnouncement, SessionState, turn_cache_off,
+    CacheSeen, CacheState, CoordinationError, NodeAnnouncement, SessionState, filler, filler_before, turn_cache_off,
 };
 
 /// How long the others may take to see that the cache is off: one that does not answer loses its session by then.
@@ -108,19 +109,24 @@ async fn news_of_disks(context: &Context, said: &NodeAnnouncement) {
     }
 }
 
+/// Refuses while a tool fills the metadata.
+fn stay_away(filler: Option<NodeId>) -> Result<(), CoordinationError> {
+    let Some(node) = filler else { return Ok(()) };
+    let why = format!("a tool fills the metadata on node {node}, this node stays away until that has ended");
+    Err(CoordinationError::Unavailable(why))
+}
+
 /// Registers, and says what changes until something fails.
 async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), CoordinationError> {
     let coordination = &context.parts.coordination;
     coordination.renew_session().await?;
-    let filler = coordination.leases().borrow().get(FILLING).map(|holder| holder.node);
-    if let Some(node) = filler {
-        let why = format!("a tool fills the metadata on node {node}, this node stays away until that has ended");
-        return Err(CoordinationError::Unavailable(why));
-    }
+    stay_away(filler(&**coordination))?;
     // Before the registration: if the session ends in between, this term is over.
     let term = coordination.ownership().term();
     let mut said = announcement(context);
     let registration = coordination.register(context.parts.cluster, said.clone()).await?;
+    // A tool may have looked for nodes after this one looked for tools, and before it could be seen.
+    stay_away(filler_before(&**coordination, said.id, registration.incarnation).await?)?;
     let mut cache = CacheDuty::begin(context, term, registration.cache_generation).await?;
     backoff.reset();
     tracing::info!(node = %said.id, incarnation = registration.incarnation, "registered in the cluster");
