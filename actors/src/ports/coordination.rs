@@ -100,7 +100,9 @@ pub enum CoordinationError {
         known: u32,
     },
     /// Another live process has this node id (a copied data directory): fatal for this process.
-    #[error("node {node} is running already, at {holder}")]
+    #[error(
+        "node {node} is running already, at {holder}; if it was killed there, start this one again when its session is over"
+    )]
     NodeIdTaken {
         /// The id.
         node: NodeId,
