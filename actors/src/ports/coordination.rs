@@ -152,7 +152,8 @@ pub trait Coordination: Send + Sync + 'static {
     /// be made anew. On return the channels show what is there in this session, and nothing of an earlier one.
     ///
     /// # Errors
-    /// [`CoordinationError::Unavailable`], [`CoordinationError::Denied`].
+    /// [`CoordinationError::Unavailable`], [`CoordinationError::Denied`]; [`CoordinationError::SessionExpired`] when the new one
+    /// ended at once.
     async fn renew_session(&self) -> CoordinationResult<()>;
 
     /// Ends the session at once: others see the node leave without waiting for a timeout. Later calls fail with

@@ -142,13 +142,24 @@ async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), Coordinati
         if *session.borrow_and_update() == SessionState::Expired {
             return Err(CoordinationError::SessionExpired);
         }
-        cache.step(context).await?;
         state.mark_unchanged();
         rescued.mark_unchanged();
-        let now = announcement(context);
-        if now != said {
-            coordination.announce(now.clone()).await?;
-            said = now;
+        match tell(context, &mut cache, &mut said).await {
+            Ok(()) => {
+                backoff.reset();
+                context.shared.membership.send_if_modified(|m| m.last_error.take().is_some());
+            }
+            // The registration stands as long as the session, and the next try finds out what became of this one.
+            Err(error @ (CoordinationError::Unavailable(_) | CoordinationError::Unknown(_))) => {
+                tracing::warn!(%error, "what this node has to say does not arrive, trying again");
+                context.shared.membership.send_modify(|m| m.last_error = Some(error.to_string()));
+                tokio::select! {
+                    changed = session.changed() => if changed.is_err() { return Ok(()) },
+                    () = backoff.wait() => {}
+                }
+                continue;
+            }
+            Err(error) => return Err(error),
         }
         tokio::select! {
             changed = session.changed() => if changed.is_err() { return Ok(()) },
@@ -158,6 +169,17 @@ async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), Coordinati
             () = news_of_disks(context, &said) => {}
         }
     }
+}
+
+/// Tells the others what is new.
+async fn tell(context: &Context, cache: &mut CacheDuty, said: &mut NodeAnnouncement) -> Result<(), CoordinationError> {
+    cache.step(context).await?;
+    let now = announcement(context);
+    if now != *said {
+        context.parts.coordination.announce(now.clone()).await?;
+        *said = now;
+    }
+    Ok(())
 }
 
 /// What this node owes to the others about the shared cache.
