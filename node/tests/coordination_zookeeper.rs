@@ -259,6 +259,39 @@ async fn no_write_is_lost_or_done_twice_while_connections_break() {
     assert!(done > 20 && breaks > 20, "only {done} writes were acknowledged while connections broke {breaks} times");
 }
 
+/// A new leader gives every session its whole time again, that of a process that was killed as well. Whoever waits for its id must
+/// not take it for one that lives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_that_is_in_use_is_waited_for_anew_after_the_ensemble_was_away() {
+    let harness = ZookeeperHarness::new().await;
+    let a = harness.participant().await;
+    let cluster = found(&a).await;
+    a.register(cluster, announcement(1)).await.unwrap();
+    let (b, proxy) = harness.behind_proxy().await;
+    let mut waiting = tokio::spawn(async move {
+        loop {
+            let registered = b.register(cluster, announcement(1)).await;
+            match registered {
+                // A machine too busy for one operation, or for a session.
+                Err(CoordinationError::Unavailable(_) | CoordinationError::SessionExpired) => {
+                    b.renew_session().await.ok();
+                }
+                registered => return registered.map(|_| b),
+            }
+        }
+    });
+    // Longer than it waits where nothing happens.
+    let end = Instant::now() + SESSION_TIMEOUT * 2;
+    while Instant::now() < end {
+        proxy.sever();
+        if let Ok(ended) = timeout(Duration::from_millis(500), &mut waiting).await {
+            panic!("it waits no longer: {:?}", ended.unwrap().err());
+        }
+    }
+    a.close().await;
+    timeout(PATIENCE, waiting).await.expect("the id is free").unwrap().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_credentials_are_denied() {
     let digest = |password: &str| Some(Digest { user: "holdfast".into(), password: password.into() });

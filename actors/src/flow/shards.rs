@@ -23,7 +23,7 @@ use super::key_locks::ChunkLocks;
 use super::self_report::SelfReport;
 use crate::ports::chunks::{ChunkInfo, ReplicaStore};
 use crate::ports::coordination::{CONTROLLER, CacheFollower, Coordination, NodeAnnouncement};
-use crate::ports::peers::{LIST_MAX, PeerError, Peers, ShardDigest, ShardReport};
+use crate::ports::peers::{PeerError, Peers, ShardDigest, ShardReport};
 use crate::ports::{Clock, Disk, MetadataStore};
 
 mod budget;

@@ -49,12 +49,14 @@ use tokio::sync::watch;
 mod cache;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod filling;
 mod lease;
 mod ownership;
 mod pauses;
 mod types;
 
 pub use cache::{CacheFollower, CacheMode, CacheSeen, CacheState, invalidate_cache, turn_cache_off};
+pub use filling::{filler, filler_before};
 pub use lease::{CONTROLLER, FILLING, Fence, FencingToken, Lease, LeaseHolder, LeaseName, LeaseTable};
 pub use ownership::{Ownership, SessionState};
 pub use pauses::{Pause, Pauses, set_repair_pause};
@@ -98,7 +100,9 @@ pub enum CoordinationError {
         known: u32,
     },
     /// Another live process has this node id (a copied data directory): fatal for this process.
-    #[error("node {node} is running already, at {holder}")]
+    #[error(
+        "node {node} is running already, at {holder}; if it was killed there, start this one again when its session is over"
+    )]
     NodeIdTaken {
         /// The id.
         node: NodeId,
@@ -145,10 +149,11 @@ pub trait Coordination: Send + Sync + 'static {
     fn session(&self) -> watch::Receiver<SessionState>;
 
     /// Makes sure that there is a live session: starts a new one if the last has expired. Registration and leases have to
-    /// be made anew.
+    /// be made anew. On return the channels show what is there in this session, and nothing of an earlier one.
     ///
     /// # Errors
-    /// [`CoordinationError::Unavailable`], [`CoordinationError::Denied`].
+    /// [`CoordinationError::Unavailable`], [`CoordinationError::Denied`]; [`CoordinationError::SessionExpired`] when the new one
+    /// ended at once.
     async fn renew_session(&self) -> CoordinationResult<()>;
 
     /// Ends the session at once: others see the node leave without waiting for a timeout. Later calls fail with

@@ -21,7 +21,7 @@ use holdfast_actors::flow::report::Reporter;
 use holdfast_actors::flow::self_report::SelfReport;
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::coordination::{
-    CacheFollower, ClusterIdentity, Coordination, FILLING, Membership, NodeAddresses, NodeAnnouncement, NodeState,
+    CacheFollower, ClusterIdentity, Coordination, NodeAddresses, NodeAnnouncement, NodeState, filler, filler_before,
 };
 use holdfast_actors::ports::locks::{LockName, Locks};
 use holdfast_actors::ports::peers::{Peers, ReplicaService};
@@ -125,6 +125,8 @@ pub(super) struct JointParts {
 pub(super) fn join_up(parts: JointParts) -> anyhow::Result<Joint> {
     let JointParts { me, ports, local, disks, findings, clock, reporter, buffers_bytes } = parts;
     let ClusterPorts { identity, coordination, locks, metadata, cache, transport, .. } = ports;
+    // Peers may ask from here on, and clean-up begins: a predecessor's registration, which is there still, is not this process's.
+    coordination.ownership().require_registration();
     let view = ClusterView::new(
         me,
         identity.shard_count,
@@ -225,7 +227,7 @@ impl Joint {
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<ClusterHandle> {
         // Twice: for an answer before anything is begun, and for certain when tools can see this node.
-        refuse_while_filled(&*self.coordination)?;
+        refuse(filler(&*self.coordination))?;
         let parts = ClusterParts {
             cluster: self.identity.id,
             announcement,
@@ -248,7 +250,11 @@ impl Joint {
         let actors = cluster::start(parts).await.context("start the actors of the cluster")?;
         let patience = config.cluster.session_timeout.duration() * REGISTRATION_SESSIONS;
         let registered = async {
-            actors.registered().await.map_err(|reason| anyhow!(reason))?;
+            tokio::select! {
+                done = actors.registered() => done.map_err(|reason| anyhow!(reason))?,
+                // It is not registered before that ends, which takes hours.
+                refused = filled(&*self.coordination) => return Err(refused),
+            }
             let (me, incarnation) = (self.view.me(), actors.membership().incarnation);
             refuse_filled_before(&*self.coordination, me, incarnation).await
         };
@@ -278,23 +284,32 @@ impl Joint {
     }
 }
 
-/// Refuses while a tool fills the metadata, as far as is known here.
-fn refuse_while_filled(coordination: &dyn Coordination) -> anyhow::Result<()> {
-    let Some(node) = filler(coordination) else { return Ok(()) };
+/// Refuses while a tool fills the metadata.
+fn refuse(filler: Option<NodeId>) -> anyhow::Result<()> {
+    let Some(node) = filler else { return Ok(()) };
     bail!(
         "`holdfast cluster restore-metadata` or `rebuild-metadata` fills the metadata on node {node}, and this node would delete \
          chunks that are not in them yet: start it when that has ended"
     )
 }
 
-/// Refuses when a tool took its lease before this node, which is registered, could be seen. One that took it later has seen the
-/// node: it looks for nodes when it has the lease.
+/// Refuses when a tool took its lease before this node, which is registered, could be seen.
 async fn refuse_filled_before(coordination: &dyn Coordination, me: NodeId, incarnation: u64) -> anyhow::Result<()> {
-    // What is known of leases is as new as what is known of nodes. Another node of this id may be known still.
-    let is_seen = |known: &Arc<Membership>| known.nodes.get(&me).is_some_and(|node| node.incarnation >= incarnation);
-    let seen = coordination.membership().wait_for(is_seen).await.map(drop);
-    seen.context("wait to see this node in the cluster")?;
-    refuse_while_filled(coordination)
+    let filler = filler_before(coordination, me, incarnation).await;
+    refuse(filler.context("wait to see this node in the cluster")?)
+}
+
+/// Resolves when a tool fills the metadata, as far as is known here.
+async fn filled(coordination: &dyn Coordination) -> anyhow::Error {
+    let mut leases = coordination.leases();
+    loop {
+        if let Err(why) = refuse(filler(coordination)) {
+            return why;
+        }
+        if leases.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// A node that the others may know of, though it does not serve yet.
@@ -331,11 +346,6 @@ fn settings(config: &Config) -> ClusterSettings {
 
 /// Nodes asked at once for what they are writing.
 const WRITERS_AT_ONCE: usize = 16;
-
-/// The node on which a tool fills the metadata.
-fn filler(coordination: &dyn Coordination) -> Option<NodeId> {
-    coordination.leases().borrow().get(FILLING).map(|holder| holder.node)
-}
 
 /// The nodes that are alive, as far as is known here.
 struct LiveWriters {
@@ -381,7 +391,7 @@ pub(super) fn announcement(config: &Config, me: NodeId, addresses: NodeAddresses
 
 #[cfg(test)]
 mod tests {
-    use holdfast_actors::ports::coordination::LeaseName;
+    use holdfast_actors::ports::coordination::{FILLING, LeaseName};
     use holdfast_actors::ports::peers::in_process::InProcessNetwork;
     use holdfast_protocol::cluster::LayoutDocument;
 
@@ -394,7 +404,7 @@ mod tests {
         let (node, tool) = (cluster.participant(), cluster.participant());
         let identity = ClusterIdentity::new(4, 1);
         node.create_cluster(&identity, &LayoutDocument::new(3)).await.unwrap();
-        refuse_while_filled(&node).expect("nothing is filled when the node begins to start");
+        refuse(filler(&node)).expect("nothing is filled when the node begins to start");
 
         let me = NodeId::from(1);
         let began = async {

@@ -161,8 +161,11 @@ pub(super) async fn coordinate(config: &Config) -> anyhow::Result<ZookeeperCoord
     loop {
         match ZookeeperCoordination::connect(zookeeper.clone()).await {
             Ok(coordination) => return Ok(coordination),
-            Err(CoordinationError::Unavailable(error)) if begun.elapsed() < PATIENCE => {
-                tracing::warn!(error, servers, "ZooKeeper does not answer, trying again");
+            // A session that ended before it was of use: the ensemble has only just begun to answer.
+            Err(error @ (CoordinationError::Unavailable(_) | CoordinationError::SessionExpired))
+                if begun.elapsed() < PATIENCE =>
+            {
+                tracing::warn!(%error, servers, "ZooKeeper does not answer, trying again");
                 tokio::time::sleep(RETRY).await;
             }
             Err(error @ CoordinationError::Denied(_)) => {

@@ -65,19 +65,25 @@ impl ZookeeperCoordination {
     /// [`CoordinationError::Denied`].
     pub async fn connect(config: ZookeeperConfig) -> CoordinationResult<Self> {
         config.check()?;
-        let patience = config.session_timeout;
         let shared = Arc::new(Shared::new(config, nonce()));
         let client = session::first(&shared).await?;
         let (commands, receiver) = mpsc::channel(16);
         tokio::spawn(session::run(shared.clone(), client, receiver));
         tokio::spawn(mirror::run(shared.clone()));
-        let mut complete = shared.views.complete.subscribe();
         let coordination = Self { shared, commands, registered: Mutex::default() };
-        match timeout(patience, complete.wait_for(|complete| *complete)).await {
-            Ok(Ok(_)) => {}
-            _ => return Err(CoordinationError::Unavailable("the cluster could not be read in time".into())),
-        }
+        coordination.mirrored().await?;
         Ok(coordination)
+    }
+
+    /// Waits until the channels show what is there in the present session. Until then they show what was there in an earlier one.
+    async fn mirrored(&self) -> CoordinationResult<()> {
+        let session = self.shared.client()?.session_id().0;
+        let mut complete = self.shared.views.complete_in.subscribe();
+        let shown = complete.wait_for(|of| *of == Some(session));
+        if timeout(self.shared.config.session_timeout, shown).await.is_ok_and(|shown| shown.is_ok()) {
+            return Ok(());
+        }
+        Err(CoordinationError::Unavailable("the cluster could not be read in time".into()))
     }
 
     /// Stands in the queue of a lock; `None` when it was taken and `only_if_free`. For the adapter of that port.
@@ -126,7 +132,8 @@ impl Coordination for ZookeeperCoordination {
         let (reply, answer) = oneshot::channel();
         let gone = CoordinationError::SessionExpired;
         self.commands.send(Command::Renew(reply)).await.map_err(|_| gone.clone())?;
-        answer.await.unwrap_or(Err(gone))
+        answer.await.unwrap_or(Err(gone))?;
+        self.mirrored().await
     }
 
     async fn close(&self) {
@@ -206,10 +213,17 @@ impl Coordination for ZookeeperCoordination {
             return Err(CoordinationError::WrongCluster { expected: cluster, found });
         }
         // The session of a process that was killed ends within the timeout that it had; the ensemble counts in ticks.
-        let deadline = Instant::now() + self.shared.client()?.session_timeout() * 3 / 2;
-        let mut membership = self.membership();
+        let patience = self.shared.client()?.session_timeout() * 3 / 2;
+        let mut deadline = Instant::now() + patience;
+        let (mut membership, mut session) = (self.membership(), self.session());
         loop {
-            match self.try_register(&node).await? {
+            let tried = self.try_register(&node).await?;
+            if session.has_changed().unwrap_or(false) {
+                // The ensemble was away. One with another leader gives every session its whole time again.
+                session.mark_unchanged();
+                deadline = Instant::now() + patience;
+            }
+            match tried {
                 Ok(Some(registration)) => {
                     *self.registered.lock() = Some(node.id);
                     return Ok(registration);

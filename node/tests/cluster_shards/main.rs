@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_actors::ports::ChunkStore as _;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
-use holdfast_actors::ports::coordination::{CacheMode, CacheSeen, Coordination as _, FILLING, LeaseName};
+use holdfast_actors::ports::coordination::{CacheMode, CacheSeen, Coordination as _, FILLING, LeaseName, NodeState};
 use holdfast_actors::service::cluster::{self, ClusterSettings, LoopKind};
 use holdfast_protocol::cluster::Layout;
 use holdfast_protocol::{ChunkId, ContentId, Epoch, ShardId};
@@ -365,6 +365,68 @@ async fn a_coordination_service_that_was_set_back_is_named_by_the_next_controlle
         if told == [BTreeSet::from([shard])] { Ok(()) } else { Err(format!("{told:?}")) }
     };
     eventually("it says of which shard writes are refused", named).await;
+    world.stop().await;
+}
+
+/// Another life would have every shard of its compared anew, and its writes refused until it is registered again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_could_say_nothing_for_a_moment_stays_registered() {
+    let world = World::new(3, slow_to_give_up()).await;
+    let node = &world.nodes[&2];
+    let shown = || world.admin.membership().borrow().nodes.get(&id(2)).map(|live| live.announcement.state);
+    for state in [NodeState::Starting, NodeState::Stopping].into_iter().cycle() {
+        let (term, before) = (node.coordination.ownership().term(), node.handle.membership().incarnation);
+        node.coordination.cut();
+        node.handle.set_state(state);
+        let failed = async || {
+            let now = node.handle.membership();
+            if now.last_error.is_some() { Ok(()) } else { Err(format!("{now:?}")) }
+        };
+        eventually("what it has to say does not arrive", failed).await;
+        node.coordination.restore();
+        let told = async || {
+            let now = node.handle.membership();
+            let is_told = now.registered && now.last_error.is_none() && shown() == Some(state);
+            if is_told { Ok(()) } else { Err(format!("{now:?}")) }
+        };
+        eventually("it arrives then", told).await;
+        // On a busy machine the session was over before it was restored.
+        if node.coordination.ownership().term() == term {
+            assert_eq!(node.handle.membership().incarnation, before, "it was registered anew");
+            break;
+        }
+    }
+    world.stop().await;
+}
+
+/// Its session lives, and so it would hold the lease. It is to be registered anew, for which it waits for somebody who hears nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_whose_registration_is_held_up_makes_way_for_another() {
+    let mut world = World::new(3, slow_to_give_up()).await;
+    let (parts, ..) = world.parts(9);
+    let slow = world.coordination.participant();
+    slow.register(parts.cluster, parts.announcement).await.expect("one that is slow to hear");
+    let present = world.admin.cache_state().await.expect("a state");
+    let warming = present.value.warming(None, "a server");
+    world.admin.store_cache_state(present.version, &warming).await.expect("stored");
+    let mut states = world.admin.watch_cache_state();
+    let off = states.wait_for(|state| state.generation > warming.generation);
+    let off = tokio::time::timeout(world::PATIENCE, off).await.expect("in time").expect("a state").generation;
+    let held_up = world.a_controller().await;
+    let node = &world.nodes[&held_up];
+    assert!(node.handle.kill_actor(LoopKind::Membership));
+    let another = async || match world.controller() {
+        Some(controller) if controller != held_up => Ok(()),
+        found => Err(format!("{found:?}, {:?}", node.handle.membership())),
+    };
+    eventually("another node is the controller", another).await;
+    slow.acknowledge_cache(&CacheSeen { generation: off, ..CacheSeen::default() }).await.expect("heard");
+    let back = async || {
+        let now = node.handle.membership();
+        if now.registered { Ok(()) } else { Err(format!("{now:?}")) }
+    };
+    eventually("it is registered again", back).await;
+    drop(slow);
     world.stop().await;
 }
 

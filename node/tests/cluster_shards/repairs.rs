@@ -7,6 +7,7 @@ use std::time::Duration;
 use holdfast_actors::ports::ChunkStore as _;
 use holdfast_actors::ports::chunks::ReplicaStore as _;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
+use holdfast_actors::service::cluster::ClusterSettings;
 use holdfast_protocol::{ContentId, ShardId};
 
 use super::world::{SHARDS, World, eventually, id, settings};
@@ -175,6 +176,35 @@ async fn a_member_that_comes_back_with_less_is_compared_anew() {
     world.stores.insert(node, Arc::new(MemoryChunkStore::new()));
     world.start(node).await;
     world.settle("it has again what it held").await;
+    world.stop().await;
+}
+
+/// Else its peers would say that they may be stopped, for as long as a comparison takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_comes_back_is_doubted_while_comparisons_go_on() {
+    let endless = Duration::from_secs(3_600);
+    let mut world = World::new(3, ClusterSettings { comparison_settle: endless, ..slow_to_give_up() }).await;
+    world.settle("the cluster is healthy").await;
+    // Only some have it: whoever compares its shard looks again after a pause.
+    let chunk = ContentId::generate(1).chunk(0);
+    let shard = ShardId::of_chunk(&chunk, SHARDS);
+    let comparer = world.shards()[&shard].members[0];
+    let comparer = (1..=3).find(|node| id(*node) == comparer).expect("one of the three");
+    world.stores[&comparer].insert(chunk, bytes::Bytes::from_static(b"orphan"));
+    world.nodes[&comparer].handle.start_comparison();
+    let pausing = async || {
+        let status = world.nodes[&comparer].handle.comparison();
+        if status.running && status.waiting == 1 { Ok(()) } else { Err(format!("{status:?}")) }
+    };
+    eventually("one comparison is under way", pausing).await;
+    let other = comparer % 3 + 1;
+    world.kill(other).await;
+    world.start(other).await;
+    let doubted = async || {
+        let verdicts = world.nodes[&comparer].handle.verified();
+        if verdicts.values().all(Result::is_err) { Ok(()) } else { Err(format!("{verdicts:?}")) }
+    };
+    eventually("nothing is proven of a member that came back", doubted).await;
     world.stop().await;
 }
 

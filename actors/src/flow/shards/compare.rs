@@ -54,7 +54,7 @@ type Times = BTreeMap<ShardId, Compared>;
 pub async fn run(context: Context) -> String {
     let mut membership = context.shared.membership.subscribe();
     let mut shards = context.parts.view.shards();
-    let mut alive = context.parts.view.membership();
+    let (mut alive, mut arrivals) = (context.parts.view.membership(), context.parts.view.membership());
     let mut wanted = context.shared.comparison_wanted.subscribe();
     if membership.wait_for(|m| m.registered).await.is_err() {
         return "the node is gone".into();
@@ -69,15 +69,14 @@ pub async fn run(context: Context) -> String {
         alive.mark_unchanged();
         let mine = mine(&context, &shards.borrow_and_update().clone());
         doubt(&context, &mine, &times);
-        if asked > served {
-            times.clear();
-        }
+        // What is known of the last comparisons stays: by that it is noticed who comes back during the next.
+        let anew = asked > served;
         times.retain(|shard, _| mine.contains_key(shard));
         context.shared.comparison.lock().shards.retain(|shard, _| mine.contains_key(shard));
         publish(&context);
         let due: Vec<(ShardId, ShardState)> = mine
             .iter()
-            .filter(|(shard, state)| is_due(&context, **shard, state, &times))
+            .filter(|(shard, state)| anew || is_due(&context, **shard, state, &times))
             .map(|(s, st)| (*s, st.clone()))
             .collect();
         context.shared.comparison.lock().waiting = due.len() as u64;
@@ -93,7 +92,20 @@ pub async fn run(context: Context) -> String {
                 }
             })
             .buffer_unordered(SHARDS_AT_ONCE);
-        while let Some((shard, present, report)) = comparisons.next().await {
+        loop {
+            let ended = tokio::select! {
+                ended = comparisons.next() => ended,
+                // Comparisons of large shards take long, and who comes back meanwhile is counted on by nobody before the next.
+                changed = arrivals.changed() => {
+                    if changed.is_err() {
+                        return "the membership is gone".into();
+                    }
+                    doubt(&context, &mine, &times);
+                    publish(&context);
+                    continue;
+                }
+            };
+            let Some((shard, present, report)) = ended else { break };
             times.insert(shard, Compared { at: Instant::now(), alive: present });
             let mut status = context.shared.comparison.lock();
             status.waiting = status.waiting.saturating_sub(1);
@@ -108,7 +120,7 @@ pub async fn run(context: Context) -> String {
             publish(&context);
         }
         drop(comparisons);
-        if asked > served {
+        if anew {
             served = asked;
             let again = *wanted.borrow() > served;
             context.shared.comparison.lock().running = again;

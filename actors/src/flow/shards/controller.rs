@@ -13,7 +13,8 @@
 //! When metadata knows a later epoch than the coordination service, which no order of events brings about, that service
 //! was set back: what is stored is looked at once more, and the shards are named for the operator.
 //!
-//! Losing the lease ends everything at the next await. While the lease is not proven to be held nothing is begun.
+//! Losing the lease ends everything at the next await. While the lease is not proven to be held nothing is begun. A node whose
+//! registration is held up, though its session lives, gives the lease back: it proves nothing, and another one may go on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,6 +46,8 @@ const COALESCE: Duration = Duration::from_millis(10);
 const PASS_INTERVAL_MAX: Duration = Duration::from_secs(5);
 /// How often a lease that is not proven is looked at.
 const UNPROVEN_PAUSE: Duration = Duration::from_millis(100);
+/// A controller that is not registered for so many of the longest pauses between tries gives up.
+const UNREGISTERED_PAUSES: u32 = 2;
 /// How long giving the lease back may take; it ends with the session anyway.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -75,11 +78,26 @@ async fn reign(context: &Context, lease: Lease) {
     tokio::select! {
         biased;
         () = lease.lost() => {}
+        () = unregistered(context) => tracing::warn!("this node is not registered, another one may be the controller"),
         () = Reign::new(context, &lease).govern() => {}
     }
     drop(office);
     tracing::info!(token = %lease.token(), "this node is no longer the controller");
     drop(tokio::time::timeout(RELEASE_TIMEOUT, lease.release()).await);
+}
+
+/// Resolves when this node was not registered for so long that waiting for it would hold all others up.
+async fn unregistered(context: &Context) {
+    let patience = context.parts.settings.retry_max * UNREGISTERED_PAUSES;
+    let mut membership = context.shared.membership.subscribe();
+    loop {
+        if membership.wait_for(|m| !m.registered).await.is_err() {
+            return;
+        }
+        if tokio::time::timeout(patience, membership.wait_for(|m| m.registered)).await.is_err() {
+            return;
+        }
+    }
 }
 
 struct Reign<'a> {

@@ -16,12 +16,13 @@
 
 use std::time::Duration;
 
+use holdfast_protocol::NodeId;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Backoff, ClusterShared, Context};
 use crate::ports::coordination::{
-    CacheSeen, CacheState, CoordinationError, FILLING, NodeAnnouncement, SessionState, turn_cache_off,
+    CacheSeen, CacheState, CoordinationError, NodeAnnouncement, SessionState, filler, filler_before, turn_cache_off,
 };
 
 /// How long the others may take to see that the cache is off: one that does not answer loses its session by then.
@@ -120,19 +121,24 @@ async fn news_of_disks(context: &Context, said: &NodeAnnouncement) {
     }
 }
 
+/// Refuses while a tool fills the metadata.
+fn stay_away(filler: Option<NodeId>) -> Result<(), CoordinationError> {
+    let Some(node) = filler else { return Ok(()) };
+    let why = format!("a tool fills the metadata on node {node}, this node stays away until that has ended");
+    Err(CoordinationError::Unavailable(why))
+}
+
 /// Registers, and says what changes until something fails.
 async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), CoordinationError> {
     let coordination = &context.parts.coordination;
     coordination.renew_session().await?;
-    let filler = coordination.leases().borrow().get(FILLING).map(|holder| holder.node);
-    if let Some(node) = filler {
-        let why = format!("a tool fills the metadata on node {node}, this node stays away until that has ended");
-        return Err(CoordinationError::Unavailable(why));
-    }
+    stay_away(filler(&**coordination))?;
     // Before the registration: if the session ends in between, this term is over.
     let term = coordination.ownership().term();
     let mut said = announcement(context);
     let registration = coordination.register(context.parts.cluster, said.clone()).await?;
+    // A tool may have looked for nodes after this one looked for tools, and before it could be seen.
+    stay_away(filler_before(&**coordination, said.id, registration.incarnation).await?)?;
     let mut cache = CacheDuty::begin(context, term, registration.cache_generation).await?;
     backoff.reset();
     tracing::info!(node = %said.id, incarnation = registration.incarnation, "registered in the cluster");
@@ -148,13 +154,24 @@ async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), Coordinati
         if *session.borrow_and_update() == SessionState::Expired {
             return Err(CoordinationError::SessionExpired);
         }
-        cache.step(context).await?;
         state.mark_unchanged();
         rescued.mark_unchanged();
-        let now = worth_telling(announcement(context), &said);
-        if now != said {
-            coordination.announce(now.clone()).await?;
-            said = now;
+        match tell(context, &mut cache, &mut said).await {
+            Ok(()) => {
+                backoff.reset();
+                context.shared.membership.send_if_modified(|m| m.last_error.take().is_some());
+            }
+            // The registration stands as long as the session, and the next try finds out what became of this one.
+            Err(error @ (CoordinationError::Unavailable(_) | CoordinationError::Unknown(_))) => {
+                tracing::warn!(%error, "what this node has to say does not arrive, trying again");
+                context.shared.membership.send_modify(|m| m.last_error = Some(error.to_string()));
+                tokio::select! {
+                    changed = session.changed() => if changed.is_err() { return Ok(()) },
+                    () = backoff.wait() => {}
+                }
+                continue;
+            }
+            Err(error) => return Err(error),
         }
         tokio::select! {
             changed = session.changed() => if changed.is_err() { return Ok(()) },
@@ -164,6 +181,17 @@ async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), Coordinati
             () = news_of_disks(context, &said) => {}
         }
     }
+}
+
+/// Tells the others what is new.
+async fn tell(context: &Context, cache: &mut CacheDuty, said: &mut NodeAnnouncement) -> Result<(), CoordinationError> {
+    cache.step(context).await?;
+    let now = worth_telling(announcement(context), said);
+    if now != *said {
+        context.parts.coordination.announce(now.clone()).await?;
+        *said = now;
+    }
+    Ok(())
 }
 
 /// What this node owes to the others about the shared cache.

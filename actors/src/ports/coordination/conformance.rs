@@ -89,6 +89,7 @@ macro_rules! coordination_conformance {
             leases::lease_has_one_holder_and_rising_tokens,
             leases::waiters_are_served_in_order_and_may_leave,
             leases::lease_passes_on_when_its_holder_expires,
+            leases::renewed_session_shows_what_was_taken_while_there_was_none,
             caches::cache_generation_is_seen_by_every_live_node,
             caches::racing_changes_of_the_cache_lose_none,
             caches::cache_is_turned_off_once_by_many,

@@ -43,8 +43,8 @@ pub(super) struct Views {
     pub(super) cache: watch::Sender<CacheState>,
     /// Woken when a node said something of the shared cache, or left.
     pub(super) seen: watch::Sender<()>,
-    /// Whether everything was read at least once.
-    pub(super) complete: watch::Sender<bool>,
+    /// The last session in which everything was read at least once.
+    pub(super) complete_in: watch::Sender<Option<i64>>,
 }
 
 /// Keeps the channels current until the participant is gone.
@@ -168,7 +168,7 @@ impl Mirror<'_> {
             }
         }
         self.read_again(topics).await?;
-        views.complete.send_replace(true);
+        views.complete_in.send_replace(Some(self.client.session_id().0));
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use holdfast_protocol::NodeId;
 use tokio::time::timeout;
 
 use super::{Harness, PATIENCE, controller, found, insist, until};
-use crate::ports::coordination::{FencingToken, LeaseName};
+use crate::ports::coordination::{FencingToken, LeaseName, SessionState};
 
 pub async fn lease_has_one_holder_and_rising_tokens(harness: &dyn Harness) {
     let a = harness.participant().await;
@@ -84,4 +84,18 @@ pub async fn lease_passes_on_when_its_holder_expires(harness: &dyn Harness) {
     drop(old);
     assert!(a.try_acquire(&LeaseName::controller(), NodeId::from(1)).await.unwrap().is_none());
     assert!(new.is_held(), "what the old holder gives back is not the new one's");
+}
+
+/// Whoever renews decides by what it sees then.
+pub async fn renewed_session_shows_what_was_taken_while_there_was_none(harness: &dyn Harness) {
+    let (a, b) = (harness.participant().await, harness.participant().await);
+    found(&b).await;
+    a.connection.cut().await;
+    until(a.session(), |s| *s == SessionState::Expired).await;
+    let lease = b.acquire(&LeaseName::new("x").unwrap(), NodeId::from(2)).await.unwrap();
+    a.connection.restore().await;
+    insist(|| a.renew_session()).await;
+    let holder = a.leases().borrow().get("x").map(|holder| (holder.node, holder.token));
+    assert_eq!(holder, Some((NodeId::from(2), lease.token())), "it shows what an earlier session saw");
+    lease.release().await;
 }
