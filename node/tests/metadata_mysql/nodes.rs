@@ -167,7 +167,13 @@ async fn a_look_for_moves_and_pieces_that_finds_none_waits_for_no_lock() {
     let mut holding = conn.begin().await.unwrap();
     sqlx::query("SELECT slot FROM lock_slots FOR UPDATE").fetch_all(&mut *holding).await.unwrap();
     let lane: TierName = "OSS".parse().unwrap();
-    let claim = Claim { owner: NodeId::from(1), now_ms: 1_000, until_ms: 2_000, spares_restored: false };
+    let claim = Claim {
+        owner: NodeId::from(1),
+        now_ms: 1_000,
+        until_ms: 2_000,
+        spares_restored: false,
+        to_cluster_only: false,
+    };
     assert_eq!(store.claim_moves(&lane, claim, 10).await.unwrap(), []);
     assert_eq!(store.due_pieces(&lane, 1_000, 2_000, 10).await.unwrap(), []);
     holding.rollback().await.unwrap();
