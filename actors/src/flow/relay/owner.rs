@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::RelayOwner;
 use crate::ports::coordination::{Lease, LeaseName, LiveNode, Membership, NodeState};
 
-/// How long giving a lease back may take; it ends with the session anyway.
+/// How long it is waited for that a lease is given back, which goes on after that.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after the coordination service refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);

@@ -48,7 +48,7 @@ const PASS_INTERVAL_MAX: Duration = Duration::from_secs(5);
 const UNPROVEN_PAUSE: Duration = Duration::from_millis(100);
 /// A controller that is not registered for so many of the longest pauses between tries gives up.
 const UNREGISTERED_PAUSES: u32 = 2;
-/// How long giving the lease back may take; it ends with the session anyway.
+/// How long it is waited for that the lease is given back, which goes on after that.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs until it cannot go on.

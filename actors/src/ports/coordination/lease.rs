@@ -155,10 +155,11 @@ impl Lease {
         async move { drop(held.wait_for(|held| !held).await) }
     }
 
-    /// Gives it back and waits until the service knows.
+    /// Gives it back and waits until the service knows. Who waits no longer does not stop it: a lease that is half given back
+    /// would be nobody's, and kept from everybody, for as long as the session lives.
     pub async fn release(mut self) {
         if let Some(release) = self.release.take() {
-            release().await;
+            drop(tokio::spawn(release()).await);
         }
     }
 }
@@ -169,5 +170,34 @@ impl Drop for Lease {
         if let (Some(release), Ok(runtime)) = (self.release.take(), tokio::runtime::Handle::try_current()) {
             runtime.spawn(release());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_given_back_though_nobody_waits_to_the_end() {
+        let (answer, answered) = oneshot::channel::<()>();
+        let (held, mut shown) = watch::channel(true);
+        let release: Release = Box::new(move || -> BoxFuture<'static, ()> {
+            Box::pin(async move {
+                drop(answered.await);
+                held.send_replace(false);
+            })
+        });
+        let (name, key) = (LeaseName::controller(), "a candidate".to_owned());
+        let lease = Lease::new(name, FencingToken(1), key, shown.clone(), Ownership::default(), release);
+        let waited = timeout(Duration::from_secs(5), lease.release()).await;
+        assert!(waited.is_err(), "the service does not answer");
+        assert!(answer.send(()).is_ok(), "it was stopped with who waited for it");
+        let given_back = timeout(Duration::from_secs(30), shown.wait_for(|held| !held)).await;
+        assert!(given_back.is_ok_and(|shown| shown.is_ok()));
     }
 }
