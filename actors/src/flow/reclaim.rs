@@ -254,11 +254,12 @@ impl Reclaimer {
     /// [`Self::reclaim_due`], telling also what was done before an error.
     pub(super) async fn reclaim_oldest(&self, grace_ms: u64) -> Result<(Progress, PassEnd), ReclaimError> {
         let Some(Guard(fence)) = self.on_duty() else { return Ok((Progress::default(), PassEnd::Done)) };
+        let term = self.proven_term()?;
         // In whole milliseconds that are over: two dereferences and a pass may happen within one.
         let before_ms = self.clock.now_ms().saturating_sub(grace_ms);
         let due = self.metadata.due_reclaims(before_ms, self.limits.batch, fence.as_ref());
         let due = self.guarded("list due reclaims", due).await?;
-        let done = self.delete_contents(&due, fence.as_ref(), None).await;
+        let done = self.delete_contents(&due, fence.as_ref(), term, None).await;
         Ok((done, self.end(due.len())))
     }
 
@@ -417,9 +418,9 @@ impl Reclaimer {
         self.cluster.as_ref().map_or(&*self.chunks, |cluster| &*cluster.local)
     }
 
-    async fn delete(&self, batch: &mut Vec<ChunkId>) -> Result<(), ReclaimError> {
-        if !batch.is_empty() && !self.may_work() {
-            return Err(ReclaimError::Fenced);
+    async fn delete(&self, batch: &mut Vec<ChunkId>, term: Option<u64>) -> Result<(), ReclaimError> {
+        if !batch.is_empty() {
+            self.require_term(term)?;
         }
         self.delete_from(&*self.chunks, batch).await
     }

@@ -377,29 +377,34 @@ async fn sweeper_leaves_a_tier_alone_that_fails_and_deletes_when_it_works_again(
 /// While it stood still metadata may have been put back in which the pieces are an object's again.
 #[tokio::test]
 async fn sweeper_that_is_no_member_any_more_deletes_no_further_piece() {
-    let mut world = World::new(Versioning::Unversioned).await;
-    let ownership = Ownership::default();
-    ownership.extend(Instant::now(), Duration::from_secs(3_600));
-    world.sweeper.ownership = Some(ownership.clone());
-    world.sweeper.settings.deletions = 1;
-    world.put("key", &pattern(LEN, 1), Some("ONE")).await;
-    world.pass("ONE").await;
-    world.delete("key").await;
-    world.go_on(HOUR);
-    world.reclaimer.reclaim_due(0).await.unwrap();
-    world.go_on(HOUR);
-    world.one.close(Gate::AtDelete);
-    let (sweeper, lane): (_, TierName) = (world.sweeper.clone(), tier("ONE"));
-    let revoke = async {
-        world.one.reached().await;
-        ownership.revoke();
-        world.one.open();
-    };
-    let (stats, ()) = tokio::join!(sweeper.pass(&lane), revoke);
-    let stats = stats.unwrap();
-    assert!(stats.given == 3 && stats.deleted == 1, "{stats:?}");
-    ownership.extend(Instant::now(), Duration::from_secs(3_600));
-    world.assert_clean().await;
+    for is_member_again in [false, true] {
+        let mut world = World::new(Versioning::Unversioned).await;
+        let ownership = Ownership::default();
+        ownership.extend(Instant::now(), Duration::from_secs(3_600));
+        world.sweeper.ownership = Some(ownership.clone());
+        world.sweeper.settings.deletions = 1;
+        world.put("key", &pattern(LEN, 1), Some("ONE")).await;
+        world.pass("ONE").await;
+        world.delete("key").await;
+        world.go_on(HOUR);
+        world.reclaimer.reclaim_due(0).await.unwrap();
+        world.go_on(HOUR);
+        world.one.close(Gate::AtDelete);
+        let (sweeper, lane): (_, TierName) = (world.sweeper.clone(), tier("ONE"));
+        let revoke = async {
+            world.one.reached().await;
+            ownership.revoke();
+            if is_member_again {
+                ownership.extend(Instant::now(), Duration::from_secs(3_600));
+            }
+            world.one.open();
+        };
+        let (stats, ()) = tokio::join!(sweeper.pass(&lane), revoke);
+        let stats = stats.unwrap();
+        assert!(stats.given == 3 && stats.deleted == 1, "{is_member_again}: {stats:?}");
+        ownership.extend(Instant::now(), Duration::from_secs(3_600));
+        world.assert_clean().await;
+    }
 }
 
 #[tokio::test]

@@ -51,6 +51,9 @@ const IN_FLIGHT_BYTES_MAX: u64 = 1 << 40;
 const SMALL_BYTES_MAX: u64 = 1 << 20;
 /// How many times as many moves are in work as there are places for those that are not small.
 const SMALL_SHARE: usize = 4;
+/// So many looks come between two searches for what comes back from a full tier, where the last one found nothing: each passes
+/// over all that waits for room.
+const FULL_LOOKS: u32 = 6;
 
 /// Why a pass ended early. What it did before stays done.
 #[derive(Debug, thiserror::Error)]
@@ -323,17 +326,24 @@ impl Mover {
     /// Works off one lane, for ever.
     async fn serve(self: Arc<Self>, lane: TierName) {
         let mut moves = JoinSet::new();
+        let mut searched_until = Instant::now();
         loop {
             let free = self.free_places(&lane, moves.len()).await;
             let (free, to_cluster_only) = match self.full.admission(&lane) {
                 Admission::Free => (free, false),
                 // One, to see whether there is room again.
                 Admission::Probe => (free.min(1), false),
+                Admission::Not if searched_until > Instant::now() => (0, true),
                 Admission::Not => (free, true),
             };
             match self.claim(&lane, free, to_cluster_only).await {
                 // There is nothing to try a tier by that says that it works again.
-                Ok(claimed) if claimed.is_empty() && free > 0 => self.forgive(&lane, to_cluster_only),
+                Ok(claimed) if claimed.is_empty() && free > 0 => {
+                    self.forgive(&lane, to_cluster_only);
+                    if to_cluster_only {
+                        searched_until = Instant::now() + self.parts.settings.poll.saturating_mul(FULL_LOOKS);
+                    }
+                }
                 Ok(claimed) => {
                     for job in claimed {
                         let mover = self.clone();

@@ -105,11 +105,9 @@ impl SweeperParts {
             return Ok(SweepStats { is_tier_failing: true, ..stats });
         };
         for _ in 0..self.settings.batches_max {
-            if stats.is_tier_failing || !self.may_delete() {
-                break;
-            }
+            let Some(term) = self.proven_term().filter(|_| !stats.is_tier_failing) else { break };
             let before = stats.deleted;
-            let given = self.batch(name, &*tier, &mut stats).await?;
+            let given = self.batch(name, &*tier, term, &mut stats).await?;
             // Where nothing of a batch could be deleted, the next one has time until the next pass.
             if given < self.settings.batch as usize || stats.deleted == before {
                 break;
@@ -118,8 +116,14 @@ impl SweeperParts {
         Ok(stats)
     }
 
-    /// Deletes one batch; how many pieces were given out.
-    async fn batch(&self, name: &TierName, tier: &dyn ColdTier, stats: &mut SweepStats) -> Result<usize, MoverError> {
+    /// Deletes one batch, as far as `term` lasts; how many pieces were given out.
+    async fn batch(
+        &self,
+        name: &TierName,
+        tier: &dyn ColdTier,
+        term: u64,
+        stats: &mut SweepStats,
+    ) -> Result<usize, MoverError> {
         let (now_ms, again_ms) = self.times_ms();
         let due = self.ledger.due_pieces(name, now_ms, again_ms, self.settings.batch);
         let due = self.timed("list pieces that are to be deleted", due).await?;
@@ -128,8 +132,8 @@ impl SweeperParts {
         let mut deletions = stream::iter(due)
             .map(|piece| async move {
                 // Asked before each: metadata that name the piece again may have been put back while this process stood
-                // still.
-                let result = if self.may_delete() {
+                // still. Who is a member again since may have been away when that was done.
+                let result = if self.proven_term() == Some(term) {
                     self.delete(tier, &piece.name).await
                 } else {
                     Err(TierError::Unavailable("this node cannot prove its membership".into()))
@@ -179,8 +183,12 @@ impl SweeperParts {
         Ok(given)
     }
 
-    fn may_delete(&self) -> bool {
-        self.ownership.as_ref().is_none_or(Ownership::is_proven)
+    /// The session in which this node may delete, always the same if it is alone; `None`: it may not.
+    fn proven_term(&self) -> Option<u64> {
+        let Some(ownership) = &self.ownership else { return Some(0) };
+        // In this order: if another session is proven, the next look finds another term.
+        let term = ownership.term();
+        ownership.is_proven().then_some(term)
     }
 
     async fn delete(&self, tier: &dyn ColdTier, name: &PieceName) -> TierResult<()> {

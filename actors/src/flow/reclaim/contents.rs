@@ -55,11 +55,12 @@ fn chunk_count(reclaim: &Reclaim) -> usize {
 
 impl Reclaimer {
     /// Deletes the chunks of claimed contents, then forgets them, some at a time. One that cannot be deleted does not hold up the
-    /// others. After `until` nothing more is begun.
+    /// others. After `until`, and after `term`, in which they were claimed, nothing more is begun.
     pub(super) async fn delete_contents(
         &self,
         due: &[Reclaim],
         fence: Option<&Fence>,
+        term: Option<u64>,
         until: Option<Instant>,
     ) -> Progress {
         let mut done = Progress::default();
@@ -70,11 +71,11 @@ impl Reclaimer {
                 break;
             }
             let (group, after) = rest.split_at(self.group_len(rest));
-            match self.delete_group(group, fence).await {
+            match self.delete_group(group, fence, term).await {
                 Ok(stats) => done.stats.add(stats),
                 Err(ReclaimError::Chunks(_)) if group.len() > 1 => {
                     for one in group.chunks(1) {
-                        match self.delete_group(one, fence).await {
+                        match self.delete_group(one, fence, term).await {
                             Ok(stats) => done.stats.add(stats),
                             Err(error) => done.fail(1, error),
                         }
@@ -102,7 +103,12 @@ impl Reclaimer {
         fit.count().max(1)
     }
 
-    async fn delete_group(&self, group: &[Reclaim], fence: Option<&Fence>) -> Result<PassStats, ReclaimError> {
+    async fn delete_group(
+        &self,
+        group: &[Reclaim],
+        fence: Option<&Fence>,
+        term: Option<u64>,
+    ) -> Result<PassStats, ReclaimError> {
         let mut stats = PassStats { items: group.len() as u64, ..PassStats::default() };
         let mut batch = Vec::new();
         // A 5 TiB object has hundreds of thousands of chunks: they pass through in batches.
@@ -119,11 +125,11 @@ impl Reclaimer {
                 }
                 stats.examined += 1;
                 if batch.len() >= self.limits.delete_batch {
-                    self.delete(&mut batch).await?;
+                    self.delete(&mut batch, term).await?;
                 }
             }
         }
-        self.delete(&mut batch).await?;
+        self.delete(&mut batch, term).await?;
         let items: Vec<ReclaimItem> = group.iter().map(|reclaim| reclaim.item).collect();
         self.guarded("finish reclaims", self.metadata.finish_reclaims(&items, fence)).await?;
         Ok(stats)

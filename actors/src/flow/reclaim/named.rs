@@ -45,6 +45,7 @@ impl Reclaimer {
 
     async fn reclaim_named(&self, items: &[ReclaimItem], before_ms: u64, until: Option<Instant>) -> Progress {
         let mut unreadable = Progress::default();
+        let term = self.proven_term();
         let claimed = match self.claim(items, before_ms).await {
             // A damaged row must not hold up the others.
             Err(ReclaimError::Metadata(MetadataError::Corrupt(_))) if items.len() > 1 => {
@@ -59,9 +60,9 @@ impl Reclaimer {
             }
             claimed => claimed,
         };
-        let mut done = match claimed {
-            Ok(claimed) => self.delete_contents(&claimed, None, until).await,
-            Err(error) => {
+        let mut done = match (claimed, term) {
+            (Ok(claimed), Ok(term)) => self.delete_contents(&claimed, None, term, until).await,
+            (Err(error), _) | (_, Err(error)) => {
                 let mut none = Progress::default();
                 none.fail(items.len(), error);
                 none

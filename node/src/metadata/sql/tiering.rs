@@ -17,7 +17,7 @@ use sqlx::AssertSqlSafe;
 use super::moves::{MOVE_COLUMNS, claimed, move_from_row, release_pieces};
 use super::reads::{Cold, content_from_row};
 use super::store::boxed;
-use super::{Backend, Done, Fields, Locks, Reader, Session, Shape, SqlMetadataStore, Value, values};
+use super::{Backend, Dialect, Done, Fields, Locks, Reader, Session, Shape, SqlMetadataStore, Value, values};
 use crate::metadata::rows;
 
 mod tiers;
@@ -37,7 +37,8 @@ const FAR_MS: u64 = 7 * 24 * 3_600_000;
 const MOVES: [&str; 3] = ["moves", "lane", "moves_by_due"];
 const PIECES: [&str; 3] = ["tier_pieces", "tier", "tier_pieces_by_due"];
 
-async fn claim_moves<S: Session>(tx: &mut S, lane: &TierName, claim: Claim, limit: u32) -> MetadataResult<Vec<Move>> {
+/// The statement that finds what a claim is after, those that wait longest first.
+fn due_moves(dialect: Dialect, lane: &TierName, claim: Claim, limit: u32) -> (String, Vec<Value>) {
     let (mut values, mut but) = (values![lane.as_str(), rows::signed(claim.now_ms)], "");
     if claim.spares_restored {
         values.push(rows::reason_code(MoveReason::Return).0.into());
@@ -47,12 +48,22 @@ async fn claim_moves<S: Session>(tx: &mut S, lane: &TierName, claim: Claim, limi
     values.push(i64::from(limit.min(CLAIMED_MAX)).into());
     let sql = format!(
         "SELECT {MOVE_COLUMNS} FROM moves {} WHERE lane = ? AND due_ms <= ? {but}{back}ORDER BY due_ms, id LIMIT ?",
-        S::DIALECT.by_index("moves_by_due")
+        dialect.by_index("moves_by_due")
     );
+    (sql, values)
+}
+
+async fn claim_moves<S: Session>(tx: &mut S, lane: &TierName, claim: Claim, limit: u32) -> MetadataResult<Vec<Move>> {
+    let (sql, values) = due_moves(S::DIALECT, lane, claim, limit);
     let found = tx.fetch(AssertSqlSafe(sql), values).await?;
+    let found: Vec<Move> = found.iter().map(move_from_row).collect::<MetadataResult<_>>()?;
+    give_out(tx, &found, claim).await
+}
+
+/// Gives out moves, but for those that became others since they were read.
+async fn give_out<S: Session>(tx: &mut S, found: &[Move], claim: Claim) -> MetadataResult<Vec<Move>> {
     let mut claims = Vec::with_capacity(found.len());
-    for row in &found {
-        let before = move_from_row(row)?;
+    for before in found {
         let attempt = tx.take_sequence();
         // Somebody may have replaced or changed it since it was read.
         let sql = "UPDATE moves SET attempt = ?, owner = ?, due_ms = ? WHERE id = ? AND attempt = ? AND due_ms = ?";
@@ -66,7 +77,7 @@ async fn claim_moves<S: Session>(tx: &mut S, lane: &TierName, claim: Claim, limi
         ];
         if tx.execute(sql, values).await?.rows_affected == 1 {
             let attempt = rows::unsigned(attempt)?;
-            claims.push(Move { attempt, owner: Some(claim.owner), due_ms: claim.until_ms, ..before });
+            claims.push(Move { attempt, owner: Some(claim.owner), due_ms: claim.until_ms, ..before.clone() });
         }
     }
     Ok(claims)
@@ -233,6 +244,22 @@ impl<B: Backend> TierLedger for SqlMetadataStore<B> {
     }
 
     async fn claim_moves(&self, lane: &TierName, claim: Claim, limit: u32) -> MetadataResult<Vec<Move>> {
+        if claim.to_cluster_only {
+            // There may be few or none among very many that wait for room: no transaction waits for the search.
+            let (sql, values) = due_moves(B::Reads::DIALECT, lane, claim, limit);
+            let found = self.backend.reads().fetch(AssertSqlSafe(sql), values).await?;
+            let found: Arc<[Move]> = found.iter().map(move_from_row).collect::<MetadataResult<_>>()?;
+            if found.is_empty() {
+                return Ok(Vec::new());
+            }
+            return self
+                .backend
+                .write(Locks::none().lane(lane), move |tx| {
+                    let found = found.clone();
+                    boxed(async move { give_out(tx, &found, claim).await })
+                })
+                .await;
+        }
         if !is_any_due(self.backend.reads(), MOVES, lane, claim.now_ms).await? {
             return Ok(Vec::new());
         }
