@@ -1,16 +1,21 @@
 //! Stores that stand before another one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ReclaimItem, ShardId, UploadId};
 
 use super::{
     AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketId, Condemned, ListPage, ListQuery, ListUploadsPage,
-    ListUploadsQuery, ListVersionsPage, ListVersionsQuery, MetadataDirect, MetadataResult, MetadataUpkeep, NewUpload,
-    Part, Recheck, Reclaim, Repair, ReplicaEvidence, Upload, User,
+    ListUploadsQuery, ListVersionsPage, ListVersionsQuery, MetadataDirect, MetadataError, MetadataResult,
+    MetadataUpkeep, NewUpload, Part, Recheck, Reclaim, Repair, ReplicaEvidence, Upload, User,
 };
 use crate::ports::coordination::Fence;
+
+/// How long a write of a request is waited for: the database's disk may hang without a word, and who waits holds a place
+/// for requests.
+const ANSWER_MAX: Duration = Duration::from_secs(120);
 
 /// A store that adds something to what requests ask of another one, a cache for example, and passes on to it what it has
 /// nothing to do with: the verbs of [`MetadataDirect`], and those of work in the background, [`MetadataUpkeep`].
@@ -20,6 +25,12 @@ pub trait Decorator: Send + Sync + 'static {
 
     /// The other store.
     fn inner(&self) -> &Self::Inner;
+}
+
+/// Waits for a write no longer than [`ANSWER_MAX`]. It goes on by itself, as that of any caller who went away.
+async fn in_time<T>(write: impl Future<Output = MetadataResult<T>>) -> MetadataResult<T> {
+    let late = || MetadataError::Unknown("the metadata database did not answer in time".to_owned());
+    tokio::time::timeout(ANSWER_MAX, write).await.unwrap_or_else(|_| Err(late()))
 }
 
 #[async_trait]
@@ -55,7 +66,7 @@ impl<D: Decorator> MetadataDirect for D {
     }
 
     async fn create_upload(&self, upload: NewUpload) -> MetadataResult<()> {
-        self.inner().create_upload(upload).await
+        in_time(self.inner().create_upload(upload)).await
     }
 
     async fn upload(&self, bucket: BucketId, key: &str, upload: UploadId) -> MetadataResult<Arc<Upload>> {
@@ -70,7 +81,7 @@ impl<D: Decorator> MetadataDirect for D {
         part: Part,
         evidence: ReplicaEvidence,
     ) -> MetadataResult<()> {
-        self.inner().put_part(bucket, key, upload, part, evidence).await
+        in_time(self.inner().put_part(bucket, key, upload, part, evidence)).await
     }
 
     async fn list_parts(&self, upload: UploadId, after: u16, limit: u32) -> MetadataResult<Vec<Part>> {
@@ -82,7 +93,7 @@ impl<D: Decorator> MetadataDirect for D {
     }
 
     async fn abort_upload(&self, bucket: BucketId, key: &str, upload: UploadId, now_ms: u64) -> MetadataResult<()> {
-        self.inner().abort_upload(bucket, key, upload, now_ms).await
+        in_time(self.inner().abort_upload(bucket, key, upload, now_ms)).await
     }
 }
 
@@ -205,5 +216,17 @@ impl<D: Decorator> MetadataUpkeep for D {
 
     async fn repair_backlog(&self) -> MetadataResult<Vec<(NodeId, u64)>> {
         self.inner().repair_backlog().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_without_an_answer_is_unknown_and_keeps_no_place() {
+        let hung = tokio::time::timeout(ANSWER_MAX * 10, in_time(std::future::pending::<MetadataResult<()>>())).await;
+        assert!(matches!(hung, Ok(Err(MetadataError::Unknown(_)))), "{hung:?}");
+        assert!(matches!(in_time(async { Err::<(), _>(MetadataError::Busy) }).await, Err(MetadataError::Busy)));
     }
 }

@@ -48,8 +48,9 @@ pub(super) async fn run(pool: Pool, mut queue: mpsc::Receiver<Waiting>) {
             waiting.push_back(next);
         }
         metrics::gauge!("holdfast_metadata_queue_jobs").set(waiting.len() as f64);
+        refuse_late(&mut waiting);
         // The first one has waited longest.
-        let until = waiting.front().map_or_else(|| pool.write_deadline(), |first| first.until);
+        let Some(until) = waiting.front().map(|first| first.until) else { continue };
         let (ops, replies) = take_group(&mut waiting);
         metrics::histogram!("holdfast_metadata_batch_jobs").record(ops.len() as f64);
         let pool = pool.clone();
@@ -63,6 +64,18 @@ pub(super) async fn run(pool: Pool, mut queue: mpsc::Receiver<Waiting>) {
     }
     // What runs is answered before the store is closed.
     let _all = running.acquire_many(GROUPS_MAX as u32).await;
+}
+
+/// Answers those for which it is too late. A group that began with one would be refused as a whole, and those that came
+/// after it with it.
+fn refuse_late(waiting: &mut VecDeque<Waiting>) {
+    let now = Instant::now();
+    while waiting.front().is_some_and(|first| first.until <= now)
+        && let Some(late) = waiting.pop_front()
+    {
+        metrics::counter!("holdfast_metadata_refused_total").increment(1);
+        late.reply.send(Err(MetadataError::Busy)).ok();
+    }
 }
 
 /// Operations on distinct keys, from the front. One whose key is in the group already waits, and keeps its place.
@@ -139,5 +152,39 @@ fn again(error: &MetadataError) -> MetadataError {
         MetadataError::Corrupt(reason) => MetadataError::Corrupt(reason.clone()),
         MetadataError::Unavailable(reason) => MetadataError::Unavailable(reason.clone()),
         other => MetadataError::Unavailable(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_actors::ports::metadata::{DeleteRequest, WritePrecondition};
+    use holdfast_protocol::VersionId;
+
+    use super::*;
+
+    #[test]
+    fn who_is_too_late_is_refused_without_those_that_came_after_it() {
+        let now = Instant::now();
+        let (mut waiting, mut answers) = (VecDeque::new(), Vec::new());
+        for until in [now, now, now + std::time::Duration::from_secs(3_600)] {
+            let request = DeleteRequest {
+                key: "k".into(),
+                version: None,
+                marker_version: VersionId::NULL,
+                owner: "root".into(),
+                precondition: WritePrecondition::default(),
+                only_if: None,
+                event: None,
+            };
+            let (reply, answer) = oneshot::channel();
+            waiting.push_back(Waiting { op: KeyOp::delete(BucketId(1), request, 0), until, reply });
+            answers.push(answer);
+        }
+        refuse_late(&mut waiting);
+        assert_eq!(waiting.len(), 1);
+        for late in &mut answers[..2] {
+            assert!(matches!(late.try_recv(), Ok(Err(MetadataError::Busy))));
+        }
+        assert!(answers[2].try_recv().is_err(), "it is in time");
     }
 }
