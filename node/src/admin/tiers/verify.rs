@@ -409,7 +409,7 @@ mod tests {
     #[test]
     fn a_call_that_goes_on_behind_the_last_block_reads_none() {
         let (size_bytes, block_bytes) = (10 << 20, 4 << 20);
-        let tier = "cold".parse().unwrap();
+        let tier = "COLD".parse().unwrap();
         let place = ColdPlace {
             tier,
             size_bytes,
