@@ -12,15 +12,23 @@ use sqlx::mysql::MySqlConnection;
 
 use super::{bucket, check, content_of, object, open, server};
 
+/// Held by who looks at the server's transactions.
+static LOOKS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Waits until a transaction waits for a row that is locked by the test. Whoever is past it has not waited.
 async fn until_one_waits(mut watcher: MySqlConnection, is_past: impl Fn() -> bool) {
     let waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
     let begun = Instant::now();
-    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watcher).await.unwrap() == 0 {
+    loop {
+        // The table is made anew only after nobody looked at it for a tenth of a second: two tests must not take turns.
+        let turn = LOOKS.lock().await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        if sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watcher).await.unwrap() > 0 {
+            return;
+        }
+        drop(turn);
         assert!(!is_past(), "it went past the row that is locked here");
         assert!(begun.elapsed() < Duration::from_secs(30), "nobody comes to the lock");
-        // The table is made anew only after it was not looked at for a tenth of a second.
-        tokio::time::sleep(Duration::from_millis(150)).await;
     }
 }
 
