@@ -58,7 +58,8 @@ pub(super) enum TierCommand {
     },
     /// Remove a tier that nothing lies in.
     #[command(after_help = "What is in the way is named. Examples:
-  holdfast tier recall photos --all --wait && holdfast tier remove OSS
+  holdfast tier recall photos --all --wait   then, when cleanup.grace is over and the tier's copies are deleted:
+  holdfast tier remove OSS
   holdfast tier remove OSS --force           rules that name it wait until there is a tier of that name again")]
     Remove {
         /// The tier.

@@ -260,7 +260,7 @@ fn variable_of(section: &str, key: &str) -> String {
 /// The section that a variable means, if it means one.
 fn section_of(variable: &str, known: &[(String, String, Option<Value>)]) -> Option<String> {
     // Not settings of the node but of commands.
-    if variable.starts_with("HOLDFAST_ADMIN_TOKEN") || variable.starts_with("HOLDFAST_ADMIN_URL") {
+    if variable.starts_with("HOLDFAST_ADMIN_TOKEN") {
         return None;
     }
     known.iter().map(|(s, ..)| s).find(|s| variable.starts_with(&variable_of(s, ""))).cloned()
