@@ -1,14 +1,19 @@
 //! The mirror: what the ensemble holds, as channels.
 //!
-//! One persistent recursive watch on the root tells which paths changed; those are read again. Events carry no values, so
-//! several changes of a path cost one read. What happens while the connection is lost is not told: everything is read
-//! anew when it returns, and in a new session, after `sync`. One task writes the channels, and reads of a session never go
-//! back in time, so neither do the channels.
+//! Persistent recursive watches on what the channels show ([`WATCHED`]) tell which paths changed; those are read again. Locks
+//! are not among them: there may be thousands a second, and each would wake every node. Events carry no values, so several
+//! changes of a path cost one read.
+//!
+//! What happens while the connection is lost is not told, and the watches end with it: servers forget them, and the client
+//! library gives only those that fire once to the next one. So they are set anew when it returns, and in a new session;
+//! after that everything is read, after `sync`. What changes in between is told and read twice, and never missed. One task
+//! writes the channels, and reads of a session never go back in time, so neither do the channels.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{join_all, select_all};
 use futures::{FutureExt, StreamExt, stream};
 use holdfast_actors::ports::coordination::{
     CONTROLLER, CacheState, CoordinationError, FencingToken, LeaseHolder, LeaseName, LeaseTable, LiveNode, Membership,
@@ -24,7 +29,7 @@ use zookeeper_client as zk;
 use super::session::{Shared, connected};
 use super::stored::{
     CandidateRecord, GENERATION, LAYOUT, LEASES, NODES, NodeRecord, PAUSES, ROOT, SHARDS, StoredCache, StoredShard,
-    Topic, decode, lease_path, node_path, sequence, shard_path,
+    Topic, WATCHED, decode, lease_path, node_path, sequence, shard_path,
 };
 
 /// Reads in flight while everything is read.
@@ -83,16 +88,38 @@ struct News {
 }
 
 impl News {
-    fn note(&mut self, event: zk::WatchedEvent) {
+    fn note(&mut self, event: zk::WatchedEvent, leases: &watch::Sender<Arc<LeaseTable>>) {
         if event.event_type == zk::EventType::Session {
             self.gap = true;
             self.over |= event.session_state.is_terminated();
             return;
         }
-        if event.event_type == zk::EventType::NodeDeleted {
-            self.deleted.insert(event.path.clone());
+        let topic = Topic::of(&event.path);
+        match (event.event_type, &topic) {
+            (zk::EventType::NodeDeleted, _) => {
+                self.deleted.insert(event.path);
+            }
+            // Who comes last in a queue is not its holder, and that of a holder who leaves is told as well. Otherwise each node
+            // would read the list of all candidates for each of them, when all register anew.
+            (zk::EventType::NodeCreated, Some(Topic::Lease(name))) if leases.borrow().contains_key(name) => return,
+            _ => {}
         }
-        self.topics.extend(Topic::of(&event.path));
+        self.topics.extend(topic);
+    }
+}
+
+/// Watches of one connection. Asked for all at once, and waited for all: one whose answer nobody waits for would be taken back.
+struct Watches(Vec<zk::PersistentWatcher>);
+
+impl Watches {
+    async fn set(client: &zk::Client) -> Result<Self, zk::Error> {
+        let asked = WATCHED.iter().map(|path| client.watch(path, zk::AddWatchMode::PersistentRecursive));
+        join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>().map(Self)
+    }
+
+    /// The next event of any. Not to be asked again after one that says that the session is over. Cancel safe.
+    async fn changed(&mut self) -> zk::WatchedEvent {
+        select_all(self.0.iter_mut().map(|watcher| watcher.changed().boxed())).await.0
     }
 }
 
@@ -101,17 +128,17 @@ async fn follow(shared: &Shared, client: zk::Client) -> Result<(), zk::Error> {
     if !connected(&client).await {
         return Ok(());
     }
-    let mut watcher = client.watch(ROOT, zk::AddWatchMode::PersistentRecursive).await?;
+    let mut watches = Watches::set(&client).await?;
     let mut mirror = Mirror { shared, client: client.clone() };
     mirror.read_everything().await?;
     loop {
         let mut news = News::default();
-        news.note(watcher.changed().await);
-        // The watcher must not be asked again once it told that the session is over.
+        let leases = &shared.views.leases;
+        news.note(watches.changed().await, leases);
         while !news.over
-            && let Some(event) = watcher.changed().now_or_never()
+            && let Some(event) = watches.changed().now_or_never()
         {
-            news.note(event);
+            news.note(event, leases);
         }
         if news.over {
             return Ok(());
@@ -121,6 +148,8 @@ async fn follow(shared: &Shared, client: zk::Client) -> Result<(), zk::Error> {
             if !connected(&client).await {
                 return Ok(());
             }
+            // The old ones go when the new ones are there, so that the server is not told to take these back.
+            watches = Watches::set(&client).await?;
             mirror.read_everything().await?;
         } else {
             mirror.read_again(news.topics).await?;
@@ -314,5 +343,33 @@ async fn holder(client: &zk::Client, lease: &LeaseName) -> Result<Option<LeaseHo
             // It left in between: somebody else is first now.
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topics(events: &[(zk::EventType, &str)], shown: LeaseTable) -> BTreeSet<Topic> {
+        let (mut news, leases) = (News::default(), watch::Sender::new(Arc::new(shown)));
+        for (event, path) in events {
+            news.note(zk::WatchedEvent::new(*event, *path), &leases);
+        }
+        news.topics
+    }
+
+    #[test]
+    fn who_comes_last_in_a_queue_is_no_reason_to_read_it() {
+        use zk::EventType::{NodeCreated, NodeDeleted};
+        let (first, second) = ("/controller/a-0000000001", "/controller/b-0000000002");
+        let holder = LeaseHolder { node: NodeId::from(1), token: FencingToken(5) };
+        let held = LeaseTable::from([(CONTROLLER.to_owned(), holder)]);
+        let read = BTreeSet::from([Topic::Lease(CONTROLLER.to_owned())]);
+        assert_eq!(topics(&[(NodeCreated, second)], held.clone()), BTreeSet::new());
+        assert_eq!(topics(&[(NodeCreated, first)], LeaseTable::new()), read, "nobody had it");
+        assert_eq!(topics(&[(NodeDeleted, first), (NodeCreated, second)], held.clone()), read, "who had it left");
+        assert_eq!(topics(&[(NodeCreated, second), (NodeDeleted, first)], held.clone()), read);
+        let other = BTreeSet::from([Topic::Lease("outbox-1".into())]);
+        assert_eq!(topics(&[(NodeCreated, "/leases/outbox-1/a-0000000001")], held), other);
     }
 }

@@ -39,6 +39,10 @@ pub(super) const CONTROLLERS: &str = "/controller";
 pub(super) const LEASES: &str = "/leases";
 pub(super) const LOCKS: &str = "/locks";
 
+/// What every node watches, with all that is below: each path that is a [`Topic`], and nothing else. Paths that do not exist
+/// yet can be watched.
+pub(super) const WATCHED: [&str; 8] = [LAYOUT, SHARDS, GENERATION, PAUSES, NODES, SEEN, CONTROLLERS, LEASES];
+
 /// ZooKeeper refuses 1 MiB and more, and a multi-operation has to fit as a whole.
 const VALUE_BYTES_MAX: usize = 512 * 1024;
 
@@ -231,6 +235,18 @@ mod tests {
         for other in ["/", "", "/nodes", "/nodes/x", "/shards/-1", "/cluster", "/leases", "/unknown/x"] {
             assert_eq!(Topic::of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn what_is_watched_has_topics_and_locks_are_not_watched() {
+        for watched in WATCHED {
+            let of = |path: &str| Topic::of(path).is_some();
+            let below = [node_path(NodeId::from(1)), "/shards/1".to_owned(), format!("{watched}/x")];
+            let mut below = below.iter().filter(|path| path.starts_with(watched));
+            assert!(of(watched) || below.any(|path| of(path)), "{watched}");
+        }
+        let lock = lock_path(&LeaseName::new("x").unwrap());
+        assert!(!WATCHED.iter().any(|watched| lock.starts_with(watched)));
     }
 
     #[test]
