@@ -208,7 +208,7 @@ impl Joint {
             actors,
             enrolment: self.served.enrolment(),
             settled: Default::default(),
-            backlog: Default::default(),
+            waiting: Default::default(),
             others: Default::default(),
             has_cache: self.cache.is_some(),
         }
