@@ -82,11 +82,20 @@ pub(super) enum Topic {
     Seen,
     Node(NodeId),
     Shard(ShardId),
-    /// The lease of this name.
+    /// The lease of this name. Last: who reads what changed in this order sees the leases that were there before a node was.
     Lease(String),
 }
 
 impl Topic {
+    /// The path of one of those of which there are many, and whose value is all that is to be read.
+    pub(super) fn one_of_many(&self) -> Option<String> {
+        match self {
+            Self::Node(id) => Some(node_path(*id)),
+            Self::Shard(id) => Some(shard_path(*id)),
+            _ => None,
+        }
+    }
+
     pub(super) fn of(path: &str) -> Option<Self> {
         let mut parts = path.strip_prefix('/')?.splitn(3, '/');
         let (first, second) = (parts.next()?, parts.next());
