@@ -115,7 +115,7 @@ struct Watches(Vec<zk::PersistentWatcher>);
 
 impl Watches {
     async fn set(client: &zk::Client) -> Result<Self, zk::Error> {
-        let asked = WATCHED.iter().map(|path| client.watch(path, zk::AddWatchMode::PersistentRecursive));
+        let asked = WATCHED.map(|path| client.watch(path, zk::AddWatchMode::PersistentRecursive));
         join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>().map(Self)
     }
 
