@@ -55,8 +55,9 @@ impl Proxy {
                     let Ok(server) = tokio::net::TcpStream::connect(upstream).await else { return };
                     let (client_in, client_out) = client.into_split();
                     let (server_in, server_out) = server.into_split();
+                    let asked = AtomicU64::new(0);
                     tokio::select! {
-                        () = pump(client_in, server_out, flow.clone(), |f| f != Flow::Stalled, &AtomicU64::new(0)) => {}
+                        () = pump(client_in, server_out, flow.clone(), |f| f != Flow::Stalled, &asked) => {}
                         () = pump(server_in, client_out, flow, |f| f == Flow::Open, &answered) => {}
                         _ = generation.changed() => {}
                     }
