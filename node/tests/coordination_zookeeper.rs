@@ -262,7 +262,9 @@ async fn no_write_is_lost_or_done_twice_while_connections_break() {
 /// A server forgets what a session watches when its connection breaks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_changes_after_a_connection_broke_is_told() {
-    let harness = ZookeeperHarness::new().await;
+    // Within one session, on a busy machine as well.
+    let patient = ZookeeperConfig { session_timeout: PATIENCE, ..config(server().await.connect_string()) };
+    let harness = ZookeeperHarness { config: patient };
     let (a, proxy) = harness.behind_proxy().await;
     let cluster = found(&a).await;
     let b = harness.participant().await;
