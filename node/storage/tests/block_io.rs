@@ -338,7 +338,7 @@ fn ring_progresses_beside_busy_local_tasks() {
             })
             .collect();
         let buf = universe.filled(4096, |_| 3).await.freeze();
-        let done = tokio::time::timeout(Duration::from_secs(20), file.write_at(0, buf, 0..4096)).await;
+        let done = tokio::time::timeout(PATIENCE, file.write_at(0, buf, 0..4096)).await;
         busy.iter().for_each(tokio::task::JoinHandle::abort);
         done
     });

@@ -6,11 +6,10 @@
 use std::time::Duration;
 
 use holdfast_actors::ports::coordination::{CoordinationError, CoordinationResult};
+use holdfast_actors::wait::{PATIENCE, until_ok};
 use holdfast_node::coordination::{ZookeeperConfig, ZookeeperCoordination};
 use tokio::time::{Instant, sleep};
 
-/// Longer than a server takes to give its first sessions.
-const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Connects, or says why not. One try has to end within the session timeout, which is short in tests: that the servers
@@ -34,12 +33,5 @@ pub async fn connect(config: &ZookeeperConfig) -> ZookeeperCoordination {
 
 /// A client without the adapter.
 pub async fn raw(servers: &str) -> zookeeper_client::Client {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match zookeeper_client::Client::connect(servers).await {
-            Ok(client) => return client,
-            Err(error) => assert!(Instant::now() < deadline, "{error}"),
-        }
-        sleep(PAUSE).await;
-    }
+    until_ok("a session begins", async || zookeeper_client::Client::connect(servers).await).await
 }
