@@ -236,6 +236,7 @@ async fn no_write_is_lost_or_done_twice_while_connections_break() {
             let mut pause = 90 + 40 * i;
             while !writes.enough() {
                 let before = writes.acknowledged();
+                // Breaks come at any moment of a write.
                 sleep(Duration::from_millis(pause)).await;
                 // A machine on which nothing is done between two breaks proves nothing.
                 let calm = Instant::now() + Duration::from_secs(2);
@@ -243,6 +244,7 @@ async fn no_write_is_lost_or_done_twice_while_connections_break() {
                     sleep(Duration::from_millis(10)).await;
                 }
                 proxy.set(Flow::AnswersHeld);
+                // In which something may be done of which nobody hears.
                 sleep(Duration::from_millis(10)).await;
                 proxy.sever();
                 proxy.set(Flow::Open);
