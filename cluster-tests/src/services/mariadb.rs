@@ -73,18 +73,10 @@ pub struct Mariadb {
 }
 
 impl Mariadb {
-    /// Starts a server and waits until it serves.
+    /// Starts a server with further arguments, and waits until it serves.
     ///
     /// # Panics
     /// When it does not.
-    pub fn start() -> Self {
-        Self::start_with(&[])
-    }
-
-    /// The same with further arguments for the server.
-    ///
-    /// # Panics
-    /// When it does not serve.
     pub fn start_with(arguments: &[&str]) -> Self {
         Self::start_in(Directory::new(), arguments)
     }
