@@ -44,8 +44,8 @@ use std::time::{Duration, Instant};
 /// The shortest and the longest pause between two questions.
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(300)];
 
-/// Asks `what` again and again until it is true. Many a question starts a program: whoever is waited for has the processor for
-/// as long as the question took before the next one comes.
+/// Asks `what` again and again until it is true. Many a question starts a program: whoever is waited for has the processor
+/// for as long as the question took before the next one comes.
 ///
 /// # Panics
 /// When it is not true within `limit`; `name` says what was waited for.

@@ -45,8 +45,8 @@ impl Model {
         }
     }
 
-    /// What became of the request that puts `version` (or deletes, with none): acknowledged, or nobody knows. Returns whether
-    /// it was acknowledged.
+    /// What became of the request that puts `version` (or deletes, with none): acknowledged, or nobody knows. Returns
+    /// whether it was acknowledged.
     pub fn told(&mut self, key: &str, version: Option<Version>, response: &io::Result<Response>) -> bool {
         // An error inside a 200 is how a multipart completion or a copy fails late.
         let is_acknowledged =

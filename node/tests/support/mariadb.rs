@@ -89,7 +89,7 @@ impl Server {
         name
     }
 
-    /// The options for a new, empty database on the server that tests share: two hundred that stay would fill the memory.
+    /// The options for a new, empty database on the server that tests share: two hundred that stay would fill memory.
     pub async fn scratch(&self) -> (MysqlOptions, Scratch) {
         let left = std::mem::take(&mut *LEFT.lock().unwrap());
         let mut conn = self.connect("mysql").await;
