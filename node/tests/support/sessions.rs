@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use holdfast_actors::ports::coordination::{CoordinationError, CoordinationResult};
-use holdfast_actors::wait::{PATIENCE, until_ok};
+use holdfast_actors::wait::PATIENCE;
 use holdfast_node::coordination::{ZookeeperConfig, ZookeeperCoordination};
 use tokio::time::{Instant, sleep};
 
@@ -31,7 +31,14 @@ pub async fn connect(config: &ZookeeperConfig) -> ZookeeperCoordination {
     try_connect(config).await.unwrap()
 }
 
-/// A client without the adapter.
+/// A client without the adapter. It is waited for here, since a harness needs a future that may go from thread to thread.
 pub async fn raw(servers: &str) -> zookeeper_client::Client {
-    until_ok("a session begins", async || zookeeper_client::Client::connect(servers).await).await
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match zookeeper_client::Client::connect(servers).await {
+            Ok(client) => return client,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        sleep(PAUSE).await;
+    }
 }
