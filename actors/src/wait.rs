@@ -47,12 +47,24 @@ pub async fn until<T: Debug>(what: &str, mut ask: impl AsyncFnMut() -> T, wanted
 ///
 /// # Panics
 /// When it does not within [`PATIENCE`]; it shows the last error.
-pub async fn until_ok<T, E: Display>(what: &str, mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub async fn until_ok<T, E: Display>(what: &str, attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
+    until_ok_within(PATIENCE, what, attempt).await
+}
+
+/// The same, for what may take longer than [`PATIENCE`].
+///
+/// # Panics
+/// When it does not succeed within `patience`; it shows the last error.
+pub async fn until_ok_within<T, E: Display>(
+    patience: Duration,
+    what: &str,
+    mut attempt: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         match attempt().await {
             Ok(done) => return done,
-            Err(error) => assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}: {error:#}"),
+            Err(error) => assert!(Instant::now() < deadline, "not within {patience:?}: {what}: {error:#}"),
         }
         sleep(ASK_PAUSE).await;
     }

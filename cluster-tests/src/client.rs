@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 /// No answer takes longer than this in a healthy test.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// For how long a node may refuse by 503 what it is asked again and again, while others come and go.
-const REFUSED_MAX: Duration = Duration::from_secs(30);
+const REFUSED_MAX: Duration = Duration::from_secs(60);
 /// Pause of a client that was refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -146,7 +146,7 @@ impl Client {
     /// one of its nodes is lost, refused or comes back, and not for ever.
     ///
     /// # Panics
-    /// When nothing else is answered in half a minute, or nothing at all.
+    /// When nothing else is answered in a minute, or nothing at all.
     pub fn send_until_served(&self, request: &Request<'_>) -> Response {
         let begin = Instant::now();
         loop {

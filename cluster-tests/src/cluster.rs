@@ -108,7 +108,7 @@ impl Cluster {
         let authority = options.secured.then(|| Authority::new("tests of Holdfast", None));
         let mariadb = match authority {
             Some(authority) => Mariadb::start_with_tls(&authority.service("mariadb")),
-            None => Mariadb::start(),
+            None => Mariadb::start_in_memory(&[]),
         };
         ensemble.wait_until_it_serves();
         let network = UdpNetwork::default();

@@ -41,16 +41,24 @@ pub mod workload;
 
 use std::time::{Duration, Instant};
 
-/// Asks `what` again and again until it is true.
+/// The shortest and the longest pause between two questions.
+const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(300)];
+
+/// Asks `what` again and again until it is true. Many a question starts a program: whoever is waited for has the processor
+/// for as long as the question took before the next one comes.
 ///
 /// # Panics
 /// When it is not true within `limit`; `name` says what was waited for.
 #[track_caller]
 pub fn eventually(name: &str, limit: Duration, mut what: impl FnMut() -> bool) {
     let begin = Instant::now();
-    while !what() {
+    loop {
+        let asked = Instant::now();
+        if what() {
+            return;
+        }
         assert!(begin.elapsed() < limit, "waited {limit:?} in vain for: {name}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(asked.elapsed().clamp(PAUSES[0], PAUSES[1]));
     }
 }
 

@@ -4,7 +4,9 @@
 //! whole, or not at all. What is read afterwards must be one of them, byte for byte, and settles which.
 
 use std::collections::BTreeMap;
+use std::io;
 
+use crate::client::Response;
 use crate::content;
 
 /// The content of a version: how it is made again.
@@ -41,6 +43,20 @@ impl Model {
         if !may.contains(&version) {
             may.push(version);
         }
+    }
+
+    /// What became of the request that puts `version` (or deletes, with none): acknowledged, or nobody knows. Returns
+    /// whether it was acknowledged.
+    pub fn told(&mut self, key: &str, version: Option<Version>, response: &io::Result<Response>) -> bool {
+        // An error inside a 200 is how a multipart completion or a copy fails late.
+        let is_acknowledged =
+            response.as_ref().is_ok_and(|response| response.status / 100 == 2 && response.element("Code").is_none());
+        if is_acknowledged {
+            self.acknowledged(key, version);
+        } else {
+            self.unknown(key, version);
+        }
+        is_acknowledged
     }
 
     /// All keys that were ever written to.

@@ -137,6 +137,7 @@ pub fn settle(node: &Node, tier: &str) {
     // Twice: what was overtaken leaves pieces a moment later.
     eventually(&format!("{tier} has settled: {}", status(node, tier)), PATIENCE, || {
         quiet(&status(node, tier)) && {
+            // Nothing tells that no more is to come; movers look five times a second.
             std::thread::sleep(Duration::from_millis(1_500));
             quiet(&status(node, tier))
         }

@@ -148,6 +148,7 @@ impl Writers {
                 Ok(None) | Err(_) => {
                     key_number += 1;
                     at += 1;
+                    // A node that refuses at once must not be asked a thousand times a second.
                     std::thread::sleep(Duration::from_millis(20));
                 }
             }

@@ -279,6 +279,7 @@ fn slow_senders_are_cut_off_in_the_head_and_in_the_body() {
         if begin.elapsed() > limit {
             break false;
         }
+        // It drips.
         std::thread::sleep(Duration::from_millis(50));
     };
     assert!(cut, "a head that drips is waited for");
@@ -295,6 +296,7 @@ fn slow_but_steady_senders_are_served() {
     connection.write(put_head(&client, "steady", body.len(), UNSIGNED).as_bytes()).unwrap();
     for piece in body.chunks(40_000) {
         connection.write(piece).unwrap();
+        // It is slow and steady.
         std::thread::sleep(Duration::from_millis(400));
     }
     assert_eq!(connection.read_response("PUT").unwrap().status, 200);

@@ -77,6 +77,7 @@ fn a_cluster_with_a_cache_is_one_register_a_key_whatever_becomes_of_redis() {
         let turned_off = sum(&cluster, "holdfast_metadata_cache_turned_off_total", &[]);
         for _ in 0..40 {
             cluster.redis.as_ref().unwrap().command(&["FLUSHALL"]);
+            // Over a second, so that writes are in the middle of theirs.
             std::thread::sleep(Duration::from_millis(25));
         }
         load.make_progress("Redis was flushed again and again", PROGRESS, PROGRESS_LIMIT);

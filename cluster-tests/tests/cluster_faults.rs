@@ -35,6 +35,7 @@ fn cluster(name: &str, nodes: usize) -> (Cluster, Workload, u64) {
 fn endure(load: &Workload, name: &str, least: Duration) {
     let begin = std::time::Instant::now();
     load.make_progress(name, PROGRESS, PROGRESS_LIMIT);
+    // The rest of the time that the fault is to last.
     std::thread::sleep(least.saturating_sub(begin.elapsed()));
     println!("{name}: {PROGRESS} changes and more in {:?}", begin.elapsed());
 }
@@ -121,11 +122,13 @@ fn zookeeper_and_the_database_killed_in_the_middle_of_commits_lose_nothing() {
         load.make_progress("before any fault", PROGRESS, PROGRESS_LIMIT);
         for _ in 0..3 {
             cluster.mariadb.kill();
+            // So long that nodes try to connect in vain.
             std::thread::sleep(Duration::from_millis(500));
             cluster.mariadb.restart();
             load.make_progress("the database was killed and started", PROGRESS, PROGRESS_LIMIT);
         }
         cluster.mariadb.signal(Signal::STOP);
+        // Nothing can be acknowledged meanwhile, so that there is no progress to wait for.
         std::thread::sleep(LONG);
         cluster.mariadb.signal(Signal::CONT);
         load.make_progress("the database was paused", PROGRESS, PROGRESS_LIMIT);

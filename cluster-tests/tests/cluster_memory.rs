@@ -31,6 +31,7 @@ fn memory_stays_bounded_with_64_uploads_while_a_peer_is_paused() {
                 for (at, peak) in peak.iter_mut().enumerate() {
                     *peak = cluster.members[at].node.memory().1.max(*peak);
                 }
+                // A sample now and then.
                 std::thread::sleep(Duration::from_millis(20));
             }
             peak
@@ -47,6 +48,7 @@ fn memory_stays_bounded_with_64_uploads_while_a_peer_is_paused() {
                             stored.fetch_add(1, Ordering::Relaxed);
                             return;
                         }
+                        // A client that was told to slow down does.
                         std::thread::sleep(Duration::from_millis(500));
                     }
                 })

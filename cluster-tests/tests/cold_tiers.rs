@@ -51,12 +51,7 @@ impl Writer {
 
     /// Sends a change and tells the model what is known of it. An error means that the node is gone.
     fn change(&mut self, key: &str, version: Option<Version>, response: io::Result<Response>) -> io::Result<()> {
-        match &response {
-            Ok(response) if response.status / 100 == 2 && response.element("Code").is_none() => {
-                self.model.acknowledged(key, version);
-            }
-            _ => self.model.unknown(key, version),
-        }
+        self.model.told(key, version, &response);
         let response = response?;
         assert!(matches!(response.status, 200 | 204 | 503), "{key}: {} {}", response.status, response.text());
         Ok(())

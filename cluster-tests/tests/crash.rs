@@ -90,13 +90,8 @@ impl Writer {
     /// Sends a change and tells the model what is known of it.
     fn change(&mut self, key: &str, version: Option<Version>, request: &Request<'_>) -> io::Result<()> {
         let response = self.send(request);
-        match &response {
-            // An error inside a 200 is how a multipart completion or a copy fails late.
-            Ok(response) if response.status / 100 == 2 && response.element("Code").is_none() => {
-                self.model.acknowledged(key, version);
-                self.acknowledged.fetch_add(1, Ordering::Relaxed);
-            }
-            _ => self.model.unknown(key, version),
+        if self.model.told(key, version, &response) {
+            self.acknowledged.fetch_add(1, Ordering::Relaxed);
         }
         let response = response?;
         assert!(matches!(response.status, 200 | 204 | 503), "{} {key}: {}", request.method, response.text());

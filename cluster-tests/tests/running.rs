@@ -202,6 +202,7 @@ fn peak_while(node: &Node, work: impl FnOnce() + Send) -> u64 {
             let mut peak = 0;
             while !done.load(Ordering::Relaxed) {
                 peak = peak.max(node.memory().1);
+                // A sample now and then.
                 std::thread::sleep(Duration::from_millis(20));
             }
             peak
@@ -250,6 +251,7 @@ fn memory_stays_bounded_with_64_large_uploads_at_once() {
                             Err(_) => assert!(sent.is_err()),
                         }
                         assert!(attempt < 200, "refused 200 times");
+                        // A client that was told to slow down does, each in its own time.
                         std::thread::sleep(Duration::from_millis(100 + 13 * n));
                     }
                 });
@@ -280,6 +282,7 @@ fn memory_stays_bounded_with_64_slow_readers() {
                     let mut buffer = vec![0; 64 << 10];
                     for _ in 0..40 {
                         assert_ne!(connection.read(&mut buffer).unwrap(), 0);
+                        // It is slow: that is what is tried.
                         std::thread::sleep(Duration::from_millis(50));
                     }
                 });

@@ -2,16 +2,13 @@
 //! and the admin API tells and moves what it says.
 
 use bytes::Bytes;
-use holdfast_actors::ports::coordination::conformance::announcement;
-use holdfast_actors::ports::coordination::{Coordination, LeaseName, NodeState};
+use holdfast_actors::ports::coordination::NodeState;
 use holdfast_actors::wait::{until, until_ok};
-use holdfast_node::admin::Pair;
 use holdfast_node::assemble::Root;
 use holdfast_node::assemble::dev::{self, DevCluster};
 use holdfast_node::config::Config;
 use holdfast_protocol::admin::{
-    ClusterStatus, DrainStatus, ErrorBody, ErrorCode, LayoutCost, LayoutView, Maintenance, NodeInfo, ObjectStat,
-    Readiness, RepairInfo, ShardInfo, Status,
+    ClusterStatus, ErrorBody, ErrorCode, Maintenance, ObjectStat, Readiness, RepairInfo, ShardInfo, Status,
 };
 use holdfast_protocol::{ChunkId, NodeId, ShardId};
 use http::{Method, StatusCode};
@@ -19,6 +16,10 @@ use serde_json::json;
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::SqliteConnectOptions;
 
+#[path = "cluster/layouts.rs"]
+mod layouts;
+#[path = "cluster/starts.rs"]
+mod starts;
 mod support;
 #[path = "support/admin.rs"]
 mod support_admin;
@@ -251,113 +252,6 @@ async fn repairs_are_paused_for_all_nodes_until_that_is_taken_back() {
     cluster.shutdown().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_is_drained_only_when_it_holds_nothing() {
-    let cluster = Cluster::start(4).await;
-    assert_eq!(cluster.s3(0).put("/bucket", Bytes::new()).await.unwrap().0, StatusCode::OK);
-    for at in 0..20 {
-        let (status, _) = cluster.s3(at % 4).put(&format!("/bucket/{at}"), content(at, 40_000)).await.unwrap();
-        assert_eq!(status, StatusCode::OK);
-    }
-    let admin = cluster.admin(0);
-    until("healthy", || admin.get::<ClusterStatus>("/v1/cluster"), |status| status.health == "healthy").await;
-    let leaver = cluster.id(3);
-    let path = format!("/v1/nodes/{leaver}");
-    let (code, answer) = admin.call(Method::DELETE, &path, &serde_json::Value::Null).await;
-    let refused: ErrorBody = serde_json::from_slice(&answer).unwrap();
-    assert_eq!((code, refused.error.code), (StatusCode::CONFLICT, ErrorCode::InUse), "{answer:?}");
-    let drain: DrainStatus = admin.post(&format!("{path}/drain"), json!({})).await;
-    assert!(!drain.done && drain.shards_left > 0, "{drain:?}");
-    let drain_path = format!("{path}/drain");
-    let drained = until(
-        "drained",
-        || admin.get::<DrainStatus>(&drain_path),
-        |status| {
-            assert!(!status.done || status.shards_left == 0 && status.chunks_left == Some(0), "{status:?}");
-            status.done
-        },
-    )
-    .await;
-    assert_eq!(drained.bytes_left, Some(0));
-    let shards: Vec<ShardInfo> = admin.get("/v1/shards").await;
-    assert!(shards.iter().all(|shard| shard.replicas.iter().all(|replica| replica.node != leaver)));
-    for at in 0..20 {
-        let (status, body) = cluster.s3(3).get(&format!("/bucket/{at}")).await.unwrap();
-        assert!(status == StatusCode::OK && body == content(at, 40_000), "object {at} through the drained node");
-    }
-    // Three nodes are left for three replicas.
-    let other = format!("/v1/nodes/{}/drain", cluster.id(1));
-    let (code, answer) = admin.call(Method::POST, &other, &json!({})).await;
-    let refused: ErrorBody = serde_json::from_slice(&answer).unwrap();
-    assert_eq!((code, refused.error.code), (StatusCode::CONFLICT, ErrorCode::NotPossible), "{answer:?}");
-    assert_eq!(admin.call(Method::DELETE, &path, &serde_json::Value::Null).await.0, StatusCode::NO_CONTENT);
-    let nodes: Vec<NodeInfo> = admin.get("/v1/nodes").await;
-    assert!(nodes.iter().any(|node| node.id == leaver && !node.in_layout), "{nodes:?}");
-    cluster.cluster.shutdown().await;
-}
-
-/// Whether the registered nodes show this one as gone.
-async fn is_absent(admin: &Admin, id: &str) -> Result<(), String> {
-    let nodes: Vec<NodeInfo> = admin.get("/v1/nodes").await;
-    let gone = nodes.iter().any(|node| node.id == id && node.state == "absent");
-    if gone { Ok(()) } else { Err(format!("{nodes:?}")) }
-}
-
-/// What a write missed on another node may lie on the disks of the one that is to go, and nowhere else that answers.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drained_node_is_not_removed_while_repairs_of_others_may_need_its_disks() {
-    let mut cluster = Cluster::start(4).await;
-    assert_eq!(cluster.s3(0).put("/bucket", Bytes::new()).await.unwrap().0, StatusCode::OK);
-    let admin = cluster.admin(0);
-    until("healthy", || admin.get::<ClusterStatus>("/v1/cluster"), |status| status.health == "healthy").await;
-    let (late, leaver) = (cluster.id(1), cluster.id(3));
-    let path = format!("/v1/nodes/{leaver}");
-    let refusal = async || {
-        let (code, answer) = admin.call(Method::DELETE, &path, &serde_json::Value::Null).await;
-        let refused: ErrorBody = serde_json::from_slice(&answer).expect("an error");
-        assert_eq!((code, refused.error.code), (StatusCode::CONFLICT, ErrorCode::InUse), "{answer:?}");
-        refused.error.message
-    };
-    let message = refusal().await;
-    assert!(message.contains("it takes data"), "{message}");
-
-    let _: RepairInfo = admin.post("/v1/repair/pause", json!({})).await;
-    cluster.cluster.crash(1);
-    until_ok("a node is away", async || is_absent(&admin, &late).await).await;
-    for at in 0..30 {
-        let (status, body) = cluster.s3(0).put(&format!("/bucket/{at}"), content(at, 40_000)).await.unwrap();
-        assert_eq!(status, StatusCode::OK, "{body:?}");
-    }
-    until_ok("it starts again", async || cluster.cluster.restart(1).await).await;
-    until(
-        "it is to be told what it missed",
-        || admin.get::<RepairInfo>("/v1/repair"),
-        |info| info.paused && info.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty()),
-    )
-    .await;
-
-    let drain_path = format!("{path}/drain");
-    let _: DrainStatus = admin.post(&drain_path, json!({})).await;
-    let moved = |status: &DrainStatus| status.shards_left == 0;
-    until("everything moved", || admin.get::<DrainStatus>(&drain_path), moved).await;
-    cluster.cluster.crash(3);
-    until_ok("the drained node is switched off", async || is_absent(&admin, &leaver).await).await;
-    let message = refusal().await;
-    assert!(message.contains("repairs of other nodes wait"), "{message}");
-
-    let _: RepairInfo = admin.post("/v1/repair/resume", json!({})).await;
-    let removed = async || {
-        let (code, answer) = admin.call(Method::DELETE, &path, &serde_json::Value::Null).await;
-        if code == StatusCode::NO_CONTENT { Ok(()) } else { Err(format!("{code} {answer:?}")) }
-    };
-    until_ok("it is removed once nobody needs it", removed).await;
-    for at in 0..30 {
-        let (status, body) = cluster.s3(1).get(&format!("/bucket/{at}")).await.unwrap();
-        assert!(status == StatusCode::OK && body == content(at, 40_000), "object {at}");
-    }
-    cluster.cluster.shutdown().await;
-}
-
 async fn maintenance(admin: &Admin) -> (StatusCode, String) {
     let (code, body) = admin.call(Method::GET, "/health/maintenance", &serde_json::Value::Null).await;
     (code, String::from_utf8_lossy(&body).into_owned())
@@ -400,149 +294,6 @@ async fn a_node_may_be_stopped_while_repairs_wait_that_it_has_no_part_in() {
     let needed = |answer: &(StatusCode, String)| answer.1.contains("1 repairs of other nodes");
     until("it may need this node", || maintenance(&admin), needed).await;
     cluster.cluster.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn staged_changes_show_their_cost_and_are_applied_as_shown_or_not_at_all() {
-    let cluster = Cluster::start(3).await;
-    let admin = cluster.admin(2);
-    let before: LayoutView = admin.get("/v1/layout").await;
-    assert_eq!((before.applied.nodes.len(), before.applied.replication_factor), (3, 3));
-    let change = json!({ "change": "set_replication_factor", "replicas": 2 });
-    let staged: LayoutView = admin.post("/v1/layout/changes", change).await;
-    assert_eq!((staged.version, staged.staged.len(), staged.preview.replication_factor), (before.version, 1, 2));
-    let cost: LayoutCost = admin.get("/v1/layout/diff").await;
-    assert_eq!((cost.next_version, cost.replicas_moved), (before.version + 1, 0), "{cost:?}");
-    assert!(cost.shards_changed > 0 && cost.impossible.is_none(), "{cost:?}");
-    let old = json!({ "version": before.version });
-    let (code, answer) = admin.call(Method::POST, "/v1/layout/apply", &old).await;
-    assert_eq!(code, StatusCode::CONFLICT, "{answer:?}");
-    let applied: LayoutView = admin.post("/v1/layout/apply", json!({ "version": cost.next_version })).await;
-    assert_eq!((applied.version, applied.applied.replication_factor), (cost.next_version, 2));
-    let settled =
-        until("healthy", || admin.get::<ClusterStatus>("/v1/cluster"), |status| status.health == "healthy").await;
-    let shards: Vec<ShardInfo> = admin.get("/v1/shards").await;
-    let moved = shards.iter().all(|shard| shard.target.len() == 2 && shard.replicas.len() == 2);
-    assert!(moved, "healthy was said before the new layout was taken up: {settled:#?}");
-    let change = json!({ "change": "set_replication_factor", "replicas": 4 });
-    let _: LayoutView = admin.post("/v1/layout/changes", change).await;
-    let cost: LayoutCost = admin.get("/v1/layout/diff").await;
-    assert!(cost.impossible.is_some(), "{cost:?}");
-    let (code, _) = admin.call(Method::POST, "/v1/layout/apply", &json!({ "version": cost.next_version })).await;
-    assert_eq!(code, StatusCode::CONFLICT, "four replicas on three nodes");
-    let reverted: LayoutView = admin.post("/v1/layout/revert", json!({})).await;
-    assert!(reverted.staged.is_empty());
-    cluster.cluster.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_that_was_stopped_goes_on_where_it_was() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let config = config(dir.path());
-    let first = dev::start(&config, 3, Root::Generate).await.expect("the cluster starts");
-    let pair = first.root().expect("a root credential").clone();
-    let s3 = S3::with(first.node(0).expect("a node"), &pair);
-    assert_eq!(s3.put("/bucket", Bytes::new()).await.unwrap().0, StatusCode::OK);
-    assert_eq!(s3.put("/bucket/key", content(1, 300_000)).await.unwrap().0, StatusCode::OK);
-    first.shutdown().await;
-    let second = dev::start(&config, 3, Root::Generate).await.expect("the cluster starts again");
-    let s3 = S3::with(second.node(1).expect("a node"), &pair);
-    let (status, body) = s3.get("/bucket/key").await.unwrap();
-    assert!(status == StatusCode::OK && body == content(1, 300_000), "{status}");
-    // Under epochs that the metadata accepts.
-    assert_eq!(s3.put("/bucket/key", content(2, 300_000)).await.unwrap().0, StatusCode::OK);
-    second.shutdown().await;
-}
-
-/// It would delete the chunks of what is not in them yet.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_node_starts_while_a_tool_fills_the_metadata() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut cluster = dev::start(&config(dir.path()), 3, Root::Generate).await.expect("the cluster starts");
-    cluster.crash(2);
-    let tool = cluster.participant();
-    let name = LeaseName::new("filling").expect("a name");
-    let lease = tool.acquire(&name, NodeId::from(9)).await.expect("a lease");
-    let start = async || {
-        let started = cluster.restart(2).await;
-        started.map_or_else(|error| format!("{error:#}"), |()| "it started".to_owned())
-    };
-    // What the crash left may be in its way at first.
-    until("it is refused", start, |why| why.contains("fills the metadata on node 0000000000000009")).await;
-    lease.release().await;
-    until_ok("the node starts", async || cluster.restart(2).await).await;
-    cluster.shutdown().await;
-}
-
-fn alive(participant: &dyn Coordination) -> Vec<NodeId> {
-    participant.membership().borrow().nodes.keys().copied().collect()
-}
-
-/// The tool looked for nodes before this one could be seen, which had looked for tools before that.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_is_long_in_being_registered_finds_a_tool_that_began_meanwhile() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut cluster = dev::start(&config(dir.path()), 3, Root::Generate).await.expect("the cluster starts");
-    let id = cluster.node(2).expect("a node").id();
-    cluster.crash(2);
-    let (silent, tool) = (cluster.participant(), cluster.participant());
-    until("its session is over", async || alive(&tool), |nodes| !nodes.contains(&id)).await;
-    // Whoever registers waits until all others have said that they know that there is no cache. This one never does.
-    let of = tool.cluster().await.expect("the cluster").id;
-    silent.register(of, announcement(8)).await.expect("a registration");
-    let state = tool.cache_state().await.expect("a state");
-    tool.store_cache_state(state.version, &state.value.warming(None, "a server")).await.expect("it is stored");
-
-    let name = LeaseName::new("filling").expect("a name");
-    let tool_begins = async {
-        until("the node is seen", async || alive(&tool), |nodes| nodes.contains(&id)).await;
-        let lease = tool.acquire(&name, NodeId::from(9)).await.expect("a lease");
-        silent.close().await;
-        lease
-    };
-    let start = async || {
-        let started = cluster.restart(2).await;
-        started.map_or_else(|error| format!("{error:#}"), |()| "it started".to_owned())
-    };
-    // What the crash left may be in its way at first.
-    let ended = |why: &String| why == "it started" || why.contains("fills the metadata");
-    let (lease, why) = tokio::join!(tool_begins, until("the start ends", start, ended));
-    assert!(why.contains("fills the metadata"), "{why}");
-    until("it is taken out again", async || alive(&tool), |nodes| !nodes.contains(&id)).await;
-    lease.release().await;
-    cluster.shutdown().await;
-}
-
-/// A root credential is stored when the others know of the node already: they must not go on sending it what it never
-/// answers.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_whose_start_fails_when_it_is_registered_is_taken_out_again_and_can_be_started() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let config = config(dir.path());
-    let mut cluster = dev::start(&config, 3, Root::Generate).await.expect("the cluster starts");
-    let id = cluster.node(2).expect("a node").id().to_string();
-    let admin = Admin::of(cluster.node(0).expect("a node"), cluster.config(0));
-    let state = async || {
-        let nodes: Vec<NodeInfo> = admin.get("/v1/nodes").await;
-        nodes.into_iter().find(|node| node.id == id).map(|node| node.state)
-    };
-    cluster.crash(2);
-    let path = config.node.data_dir.join("dev-cluster/metadata.sqlite");
-    let mut database = SqliteConnectOptions::new().filename(&path).connect().await.expect("the database");
-    let refusing = "CREATE TRIGGER refusing BEFORE UPDATE ON users BEGIN SELECT RAISE(ABORT, 'not now'); END";
-    sqlx::query(refusing).execute(&mut database).await.expect("a trigger");
-    let start = async || {
-        let pair = Pair::given("another-key", "another-secret").expect("a pair");
-        let started = cluster.restart_with(2, Root::Given(pair)).await;
-        started.map_or_else(|error| format!("{error:#}"), |()| "it started".to_owned())
-    };
-    // What the crash left may be in its way at first.
-    until("it fails at its last step", start, |why| why.contains("enable the root user")).await;
-    assert_eq!(state().await.as_deref(), Some("absent"), "nobody is told to send it anything");
-    sqlx::query("DROP TRIGGER refusing").execute(&mut database).await.expect("no trigger");
-    until_ok("the node starts", async || cluster.restart(2).await).await;
-    until("it takes part again", state, |state| state.as_deref() == Some("ready")).await;
-    cluster.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

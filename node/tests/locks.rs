@@ -330,7 +330,7 @@ async fn wrong_password_is_denied() {
             ..RedisOptions::default()
         };
         let locks = RedisLocks::new(Redis::open(&options).unwrap(), "x:", TIME_LIMIT);
-        let result = locks.acquire(&name("denied"), Duration::from_secs(5)).await;
+        let result = locks.acquire(&name("denied"), PATIENCE).await;
         assert_eq!(result.is_ok(), fits, "{password:?}: {result:?}");
         assert!(fits || matches!(result, Err(LockError::Denied(_))), "{password:?}: {result:?}");
     }

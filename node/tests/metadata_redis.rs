@@ -27,7 +27,7 @@ use holdfast_node::coordination::{InProcessCluster, InProcessCoordination};
 use holdfast_node::metadata::{MysqlMetadataStore, MysqlOptions, RedisAddress, RedisCacheOptions, RedisCachedStore};
 use holdfast_protocol::cluster::LayoutDocument;
 use holdfast_protocol::{ClusterId, NodeId};
-use mariadb::Server;
+use mariadb::{Scratch, Server};
 use services::redis::Server as Redis;
 use tokio::task::JoinHandle;
 
@@ -56,17 +56,18 @@ struct Nodes {
     founder: InProcessCoordination,
     id: ClusterId,
     options: MysqlOptions,
+    _scratch: Scratch,
 }
 
 impl Nodes {
     async fn new() -> Self {
         let server = tokio::task::spawn_blocking(|| &*MARIADB).await.unwrap();
-        let options = server.options(&server.database().await);
+        let (options, scratch) = server.scratch().await;
         let cluster = InProcessCluster::default();
         let founder = cluster.participant();
         let identity = ClusterIdentity::new(16, 1);
         founder.create_cluster(&identity, &LayoutDocument::new(3)).await.unwrap();
-        Self { cluster, founder, id: identity.id, options }
+        Self { cluster, founder, id: identity.id, options, _scratch: scratch }
     }
 
     async fn node(&self, number: u64) -> Node {

@@ -107,6 +107,7 @@ async fn an_actor_that_keeps_failing_makes_the_node_give_up() {
     let killer = tokio::spawn(async move {
         loop {
             actors.kill_actor(holdfast_actors::service::ChildKind::Cleanup);
+            // Faster than it is started again, and not a loop that takes the processor.
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     });
@@ -119,7 +120,9 @@ async fn an_actor_that_keeps_failing_makes_the_node_give_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_draining_node_ends_what_it_began_and_takes_nothing_new() {
     let dir = tempfile::tempdir().expect("a directory");
-    let config = support::config(dir.path());
+    let mut config = support::config(dir.path());
+    // So long that no busy machine takes as long for nothing.
+    config.node.shutdown_timeout = "60 s".parse().expect("a duration");
     let node = support::start(&config).await;
     let s3 = S3::of(&node);
     assert_eq!(s3.put("/bucket", Bytes::new()).await.expect("an answer").0, StatusCode::OK);

@@ -78,6 +78,28 @@ impl World {
         assert_eq!(sent.expect("an answer").0, StatusCode::OK, "{path}");
     }
 
+    async fn remove(&self, path: &str) {
+        let (status, answer) = self.admin.call(Method::DELETE, path, &Value::Null).await;
+        assert_eq!(status, StatusCode::NO_CONTENT, "{path}: {answer:?}");
+    }
+
+    /// Changes the settings of a tier.
+    async fn change(&self, path: &str, change: &Value) -> TierView {
+        let (status, answer) = self.admin.call(Method::PUT, path, change).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {answer:?}");
+        serde_json::from_slice(&answer).expect("the tier")
+    }
+
+    /// A tier COLD and a bucket in which each of `keys` has these bytes.
+    async fn cold_with(&self, keys: &[&str], body: &[u8]) -> PathBuf {
+        let root = self.add("COLD").await;
+        self.bucket("bucket").await;
+        for key in keys {
+            self.put(&format!("/bucket/{key}"), body).await;
+        }
+        root
+    }
+
     async fn refused(&self, method: Method, path: &str, body: &Value) -> (StatusCode, ErrorCode, String) {
         let (status, answer) = self.admin.call(method.clone(), path, body).await;
         assert!(!status.is_success(), "{method} {path} {body}: {answer:?}");
@@ -95,15 +117,8 @@ impl World {
     async fn move_all(&self, tier: &str, root: &Path, data: &[u8], piece_bytes: u64) -> Vec<ContentId> {
         let (store, name): (_, TierName) = (self.store().await, tier.parse().expect("a name"));
         let directory = DirectoryTier::open(DirectoryConfig::new(root)).await.expect("the tier");
-        let claim = Claim {
-            owner: NodeId([1; 8]),
-            now_ms: LATER_MS,
-            until_ms: LATER_MS + 1,
-            spares_restored: false,
-            to_cluster_only: false,
-        };
         let mut moved = Vec::new();
-        for claimed in store.claim_moves(&name, claim, 100).await.expect("claims") {
+        for claimed in store.claim_moves(&name, claim(), 100).await.expect("claims") {
             let size_bytes = data.len() as u64;
             let old = store.object(claimed.bucket, &claimed.key, None).await.expect("the object");
             let old = old.content.clone().expect("its content");
@@ -154,6 +169,17 @@ impl World {
     }
 }
 
+/// Of everything that waits, by a node that is none.
+fn claim() -> Claim {
+    Claim {
+        owner: NodeId([1; 8]),
+        now_ms: LATER_MS,
+        until_ms: LATER_MS + 1,
+        spares_restored: false,
+        to_cluster_only: false,
+    }
+}
+
 fn new_tier(name: &str, root: &Path) -> Value {
     json!({ "name": name, "settings": { "kind": "directory", "root": root } })
 }
@@ -184,9 +210,7 @@ async fn tier_is_added_shown_checked_changed_and_removed() {
 
     let settings = json!({ "kind": "directory", "root": root, "piece_bytes_max": 64 << 20 });
     let change = json!({ "settings": settings, "revision": 1 });
-    let (status, answer) = admin.call(Method::PUT, "/v1/tiers/COLD", &change).await;
-    let changed: TierView = serde_json::from_slice(&answer).expect("the tier");
-    assert_eq!((status, changed.revision), (StatusCode::OK, 2));
+    assert_eq!(world.change("/v1/tiers/COLD", &change).await.revision, 2);
     let (_, code, message) = world.refused(Method::PUT, "/v1/tiers/COLD", &change).await;
     assert_eq!(code, ErrorCode::Conflict, "{message}");
     for path in ["/v1/tiers/NONE", "/v1/tiers/NONE/status"] {
@@ -198,8 +222,7 @@ async fn tier_is_added_shown_checked_changed_and_removed() {
     let check: TierCheck = admin.post("/v1/tiers/COLD/check", json!({})).await;
     assert!(!check.up && check.error.is_some(), "{check:?}");
 
-    let (status, _) = admin.call(Method::DELETE, "/v1/tiers/COLD", &Value::Null).await;
-    assert_eq!(status, StatusCode::NO_CONTENT);
+    world.remove("/v1/tiers/COLD").await;
     assert!(admin.get::<Vec<TierView>>("/v1/tiers").await.is_empty());
     world.node.shutdown().await;
 }
@@ -225,12 +248,10 @@ async fn tier_that_would_lie_where_another_one_does_is_refused() {
     assert_eq!(std::fs::read_dir(&inside).expect("a list").count(), 0, "nothing was made there");
     for (name, root) in [("COLD", &cold), ("OTHER", &other)] {
         let change = json!({ "settings": { "kind": "directory", "root": root, "piece_bytes_max": 64 << 20 } });
-        let (status, answer) = admin.call(Method::PUT, &format!("/v1/tiers/{name}"), &change).await;
-        assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&answer));
+        world.change(&format!("/v1/tiers/{name}"), &change).await;
     }
     // The place is free when its tier is gone.
-    let (status, _) = admin.call(Method::DELETE, "/v1/tiers/COLD", &Value::Null).await;
-    assert_eq!(status, StatusCode::NO_CONTENT);
+    world.remove("/v1/tiers/COLD").await;
     let again: TierView = admin.post("/v1/tiers", new_tier("THIRD", &link)).await;
     assert_eq!(again.name, "THIRD");
     world.node.shutdown().await;
@@ -240,8 +261,7 @@ async fn tier_that_would_lie_where_another_one_does_is_refused() {
 async fn class_of_a_bucket_is_that_of_a_tier_that_exists() {
     let world = World::new().await;
     let admin = &world.admin;
-    world.add("COLD").await;
-    world.bucket("bucket").await;
+    world.cold_with(&[], b"").await;
     assert_eq!(admin.get::<Bucket>("/v1/buckets/bucket").await.storage_class, "STANDARD");
     let set = async |class: &str| {
         let path = "/v1/buckets/bucket/storage-class";
@@ -277,8 +297,7 @@ async fn class_of_a_bucket_is_that_of_a_tier_that_exists() {
         let (_, code, message) = world.refused(Method::DELETE, path, &Value::Null).await;
         assert!(code == ErrorCode::InUse && message.contains("bucket (rule \"cool\")"), "{message}");
     }
-    let (status, _) = admin.call(Method::DELETE, "/v1/tiers/COLD?force=true", &Value::Null).await;
-    assert_eq!(status, StatusCode::NO_CONTENT);
+    world.remove("/v1/tiers/COLD?force=true").await;
     world.node.shutdown().await;
 }
 
@@ -286,11 +305,7 @@ async fn class_of_a_bucket_is_that_of_a_tier_that_exists() {
 async fn objects_are_asked_for_page_by_page_and_can_be_asked_for_again() {
     let world = World::new().await;
     let admin = &world.admin;
-    world.add("COLD").await;
-    world.bucket("bucket").await;
-    for key in ["a/1", "a/2", "a/3", "b/1"] {
-        world.put(&format!("/bucket/{key}"), b"0123456789").await;
-    }
+    world.cold_with(&["a/1", "a/2", "a/3", "b/1"], b"0123456789").await;
     let ask = |after: Option<String>| {
         let body = json!({ "prefix": "a/", "to": "COLD", "limit": 2, "after": after });
         admin.post::<RequestedMoves>("/v1/buckets/bucket/moves", body)
@@ -322,14 +337,7 @@ async fn objects_are_asked_for_page_by_page_and_can_be_asked_for_again() {
 
     let store = world.store().await;
     let name: TierName = "COLD".parse().expect("a name");
-    let claim = Claim {
-        owner: NodeId([1; 8]),
-        now_ms: LATER_MS,
-        until_ms: LATER_MS + 1,
-        spares_restored: false,
-        to_cluster_only: false,
-    };
-    for claimed in store.claim_moves(&name, claim, 2).await.expect("claims") {
+    for claimed in store.claim_moves(&name, claim(), 2).await.expect("claims") {
         let failed = store.postpone_move(claimed.id, claimed.attempt, LATER_MS, Some("the tier is full"));
         failed.await.expect("it is noted");
     }
@@ -371,12 +379,8 @@ async fn objects_are_asked_for_page_by_page_and_can_be_asked_for_again() {
 async fn verification_finds_what_is_missing_short_and_changed_and_goes_on_within_a_content() {
     let world = World::new().await;
     let admin = &world.admin;
-    let root = world.add("COLD").await;
-    world.bucket("bucket").await;
     let data: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 251) as u8 ^ (at >> 12) as u8).collect();
-    for key in ["mismatch", "missing", "right", "short"] {
-        world.put(&format!("/bucket/{key}"), &data).await;
-    }
+    let root = world.cold_with(&["mismatch", "missing", "right", "short"], &data).await;
     let asked = json!({ "to": "COLD" });
     assert_eq!(admin.post::<RequestedMoves>("/v1/buckets/bucket/moves", asked).await.queued, 4);
     let moved = world.move_all("COLD", &root, &data, 16 << 20).await;
@@ -429,10 +433,7 @@ async fn verification_finds_what_is_missing_short_and_changed_and_goes_on_within
 
     // What is lost already keeps nobody from a change.
     let change = json!({ "settings": { "kind": "directory", "root": root, "piece_bytes_max": 32 << 20 } });
-    let (status, answer) = admin.call(Method::PUT, "/v1/tiers/COLD", &change).await;
-    assert_eq!(status, StatusCode::OK, "{answer:?}");
-    let changed: TierView = serde_json::from_slice(&answer).expect("the tier");
-    assert_eq!(changed.sample, Some(TierSample { looked_up: 4, missing: 1 }));
+    assert_eq!(world.change("/v1/tiers/COLD", &change).await.sample, Some(TierSample { looked_up: 4, missing: 1 }));
 
     // Settings that lead to another store would lose all of it.
     let other = world.root("other");

@@ -41,6 +41,9 @@ impl Server {
         let mut java = Command::new("java");
         java.args(["-Xms32m", "-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .args(["-Dzookeeper.jmx.log4j.disable=true", "-Djava.net.preferIPv4Stack=true"])
+            // Nobody cuts the power, and kill -9 loses nothing that the system has. A disk that is busy with what nodes
+            // write would hold up answers until sessions end.
+            .arg("-Dzookeeper.forceSync=no")
             .args(["-cp", &JARS.join(":"), "org.apache.zookeeper.server.quorum.QuorumPeerMain"])
             .arg(self.dir.join("zoo.cfg"));
         let process = Process::start_logged(&mut java, &self.dir.join("log"));

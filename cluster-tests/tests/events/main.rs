@@ -146,6 +146,7 @@ fn broker_that_is_gone_under_load_costs_no_memory_and_no_event() {
         let mut peak = before;
         while begun.elapsed() < load {
             peak = peak.max(node.memory().1);
+            // A sample now and then.
             std::thread::sleep(Duration::from_millis(50));
         }
         let changes = writers.acknowledged() - already;

@@ -9,7 +9,7 @@ use holdfast_actors::service::cluster::ClusterSettings;
 use holdfast_protocol::ChunkId;
 
 use super::world::{World, eventually, id, settings};
-use super::{members, slow_to_give_up};
+use super::{chunk_and_outsider, slow_to_give_up};
 
 /// Some of what a node holds.
 fn half_of(world: &World, node: u64) -> Vec<ChunkId> {
@@ -78,9 +78,7 @@ async fn the_last_replica_of_something_is_taken_from_a_disk_that_failed() {
     world.stores[&2].fail_disk_of(&[chunk]);
     let saved = async || if world.stores[&2].is_stranded(chunk) { Err("not yet".to_owned()) } else { Ok(()) };
     eventually("it is on the disk that works", saved).await;
-    for node in world.nodes.values() {
-        node.handle.start_comparison();
-    }
+    world.compare();
     world.settle("the others have it again").await;
     world.stop().await;
 }
@@ -98,9 +96,7 @@ async fn what_is_damaged_on_a_disk_that_works_is_taken_from_one_that_failed() {
     world.nodes[&2].findings.push(chunk);
     let whole = async || world.stores[&2].verify(chunk).await.map(drop).map_err(|error| error.to_string());
     eventually("it is whole on the disk that works", whole).await;
-    for node in world.nodes.values() {
-        node.handle.start_comparison();
-    }
+    world.compare();
     world.settle("the others have it again").await;
     world.stop().await;
 }
@@ -139,9 +135,7 @@ async fn what_a_node_has_that_cannot_be_asked_is_not_called_gone() {
     world.isolate(3, false);
     let saved = async || if world.stores[&2].is_stranded(chunk) { Err("not yet".to_owned()) } else { Ok(()) };
     eventually("it is on the disk that works", saved).await;
-    for node in world.nodes.values() {
-        node.handle.start_comparison();
-    }
+    world.compare();
     world.settle("all have it again").await;
     world.stop().await;
 }
@@ -150,11 +144,7 @@ async fn what_a_node_has_that_cannot_be_asked_is_not_called_gone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leftover_does_not_go_for_what_a_member_has_on_a_disk_that_failed() {
     let world = World::new(4, slow_to_give_up()).await;
-    let chunk = world.put(600).await;
-    world.settle("the cluster is healthy").await;
-    let payload = world.written.lock()[&chunk].clone();
-    let holders = members(&world, chunk);
-    let outsider = (1..=4).find(|node| !holders.contains(node)).expect("one of four holds nothing of it");
+    let (chunk, payload, holders, outsider) = chunk_and_outsider(&world).await;
     holders.iter().for_each(|node| world.nodes[node].handle.pause_repairs());
     world.stores[&holders[0]].delete(&[chunk]).await.expect("deleted");
     world.stores[&holders[1]].fail_disk_of(&[chunk]);

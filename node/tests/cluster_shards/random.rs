@@ -6,13 +6,14 @@ use std::time::Duration;
 use holdfast_actors::ports::ChunkStore as _;
 use holdfast_actors::service::ClusterSettings;
 use holdfast_actors::service::cluster::LoopKind;
+use holdfast_actors::wait::until_ok_within;
 use holdfast_protocol::ShardId;
 use holdfast_protocol::cluster::Layout;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 use rand::{Rng, SeedableRng};
 
-use crate::world::{SHARDS, World, assign, eventually_within, id, settings};
+use crate::world::{SHARDS, World, assign, id, settings};
 
 const NODES: u64 = 6;
 /// How long it may take until all is well after all that.
@@ -76,12 +77,9 @@ async fn scenario(seed: u64) {
                 }
             }
             10 if impaired.is_none() => damage(&world, &mut rng).await,
-            _ => {
-                for node in world.nodes.values() {
-                    node.handle.start_comparison();
-                }
-            }
+            _ => world.compare(),
         }
+        // Not a wait for anything: the next step comes at any moment of what this one began.
         let pause = rng.random_range(0..120);
         tokio::time::sleep(Duration::from_millis(pause)).await;
         println!("step {step}: action {action} on node {node}");
@@ -92,11 +90,9 @@ async fn scenario(seed: u64) {
     }
     world.put_many(10, 600).await;
     // What failed writes left is for the cleanup of orphans, which does not run here: no check looks at it.
-    for node in world.nodes.values() {
-        node.handle.start_comparison();
-    }
+    world.compare();
     let well = format!("seed {seed}: all is well in the end");
-    eventually_within(PATIENCE, &well, async || world.settled().await).await;
+    until_ok_within(PATIENCE, &well, async || world.settled().await).await;
     world.check_nothing_is_lost().await;
     world.stop().await;
 }

@@ -136,9 +136,7 @@ async fn a_silent_difference_is_found_and_healed_and_until_then_not_called_verif
     world.stores[&loser].delete(&[chunk]).await.expect("deleted");
     // An orphan differs too, and is nobody's loss.
     world.stores[&loser].insert(ContentId::generate(1).chunk(0), bytes::Bytes::from_static(b"orphan"));
-    for node in world.nodes.values() {
-        node.handle.start_comparison();
-    }
+    world.compare();
     let found = async || {
         let verdicts: BTreeMap<_, _> = world.nodes.values().flat_map(|n| n.handle.verified()).collect();
         if verdicts[&shard].is_err() { Ok(()) } else { Err("it is called verified".into()) }
@@ -217,9 +215,7 @@ async fn a_chunk_of_another_size_than_the_others_is_a_difference_and_is_replaced
     let node = members(&world, chunk)[1];
     world.stores[&node].delete(&[chunk]).await.expect("deleted");
     world.stores[&node].insert(chunk, bytes::Bytes::from_static(b"short"));
-    for node in world.nodes.values() {
-        node.handle.start_comparison();
-    }
+    world.compare();
     world.settle("it is what the others have").await;
     assert_eq!(world.nodes[&node].handle.repairs().bytes, 5_000);
     world.stop().await;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_actors::domain::placement::ShardHealth;
@@ -13,7 +13,9 @@ use holdfast_actors::flow::replica_service::{LocalReplicas, ReplicaLimits};
 use holdfast_actors::flow::self_report::SelfReport;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::chunks::{ChunkReceipt, ChunkSpec, ReplicaStore as _};
-use holdfast_actors::ports::coordination::{ClusterIdentity, Coordination, NodeAddresses, NodeAnnouncement, NodeState};
+use holdfast_actors::ports::coordination::{
+    CacheState, ClusterIdentity, Coordination, NodeAddresses, NodeAnnouncement, NodeState,
+};
 use holdfast_actors::ports::metadata::{
     BucketId, CannedAcl, Content, ContentPlace, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes,
     ReplicaEvidence, User, WritePrecondition,
@@ -23,7 +25,7 @@ use holdfast_actors::ports::peers::{Peers, ReplicaService, ReplicaWrite};
 use holdfast_actors::ports::{ChunkStore, Clock, MetadataError, MetadataStore, SystemClock};
 use holdfast_actors::service::cluster::{self, ClusterHandle, Findings, ReportInbox};
 use holdfast_actors::service::{ClusterParts, ClusterSettings};
-use holdfast_actors::wait::until_ok;
+use holdfast_actors::wait::{PATIENCE, until_ok};
 use holdfast_node::coordination::{InProcessCluster, InProcessCoordination};
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::cluster::{Layout, LayoutDocument, LayoutNode, ShardState};
@@ -33,8 +35,6 @@ use rand::Rng;
 
 /// Shards of the clusters here.
 pub const SHARDS: u32 = 12;
-/// Longest time for anything.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A node that runs.
 pub struct TestNode {
@@ -91,23 +91,7 @@ pub fn settings() -> ClusterSettings {
 
 /// Waits until `check` has nothing to complain about, and returns what it found.
 pub async fn eventually<T>(what: &str, check: impl AsyncFnMut() -> Result<T, String>) -> T {
-    eventually_within(PATIENCE, what, check).await
-}
-
-/// The same, for what may take longer or shorter.
-pub async fn eventually_within<T>(
-    patience: Duration,
-    what: &str,
-    mut check: impl AsyncFnMut() -> Result<T, String>,
-) -> T {
-    let deadline = Instant::now() + patience;
-    loop {
-        match check().await {
-            Ok(found) => return found,
-            Err(why) if Instant::now() > deadline => panic!("{what}: {why}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    }
+    until_ok(what, check).await
 }
 
 impl World {
@@ -254,6 +238,39 @@ impl World {
     /// Waits for one: between two of them there is none.
     pub async fn a_controller(&self) -> u64 {
         eventually("there is a controller", async || self.controller().ok_or("none".into())).await
+    }
+
+    /// Waits until the session of a node that was cut off has ended.
+    pub async fn session_ends(&self, node: u64) {
+        let gone = async || {
+            let there = self.admin.membership().borrow().nodes.contains_key(&id(node));
+            if there { Err("it still counts as alive".to_owned()) } else { Ok(()) }
+        };
+        eventually("its session ends", gone).await;
+    }
+
+    /// Waits until a node is registered in another life than `incarnation`.
+    pub async fn registers_again(&self, node: u64, incarnation: u64) {
+        let back = async || {
+            let now = self.nodes[&node].handle.membership();
+            if now.registered && now.incarnation > incarnation { Ok(()) } else { Err(format!("{now:?}")) }
+        };
+        eventually("it registers again", back).await;
+    }
+
+    /// Switches the cache on, which these nodes do not have: they overrule it. Returns what they say then.
+    pub async fn overruled_cache(&self) -> CacheState {
+        let present = self.admin.cache_state().await.expect("a state");
+        let warming = present.value.warming(None, "a server");
+        self.admin.store_cache_state(present.version, &warming).await.expect("stored");
+        let mut states = self.admin.watch_cache_state();
+        let off = states.wait_for(|state| state.generation > warming.generation);
+        tokio::time::timeout(PATIENCE, off).await.expect("in time").expect("a state").clone()
+    }
+
+    /// Has every node compare its shards anew.
+    pub fn compare(&self) {
+        self.nodes.values().for_each(|node| node.handle.start_comparison());
     }
 
     fn now_ms(&self) -> u64 {

@@ -67,6 +67,7 @@ fn body_sent_at_a_good_pace_is_read() {
         stream.write_all(b"PUT / HTTP/1.1\r\nhost: test\r\ncontent-length: 5000\r\n\r\n").await.unwrap();
         let begun = Instant::now();
         for _ in 0..10 {
+            // Its pace: that is what is tried.
             tokio::time::sleep(Duration::from_millis(450)).await;
             stream.write_all(&[1; 500]).await.unwrap();
         }
@@ -85,6 +86,7 @@ fn sender_that_stops_or_drips_is_answered_408_and_cut() {
             writer.write_all(b"PUT / HTTP/1.1\r\nhost: test\r\ncontent-length: 50000\r\n\r\nx").await.unwrap();
             let dripping = tokio::spawn(async move {
                 while drip && writer.write_all(b"x").await.is_ok() {
+                    // It drips.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 writer

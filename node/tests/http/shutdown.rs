@@ -126,7 +126,7 @@ fn writes_on_the_thread_of_a_fast_reader_go_on() {
         for _ in 0..20 {
             stream.write_all(b"PUT / HTTP/1.1\r\nhost: test\r\ncontent-length: 1048576\r\n\r\n").await.unwrap();
             stream.write_all(&vec![7; 1 << 20]).await.unwrap();
-            let answer = tokio::time::timeout(Duration::from_secs(20), head(&mut stream)).await;
+            let answer = tokio::time::timeout(LONG, head(&mut stream)).await;
             assert_eq!(answer.expect("a write starved").unwrap().0, 200);
         }
         readers.iter().for_each(tokio::task::JoinHandle::abort);

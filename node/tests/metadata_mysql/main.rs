@@ -31,7 +31,7 @@ use holdfast_actors::ports::metadata::{
 use holdfast_actors::ports::{AccessLog, Journal, MetadataStore, Outbox, TierLedger};
 use holdfast_node::metadata::{MysqlMetadataStore, MysqlOptions, SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::{ContentId, Manifest, VersionId};
-use mariadb::Server;
+use mariadb::{Scratch, Server};
 
 /// One server for all tests that do not harm it; each has a database of its own.
 static SERVER: LazyLock<Server> = LazyLock::new(Server::shared);
@@ -44,15 +44,15 @@ async fn open(options: MysqlOptions) -> Arc<MysqlMetadataStore> {
     Arc::new(MysqlMetadataStore::open(options).await.unwrap())
 }
 
-async fn empty_store() -> (Arc<dyn MetadataStore>, ()) {
-    let server = server().await;
-    (open(server.options(&server.database().await)).await, ())
+async fn empty_store() -> (Arc<dyn MetadataStore>, Scratch) {
+    let (options, scratch) = server().await.scratch().await;
+    (open(options).await, scratch)
 }
 
-async fn empty_outbox() -> (Arc<dyn MetadataStore>, Arc<dyn Outbox>, ()) {
-    let server = server().await;
-    let store = open(server.options(&server.database().await)).await;
-    (store.clone(), store, ())
+async fn empty_outbox() -> (Arc<dyn MetadataStore>, Arc<dyn Outbox>, Scratch) {
+    let (options, scratch) = server().await.scratch().await;
+    let store = open(options).await;
+    (store.clone(), store, scratch)
 }
 
 mod conformance {
@@ -60,29 +60,29 @@ mod conformance {
     holdfast_actors::outbox_conformance!(super::empty_outbox);
 }
 
-async fn empty_accesses() -> (Arc<dyn MetadataStore>, Arc<dyn AccessLog>, ()) {
-    let server = server().await;
-    let store = open(server.options(&server.database().await)).await;
-    (store.clone(), store, ())
+async fn empty_accesses() -> (Arc<dyn MetadataStore>, Arc<dyn AccessLog>, Scratch) {
+    let (options, scratch) = server().await.scratch().await;
+    let store = open(options).await;
+    (store.clone(), store, scratch)
 }
 
 mod accesses {
     holdfast_actors::accesses_conformance!(super::empty_accesses);
 }
 
-async fn empty_journal() -> (Arc<dyn Journal>, ()) {
-    let server = server().await;
-    (open(server.options(&server.database().await)).await, ())
+async fn empty_journal() -> (Arc<dyn Journal>, Scratch) {
+    let (options, scratch) = server().await.scratch().await;
+    (open(options).await, scratch)
 }
 
 mod journal {
     holdfast_actors::journal_conformance!(super::empty_journal);
 }
 
-async fn empty_ledger() -> (Arc<dyn MetadataStore>, Arc<dyn TierLedger>, Arc<dyn Outbox>, ()) {
-    let server = server().await;
-    let store = open(server.options(&server.database().await)).await;
-    (store.clone(), store.clone(), store, ())
+async fn empty_ledger() -> (Arc<dyn MetadataStore>, Arc<dyn TierLedger>, Arc<dyn Outbox>, Scratch) {
+    let (options, scratch) = server().await.scratch().await;
+    let store = open(options).await;
+    (store.clone(), store.clone(), store, scratch)
 }
 
 mod tiering {

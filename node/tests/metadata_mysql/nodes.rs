@@ -6,6 +6,7 @@ use futures::future::join_all;
 use holdfast_actors::ports::metadata::{CannedAcl, MetadataUpkeep as _, NewBucket, User};
 use holdfast_actors::ports::tiering::Claim;
 use holdfast_actors::ports::{MetadataError, MetadataStore, TierLedger as _};
+use holdfast_actors::wait::PATIENCE;
 use holdfast_protocol::{NodeId, TierName};
 use sqlx::Connection as _;
 use sqlx::mysql::MySqlConnection;
@@ -28,7 +29,7 @@ async fn until_one_waits(mut watcher: MySqlConnection, is_past: impl Fn() -> boo
         }
         drop(turn);
         assert!(!is_past(), "it went past the row that is locked here");
-        assert!(begun.elapsed() < Duration::from_secs(30), "nobody comes to the lock");
+        assert!(begun.elapsed() < PATIENCE, "nobody comes to the lock");
     }
 }
 

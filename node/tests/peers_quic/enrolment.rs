@@ -71,6 +71,7 @@ async fn expired_token_is_refused() {
     let (_cluster, first) = issuer();
     let token = first.issuer.issue_token(vec![first.address().to_string()], Duration::from_secs(1)).unwrap();
     let expired = SystemTime::now() + Duration::from_secs(2);
+    // It has to expire, by the clock of the system.
     while SystemTime::now() < expired {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

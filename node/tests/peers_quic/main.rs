@@ -62,11 +62,12 @@ fn calls_work_from_a_runtime_of_one_thread() {
     drop((a, b));
 }
 
-/// Certificates that live for three seconds, renewed by their nodes; transfers on and on for twice that time.
+/// Certificates that live for six seconds, renewed by their nodes after four: a machine may be busy for the two seconds
+/// between. Transfers go on and on until the first ones are over, and a moment longer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transfers_go_on_while_certificates_are_renewed() {
     let mut cluster = Cluster::new(ClusterId::generate());
-    cluster.lifetime = Duration::from_secs(3);
+    cluster.lifetime = Duration::from_secs(6);
     let (a, b) = (cluster.node(PeerOptions::default()), cluster.node(PeerOptions::default()));
     for node in [&a, &b] {
         node.identity.renew().unwrap();
@@ -75,11 +76,12 @@ async fn transfers_go_on_while_certificates_are_renewed() {
     let data = Bytes::from(vec![3; 1_000_000]);
     let begin = std::time::Instant::now();
     let mut index = 0;
-    while begin.elapsed() < Duration::from_secs(6) {
+    while begin.elapsed() < cluster.lifetime + Duration::from_secs(1) {
         let id = ContentId([2; 12]).chunk(index);
         put(&a.peers(), b.id, write_of(id, data.len()), &data, 100_000).await.unwrap();
         b.service.store.insert(id, Bytes::new());
         index += 1;
+        // So that a transfer begins at any moment, and the machine has time for others.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(!Arc::ptr_eq(&first_a, &a.identity.certified_key()), "the caller's certificate was not renewed");

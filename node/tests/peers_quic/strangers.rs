@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use holdfast_actors::ports::{ChunkError, PeerError, Peers as _};
-use holdfast_actors::wait::eventually;
+use holdfast_actors::wait::{PATIENCE, eventually};
 use holdfast_node::peers::{HANDSHAKES_MAX, PeerOptions};
 use holdfast_protocol::peer::block::BlockHead;
 use holdfast_protocol::peer::{self, ALPN_ENROL, ALPN_PEER, Answer, PREFIX_BYTES, Request, WireError};
@@ -72,7 +72,7 @@ async fn foreign_ca_that_claims_the_same_cluster_is_refused() {
 /// The other side verifies after this one believes that the connection stands: the refusal shows then.
 async fn never_served(connection: Result<quinn::Connection, quinn::ConnectionError>) {
     if let Ok(connection) = connection {
-        let reason = tokio::time::timeout(Duration::from_secs(10), connection.closed()).await.expect("refused");
+        let reason = tokio::time::timeout(PATIENCE, connection.closed()).await.expect("refused");
         assert!(!matches!(reason, quinn::ConnectionError::TimedOut), "{reason}");
     }
 }
@@ -85,6 +85,7 @@ async fn expired_certificate_is_refused() {
     late.identity.renew().unwrap();
     let certificate = late.identity.certified_key();
     let expired = SystemTime::now() + Duration::from_secs(10);
+    // It has to expire, by the clock of the system, while the node goes on renewing its own.
     while SystemTime::now() < expired {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -139,6 +140,7 @@ async fn flood_of_strangers_is_bounded_and_peers_still_get_in() {
             let config = quinn::ClientConfig::new(tls.clone());
             flood.push(stranger.connect_with(config, into, "nobody.node.holdfast").unwrap());
         }
+        // They come over a tenth of a second, and are counted in between.
         tokio::time::sleep(Duration::from_millis(5)).await;
         assert!(b.handshakes() <= HANDSHAKES_MAX, "{} handshakes", b.handshakes());
     }

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test crate uses a part")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use holdfast_node::metadata::MysqlOptions;
@@ -18,6 +19,22 @@ const ELSEWHERE: &str = "HOLDFAST_TEST_MYSQL";
 /// Tests that run side by side each have a pool of connections.
 const ARGUMENTS: [&str; 2] = ["--innodb-buffer-pool-size=64M", "--max-connections=500"];
 
+/// Databases that nobody needs any more.
+static LEFT: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// A database of one test; once this is dropped the next test that asks for one removes it.
+#[derive(Debug)]
+pub struct Scratch(String);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What a test that failed began may hold locks.
+        if !std::thread::panicking() {
+            LEFT.lock().unwrap().push(std::mem::take(&mut self.0));
+        }
+    }
+}
+
 /// One server, running or not.
 pub enum Server {
     /// The tests' own.
@@ -28,7 +45,7 @@ pub enum Server {
 
 impl Server {
     pub fn start() -> Self {
-        Self::Own(Mariadb::start_with(&ARGUMENTS))
+        Self::Own(Mariadb::start_in_memory(&ARGUMENTS))
     }
 
     /// The one that the environment names, or one of the test's own.
@@ -70,6 +87,19 @@ impl Server {
         let sql = format!("DROP DATABASE IF EXISTS {name}; CREATE DATABASE {name}");
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
         name
+    }
+
+    /// The options for a new, empty database on the server that tests share: two hundred that stay would fill memory.
+    pub async fn scratch(&self) -> (MysqlOptions, Scratch) {
+        let left = std::mem::take(&mut *LEFT.lock().unwrap());
+        let mut conn = self.connect("mysql").await;
+        for name in left {
+            let sql = format!("SET SESSION lock_wait_timeout = 10; DROP DATABASE IF EXISTS {name}");
+            // Then it stays.
+            drop(sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut conn).await);
+        }
+        let name = self.database().await;
+        (self.options(&name), Scratch(name))
     }
 
     /// A connection of the test's own.

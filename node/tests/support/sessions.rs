@@ -6,11 +6,10 @@
 use std::time::Duration;
 
 use holdfast_actors::ports::coordination::{CoordinationError, CoordinationResult};
+use holdfast_actors::wait::PATIENCE;
 use holdfast_node::coordination::{ZookeeperConfig, ZookeeperCoordination};
 use tokio::time::{Instant, sleep};
 
-/// Longer than a server takes to give its first sessions.
-const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Connects, or says why not. One try has to end within the session timeout, which is short in tests: that the servers
@@ -32,7 +31,7 @@ pub async fn connect(config: &ZookeeperConfig) -> ZookeeperCoordination {
     try_connect(config).await.unwrap()
 }
 
-/// A client without the adapter.
+/// A client without the adapter. It is waited for here, since a harness needs a future that may go from thread to thread.
 pub async fn raw(servers: &str) -> zookeeper_client::Client {
     let deadline = Instant::now() + PATIENCE;
     loop {

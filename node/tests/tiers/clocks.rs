@@ -76,10 +76,6 @@ async fn restored_object_stays_while_movers_hold_still_after_a_leap_and_after_th
         })
         .await;
     };
-    let is_in = async |key: &str, place: &str| {
-        let found = world.place(key).await;
-        if found == place { Ok(()) } else { Err(format!("{key} is in {found}")) }
-    };
 
     // They have seen the right time, and see another.
     let movers = tokio::spawn(run(world.mover.clone()));
@@ -92,14 +88,15 @@ async fn restored_object_stays_while_movers_hold_still_after_a_leap_and_after_th
 
     // They know no other time, and move what was not restored.
     let movers = tokio::spawn(run(world.mover.clone()));
-    until_ok("the new one is moved", || is_in("new", "ONE")).await;
+    world.comes_to("new", "ONE").await;
     polls(&world).await;
     assert_eq!(world.place("key").await, "cluster");
     movers.abort();
 
     let mover = MoverParts { settings: MoverSettings { hold: Duration::ZERO, ..held }, ..world.mover.clone() };
     let movers = tokio::spawn(run(mover));
-    until_ok("its time is over", || is_in("key", "ONE")).await;
+    // Its time is over.
+    world.comes_to("key", "ONE").await;
     movers.abort();
     assert!(world.read("key").await == data && world.read("new").await == data);
     world.assert_clean().await;

@@ -196,6 +196,14 @@ impl World {
         delete(self.store(), self.bucket, key, None, self.clock.now_ms()).await;
     }
 
+    /// Deletes an object, and has its pieces due to be deleted.
+    pub async fn delete_for_good(&self, key: &str) {
+        self.delete(key).await;
+        self.go_on(HOUR);
+        self.reclaimer.reclaim_due(0).await.unwrap();
+        self.go_on(HOUR);
+    }
+
     pub async fn request(&self, key: &str, to: Option<&str>, reason: MoveReason) -> MoveQueued {
         let request = MoveRequest {
             bucket: self.bucket,
@@ -236,6 +244,21 @@ impl World {
         moves.remove(0)
     }
 
+    /// Waits until the only move that waits has failed.
+    pub async fn waiting_fails(&self, what: &str) {
+        until_ok(what, async || {
+            let waiting = self.waiting().await;
+            if waiting.failures > 0 { Ok(()) } else { Err(format!("{waiting:?}")) }
+        })
+        .await;
+    }
+
+    /// Movers that run by themselves look often, and leave a tier that fails alone for longer than any test takes.
+    pub fn leave_failing_tiers_alone(&mut self) {
+        let (poll, never) = (Duration::from_millis(20), Duration::from_secs(3_600));
+        self.mover.settings = MoverSettings { poll, breaker_min: never, breaker_max: never, ..self.mover.settings };
+    }
+
     pub async fn object(&self, key: &str) -> Arc<ObjectVersion> {
         self.store().object(self.bucket, key, None).await.unwrap()
     }
@@ -247,6 +270,15 @@ impl World {
     /// Where the bytes are: the name of a tier, or `cluster`.
     pub async fn place(&self, key: &str) -> String {
         self.content(key).await.cold().map_or_else(|| "cluster".to_owned(), |place| place.tier.to_string())
+    }
+
+    /// Waits until an object's bytes are there.
+    pub async fn comes_to(&self, key: &str, place: &str) {
+        until_ok(&format!("{key} comes to {place}"), async || {
+            let found = self.place(key).await;
+            if found == place { Ok(()) } else { Err(format!("it is in {found}")) }
+        })
+        .await;
     }
 
     /// Reads and verifies what an object's content holds, wherever it is.

@@ -130,6 +130,7 @@ impl World {
             settings: settings(),
         };
         let running = tokio::spawn(run(parts, consumer.clone()));
+        // Of virtual time, which passes only when every group has subscribed and waits.
         tokio::time::sleep(Duration::from_millis(10)).await;
         Self { bus, journal, consumer, reporter, running }
     }

@@ -141,6 +141,7 @@ pub async fn lock_has_one_holder_and_rising_tokens(harness: &dyn Harness) {
                 assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two hold it at once");
                 let token = lease.token().0;
                 assert!(highest.swap(token, Ordering::SeqCst) < token, "tokens rise");
+                // It is held for a moment, in which another one would be seen.
                 sleep(Duration::from_millis(2)).await;
                 assert!(lease.is_held());
                 holders.fetch_sub(1, Ordering::SeqCst);
@@ -243,6 +244,7 @@ pub async fn lost_lock_is_observed_and_granted_under_a_higher_token(harness: &dy
     assert!(!lease.is_held());
     // Giving back what is lost takes nothing from who has it now.
     lease.release().await;
+    // Nothing happens for a while.
     sleep(Duration::from_millis(100)).await;
     assert!(other.is_held());
     assert!(timed_out(&a.acquire(&lock, Duration::ZERO).await));
@@ -280,6 +282,7 @@ pub async fn silent_holder_knows_before_the_next_is_granted(harness: &dyn Harnes
     assert!(next.token() > lease.token());
     connection.restore().await;
     timeout(PATIENCE, lease.lost()).await.expect("the holder is told");
+    // Nothing happens for a while.
     sleep(Duration::from_millis(100)).await;
     assert!(next.is_held() && !lease.is_held());
 }

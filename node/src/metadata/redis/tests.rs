@@ -1,7 +1,6 @@
 //! Several nodes on a real Redis that is disturbed in every way, against a database that dawdles.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use futures::FutureExt as _;
@@ -9,18 +8,16 @@ use holdfast_actors::ports::coordination::conformance::{announcement, until};
 use holdfast_actors::ports::coordination::{CacheMode, CacheState, ClusterIdentity, SessionState, turn_cache_off};
 use holdfast_actors::wait::{self, eventually};
 use holdfast_protocol::cluster::LayoutDocument;
-use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
-use rustix::process::Signal;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::codec::{Reader, Writer};
-use super::entry::model::{Got, Model};
-use super::entry::{Answer, Finish, Step};
 use super::*;
 use crate::coordination::{InProcessCluster, InProcessCoordination};
 use crate::metadata::{SqliteMetadataStore, SqliteOptions};
+
+mod random;
+mod script;
 
 #[allow(dead_code, reason = "these tests use a part")]
 #[path = "../../../../cluster-tests/src/services"]
@@ -366,6 +363,7 @@ async fn a_writer_that_cannot_mark_has_the_cache_switched_off_and_waits_for_ever
     let generation = nodes.founder.cache_state().await.unwrap().value.generation;
     for version in 3..20 {
         b.write("k", version).await;
+        // For a while, in which it would be tried several times.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(nodes.founder.cache_state().await.unwrap().value.generation, generation);
@@ -451,226 +449,4 @@ async fn an_operator_or_a_newer_state_is_followed_at_once() {
     let off = turn_cache_off(&nodes.founder, None, None, "an operator", |_| 0).await.unwrap();
     nodes.founder.cache_generation_seen(off, PATIENCE).await.unwrap();
     assert_eq!(b.read_of("k", 9).await, 9);
-}
-
-/// The script does what the model that was explored does.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_script_is_the_model() {
-    let nodes = Nodes::start().await;
-    let node = nodes.node(1).await;
-    let server = until(node.core.link.reach(), |reach| reach.server.is_some()).await.server.unwrap();
-    let seed: u64 = std::env::var("HOLDFAST_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
-    println!("HOLDFAST_TEST_SEED={seed}");
-    let mut rng = StdRng::seed_from_u64(seed);
-    let long = Duration::from_secs(600);
-    let mut models: HashMap<u8, Model<String, Vec<u8>>> = HashMap::new();
-    for _ in 0..4_000 {
-        let at = rng.random_range(b'a'..b'd');
-        let (key, name) = ([at], rng.random_range(0..3).to_string());
-        let value = vec![rng.random_range(0..9)];
-        let model = models.entry(at).or_default();
-        let (step, expected) = match rng.random_range(0..100) {
-            0..30 => {
-                let expected = match model.get(0, name.clone()) {
-                    Got::Value(value) => Answer::Value(value),
-                    Got::Marked => Answer::Marked,
-                    Got::Nothing(nonce) => Answer::Nothing(nonce),
-                };
-                (Step::Get { nonce: name, ttl: long }, expected)
-            }
-            30..50 => {
-                let landed = model.fill(&name, value.clone());
-                (Step::Fill { nonce: name, value, ttl: long }, Answer::Filled(landed))
-            }
-            50..70 => {
-                model.mark(0, name.clone(), 1);
-                (Step::Mark { token: name, ttl: long }, Answer::Begun)
-            }
-            70..99 => {
-                let value = rng.random_bool(0.7).then_some(value);
-                let finish = model.finish(0, &name, value.clone());
-                (Step::Finish { token: name, value: value.map(|value| (value, long)) }, Answer::Finished(finish))
-            }
-            _ => {
-                // A writer that died: its mark counts no more.
-                let token = "dead".to_owned();
-                model.mark(0, token.clone(), 0);
-                let step = Step::Mark { token, ttl: Duration::from_millis(50) };
-                let answer = node.core.link.step(&server, &key, &step).await.unwrap();
-                assert_eq!(answer, Answer::Begun);
-                // Another writer would have made the entry last.
-                let entry = (at as char).to_string();
-                if nodes.redis.command(&["PEXPIRE", &entry, "600000"]) == ":0" {
-                    *model = Model::default();
-                }
-                tokio::time::sleep(Duration::from_millis(60)).await;
-                continue;
-            }
-        };
-        let answer = node.core.link.step(&server, &key, &step).await.unwrap();
-        assert_eq!(answer, expected, "{step:?}");
-        let peeked = node.core.link.peek(&server, &key).await.unwrap();
-        assert_eq!(peeked, model.value, "after {step:?}");
-    }
-    assert!(matches!(
-        node.core.link.step(&server, b"new", &Step::Finish { token: "x".into(), value: None }).await,
-        Ok(Answer::Finished(Finish::Lost))
-    ));
-}
-
-const KEYS: usize = 4;
-
-/// Counters as the database; `acknowledged` holds what callers were told.
-#[derive(Default)]
-struct World {
-    stored: [AtomicU64; KEYS],
-    acknowledged: [AtomicU64; KEYS],
-    hits: AtomicU64,
-    writes: AtomicU64,
-}
-
-async fn dawdle(rng: &mut StdRng) {
-    match rng.random_range(0..10) {
-        0 => tokio::time::sleep(Duration::from_millis(rng.random_range(0..5))).await,
-        1..5 => tokio::task::yield_now().await,
-        _ => {}
-    }
-}
-
-async fn write_once(node: &Node, world: &World, key: usize, rng: &mut StdRng) {
-    let Ok(write) = node.core.begin(vec![Name::of::<Value>(key.to_string())]).await else { return };
-    dawdle(rng).await;
-    if rng.random_bool(0.1) {
-        return write.abandon();
-    }
-    let version = world.stored[key].fetch_add(1, Ordering::SeqCst) + 1;
-    dawdle(rng).await;
-    if rng.random_bool(0.02) {
-        // The process dies between the commit and the cache.
-        return drop(write);
-    }
-    if write.finish(codec::encode(&Value(version))).await.is_ok() {
-        world.acknowledged[key].fetch_max(version, Ordering::SeqCst);
-        world.writes.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-async fn read_once(node: &Node, world: &Arc<World>, key: usize, rng: &mut StdRng) {
-    let floor = world.acknowledged[key].load(Ordering::SeqCst);
-    let (loading, mut load_rng) = (world.clone(), StdRng::seed_from_u64(rng.random()));
-    let asked = Arc::new(AtomicBool::new(false));
-    let load = {
-        let asked = asked.clone();
-        async move {
-            asked.store(true, Ordering::Relaxed);
-            dawdle(&mut load_rng).await;
-            let version = loading.stored[key].load(Ordering::SeqCst);
-            dawdle(&mut load_rng).await;
-            if version == 0 { Err(MetadataError::NoSuchKey) } else { Ok(Arc::new(Value(version))) }
-        }
-    };
-    let found = node.read(&key.to_string(), load).await.unwrap_or(0);
-    assert!(found >= floor, "read {found} of key {key} after {floor} was acknowledged");
-    if !asked.load(Ordering::Relaxed) {
-        world.hits.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Readers and writers on three nodes while Redis is killed, emptied, brought back with old data, stopped and cut off.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_read_on_any_node_is_older_than_an_acknowledged_write_whatever_becomes_of_redis() {
-    let seed: u64 = std::env::var("HOLDFAST_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
-    println!("HOLDFAST_TEST_SEED={seed}");
-    let mut nodes = Nodes::start().await;
-    let mut members = Vec::new();
-    for number in 1..=3 {
-        // Redis is silent again and again, and more is seen when nobody waits for it for long.
-        let impatient = |options: &mut RedisCacheOptions| {
-            options.read_timeout = Duration::from_millis(500);
-            options.write_timeout = Duration::from_millis(200);
-            options.connect_timeout = Duration::from_secs(2);
-        };
-        members.push(Arc::new(nodes.node_with(number, impatient).await));
-    }
-    let (world, stop) = (Arc::<World>::default(), Arc::new(AtomicBool::new(false)));
-    let racers: Vec<_> = (0..9_u64)
-        .map(|racer| {
-            let (node, world, stop) = (members[racer as usize % 3].clone(), world.clone(), stop.clone());
-            let mut rng = StdRng::seed_from_u64(seed.wrapping_add(racer));
-            tokio::spawn(async move {
-                while !stop.load(Ordering::Relaxed) {
-                    let key = rng.random_range(0..KEYS);
-                    if rng.random_bool(0.15) {
-                        write_once(&node, &world, key, &mut rng).await;
-                    } else {
-                        read_once(&node, &world, key, &mut rng).await;
-                    }
-                    dawdle(&mut rng).await;
-                }
-            })
-        })
-        .collect();
-    let mut rng = StdRng::seed_from_u64(!seed);
-    let mut on = 0;
-    for round in 0..14 {
-        let mut states = nodes.founder.watch_cache_state();
-        let is_on = states.wait_for(|state| state.mode == CacheMode::On);
-        if tokio::time::timeout(PATIENCE, is_on).await.is_ok_and(|found| found.is_ok()) {
-            on += 1;
-        }
-        tokio::time::sleep(Duration::from_millis(rng.random_range(50..250))).await;
-        let pause = Duration::from_millis(rng.random_range(10..500));
-        match round % 7 {
-            0 => {
-                for _ in 0..20 {
-                    nodes.redis.command(&["FLUSHALL"]);
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            }
-            1 => {
-                nodes.redis.save();
-                tokio::time::sleep(pause).await;
-                nodes.redis.kill();
-                nodes.redis.run();
-                nodes.redis.forget_saved();
-            }
-            2 => {
-                nodes.redis.kill();
-                tokio::time::sleep(pause).await;
-                nodes.redis.run();
-            }
-            3 => {
-                let node = &members[rng.random_range(0..3)];
-                node.proxy.set(Flow::Stalled);
-                tokio::time::sleep(pause).await;
-                node.proxy.set(Flow::Open);
-            }
-            4 => {
-                nodes.redis.signal(Signal::STOP);
-                tokio::time::sleep(pause).await;
-                nodes.redis.signal(Signal::CONT);
-            }
-            5 => {
-                let node = &members[rng.random_range(0..3)];
-                node.coordination.cut();
-                tokio::time::sleep(pause * 6).await;
-                node.coordination.restore();
-            }
-            _ => {
-                let node = &members[rng.random_range(0..3)];
-                node.proxy.set(Flow::AnswersHeld);
-                tokio::time::sleep(pause).await;
-                node.proxy.sever();
-                node.proxy.set(Flow::Open);
-            }
-        }
-    }
-    stop.store(true, Ordering::Relaxed);
-    for racer in racers {
-        racer.await.unwrap();
-    }
-    let (hits, writes) = (world.hits.load(Ordering::Relaxed), world.writes.load(Ordering::Relaxed));
-    println!("{hits} hits, {writes} writes, on before {on} of 14 faults");
-    // How many there are is for the machine to say.
-    assert!(hits > 0 && writes > 0 && on > 0, "{hits} hits, {writes} writes, {on} times on");
 }

@@ -330,14 +330,20 @@ async fn epoch_raised_before_the_first_byte_is_planned_anew() {
     eventually("nothing is left", || holders(&cluster, chunk(1)).is_empty()).await;
 }
 
+/// A chunk of five bytes of which all but the end of the write is done.
+async fn written(chunks: &ReplicatedChunks) -> Box<dyn ChunkSink> {
+    let mut sink = chunks.create(spec(chunk(0), 5)).await.unwrap();
+    sink.write(b"bytes").await.unwrap();
+    sink.finish_input().unwrap();
+    sink
+}
+
 #[tokio::test(start_paused = true)]
 async fn epoch_raised_during_a_write_refuses_it_and_takes_the_chunk_away() {
     for moved_at in 0..3 {
         let cluster = TestCluster::new(3, 3);
         let chunks = chunks_on(&cluster, 0);
-        let mut sink = chunks.create(spec(chunk(0), 5)).await.unwrap();
-        sink.write(b"bytes").await.unwrap();
-        sink.finish_input().unwrap();
+        let sink = written(&chunks).await;
         cluster.nodes[moved_at].view.hear(replica_write(chunk(0), 1, 2).fence);
         let error = sink.finish().await.unwrap_err();
         assert!(matches!(&error, ChunkError::Unavailable(detail) if detail.contains("retry")), "{error}");
@@ -350,9 +356,7 @@ async fn coordinator_that_is_fenced_before_the_answer_does_not_give_it() {
     for through in [0, 3] {
         let cluster = TestCluster::new(4, 3);
         let chunks = chunks_on(&cluster, through);
-        let mut sink = chunks.create(spec(chunk(0), 5)).await.unwrap();
-        sink.write(b"bytes").await.unwrap();
-        sink.finish_input().unwrap();
+        let sink = written(&chunks).await;
         cluster.nodes[through].ownership.revoke();
         let error = sink.finish().await.unwrap_err();
         assert!(matches!(error, ChunkError::Unavailable(_)), "{error}");

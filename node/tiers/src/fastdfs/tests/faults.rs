@@ -181,6 +181,7 @@ async fn delete_waits_for_the_end_of_a_dropped_put() {
     until("the upload has begun", send, |requests| *requests > 0).await;
     drop(put);
     let mut delete = tier.delete(&name);
+    // Nothing happens for a while.
     for _ in 0..20 {
         assert!(futures::poll!(&mut delete).is_pending(), "it waits");
         tokio::time::sleep(Duration::from_millis(1)).await;

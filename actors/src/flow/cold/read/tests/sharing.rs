@@ -9,19 +9,24 @@ fn poll_once(reader: &mut ColdReader) -> Option<Bytes> {
     reader.next().now_or_never().flatten().transpose().unwrap()
 }
 
-#[tokio::test(start_paused = true)]
-async fn stampede_costs_one_request_a_piece() {
-    let world = Arc::new(World::of_blocks(40, 25, ColdReadSettings::default()));
-    world.tier.be_slow(Duration::from_millis(3));
+/// Many read all of it at the same time.
+async fn stampede(world: &Arc<World>) {
     let readers: Vec<_> = (0..READERS)
         .map(|_| {
-            let world = Arc::clone(&world);
+            let world = Arc::clone(world);
             tokio::spawn(async move { world.assert_reads(0..world.data.len() as u64).await })
         })
         .collect();
     for reader in readers {
         reader.await.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stampede_costs_one_request_a_piece() {
+    let world = Arc::new(World::of_blocks(40, 25, ColdReadSettings::default()));
+    world.tier.be_slow(Duration::from_millis(3));
+    stampede(&world).await;
     assert_eq!(world.tier.gets().len(), 2);
     assert_eq!(world.tier.sent_bytes(), world.data.len() as u64);
 }
@@ -29,15 +34,7 @@ async fn stampede_costs_one_request_a_piece() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn stampede_from_several_threads_costs_one_request_a_piece() {
     let world = Arc::new(World::of_blocks(40, 25, ColdReadSettings::default()));
-    let readers: Vec<_> = (0..READERS)
-        .map(|_| {
-            let world = Arc::clone(&world);
-            tokio::spawn(async move { world.assert_reads(0..world.data.len() as u64).await })
-        })
-        .collect();
-    for reader in readers {
-        reader.await.unwrap();
-    }
+    stampede(&world).await;
     assert_eq!(world.tier.gets().len(), 2);
     assert_eq!(world.tier.bodies_open(), 0);
 }
@@ -78,15 +75,7 @@ async fn leader_whose_client_does_not_read_holds_nobody_up() {
 async fn stream_in_which_nothing_moves_is_given_up_for_all() {
     let world = Arc::new(World::of_blocks(20, 100, ColdReadSettings::default()));
     world.tier.fail_get(0, GetFault::StallAt(5 * BLOCK + 1));
-    let readers: Vec<_> = (0..READERS)
-        .map(|_| {
-            let world = Arc::clone(&world);
-            tokio::spawn(async move { world.assert_reads(0..world.data.len() as u64).await })
-        })
-        .collect();
-    for reader in readers {
-        reader.await.unwrap();
-    }
+    stampede(&world).await;
     assert_eq!(world.tier.gets().len(), 2);
 }
 
