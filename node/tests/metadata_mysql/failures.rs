@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use holdfast_actors::ports::metadata::{CannedAcl, Versioning};
+use holdfast_actors::ports::metadata::{CannedAcl, MetadataUpkeep as _, Versioning};
 use holdfast_actors::ports::{MetadataError, MetadataStore};
 use holdfast_actors::wait::eventually;
 use holdfast_node::metadata::MysqlOptions;
@@ -104,6 +104,53 @@ async fn a_restart_between_verbs_is_not_noticed() {
     store.commit_object(object(id, "after")).await.unwrap();
     store.set_versioning("b", Versioning::Enabled).await.unwrap();
     store.close().await;
+    drop(server);
+}
+
+/// What a failover to a replica that lags, or a server that does not flush, looks like from here: the database is back without
+/// the last commit. Chunks that it does not know may be those of the write that was lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_given_up_as_an_orphan_after_the_database_lost_a_commit() {
+    let mut server = tokio::task::spawn_blocking(Server::start).await.unwrap();
+    let database = server.database().await;
+    let [store, other] = [open(server.options(&database)).await, open(server.options(&database)).await];
+    assert!(!store.acknowledges_early().await.unwrap());
+    let id = bucket(&*store).await;
+    let orphan = || content_of(&object(id, "never committed"));
+    // A restart loses nothing, and is no reason to keep orphans.
+    for loses in [false, true] {
+        store.commit_object(object(id, "k")).await.unwrap();
+        if loses {
+            let lose = "SET GLOBAL innodb_flush_log_at_trx_commit = 2; DELETE FROM objects; \
+                        DELETE FROM commits ORDER BY id DESC LIMIT 1";
+            sqlx::raw_sql(lose).execute(&mut server.connect(&database).await).await.unwrap();
+            assert!(store.acknowledges_early().await.unwrap());
+        }
+        server = tokio::task::spawn_blocking(move || {
+            server.kill();
+            server.run();
+            server
+        })
+        .await
+        .unwrap();
+        // Whoever was told of the commit looks for it before anything else.
+        store.bucket("b").await.unwrap();
+        for node in [&store, &other] {
+            let content = orphan();
+            match node.condemn(&[content], 1).await {
+                Ok(condemned) => assert!(!loses && condemned == [content], "{condemned:?}"),
+                Err(error) => assert!(loses && matches!(error, MetadataError::Unavailable(_)), "{error:?}"),
+            }
+        }
+    }
+    store.commit_object(object(id, "later")).await.unwrap();
+    assert!(store.condemn(&[orphan()], 1).await.is_err(), "until somebody looks");
+    store.raise_sequences(1).await.unwrap();
+    let content = orphan();
+    assert_eq!(other.condemn(&[content], 1).await.unwrap(), [content]);
+    for store in [store, other] {
+        store.close().await;
+    }
     drop(server);
 }
 

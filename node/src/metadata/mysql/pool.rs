@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::error::{Failure, OpenError, failure, is_denied, refused, timed_out};
+use super::kept::Kept;
 use super::nodelay;
 use super::options::MysqlOptions;
 use super::tx::bound;
@@ -49,6 +50,7 @@ struct Inner {
     /// The last one back is the first one taken: it is warm, and the others may go cold.
     idle: Mutex<Vec<Idle>>,
     failed: Mutex<Option<Instant>>,
+    kept: Kept,
 }
 
 /// The pool; clones are the same one.
@@ -112,6 +114,7 @@ impl Pool {
             in_use: metrics::gauge!("holdfast_metadata_connections_in_use"),
             idle: Mutex::default(),
             failed: Mutex::default(),
+            kept: Kept::default(),
         })))
     }
 
@@ -124,12 +127,26 @@ impl Pool {
         Instant::now() + self.0.options.write_timeout
     }
 
+    /// What the server has acknowledged.
+    pub(super) fn kept(&self) -> &Kept {
+        &self.0.kept
+    }
+
+    /// The server gave out a number that is no new one. A connection of its own looks what became of what was acknowledged.
+    pub(super) fn doubt(&self) {
+        self.0.kept.doubt();
+        let pool = self.clone();
+        tokio::spawn(async move { drop(pool.connect().await) });
+    }
+
     /// A new connection, ready for use.
     pub(super) async fn connect(&self) -> Result<MySqlConnection, sqlx::Error> {
         let made = async {
             let mut conn = self.0.connect.connect().await?;
             nodelay::set_towards(self.0.connect.get_port());
             sqlx::raw_sql(self.0.settings.clone()).execute(&mut conn).await?;
+            // It may be another server than the last one, or the same one after it lost power.
+            self.0.kept.look(&mut conn).await?;
             Ok(conn)
         };
         timeout(self.0.options.connect_timeout, made).await.unwrap_or_else(|_| Err(timed_out()))
