@@ -118,8 +118,9 @@ async fn nothing_is_given_up_as_an_orphan_after_the_database_lost_a_commit() {
     let id = bucket(&*store).await;
     let orphan = || content_of(&object(id, "never committed"));
     // A restart loses nothing, and is no reason to keep orphans.
+    let mut last = 0;
     for loses in [false, true] {
-        store.commit_object(object(id, "k")).await.unwrap();
+        last = store.commit_object(object(id, "k")).await.unwrap().object.sequence;
         if loses {
             let lose = "SET GLOBAL innodb_flush_log_at_trx_commit = 2; DELETE FROM objects; \
                         DELETE FROM commits ORDER BY id DESC LIMIT 1";
@@ -143,7 +144,8 @@ async fn nothing_is_given_up_as_an_orphan_after_the_database_lost_a_commit() {
             }
         }
     }
-    store.commit_object(object(id, "later")).await.unwrap();
+    let later = store.commit_object(object(id, "later")).await.unwrap().object.sequence;
+    assert!(later - last > 1 << 32, "no number that others were given comes a second time");
     assert!(store.condemn(&[orphan()], 1).await.is_err(), "until somebody looks");
     store.raise_sequences(1).await.unwrap();
     let content = orphan();

@@ -7,8 +7,13 @@
 //! says so to all nodes, and nothing is condemned until a tool that fills the metadata, or an operator, has taken it away
 //! ([`SET_BACK`]).
 //!
+//! Numbers of transactions go on beyond those that were lost, too: else they would be given a second time, and whoever compares
+//! two events of an object would take the newer one for the older.
+//!
 //! Each node notices what is lost of its own commits only, but all heed it. What is lost of a node that stopped in the same
 //! moment is not noticed.
+
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use sqlx::AssertSqlSafe;
@@ -16,6 +21,11 @@ use sqlx::mysql::MySqlConnection;
 
 use super::error::{Failure, failure};
 use crate::metadata::sql::replicas::SET_BACK;
+
+/// How long a server that was just promoted may take for commits that it has received and not carried out yet.
+const LAG: Duration = Duration::from_secs(1);
+/// By how much numbers go on beyond the last one that this node was told of: others may have been told of later ones.
+const AHEAD: i64 = 1 << 20;
 
 /// A commit that was acknowledged, by its row in `commits`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,15 +69,24 @@ impl Kept {
         let doubted = *self.doubted.lock();
         let last = *self.last.lock();
         let Some(commit) = doubted.or(last) else { return Ok(()) };
-        if is_gone(conn, commit).await? {
+        let mut gone = is_gone(conn, commit).await?;
+        if gone {
+            tokio::time::sleep(LAG).await;
+            gone = is_gone(conn, commit).await?;
+        }
+        if gone {
             *self.doubted.lock() = Some(commit);
             tracing::error!(
                 commit = commit.number,
                 "the metadata database has lost commits that it acknowledged: chunks that it does not know are kept. See \"A dump of \
                  the database's own\" in the manual"
             );
-            let number = commit.number;
-            let sql = format!("INSERT IGNORE INTO lock_fences (name, token) VALUES ('{SET_BACK}', {number})");
+            let (number, ahead) = (commit.number, commit.number.saturating_add(AHEAD));
+            let token = hex::encode(rand::random::<[u8; 16]>());
+            let sql = format!(
+                "INSERT IGNORE INTO lock_fences (name, token) VALUES ('{SET_BACK}', {number}); \
+                 INSERT IGNORE INTO commits (id, token) VALUES ({ahead}, x'{token}')"
+            );
             match sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *conn).await {
                 Ok(_) => {}
                 Err(error) if failure(&error) == Failure::Connection => return Err(error),
