@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use holdfast_actors::ports::metadata::{CannedAcl, MetadataUpkeep as _, Versioning};
 use holdfast_actors::ports::{MetadataError, MetadataStore};
-use holdfast_actors::wait::eventually;
+use holdfast_actors::wait::{eventually, until};
 use holdfast_node::metadata::MysqlOptions;
 
 use super::mariadb::Server;
@@ -153,6 +153,30 @@ async fn nothing_is_given_up_as_an_orphan_after_the_database_lost_a_commit() {
     for store in [store, other] {
         store.close().await;
     }
+    drop(server);
+}
+
+/// A primary that another server has taken the place of lives on, as a replica that lags: what it has is old. Whoever reads all the
+/// time notices, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_takes_no_writes_any_more_is_not_read_from() {
+    let server = tokio::task::spawn_blocking(Server::start).await.unwrap();
+    let database = server.database().await;
+    let store = open(server.options(&database)).await;
+    let id = bucket(&*store).await;
+    store.commit_object(object(id, "k")).await.unwrap();
+    let mut conn = server.connect(&database).await;
+    for read_only in [true, false] {
+        let sql = if read_only { "SET GLOBAL read_only = 1" } else { "SET GLOBAL read_only = 0" };
+        sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+        let is_left = |found: &Result<_, MetadataError>| match found {
+            Ok(_) => !read_only,
+            Err(error) => read_only && error.to_string().contains("read-only"),
+        };
+        until("who reads goes by what the server is", async || store.object(id, "k", None).await, is_left).await;
+    }
+    store.commit_object(object(id, "k")).await.unwrap();
+    store.close().await;
     drop(server);
 }
 
