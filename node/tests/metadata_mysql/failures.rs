@@ -156,6 +156,23 @@ async fn nothing_is_given_up_as_an_orphan_after_the_database_lost_a_commit() {
     drop(server);
 }
 
+/// Behind a proxy connections live on while the server behind it is another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_that_comes_a_second_time_tells_that_commits_were_lost() {
+    let server = server().await;
+    let database = server.database().await;
+    let store = open(server.options(&database)).await;
+    let id = bucket(&*store).await;
+    store.commit_object(object(id, "k")).await.unwrap();
+    // Two: the store may have swept at the same time.
+    let lose = "DELETE FROM commits ORDER BY id DESC LIMIT 2; ALTER TABLE commits AUTO_INCREMENT = 1";
+    sqlx::raw_sql(lose).execute(&mut server.connect(&database).await).await.unwrap();
+    store.commit_object(object(id, "k")).await.unwrap();
+    let give_up = async || store.condemn(&[content_of(&object(id, "never committed"))], 1).await;
+    let is_refused = |done: &Result<Vec<_>, MetadataError>| matches!(done, Err(MetadataError::Unavailable(_)));
+    until("nothing is given up", give_up, is_refused).await;
+}
+
 /// A primary that another server has taken the place of lives on, as a replica that lags: what it has is old. Whoever reads all the
 /// time notices, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
