@@ -173,12 +173,14 @@ pub(super) enum Claim {
     Require,
     /// It leaves it nobody's until it is filled: no node starts with it before.
     Later,
+    /// It only looks, and leaves it as it is.
+    Untouched,
 }
 
 impl Claim {
     /// Whether the tool is about to fill the metadata.
     fn fills(self) -> bool {
-        self != Self::Require
+        self == Self::Later
     }
 }
 
@@ -219,7 +221,7 @@ async fn open_database(config: &Config, data_dir: &DataDir, claim: Claim) -> any
     let place = &config.metadata.url;
     match claim {
         Claim::Require => storage::require_claim(&*metadata, cluster, place).await?,
-        Claim::Later => storage::refuse_foreign(&*metadata, cluster, place).await?,
+        Claim::Later | Claim::Untouched => storage::refuse_foreign(&*metadata, cluster, place).await?,
     }
     if claim.fills() {
         metadata.raise_sequences(SystemClock.now_ms()).await.context("raise sequence numbers")?;

@@ -237,7 +237,15 @@ pub(super) async fn open_mysql(config: &Config, nodes: usize) -> anyhow::Result<
     let begun = tokio::time::Instant::now();
     loop {
         match MysqlMetadataStore::open(options.clone()).await {
-            Ok(store) => return Ok(store),
+            Ok(store) => {
+                if matches!(store.acknowledges_early().await, Ok(true)) {
+                    tracing::warn!(
+                        url = metadata.url,
+                        "the metadata server acknowledges what it loses with its power; set innodb_flush_log_at_trx_commit = 1 there"
+                    );
+                }
+                return Ok(store);
+            }
             Err(error @ (OpenError::Database(_) | OpenError::TimedOut)) if begun.elapsed() < PATIENCE => {
                 tracing::warn!(%error, url = metadata.url, "the metadata server does not answer, trying again");
                 tokio::time::sleep(RETRY).await;

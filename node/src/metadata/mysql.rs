@@ -10,6 +10,7 @@
 //! * A connection that breaks before COMMIT was sent: nothing happened, and the verb is run again.
 //! * One that breaks at COMMIT: the outcome is looked up, by the token that every transaction leaves in `commits`. Only if the
 //!   server cannot be asked in time it is `Unknown`.
+//! * A server that comes back without what it acknowledged is noticed, and orphans are kept then (`kept`).
 //! * Dropping a caller's future does not stop its write. It begins within [`MysqlOptions::write_timeout`] of being asked
 //!   for, or never: so what was written and acknowledged later than that stays.
 
@@ -28,6 +29,7 @@ use tokio::task::JoinHandle;
 
 mod error;
 mod groups;
+mod kept;
 mod migrate;
 mod nodelay;
 mod options;
@@ -46,7 +48,7 @@ use tx::{Tx, transaction};
 
 use super::sql::key_ops::{KeyDone, KeyOp};
 use super::sql::shapes::ROWS_MAX;
-use super::sql::{Backend, Locks, Reader as _, SqlMetadataStore};
+use super::sql::{Backend, Fields as _, Locks, Reader as _, SqlMetadataStore};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/mysql");
 
@@ -95,6 +97,17 @@ impl SqlMetadataStore<Mysql> {
         let groups = tokio::sync::Mutex::new(Some(groups));
         Ok(Self::on(Mysql { pool, queue: Mutex::new(Some(queue)), groups, sweep }))
     }
+
+    /// Whether the server acknowledges commits that are not on stable storage yet: it loses the last ones with its power.
+    ///
+    /// # Errors
+    /// Those of a read; also when the server has no such setting.
+    pub async fn acknowledges_early(&self) -> MetadataResult<bool> {
+        let sql = "SELECT CAST(@@GLOBAL.innodb_flush_log_at_trx_commit AS SIGNED)";
+        let row = self.backend.pool.fetch_optional(sql, Vec::new()).await?;
+        // 3 is what MariaDB has beside 1.
+        Ok(row.map_or(Ok(1), |row| row.number(0)).is_ok_and(|flush| !matches!(flush, 1 | 3)))
+    }
 }
 
 /// Removes what nobody will ask for any more. Every node does so; that they meet does no harm.
@@ -110,7 +123,7 @@ async fn sweep_commits(pool: Pool) {
 }
 
 async fn sweep_once(pool: &Pool, seen: &mut i64) -> MetadataResult<()> {
-    use super::sql::{Fields as _, Session as _, values};
+    use super::sql::{Session as _, values};
 
     let (before, locks) = (*seen, Locks::none());
     loop {

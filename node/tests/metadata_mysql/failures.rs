@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use holdfast_actors::ports::metadata::{CannedAcl, Versioning};
+use holdfast_actors::ports::metadata::{CannedAcl, MetadataUpkeep as _, Versioning};
 use holdfast_actors::ports::{MetadataError, MetadataStore};
-use holdfast_actors::wait::eventually;
+use holdfast_actors::wait::{eventually, until};
 use holdfast_node::metadata::MysqlOptions;
 
 use super::mariadb::Server;
@@ -103,6 +103,96 @@ async fn a_restart_between_verbs_is_not_noticed() {
     }
     store.commit_object(object(id, "after")).await.unwrap();
     store.set_versioning("b", Versioning::Enabled).await.unwrap();
+    store.close().await;
+    drop(server);
+}
+
+/// What a failover to a replica that lags, or a server that does not flush, looks like from here: the database is back without
+/// the last commit. Chunks that it does not know may be those of the write that was lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_given_up_as_an_orphan_after_the_database_lost_a_commit() {
+    let mut server = tokio::task::spawn_blocking(Server::start).await.unwrap();
+    let database = server.database().await;
+    let [store, other] = [open(server.options(&database)).await, open(server.options(&database)).await];
+    assert!(!store.acknowledges_early().await.unwrap());
+    let id = bucket(&*store).await;
+    let orphan = || content_of(&object(id, "never committed"));
+    // A restart loses nothing, and is no reason to keep orphans.
+    let mut last = 0;
+    for loses in [false, true] {
+        last = store.commit_object(object(id, "k")).await.unwrap().object.sequence;
+        if loses {
+            let lose = "SET GLOBAL innodb_flush_log_at_trx_commit = 2; DELETE FROM objects; \
+                        DELETE FROM commits ORDER BY id DESC LIMIT 1";
+            sqlx::raw_sql(lose).execute(&mut server.connect(&database).await).await.unwrap();
+            assert!(store.acknowledges_early().await.unwrap());
+        }
+        server = tokio::task::spawn_blocking(move || {
+            server.kill();
+            server.run();
+            server
+        })
+        .await
+        .unwrap();
+        // Whoever was told of the commit looks for it before anything else.
+        store.bucket("b").await.unwrap();
+        for node in [&store, &other] {
+            let content = orphan();
+            match node.condemn(&[content], 1).await {
+                Ok(condemned) => assert!(!loses && condemned == [content], "{condemned:?}"),
+                Err(error) => assert!(loses && matches!(error, MetadataError::Unavailable(_)), "{error:?}"),
+            }
+        }
+    }
+    let later = store.commit_object(object(id, "later")).await.unwrap().object.sequence;
+    assert!(later - last > 1 << 32, "no number that others were given comes a second time");
+    assert!(store.condemn(&[orphan()], 1).await.is_err(), "until somebody looks");
+    store.raise_sequences(1).await.unwrap();
+    let content = orphan();
+    assert_eq!(other.condemn(&[content], 1).await.unwrap(), [content]);
+    for store in [store, other] {
+        store.close().await;
+    }
+    drop(server);
+}
+
+/// Behind a proxy connections live on while the server behind it is another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_that_comes_a_second_time_tells_that_commits_were_lost() {
+    let server = server().await;
+    let database = server.database().await;
+    let store = open(server.options(&database)).await;
+    let id = bucket(&*store).await;
+    store.commit_object(object(id, "k")).await.unwrap();
+    // Two: the store may have swept at the same time.
+    let lose = "DELETE FROM commits ORDER BY id DESC LIMIT 2; ALTER TABLE commits AUTO_INCREMENT = 1";
+    sqlx::raw_sql(lose).execute(&mut server.connect(&database).await).await.unwrap();
+    store.commit_object(object(id, "k")).await.unwrap();
+    let give_up = async || store.condemn(&[content_of(&object(id, "never committed"))], 1).await;
+    let is_refused = |done: &Result<Vec<_>, MetadataError>| matches!(done, Err(MetadataError::Unavailable(_)));
+    until("nothing is given up", give_up, is_refused).await;
+}
+
+/// A primary that another server has taken the place of lives on, as a replica that lags: what it has is old. Whoever reads all the
+/// time notices, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_takes_no_writes_any_more_is_not_read_from() {
+    let server = tokio::task::spawn_blocking(Server::start).await.unwrap();
+    let database = server.database().await;
+    let store = open(server.options(&database)).await;
+    let id = bucket(&*store).await;
+    store.commit_object(object(id, "k")).await.unwrap();
+    let mut conn = server.connect(&database).await;
+    for read_only in [true, false] {
+        let sql = if read_only { "SET GLOBAL read_only = 1" } else { "SET GLOBAL read_only = 0" };
+        sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+        let is_left = |found: &Result<_, MetadataError>| match found {
+            Ok(_) => !read_only,
+            Err(error) => read_only && error.to_string().contains("read-only"),
+        };
+        until("who reads goes by what the server is", async || store.object(id, "k", None).await, is_left).await;
+    }
+    store.commit_object(object(id, "k")).await.unwrap();
     store.close().await;
     drop(server);
 }

@@ -118,7 +118,8 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     } else {
         super::zookeeper::require_stopped(config, data_dir.node_id()).await.context("nothing was rebuilt")?
     };
-    let metadata = super::open_metadata(config, &data_dir, Claim::Later).await?;
+    let claim = if options.dry_run { Claim::Untouched } else { Claim::Later };
+    let metadata = super::open_metadata(config, &data_dir, claim).await?;
     let cluster = data_dir.cluster_id()?;
     if options.moved_only
         && !options.alone

@@ -1,8 +1,11 @@
 //! Connections to the server: a bounded number, made when they are needed, kept when they are good.
 //!
-//! A connection that waited may be stale: the server was restarted, or something between cut it. One that waited for long,
+//! A connection may be stale: the server was restarted, or something between cut it. One that was not asked for a while,
 //! and after any failure every one, is asked first whether it lives. So a restart of the server costs nobody an error who
 //! comes after it.
+//!
+//! Nor does a server stay the primary for ever. One that another has taken the place of lives on as its replica, takes no writes,
+//! and answers reads with what was there some time ago. So it is asked whether it takes writes, and left if it does not.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,12 +20,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::error::{Failure, OpenError, failure, is_denied, refused, timed_out};
+use super::kept::Kept;
 use super::nodelay;
 use super::options::MysqlOptions;
 use super::tx::bound;
 use crate::metadata::sql::{Dialect, Reader, Value};
 
-/// A connection that waited less is taken to be alive.
+/// A connection that was asked so short a time ago is taken to be alive, and its server to be the primary.
 const FRESH: Duration = Duration::from_secs(1);
 /// How long after a failure every connection is asked.
 const SUSPICION: Duration = Duration::from_secs(10);
@@ -33,9 +37,28 @@ const IDLE_SECONDS_MAX: u32 = 30;
 /// Attempts of a read whose connection breaks.
 const READ_ATTEMPTS: u32 = 3;
 
+/// Whether a server takes no writes. As text: there are versions of MariaDB with more than two values of it.
+const IS_READ_ONLY: &str = "SELECT CAST(@@GLOBAL.read_only AS CHAR) NOT IN ('0', 'OFF')";
+
 struct Idle {
     conn: MySqlConnection,
-    since: Instant,
+    /// When it was asked last.
+    asked: Instant,
+}
+
+/// Asks a connection whether it lives and its server takes writes.
+async fn ask(conn: &mut MySqlConnection) -> Result<(), sqlx::Error> {
+    let found: Result<i64, sqlx::Error> = sqlx::query_scalar(IS_READ_ONLY).fetch_one(conn).await;
+    match found {
+        Ok(0) => Ok(()),
+        Ok(_) => {
+            let what = "the metadata server is read-only: it is a replica, or is being replaced as the primary";
+            Err(sqlx::Error::Io(std::io::Error::other(what)))
+        }
+        // It has no such setting.
+        Err(error) if failure(&error) == Failure::Statement => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 struct Inner {
@@ -49,6 +72,7 @@ struct Inner {
     /// The last one back is the first one taken: it is warm, and the others may go cold.
     idle: Mutex<Vec<Idle>>,
     failed: Mutex<Option<Instant>>,
+    kept: Kept,
 }
 
 /// The pool; clones are the same one.
@@ -58,6 +82,8 @@ pub struct Pool(Arc<Inner>);
 /// A connection in use. Only [`Lease::give_back`] brings it back: a lease that is dropped closes it, with what was going on.
 pub(super) struct Lease {
     conn: Option<MySqlConnection>,
+    /// When it was asked last.
+    asked: Instant,
     pool: Arc<Inner>,
     _permit: OwnedSemaphorePermit,
 }
@@ -69,7 +95,7 @@ impl Lease {
 
     pub(super) fn give_back(mut self) {
         if let Some(conn) = self.conn.take() {
-            self.pool.idle.lock().push(Idle { conn, since: Instant::now() });
+            self.pool.idle.lock().push(Idle { conn, asked: self.asked });
         }
     }
 
@@ -112,6 +138,7 @@ impl Pool {
             in_use: metrics::gauge!("holdfast_metadata_connections_in_use"),
             idle: Mutex::default(),
             failed: Mutex::default(),
+            kept: Kept::default(),
         })))
     }
 
@@ -124,12 +151,27 @@ impl Pool {
         Instant::now() + self.0.options.write_timeout
     }
 
+    /// What the server has acknowledged.
+    pub(super) fn kept(&self) -> &Kept {
+        &self.0.kept
+    }
+
+    /// The server gave out a number that is no new one. A connection of its own looks what became of what was acknowledged.
+    pub(super) fn doubt(&self) {
+        self.0.kept.doubt();
+        let pool = self.clone();
+        tokio::spawn(async move { drop(pool.connect().await) });
+    }
+
     /// A new connection, ready for use.
     pub(super) async fn connect(&self) -> Result<MySqlConnection, sqlx::Error> {
         let made = async {
             let mut conn = self.0.connect.connect().await?;
             nodelay::set_towards(self.0.connect.get_port());
             sqlx::raw_sql(self.0.settings.clone()).execute(&mut conn).await?;
+            ask(&mut conn).await?;
+            // It may be another server than the last one, or the same one after it lost power.
+            self.0.kept.look(&mut conn).await?;
             Ok(conn)
         };
         timeout(self.0.options.connect_timeout, made).await.unwrap_or_else(|_| Err(timed_out()))
@@ -149,20 +191,20 @@ impl Pool {
                 return Err(MetadataError::Busy);
             }
         };
-        let lease = |conn| {
+        let lease = |conn, asked| {
             self.0.in_use.increment(1.0);
-            Lease { conn: Some(conn), pool: Arc::clone(&self.0), _permit: permit }
+            Lease { conn: Some(conn), asked, pool: Arc::clone(&self.0), _permit: permit }
         };
         loop {
             let idle = self.0.idle.lock().pop();
-            let Some(Idle { mut conn, since }) = idle else { break };
+            let Some(Idle { mut conn, asked }) = idle else { break };
             let suspect = self.0.failed.lock().is_some_and(|failed| failed.elapsed() < SUSPICION);
-            if since.elapsed() < FRESH && !suspect {
-                return Ok(lease(conn));
+            if asked.elapsed() < FRESH && !suspect {
+                return Ok(lease(conn, asked));
             }
-            match timeout(PING_TIMEOUT, conn.ping()).await {
-                Ok(Ok(())) => return Ok(lease(conn)),
-                // It broke; the next one may be good.
+            match timeout(PING_TIMEOUT, ask(&mut conn)).await {
+                Ok(Ok(())) => return Ok(lease(conn, Instant::now())),
+                // It broke, or is one to a replica; the next one may be good.
                 Ok(Err(_)) => {}
                 // The server stands still, or what is on the way to it. The others would be waited for as long, one after the
                 // other; a new connection shows how it is, and they are asked by who comes next.
@@ -173,7 +215,7 @@ impl Pool {
             }
         }
         match self.connect().await {
-            Ok(conn) => Ok(lease(conn)),
+            Ok(conn) => Ok(lease(conn, Instant::now())),
             Err(error) if is_denied(&error) => {
                 Err(MetadataError::Unavailable("the metadata server refused the user or its password".to_owned()))
             }

@@ -88,11 +88,15 @@ impl Tx {
             write!(sql, "; SELECT id FROM {of} WHERE id IN ({buckets}) ORDER BY id LOCK IN SHARE MODE").ok();
         }
         write!(sql, "; INSERT INTO commits (token) VALUES (x'{}')", hex::encode(token)).ok();
+        let before = pool.kept().number();
         let limit = tx.lease.query_timeout();
         let begun = timeout(limit, sqlx::raw_sql(AssertSqlSafe(sql)).execute(tx.lease.conn())).await;
         match begun.unwrap_or_else(|_| Err(timed_out())) {
             Ok(done) => {
                 let number = i64::try_from(done.last_insert_id()).unwrap_or(i64::MAX / SEQUENCES);
+                if number <= before {
+                    pool.doubt();
+                }
                 tx.number = number;
                 tx.next_sequence = number * SEQUENCES;
                 Ok(tx)
@@ -135,6 +139,7 @@ impl Tx {
         let done = timeout(limit, sqlx::raw_sql("COMMIT").execute(self.lease.conn())).await;
         let error = match done.unwrap_or_else(|_| Err(timed_out())) {
             Ok(_) => {
+                pool.kept().acknowledged(self.number, self.token);
                 self.lease.give_back();
                 metrics::histogram!("holdfast_metadata_commit_seconds").record(started.elapsed().as_secs_f64());
                 metrics::counter!("holdfast_metadata_commits_total").increment(1);
@@ -148,7 +153,10 @@ impl Tx {
         // The connection first: as long as it is open, the server may keep the transaction open too.
         drop(self);
         match settle(pool, &token, number).await {
-            Some(true) => Ok(()),
+            Some(true) => {
+                pool.kept().acknowledged(number, token);
+                Ok(())
+            }
             Some(false) => Err(Ended::Again(refused(&error))),
             None => Err(Ended::Refused(MetadataError::Unknown(error.to_string()))),
         }

@@ -6,11 +6,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use holdfast_actors::ports::metadata::{Condemned, MetadataResult, Repair, ReplicaEvidence};
+use holdfast_actors::ports::metadata::{Condemned, MetadataError, MetadataResult, Repair, ReplicaEvidence};
 use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId};
 
 use super::{Dialect, Fields as _, Reader, Session, Shape, Value, values};
 use crate::metadata::rows;
+
+/// Stands among the fences of locks (no lock has such a name) while the database is known to have lost commits that were
+/// acknowledged: what it does not know may be what it lost.
+pub(in crate::metadata) const SET_BACK: &str = "SET-BACK";
 
 /// The stored epochs of all shards that some evidence names. A shard without one takes all.
 pub(super) async fn load_epochs<S: Session>(
@@ -35,6 +39,11 @@ pub(super) async fn condemn<S: Session>(
     contents: &[ContentId],
     now_ms: u64,
 ) -> MetadataResult<Vec<ContentId>> {
+    let sql = "SELECT 1 FROM lock_fences WHERE name = ?";
+    if tx.fetch_optional(sql, values![SET_BACK.as_bytes()]).await?.is_some() {
+        let lost = "the database has lost commits, nothing is given up before somebody has looked what they brought";
+        return Err(MetadataError::Unavailable(lost.to_owned()));
+    }
     let head = [Value::from(rows::signed(now_ms))];
     tx.execute_many(Shape::Condemn, &head, contents, |id| values![id.as_bytes()]).await?;
     let found = tx.fetch_many(Shape::Condemned, contents, |id| values![id.as_bytes()]).await?;
