@@ -27,104 +27,35 @@ pub(in crate::admin) async fn status(State(state): State<AdminState>) -> Result<
         (document.value.version, document.value.staged.len(), document.value.applied.replication_factor)
     });
     let backlog = nodes::backlog(&state).await;
-    let repairs = backlog.as_ref().map(|backlog| backlog.values().sum());
+    let repairs: Option<u64> = backlog.as_ref().map(|backlog| backlog.values().sum());
     let shards = cluster.summary();
-    let mut reasons = cluster.reasons();
-    let (mut is_set_back, mut has_lost) = (false, false);
-    if let Some(controller) = cluster.actors.controller() {
-        // Of shards that have no place at all it has been told above.
-        let error = controller.placement_error.filter(|_| shards.unplaced == 0);
-        reasons.extend(error.map(|error| Reason { code: "no_placement".into(), message: error }));
-        let set_back: Vec<ShardId> = controller.set_back.into_iter().collect();
-        is_set_back = !set_back.is_empty();
-        if !set_back.is_empty() {
-            let message = format!(
-                "the shard map in ZooKeeper is older than the metadata, so writes to {} shards are refused: {}. ZooKeeper was set \
-                 back, or this is an old copy of it. Give it its newest state again; if that is lost, see \"ZooKeeper was set back\" in \
-                 docs/operations.md",
-                set_back.len(),
-                named(&set_back)
-            );
-            reasons.push(Reason { code: "set_back".into(), message });
-        }
-        let lost: Vec<ShardId> = controller.last_replica_lost.into_iter().collect();
-        has_lost = !lost.is_empty();
-        if !lost.is_empty() {
-            let message =
-                format!("the last replica of {} shards says that it lost its data: {}", lost.len(), named(&lost));
-            reasons.push(Reason { code: "data_lost".into(), message });
-        }
-    }
     let nodes = nodes::list_of(&state, &backlog);
-    reasons.extend(cluster.absent(&nodes));
-    reasons.extend(cluster.short());
-    if let Some(waiting) = repairs.filter(|waiting| *waiting > 0) {
-        let message = if waiting == 1 { "1 repair waits".to_owned() } else { format!("{waiting} repairs wait") };
-        reasons.push(Reason { code: "repairs".into(), message });
-    }
     let repair_pause = repair::pause_of(cluster);
-    if repair_pause.is_some() {
-        let message = "repairs are paused on all nodes: `holdfast repair resume` ends that".into();
-        reasons.push(Reason { code: "repairs_paused".into(), message });
-    }
-    if repairs.is_none() {
-        let message = "metadata does not answer: look at the server of metadata.url, and the way to it".into();
-        reasons.push(Reason { code: "no_metadata".into(), message });
-    }
     let session = *cluster.coordination.session().borrow();
+
+    let is_informed = cluster.view.is_owner() && session == SessionState::Connected;
+    let mut verdict = Verdict { health: overall(&shards, repairs, is_informed), reasons: cluster.reasons() };
+    verdict.hear_controller(cluster, &shards);
+    verdict.reasons.extend(cluster.absent(&nodes));
+    verdict.reasons.extend(cluster.short());
+    verdict.look_at_repairs(repairs, repair_pause.is_some());
     if session == SessionState::Suspended {
-        let message =
-            "this node has no connection to ZooKeeper (cluster.zookeeper): what follows is as it was last seen";
-        reasons.push(Reason { code: "coordination_lost".into(), message: message.into() });
+        verdict.add(
+            "coordination_lost",
+            "this node has no connection to ZooKeeper (cluster.zookeeper): what follows is as it was last seen",
+        );
     }
-    let health = overall(&shards, repairs, cluster.view.is_owner() && session == SessionState::Connected);
-    let mut health = by_controller(health, is_set_back, has_lost);
-    reasons.extend(movement(&nodes));
-    let membership = cluster.view.membership().borrow().clone();
-    if health == "healthy" && membership.nodes.keys().any(|node| membership.holds(*node) && membership.is_short(*node))
-    {
-        health = "degraded";
-    }
-    if health == "healthy" && !cluster.is_taken_up().await {
-        health = "moving";
-        let message = format!("the shards are not placed by layout version {layout_version} yet");
-        reasons.push(Reason { code: "layout_pending".into(), message });
-    }
-    // Asked before the refusals are looked at, since those that were noticed may be over.
-    let silent = cluster.silent().await;
-    let refused: BTreeMap<NodeId, String> =
-        cluster.peers.refusals().into_iter().filter(|(node, _)| cluster.view.is_alive(*node)).collect();
-    if health == "healthy" && !(silent.is_empty() && refused.is_empty()) {
-        health = "degraded";
-    }
-    for (node, why) in silent.into_iter().filter(|(node, _)| !refused.contains_key(node)) {
-        let message = format!("node {node} is registered, but does not answer this node: {why}");
-        reasons.push(Reason { code: "no_answer".into(), message });
-    }
-    for (node, why) in refused {
-        let message = format!("node {node} and this node do not accept each other: {why}");
-        reasons.push(Reason { code: "peer_refused".into(), message });
-    }
-    if health == "healthy" {
-        // Asked last, since others are asked for it: the comparison of a shard is known to one node.
-        let unproven: Vec<(ShardId, String)> = cluster.unproven().await;
-        if let Some((_, why)) = unproven.first() {
-            health = "unverified";
-            let shards: Vec<ShardId> = unproven.iter().map(|(shard, _)| *shard).collect();
-            let message = format!(
-                "{} shards are not proven to hold the same on all members: {}; of the first: {why}",
-                shards.len(),
-                named(&shards)
-            );
-            reasons.push(Reason { code: "unverified".into(), message });
-        }
-    }
+    verdict.reasons.extend(movement(&nodes));
+    verdict.look_at_disks(cluster);
+    verdict.look_at_layout(cluster, layout_version).await;
+    verdict.ask_others(cluster).await;
+    verdict.look_at_proofs(cluster).await;
     for reason in health::tiers_down(&state.tiers) {
-        if health == "healthy" {
-            health = "degraded";
-        }
-        reasons.push(reason);
+        verdict.not_healthy("degraded");
+        verdict.reasons.push(reason);
     }
+    let Verdict { health, reasons } = verdict;
+
     let controller = cluster.coordination.leases().borrow().get(CONTROLLER).map(|holder| holder.node.to_string());
     let cache = cluster.cache().await;
     Ok(Json(ClusterStatus {
@@ -146,7 +77,122 @@ pub(in crate::admin) async fn status(State(state): State<AdminState>) -> Result<
     }))
 }
 
-/// The word for it. A node that cannot prove its membership, or hears nothing from the coordination service, knows nothing for
+/// How the cluster is, as far as it has been found out, and why it is not better.
+struct Verdict {
+    health: &'static str,
+    reasons: Vec<Reason>,
+}
+
+impl Verdict {
+    fn add(&mut self, code: &str, message: impl Into<String>) {
+        self.reasons.push(Reason { code: code.into(), message: message.into() });
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.health == "healthy"
+    }
+
+    /// It is `health` instead, unless it is worse already.
+    fn not_healthy(&mut self, health: &'static str) {
+        if self.is_healthy() {
+            self.health = health;
+        }
+    }
+
+    /// What only the controller knows, where this node has it.
+    fn hear_controller(&mut self, cluster: &ClusterAdmin, shards: &ShardSummary) {
+        let Some(controller) = cluster.actors.controller() else { return };
+        // Of shards that have no place at all it has been told already.
+        if let Some(error) = controller.placement_error.filter(|_| shards.unplaced == 0) {
+            self.add("no_placement", error);
+        }
+        let set_back: Vec<ShardId> = controller.set_back.into_iter().collect();
+        if !set_back.is_empty() {
+            let message = format!(
+                "the shard map in ZooKeeper is older than the metadata, so writes to {} shards are refused: {}. ZooKeeper was set \
+                 back, or this is an old copy of it. Give it its newest state again; if that is lost, see \"ZooKeeper was set back\" in \
+                 docs/operations.md",
+                set_back.len(),
+                named(&set_back)
+            );
+            self.add("set_back", message);
+        }
+        let lost: Vec<ShardId> = controller.last_replica_lost.into_iter().collect();
+        if !lost.is_empty() {
+            let message =
+                format!("the last replica of {} shards says that it lost its data: {}", lost.len(), named(&lost));
+            self.add("data_lost", message);
+        }
+        self.health = by_controller(self.health, !set_back.is_empty(), !lost.is_empty());
+    }
+
+    /// `None`: metadata did not say how many repairs wait.
+    fn look_at_repairs(&mut self, repairs: Option<u64>, is_paused: bool) {
+        match repairs {
+            Some(0) | None => {}
+            Some(1) => self.add("repairs", "1 repair waits"),
+            Some(waiting) => self.add("repairs", format!("{waiting} repairs wait")),
+        }
+        if is_paused {
+            self.add("repairs_paused", "repairs are paused on all nodes: `holdfast repair resume` ends that");
+        }
+        if repairs.is_none() {
+            self.add("no_metadata", "metadata does not answer: look at the server of metadata.url, and the way to it");
+        }
+    }
+
+    /// The reasons are those of [`ClusterAdmin::short`].
+    fn look_at_disks(&mut self, cluster: &ClusterAdmin) {
+        let membership = cluster.view.membership().borrow().clone();
+        if membership.nodes.keys().any(|node| membership.holds(*node) && membership.is_short(*node)) {
+            self.not_healthy("degraded");
+        }
+    }
+
+    async fn look_at_layout(&mut self, cluster: &ClusterAdmin, layout_version: u64) {
+        if self.is_healthy() && !cluster.is_taken_up().await {
+            self.health = "moving";
+            self.add("layout_pending", format!("the shards are not placed by layout version {layout_version} yet"));
+        }
+    }
+
+    /// Which nodes answer this one.
+    async fn ask_others(&mut self, cluster: &ClusterAdmin) {
+        // Asked before the refusals are looked at, since those that were noticed may be over.
+        let silent = cluster.silent().await;
+        let refused: BTreeMap<NodeId, String> =
+            cluster.peers.refusals().into_iter().filter(|(node, _)| cluster.view.is_alive(*node)).collect();
+        if !(silent.is_empty() && refused.is_empty()) {
+            self.not_healthy("degraded");
+        }
+        for (node, why) in silent.into_iter().filter(|(node, _)| !refused.contains_key(node)) {
+            self.add("no_answer", format!("node {node} is registered, but does not answer this node: {why}"));
+        }
+        for (node, why) in refused {
+            self.add("peer_refused", format!("node {node} and this node do not accept each other: {why}"));
+        }
+    }
+
+    /// Asked last, and only if all else is well, since others are asked for it: the comparison of a shard is known to one node.
+    async fn look_at_proofs(&mut self, cluster: &ClusterAdmin) {
+        if !self.is_healthy() {
+            return;
+        }
+        let unproven: Vec<(ShardId, String)> = cluster.unproven().await;
+        if let Some((_, why)) = unproven.first() {
+            self.health = "unverified";
+            let shards: Vec<ShardId> = unproven.iter().map(|(shard, _)| *shard).collect();
+            let message = format!(
+                "{} shards are not proven to hold the same on all members: {}; of the first: {why}",
+                shards.len(),
+                named(&shards)
+            );
+            self.add("unverified", message);
+        }
+    }
+}
+
+/// The word for it by what every node knows. A node that cannot prove its membership, or hears nothing from the coordination service, knows nothing for
 /// certain.
 fn overall(shards: &ShardSummary, repairs: Option<u64>, is_informed: bool) -> &'static str {
     match (shards, repairs) {
