@@ -31,7 +31,8 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     logs_and_threads(config, &mut require);
     tiering(config, &mut require);
     cluster(config, &mut require);
-    services::redis_and_locks(config, &mut require);
+    services::redis(config, &mut require);
+    services::locks(config, &mut require);
     services::cache(config, &mut require);
     services::events(config, &mut require);
     faults
