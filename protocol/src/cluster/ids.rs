@@ -6,6 +6,8 @@ use std::str::FromStr;
 use rand::RngCore;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::ids::hex_bytes;
+
 /// Text that is no identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {kind} {text:?}: expected {digits} hexadecimal digits")]
@@ -18,34 +20,14 @@ pub struct ParseClusterIdError {
 /// An identifier that is text wherever people or JSON see it.
 macro_rules! text_id {
     ($name:ident, $len:literal, $kind:literal) => {
+        hex_bytes!($name, $len);
+
         impl $name {
             /// A fresh identifier.
             pub fn generate() -> Self {
                 let mut bytes = [0; $len];
                 rand::rng().fill_bytes(&mut bytes);
                 Self(bytes)
-            }
-
-            /// The identifier as it is stored.
-            pub const fn as_bytes(&self) -> &[u8; $len] {
-                &self.0
-            }
-
-            /// Takes stored bytes back; `None` when their number is wrong.
-            pub fn from_slice(bytes: &[u8]) -> Option<Self> {
-                bytes.try_into().ok().map(Self)
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&hex::encode(self.0))
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({})"), self)
             }
         }
 
