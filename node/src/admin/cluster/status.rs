@@ -192,8 +192,8 @@ impl Verdict {
     }
 }
 
-/// The word for it by what every node knows. A node that cannot prove its membership, or hears nothing from the coordination service, knows nothing for
-/// certain.
+/// The word for it by what every node knows. A node that cannot prove its membership, or hears nothing from the
+/// coordination service, knows nothing for certain.
 fn overall(shards: &ShardSummary, repairs: Option<u64>, is_informed: bool) -> &'static str {
     match (shards, repairs) {
         _ if !is_informed => "unknown",
@@ -206,8 +206,8 @@ fn overall(shards: &ShardSummary, repairs: Option<u64>, is_informed: bool) -> &'
     }
 }
 
-/// The word for it by what the controller knows and the shard map does not show: members that are all here take no writes of an epoch
-/// that is over, and a replica that says that it lost its data holds nothing.
+/// The word for it by what the controller knows and the shard map does not show: members that are all here take no
+/// writes of an epoch that is over, and a replica that says that it lost its data holds nothing.
 fn by_controller(health: &'static str, is_set_back: bool, has_lost: bool) -> &'static str {
     match health {
         "healthy" | "moving" | "degraded" if is_set_back => "no_quorum",

@@ -26,7 +26,8 @@ use read::{Found, verify_one};
 const AT_ONCE: usize = 8;
 /// Bytes of a call: least, what is taken if nothing is said, most.
 const BYTES: [u64; 3] = [1 << 20, 128 << 20, 1 << 30];
-/// No further content is begun after this time. What was begun has [`read::READ_MAX`]: both together end before the client gives up.
+/// No further content is begun after this time. What was begun has [`read::READ_MAX`]: both together end before the
+/// client gives up.
 const BEGIN_MAX: Duration = Duration::from_secs(60);
 /// How long the tier may take to say whether it works.
 const CHECK_MAX: Duration = Duration::from_secs(20);

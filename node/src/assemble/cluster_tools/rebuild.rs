@@ -46,9 +46,10 @@
 //! ends nowhere does not come back, nor takes the place of what it was to replace, unless that is asked for
 //! ([`RebuildOptions::unended`]).
 //!
-//! **The next node of a cluster** has other chunks, or older ones. What it finds is held against what the nodes before it have brought
-//! back by the same rules ([`known`]), and takes its place among the versions of its key by its time. So the nodes may be walked
-//! in any order. A run that broke off is made again, and so are those before it: it may have taken out what only they can bring back.
+//! **The next node of a cluster** has other chunks, or older ones. What it finds is held against what the nodes before
+//! it have brought back by the same rules ([`known`]), and takes its place among the versions of its key by its time.
+//! So the nodes may be walked in any order. A run that broke off is made again, and so are those before it: it may have
+//! taken out what only they can bring back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
