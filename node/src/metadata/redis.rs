@@ -195,5 +195,4 @@ impl CacheFollower for Follower {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests;

@@ -249,7 +249,6 @@ impl EventBus for InProcessEventBus {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::super::conformance::{Harness, message};
     use super::*;
