@@ -15,6 +15,7 @@ use holdfast_actors::ports::{ChunkStore, Clock, Disk, Journal, MetadataStore};
 use holdfast_actors::service::NodeHandle;
 use metrics_exporter_prometheus::PrometheusHandle;
 
+pub use crate::secrets::SecretSealer;
 use crate::tiers::TierRegistry;
 
 mod audit;
@@ -40,7 +41,7 @@ mod token;
 mod users;
 
 pub use cluster::{ClusterAdmin, Enrolment};
-pub use credentials::{Pair, SecretSealer, add_key, new_pair};
+pub use credentials::{Pair, add_key, new_pair};
 pub use error::ApiError;
 pub use events::EventsAdmin;
 pub use server::serve;
