@@ -196,7 +196,8 @@ impl Schedule {
     }
 
     /// Whether a pass of any kind runs.
-    pub fn is_running(&self) -> bool {
+    #[cfg(test)]
+    fn is_running(&self) -> bool {
         self.slots.iter().any(|slot| slot.running)
     }
 }
