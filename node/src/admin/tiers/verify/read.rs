@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use holdfast_actors::flow::cold::run::{Run, RunError};
 use holdfast_actors::ports::TierLedger;
-use holdfast_actors::ports::metadata::Content;
+use holdfast_actors::ports::metadata::{Content, MetadataResult};
 use holdfast_actors::ports::tiers::{ColdTier, PieceName, TierError};
 use holdfast_protocol::admin::{DamagedContent, UnreadContent};
 use holdfast_protocol::journal::ErrorKind;
@@ -157,11 +157,7 @@ pub(super) async fn verify_one(
     }
 }
 
-async fn is_still_there(
-    ledger: &dyn TierLedger,
-    tier: &TierName,
-    reading: &Reading,
-) -> holdfast_actors::ports::metadata::MetadataResult<bool> {
+async fn is_still_there(ledger: &dyn TierLedger, tier: &TierName, reading: &Reading) -> MetadataResult<bool> {
     let found: Vec<Arc<Content>> = ledger.cold_contents(tier, before(reading.id), 1).await?;
     Ok(found.first().is_some_and(|content| content.id == reading.id && content.cold() == Some(&reading.place)))
 }
