@@ -21,7 +21,7 @@ mod settings;
 mod watch;
 
 pub use registry::{PreparedTier, RegistryParts, TierRegistry, TierState};
-pub use watch::{WatchSettings, run};
+pub use watch::{Counts, WatchSettings, run};
 
 #[cfg(test)]
 mod tests;

@@ -9,11 +9,11 @@ use holdfast_node::admin::Pair;
 use holdfast_node::assemble::Root;
 use holdfast_node::assemble::dev::{self, DevCluster};
 use holdfast_node::config::Config;
-use holdfast_protocol::NodeId;
 use holdfast_protocol::admin::{
     ClusterStatus, DrainStatus, ErrorBody, ErrorCode, LayoutCost, LayoutView, Maintenance, NodeInfo, ObjectStat,
     Readiness, RepairInfo, ShardInfo, Status,
 };
+use holdfast_protocol::{ChunkId, NodeId, ShardId};
 use http::{Method, StatusCode};
 use serde_json::json;
 use sqlx::ConnectOptions as _;
@@ -355,6 +355,50 @@ async fn a_drained_node_is_not_removed_while_repairs_of_others_may_need_its_disk
         let (status, body) = cluster.s3(1).get(&format!("/bucket/{at}")).await.unwrap();
         assert!(status == StatusCode::OK && body == content(at, 40_000), "object {at}");
     }
+    cluster.cluster.shutdown().await;
+}
+
+async fn maintenance(admin: &Admin) -> (StatusCode, String) {
+    let (code, body) = admin.call(Method::GET, "/health/maintenance", &serde_json::Value::Null).await;
+    (code, String::from_utf8_lossy(&body).into_owned())
+}
+
+/// Among many nodes some repair waits always.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_may_be_stopped_while_repairs_wait_that_it_has_no_part_in() {
+    let cluster = Cluster::start(4).await;
+    let admin = cluster.admin(0);
+    until("healthy", || admin.get::<ClusterStatus>("/v1/cluster"), |status| status.health == "healthy").await;
+    let _: RepairInfo = admin.post("/v1/repair/pause", json!({})).await;
+    for at in 0..4 {
+        let admin = cluster.admin(at);
+        until("it is paused", || admin.get::<RepairInfo>("/v1/repair"), |info| info.paused).await;
+    }
+    let (me, late) = (cluster.id(0), cluster.id(1));
+    let shards: Vec<ShardInfo> = admin.get("/v1/shards").await;
+    let chunk = |with_me: bool| {
+        let has = |shard: &ShardInfo, node: &str| shard.replicas.iter().any(|replica| replica.node == node);
+        let fits = |chunk: &ChunkId| {
+            let shard = ShardId::of_chunk(chunk, shards.len() as u32).index();
+            has(&shards[shard], &late) && has(&shards[shard], &me) == with_me
+        };
+        (0..u128::MAX).map(|n| ChunkId(n.to_be_bytes())).find(fits).expect("one of many")
+    };
+    let path = cluster.cluster.config(0).node.data_dir.join("../metadata.sqlite");
+    let mut database = SqliteConnectOptions::new().filename(&path).connect().await.expect("the database");
+    let mut queue = async |chunk: ChunkId| {
+        let late: NodeId = late.parse().expect("an id");
+        let row = sqlx::query("INSERT INTO repairs (node, chunk, queued_ms) VALUES (?, ?, ?)");
+        let row = row.bind(late.as_bytes().to_vec()).bind(chunk.0.to_vec()).bind(1_i64);
+        row.execute(&mut database).await.expect("it is queued");
+    };
+    queue(chunk(false)).await;
+    let info: RepairInfo = admin.get("/v1/repair").await;
+    assert_eq!(info.backlog, Some(vec![(late.clone(), 1)]));
+    until("it needs others", || maintenance(&admin), |(code, _)| *code == StatusCode::OK).await;
+    queue(chunk(true)).await;
+    let needed = |answer: &(StatusCode, String)| answer.1.contains("1 repairs of other nodes");
+    until("it may need this node", || maintenance(&admin), needed).await;
     cluster.cluster.shutdown().await;
 }
 

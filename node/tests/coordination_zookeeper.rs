@@ -259,6 +259,33 @@ async fn no_write_is_lost_or_done_twice_while_connections_break() {
     assert!(done > 20 && breaks > 20, "only {done} writes were acknowledged while connections broke {breaks} times");
 }
 
+/// A server forgets what a session watches when its connection breaks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_after_a_connection_broke_is_told() {
+    // Within one session, on a busy machine as well.
+    let patient = ZookeeperConfig { session_timeout: PATIENCE, ..config(server().await.connect_string()) };
+    let harness = ZookeeperHarness { config: patient };
+    let (a, proxy) = harness.behind_proxy().await;
+    let cluster = found(&a).await;
+    let b = harness.participant().await;
+    let mut layout = b.layout().await.unwrap();
+    for round in 0..2 {
+        proxy.sever();
+        // The first ones may be among what is read when it is back; the others have to be told.
+        for _ in 0..5 {
+            layout.value.version += 1;
+            layout.version = b.store_layout(layout.version, &layout.value).await.unwrap();
+            until(a.watch_layout(), |l| l.as_ref().is_some_and(|l| l.value == layout.value)).await;
+        }
+        b.register(cluster, announcement(round)).await.unwrap();
+        until(a.membership(), |m| m.nodes.contains_key(&NodeId::from(round))).await;
+        let lease = b.acquire(&LeaseName::controller(), NodeId::from(round)).await.unwrap();
+        until(a.leases(), |l| l.contains_key(lease.name().as_str())).await;
+        lease.release().await;
+        until(a.leases(), |l| l.is_empty()).await;
+    }
+}
+
 /// A new leader gives every session its whole time again, that of a process that was killed as well. Whoever waits for its id must
 /// not take it for one that lives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

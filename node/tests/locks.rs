@@ -196,6 +196,24 @@ async fn insist(locks: &dyn Locks, name: &LockName) -> Lease {
     until_ok("the service is back", async || locks.acquire(name, PATIENCE).await).await
 }
 
+/// There may be thousands a second, and every node of a cluster is connected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zookeeper_tells_of_a_lock_nobody_who_does_not_wait_for_it() {
+    const LOCKS: u64 = 100;
+    let harness = ZookeeperHarness::new().await;
+    let (_idle, proxy) = harness.behind_proxy().await;
+    let (busy, _way) = harness.behind_proxy().await;
+    let locks = ZookeeperLocks::new(busy, NodeId::from(number()));
+    let (before, begun) = (proxy.answered_bytes(), Instant::now());
+    for _ in 0..LOCKS {
+        insist(&locks, &name("busy")).await.release().await;
+    }
+    let told = proxy.answered_bytes() - before;
+    // What a session costs anyway depends on how long this took. A lock would be told by two events of more than 100 bytes.
+    let heartbeats = 1_000 * (begun.elapsed().as_secs() + 1);
+    assert!(told < LOCKS * 100 + heartbeats, "{told} bytes for {LOCKS} locks of others");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_that_is_killed_loses_the_locks_and_its_holders_know() {
     let mut server = own_redis().await;

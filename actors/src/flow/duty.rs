@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use crate::ports::locks::{Fence, FencingToken, Lease, LockError, LockName, Locks};
 
 /// One stay in the queue. It goes on behind the others after that, which does no harm and finds out that a service is gone. Seldom: each
-/// time every other node hears of it.
+/// time the next in the queue has to look who is before it.
 const TURN_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Turns of work that may fail one after the other.

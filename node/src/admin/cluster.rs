@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
 
 use holdfast_actors::domain::placement::ShardHealth;
 use holdfast_actors::flow::cluster_view::ClusterView;
@@ -21,9 +20,11 @@ use super::{AdminState, ApiError};
 pub(super) mod join;
 mod others;
 pub(super) mod status;
+mod waiting;
 
 pub use join::Enrolment;
 pub use others::{KnownOthers, Settled};
+pub use waiting::KnownWaiting;
 
 /// How often a change of the layout is tried again when somebody else was faster.
 const LAYOUT_TRIES: usize = 8;
@@ -49,16 +50,13 @@ pub struct ClusterAdmin {
     pub enrolment: Option<Arc<dyn Enrolment>>,
     /// The last answer to whether the shard map is what the layout asks for.
     pub settled: Settled,
-    /// The last answer to which repairs wait, and when it was asked for.
-    pub backlog: KnownBacklog,
+    /// The last answer to which repairs wait that may need this node.
+    pub waiting: KnownWaiting,
     /// What was found out of the other nodes last.
     pub others: KnownOthers,
     /// Whether this node uses a cache that the nodes share.
     pub has_cache: bool,
 }
-
-/// Repairs that wait by node, as they were at a moment; `None`: metadata did not answer.
-pub type KnownBacklog = tokio::sync::Mutex<Option<(Instant, Option<BTreeMap<NodeId, u64>>)>>;
 
 impl AdminState {
     /// The cluster.

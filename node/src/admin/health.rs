@@ -13,7 +13,7 @@ use holdfast_protocol::ShardId;
 use holdfast_protocol::admin::{ErrorCode, Maintenance, Readiness, Reason};
 
 use super::cluster::named;
-use super::{AdminState, ApiError, ClusterAdmin, nodes};
+use super::{AdminState, ApiError, ClusterAdmin};
 use crate::telemetry::process;
 use crate::tiers::TierRegistry;
 
@@ -118,12 +118,12 @@ async fn in_cluster(state: &AdminState, cluster: &ClusterAdmin) -> Maintenance {
             format!("{} shards would lose their write quorum or a copy under way: {}", shards.len(), named(&shards));
         return needed(&message, &shards);
     }
-    match nodes::backlog_of_late(state, cluster).await {
+    match cluster.repairs_that_need_me(&*state.metadata).await {
         None => needed("metadata does not answer, so it is not known whether repairs wait that need this node", &[]),
-        Some(backlog) => match backlog.iter().filter(|(node, _)| **node != cluster.me()).map(|(_, n)| n).sum::<u64>() {
-            0 => proven(&others.unproven),
-            waiting => needed(&format!("{waiting} repairs of other nodes wait, which may need this node"), &[]),
-        },
+        Some(0) => proven(&others.unproven),
+        Some(waiting) => {
+            needed(&format!("{waiting} repairs of other nodes wait, for which this node may be needed"), &[])
+        }
     }
 }
 

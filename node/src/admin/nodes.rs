@@ -1,7 +1,7 @@
 //! `/v1/nodes`
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
@@ -21,10 +21,6 @@ use super::{AdminState, ApiError};
 /// Time for metadata to tell what repairs wait; it is shown without that otherwise.
 const BACKLOG_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How old an answer about waiting repairs may be. A write that misses a replica after that misses one that is not here, and
-/// then the shard map says that this node is needed.
-const BACKLOG_KEPT: Duration = Duration::from_secs(2);
-
 /// Shards that a node is asked about at once: it makes the digests that wait in one walk over its index.
 const DIGESTS_AT_ONCE: usize = 32;
 
@@ -32,20 +28,6 @@ const DIGESTS_AT_ONCE: usize = 32;
 pub(super) async fn backlog(state: &AdminState) -> Option<BTreeMap<NodeId, u64>> {
     let asked = tokio::time::timeout(BACKLOG_TIMEOUT, state.metadata.repair_backlog()).await;
     asked.ok()?.ok().map(|backlog| backlog.into_iter().collect())
-}
-
-/// The same, asked for at most once in [`BACKLOG_KEPT`], whoever asks: `/health/maintenance` needs no token.
-pub(super) async fn backlog_of_late(state: &AdminState, cluster: &ClusterAdmin) -> Option<BTreeMap<NodeId, u64>> {
-    let mut kept = cluster.backlog.lock().await;
-    if let Some((asked, backlog)) = &*kept
-        && asked.elapsed() < BACKLOG_KEPT
-    {
-        return backlog.clone();
-    }
-    let backlog = backlog(state).await;
-    // From the answer on: who waited for it while the database was slow must not ask again, one after the other.
-    *kept = Some((Instant::now(), backlog.clone()));
-    backlog
 }
 
 /// Every node that is alive or in the layout.

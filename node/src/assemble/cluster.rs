@@ -21,7 +21,8 @@ use holdfast_actors::flow::report::Reporter;
 use holdfast_actors::flow::self_report::SelfReport;
 use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::coordination::{
-    CacheFollower, ClusterIdentity, Coordination, NodeAddresses, NodeAnnouncement, NodeState, filler, filler_before,
+    CONTROLLER, CacheFollower, ClusterIdentity, Coordination, NodeAddresses, NodeAnnouncement, NodeState, filler,
+    filler_before,
 };
 use holdfast_actors::ports::locks::{LockName, Locks};
 use holdfast_actors::ports::peers::{Peers, ReplicaService};
@@ -36,6 +37,7 @@ use super::parts::{RESTART_WINDOW, RESTARTS_MAX};
 use super::transport::{Served, Transport};
 use crate::admin::ClusterAdmin;
 use crate::config::Config;
+use crate::tiers::Counts;
 
 /// How long a node waits at its start to be registered: some sessions, since a predecessor's may have to end first.
 const REGISTRATION_SESSIONS: u32 = 6;
@@ -191,6 +193,12 @@ impl Joint {
         }
     }
 
+    /// Whether this node is the one that counts for all what lies in tiers: the controller.
+    pub(super) fn counts(&self) -> Counts {
+        let (leases, me) = (self.coordination.leases(), self.view.me());
+        Arc::new(move || leases.borrow().get(CONTROLLER).is_some_and(|holder| holder.node == me))
+    }
+
     /// What the loop of lifecycle rules has to know.
     pub(super) fn lifecycle_duty(&self) -> LifecycleDuty {
         let name = LockName::new(LIFECYCLE_LOCK).expect("it is a name");
@@ -208,7 +216,7 @@ impl Joint {
             actors,
             enrolment: self.served.enrolment(),
             settled: Default::default(),
-            backlog: Default::default(),
+            waiting: Default::default(),
             others: Default::default(),
             has_cache: self.cache.is_some(),
         }

@@ -80,7 +80,7 @@ pub async fn init(config: &Config, shards: u32, replicas: u32) -> anyhow::Result
     }
     let _made = vault::open(&data_dir.file("node.secret"))?;
     // Now rather than at the first start: whoever makes the cluster is there to read what is wrong with the database.
-    let metadata = zookeeper::open_metadata(config).await?;
+    let metadata = zookeeper::open_metadata(config, 1).await?;
     let claimed = storage::claim(&*metadata, identity.id, &config.metadata.url).await;
     metadata.close().await;
     claimed?;
@@ -215,7 +215,7 @@ async fn open_database(config: &Config, data_dir: &DataDir, claim: Claim) -> any
     let Some(cluster) = data_dir.cluster_id()? else {
         bail!("this node is not one of the cluster yet: run `holdfast cluster init` or `holdfast cluster join` first");
     };
-    let metadata = zookeeper::open_metadata(config).await?;
+    let metadata = zookeeper::open_metadata(config, 1).await?;
     let place = &config.metadata.url;
     match claim {
         Claim::Require => storage::require_claim(&*metadata, cluster, place).await?,

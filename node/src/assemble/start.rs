@@ -35,6 +35,7 @@ use crate::chunks::{DiskChunks, EngineDisk, TrackedChunks};
 use crate::config::Config;
 use crate::locks::InProcessLocks;
 use crate::telemetry;
+use crate::tiers::Counts;
 
 /// How often histograms are tidied, so that they do not grow between scrapes.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -184,6 +185,7 @@ async fn start_parts(setting: Setting, config: Config, root: Root, begun: &mut B
         me,
         ownership: cluster.as_ref().map(|(joint, _)| joint.coordination.ownership()),
         node_name: hex::encode(data_dir.id()),
+        counts: cluster.as_ref().map_or_else(|| Arc::new(|| true) as Counts, |(joint, _)| joint.counts()),
     };
     let tiers = tiers::start(&config, tiers).await?;
     let known_tiers: Arc<dyn Tiers> = Arc::new(tiers.registry.clone());

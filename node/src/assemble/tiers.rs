@@ -18,7 +18,7 @@ use holdfast_protocol::NodeId;
 use crate::admin::SecretSealer;
 use crate::config::Config;
 use crate::s3::auth::SecretOpener;
-use crate::tiers::{self, RegistryParts, TierRegistry, WatchSettings};
+use crate::tiers::{self, Counts, RegistryParts, TierRegistry, WatchSettings};
 
 /// What they are made of.
 pub(super) struct TierParts {
@@ -34,6 +34,8 @@ pub(super) struct TierParts {
     pub(super) ownership: Option<Ownership>,
     /// What events tell of who did it.
     pub(super) node_name: String,
+    /// Whether this node counts for all what lies in tiers.
+    pub(super) counts: Counts,
 }
 
 /// The cold tiers of a running node.
@@ -66,7 +68,7 @@ pub(super) async fn start(config: &Config, parts: TierParts) -> anyhow::Result<R
         ..ColdReadSettings::default()
     };
     let reads = ColdReads::with_reporter(Arc::new(registry.clone()), settings, Some(parts.reporter.clone()));
-    let mut specs = vec![watching(config, &registry, parts.clock.clone())];
+    let mut specs = vec![watching(config, &registry, &parts)];
     if config.tiering.enabled {
         specs.push(sweeping(config, &registry, &parts));
         specs.push(moving(config, &registry, parts));
@@ -78,8 +80,9 @@ pub(super) async fn start(config: &Config, parts: TierParts) -> anyhow::Result<R
 }
 
 /// The loop that keeps the registry up to date.
-fn watching(config: &Config, registry: &TierRegistry, clock: Arc<dyn Clock>) -> LoopSpec {
-    let settings = WatchSettings { refresh: config.tiering.refresh.duration(), clock };
+fn watching(config: &Config, registry: &TierRegistry, parts: &TierParts) -> LoopSpec {
+    let (clock, counts) = (parts.clock.clone(), parts.counts.clone());
+    let settings = WatchSettings { refresh: config.tiering.refresh.duration(), clock, counts };
     let registry = registry.clone();
     let run = move || tiers::run(registry.clone(), settings.clone()).boxed();
     LoopSpec { name: "tier registry", run: Arc::new(run) }

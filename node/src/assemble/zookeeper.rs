@@ -40,7 +40,7 @@ pub(super) async fn connect(config: &Config, data_dir: &DataDir) -> anyhow::Resu
     super::cluster_tools::adopt(data_dir)?;
     let identity = existing(&coordination, config, data_dir).await?;
     check_identity(data_dir, &identity, &config.cluster.zookeeper)?;
-    let metadata = open_metadata(config).await?;
+    let metadata = open_metadata(config, nodes(&coordination)).await?;
     storage::require_claim(&*metadata, identity.id, &config.metadata.url).await?;
     let transport = Transport::quic(config, data_dir)?;
     let coordination = Arc::new(coordination);
@@ -70,6 +70,13 @@ pub(super) async fn connect(config: &Config, data_dir: &DataDir) -> anyhow::Resu
         had_buckets: true,
         transport,
     })
+}
+
+/// How many nodes there are, whether they run or not; one at least.
+fn nodes(coordination: &dyn Coordination) -> usize {
+    let layout = coordination.watch_layout().borrow().clone();
+    let wanted = layout.map_or(0, |layout| layout.value.applied.nodes.len());
+    coordination.membership().borrow().nodes.len().max(wanted).max(1)
 }
 
 /// What the configuration says of the cache; `None` without one.
@@ -200,24 +207,24 @@ async fn existing(
     }
 }
 
-/// Opens the cluster's metadata.
+/// Opens the cluster's metadata, for one of so many nodes.
 ///
 /// # Errors
 /// When the server cannot be reached in time, or its schema is newer than this program.
-pub(super) async fn open_metadata(config: &Config) -> anyhow::Result<Arc<MysqlMetadataStore>> {
-    Ok(Arc::new(open_mysql(config).await?))
+pub(super) async fn open_metadata(config: &Config, nodes: usize) -> anyhow::Result<Arc<MysqlMetadataStore>> {
+    Ok(Arc::new(open_mysql(config, nodes).await?))
 }
 
 /// The same, not shared.
 ///
 /// # Errors
 /// As [`open_metadata`].
-pub(super) async fn open_mysql(config: &Config) -> anyhow::Result<MysqlMetadataStore> {
+pub(super) async fn open_mysql(config: &Config, nodes: usize) -> anyhow::Result<MysqlMetadataStore> {
     let metadata = &config.metadata;
     let password = metadata.password_file.as_deref().map(secret_file::read).transpose()?;
     let mut options = MysqlOptions::new(&metadata.url);
     options.password = password.map(|password| password.to_string());
-    options.connections = metadata.connections;
+    options.connections = metadata.connections_of(nodes);
     options.tls = match metadata.tls {
         MetadataTls::Off => MysqlTls::Off,
         MetadataTls::Preferred => MysqlTls::Preferred,

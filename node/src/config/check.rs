@@ -253,7 +253,12 @@ fn cluster(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
     let zone_fits = (1..=64).contains(&cluster.zone.len())
         && cluster.zone.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
     require(zone_fits, ("cluster", "zone"), "not a zone", "write 1 to 64 letters, digits, '-', '_' or '.'");
-    require(metadata.connections >= 2, ("metadata", "connections"), "one waits for another", "write at least 2");
+    require(
+        metadata.connections != 1,
+        ("metadata", "connections"),
+        "one waits for another",
+        "write at least 2, or 0 for as many as suit the number of nodes",
+    );
     require(
         metadata.password_file.is_none() || !metadata.url.is_empty(),
         ("metadata", "password_file"),

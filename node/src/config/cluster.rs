@@ -95,13 +95,31 @@ pub struct MetadataConfig {
     /// PEM file with the CA that signed the server's certificate. Default: the system's CAs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_ca: Option<PathBuf>,
-    /// Connections to the server at once.
+    /// Connections to the server at once; 0: by the number of nodes, see [`Self::connections_of`].
     pub connections: u32,
+}
+
+/// Connections that all nodes have together, as long as none has fewer than [`CONNECTIONS_MIN`]. With 32 prepared statements each
+/// they stay below the 16,382 that a server keeps by default.
+const CONNECTIONS_OF_ALL: usize = 500;
+/// The fewest that are chosen for a node: four commit, one walks for orphans, the others are for requests.
+const CONNECTIONS_MIN: usize = 8;
+/// The most that are chosen for a node.
+const CONNECTIONS_MAX: usize = 32;
+
+impl MetadataConfig {
+    /// Connections of one of so many nodes.
+    pub fn connections_of(&self, nodes: usize) -> u32 {
+        match self.connections {
+            0 => (CONNECTIONS_OF_ALL / nodes.max(1)).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX) as u32,
+            set => set,
+        }
+    }
 }
 
 impl Default for MetadataConfig {
     fn default() -> Self {
-        Self { url: String::new(), password_file: None, tls: MetadataTls::Preferred, tls_ca: None, connections: 32 }
+        Self { url: String::new(), password_file: None, tls: MetadataTls::Preferred, tls_ca: None, connections: 0 }
     }
 }
 
@@ -221,6 +239,15 @@ pub enum LocksBackend {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_of_many_nodes_do_not_exceed_what_a_database_takes() {
+        let unset = MetadataConfig::default();
+        let chosen = [1, 3, 15, 20, 40, 62, 200, 1024].map(|nodes| unset.connections_of(nodes));
+        assert_eq!(chosen, [32, 32, 32, 25, 12, 8, 8, 8]);
+        let set = MetadataConfig { connections: 50, ..unset };
+        assert_eq!(set.connections_of(200), 50);
+    }
 
     #[test]
     fn pauses_shrink_with_a_shorter_session_and_never_grow() {

@@ -9,7 +9,7 @@
 //! | `seen` | until when each of them is believed to wait; who stops asking loses its place |
 //! | `token` | the last fencing token; kept for a week |
 //!
-//! Waiters ask again and again, the first in the queue more often than the others. The holder renews at a fifth of the time
+//! Waiters ask again and again, the more seldom the more are before them: every node waits for a few locks all the time. The holder renews at a fifth of the time
 //! limit, and counts as the holder only for two thirds of it after it *sent* the last renewal that was answered: by its own
 //! clock it stops before the server grants the lock to the next.
 //!
@@ -35,8 +35,12 @@ use crate::redis::{Redis, is_denied};
 
 /// A waiter that did not ask for so long has lost its place: far longer than its pauses, far shorter than anybody waits.
 const PLACE: Duration = Duration::from_secs(3);
-/// Pause of the first in the queue, and of the others; each varied by half.
-const PAUSES: [Duration; 2] = [Duration::from_millis(30), Duration::from_millis(150)];
+/// Pause of the first in the queue, varied by half as all pauses.
+const PAUSE_FIRST: Duration = Duration::from_millis(30);
+/// Pause of the others, for each that is before them.
+const PAUSE_EACH: Duration = Duration::from_millis(150);
+/// The longest pause: one that asks so often twice in vain still has its place.
+const PAUSE_MAX: Duration = Duration::from_millis(800);
 /// Pause after a command failed, before it is tried once more.
 const RETRY: Duration = Duration::from_millis(50);
 /// A token is remembered so long after the last grant; the clock alone is enough then.
@@ -173,7 +177,7 @@ impl RedisLocks {
                 }
                 Ok((_, place)) => {
                     failed = false;
-                    PAUSES[usize::from(place != "0")].mul_f64(rand::random_range(0.5..1.5))
+                    pause_at(&place).mul_f64(rand::random_range(0.5..1.5))
                 }
                 Err(error) if is_denied(&error) => return Err(LockError::Denied(error.to_string())),
                 Err(error) if failed => return Err(LockError::Unavailable(error.to_string())),
@@ -275,5 +279,26 @@ impl Locks for RedisLocks {
             Err(error) if is_denied(&error) => Err(LockError::Denied(error.to_string())),
             Err(error) => Err(LockError::Unavailable(error.to_string())),
         }
+    }
+}
+
+/// How long who has this place in the queue waits before it asks again; the first one has place 0.
+fn pause_at(place: &str) -> Duration {
+    match place.parse::<u32>() {
+        Ok(0) => PAUSE_FIRST,
+        Ok(before) => PAUSE_EACH.saturating_mul(before).min(PAUSE_MAX),
+        Err(_) => PAUSE_EACH,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_many_before_it_asks_seldom_and_keeps_its_place() {
+        let pauses = ["0", "1", "2", "199"].map(pause_at);
+        assert_eq!(pauses, [30, 150, 300, 800].map(Duration::from_millis));
+        assert!(PAUSE_MAX.mul_f64(1.5) * 2 < PLACE);
     }
 }

@@ -120,7 +120,7 @@ fn lifecycle_and_tiers() {
     describe_gauge!(
         "holdfast_tier_size_bytes",
         Unit::Bytes,
-        "Bytes of objects in the cold tier; every node tells the same."
+        "Bytes of objects in the cold tier; told by the controller, as all that is counted of a tier."
     );
     describe_gauge!("holdfast_tier_objects", "Contents in the cold tier; copies of an object share one.");
     describe_gauge!("holdfast_tier_pieces_to_delete", "Pieces in the cold tier on the list of what is to be deleted.");

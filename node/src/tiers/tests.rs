@@ -52,6 +52,8 @@ pub(super) fn seal() -> Seal {
 struct Ledger {
     tiers: Mutex<BTreeMap<TierName, TierRecord>>,
     asked: AtomicUsize,
+    /// How often it was counted what lies in them.
+    counted: AtomicUsize,
     is_down: AtomicBool,
 }
 
@@ -107,6 +109,7 @@ impl TierLedger for Ledger {
     }
 
     async fn tier_usage(&self) -> MetadataResult<Vec<TierUsage>> {
+        self.counted.fetch_add(1, Ordering::SeqCst);
         Ok(vec![])
     }
 
@@ -248,13 +251,38 @@ async fn tier_that_can_be_built_again_is_found_by_the_loop() {
     let ledger = Arc::<Ledger>::default();
     let registry = registry(&ledger);
     add_untried(&ledger, "COLD", &directory(&root)).await;
-    let settings = WatchSettings { refresh: Duration::from_millis(20), clock: Arc::new(SystemClock) };
+    let settings =
+        WatchSettings { refresh: Duration::from_millis(20), clock: Arc::new(SystemClock), counts: Arc::new(|| true) };
     let watching = tokio::spawn(watch::run(registry.clone(), settings));
     let is_up = || registry.states().first().and_then(|state| state.is_up);
     eventually("it is down", || is_up() == Some(false)).await;
     std::fs::create_dir(&root).unwrap();
     registry.build_for_add(&name("COLD"), directory(&root)).await.unwrap();
     eventually("it is up", || is_up() == Some(true)).await;
+    watching.abort();
+}
+
+/// What all nodes would count alike costs the database once.
+#[tokio::test(start_paused = true)]
+async fn what_lies_in_tiers_is_counted_while_it_is_this_nodes_to_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Arc::<Ledger>::default();
+    let registry = registry(&ledger);
+    add_untried(&ledger, "COLD", &directory(dir.path())).await;
+    let counts = Arc::new(AtomicBool::new(false));
+    let asked = counts.clone();
+    let settings = WatchSettings {
+        refresh: Duration::from_secs(5),
+        clock: Arc::new(SystemClock),
+        counts: Arc::new(move || asked.load(Ordering::SeqCst)),
+    };
+    let watching = tokio::spawn(watch::run(registry.clone(), settings));
+    let counted = || ledger.counted.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(counted(), 0, "another node counts");
+    counts.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(counted() > 0, "it is this node's now");
     watching.abort();
 }
 

@@ -1,7 +1,8 @@
 //! The loop that keeps a registry up to date, looks how the tiers are, and shows their figures.
 //!
-//! What lies in the tiers and what waits costs the database the more the more there is. After a query the next one waits a
-//! hundred times as long as that one took, and so takes a hundredth of a connection at most.
+//! What lies in the tiers and what waits costs the database the more the more there is, and is the same whoever counts it: one node
+//! counts for all ([`Counts`]). After a query the next one waits a hundred times as long as that one took, and so takes a hundredth of
+//! a connection at most.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,6 +26,10 @@ const BACKLOG_EACH: Duration = Duration::from_secs(15);
 /// How many times as long as a query took the next one waits.
 const QUERY_SHARE: u32 = 100;
 
+/// Tells whether this node is the one that counts for all. The others show nothing, or 0 once they counted before, so that
+/// figures can be added up over all nodes.
+pub type Counts = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// How the loop goes.
 #[derive(Clone)]
 pub struct WatchSettings {
@@ -32,13 +37,15 @@ pub struct WatchSettings {
     pub refresh: Duration,
     /// For ages.
     pub clock: Arc<dyn Clock>,
+    /// Who counts.
+    pub counts: Counts,
 }
 
 /// Runs until it is dropped.
 pub async fn run(registry: TierRegistry, settings: WatchSettings) -> String {
     tokio::select! {
         () = follow(&registry, settings.refresh) => "tiers are followed no more".into(),
-        () = show(&registry, &*settings.clock) => "tiers are shown no more".into(),
+        () = show(&registry, &settings) => "tiers are shown no more".into(),
     }
 }
 
@@ -81,12 +88,22 @@ fn show_up(registry: &TierRegistry, shown: &mut BTreeSet<TierName>) {
     *shown = names;
 }
 
-async fn show(registry: &TierRegistry, clock: &dyn Clock) {
+async fn show(registry: &TierRegistry, settings: &WatchSettings) {
+    let clock = &*settings.clock;
+    let mut is_shown = false;
     let (mut usage, mut backlog) =
         (Pace::new("count what lies in the cold tiers"), Pace::new("count the moves that wait"));
     loop {
         let names = registry.names();
-        if !names.is_empty() {
+        let counts = (settings.counts)();
+        if is_shown && !counts {
+            for name in &names {
+                show_usage(name, Usage::default());
+                show_backlog(name, Backlog::default());
+            }
+        }
+        is_shown = counts;
+        if counts && !names.is_empty() {
             usage.step(USAGE_EACH, count_usage(registry, &names)).await;
             backlog.step(BACKLOG_EACH, count_backlog(registry, &names, clock)).await;
         }

@@ -5,6 +5,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
@@ -26,6 +27,8 @@ pub struct Proxy {
     flow: Arc<watch::Sender<Flow>>,
     /// Connections opened under an older number are closed.
     generation: Arc<watch::Sender<u64>>,
+    /// Bytes that came from the server.
+    answered: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -35,11 +38,13 @@ impl Proxy {
             address: listener.local_addr().unwrap(),
             flow: Arc::new(watch::Sender::new(Flow::Open)),
             generation: Arc::default(),
+            answered: Arc::default(),
         };
         let (flow, generation) = (proxy.flow.subscribe(), proxy.generation.subscribe());
+        let answered = proxy.answered.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (flow, mut generation) = (flow.clone(), generation.clone());
+                let (flow, mut generation, answered) = (flow.clone(), generation.clone(), answered.clone());
                 generation.mark_unchanged();
                 tokio::spawn(async move {
                     let mut gate = flow.clone();
@@ -50,9 +55,10 @@ impl Proxy {
                     let Ok(server) = tokio::net::TcpStream::connect(upstream).await else { return };
                     let (client_in, client_out) = client.into_split();
                     let (server_in, server_out) = server.into_split();
+                    let asked = AtomicU64::new(0);
                     tokio::select! {
-                        () = pump(client_in, server_out, flow.clone(), |f| f != Flow::Stalled) => {}
-                        () = pump(server_in, client_out, flow, |f| f == Flow::Open) => {}
+                        () = pump(client_in, server_out, flow.clone(), |f| f != Flow::Stalled, &asked) => {}
+                        () = pump(server_in, client_out, flow, |f| f == Flow::Open, &answered) => {}
                         _ = generation.changed() => {}
                     }
                 });
@@ -63,6 +69,11 @@ impl Proxy {
 
     pub fn set(&self, flow: Flow) {
         self.flow.send_replace(flow);
+    }
+
+    /// Bytes that came from the server so far.
+    pub fn answered_bytes(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// Closes all connections; what was not passed on is lost.
@@ -76,10 +87,12 @@ async fn pump(
     mut to: tokio::net::tcp::OwnedWriteHalf,
     mut flow: watch::Receiver<Flow>,
     passes: fn(Flow) -> bool,
+    passed: &AtomicU64,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        passed.fetch_add(read as u64, Ordering::Relaxed);
         if flow.wait_for(|f| passes(*f)).await.is_err() || to.write_all(&buffer[..read]).await.is_err() {
             return;
         }

@@ -68,6 +68,7 @@ pub async fn run(context: Context) -> String {
         failed: BTreeMap::new(),
         stranded: Stranded::default(),
         count_due: Instant::now(),
+        counted_all: false,
     };
     let mut backoff = context.backoff();
     loop {
@@ -127,6 +128,8 @@ struct Repairs {
     stranded: Stranded,
     /// When what waits is counted again.
     count_due: Instant,
+    /// Whether what waits for all nodes was counted last.
+    counted_all: bool,
 }
 
 impl Repairs {
@@ -146,15 +149,21 @@ impl Repairs {
         }
     }
 
+    /// Counts what waits: the controller, which forgets some of it, that of all nodes, every other node its own.
     async fn count_backlog(&mut self) -> Result<(), MetadataError> {
-        let begun = Instant::now();
-        if begun < self.count_due {
+        let (begun, of_all) = (Instant::now(), self.context.shared.controller.borrow().is_some());
+        if begun < self.count_due && of_all == self.counted_all {
             return Ok(());
         }
-        let backlog: BTreeMap<NodeId, u64> = self.context.parts.metadata.repair_backlog().await?.into_iter().collect();
+        let (metadata, me) = (&self.context.parts.metadata, self.context.me());
+        let backlog: BTreeMap<NodeId, u64> = match of_all {
+            true => metadata.repair_backlog().await?.into_iter().collect(),
+            false => BTreeMap::from([(me, metadata.repairs_waiting(me).await?)]),
+        };
+        self.counted_all = of_all;
         let rest_max = self.context.parts.settings.retry_max * COUNT_REST_MAX;
         self.count_due = Instant::now() + (begun.elapsed() * COUNT_SHARE).min(rest_max);
-        let mine = backlog.get(&self.context.me()).copied().unwrap_or(0);
+        let mine = backlog.get(&me).copied().unwrap_or(0);
         metrics::gauge!("holdfast_repairs_waiting").set(mine as f64);
         self.context.shared.repair.lock().backlog = backlog;
         Ok(())

@@ -148,7 +148,7 @@ pub struct RebuildStatus {
 pub struct RepairStatus {
     /// Whether an operator paused them.
     pub paused: bool,
-    /// Repairs that wait, by node, as of the last look.
+    /// Repairs that wait, by node, as of the last look: those of this node, and of all on the controller.
     pub backlog: BTreeMap<NodeId, u64>,
     /// Repairs ended since the start of the process.
     pub done: u64,

@@ -217,6 +217,10 @@ impl<D: Decorator> MetadataUpkeep for D {
     async fn repair_backlog(&self) -> MetadataResult<Vec<(NodeId, u64)>> {
         self.inner().repair_backlog().await
     }
+
+    async fn repairs_waiting(&self, node: NodeId) -> MetadataResult<u64> {
+        self.inner().repairs_waiting(node).await
+    }
 }
 
 #[cfg(test)]

@@ -137,8 +137,11 @@ pub trait MetadataUpkeep: Send + Sync + 'static {
     /// ([`Repair::queued_ms`] is another one) stays.
     async fn finish_repairs(&self, repairs: &[Repair]) -> MetadataResult<()>;
 
-    /// How many repairs wait, by node; nodes without any are left out.
+    /// How many repairs wait, by node; nodes without any are left out. It counts all there are.
     async fn repair_backlog(&self) -> MetadataResult<Vec<(NodeId, u64)>>;
+
+    /// How many repairs wait of one node.
+    async fn repairs_waiting(&self, node: NodeId) -> MetadataResult<u64>;
 }
 
 /// A replica that lacks a chunk, or has it damaged.

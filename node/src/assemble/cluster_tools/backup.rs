@@ -115,7 +115,7 @@ pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Cou
         return counts;
     }
     // The database is the servers' own, and the data directory of a running node is not needed.
-    let metadata = super::zookeeper::open_mysql(config).await?;
+    let metadata = super::zookeeper::open_mysql(config, 1).await?;
     // A scheduled backup of a database that is just being restored would take the place of a whole one.
     if let Err(refused) = storage::require_owner(&metadata, &config.metadata.url).await {
         metadata.close().await;

@@ -1,14 +1,19 @@
 //! The mirror: what the ensemble holds, as channels.
 //!
-//! One persistent recursive watch on the root tells which paths changed; those are read again. Events carry no values, so
-//! several changes of a path cost one read. What happens while the connection is lost is not told: everything is read
-//! anew when it returns, and in a new session, after `sync`. One task writes the channels, and reads of a session never go
-//! back in time, so neither do the channels.
+//! Persistent recursive watches on what the channels show ([`WATCHED`]) tell which paths changed; those are read again. Locks
+//! are not among them: there may be thousands a second, and each would wake every node. Events carry no values, so several
+//! changes of a path cost one read.
+//!
+//! What happens while the connection is lost is not told, and the watches end with it: servers forget them, and the client
+//! library gives only those that fire once to the next one. So they are set anew when it returns, and in a new session;
+//! after that everything is read, after `sync`. What changes in between is told and read twice, and never missed. One task
+//! writes the channels, and reads of a session never go back in time, so neither do the channels.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{join_all, select_all};
 use futures::{FutureExt, StreamExt, stream};
 use holdfast_actors::ports::coordination::{
     CONTROLLER, CacheState, CoordinationError, FencingToken, LeaseHolder, LeaseName, LeaseTable, LiveNode, Membership,
@@ -24,11 +29,13 @@ use zookeeper_client as zk;
 use super::session::{Shared, connected};
 use super::stored::{
     CandidateRecord, GENERATION, LAYOUT, LEASES, NODES, NodeRecord, PAUSES, ROOT, SHARDS, StoredCache, StoredShard,
-    Topic, decode, lease_path, node_path, sequence, shard_path,
+    Topic, WATCHED, decode, lease_path, node_path, sequence, shard_path,
 };
 
-/// Reads in flight while everything is read.
+/// Requests in flight while everything is read.
 const READS_MAX: usize = 64;
+/// Nodes and shards that are read by one request. There are thousands of them, and after an outage every node reads them all.
+const READS_TOGETHER: usize = 64;
 /// Pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -83,16 +90,38 @@ struct News {
 }
 
 impl News {
-    fn note(&mut self, event: zk::WatchedEvent) {
+    fn note(&mut self, event: zk::WatchedEvent, leases: &watch::Sender<Arc<LeaseTable>>) {
         if event.event_type == zk::EventType::Session {
             self.gap = true;
             self.over |= event.session_state.is_terminated();
             return;
         }
-        if event.event_type == zk::EventType::NodeDeleted {
-            self.deleted.insert(event.path.clone());
+        let topic = Topic::of(&event.path);
+        match (event.event_type, &topic) {
+            (zk::EventType::NodeDeleted, _) => {
+                self.deleted.insert(event.path);
+            }
+            // Who comes last in a queue is not its holder, and that of a holder who leaves is told as well. Otherwise each node
+            // would read the list of all candidates for each of them, when all register anew.
+            (zk::EventType::NodeCreated, Some(Topic::Lease(name))) if leases.borrow().contains_key(name) => return,
+            _ => {}
         }
-        self.topics.extend(Topic::of(&event.path));
+        self.topics.extend(topic);
+    }
+}
+
+/// Watches of one connection. Asked for all at once, and waited for all: one whose answer nobody waits for would be taken back.
+struct Watches(Vec<zk::PersistentWatcher>);
+
+impl Watches {
+    async fn set(client: &zk::Client) -> Result<Self, zk::Error> {
+        let asked = WATCHED.map(|path| client.watch(path, zk::AddWatchMode::PersistentRecursive));
+        join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>().map(Self)
+    }
+
+    /// The next event of any. Not to be asked again after one that says that the session is over. Cancel safe.
+    async fn changed(&mut self) -> zk::WatchedEvent {
+        select_all(self.0.iter_mut().map(|watcher| watcher.changed().boxed())).await.0
     }
 }
 
@@ -101,17 +130,17 @@ async fn follow(shared: &Shared, client: zk::Client) -> Result<(), zk::Error> {
     if !connected(&client).await {
         return Ok(());
     }
-    let mut watcher = client.watch(ROOT, zk::AddWatchMode::PersistentRecursive).await?;
+    let mut watches = Watches::set(&client).await?;
     let mut mirror = Mirror { shared, client: client.clone() };
     mirror.read_everything().await?;
     loop {
         let mut news = News::default();
-        news.note(watcher.changed().await);
-        // The watcher must not be asked again once it told that the session is over.
+        let leases = &shared.views.leases;
+        news.note(watches.changed().await, leases);
         while !news.over
-            && let Some(event) = watcher.changed().now_or_never()
+            && let Some(event) = watches.changed().now_or_never()
         {
-            news.note(event);
+            news.note(event, leases);
         }
         if news.over {
             return Ok(());
@@ -121,6 +150,8 @@ async fn follow(shared: &Shared, client: zk::Client) -> Result<(), zk::Error> {
             if !connected(&client).await {
                 return Ok(());
             }
+            // The old ones go when the new ones are there, so that the server is not told to take these back.
+            watches = Watches::set(&client).await?;
             mirror.read_everything().await?;
         } else {
             mirror.read_again(news.topics).await?;
@@ -175,29 +206,31 @@ impl Mirror<'_> {
     /// Reads what may have changed, then shows it.
     async fn read_again(&mut self, topics: BTreeSet<Topic>) -> Result<(), zk::Error> {
         let client = &self.client;
-        let mut reads = stream::iter(topics).map(|topic| read(client, topic)).buffered(READS_MAX);
+        let mut reads = stream::iter(grouped(topics)).map(|group| read_group(client, group)).buffered(READS_MAX);
         let mut nodes = Vec::new();
         let mut shards = Vec::new();
         let mut leases = Vec::new();
         let views = &self.shared.views;
-        while let Some(value) = reads.next().await {
-            match value? {
-                Value::Nothing => {}
-                Value::Layout(layout) => {
-                    views.layout.send_if_modified(|present| replace(present, layout.map(Arc::new)));
+        while let Some(values) = reads.next().await {
+            for value in values? {
+                match value {
+                    Value::Nothing => {}
+                    Value::Layout(layout) => {
+                        views.layout.send_if_modified(|present| replace(present, layout.map(Arc::new)));
+                    }
+                    Value::Cache(state) => {
+                        let newer =
+                            |present: &mut CacheState| state.generation > present.generation && replace(present, state);
+                        views.cache.send_if_modified(newer);
+                    }
+                    Value::Pauses(pauses) => {
+                        views.pauses.send_if_modified(|present| replace(present, pauses));
+                    }
+                    Value::Seen => views.seen.send_modify(|()| {}),
+                    Value::Node(id, node) => nodes.push((id, node)),
+                    Value::Shard(id, shard) => shards.push((id, shard)),
+                    Value::Lease(name, holder) => leases.push((name, holder)),
                 }
-                Value::Cache(state) => {
-                    let newer =
-                        |present: &mut CacheState| state.generation > present.generation && replace(present, state);
-                    views.cache.send_if_modified(newer);
-                }
-                Value::Pauses(pauses) => {
-                    views.pauses.send_if_modified(|present| replace(present, pauses));
-                }
-                Value::Seen => views.seen.send_modify(|()| {}),
-                Value::Node(id, node) => nodes.push((id, node)),
-                Value::Shard(id, shard) => shards.push((id, shard)),
-                Value::Lease(name, holder) => leases.push((name, holder)),
             }
         }
         // First: whoever sees a node here sees the leases that were there before it.
@@ -251,20 +284,85 @@ enum Value {
     Lease(String, Option<LeaseHolder>),
 }
 
-async fn get<T: DeserializeOwned>(
-    client: &zk::Client,
-    path: &str,
-) -> Result<Option<Result<(T, zk::Stat), ()>>, zk::Error> {
-    let Some((bytes, stat)) = present(client.get_data(path).await)? else { return Ok(None) };
-    Ok(Some(decode(path, &bytes).map(|value| (value, stat)).map_err(|error| log_corrupt(&error))))
+/// What is stored somewhere, if something is; an error if it cannot be understood.
+type Found<T> = Option<Result<(T, zk::Stat), ()>>;
+
+fn understood<T: DeserializeOwned>(path: &str, found: Option<(Vec<u8>, zk::Stat)>) -> Found<T> {
+    let (bytes, stat) = found?;
+    Some(decode(path, &bytes).map(|value| (value, stat)).map_err(|error| log_corrupt(&error)))
+}
+
+async fn get<T: DeserializeOwned>(client: &zk::Client, path: &str) -> Result<Found<T>, zk::Error> {
+    Ok(understood(path, present(client.get_data(path).await)?))
+}
+
+/// Requests for topics, in their order: those of which there are many are read together.
+fn grouped(topics: BTreeSet<Topic>) -> Vec<Vec<Topic>> {
+    let mut groups: Vec<Vec<Topic>> = Vec::new();
+    for topic in topics {
+        let is_one_of_many = topic.one_of_many().is_some();
+        match groups.last_mut() {
+            Some(group) if is_one_of_many && group.len() < READS_TOGETHER && group[0].one_of_many().is_some() => {
+                group.push(topic);
+            }
+            _ => groups.push(vec![topic]),
+        }
+    }
+    groups
+}
+
+async fn read_group(client: &zk::Client, mut group: Vec<Topic>) -> Result<Vec<Value>, zk::Error> {
+    if group.len() == 1 {
+        let topic = group.remove(0);
+        return Ok(vec![read(client, topic).await?]);
+    }
+    let mut reader = client.new_multi_reader();
+    for topic in &group {
+        reader.add_get_data(&topic.one_of_many().expect("only those are grouped"))?;
+    }
+    let results = reader.commit().await?;
+    if results.len() != group.len() {
+        return Err(zk::Error::UnexpectedError(format!("{} answers to {} reads", results.len(), group.len())));
+    }
+    let value = |(topic, result): (Topic, zk::MultiReadResult)| match result {
+        zk::MultiReadResult::Data { data, stat } => Ok(value_of(&topic, Some((data, stat)))),
+        zk::MultiReadResult::Error { err: zk::Error::NoNode } => Ok(value_of(&topic, None)),
+        zk::MultiReadResult::Error { err } => Err(err),
+        other => Err(zk::Error::UnexpectedError(format!("{other:?} in answer to a read"))),
+    };
+    group.into_iter().zip(results).map(value).collect()
+}
+
+/// The value of one of those of which there are many. What cannot be understood is not shown as gone: the last good value stays.
+fn value_of(topic: &Topic, found: Option<(Vec<u8>, zk::Stat)>) -> Value {
+    match topic {
+        Topic::Node(id) => match understood::<NodeRecord>(&node_path(*id), found) {
+            Some(Ok((record, stat))) => {
+                let incarnation = stat.czxid as u64;
+                Value::Node(*id, Some(LiveNode { announcement: record.announcement, incarnation }))
+            }
+            Some(Err(())) => Value::Nothing,
+            None => Value::Node(*id, None),
+        },
+        Topic::Shard(id) => match understood::<StoredShard>(&shard_path(*id), found) {
+            Some(Ok((value, stat))) => {
+                Value::Shard(*id, Some(Versioned { version: Version(stat.version), value: value.into() }))
+            }
+            Some(Err(())) => Value::Nothing,
+            None => Value::Shard(*id, None),
+        },
+        _ => Value::Nothing,
+    }
 }
 
 async fn read(client: &zk::Client, topic: Topic) -> Result<Value, zk::Error> {
-    let version = |stat: &zk::Stat| Version(stat.version);
+    if let Some(path) = topic.one_of_many() {
+        return Ok(value_of(&topic, present(client.get_data(&path).await)?));
+    }
     Ok(match topic {
         // What cannot be understood is not shown as gone: the last good value stays.
         Topic::Layout => match get(client, LAYOUT).await? {
-            Some(Ok((value, stat))) => Value::Layout(Some(Versioned { version: version(&stat), value })),
+            Some(Ok((value, stat))) => Value::Layout(Some(Versioned { version: Version(stat.version), value })),
             Some(Err(())) => Value::Nothing,
             None => Value::Layout(None),
         },
@@ -278,21 +376,7 @@ async fn read(client: &zk::Client, topic: Topic) -> Result<Value, zk::Error> {
             None => Value::Pauses(Pauses::default()),
         },
         Topic::Seen => Value::Seen,
-        Topic::Node(id) => match get::<NodeRecord>(client, &node_path(id)).await? {
-            Some(Ok((record, stat))) => {
-                let incarnation = stat.czxid as u64;
-                Value::Node(id, Some(LiveNode { announcement: record.announcement, incarnation }))
-            }
-            Some(Err(())) => Value::Nothing,
-            None => Value::Node(id, None),
-        },
-        Topic::Shard(id) => match get::<StoredShard>(client, &shard_path(id)).await? {
-            Some(Ok((value, stat))) => {
-                Value::Shard(id, Some(Versioned { version: version(&stat), value: value.into() }))
-            }
-            Some(Err(())) => Value::Nothing,
-            None => Value::Shard(id, None),
-        },
+        Topic::Node(_) | Topic::Shard(_) => Value::Nothing,
         Topic::Lease(name) => match LeaseName::new(name) {
             Ok(lease) => Value::Lease(lease.to_string(), holder(client, &lease).await?),
             Err(_) => Value::Nothing,
@@ -314,5 +398,47 @@ async fn holder(client: &zk::Client, lease: &LeaseName) -> Result<Option<LeaseHo
             // It left in between: somebody else is first now.
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topics(events: &[(zk::EventType, &str)], shown: LeaseTable) -> BTreeSet<Topic> {
+        let (mut news, leases) = (News::default(), watch::Sender::new(Arc::new(shown)));
+        for (event, path) in events {
+            news.note(zk::WatchedEvent::new(*event, *path), &leases);
+        }
+        news.topics
+    }
+
+    #[test]
+    fn many_are_read_together_and_leases_after_the_nodes() {
+        let node = |n: u64| Topic::Node(NodeId::from(n));
+        let shards = (0..200).map(|n| Topic::Shard(ShardId(n)));
+        let lease = || Topic::Lease("x".into());
+        let all: BTreeSet<Topic> = shards.chain([Topic::Layout, node(1), node(2), lease()]).collect();
+        let groups = grouped(all.clone());
+        assert_eq!(groups.concat(), Vec::from_iter(all), "in their order, each once");
+        assert_eq!((&groups[0], groups[1][0].clone()), (&vec![Topic::Layout], node(1)));
+        assert_eq!(groups.last(), Some(&vec![lease()]));
+        assert_eq!(groups.len(), 2 + 202_usize.div_ceil(READS_TOGETHER));
+        assert_eq!(grouped(BTreeSet::from([node(1)])), [[node(1)]]);
+    }
+
+    #[test]
+    fn who_comes_last_in_a_queue_is_no_reason_to_read_it() {
+        use zk::EventType::{NodeCreated, NodeDeleted};
+        let (first, second) = ("/controller/a-0000000001", "/controller/b-0000000002");
+        let holder = LeaseHolder { node: NodeId::from(1), token: FencingToken(5) };
+        let held = LeaseTable::from([(CONTROLLER.to_owned(), holder)]);
+        let read = BTreeSet::from([Topic::Lease(CONTROLLER.to_owned())]);
+        assert_eq!(topics(&[(NodeCreated, second)], held.clone()), BTreeSet::new());
+        assert_eq!(topics(&[(NodeCreated, first)], LeaseTable::new()), read, "nobody had it");
+        assert_eq!(topics(&[(NodeDeleted, first), (NodeCreated, second)], held.clone()), read, "who had it left");
+        assert_eq!(topics(&[(NodeCreated, second), (NodeDeleted, first)], held.clone()), read);
+        let other = BTreeSet::from([Topic::Lease("outbox-1".into())]);
+        assert_eq!(topics(&[(NodeCreated, "/leases/outbox-1/a-0000000001")], held), other);
     }
 }

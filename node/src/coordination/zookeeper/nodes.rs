@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use holdfast_actors::ports::coordination::{
     CacheSeen, CacheState, CoordinationResult, NodeAnnouncement, Registration, Versioned,
 };
 use holdfast_protocol::NodeId;
+use tokio::time::Instant;
 use zookeeper_client as zk;
 
 use super::ZookeeperCoordination;
@@ -15,6 +17,10 @@ use super::session::refused;
 use super::stored::{
     GENERATION, NodeRecord, ROOT, SEEN, StoredCache, StoredSeen, decode, encode, node_path, nonce_of, seen_path,
 };
+
+/// Reads in flight while all nodes are asked. One after the other, those of hundreds of nodes would not end within the time of one
+/// operation where ZooKeeper is slow, as after an outage, when every node asks.
+const READS_MAX: usize = 64;
 
 impl ZookeeperCoordination {
     /// One try to register. `Ok(Err(holder))`: somebody else has the id.
@@ -80,17 +86,19 @@ impl ZookeeperCoordination {
     /// What those of `nodes` that are still alive said last.
     pub(super) async fn said(&self, nodes: &[NodeId]) -> CoordinationResult<BTreeMap<NodeId, CacheSeen>> {
         let deadline = self.shared.deadline();
-        let mut said = BTreeMap::new();
-        for &node in nodes {
-            let path = seen_path(node);
-            let found = self.shared.read(deadline, &path, |client| {
-                let path = &path;
-                async move { client.get_data(path).await }
-            });
-            if let Some((bytes, _)) = found.await? {
-                said.insert(node, decode::<StoredSeen>(&path, &bytes)?.into());
-            }
-        }
-        Ok(said)
+        let reads = stream::iter(nodes.to_vec()).map(|node| self.said_by(node, deadline));
+        let said: Vec<Option<(NodeId, CacheSeen)>> = reads.buffered(READS_MAX).try_collect().await?;
+        Ok(said.into_iter().flatten().collect())
+    }
+
+    /// What one node said last, if it is still alive.
+    async fn said_by(&self, node: NodeId, deadline: Instant) -> CoordinationResult<Option<(NodeId, CacheSeen)>> {
+        let path = seen_path(node);
+        let found = self.shared.read(deadline, &path, |client| {
+            let path = &path;
+            async move { client.get_data(path).await }
+        });
+        let Some((bytes, _)) = found.await? else { return Ok(None) };
+        Ok(Some((node, decode::<StoredSeen>(&path, &bytes)?.into())))
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! A task stands in the queue for the caller, so that a caller who is dropped leaves nothing behind: the task then removes
 //! its candidate. A candidate whose creation was not answered is found by the nonce in its name.
+//!
+//! That the candidate of a lease is gone is told by the mirror, which watches all leases. Locks it does not watch, so the holder
+//! of a lock watches its own candidate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +54,9 @@ pub(super) async fn acquire(
     answer.await.unwrap_or(Err(CoordinationError::SessionExpired))
 }
 
+/// What whoever is the first has: the token, and of a lock what tells that its candidate is gone.
+type Turn = (FencingToken, Option<zk::OneshotWatcher>);
+
 type Reply = oneshot::Sender<CoordinationResult<Option<Lease>>>;
 
 struct Stand {
@@ -75,9 +81,9 @@ impl Stand {
             () = closed.cancelled() => Err(CoordinationError::SessionExpired),
         };
         match turn {
-            Ok(Some(token)) => {
+            Ok(Some((token, watcher))) => {
                 // If the caller is gone, the lease in the answer is dropped with it, which gives it back.
-                drop(reply.send(Ok(Some(self.grant(candidate, token)))));
+                drop(reply.send(Ok(Some(self.grant(candidate, token, watcher)))));
             }
             other => {
                 drop(reply.send(other.map(|_| None)));
@@ -86,13 +92,22 @@ impl Stand {
         }
     }
 
-    fn grant(&self, candidate: String, token: FencingToken) -> Lease {
+    fn grant(&self, candidate: String, token: FencingToken, watcher: Option<zk::OneshotWatcher>) -> Lease {
         let (held, watch) = watch::channel(true);
         self.shared.held.lock().insert(candidate.clone(), held);
         // If the session ended before the lease was entered, nobody else will declare it lost.
         let session = self.client.session_id();
         if !self.shared.client().is_ok_and(|c| c.session_id() == session) {
             self.shared.lose_lease(&candidate);
+        }
+        if let Some(watcher) = watcher {
+            // It fires when the lock is given back, at the latest when the session ends, and outlives connections.
+            let (shared, path) = (self.shared.clone(), candidate.clone());
+            tokio::spawn(async move {
+                if watcher.changed().await.event_type == zk::EventType::NodeDeleted {
+                    shared.lose_lease(&path);
+                }
+            });
         }
         // A lease must not keep the session of a closed participant alive: it holds no client, but asks for it.
         let (shared, path) = (self.shared.clone(), candidate.clone());
@@ -152,17 +167,24 @@ impl Stand {
         }
     }
 
-    /// The token of a candidate that is the first.
-    async fn token(&self, candidate: &str) -> CoordinationResult<FencingToken> {
-        let stat = self.insist(|| self.client.check_stat(candidate)).await;
-        let stat = stat.map_err(|e| refused("look into the queue", &e))?;
+    /// The token of a candidate that is the first; of a lock with what tells that the candidate is gone.
+    async fn token(&self, candidate: &str) -> CoordinationResult<Turn> {
+        let look = |e: zk::Error| refused("look into the queue", &e);
+        let (stat, watcher) = match self.kind {
+            Kind::Lease => (self.insist(|| self.client.check_stat(candidate)).await.map_err(look)?, None),
+            Kind::Lock => {
+                let watched = self.insist(|| self.client.check_and_watch_stat(candidate)).await;
+                let (stat, watcher) = watched.map_err(look)?;
+                (stat, Some(watcher))
+            }
+        };
         let created = stat.ok_or_else(|| CoordinationError::LeaseLost(self.lease.clone()))?.czxid as u64;
         if self.kind == Kind::Lease {
-            return Ok(FencingToken(created));
+            return Ok((FencingToken(created), watcher));
         }
         let found = self.insist(|| self.client.get_data(LOCKS)).await;
         let (bytes, _) = found.map_err(|e| refused("read what is added to tokens", &e))?;
-        Ok(FencingToken(created.saturating_add(decode(LOCKS, &bytes)?)))
+        Ok((FencingToken(created.saturating_add(decode(LOCKS, &bytes)?)), watcher))
     }
 
     /// The candidate whose creation was not answered, if it took place.
@@ -183,7 +205,7 @@ impl Stand {
 
     /// Waits until the candidate is the first. The token is the transaction that created it: candidates are served in the
     /// order in which they were created, so tokens rise.
-    async fn wait(&self, candidate: &str, only_if_free: bool) -> CoordinationResult<Option<FencingToken>> {
+    async fn wait(&self, candidate: &str, only_if_free: bool) -> CoordinationResult<Option<Turn>> {
         let own = sequence(candidate).ok_or_else(|| CoordinationError::Corrupt(candidate.to_owned()))?;
         loop {
             let children = self.insist(|| self.client.list_children(&self.parent)).await;

@@ -39,6 +39,10 @@ pub(super) const CONTROLLERS: &str = "/controller";
 pub(super) const LEASES: &str = "/leases";
 pub(super) const LOCKS: &str = "/locks";
 
+/// What every node watches, with all that is below: each path that is a [`Topic`], and nothing else. Paths that do not exist
+/// yet can be watched.
+pub(super) const WATCHED: [&str; 8] = [LAYOUT, SHARDS, GENERATION, PAUSES, NODES, SEEN, CONTROLLERS, LEASES];
+
 /// ZooKeeper refuses 1 MiB and more, and a multi-operation has to fit as a whole.
 const VALUE_BYTES_MAX: usize = 512 * 1024;
 
@@ -78,11 +82,20 @@ pub(super) enum Topic {
     Seen,
     Node(NodeId),
     Shard(ShardId),
-    /// The lease of this name.
+    /// The lease of this name. Last: who reads what changed in this order sees the leases that were there before a node was.
     Lease(String),
 }
 
 impl Topic {
+    /// The path of one of those of which there are many, and whose value is all that is to be read.
+    pub(super) fn one_of_many(&self) -> Option<String> {
+        match self {
+            Self::Node(id) => Some(node_path(*id)),
+            Self::Shard(id) => Some(shard_path(*id)),
+            _ => None,
+        }
+    }
+
     pub(super) fn of(path: &str) -> Option<Self> {
         let mut parts = path.strip_prefix('/')?.splitn(3, '/');
         let (first, second) = (parts.next()?, parts.next());
@@ -231,6 +244,18 @@ mod tests {
         for other in ["/", "", "/nodes", "/nodes/x", "/shards/-1", "/cluster", "/leases", "/unknown/x"] {
             assert_eq!(Topic::of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn what_is_watched_has_topics_and_locks_are_not_watched() {
+        for watched in WATCHED {
+            let of = |path: &str| Topic::of(path).is_some();
+            let below = [node_path(NodeId::from(1)), "/shards/1".to_owned(), format!("{watched}/x")];
+            let mut below = below.iter().filter(|path| path.starts_with(watched));
+            assert!(of(watched) || below.any(|path| of(path)), "{watched}");
+        }
+        let lock = lock_path(&LeaseName::new("x").unwrap());
+        assert!(!WATCHED.iter().any(|watched| lock.starts_with(watched)));
     }
 
     #[test]

@@ -113,8 +113,8 @@ pub fn exposure(url: &str, tls: &MysqlTls) -> Option<&'static str> {
     }
 }
 
-/// Prepared statements of a connection. A server has 16,382 for all connections by default (`max_prepared_stmt_count`): fifteen
-/// nodes with 32 connections each stay below that.
+/// Prepared statements of a connection. A server has 16,382 for all connections by default (`max_prepared_stmt_count`): 500
+/// connections stay below that.
 const STATEMENTS_MAX: usize = 32;
 
 impl fmt::Debug for MysqlOptions {

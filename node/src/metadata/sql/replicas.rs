@@ -129,3 +129,8 @@ pub(super) async fn repair_backlog<R: Reader>(reads: &R) -> MetadataResult<Vec<(
     let found = reads.fetch("SELECT node, COUNT(*) FROM repairs GROUP BY node ORDER BY node", Vec::new()).await?;
     found.iter().map(|row| Ok((rows::node_id(row.bytes(0)?)?, rows::unsigned(row.number(1)?)?))).collect()
 }
+
+pub(super) async fn repairs_waiting<R: Reader>(reads: &R, node: NodeId) -> MetadataResult<u64> {
+    let found = reads.fetch("SELECT COUNT(*) FROM repairs WHERE node = ?", values![node.as_bytes()]).await?;
+    found.first().map_or(Ok(0), |row| rows::unsigned(row.number(0)?))
+}

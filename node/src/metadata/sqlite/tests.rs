@@ -153,6 +153,13 @@ async fn the_log_is_flushed_on_every_commit() {
     assert_eq!(settings, ("wal".to_owned(), 2));
 }
 
+/// With `fsync` each commit waits for the file system's journal too, which more than halves the rate of small writes.
+#[test]
+fn sqlite_is_built_to_flush_with_fdatasync() {
+    let flags = option_env!("LIBSQLITE3_FLAGS").unwrap_or_default();
+    assert!(flags.contains("-DHAVE_FDATASYNC"), "not built with .cargo/config.toml of the repository: {flags:?}");
+}
+
 #[tokio::test]
 async fn a_reopened_store_has_everything_and_counts_on() {
     let directory = tempfile::tempdir().unwrap();

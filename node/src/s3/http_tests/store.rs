@@ -384,4 +384,8 @@ impl MetadataUpkeep for TestStore {
     async fn repair_backlog(&self) -> MetadataResult<Vec<(NodeId, u64)>> {
         not_here()
     }
+
+    async fn repairs_waiting(&self, _: NodeId) -> MetadataResult<u64> {
+        not_here()
+    }
 }

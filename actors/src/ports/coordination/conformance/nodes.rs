@@ -130,6 +130,11 @@ pub async fn short_interruption_loses_nothing(harness: &dyn Harness) {
     // What changed meanwhile is seen although the connection was not there when it changed.
     let generation = change_cache(&b).await;
     until(a.watch_cache_state(), |state| state.generation == generation).await;
+    // And what changes from then on.
+    for _ in 0..4 {
+        let generation = change_cache(&b).await;
+        until(a.watch_cache_state(), |state| state.generation == generation).await;
+    }
     insist(|| a.store_shard(ShardId(1), None, &ONE, &lease)).await;
     let seen = until(b.membership(), |m| m.nodes.contains_key(&NodeId::from(1))).await;
     assert_eq!(seen.nodes[&NodeId::from(1)].incarnation, registration.incarnation, "it never left");

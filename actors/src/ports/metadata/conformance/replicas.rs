@@ -302,6 +302,8 @@ pub async fn missed_replicas_become_repairs_in_the_commit(store: Store) {
     assert_eq!(store.repairs(node(1), START, 1).await.unwrap(), of_first[..1]);
     assert_eq!(store.repairs(node(1), of_first[0].id, 10).await.unwrap(), of_first[1..]);
     assert_eq!(store.repair_backlog().await.unwrap(), [(node(1), 2), (node(2), 1)]);
+    assert_eq!(store.repairs_waiting(node(1)).await.unwrap(), 2);
+    assert_eq!(store.repairs_waiting(node(9)).await.unwrap(), 0);
 
     let new = upload(id, "m");
     store.create_upload(new.clone()).await.unwrap();

@@ -195,4 +195,8 @@ impl<B: Backend> MetadataUpkeep for SqlMetadataStore<B> {
     async fn repair_backlog(&self) -> MetadataResult<Vec<(NodeId, u64)>> {
         replicas::repair_backlog(self.backend.reads()).await
     }
+
+    async fn repairs_waiting(&self, node: NodeId) -> MetadataResult<u64> {
+        replicas::repairs_waiting(self.backend.reads(), node).await
+    }
 }
