@@ -15,7 +15,7 @@ use holdfast_actors::ports::{ChunkStore, Clock, Disk, Journal, MetadataStore};
 use holdfast_actors::service::NodeHandle;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-pub use crate::secrets::SecretSealer;
+use crate::secrets::SecretSealer;
 use crate::tiers::TierRegistry;
 
 mod audit;
