@@ -26,11 +26,11 @@ pub mod admission;
 pub mod cleanup;
 pub mod cluster;
 pub mod disk;
-pub mod ingest;
+mod ingest;
 pub mod loops;
 pub mod node;
-pub mod supervisor;
-pub mod ticker;
+mod supervisor;
+mod ticker;
 mod tracked;
 
 pub use admission::{Admission, Permit, Rejected};

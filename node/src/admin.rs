@@ -15,6 +15,7 @@ use holdfast_actors::ports::{ChunkStore, Clock, Disk, Journal, MetadataStore};
 use holdfast_actors::service::NodeHandle;
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::secrets::SecretSealer;
 use crate::tiers::TierRegistry;
 
 mod audit;
@@ -40,7 +41,7 @@ mod token;
 mod users;
 
 pub use cluster::{ClusterAdmin, Enrolment};
-pub use credentials::{Pair, SecretSealer, add_key, new_pair};
+pub use credentials::{Pair, add_key, new_pair};
 pub use error::ApiError;
 pub use events::EventsAdmin;
 pub use server::serve;
@@ -132,8 +133,8 @@ pub fn router(state: AdminState) -> Router {
         .route("/tiers/{tier}/retry", post(tiers::retry))
         .route("/tiers/{tier}/verify", post(tiers::verify::verify))
         .route("/moves", get(tiers::moves::list))
-        .route("/cluster", get(cluster::status))
-        .route("/cluster/join-tokens", post(cluster::join_token))
+        .route("/cluster", get(cluster::status::status))
+        .route("/cluster/join-tokens", post(cluster::join::join_token))
         .route("/nodes", get(nodes::list))
         .route("/nodes/{node}", delete(nodes::remove))
         .route("/nodes/{node}/drain", get(nodes::drain_status).post(nodes::drain))

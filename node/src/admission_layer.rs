@@ -4,38 +4,35 @@
 //! and for as many bytes as it announces, up to the window that one write holds in buffers. What is refused is answered
 //! 503 SlowDown with Retry-After at once, its body unread; where no disk has room, 507 InsufficientStorage. Deletions go on then:
 //! they are what makes room. Writes that nobody has signed, such as forms, of which the signature comes in the body, have a quarter
-//! of the places for writes: else some hundred slow ones would hold all of them, from who has no key. The permit is held until the last byte of the answer is sent or
-//! the client is gone, whichever way the answer ends. In a cluster a write is refused likewise while this node cannot prove
-//! its membership (promise D9): asked before the work, and again before the answer, since the proof may have ended between.
-//! Bodies pass through as they are: pieces of mapped segments stay
-//! pieces of mapped segments.
+//! of the places for writes: else some hundred slow ones would hold all of them, from who has no key. The permit is held until the
+//! last byte of the answer is sent or the client is gone, whichever way the answer ends. In a cluster a write is refused likewise
+//! while this node cannot prove its membership (promise D9): asked before the work, and again before the answer, since the proof may
+//! have ended between. Bodies pass through as they are: pieces of mapped segments stay pieces of mapped segments.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
 use holdfast_actors::domain::admission::{JobKind, Refusal};
 use holdfast_actors::ports::coordination::Ownership;
-use holdfast_actors::service::{Admission, Permit, Rejected};
-use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
+use holdfast_actors::service::{Admission, Rejected};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use metrics::{Counter, Gauge, Histogram};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tower::util::ServiceExt;
 
 use crate::s3::facts::ClientConnection;
-use crate::s3::is_form;
 use crate::s3::request_id::RequestId;
 
-/// The announced length of a body sent in signed chunks, without the signatures.
-const DECODED_LENGTH: HeaderName = HeaderName::from_static("x-amz-decoded-content-length");
+mod bodies;
+mod head;
 
-/// Says whether the body is framed.
-const PAYLOAD_HASH: HeaderName = HeaderName::from_static("x-amz-content-sha256");
+pub use bodies::{Answer, Received};
+use bodies::{Guard, Inner};
+use head::{announced_bytes, is_unsigned, kind_of, stores_nothing};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 
@@ -154,46 +151,6 @@ const UNSIGNED_SHARE: u64 = 4;
 
 const UNSIGNED: Rejected = Rejected { reason: "too many requests without a signature", retry_after_seconds: 1 };
 
-/// Whether neither the headers nor the address of a request bear a signature. One that is there is compared before the
-/// body is read. A form always counts as unsigned: its signature is a field, and comes with the body.
-fn is_unsigned<B>(request: &Request<B>) -> bool {
-    if request.method() == Method::POST && is_form(request.headers()) {
-        return true;
-    }
-    let query = request.uri().query().unwrap_or_default();
-    let in_query = query.split('&').any(|pair| pair.starts_with("X-Amz-Signature="));
-    !in_query && !request.headers().contains_key(AUTHORIZATION)
-}
-
-/// GET, HEAD and OPTIONS read; all else may bring bytes or change something.
-fn kind_of(method: &Method) -> JobKind {
-    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) { JobKind::Read } else { JobKind::Write }
-}
-
-/// Whether a request that is no read stores no object's bytes, whatever it announces: it deletes, or it completes an upload whose
-/// parts are there.
-fn stores_nothing<B>(request: &Request<B>) -> bool {
-    let asks_for = |name: &str| {
-        let query = request.uri().query().unwrap_or_default();
-        query.split('&').any(|pair| pair.split('=').next() == Some(name))
-    };
-    match *request.method() {
-        Method::DELETE => true,
-        Method::POST => asks_for("delete") || asks_for("uploadId"),
-        _ => false,
-    }
-}
-
-/// How many bytes the body announces, and all there can be for a body that comes in pieces without announcement (S3 takes
-/// XML that way). What a framing carries is asked of framed bodies only: any other could say that it carries nothing.
-fn announced_bytes(headers: &HeaderMap) -> u64 {
-    let number = |name: &HeaderName| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
-    let without = if headers.contains_key(TRANSFER_ENCODING) { u64::MAX } else { 0 };
-    let is_framed = headers.get(PAYLOAD_HASH).is_some_and(|hash| hash.as_bytes().starts_with(b"STREAMING-"));
-    let carried = if is_framed { number(&DECODED_LENGTH) } else { None };
-    carried.or_else(|| number(&CONTENT_LENGTH)).unwrap_or(without)
-}
-
 fn slow_down<R>(rejected: Rejected) -> Response<Answer<R>> {
     let id = RequestId::generate().to_string();
     let (status, code, message) = if rejected.reason == Refusal::NoSpace.as_str() {
@@ -221,115 +178,13 @@ fn slow_down<R>(rejected: Rejected) -> Response<Answer<R>> {
     response
 }
 
-/// Lives as long as the request and its answer.
-struct Guard {
-    _permits: (Permit, Option<OwnedSemaphorePermit>),
-    kind: JobKind,
-    started: Instant,
-    sent_bytes: u64,
-    meters: Arc<Meters>,
-}
-
-impl Guard {
-    fn new(
-        permits: (Permit, Option<OwnedSemaphorePermit>),
-        kind: JobKind,
-        started: Instant,
-        meters: &Arc<Meters>,
-    ) -> Self {
-        meters.in_flight.increment(1.0);
-        Self { _permits: permits, kind, started, sent_bytes: 0, meters: Arc::clone(meters) }
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.meters.in_flight.decrement(1.0);
-        self.meters.sent_bytes.increment(self.sent_bytes);
-        self.meters.duration[self.kind.index()].record(self.started.elapsed().as_secs_f64());
-    }
-}
-
-/// A request's body, counted.
-pub struct Received<B> {
-    body: B,
-    bytes: u64,
-    counter: Counter,
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for Received<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame {
-            self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl<B> Drop for Received<B> {
-    fn drop(&mut self) {
-        self.counter.increment(self.bytes);
-    }
-}
-
-/// An answer that holds its permit.
-pub struct Answer<R> {
-    inner: Inner<R>,
-}
-
-enum Inner<R> {
-    Passed { body: R, guard: Guard },
-    Refused(Option<Bytes>),
-}
-
-impl<R: Body<Data = Bytes> + Unpin> Body for Answer<R> {
-    type Data = Bytes;
-    type Error = R::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
-        match &mut self.inner {
-            Inner::Passed { body, guard } => {
-                let frame = ready!(Pin::new(body).poll_frame(cx));
-                if let Some(Ok(frame)) = &frame {
-                    guard.sent_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-                }
-                Poll::Ready(frame)
-            }
-            Inner::Refused(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.inner {
-            Inner::Passed { body, .. } => body.is_end_stream(),
-            Inner::Refused(text) => text.is_none(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.inner {
-            Inner::Passed { body, .. } => body.size_hint(),
-            Inner::Refused(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::task::Context;
+
     use super::*;
     use holdfast_actors::domain::admission::{ClassLimits, Limits};
+    use http::Method;
     use http_body_util::{BodyExt, Full};
     use hyper::service::Service;
 
@@ -455,18 +310,5 @@ mod tests {
         assert_eq!(admission.usage(JobKind::Write).0, 4);
         drop(slow);
         assert!(admitted.call(form()).as_mut().poll(&mut context).is_pending(), "their places are free again");
-    }
-
-    #[test]
-    fn framed_bodies_count_by_what_they_carry_and_no_others() {
-        for (hash, counted) in [("STREAMING-UNSIGNED-PAYLOAD-TRAILER", 1000), ("UNSIGNED-PAYLOAD", 1200)] {
-            let request = Request::put("/")
-                .header("content-length", "1200")
-                .header("x-amz-decoded-content-length", "1000")
-                .header("x-amz-content-sha256", hash)
-                .body(())
-                .unwrap();
-            assert_eq!(announced_bytes(request.headers()), counted, "{hash}");
-        }
     }
 }

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `start` | the start of a node, in order |
 //! | `running` | a node that serves, and its stop, in order |
-//! | `data_dir`, `limits`, `root`, `vault`, `storage`, `locks`, `journal`, `parts`, `front`, `admin_server` | what every node is made of |
+//! | `data_dir`, `limits`, `root`, `vault`, `locks`, `journal`, `parts`, `front`, `admin_server` | what every node is made of |
+//! | `storage`, `known_disks` | metadata and disks, and which directories were disks |
 //! | `cluster`, `transport` | what makes a node one of a cluster, whatever stands behind the ports |
 //! | `events` | the bus, and the relay to it |
 //! | `tasks` | slow work that is given out to all nodes, and the loop that carries it out |

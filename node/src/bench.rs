@@ -16,6 +16,7 @@
 //! | `process` | CPU seconds and memory from `/proc` |
 //! | `report` | counts, histograms, output |
 //! | `machine`, `baseline` | the machine's own limits |
+//! | `units` | sizes and durations as people type them |
 
 use std::fs;
 use std::process::ExitCode;

@@ -5,9 +5,10 @@
 //! The frames are described in `holdfast_protocol::peer`, who may connect in [`crate::pki`].
 //!
 //! * [`quic`]: the socket and how QUIC is tuned. Its tasks run on the control runtime, whoever calls.
-//! * [`tls`]: certificates at the handshake.
+//! * [`tls`]: certificates at the handshake. [`handshakes`]: how many strangers may be at it.
 //! * [`client`]: the port. [`sink`] and [`body`] are its two streams of payload.
 //! * [`server`]: answers, one task a stream.
+//! * [`stream`]: frames on a stream. [`convert`]: between the port's types and those of frames.
 //!
 //! # Bounds
 //! | what | bound |

@@ -26,6 +26,10 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::secret_file::{self, Exposed};
 
+mod sealing;
+
+pub use sealing::{OpenSecretError, SecretOpener, SecretSealer};
+
 /// Length of the node secret.
 const NODE_SECRET_BYTES: usize = 32;
 /// The first byte of a sealed secret.
@@ -241,7 +245,6 @@ impl KeyPair {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 

@@ -1,8 +1,9 @@
 //! The admin API: JSON over HTTP, which the command line is a pure client of.
 //!
-//! Every answer that is not 2xx carries an [`ErrorBody`], except those of `/health/…`, whose body says what is wrong. Times are milliseconds since 1970. Fields may be added; clients
-//! ignore those that they do not know. Secrets appear in four places only: in [`NewKey`] and
-//! [`TierSettings`] on their way in, in [`CreatedKey`] and in [`JoinToken`] once on their way out.
+//! Every answer that is not 2xx carries an [`ErrorBody`], except those of `/health/…`, whose body says what is wrong.
+//! Times are milliseconds since 1970. Fields may be added; clients ignore those that they do not know. Secrets appear
+//! in four places only: in [`NewKey`] and [`TierSettings`] on their way in, in [`CreatedKey`] and in [`JoinToken`] once
+//! on their way out.
 //!
 //! `GET /v1/openapi.json` describes every route; `docs/openapi.json` is the same document.
 

@@ -4,16 +4,18 @@
 //! field may be added with a default, none may change its meaning. What is *decided* about them lives in
 //! `holdfast_actors::domain::placement`.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 
-use rand::RngCore;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::hash::mix64;
 use crate::ids::ChunkId;
+
+mod ids;
+mod layout;
+
+pub use ids::{ClusterId, NodeId, ParseClusterIdError};
+pub use layout::{Layout, LayoutChange, LayoutDocument, LayoutNode};
 
 /// Shards of a cluster unless its creator says otherwise.
 pub const SHARD_COUNT_DEFAULT: u32 = 256;
@@ -29,98 +31,6 @@ pub const STAGED_CHANGES_MAX: usize = 2048;
 pub const WEIGHT_MAX: u32 = 1_000_000_000;
 /// The longest name of a zone, in bytes.
 pub const ZONE_NAME_BYTES_MAX: usize = 64;
-
-/// Text that is no identifier.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("malformed {kind} {text:?}: expected {digits} hexadecimal digits")]
-pub struct ParseClusterIdError {
-    kind: &'static str,
-    text: String,
-    digits: usize,
-}
-
-/// An identifier that is text wherever people or JSON see it.
-macro_rules! text_id {
-    ($name:ident, $len:literal, $kind:literal) => {
-        impl $name {
-            /// A fresh identifier.
-            pub fn generate() -> Self {
-                let mut bytes = [0; $len];
-                rand::rng().fill_bytes(&mut bytes);
-                Self(bytes)
-            }
-
-            /// The identifier as it is stored.
-            pub const fn as_bytes(&self) -> &[u8; $len] {
-                &self.0
-            }
-
-            /// Takes stored bytes back; `None` when their number is wrong.
-            pub fn from_slice(bytes: &[u8]) -> Option<Self> {
-                bytes.try_into().ok().map(Self)
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&hex::encode(self.0))
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({})"), self)
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = ParseClusterIdError;
-
-            fn from_str(s: &str) -> Result<Self, Self::Err> {
-                let mut bytes = [0; $len];
-                hex::decode_to_slice(s, &mut bytes).map_err(|_| ParseClusterIdError {
-                    kind: $kind,
-                    text: s.chars().take(40).collect(),
-                    digits: 2 * $len,
-                })?;
-                Ok(Self(bytes))
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-            }
-        }
-    };
-}
-
-/// Names one node for its whole life. It is drawn once, when the data directory is made, and lives there: a node that
-/// moves to another address keeps it, a node whose data directory is lost gets another. Two live nodes with the same one
-/// are refused at registration.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NodeId(pub [u8; 8]);
-
-text_id!(NodeId, 8, "node id");
-
-impl From<u64> for NodeId {
-    fn from(value: u64) -> Self {
-        Self(value.to_be_bytes())
-    }
-}
-
-/// Names one cluster. Every node writes it into its data directory when it joins, so that a node pointed at another
-/// cluster's coordination service is refused instead of mixing their data.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClusterId(pub [u8; 16]);
-
-text_id!(ClusterId, 16, "cluster id");
 
 /// One of the cluster's shards: `0..shard_count`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -192,107 +102,9 @@ impl fmt::Debug for Epoch {
     }
 }
 
-/// What the operator says about one node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct LayoutNode {
-    /// What fails together with this node: a rack, a room, a power feed.
-    pub zone: String,
-    /// Its share of the data relative to the others, commonly its capacity in GiB. Zero: it takes requests, but no data.
-    pub weight: u32,
-    /// Whether everything is to move off it.
-    #[serde(default)]
-    pub draining: bool,
-}
-
-impl LayoutNode {
-    /// Whether the node may be given data.
-    pub fn takes_data(&self) -> bool {
-        self.weight > 0 && !self.draining
-    }
-}
-
-/// Which nodes there are to be, and how often data is stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Layout {
-    /// Replicas of each shard.
-    pub replication_factor: u32,
-    /// The nodes.
-    pub nodes: BTreeMap<NodeId, LayoutNode>,
-}
-
-impl Layout {
-    /// A layout without nodes.
-    pub fn empty(replication_factor: u32) -> Self {
-        Self { replication_factor, nodes: BTreeMap::new() }
-    }
-
-    /// Acknowledgements that make a write durable: a majority of the replicas.
-    pub fn write_quorum(&self) -> u32 {
-        write_quorum(self.replication_factor)
-    }
-}
-
 /// A majority of `replication_factor` replicas.
 pub fn write_quorum(replication_factor: u32) -> u32 {
     replication_factor / 2 + 1
-}
-
-/// One change that the operator stages.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "change", rename_all = "snake_case")]
-pub enum LayoutChange {
-    /// Adds a node, or changes its zone and weight.
-    Assign {
-        /// Which node.
-        #[schema(value_type = String)]
-        node: NodeId,
-        /// Its zone.
-        zone: String,
-        /// Its weight.
-        weight: u32,
-    },
-    /// Moves everything off a node that stays in the layout.
-    Drain {
-        /// Which node.
-        #[schema(value_type = String)]
-        node: NodeId,
-    },
-    /// Takes a drained node back.
-    Undrain {
-        /// Which node.
-        #[schema(value_type = String)]
-        node: NodeId,
-    },
-    /// Moves everything off a node and forgets it.
-    Remove {
-        /// Which node.
-        #[schema(value_type = String)]
-        node: NodeId,
-    },
-    /// Changes how often data is stored.
-    SetReplicationFactor {
-        /// Replicas of each shard.
-        replicas: u32,
-    },
-}
-
-/// The layout as it is stored: what is applied, and what is staged on top of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LayoutDocument {
-    /// Rises by one with each application, so that an operator applies what was shown and nothing else.
-    pub version: u64,
-    /// What the controller works towards.
-    pub applied: Layout,
-    /// What would change, in order.
-    #[serde(default)]
-    pub staged: Vec<LayoutChange>,
-}
-
-impl LayoutDocument {
-    /// The document of a new cluster.
-    pub fn new(replication_factor: u32) -> Self {
-        Self { version: 0, applied: Layout::empty(replication_factor), staged: Vec::new() }
-    }
 }
 
 /// A node that is being made a replica.
@@ -378,16 +190,6 @@ impl ShardState {
 mod tests {
     use super::*;
     use crate::ids::ContentId;
-
-    #[test]
-    fn node_id_text_round_trips_and_rejects_other_lengths() {
-        let id = NodeId::generate();
-        assert_eq!(id.to_string().parse::<NodeId>().unwrap(), id);
-        assert!("".parse::<NodeId>().is_err());
-        assert!("0123".parse::<NodeId>().is_err());
-        assert!("zz23456789abcdef".parse::<NodeId>().is_err());
-        assert_eq!(NodeId::from(0x0123_4567_89ab_cdef).to_string(), "0123456789abcdef");
-    }
 
     /// Data is found by this function: a failure here means that every cluster would lose its data at the next upgrade.
     #[test]

@@ -30,8 +30,9 @@ fn time_ordered(unix_seconds: u32) -> [u8; 12] {
     bytes
 }
 
-macro_rules! hex_id {
-    ($name:ident, $len:literal, $kind:literal) => {
+/// What all identifiers have: their bytes, and a text of hexadecimal digits. Reading that text is their own.
+macro_rules! hex_bytes {
+    ($name:ident, $len:literal) => {
         impl $name {
             /// The identifier as it is stored.
             pub const fn as_bytes(&self) -> &[u8; $len] {
@@ -52,9 +53,17 @@ macro_rules! hex_id {
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({})"), hex::encode(self.0))
+                write!(f, concat!(stringify!($name), "({})"), self)
             }
         }
+    };
+}
+
+pub(crate) use hex_bytes;
+
+macro_rules! hex_id {
+    ($name:ident, $len:literal, $kind:literal) => {
+        hex_bytes!($name, $len);
 
         impl FromStr for $name {
             type Err = ParseIdError;

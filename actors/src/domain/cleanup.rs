@@ -16,8 +16,8 @@ use holdfast_protocol::ContentId;
 /// Time until the next look at what others are doing.
 const PENDING_MS: u64 = 1_000;
 
-/// How many times as long as a pass of the walk for orphans took the next one waits: nobody waits for the space, all nodes walk over all
-/// that they hold, and every page is asked about in the database.
+/// How many times as long as a pass of the walk for orphans took the next one waits: nobody waits for the space, all
+/// nodes walk over all that they hold, and every page is asked about in the database.
 const ORPHANS_REST: u64 = 4;
 
 /// Number of periods that a window is cut into: it forgets a write at most 1/8 later than it could.
@@ -196,7 +196,8 @@ impl Schedule {
     }
 
     /// Whether a pass of any kind runs.
-    pub fn is_running(&self) -> bool {
+    #[cfg(test)]
+    fn is_running(&self) -> bool {
         self.slots.iter().any(|slot| slot.running)
     }
 }

@@ -1,7 +1,8 @@
 //! Who holds which shard: what the operator wants, what follows from it, and how a shard gets there.
 //!
 //! * [`layout`]: changes are staged, shown with their cost, then applied.
-//! * [`assign()`]: from a layout and the present holders to the wanted holders, moving as little as possible.
+//! * [`assign()`]: from a layout and the present holders to the wanted holders, moving as little as possible. How many
+//!   replicas each node gets is fixed first (`quota`), then which, as a flow of least cost (`flow`).
 //! * [`shard`]: the states of one shard between "is" and "is wanted", as a pure state machine.
 //! * [`controller`]: all shards together: which of them change now.
 //! * [`danger`]: which shards to rebuild first, and what the operator is told about their health.

@@ -1,9 +1,9 @@
 //! [`KeyLocks`]: at most one at work on a chunk, a shard, or whatever else has a name, of this process.
 //!
-//! Of chunks: a write for a peer may end by deleting what it wrote (its fence refused it); a repair or a copy that looked at the chunk a
-//! moment before would have taken it for a replica that stays. So each of these three holds the chunk from its first look to
-//! its last change ([`ChunkLocks`]). Others that delete (reclaiming, the walk for orphans, leftovers) need no lock: what they
-//! delete nobody may count on.
+//! Of chunks: a write for a peer may end by deleting what it wrote (its fence refused it); a repair or a copy that
+//! looked at the chunk a moment before would have taken it for a replica that stays. So each of these three holds the
+//! chunk from its first look to its last change ([`ChunkLocks`]). Others that delete (reclaiming, the walk for orphans,
+//! leftovers) need no lock: what they delete nobody may count on.
 
 use std::collections::HashSet;
 use std::hash::Hash;

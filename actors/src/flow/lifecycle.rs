@@ -5,16 +5,16 @@
 //! * **Streams**: for every age that rules name, a walk in order of age goes on from where it stood to what is old enough now
 //!   ([`LifecycleRules::streams`]). Its place is saved after each batch, so that a restart goes on there. What a walk has
 //!   passed is not looked at again: the cost follows what becomes due, not what is stored.
-//! * **Rechecks**: keys of which something changed that a walk may have passed (see [`MetadataUpkeep::rechecks`](crate::ports::metadata::MetadataUpkeep::rechecks)) are judged by
-//!   all rules.
+//! * **Rechecks**: keys of which something changed that a walk may have passed (see
+//!   [`MetadataUpkeep::rechecks`](crate::ports::metadata::MetadataUpkeep::rechecks)) are judged by all rules.
 //!
 //! What is due to be moved to another storage class is put on the queue of moves ([`MetadataStore::request_move`]); movers do the
 //! rest, and tell of it. Rules that name a tier which is not set up wait for it, as do their walks.
 //!
-//! Nothing is deleted or moved but the very version that was judged, under the very rules: each deletion names its sequence number and the
-//! bucket's revision, and where those do not say all, tags and the number of newer versions; the transaction compares
-//! ([`OnlyIf`](crate::ports::metadata::OnlyIf)). When it is refused, the walk stops before that version and judges what is
-//! there now.
+//! Nothing is deleted or moved but the very version that was judged, under the very rules: each deletion names its
+//! sequence number and the bucket's revision, and where those do not say all, tags and the number of newer versions;
+//! the transaction compares ([`OnlyIf`](crate::ports::metadata::OnlyIf)). When it is refused, the walk stops before
+//! that version and judges what is there now.
 //!
 //! **In a cluster** this is the business of one node, the holder of a lock ([`crate::flow::duty`]), whose token the database checks
 //! where places are saved. A former holder that does not know yet deletes at most what is due anyway.
@@ -23,7 +23,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use holdfast_protocol::TierName;
 
@@ -31,7 +30,7 @@ use super::clocks::Clocks;
 use super::duty::Duty;
 use crate::domain::cleanup::PassEnd;
 use crate::domain::events::EventDraft;
-use crate::domain::lifecycle::{Day, Due, LifecycleAction, LifecycleRules, Stream, StreamKind};
+use crate::domain::lifecycle::{LifecycleRules, Stream, StreamKind};
 use crate::ports::coordination::{Fence, Ownership};
 use crate::ports::metadata::{AgePosition, AgedKind, AgedVersion, Bucket, BucketConfigKind};
 use crate::ports::tiers::Tiers;
@@ -40,10 +39,15 @@ use crate::ports::{AccessLog, Clock, MetadataError, MetadataStore};
 mod act;
 mod reads;
 mod run;
+mod settings;
+mod stats;
 mod transit;
 
 pub(super) use act::draft;
 pub use run::run;
+pub use settings::LifecycleSettings;
+pub use stats::LifecycleStats;
+use stats::tell;
 
 /// Why a pass ended early. What it did before stays done.
 #[derive(Debug, thiserror::Error)]
@@ -54,40 +58,6 @@ pub enum LifecycleError {
     /// The store did not answer in time.
     #[error("{0} took too long")]
     Timeout(&'static str),
-}
-
-/// How the work is paced.
-#[derive(Debug, Clone)]
-pub struct LifecycleSettings {
-    /// How long a day of age is.
-    pub day: Day,
-    /// Time between passes.
-    pub interval: Duration,
-    /// Versions, uploads or rechecks of a batch.
-    pub batch: u32,
-    /// Batches of one stream in a pass: then others have their turn.
-    pub batches_max: u32,
-    /// Buckets of a page.
-    pub buckets: u32,
-    /// Time for one call of the store.
-    pub call_timeout: Duration,
-    /// Time from the start, or from a leap of the clock, to the first pass; none: clocks are not compared either.
-    pub hold: Duration,
-}
-
-impl Default for LifecycleSettings {
-    /// A batch is a few hundred rows, so that a transaction is short; a pass ends within seconds.
-    fn default() -> Self {
-        Self {
-            day: Day::REAL,
-            interval: Duration::from_secs(300),
-            batch: 256,
-            batches_max: 16,
-            buckets: 100,
-            call_timeout: Duration::from_secs(30),
-            hold: Duration::from_secs(900),
-        }
-    }
 }
 
 /// What is different where several nodes share the metadata.
@@ -125,52 +95,6 @@ pub struct LifecycleParts {
     pub teller: Option<LifecycleTeller>,
     /// Pace.
     pub settings: LifecycleSettings,
-}
-
-/// What a pass did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LifecycleStats {
-    /// Versions and uploads looked at.
-    pub examined: u64,
-    /// Latest versions expired.
-    pub expired: u64,
-    /// Noncurrent versions removed.
-    pub noncurrent: u64,
-    /// Delete markers removed.
-    pub markers: u64,
-    /// Uploads aborted.
-    pub uploads: u64,
-    /// Versions asked to be moved to another storage class.
-    pub transitions: u64,
-    /// Deletions and moves that were refused, since the version was changed after it was judged.
-    pub changed: u64,
-    /// For how long the longest due of what was done had been due.
-    pub lag_ms: u64,
-}
-
-impl LifecycleStats {
-    fn count(&mut self, due: &Due, now_ms: u64) {
-        let count = match due.action {
-            LifecycleAction::ExpireCurrent => &mut self.expired,
-            LifecycleAction::RemoveNoncurrent => &mut self.noncurrent,
-            LifecycleAction::RemoveMarker => &mut self.markers,
-            LifecycleAction::AbortUpload => &mut self.uploads,
-            LifecycleAction::Transition => &mut self.transitions,
-        };
-        *count += 1;
-        self.lag_ms = self.lag_ms.max(now_ms.saturating_sub(due.since_ms));
-        tell(due.action, "done");
-    }
-
-    /// Whether anything was deleted or is to be moved.
-    pub fn did_anything(&self) -> bool {
-        self.expired + self.noncurrent + self.markers + self.uploads + self.transitions > 0
-    }
-}
-
-fn tell(action: LifecycleAction, outcome: &'static str) {
-    metrics::counter!("holdfast_lifecycle_actions_total", "action" => action.as_str(), "outcome" => outcome)
-        .increment(1);
 }
 
 /// A bucket in work.

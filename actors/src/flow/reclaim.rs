@@ -20,26 +20,25 @@
 //!
 //! Each call of a port has a time limit ([`Limits::call_timeout`]). A delete that is cut off may have happened.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use holdfast_protocol::{ChunkId, ContentId};
-use parking_lot::Mutex;
 
 use super::duty::Duty;
-use crate::domain::cleanup::{PassEnd, WriteWindow};
+use crate::domain::cleanup::PassEnd;
 use crate::ports::chunks::ChunkInfo;
 use crate::ports::coordination::{Fence, Ownership};
-use crate::ports::metadata::Condemned;
 use crate::ports::{ChunkError, ChunkStore, Clock, MetadataError, MetadataStore};
 
 mod condemned;
 mod contents;
+mod in_flight;
 mod named;
 
 pub(super) use contents::Progress;
+pub use in_flight::{HeldContent, InFlightWrites};
 
 /// Contents condemned longer ago than this are forgotten: no write takes a month. See [`condemned`] for what if the
 /// clock is wrong.
@@ -101,73 +100,6 @@ pub struct PassStats {
     pub chunks: u64,
     /// Payload bytes of those chunks.
     pub bytes: u64,
-}
-
-/// Remembers writes in flight, shared by the chunk adapter (which tells it) and the walk for orphans (which asks it).
-#[derive(Debug)]
-pub struct InFlightWrites {
-    started: Instant,
-    window: Mutex<WriteWindow>,
-    /// Those that somebody says are not over, with how many say so.
-    held: Mutex<BTreeMap<ContentId, usize>>,
-    condemned: Mutex<condemned::Seen>,
-}
-
-/// A content that is in flight for as long as this lives.
-#[derive(Debug)]
-pub struct HeldContent {
-    writes: Arc<InFlightWrites>,
-    content: ContentId,
-}
-
-impl Drop for HeldContent {
-    fn drop(&mut self) {
-        let mut held = self.writes.held.lock();
-        if let Some(count) = held.get_mut(&self.content) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.content);
-            }
-        }
-    }
-}
-
-impl InFlightWrites {
-    /// A window longer than any write takes from its last new chunk to its commit.
-    pub fn new(window: Duration) -> Arc<Self> {
-        Arc::new(Self {
-            started: Instant::now(),
-            window: Mutex::new(WriteWindow::new(window.as_millis() as u64)),
-            held: Mutex::default(),
-            condemned: Mutex::new(condemned::Seen::new(window)),
-        })
-    }
-
-    /// Keeps `content` in flight until what is returned is dropped: what a move brought back may be read for hours before its
-    /// commit.
-    pub fn hold(self: &Arc<Self>, content: ContentId) -> HeldContent {
-        *self.held.lock().entry(content).or_default() += 1;
-        HeldContent { writes: Arc::clone(self), content }
-    }
-
-    /// To be called before a chunk of `content` is created.
-    pub fn on_create(&self, content: ContentId) {
-        self.window.lock().on_create(content, self.now_ms());
-    }
-
-    /// Whether `content` can belong to a write that is not over.
-    pub fn may_be_in_flight(&self, content: ContentId) -> bool {
-        self.held.lock().contains_key(&content) || self.window.lock().may_be_in_flight(content, self.now_ms())
-    }
-
-    /// Which of these condemnations, old by the clock, no write needs any more.
-    fn needless(&self, old: &[Condemned]) -> Vec<Condemned> {
-        self.condemned.lock().ripe(old, self.now_ms())
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
-    }
 }
 
 /// The fence that guarded writes carry, where there is one.

@@ -12,9 +12,9 @@
 //! # Writes
 //! A chunk goes to the local replica and to all others at the same time. W of the members must have it durable and acknowledged
 //! under the fence, and a majority of the wanted number of replicas, joiners included: where disks were lost there may be fewer
-//! members than wanted, and the last one must not acknowledge anything alone. A replica that fails or stalls is given up (*missed*, and later
-//! repaired) as long as W can be reached without it; when they cannot, the write fails at once and what there is of it is
-//! deleted in the background.
+//! members than wanted, and the last one must not acknowledge anything alone. A replica that fails or stalls is given
+//! up (*missed*, and later repaired) as long as W can be reached without it; when they cannot, the write fails at once
+//! and what there is of it is deleted in the background.
 //!
 //! # Reads
 //! The local replica's pieces pass through untouched. At an error, or when the disk gives nothing for long, the next

@@ -12,6 +12,9 @@
 //! | [`leftovers`] | deletes what this node no longer has to hold |
 //! | [`repair`] | carries out this node's repairs, and has rebuilt what lay on disks that failed ([`stranded`]) |
 //! | [`compare`] | compares replicas and queues repairs for what they lack |
+//!
+//! Joins and repairs share how a chunk comes here ([`transfer`]), how much at once ([`budget`]) and how long a disk is waited for
+//! ([`disk_steps`]). [`findings`] and [`reports`] bring in what this node's disks and other nodes tell.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -118,8 +118,8 @@ pub struct ChunkReceipt {
 }
 
 /// Verified bytes of a chunk, in order. A piece that lies in the page cache is a slice of the segment's mapping, which
-/// the connection writer sends without copying, unless the body is of [`ChunkStore::read_copied`]. While the body (or any piece of it) lives, the chunk's space is not
-/// given away.
+/// the connection writer sends without copying, unless the body is of [`ChunkStore::read_copied`]. While the body (or
+/// any piece of it) lives, the chunk's space is not given away.
 ///
 /// The future behind a piece verifies it; an error ends the stream.
 pub type ChunkBody = Pin<Box<dyn Stream<Item = Result<Bytes, ChunkError>> + Send>>;
@@ -210,8 +210,8 @@ pub trait ReplicaStore: ChunkStore {
     /// [`ChunkError::NotFound`], [`ChunkError::Corrupt`], I/O errors.
     async fn verify(&self, id: ChunkId) -> Result<ChunkInfo, ChunkError>;
 
-    /// As [`ChunkStore::list`], of one shard only, in the order of [`holdfast_protocol::chunk_order`]. Costs a walk over the index in memory, at most once around for all pages
-    /// together.
+    /// As [`ChunkStore::list`], of one shard only, in the order of [`holdfast_protocol::chunk_order`]. Costs a walk
+    /// over the index in memory, at most once around for all pages together.
     fn list_shard(&self, shard: ShardId, shard_count: u32, after: Option<ChunkId>, limit: usize) -> Vec<ChunkInfo>;
 
     /// The digest of one shard; see [`ShardDigest`]. Costs a walk over the index in memory, one for all that ask at about the

@@ -123,10 +123,8 @@ impl Admission {
     }
 
     /// Admits at once or not at all.
-    ///
-    /// # Errors
-    /// [`Rejected`] when the class takes nothing new, or has no room, or others wait already.
-    pub fn try_admit(&self, kind: JobKind, bytes: u64) -> Result<Permit, Rejected> {
+    #[cfg(test)]
+    fn try_admit(&self, kind: JobKind, bytes: u64) -> Result<Permit, Rejected> {
         let mut state = self.inner.state.lock();
         match self.inner.try_locked(&mut state, kind, bytes) {
             Attempt::Admitted(permit) => Ok(permit),

@@ -9,9 +9,9 @@
 //! [`crate::domain::placement`]; the actors make them die and start again one by one.
 //!
 //! **Restart rule.** As that of [`super::supervisor`], by [`super::loops`]: one for one after a pause, and too many restarts
-//! within a window publish a reason in [`ClusterHandle::failed`]; so does a registration that is refused for good. A loop that is started
-//! again finds what it needs in the coordination service, in metadata and on the disks. Commands and status are in
-//! [`ClusterShared`], which no restart touches.
+//! within a window publish a reason in [`ClusterHandle::failed`]; so does a registration that is refused for good. A
+//! loop that is started again finds what it needs in the coordination service, in metadata and on the disks. Commands
+//! and status are in [`ClusterShared`], which no restart touches.
 //!
 //! **Mailboxes** hold one end of a task each.
 

@@ -250,7 +250,6 @@ impl Actor for BackgroundLoop {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -7,15 +7,7 @@ use rand::Rng;
 use zeroize::Zeroizing;
 
 use super::ApiError;
-
-/// Seals secrets under the node's secret.
-pub trait SecretSealer: Send + Sync + 'static {
-    /// The sealed form of `secret`, bound to `access_key`.
-    ///
-    /// # Errors
-    /// When the node's secret cannot be used, in words for the log.
-    fn seal_secret(&self, secret: &str, access_key: &str) -> Result<Vec<u8>, String>;
-}
+use crate::secrets::SecretSealer;
 
 /// An access key and its secret.
 #[derive(Clone)]

@@ -44,7 +44,7 @@ use super::{
         tiers::list, tiers::show, tiers::add, tiers::change, tiers::removal::remove, tiers::check, tiers::status,
         tiers::retry, tiers::verify::verify, tiers::moves::list, tiers::moves::request,
         status::status, status::run_cleanup, status::start_scrub,
-        cluster::status, cluster::join_token,
+        cluster::status::status, cluster::join::join_token,
         nodes::list, nodes::drain, nodes::undrain, nodes::drain_status, nodes::remove,
         layout::show, layout::stage, layout::diff, layout::apply, layout::revert,
         shards::list, shards::show,

@@ -18,11 +18,11 @@ use crate::config::{Config, RuntimeKind};
 use crate::http::pace::Pace;
 use crate::http::server::{self, ConnInfo, DataPlane, HttpServer, ServerConfig};
 use crate::http::tls::{Tls, TlsFiles};
-use crate::s3::auth::SecretOpener;
 use crate::s3::facts::ClientConnection;
 use crate::s3::host::HostNames;
 use crate::s3::http_service::{S3HttpOptions, S3HttpService};
 use crate::s3::{LifecycleView, S3Front};
+use crate::secrets::SecretOpener;
 
 /// What S3 is served from.
 pub(super) struct FrontParts {

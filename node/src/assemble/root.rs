@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::vault::NodeVault;
 use crate::admin::{Pair, add_key, new_pair};
-use crate::s3::auth::SecretOpener as _;
+use crate::secrets::SecretOpener as _;
 
 /// Name of the user that the first credential belongs to.
 pub const ROOT_USER: &str = "root";

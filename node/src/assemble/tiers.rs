@@ -15,9 +15,8 @@ use holdfast_actors::ports::{ChunkStore, Clock, MetadataStore, TierLedger};
 use holdfast_actors::service::loops::{self, LoopSpec, LoopsHandle, TooOften};
 use holdfast_protocol::NodeId;
 
-use crate::admin::SecretSealer;
 use crate::config::Config;
-use crate::s3::auth::SecretOpener;
+use crate::secrets::{SecretOpener, SecretSealer};
 use crate::tiers::{self, Counts, RegistryParts, TierRegistry, WatchSettings};
 
 /// What they are made of.

@@ -5,9 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use zeroize::Zeroizing;
 
-use crate::admin::SecretSealer;
-use crate::s3::auth::{OpenSecretError, SecretOpener};
-use crate::secrets::NodeSecret;
+use crate::secrets::{NodeSecret, OpenSecretError, SecretOpener, SecretSealer};
 
 /// The node's secret.
 pub(super) struct NodeVault {

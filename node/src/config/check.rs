@@ -25,6 +25,21 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         }
     };
 
+    limits_and_intervals(config, &mut require);
+    disks(config, &mut require);
+    front_ends(config, &mut require);
+    logs_and_threads(config, &mut require);
+    tiering(config, &mut require);
+    cluster(config, &mut require);
+    services::redis(config, &mut require);
+    services::locks(config, &mut require);
+    services::cache(config, &mut require);
+    services::events(config, &mut require);
+    faults
+}
+
+/// What a node takes on at once, and how often it looks after what it has.
+fn limits_and_intervals(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
     let limits = &config.limits;
     for (value, key) in [
         (limits.connections, ("limits", "connections")),
@@ -81,7 +96,10 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         "no day of a lifecycle rule",
         "write \"1 d\"; anything shorter, from \"1 s\", is for tests: it makes objects expire early",
     );
+}
 
+/// Where chunks are, and how they are written.
+fn disks(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
     let storage = &config.storage;
     require(
         storage.segment_size >= Bytes::mib(64) && storage.segment_size <= Bytes::mib(4_096),
@@ -107,7 +125,10 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         );
     }
     require(!config.node.data_dir.as_os_str().is_empty(), ("node", "data_dir"), "empty", "name a directory");
+}
 
+/// Where requests come in.
+fn front_ends(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
     let s3 = &config.s3;
     require(
         s3.tls_cert.is_some() == s3.tls_key.is_some(),
@@ -127,7 +148,10 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
     require(region_fits, ("s3", "region"), "not a region", "write letters, digits and hyphens, such as \"us-east-1\"");
     let same = config.admin.addr == s3.addr && s3.addr.port() != 0;
     require(!same, ("admin", "addr"), "the S3 port is there too", "choose another port");
+}
 
+/// What is kept of what happened, and what carries out requests.
+fn logs_and_threads(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
     for (value, key) in
         [(config.journal.errors_age, ("journal", "errors_age")), (config.journal.audit_age, ("journal", "audit_age"))]
     {
@@ -156,12 +180,6 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         "more threads than any machine has cores",
         "write 0 for one thread a core",
     );
-    tiering(config, &mut require);
-    cluster(config, &mut require);
-    services::redis_and_locks(config, &mut require);
-    services::cache(config, &mut require);
-    services::events(config, &mut require);
-    faults
 }
 
 /// Whether this chooses what is logged. A filter may also be a bare name, which stands for all that is logged under it,
@@ -262,6 +280,12 @@ fn cluster(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
         );
         return;
     }
+    in_cluster(config, require);
+}
+
+/// What a node needs that is one of several.
+fn in_cluster(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
+    let (cluster, metadata) = (&config.cluster, &config.metadata);
     let ensemble_fits = cluster.ensemble().is_some_and(|(servers, chroot)| {
         servers.split(',').all(is_host_and_port)
             && chroot[1..].split('/').all(|part| !part.is_empty() && part != "." && part != "..")

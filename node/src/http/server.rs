@@ -11,7 +11,7 @@
 //! left at the deadline, and returns when every connection's task has ended. Dropping the server cuts at once.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -19,44 +19,29 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_storage::buf::BufferPool;
 use holdfast_storage::io::uring;
-use http::{HeaderValue, Request, Response, header};
+use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::TokioTimer;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use hyper::service::Service;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::body::RequestBody;
-use super::conn::{Conn, ConnMetrics};
-use super::linger::Unread;
+use super::conn::ConnMetrics;
 use super::pace::Pace;
-use super::shares::{Share, Shares};
+use super::shares::Shares;
 use super::tls::Tls;
 use crate::addresses::AddressBlock;
-use crate::telemetry::seldom::Seldom;
 
+mod accept;
 mod ending;
 mod listen;
 
-use ending::Ending;
+use accept::{Spawn, accept};
 use listen::{Sharing, listen};
-
-/// Without descriptors each listener would tell of it many times a second.
-static ACCEPT_ERRORS: Seldom = Seldom::new(Duration::from_secs(10));
-
-/// Pause after `accept` failed for want of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long tasks that were cut may take to end.
 const CUT_MAX: Duration = Duration::from_secs(5);
-
-/// What hyper reads at a time, and the bound of what it buffers for a connection.
-const READ_BUFFER_BYTES: usize = 256 << 10;
 
 /// Any error of a service or a body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -271,164 +256,5 @@ fn run_thread(rings: Option<&Arc<BufferPool>>, main: impl Future<Output = ()>) {
     };
     if let Err(error) = ran {
         tracing::error!(%error, "start the runtime of a data-plane thread");
-    }
-}
-
-/// Where the tasks of connections run.
-#[derive(Debug, Clone, Copy)]
-enum Spawn {
-    OnThisThread,
-    Anywhere,
-}
-
-async fn accept<F, S, B>(listener: StdListener, shared: Shared, factory: F, spawn: Spawn)
-where
-    F: Fn(ConnInfo) -> S + Clone + Send + 'static,
-    S: Service<Request<RequestBody>, Response = Response<B>> + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%error, "register a listener with its runtime");
-            return;
-        }
-    };
-    let tracker = TaskTracker::new();
-    let gauge = metrics::gauge!("holdfast_http_connections");
-    while let Some((stream, peer, place)) = next(&listener, &shared).await {
-        let (shared, factory, gauge) = (shared.clone(), factory.clone(), gauge.clone());
-        let task = async move {
-            gauge.increment(1.0);
-            let cut = shared.cut.clone();
-            tokio::select! {
-                () = connection(stream, peer, shared, factory) => {}
-                () = cut.cancelled() => {}
-            }
-            gauge.decrement(1.0);
-            drop(place);
-        };
-        match spawn {
-            Spawn::OnThisThread => drop(tracker.spawn_local(task)),
-            Spawn::Anywhere => drop(tracker.spawn(task)),
-        }
-    }
-    drop(listener);
-    tracker.close();
-    tracker.wait().await;
-}
-
-/// One of its client's connections, and one of all; given back in this order, so that whoever sees the second free has
-/// the first.
-type Place = (Share, OwnedSemaphorePermit);
-
-/// The next connection with its place, or `None` when the server ends. At the limit each listener has one accepted
-/// client that waits; the others wait in its queue.
-async fn next(listener: &TcpListener, shared: &Shared) -> Option<(TcpStream, SocketAddr, Place)> {
-    let accepted = async {
-        let (stream, peer, share) = loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    let Some(share) = shared.shares.take(peer.ip()) else {
-                        metrics::counter!("holdfast_http_connections_refused_total").increment(1);
-                        tracing::debug!(%peer, "this address has its share of the connections");
-                        drop(stream);
-                        // A flood of them must not keep this thread from the connections that it has.
-                        tokio::task::yield_now().await;
-                        continue;
-                    };
-                    // Else the last packet of an answer waits for the client's acknowledgement of the one before.
-                    if stream.set_nodelay(true).is_ok() {
-                        break (stream, peer, share);
-                    }
-                }
-                Err(error) if is_about_one_client(&error) => {}
-                Err(error) => {
-                    metrics::counter!("holdfast_http_accept_errors_total").increment(1);
-                    if let Some(untold) = ACCEPT_ERRORS.untold() {
-                        tracing::warn!(
-                            %error,
-                            untold,
-                            "connections cannot be accepted: compare process_open_fds with process_max_fds"
-                        );
-                    }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        };
-        let permit = Arc::clone(&shared.permits).acquire_owned().await.expect("the semaphore is never closed");
-        (stream, peer, (share, permit))
-    };
-    tokio::select! {
-        accepted = accepted => Some(accepted),
-        () = shared.drain.cancelled() => None,
-    }
-}
-
-fn is_about_one_client(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
-    )
-}
-
-async fn connection<F, S, B>(stream: TcpStream, peer: SocketAddr, shared: Shared, factory: F)
-where
-    F: Fn(ConnInfo) -> S,
-    S: Service<Request<RequestBody>, Response = Response<B>> + Send + 'static,
-    S::Error: Into<BoxError>,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError>,
-{
-    let limits = &shared.limits;
-    let unread = Unread::default();
-    let conn = match &shared.tls {
-        None => Conn::plain(stream, limits.pace, Arc::clone(&shared.metrics), unread.clone()),
-        Some(tls) => match tokio::time::timeout(limits.handshake_timeout, tls.acceptor().accept(stream)).await {
-            Ok(Ok(stream)) => Conn::tls(stream, limits.pace, Arc::clone(&shared.metrics), unread.clone()),
-            Ok(Err(error)) => return tracing::debug!(%peer, %error, "tls handshake"),
-            Err(_) => return tracing::debug!(%peer, "tls handshake took too long"),
-        },
-    };
-    let service = factory(ConnInfo { peer, tls: shared.tls.is_some() });
-    let pace = limits.pace;
-    let service = service_fn(move |request: Request<Incoming>| {
-        let ending = Ending::of(&request);
-        let end = match &ending {
-            Ending::Unless(end) => Some(end.clone()),
-            Ending::Kept | Ending::Announced => None,
-        };
-        let answer = service.call(request.map(|incoming| RequestBody::new(incoming, pace, unread.clone(), end)));
-        async move {
-            let mut response = answer.await?;
-            if ending.is_to_be_announced() {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok::<_, S::Error>(response)
-        }
-    });
-    let mut connection = std::pin::pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.head_timeout)
-            .max_headers(limits.headers_max)
-            .max_header_size(limits.head_bytes_max)
-            .max_buf_size(READ_BUFFER_BYTES)
-            .half_close(false)
-            .serve_connection(conn, service)
-    );
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = shared.drain.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = served {
-        // Clients leave in many ways; what a request suffered from that is reported where it is served.
-        tracing::debug!(%peer, %error, "connection ended");
     }
 }

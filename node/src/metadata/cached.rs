@@ -292,5 +292,4 @@ impl<S: MetadataStore + ?Sized> MetadataStore for CachedMetadataStore<S> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests;

@@ -16,6 +16,7 @@
 //! | module | what |
 //! |---|---|
 //! | `entry`, `entry.lua` | the steps on one entry, each atomic on the server |
+//! | `options` | where the server is, and bounds |
 //! | `link`, `connect` | a connection to one process; the breaker |
 //! | `gate` | what this node may do now, and the writes in progress |
 //! | `coherence` | reading through, marking, switching off |
@@ -195,5 +196,4 @@ impl CacheFollower for Follower {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests;

@@ -303,7 +303,6 @@ pub(super) fn part_checksum(bytes: &[u8]) -> MetadataResult<(ChecksumAlgorithm, 
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use holdfast_protocol::fuzz::{Target, damage};
 

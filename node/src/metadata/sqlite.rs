@@ -31,7 +31,6 @@ mod tx;
 mod writer;
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests;
 
 pub use error::OpenError;

@@ -43,8 +43,6 @@ use super::verify::{self, PeerVerifier, server_name};
 use crate::peers::stream::{Call, StreamError, read_frame, write_frame};
 use crate::peers::{PeerOptions, quic, tls};
 
-/// How long a token is good unless its issuer is told otherwise.
-pub const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 /// Tokens that an issuer remembers at a time.
 const TOKENS_MAX: usize = 1_000;
 /// What a token begins with; the digit is its version.

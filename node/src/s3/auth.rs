@@ -18,9 +18,9 @@ use http::Extensions;
 use parking_lot::RwLock;
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::{S3Error, S3Result, s3_error};
-use zeroize::Zeroizing;
 
 use super::errors::ToS3 as _;
+pub use crate::secrets::{OpenSecretError, SecretOpener};
 
 /// Most opened secrets kept. Beyond it the cache is emptied: so many active keys are rare and refilling is cheap.
 const CACHED_KEYS_MAX: usize = 1024;
@@ -30,30 +30,6 @@ const CACHED_KEY_TTL_MS: u64 = 60_000;
 
 /// The longest access key, as the admin API takes them.
 const ACCESS_KEY_BYTES_MAX: usize = 128;
-
-/// The sealed bytes of a key could not be opened: the node's secret is not the one that they were sealed with.
-#[derive(Debug, thiserror::Error)]
-#[error("open the secret of an access key: {0}")]
-pub struct OpenSecretError(pub String);
-
-/// Opens sealed secrets; the node's secret stands behind it.
-pub trait SecretOpener: Send + Sync + 'static {
-    /// The secret half of `access_key`. The access key is bound into the sealing, so that sealed bytes cannot be moved to
-    /// another key.
-    ///
-    /// # Errors
-    /// [`OpenSecretError`] when the bytes were not sealed for this key under this node's secret.
-    fn open_secret(&self, sealed: &[u8], access_key: &str) -> Result<Zeroizing<String>, OpenSecretError>;
-}
-
-impl<F> SecretOpener for F
-where
-    F: Fn(&[u8], &str) -> Result<Zeroizing<String>, OpenSecretError> + Send + Sync + 'static,
-{
-    fn open_secret(&self, sealed: &[u8], access_key: &str) -> Result<Zeroizing<String>, OpenSecretError> {
-        self(sealed, access_key)
-    }
-}
 
 /// Who sent a request. Access control puts it into the request's extensions, where operations find it with
 /// [`Caller::of`].

@@ -4,6 +4,21 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 
 pub(super) fn describe() {
     crate::s3::meters::describe_metrics();
+    requests();
+    events();
+    node();
+    lifecycle_and_tiers();
+    housekeeping();
+    peers_and_shards();
+    replicas();
+    http();
+    metadata();
+    coordination();
+    storage();
+    process();
+}
+
+fn requests() {
     describe_histogram!(
         "holdfast_s3_transfer_seconds",
         Unit::Seconds,
@@ -18,7 +33,9 @@ pub(super) fn describe() {
     describe_gauge!("holdfast_admission_queue_depth", "Requests that wait for a place, by class.");
     describe_counter!("holdfast_admission_admitted_total", "Requests admitted, by class.");
     describe_counter!("holdfast_admission_rejected_total", "Requests answered SlowDown, by class and reason.");
+}
 
+fn events() {
     describe_gauge!("holdfast_events_outbox_rows", "Events that wait in this node's partitions of the outbox.");
     describe_gauge!(
         "holdfast_events_outbox_oldest_seconds",
@@ -47,7 +64,9 @@ pub(super) fn describe() {
         Unit::Seconds,
         "Time from a change's commit to the bus's acknowledgement of its event, by topic."
     );
+}
 
+fn node() {
     describe_gauge!("holdfast_node_ready", "1 when requests of all kinds are served.");
     describe_gauge!("holdfast_uptime_seconds", Unit::Seconds, "Time since the start.");
     describe_gauge!(
@@ -76,7 +95,9 @@ pub(super) fn describe() {
     describe_gauge!("holdfast_disk_health", "1 for the state that the disk is in.");
     describe_counter!("holdfast_disk_task_failures_total", "Housekeeping that failed, by disk and task.");
     describe_counter!("holdfast_disk_compacted_bytes_total", Unit::Bytes, "Bytes that compaction moved.");
+}
 
+fn lifecycle_and_tiers() {
     describe_counter!(
         "holdfast_lifecycle_actions_total",
         "What lifecycle rules did, by action and outcome; changed: the version was another one by then, and was spared."
@@ -130,7 +151,9 @@ pub(super) fn describe() {
     describe_counter!("holdfast_tier_corrupt_total", "Times that a cold tier gave damaged or short data.");
     describe_counter!("holdfast_tier_cache_hits_total", "Blocks of cold objects that were read from memory.");
     describe_counter!("holdfast_tier_cache_misses_total", "Blocks of cold objects that were not in memory.");
+}
 
+fn housekeeping() {
     describe_counter!("holdfast_cleanup_passes_total", "Cleanup passes, by kind and outcome.");
     describe_counter!("holdfast_cleanup_items_total", "Uploads aborted, contents reclaimed, orphans deleted.");
     describe_counter!("holdfast_cleanup_reclaimed_bytes_total", Unit::Bytes, "Payload bytes given back by cleanup.");
@@ -158,7 +181,9 @@ pub(super) fn describe() {
     describe_counter!("holdfast_audit_failures_total", "Entries of the audit log that could not be written.");
 
     describe_counter!("holdfast_chunk_timeouts_total", "Chunks that took longer than limits.chunk_timeout.");
+}
 
+fn peers_and_shards() {
     describe_counter!("holdfast_peer_requests_total", "Operations on peers, by operation and outcome.");
     describe_counter!("holdfast_peer_served_total", "Operations done for peers, by operation and outcome.");
     describe_counter!("holdfast_peer_sent_bytes_total", Unit::Bytes, "Payload sent to peers, by operation.");
@@ -190,7 +215,9 @@ pub(super) fn describe() {
     describe_counter!("holdfast_comparisons_total", "Comparisons of a shard's replicas.");
     describe_counter!("holdfast_comparison_differences_total", "Chunks that a comparison found missing on a replica.");
     describe_counter!("holdfast_findings_dropped_total", "Damaged chunks found while too many waited for repair.");
+}
 
+fn replicas() {
     describe_histogram!(
         "holdfast_replica_quorum_seconds",
         Unit::Seconds,
@@ -224,7 +251,9 @@ pub(super) fn describe() {
         "holdfast_replica_deletes_left_total",
         "Chunks left for the sweep of a node that could not be reached."
     );
+}
 
+fn http() {
     describe_gauge!("holdfast_http_connections", "Connections of S3 clients that are open.");
     describe_counter!(
         "holdfast_http_connections_refused_total",
@@ -244,7 +273,9 @@ pub(super) fn describe() {
     describe_counter!("holdfast_http_too_slow_total", "Connections cut for being too slow, by direction.");
     describe_counter!("holdfast_get_aborted_total", "Answers that ended early since a read failed.");
     describe_counter!("holdfast_put_abandoned_total", "Uploads that ended before they were whole.");
+}
 
+fn metadata() {
     describe_counter!("holdfast_metadata_commits_total", "Transactions of metadata that were flushed to the disk.");
     describe_counter!(
         "holdfast_metadata_commits_failed_total",
@@ -286,13 +317,17 @@ pub(super) fn describe() {
     describe_gauge!("holdfast_metadata_cache_writes_in_progress", "Writes that the cache has to know of.");
     describe_histogram!("holdfast_metadata_cache_seconds", Unit::Seconds, "Round trip to Redis, by step.");
     describe_counter!("holdfast_metadata_list_fetches_total", "Pages of rows that listings read.");
+}
 
+fn coordination() {
     describe_gauge!("holdfast_coordination_connected", "1 while the session with ZooKeeper stands.");
     describe_histogram!("holdfast_coordination_heartbeat_seconds", Unit::Seconds, "Round trip of a heartbeat.");
     describe_counter!("holdfast_coordination_sessions_expired_total", "Sessions that ended with all that they held.");
     describe_counter!("holdfast_coordination_resyncs_total", "Times that a mirrored tree was read anew.");
     describe_counter!("holdfast_coordination_corrupt_total", "Entries in ZooKeeper that are not understood.");
+}
 
+fn storage() {
     describe_counter!(
         "holdfast_storage_corruption_total",
         "Blocks that did not match their checksum, by who found it."
@@ -345,7 +380,9 @@ pub(super) fn describe() {
         "Times that the kernel did not take disk operations at once."
     );
     describe_gauge!("holdfast_storage_full", "1 when the last chunk was refused for want of space.");
+}
 
+fn process() {
     describe_gauge!("process_resident_memory_bytes", Unit::Bytes, "Resident memory.");
     describe_gauge!("process_virtual_memory_bytes", Unit::Bytes, "Virtual memory.");
 

@@ -23,8 +23,7 @@ use tokio::time::Instant;
 use self::entry::Entry;
 use super::adapters::{self, OpenSettings};
 use super::settings::{self, Seal};
-use crate::admin::SecretSealer;
-use crate::s3::auth::SecretOpener;
+use crate::secrets::{SecretOpener, SecretSealer};
 
 mod entry;
 

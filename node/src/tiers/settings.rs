@@ -13,8 +13,7 @@ use holdfast_protocol::admin::{OssCredentials, OssSettings, TierSettings};
 use zeroize::Zeroizing;
 
 use super::adapters::{OpenSettings, Secret};
-use crate::admin::SecretSealer;
-use crate::s3::auth::SecretOpener;
+use crate::secrets::{SecretOpener, SecretSealer};
 
 /// Seals and opens the secrets of tiers.
 #[derive(Clone)]

@@ -20,9 +20,7 @@ use super::adapters;
 use super::registry::{Build, RegistryParts, TierRegistry};
 use super::settings::Seal;
 use super::watch::{self, WatchSettings};
-use crate::admin::SecretSealer;
-use crate::s3::auth::{OpenSecretError, SecretOpener};
-use crate::secrets::NodeSecret;
+use crate::secrets::{NodeSecret, OpenSecretError, SecretOpener, SecretSealer};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 

@@ -4,13 +4,14 @@ use std::time::{Duration, SystemTime};
 
 use holdfast_actors::ports::Peers as _;
 use holdfast_node::peers::PeerOptions;
-use holdfast_node::pki::enrol::{EnrolError, TOKEN_LIFETIME, Token, join};
+use holdfast_node::pki::enrol::{EnrolError, Token, join};
 use holdfast_node::pki::{PkiError, cluster_of, init_cluster};
 use holdfast_protocol::{ClusterId, NodeId};
 
 use super::support::{Cluster, Node, load};
 
 const SECRET: [u8; 32] = [0x5e; 32];
+const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 
 fn issuer() -> (Cluster, Node) {
     let mut cluster = Cluster::new(ClusterId::generate());

@@ -115,42 +115,8 @@ pub fn assemble(
         return Err(CompletionError::ChecksumType);
     }
 
-    let mut parts: Vec<&Part> = Vec::with_capacity(named.len());
-    for wanted in named {
-        let invalid = CompletionError::InvalidPart(wanted.number);
-        let index = stored.binary_search_by_key(&wanted.number, |part| part.number).map_err(|_| invalid.clone())?;
-        let part = &stored[index];
-        if wanted.etag != Some(ETag { md5: part.md5, parts: None }) {
-            return Err(invalid);
-        }
-        for (given, value) in &wanted.checksums {
-            // An upload without a chosen algorithm keeps only the default's values; others were checked when the part came.
-            let matches = match &part.checksum {
-                Some((have, stored)) if have == given => stored == value,
-                _ => chosen.is_none(),
-            };
-            if !matches {
-                return Err(invalid);
-            }
-        }
-        parts.push(part);
-    }
-    for part in &parts[..parts.len() - 1] {
-        if part.size_bytes < PART_SIZE_MIN {
-            return Err(CompletionError::TooSmall { number: part.number, size_bytes: part.size_bytes });
-        }
-    }
-    // However large they are said to be: a damaged row must not make an object of their sum without its carry.
-    let size_bytes = parts.iter().fold(0_u64, |sum, part| sum.saturating_add(part.size_bytes));
-    if size_bytes > OBJECT_SIZE_MAX {
-        return Err(CompletionError::TooLarge(size_bytes));
-    }
-    if let Some(announced) = expected.size_bytes
-        && announced != size_bytes
-    {
-        return Err(CompletionError::SizeMismatch { announced, actual: size_bytes });
-    }
-
+    let parts = named_parts(named, stored, chosen.is_some())?;
+    check_sizes(&parts, expected.size_bytes)?;
     let checksum = object_checksum(algorithm, checksum_type, &parts);
     if let Some((given, value, part_count)) = &expected.checksum {
         let same = checksum.as_ref().is_some_and(|have| {
@@ -184,6 +150,51 @@ pub fn assemble(
             place: ContentPlace::Cluster,
         },
     })
+}
+
+/// The parts that a completion names, if they are what it says. `is_chosen`: the upload's creator chose the checksum.
+fn named_parts<'a>(named: &[NamedPart], stored: &'a [Part], is_chosen: bool) -> Result<Vec<&'a Part>, CompletionError> {
+    let mut parts: Vec<&Part> = Vec::with_capacity(named.len());
+    for wanted in named {
+        let invalid = CompletionError::InvalidPart(wanted.number);
+        let index = stored.binary_search_by_key(&wanted.number, |part| part.number).map_err(|_| invalid.clone())?;
+        let part = &stored[index];
+        if wanted.etag != Some(ETag { md5: part.md5, parts: None }) {
+            return Err(invalid);
+        }
+        for (given, value) in &wanted.checksums {
+            // An upload without a chosen algorithm keeps only the default's values; others were checked when the part came.
+            let matches = match &part.checksum {
+                Some((have, stored)) if have == given => stored == value,
+                _ => !is_chosen,
+            };
+            if !matches {
+                return Err(invalid);
+            }
+        }
+        parts.push(part);
+    }
+    Ok(parts)
+}
+
+/// Whether an object may be made of parts of these sizes, and is as large as announced.
+fn check_sizes(parts: &[&Part], announced: Option<u64>) -> Result<(), CompletionError> {
+    for part in &parts[..parts.len() - 1] {
+        if part.size_bytes < PART_SIZE_MIN {
+            return Err(CompletionError::TooSmall { number: part.number, size_bytes: part.size_bytes });
+        }
+    }
+    // However large they are said to be: a damaged row must not make an object of their sum without its carry.
+    let size_bytes = parts.iter().fold(0_u64, |sum, part| sum.saturating_add(part.size_bytes));
+    if size_bytes > OBJECT_SIZE_MAX {
+        return Err(CompletionError::TooLarge(size_bytes));
+    }
+    if let Some(announced) = announced
+        && announced != size_bytes
+    {
+        return Err(CompletionError::SizeMismatch { announced, actual: size_bytes });
+    }
+    Ok(())
 }
 
 /// The object's checksum, or `None` when a part lacks the algorithm's value.

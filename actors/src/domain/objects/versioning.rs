@@ -246,7 +246,6 @@ fn promotion_of(next: Option<Past>) -> Promotion {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

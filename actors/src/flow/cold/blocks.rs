@@ -136,7 +136,8 @@ impl<P: Deref<Target = ColdPlace>> BlockCheck<P> {
     }
 
     /// Whether nothing of a block is held that has not come whole.
-    pub fn is_at_boundary(&self) -> bool {
+    #[cfg(test)]
+    fn is_at_boundary(&self) -> bool {
         self.held.is_empty()
     }
 }

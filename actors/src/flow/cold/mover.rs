@@ -45,6 +45,13 @@ use crate::ports::tiering::{Claim, Move};
 use crate::ports::tiers::Tiers;
 use crate::ports::{ChunkStore, Clock, MetadataError, MetadataStore, TierLedger};
 
+mod settings;
+mod stats;
+
+pub use settings::MoverSettings;
+pub use stats::MoverStats;
+pub(super) use stats::Outcome;
+
 /// Bytes that wait at the budget at once; movers are bounded by their number.
 const IN_FLIGHT_BYTES_MAX: u64 = 1 << 40;
 /// Objects up to this size are small: moving one is waiting for others, in the database and in the tier, more than anything else.
@@ -64,61 +71,6 @@ pub enum MoverError {
     /// The store did not answer in time.
     #[error("{0} took too long")]
     Timeout(&'static str),
-}
-
-/// How the work is paced.
-#[derive(Debug, Clone)]
-pub struct MoverSettings {
-    /// How long a claim lasts if it is not renewed: after so long the moves of a node that died go on.
-    pub claim: Duration,
-    /// Time between looks for new moves and new tiers.
-    pub poll: Duration,
-    /// Moves at once, of one lane and on this node; of small objects four times as many.
-    pub moves_per_tier: usize,
-    /// Bytes a second, of all lanes on this node: those that go out or come in, and those that are read back. `None`: as fast
-    /// as it goes.
-    pub bytes_per_second: Option<u64>,
-    /// For how long after the end of a claim pieces that its attempt reserved are left alone: longer than a request that was
-    /// sent may take effect.
-    pub piece_grace: Duration,
-    /// The pause after the first failure of a move.
-    pub backoff_min: Duration,
-    /// The longest pause after failures of a move.
-    pub backoff_max: Duration,
-    /// For how long a tier that failed is left alone at first.
-    pub breaker_min: Duration,
-    /// For how long at most; moves that failed with the tier are tried again after that, too.
-    pub breaker_max: Duration,
-    /// How often one piece is tried before the attempt is given up: being stored, and being read back.
-    pub piece_tries: u32,
-    /// The pause after the first failure of a piece; doubled each time.
-    pub piece_pause: Duration,
-    /// Time for one call of the metadata, or for a tier to say whether it works.
-    pub call_timeout: Duration,
-    /// For how long after a leap of the clock nothing is claimed, and after the start nothing that was restored and goes back: by
-    /// a wrong clock all restores are over, and the claims of others; none: clocks are not compared.
-    pub hold: Duration,
-}
-
-impl Default for MoverSettings {
-    /// Four moves a tier at full speed.
-    fn default() -> Self {
-        Self {
-            claim: Duration::from_secs(120),
-            poll: Duration::from_secs(5),
-            moves_per_tier: 4,
-            bytes_per_second: None,
-            piece_grace: Duration::from_secs(3600),
-            backoff_min: Duration::from_secs(5),
-            backoff_max: Duration::from_secs(3600),
-            breaker_min: Duration::from_secs(5),
-            breaker_max: Duration::from_secs(300),
-            piece_tries: 4,
-            piece_pause: Duration::from_secs(1),
-            call_timeout: Duration::from_secs(30),
-            hold: Duration::from_secs(900),
-        }
-    }
 }
 
 /// What it works on. Cheap to clone.
@@ -144,62 +96,6 @@ pub struct MoverParts {
     pub reporter: Option<Reporter>,
     /// Pace.
     pub settings: MoverSettings,
-}
-
-/// What a pass did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct MoverStats {
-    /// Moves claimed.
-    pub claimed: u64,
-    /// Moves done.
-    pub moved: u64,
-    /// Bytes of those.
-    pub moved_bytes: u64,
-    /// Moves done without moving anything: there were no bytes, or they lay there already.
-    pub in_place: u64,
-    /// Moves that had become pointless, before or while the bytes were moved: the version is gone or has another content.
-    pub overtaken: u64,
-    /// Moves that somebody else has taken over, or that this node must leave.
-    pub lost: u64,
-    /// Moves that failed, and will be tried again.
-    pub failed: u64,
-}
-
-/// How a claimed move ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
-    Moved { bytes: u64 },
-    InPlace,
-    Overtaken,
-    Lost,
-    Failed,
-}
-
-impl Outcome {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Moved { .. } => "moved",
-            Self::InPlace => "in_place",
-            Self::Overtaken => "overtaken",
-            Self::Lost => "lost",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-impl MoverStats {
-    fn count(&mut self, outcome: Outcome) {
-        match outcome {
-            Outcome::Moved { bytes } => {
-                self.moved += 1;
-                self.moved_bytes += bytes;
-            }
-            Outcome::InPlace => self.in_place += 1,
-            Outcome::Overtaken => self.overtaken += 1,
-            Outcome::Lost => self.lost += 1,
-            Outcome::Failed => self.failed += 1,
-        }
-    }
 }
 
 /// The parts, and what movers share.

@@ -85,8 +85,8 @@ async fn wait_until(owner: &RelayOwner, partition: u16, should_have: bool) {
     }
 }
 
-/// Which of the nodes that take requests and publish should own a partition: the one with the highest hash of both, so that a node that
-/// comes or goes moves no more than its own.
+/// Which of the nodes that take requests and publish should own a partition: the one with the highest hash of both, so
+/// that a node that comes or goes moves no more than its own.
 pub(super) fn owner_of(members: &Membership, partition: u16) -> Option<NodeId> {
     let said = |node: &LiveNode| node.announcement.state == NodeState::Ready && node.announcement.publishes;
     let ready = members.nodes.iter().filter(|(_, node)| said(node));

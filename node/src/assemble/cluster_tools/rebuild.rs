@@ -46,9 +46,10 @@
 //! ends nowhere does not come back, nor takes the place of what it was to replace, unless that is asked for
 //! ([`RebuildOptions::unended`]).
 //!
-//! **The next node of a cluster** has other chunks, or older ones. What it finds is held against what the nodes before it have brought
-//! back by the same rules ([`known`]), and takes its place among the versions of its key by its time. So the nodes may be walked
-//! in any order. A run that broke off is made again, and so are those before it: it may have taken out what only they can bring back.
+//! **The next node of a cluster** has other chunks, or older ones. What it finds is held against what the nodes before
+//! it have brought back by the same rules ([`known`]), and takes its place among the versions of its key by its time.
+//! So the nodes may be walked in any order. A run that broke off is made again, and so are those before it: it may have
+//! taken out what only they can bring back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -99,6 +100,16 @@ pub struct RebuildOptions {
     pub unended: bool,
     /// These disks are all that there are: a chunk that is not here is nowhere.
     pub alone: bool,
+}
+
+/// What the steps of a rebuild work with, and what they have done so far.
+struct Run<'a> {
+    chunks: &'a dyn ReplicaStore,
+    metadata: &'a dyn MetadataStore,
+    /// The owner of what neither a label nor the metadata names one for.
+    owner: &'a str,
+    options: RebuildOptions,
+    report: RebuildReport,
 }
 
 /// Rebuilds metadata from this node's disks.
@@ -201,8 +212,10 @@ pub async fn from_chunks(
     owner: &str,
     options: RebuildOptions,
 ) -> anyhow::Result<RebuildReport> {
-    let mut report = RebuildReport { dry_run: options.dry_run, ..RebuildReport::default() };
-    let found = walk(chunks, options, &mut report).await;
+    let report = RebuildReport { dry_run: options.dry_run, ..RebuildReport::default() };
+    let mut run = Run { chunks, metadata, owner, options, report };
+    let report = &mut run.report;
+    let found = walk(chunks, options, report).await;
     report.buckets = found.buckets().len() as u64;
     report.tiers = found.classes().map(TierName::to_string).collect();
     if options.dry_run {
@@ -212,12 +225,47 @@ pub async fn from_chunks(
         report.uploads = found.uploads.len() as u64;
         report.parts = found.uploads.values().map(|parts| parts.len() as u64).sum();
         report.unended = found.begun.len() as u64;
-        return Ok(report);
+        return Ok(run.report);
     }
     if options.moved_only {
-        follow_moves(chunks, metadata, found, (options, &mut report)).await?;
-        return Ok(report);
+        follow_moves(&mut run, found).await?;
+        return Ok(run.report);
     }
+    make_owners_and_buckets(&run, &found).await?;
+    let buckets: BTreeSet<String> = found.buckets().into_iter().cloned().collect();
+    let mut again = BTreeSet::new();
+    for ((bucket, key, version), found) in in_order(found.versions) {
+        let before = run.report.known;
+        commit(&mut run, (&bucket, &key, version), found).await?;
+        if options.add && run.report.known > before {
+            again.insert((bucket, key));
+        }
+    }
+    let begun_parts = begun::parts(&found.begun);
+    let finished = begun::follow(&mut run, found.begun).await?;
+    again.extend(finished.into_iter().filter(|_| options.add));
+    // A run that broke off may have left them otherwise.
+    for (bucket, key) in again {
+        let ordered = known::put_in_order(metadata, &bucket, &key).await;
+        ordered.with_context(|| format!("put the versions of {bucket}/{key} in order"))?;
+    }
+    for bucket in &buckets {
+        let failed = || format!("switch versioning of {bucket} on again");
+        // It is off since a version without an id was put beside others. Left so, the next writes would overwrite those.
+        if metadata.bucket(bucket).await.with_context(failed)?.versioning == Versioning::Suspended {
+            metadata.set_versioning(bucket, Versioning::Enabled).await.with_context(failed)?;
+        }
+    }
+    uploads::bring_back(&mut run, found.uploads).await?;
+    if options.complete_uploads {
+        uploads::complete(metadata, &begun_parts, &mut run.report).await?;
+    }
+    Ok(run.report)
+}
+
+/// Makes the users and buckets that versions belong to.
+async fn make_owners_and_buckets(run: &Run<'_>, found: &Contents) -> anyhow::Result<()> {
+    let Run { metadata, owner, .. } = *run;
     let now_ms = SystemClock.now_ms();
     for name in found.owners().into_iter().map(String::as_str).chain([owner]) {
         let admin = name == super::super::ROOT_USER;
@@ -237,44 +285,12 @@ pub async fn from_chunks(
         let set = if has_ids { metadata.set_versioning(bucket, Versioning::Enabled).await } else { Ok(()) };
         set.with_context(|| format!("switch versioning of {bucket} on"))?;
     }
-    let buckets: BTreeSet<String> = found.buckets().into_iter().cloned().collect();
-    let mut again = BTreeSet::new();
-    for ((bucket, key, version), found) in in_order(found.versions) {
-        let before = report.known;
-        commit(chunks, metadata, owner, (&bucket, &key, version), found, (options, &mut report)).await?;
-        if options.add && report.known > before {
-            again.insert((bucket, key));
-        }
-    }
-    let begun_parts = begun::parts(&found.begun);
-    let finished = begun::follow(chunks, metadata, owner, found.begun, (options, &mut report)).await?;
-    again.extend(finished.into_iter().filter(|_| options.add));
-    // A run that broke off may have left them otherwise.
-    for (bucket, key) in again {
-        let ordered = known::put_in_order(metadata, &bucket, &key).await;
-        ordered.with_context(|| format!("put the versions of {bucket}/{key} in order"))?;
-    }
-    for bucket in &buckets {
-        let failed = || format!("switch versioning of {bucket} on again");
-        // It is off since a version without an id was put beside others. Left so, the next writes would overwrite those.
-        if metadata.bucket(bucket).await.with_context(failed)?.versioning == Versioning::Suspended {
-            metadata.set_versioning(bucket, Versioning::Enabled).await.with_context(failed)?;
-        }
-    }
-    uploads::bring_back(chunks, metadata, owner, found.uploads, &mut report).await?;
-    if options.complete_uploads {
-        uploads::complete(metadata, &begun_parts, &mut report).await?;
-    }
-    Ok(report)
+    Ok(())
 }
 
 /// Gives the versions of `metadata` the contents that they were moved to.
-async fn follow_moves(
-    chunks: &dyn ReplicaStore,
-    metadata: &dyn MetadataStore,
-    found: Contents,
-    (options, report): (RebuildOptions, &mut RebuildReport),
-) -> anyhow::Result<()> {
+async fn follow_moves(run: &mut Run<'_>, found: Contents) -> anyhow::Result<()> {
+    let metadata = run.metadata;
     let mut before = BTreeMap::new();
     for bucket in found.buckets() {
         match metadata.bucket(bucket).await {
@@ -287,8 +303,7 @@ async fn follow_moves(
     }
     for ((bucket, key, version), found) in in_order(found.versions) {
         if before.contains_key(&bucket) {
-            // Whose it is the metadata says.
-            commit(chunks, metadata, "", (&bucket, &key, version), found, (options, &mut *report)).await?;
+            commit(run, (&bucket, &key, version), found).await?;
         }
     }
     for (bucket, versioning) in before {

@@ -5,10 +5,10 @@ use super::{Key, is_host_and_port};
 use crate::metadata::RedisAddress;
 use crate::metadata::redis::RedisPlace;
 
-/// The Redis server, and what is kept there.
-pub(super) fn redis_and_locks(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
-    let (redis, locks) = (&config.redis, &config.locks);
-    let used = locks.backend == LocksBackend::Redis;
+/// The Redis server that keeps locks.
+pub(super) fn redis(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
+    let redis = &config.redis;
+    let used = config.locks.backend == LocksBackend::Redis;
     if redis.url.is_empty() {
         require(
             !used,
@@ -63,6 +63,12 @@ pub(super) fn redis_and_locks(config: &Config, require: &mut impl FnMut(bool, Ke
         "too short for any network, or longer than a request waits",
         "write a time from \"10 ms\" to \"30 s\"",
     );
+}
+
+/// Where locks are, and for how long.
+pub(super) fn locks(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
+    let (redis, locks) = (&config.redis, &config.locks);
+    let used = locks.backend == LocksBackend::Redis;
     require(
         (Span::seconds(2)..=Span::seconds(120)).contains(&locks.time_limit),
         ("locks", "time_limit"),

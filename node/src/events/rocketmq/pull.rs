@@ -71,7 +71,7 @@ pub(super) async fn read(
         let code = if from == Position::Newest { request::GET_MAX_OFFSET } else { request::GET_MIN_OFFSET };
         let offset = match known.get(place) {
             Some(offset) => *offset,
-            None => end_of(shared, &topic, &route, place, code).await?,
+            None => Queue { shared, topic: &topic, route: &route, place }.end(code).await?,
         };
         offsets.insert(place.clone(), offset);
     }
@@ -81,7 +81,8 @@ pub(super) async fn read(
             if messages.len() >= limit {
                 break;
             }
-            pull(shared, &topic, &route, place, offset, limit - messages.len(), &mut messages).await?;
+            let queue = Queue { shared, topic: &topic, route: &route, place };
+            queue.pull(offset, limit - messages.len(), &mut messages).await?;
         }
         if !messages.is_empty() || Instant::now() >= until {
             // Those of a broker that is missing: it is read on from there when it is back.
@@ -93,51 +94,55 @@ pub(super) async fn read(
     }
 }
 
-/// One end of a queue.
-async fn end_of(shared: &Shared, topic: &str, route: &Route, place: &(Arc<str>, i32), code: i32) -> EventResult<i64> {
-    let command = Command::new(code).field("topic", topic).field("queueId", place.1);
-    let answer = shared.connections.call(route.master(&place.0)?, command, shared.deadline()).await?;
-    if answer.code != response::SUCCESS {
-        return Err(refused(topic, &answer));
-    }
-    answer.number("offset").ok_or_else(|| unexpected("an offset", &"none"))
+/// One queue of a topic: which broker has it, and its number there.
+struct Queue<'a> {
+    shared: &'a Shared,
+    topic: &'a str,
+    route: &'a Route,
+    place: &'a (Arc<str>, i32),
 }
 
-/// Reads on in one queue.
-async fn pull(
-    shared: &Shared,
-    topic: &str,
-    route: &Route,
-    place: &(Arc<str>, i32),
-    offset: &mut i64,
-    limit: usize,
-    messages: &mut Vec<Message>,
-) -> EventResult<()> {
-    let group = shared.prefixed(READERS);
-    let command = Command::new(request::PULL_MESSAGE)
-        .field("consumerGroup", &group)
-        .field("topic", topic)
-        .field("queueId", place.1)
-        .field("queueOffset", *offset)
-        .field("maxMsgNums", limit.clamp(1, PULL_MAX))
-        .field("sysFlag", WITH_SUBSCRIPTION)
-        .field("commitOffset", 0)
-        .field("suspendTimeoutMillis", 0)
-        .field("subscription", "*")
-        .field("subVersion", 0)
-        .field("expressionType", "TAG");
-    let answer = shared.connections.call(route.master(&place.0)?, command, shared.deadline()).await?;
-    match answer.code {
-        response::SUCCESS => {
-            let stored = Stored::all(answer.body.clone()).ok_or_else(|| unexpected("messages", &"damaged"))?;
-            messages.extend(stored.iter().filter_map(Stored::to_message));
+impl Queue<'_> {
+    /// One end of it.
+    async fn end(&self, code: i32) -> EventResult<i64> {
+        let Self { shared, topic, route, place } = *self;
+        let command = Command::new(code).field("topic", topic).field("queueId", place.1);
+        let answer = shared.connections.call(route.master(&place.0)?, command, shared.deadline()).await?;
+        if answer.code != response::SUCCESS {
+            return Err(refused(topic, &answer));
         }
-        response::PULL_NOT_FOUND | response::PULL_RETRY_IMMEDIATELY | response::PULL_OFFSET_MOVED => {}
-        response::GROUP_NOT_EXIST => return create_group(shared, &group).await,
-        _ => return Err(refused(topic, &answer)),
+        answer.number("offset").ok_or_else(|| unexpected("an offset", &"none"))
     }
-    *offset = answer.number("nextBeginOffset").ok_or_else(|| unexpected("messages", &"no offset"))?;
-    Ok(())
+
+    /// Reads on from `offset`.
+    async fn pull(&self, offset: &mut i64, limit: usize, messages: &mut Vec<Message>) -> EventResult<()> {
+        let Self { shared, topic, route, place } = *self;
+        let group = shared.prefixed(READERS);
+        let command = Command::new(request::PULL_MESSAGE)
+            .field("consumerGroup", &group)
+            .field("topic", topic)
+            .field("queueId", place.1)
+            .field("queueOffset", *offset)
+            .field("maxMsgNums", limit.clamp(1, PULL_MAX))
+            .field("sysFlag", WITH_SUBSCRIPTION)
+            .field("commitOffset", 0)
+            .field("suspendTimeoutMillis", 0)
+            .field("subscription", "*")
+            .field("subVersion", 0)
+            .field("expressionType", "TAG");
+        let answer = shared.connections.call(route.master(&place.0)?, command, shared.deadline()).await?;
+        match answer.code {
+            response::SUCCESS => {
+                let stored = Stored::all(answer.body.clone()).ok_or_else(|| unexpected("messages", &"damaged"))?;
+                messages.extend(stored.iter().filter_map(Stored::to_message));
+            }
+            response::PULL_NOT_FOUND | response::PULL_RETRY_IMMEDIATELY | response::PULL_OFFSET_MOVED => {}
+            response::GROUP_NOT_EXIST => return create_group(shared, &group).await,
+            _ => return Err(refused(topic, &answer)),
+        }
+        *offset = answer.number("nextBeginOffset").ok_or_else(|| unexpected("messages", &"no offset"))?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -246,5 +246,4 @@ impl<V: Cacheable> Drop for WriteMark<V> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests;

@@ -11,7 +11,6 @@ use serde::de::DeserializeOwned;
 mod buckets;
 mod objects;
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests;
 mod users;
 

@@ -14,17 +14,20 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::codec::{self, Entry};
 use super::entry::{Answer, Finish, Nonce, Step, nonce};
-use super::gate::{Duty, Gate, Ticket};
+use super::gate::{Duty, Gate};
 use super::link::{Link, LinkError};
 use super::options::RedisCacheOptions;
 use super::plan;
-use crate::metadata::caching::{Flights, UNKNOWN_QUARANTINE, own};
+use crate::metadata::caching::{Flights, own};
+
+mod write;
+
+use write::Marks;
+pub(super) use write::Write;
 
 /// How long a mark counts after its writer was heard of last. A writer that says nothing for so long is dead, and so is its
 /// transaction: the database ends a session that says nothing for 30 s, and an unknown outcome is settled in a minute.
 const MARK_TTL: Duration = Duration::from_secs(180);
-/// How often a writer that is not done renews its marks.
-const RENEW_EVERY: Duration = Duration::from_secs(30);
 /// How long a reader may take from finding nothing to filling.
 const FILL_TTL: Duration = Duration::from_secs(15);
 /// How long a write waits for this node to be one that the others wait for: it is being registered.
@@ -322,94 +325,10 @@ impl Core {
         on_since.filter(|_| state.mode == CacheMode::On).map(|since| since.elapsed())
     }
 
-    /// A write was not watched over: see [`Ticket::was_watched`].
+    /// A write was not watched over: see [`Ticket::was_watched`](super::gate::Ticket::was_watched).
     async fn invalidate(&self) -> Result<(), CoordinationError> {
         metrics::counter!("holdfast_metadata_cache_turned_off_total", "reason" => "unwatched").increment(1);
         let reason = "a write was not watched over";
         invalidate_cache(&*self.coordination, Some(self.me), reason, self.options.off_patience).await
-    }
-}
-
-/// The marks of a write.
-struct Marks {
-    state: Arc<CacheState>,
-    keys: Vec<Vec<u8>>,
-    token: Nonce,
-    /// The marks may have been away in between, and what was written may no longer be the last.
-    renewed: bool,
-}
-
-/// A write in progress. It has to be ended by one of the methods that take it; a process that dies leaves its marks, which
-/// keep readers away from the entries until they no longer count.
-pub(super) struct Write {
-    core: Arc<Core>,
-    ticket: Ticket,
-    marks: Option<Marks>,
-}
-
-impl Write {
-    /// Does the work, and renews the marks meanwhile.
-    pub(super) async fn drive<T>(&mut self, work: impl Future<Output = T>) -> T {
-        let mut work = std::pin::pin!(work);
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut work => return done,
-                () = sleep(RENEW_EVERY) => self.renew().await,
-            }
-        }
-    }
-
-    async fn renew(&mut self) {
-        if let Some(marks) = &mut self.marks {
-            marks.renewed = true;
-            // Without success the end of the write will show that the marks are gone.
-            if let Err(error) = self.core.mark(marks).await {
-                tracing::debug!(%error, "renew a mark in the cache");
-            }
-        }
-    }
-
-    /// The write is done, `value` is what its entry's form is now. On return everybody finds it, or nothing.
-    ///
-    /// # Errors
-    /// `Unknown`: it happened, but must not be acknowledged, since something older may still be found.
-    pub(super) async fn finish(mut self, value: Option<Vec<u8>>) -> MetadataResult<()> {
-        let unknown = |why: String| MetadataError::Unknown(format!("written, but the cache may not know: {why}"));
-        let core = self.core.clone();
-        if let Some(marks) = self.marks.take()
-            && !core.gate.has_left(marks.state.keyspace)
-            && let Err(error) = core.unmark(&marks, value).await
-        {
-            let deadline = Instant::now() + core.options.off_patience;
-            core.leave(marks.state.keyspace, &error, deadline).await.map_err(unknown)?;
-        }
-        if !self.ticket.was_watched() {
-            core.invalidate().await.map_err(|error| unknown(error.to_string()))?;
-        }
-        Ok(())
-    }
-
-    /// Nothing was written.
-    pub(super) fn abandon(mut self) {
-        if let Some(marks) = self.marks.take() {
-            tokio::spawn(async move {
-                if let Err(error) = self.core.unmark(&marks, None).await {
-                    tracing::debug!(%error, "take a mark back");
-                }
-                drop(self);
-            });
-        }
-    }
-
-    /// It may have been written, or may be yet: keeps the marks until that is over.
-    pub(super) fn quarantine(mut self) {
-        tokio::spawn(async move {
-            self.drive(sleep(UNKNOWN_QUARANTINE)).await;
-            // Nobody is told anything, so there is nothing to be refused.
-            if let Err(error) = self.finish(None).await {
-                tracing::warn!(%error, "end a write of unknown outcome");
-            }
-        });
     }
 }

@@ -247,7 +247,6 @@ impl Drop for Ticket {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::time::Duration;
 

@@ -15,14 +15,13 @@
 use std::collections::BTreeSet;
 
 use anyhow::Context;
-use holdfast_actors::ports::chunks::ReplicaStore;
-use holdfast_actors::ports::{MetadataError, MetadataStore};
+use holdfast_actors::ports::MetadataError;
 use holdfast_protocol::label::PartLabel;
 use holdfast_protocol::{UploadId, VersionId};
 
 use super::commit::{commit, version_before};
 use super::found::{Begun, Found, Of};
-use super::{RebuildOptions, RebuildReport, known, uploads};
+use super::{Run, known, uploads};
 
 /// The parts that begin here.
 pub(super) fn parts(begun: &[Begun]) -> BTreeSet<(UploadId, u16)> {
@@ -38,26 +37,19 @@ pub(super) fn parts(begun: &[Begun]) -> BTreeSet<(UploadId, u16)> {
 ///
 /// # Errors
 /// Those of metadata.
-pub(super) async fn follow(
-    chunks: &dyn ReplicaStore,
-    metadata: &dyn MetadataStore,
-    owner: &str,
-    begun: Vec<Begun>,
-    (options, report): (RebuildOptions, &mut RebuildReport),
-) -> anyhow::Result<BTreeSet<(String, String)>> {
+pub(super) async fn follow(run: &mut Run<'_>, begun: Vec<Begun>) -> anyhow::Result<BTreeSet<(String, String)>> {
     let mut finished = BTreeSet::new();
     for Begun { bucket, key, of, found } in begun {
         match of {
             Of::Version(version) => {
-                let name = (bucket.as_str(), key.as_str(), version);
-                let before = report.known;
-                follow_version(chunks, metadata, owner, name, found, (options, &mut *report)).await?;
-                if report.known > before {
+                let before = run.report.known;
+                follow_version(run, (&bucket, &key, version), found).await?;
+                if run.report.known > before {
                     finished.insert((bucket, key));
                 }
             }
             Of::Part(part) => {
-                let followed = follow_part(metadata, owner, (&bucket, &key, part), found, report).await;
+                let followed = follow_part(run, (&bucket, &key, part), found).await;
                 followed.with_context(|| format!("rebuild upload {} of {bucket}/{key}", part.upload))?;
             }
         }
@@ -66,51 +58,48 @@ pub(super) async fn follow(
 }
 
 async fn follow_version(
-    chunks: &dyn ReplicaStore,
-    metadata: &dyn MetadataStore,
-    owner: &str,
+    run: &mut Run<'_>,
     (bucket, key, version): (&str, &str, VersionId),
     found: Found,
-    (options, report): (RebuildOptions, &mut RebuildReport),
 ) -> anyhow::Result<()> {
+    let metadata = run.metadata;
     let failed = || format!("rebuild {bucket}/{key}");
     let id = metadata.bucket(bucket).await.with_context(failed)?.id;
     let before = version_before(metadata, id, key, version).await.with_context(failed)?;
     // It was there by its end: a run broke off when it had taken the version out to put it back. Nothing else knows of its content.
     if before.is_none() && !metadata.known_contents(&[found.content]).await.with_context(failed)?.is_empty() {
-        return commit(chunks, metadata, owner, (bucket, key, version), found, (options, report)).await;
+        return commit(run, (bucket, key, version), found).await;
     }
     match before.as_deref().and_then(|before| Some((before, before.content.as_deref()?))) {
         Some((_, there)) if there.id == found.content => {
-            commit(chunks, metadata, owner, (bucket, key, version), found, (options, report)).await?;
+            commit(run, (bucket, key, version), found).await?;
         }
         // Whole or not, it was overwritten.
-        Some((before, there)) if !known::outranks(&found, before, there) => report.superseded += 1,
-        _ => report.unended += 1,
+        Some((before, there)) if !known::outranks(&found, before, there) => run.report.superseded += 1,
+        _ => run.report.unended += 1,
     }
     Ok(())
 }
 
 async fn follow_part(
-    metadata: &dyn MetadataStore,
-    owner: &str,
+    run: &mut Run<'_>,
     (bucket, key, part): (&str, &str, PartLabel),
     found: Found,
-    report: &mut RebuildReport,
 ) -> Result<(), MetadataError> {
+    let metadata = run.metadata;
     if !metadata.known_contents(&[found.content]).await?.is_empty() {
-        report.known += 1;
+        run.report.known += 1;
         return Ok(());
     }
     let bucket = metadata.bucket(bucket).await?;
     match metadata.upload(bucket.id, key, part.upload).await {
         Ok(_) => {}
         Err(MetadataError::NoSuchUpload) => {
-            uploads::create(metadata, owner, &bucket, key, part.upload, found.head).await?;
-            report.uploads += 1;
+            uploads::create(run, &bucket, key, part.upload, found.head).await?;
+            run.report.uploads += 1;
         }
         Err(error) => return Err(error),
     }
-    report.unended += 1;
+    run.report.unended += 1;
     Ok(())
 }

@@ -10,20 +10,19 @@ use holdfast_protocol::{Extent, Manifest, STUB_INDEX, VersionId};
 
 use super::contents::made_of;
 use super::found::Found;
-use super::{RebuildOptions, RebuildReport, known};
+use super::{Run, known};
 
 /// Puts a version where it belongs, or leaves it out.
 ///
 /// # Errors
 /// Those of metadata.
 pub(super) async fn commit(
-    chunks: &dyn ReplicaStore,
-    metadata: &dyn MetadataStore,
-    owner: &str,
+    run: &mut Run<'_>,
     (bucket, key, version): (&str, &str, VersionId),
     found: Found,
-    (options, report): (RebuildOptions, &mut RebuildReport),
 ) -> anyhow::Result<()> {
+    let Run { chunks, metadata, owner, options, .. } = *run;
+    let report = &mut run.report;
     let failed = || format!("rebuild {bucket}/{key}");
     let size_bytes = found.size_bytes;
     let bucket_found = metadata.bucket(bucket).await.with_context(failed)?;

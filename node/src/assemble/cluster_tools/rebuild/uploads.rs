@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use holdfast_actors::domain::objects::multipart::PART_SIZE_MIN;
-use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::metadata::{
     Bucket, CompleteUpload, Content, ContentPlace, ETag, ListUploadsQuery, NewUpload, ObjectPart, Part,
     ReplicaEvidence, Upload, Versioning, WritePrecondition,
@@ -20,25 +19,20 @@ use md5::{Digest, Md5};
 
 use super::contents::{md5_of, stand_in};
 use super::found::{Head, Uploads};
-use super::{RebuildReport, known};
+use super::{RebuildReport, Run, known};
 
 /// Rows a page.
 const PAGE: u32 = 1_000;
 
 /// Makes unfinished uploads of the parts found.
-pub(super) async fn bring_back(
-    chunks: &dyn ReplicaStore,
-    metadata: &dyn MetadataStore,
-    owner: &str,
-    found: Uploads,
-    report: &mut RebuildReport,
-) -> anyhow::Result<()> {
+pub(super) async fn bring_back(run: &mut Run<'_>, found: Uploads) -> anyhow::Result<()> {
+    let Run { chunks, metadata, .. } = *run;
     for ((bucket, key, id), mut parts) in found {
         let failed = || format!("rebuild upload {id} of {bucket}/{key}");
         let contents: Vec<ContentId> = parts.values().map(|part| part.content).collect();
         let known: BTreeSet<ContentId> =
             metadata.known_contents(&contents).await.with_context(failed)?.into_iter().collect();
-        report.known += known.len() as u64;
+        run.report.known += known.len() as u64;
         parts.retain(|_, part| !known.contains(&part.content));
         if parts.is_empty() {
             continue;
@@ -49,12 +43,12 @@ pub(super) async fn bring_back(
             Err(MetadataError::NoSuchUpload) => {
                 // Each part tells the same of the object, by its first chunk.
                 let Some(told) = parts.values_mut().find(|part| part.has_head) else {
-                    report.waiting += parts.len() as u64;
+                    run.report.waiting += parts.len() as u64;
                     continue;
                 };
                 let head = std::mem::take(&mut told.head);
-                create(metadata, owner, &bucket, &key, id, head).await.with_context(failed)?;
-                report.uploads += 1;
+                create(run, &bucket, &key, id, head).await.with_context(failed)?;
+                run.report.uploads += 1;
                 Vec::new()
             }
             Err(error) => return Err(error).with_context(failed),
@@ -64,14 +58,14 @@ pub(super) async fn bring_back(
             let later =
                 |have: &Part| have.number == number && (have.last_modified_ms > part.created_ms || !part.is_ended);
             if have.iter().any(later) {
-                report.superseded += 1;
+                run.report.superseded += 1;
                 continue;
             }
             let manifest = Manifest::single(part.content, part.size_bytes);
             let md5 = match md5_of(chunks, &manifest).await {
                 Some(md5) => md5,
                 None => {
-                    report.without_md5 += 1;
+                    run.report.without_md5 += 1;
                     stand_in(part.content)
                 }
             };
@@ -84,9 +78,9 @@ pub(super) async fn bring_back(
                 last_modified_ms: part.created_ms,
             };
             match metadata.put_part(bucket.id, &key, id, row, ReplicaEvidence::default()).await {
-                Ok(()) => report.parts += 1,
+                Ok(()) => run.report.parts += 1,
                 // It was left over, and nodes delete it wherever they find it.
-                Err(MetadataError::Condemned) => report.superseded += 1,
+                Err(MetadataError::Condemned) => run.report.superseded += 1,
                 Err(error) => return Err(error).with_context(failed),
             }
         }
@@ -96,8 +90,7 @@ pub(super) async fn bring_back(
 
 /// Begins an upload anew, now: it is not to be taken for one that was forgotten long ago.
 pub(super) async fn create(
-    metadata: &dyn MetadataStore,
-    owner: &str,
+    run: &Run<'_>,
     bucket: &Bucket,
     key: &str,
     id: UploadId,
@@ -108,7 +101,7 @@ pub(super) async fn create(
         id,
         bucket: bucket.id,
         key: key.to_owned(),
-        owner: told.unwrap_or_else(|| owner.to_owned()),
+        owner: told.unwrap_or_else(|| run.owner.to_owned()),
         now_ms: SystemClock.now_ms(),
         attributes,
         tags,
@@ -116,7 +109,7 @@ pub(super) async fn create(
         checksum: None,
         class,
     };
-    metadata.create_upload(upload).await
+    run.metadata.create_upload(upload).await
 }
 
 async fn all_parts(metadata: &dyn MetadataStore, id: UploadId) -> Result<Vec<Part>, MetadataError> {

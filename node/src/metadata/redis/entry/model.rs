@@ -1,8 +1,6 @@
 //! The script again, in Rust: held equal to the real one on a real Redis, and explored in all interleavings of writers,
 //! readers, crashes and loss.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::{BTreeMap, HashSet};
 
 use super::Finish;
