@@ -27,6 +27,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 use holdfast_protocol::{ChunkId, ShardId};
@@ -42,6 +43,7 @@ use crate::io::BlockIo;
 use crate::jobs::JobQueue;
 use crate::read::{ChunkReader, Pieces};
 use crate::segment::{Pin, Segment};
+use crate::watch::Watch;
 use crate::write::ChunkWriter;
 
 mod compact;
@@ -79,14 +81,20 @@ pub struct EngineConfig {
     pub segment_size_bytes: u64,
     /// Free space that chunks leave on the file system, so that tombstones and index files can always be written.
     pub reserve_bytes: u64,
-    /// Whether the engine runs its jobs on a thread of its own. Off in simulations, which call [`Engine::run_jobs`].
+    /// A disk with an operation in flight for longer is unresponsive: it gets no new chunks until it answers. `None`: never.
+    pub unresponsive_after: Option<Duration>,
+    /// A disk with an operation in flight for so long is fenced. `None`: never; nor without `unresponsive_after`.
+    pub fence_unresponsive_after: Option<Duration>,
+    /// Whether the engine runs its jobs and its watch on threads of its own. Off in simulations, which call
+    /// [`Engine::run_jobs`] and [`Engine::tick`].
     pub background: bool,
     /// Told of every damage that is found.
     pub on_finding: Option<FindingSink>,
 }
 
 impl EngineConfig {
-    /// Settings for production: segments of 1 GiB, 256 MiB in reserve, jobs in the background.
+    /// Settings for production: segments of 1 GiB, 256 MiB in reserve, jobs in the background; a disk may take 30 seconds to
+    /// answer, and is fenced after ten minutes.
     pub fn new(dir: impl Into<PathBuf>, cluster: [u8; 16], node: [u8; 16]) -> Self {
         Self {
             dir: dir.into(),
@@ -94,6 +102,8 @@ impl EngineConfig {
             node,
             segment_size_bytes: 1 << 30,
             reserve_bytes: 256 << 20,
+            unresponsive_after: Some(Duration::from_secs(30)),
+            fence_unresponsive_after: Some(Duration::from_secs(600)),
             background: true,
             on_finding: None,
         }
@@ -163,6 +173,8 @@ pub(crate) struct Inner {
     compacting: tokio::sync::Mutex<()>,
     /// The file system cannot punch holes.
     no_holes: AtomicBool,
+    /// Whether the disk answers.
+    pub(crate) watch: Arc<Watch>,
     fence: Mutex<Option<Arc<str>>>,
     fenced: AtomicBool,
     full: AtomicBool,
@@ -195,6 +207,8 @@ impl Engine {
         let (inner, report) = recover::open(config, io, pool).await?;
         let engine = Self { inner: Arc::new(inner) };
         if background {
+            faults::start_watch(&engine.inner)
+                .map_err(|source| OpenError::Io { context: "start to watch the disk".to_owned(), source })?;
             maintain::start_thread(&engine.inner)
                 .map_err(|source| OpenError::Io { context: "start the maintenance thread".to_owned(), source })?;
         }
@@ -206,7 +220,7 @@ impl Engine {
     /// # Errors
     /// [`WriteError`]; nothing is visible then.
     pub async fn create(&self, id: ChunkId, size_bytes: u32, label: &[u8]) -> Result<ChunkWriter, WriteError> {
-        ChunkWriter::start(&self.inner, id, size_bytes, label).await
+        self.inner.watch.while_responsive(ChunkWriter::start(&self.inner, id, size_bytes, label)).await
     }
 
     /// Reads `range` of a chunk's payload. Touches no disk; checks happen as pieces are asked for.
@@ -253,7 +267,7 @@ impl Engine {
     /// # Errors
     /// [`WriteError`]; some of the chunks may then be deleted.
     pub async fn delete(&self, ids: &[ChunkId]) -> Result<(), WriteError> {
-        self.inner.delete(ids).await
+        self.inner.watch.while_responsive(self.inner.delete(ids)).await
     }
 
     /// At most `limit` chunks that follow `after` in [`crate::index::list_order`].
@@ -326,7 +340,7 @@ impl Engine {
     /// # Errors
     /// [`WriteError`]; what was not moved stays where it was.
     pub async fn compact(&self, budget_bytes: u64) -> Result<CompactionReport, WriteError> {
-        self.inner.compact(budget_bytes).await
+        self.inner.watch.while_responsive(self.inner.compact(budget_bytes)).await
     }
 
     /// Why the disk takes no writes, if it does not.
@@ -337,6 +351,18 @@ impl Engine {
     /// Whether it takes no writes; see [`Engine::fenced`].
     pub fn is_fenced(&self) -> bool {
         self.inner.fenced.load(Ordering::SeqCst)
+    }
+
+    /// Whether the disk does not answer: it takes no writes then, and gives what is in memory only.
+    pub fn is_unresponsive(&self) -> bool {
+        self.inner.watch.is_unresponsive()
+    }
+
+    /// Lets time pass for the watch over the disk. For engines without background threads.
+    pub fn tick(&self, by: Duration) {
+        if let Some(age) = self.inner.watch.tick(by) {
+            self.inner.fence_unresponsive(age);
+        }
     }
 
     /// Identity of the directory, as it is on the disk.
@@ -357,9 +383,9 @@ impl Engine {
         })
     }
 
-    /// Bytes free on the file system, 0 if it does not say.
+    /// Bytes free on the file system, 0 if it does not say. Not older than a second, unless the disk does not answer.
     pub fn free_bytes(&self) -> u64 {
-        self.inner.io.space(&self.inner.config.dir).map_or(0, |(_, free)| free)
+        self.inner.known_space().1
     }
 
     /// The directory.
@@ -370,7 +396,8 @@ impl Engine {
     /// Refuses new writes, waits for those that run, and writes the index files. Reads go on.
     ///
     /// # Errors
-    /// [`WriteError::Fenced`] when index files could not be written: the next start scans.
+    /// [`WriteError::Fenced`] when index files could not be written, [`WriteError::Unresponsive`] when the disk does not answer: the
+    /// next start scans.
     pub async fn shutdown(&self) -> Result<(), WriteError> {
         self.inner.shutdown().await
     }
@@ -380,7 +407,7 @@ impl Engine {
         self.inner.segments_sorted().iter().map(|segment| self.inner.segment_stats(segment)).collect()
     }
 
-    /// The disk in numbers. Asks the file system for its free space.
+    /// The disk in numbers. Cheap, and asks the disk nothing.
     pub fn stats(&self) -> EngineStats {
         self.inner.stats()
     }
@@ -442,5 +469,6 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.jobs.close();
+        self.watch.end();
     }
 }

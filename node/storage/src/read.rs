@@ -328,6 +328,10 @@ impl Chunk {
 
     /// Reads `range` of the segment; `payload` is what of it is payload whose verification this read puts in question.
     async fn read(&self, buf: IoBuf, range: Range<u64>, payload: Range<u64>) -> Result<SharedBuf, ReadError> {
+        if self.inner.watch.is_unresponsive() {
+            // Each such read would keep its buffer for as long as the disk is silent.
+            return Err(ReadError::Unresponsive(self.id));
+        }
         let len = (range.end - range.start) as usize;
         clear_verified(&self.pin.segment, payload);
         let (read, buf) = self.pin.segment.file.read_at(range.start, buf, len).await;

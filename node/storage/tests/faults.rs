@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use common::{config, get, id, open_with, payload, put, std_io};
 use holdfast_storage::buf::{IoBuf, SharedBuf};
+use holdfast_storage::io::flights::Flights;
 use holdfast_storage::io::sim::{Fault, SimIo};
 use holdfast_storage::io::{BlockFile, BlockIo, IoFuture, OpenMode, Preference};
 use holdfast_storage::{
@@ -309,6 +310,11 @@ impl BlockFile for RottenFile {
 impl BlockIo for Rotten {
     fn name(&self) -> &'static str {
         self.inner.name()
+    }
+
+    fn for_disk(&self, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>> {
+        let inner = self.inner.for_disk(flights)?;
+        Ok(Arc::new(Rotten { inner, at: self.at.clone(), hold: self.hold.clone() }))
     }
 
     fn block_size(&self, dir: &Path) -> io::Result<usize> {

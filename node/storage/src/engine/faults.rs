@@ -1,11 +1,23 @@
-//! What an error of the disk does to the engine: it is fenced, or full, or neither.
+//! What an error of the disk does to the engine, or that there is no answer: it is fenced, or full, or neither.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::Inner;
 use crate::error::{WriteError, is_full};
 use crate::segment::Segment;
+
+/// Starts the threads of the watch. They do not keep the engine alive.
+pub(super) fn start_watch(inner: &Arc<Inner>) -> io::Result<()> {
+    let weak = Arc::downgrade(inner);
+    inner.watch.start(Arc::clone(&inner.io), move |age| {
+        if let Some(inner) = weak.upgrade() {
+            inner.fence_unresponsive(age);
+        }
+    })
+}
 
 impl Inner {
     /// Whether the disk has not failed.
@@ -27,7 +39,7 @@ impl Inner {
     }
 
     /// Takes no writes from now on: the disk failed one.
-    pub(crate) fn fence_off(&self, context: &str, error: &std::io::Error) {
+    pub(crate) fn fence_off(&self, context: &str, error: &io::Error) {
         let mut fence = self.fence.lock();
         if fence.is_none() {
             tracing::error!(disk = %self.config.dir.display(), context, %error, "disk fenced: it takes no writes any more");
@@ -37,8 +49,25 @@ impl Inner {
         }
     }
 
+    /// The disk has not answered for so long that it counts as one that failed. What was asked of it may yet be done, as after
+    /// any other fence: nothing of that is in the index, nor was it called durable.
+    pub(super) fn fence_unresponsive(&self, age: Duration) {
+        if !self.fenced.load(Ordering::SeqCst) {
+            let detail = format!("no answer for {} s", age.as_secs());
+            self.fence_off("wait for the disk", &io::Error::new(io::ErrorKind::TimedOut, detail));
+        }
+    }
+
+    /// Bytes in all and bytes free on the file system, zeros if it does not say. Does not wait for a disk that has a watch.
+    pub(super) fn known_space(&self) -> (u64, u64) {
+        if self.config.background {
+            return self.watch.space();
+        }
+        self.io.space(&self.config.dir).unwrap_or_default()
+    }
+
     /// Turns the failure of a write into what the caller gets, and fences the disk unless it is only full.
-    pub(crate) fn write_failed(&self, context: &'static str, error: std::io::Error) -> WriteError {
+    pub(crate) fn write_failed(&self, context: &'static str, error: io::Error) -> WriteError {
         if is_full(&error) {
             self.set_full(true);
             return WriteError::NoSpace;

@@ -31,7 +31,7 @@ const TOMBSTONE_SEGMENT_BYTES: u64 = 256 << 10;
 impl Inner {
     /// Makes a segment that takes a record of `len` bytes.
     pub(super) async fn make_segment(self: &Arc<Self>, len: u64, purpose: Purpose) -> Result<Arc<Segment>, WriteError> {
-        let size = self.segment_size_for(len, purpose)?;
+        let size = self.segment_size_for(len, purpose).await?;
         let number = self.space.next_segment.fetch_add(1, Ordering::SeqCst);
         let header = SegmentHeader {
             number,
@@ -88,9 +88,10 @@ impl Inner {
         free_bytes >= least.saturating_add(self.config.reserve_bytes)
     }
 
-    fn segment_size_for(&self, len: u64, purpose: Purpose) -> Result<u64, WriteError> {
-        let (_, free) =
-            self.io.space(&self.config.dir).map_err(|error| self.write_failed("ask for free space", error))?;
+    async fn segment_size_for(&self, len: u64, purpose: Purpose) -> Result<u64, WriteError> {
+        let (io, dir) = (Arc::clone(&self.io), self.config.dir.clone());
+        let asked = self.blocking(move || io.space(&dir)).await;
+        let (_, free) = asked.map_err(|error| self.write_failed("ask for free space", error))?;
         let configured = self.config.segment_size_bytes;
         let mut size = configured;
         while size.saturating_add(self.config.reserve_bytes) > free {

@@ -6,7 +6,7 @@
 //! * **Failed sync**: as in a real kernel, what it should have written is there by chance, and no later sync writes it.
 //! * **Lost flushes**: syncs succeed and do nothing. **Lost writes**: a write succeeds and does nothing. **Misdirected
 //!   write**: it lands elsewhere in the file. **Bit rot**: [`SimIo::rot`]. **Full**: [`SimIo::set_capacity`].
-//!   **Unreadable sectors**: [`SimIo::set_unreadable`].
+//!   **Unreadable sectors**: [`SimIo::set_unreadable`]. **Silence**: [`SimIo::hold`].
 //!
 //! Operations complete in an order shuffled by the seed. On a current-thread runtime all is deterministic: the same seed and
 //! the same calls give the same run, so that a failing seed can be replayed.
@@ -18,8 +18,10 @@ use ::std::sync::Arc;
 
 use parking_lot::Mutex;
 use rand::Rng;
+use tokio::sync::oneshot;
 
 use self::disk::{Disk, FileId};
+use super::flights::{Flight, Flights};
 use super::{BlockFile, BlockIo, IoFuture, OpenMode};
 use crate::buf::{IoBuf, SharedBuf};
 
@@ -68,12 +70,13 @@ enum OpKind {
 #[derive(Clone)]
 pub struct SimIo {
     disk: Arc<Mutex<Disk>>,
+    flights: Option<Arc<Flights>>,
 }
 
 impl SimIo {
     /// An empty disk without limit of space whose faults and timing follow from `seed`.
     pub fn new(seed: u64) -> SimIo {
-        SimIo { disk: Arc::new(Mutex::new(Disk::new(seed))) }
+        SimIo { disk: Arc::new(Mutex::new(Disk::new(seed))), flights: None }
     }
 
     /// Operations begun so far, of all kinds: the clock by which faults are planned.
@@ -114,6 +117,26 @@ impl SimIo {
     /// Makes every sync take this many turns more: a disk whose flushes are far slower than its writes.
     pub fn set_slow_syncs(&self, turns: u32) {
         self.disk.lock().sync_turns = turns;
+    }
+
+    /// Reads, writes and syncs that begin from now on do not end, until [`SimIo::release`]. Control operations, which block, are not
+    /// held.
+    pub fn hold(&self) {
+        self.disk.lock().holding = true;
+    }
+
+    /// Lets what is held take effect and end, in the order in which it began, whether or not anybody waits for it any more.
+    pub fn release(&self) {
+        let mut disk = self.disk.lock();
+        disk.holding = false;
+        for end in ::std::mem::take(&mut disk.held) {
+            end(&mut disk);
+        }
+    }
+
+    /// Operations that are held.
+    pub fn held(&self) -> usize {
+        self.disk.lock().held.len()
     }
 
     /// Limits the space, counted in pages of 4 KiB; beyond it is `ENOSPC`.
@@ -159,7 +182,8 @@ impl SimIo {
     }
 
     fn handle(&self, id: FileId, generation: u64, mode: OpenMode) -> Arc<dyn BlockFile> {
-        Arc::new(SimFile { disk: Arc::clone(&self.disk), id, generation, direct: mode == OpenMode::Direct })
+        let (disk, flights) = (Arc::clone(&self.disk), self.flights.clone());
+        Arc::new(SimFile { disk, flights, id, generation, direct: mode == OpenMode::Direct })
     }
 }
 
@@ -181,6 +205,10 @@ impl Drop for DirLock {
 impl BlockIo for SimIo {
     fn name(&self) -> &'static str {
         "sim"
+    }
+
+    fn for_disk(&self, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>> {
+        Ok(Arc::new(SimIo { disk: Arc::clone(&self.disk), flights: Some(Arc::clone(flights)) }))
     }
 
     fn block_size(&self, _dir: &Path) -> io::Result<usize> {
@@ -242,6 +270,7 @@ impl BlockIo for SimIo {
 
 struct SimFile {
     disk: Arc<Mutex<Disk>>,
+    flights: Option<Arc<Flights>>,
     id: FileId,
     generation: u64,
     direct: bool,
@@ -287,6 +316,30 @@ impl<F: FnOnce(&mut Disk) -> io::Result<()>> Drop for Finish<F> {
     }
 }
 
+/// Has the second half of an operation wait until the disk is released. It happens then even if the result is dropped.
+fn hold<T: Send + 'static>(
+    disk: &mut Disk,
+    generation: u64,
+    flight: Option<Flight>,
+    effect: impl FnOnce(&mut Disk) -> io::Result<T> + Send + 'static,
+) -> oneshot::Receiver<io::Result<T>> {
+    let (done, result) = oneshot::channel();
+    disk.held.push(Box::new(move |disk: &mut Disk| {
+        let lost = disk.generation != generation;
+        let effect = if lost { Err(rustix::io::Errno::IO.into()) } else { effect(disk) };
+        drop(flight);
+        // Nobody may be left to be told.
+        let _ = done.send(effect);
+    }));
+    result
+}
+
+/// The result of an operation that was held.
+async fn ended<T>(result: oneshot::Receiver<io::Result<T>>) -> io::Result<T> {
+    // Dropped with the disk.
+    result.await.unwrap_or_else(|_| Err(rustix::io::Errno::IO.into()))
+}
+
 async fn delay(turns: u32) {
     for _ in 0..turns {
         tokio::task::yield_now().await;
@@ -297,12 +350,25 @@ impl BlockFile for SimFile {
     fn write_at(&self, offset: u64, buf: SharedBuf, range: Range<usize>) -> IoFuture<io::Result<()>> {
         let aligned = self.check_aligned(offset, buf[range.clone()].as_ptr(), range.len());
         let (disk, id, generation) = (Arc::clone(&self.disk), self.id, self.generation);
+        let flights = self.flights.clone();
         Box::pin(async move {
-            let (ticket, turns) = {
+            let flight = flights.as_ref().map(Flights::begin);
+            let (ticket, turns, held) = {
                 let mut disk = disk.lock();
                 let fault = disk.begin(OpKind::Write, Some(generation))?;
                 aligned?;
-                (disk.start_write(id, offset, &buf[range], fault)?, disk.rng.random_range(0..DELAY_TURNS_MAX))
+                let ticket = disk.start_write(id, offset, &buf[range], fault)?;
+                let turns = disk.rng.random_range(0..DELAY_TURNS_MAX);
+                let held = if disk.holding {
+                    Err(hold(&mut disk, generation, flight, move |disk| disk.finish_write(id, ticket)))
+                } else {
+                    Ok(flight)
+                };
+                (ticket, turns, held)
+            };
+            let _flight = match held {
+                Ok(flight) => flight,
+                Err(result) => return ended(result).await,
             };
             let mut finish =
                 Finish { disk, generation, effect: Some(move |disk: &mut Disk| disk.finish_write(id, ticket)) };
@@ -314,15 +380,33 @@ impl BlockFile for SimFile {
     fn read_at(&self, offset: u64, mut buf: IoBuf, len: usize) -> IoFuture<(io::Result<usize>, IoBuf)> {
         let aligned = self.check_aligned(offset, buf[..len].as_ptr(), len);
         let (disk, id, generation) = (Arc::clone(&self.disk), self.id, self.generation);
+        let flights = self.flights.clone();
         Box::pin(async move {
-            let begun = {
+            let flight = flights.as_ref().map(Flights::begin);
+            let (begun, held) = {
                 let mut disk = disk.lock();
                 let begun = disk.begin(OpKind::Read, Some(generation)).and(aligned);
-                begun.map(|()| disk.rng.random_range(0..DELAY_TURNS_MAX))
+                let begun = begun.map(|()| disk.rng.random_range(0..DELAY_TURNS_MAX));
+                // The bytes are read when it is over, below.
+                let held = if begun.is_ok() && disk.holding {
+                    Err(hold(&mut disk, generation, flight, |_| Ok(())))
+                } else {
+                    Ok(flight)
+                };
+                (begun, held)
             };
             let turns = match begun {
                 Ok(turns) => turns,
                 Err(error) => return (Err(error), buf),
+            };
+            let _flight = match held {
+                Ok(flight) => flight,
+                Err(result) => {
+                    if let Err(error) = ended(result).await {
+                        return (Err(error), buf);
+                    }
+                    None
+                }
             };
             delay(turns).await;
             let mut disk = disk.lock();
@@ -336,15 +420,26 @@ impl BlockFile for SimFile {
 
     fn sync_data(&self) -> IoFuture<io::Result<()>> {
         let (disk, id, generation) = (Arc::clone(&self.disk), self.id, self.generation);
+        let flights = self.flights.clone();
         Box::pin(async move {
-            let (covered, fault, turns) = {
+            let flight = flights.as_ref().map(Flights::begin);
+            let (effect, turns, held) = {
                 let mut disk = disk.lock();
                 let fault = disk.begin(OpKind::Sync, Some(generation))?;
                 let turns = disk.sync_turns + disk.rng.random_range(0..DELAY_TURNS_MAX);
-                (disk.start_sync(id)?, fault, turns)
+                let covered = disk.start_sync(id)?;
+                let effect = move |disk: &mut Disk| disk.finish_sync(id, &covered, fault);
+                if disk.holding {
+                    (None, turns, Err(hold(&mut disk, generation, flight, effect)))
+                } else {
+                    (Some(effect), turns, Ok(flight))
+                }
             };
-            let effect = move |disk: &mut Disk| disk.finish_sync(id, &covered, fault);
-            let mut finish = Finish { disk, generation, effect: Some(effect) };
+            let _flight = match held {
+                Ok(flight) => flight,
+                Err(result) => return ended(result).await,
+            };
+            let mut finish = Finish { disk, generation, effect };
             delay(turns).await;
             finish.run()
         })

@@ -42,6 +42,7 @@ use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
 use self::submit::Submitter;
 use super::files::{self, real_directory_operations, real_file_operations};
+use super::flights::{Flight, Flights};
 use super::{BlockFile, BlockIo, IoFuture, OpenMode};
 use crate::buf::{ArenaView, BufferPool, IoBuf, SharedBuf};
 
@@ -226,9 +227,24 @@ impl Drop for RingGuard {
 
 /// An operation on its way to a ring.
 enum Request {
-    Write { file: Arc<File>, offset: u64, buf: SharedBuf, range: Range<usize>, done: oneshot::Sender<io::Result<()>> },
-    Read { file: Arc<File>, offset: u64, buf: IoBuf, len: usize, done: oneshot::Sender<(io::Result<usize>, IoBuf)> },
-    Sync { file: Arc<File>, done: oneshot::Sender<io::Result<()>> },
+    Write { file: Arc<File>, offset: u64, buf: SharedBuf, range: Range<usize>, done: Done<io::Result<()>> },
+    Read { file: Arc<File>, offset: u64, buf: IoBuf, len: usize, done: Done<(io::Result<usize>, IoBuf)> },
+    Sync { file: Arc<File>, done: Done<io::Result<()>> },
+}
+
+/// Where a result goes. It lives until the kernel is done, whether or not somebody waits, and so does what it counts.
+struct Done<T> {
+    result: oneshot::Sender<T>,
+    flight: Option<Flight>,
+}
+
+impl<T> Done<T> {
+    /// A result that nobody waits for any more is dropped; the operation happened all the same.
+    fn send(self, result: T) {
+        // First: who sees the result must not find the operation in flight.
+        drop(self.flight);
+        let _ = self.result.send(result);
+    }
 }
 
 impl Ring {
@@ -290,18 +306,17 @@ impl Ring {
     }
 
     async fn perform(&self, request: Request) {
-        // A result that nobody waits for any more is dropped; the operation happened all the same.
         match request {
             Request::Write { file, offset, buf, range, done } => {
-                let _ = done.send(self.write(file, offset, buf, range).await);
+                done.send(self.write(file, offset, buf, range).await);
             }
             Request::Read { file, offset, buf, len, done } => {
-                let _ = done.send(self.read(file, offset, buf, len).await);
+                done.send(self.read(file, offset, buf, len).await);
             }
             Request::Sync { file, done } => {
                 let entry = opcode::Fsync::new(Fd(file.as_raw_fd())).flags(FsyncFlags::DATASYNC).build();
                 let (result, ()) = self.submit(file, (), entry).await;
-                let _ = done.send(result.map(drop));
+                done.send(result.map(drop));
             }
         }
     }
@@ -384,6 +399,7 @@ impl<F, T> OneshotOutputTransform for Completion<F, T> {
 /// `BlockIo` on io_uring.
 pub struct UringIo {
     background: mpsc::UnboundedSender<Request>,
+    flights: Option<Arc<Flights>>,
 }
 
 impl UringIo {
@@ -409,11 +425,13 @@ impl UringIo {
             }
         })?;
         start.recv().map_err(|_| io::Error::other("the thread of the background ring ended"))??;
-        Ok(UringIo { background })
+        Ok(UringIo { background, flights: None })
     }
 
-    fn file(&self, file: File) -> Arc<dyn BlockFile> {
-        Arc::new(UringFile { file: Arc::new(file), background: self.background.clone() })
+    fn file(&self, path: &Path, mode: OpenMode, create: bool) -> io::Result<Arc<dyn BlockFile>> {
+        let _flight = self.flights.as_ref().map(Flights::begin);
+        let file = Arc::new(files::open(path, mode, create)?);
+        Ok(Arc::new(UringFile { file, background: self.background.clone(), flights: self.flights.clone() }))
     }
 }
 
@@ -422,12 +440,16 @@ impl BlockIo for UringIo {
         "uring"
     }
 
+    fn for_disk(&self, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>> {
+        Ok(Arc::new(UringIo { background: self.background.clone(), flights: Some(Arc::clone(flights)) }))
+    }
+
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn BlockFile>> {
-        Ok(self.file(files::open(path, mode, false)?))
+        self.file(path, mode, false)
     }
 
     fn create(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn BlockFile>> {
-        Ok(self.file(files::open(path, mode, true)?))
+        self.file(path, mode, true)
     }
 
     real_directory_operations!();
@@ -436,18 +458,19 @@ impl BlockIo for UringIo {
 struct UringFile {
     file: Arc<File>,
     background: mpsc::UnboundedSender<Request>,
+    flights: Option<Arc<Flights>>,
 }
 
 impl UringFile {
     /// At the first poll, sends the request to the ring of the polling thread, or to the background.
     fn run<T: Send + 'static>(
         &self,
-        request: impl FnOnce(Arc<File>, oneshot::Sender<T>) -> Request + Send + 'static,
+        request: impl FnOnce(Arc<File>, Done<T>) -> Request + Send + 'static,
     ) -> IoFuture<T> {
-        let (file, background) = (Arc::clone(&self.file), self.background.clone());
+        let (file, background, flights) = (Arc::clone(&self.file), self.background.clone(), self.flights.clone());
         Box::pin(async move {
             let (done, result) = oneshot::channel();
-            let request = request(file, done);
+            let request = request(file, Done { result: done, flight: flights.as_ref().map(Flights::begin) });
             // A block of its own: the `Rc` must not be held across the wait.
             {
                 match RING.with_borrow(Clone::clone) {
