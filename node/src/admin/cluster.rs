@@ -353,7 +353,8 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Clust
             reasons.push(Reason { code: "unverified".into(), message });
         }
     }
-    for reason in super::health::tiers_down(&state.tiers) {
+    let here = super::health::disks_unresponsive(&state.node.health());
+    for reason in super::health::tiers_down(&state.tiers).into_iter().chain(here) {
         if health == "healthy" {
             health = "degraded";
         }

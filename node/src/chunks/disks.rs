@@ -132,7 +132,9 @@ fn of_write(error: WriteError) -> ChunkError {
     match error {
         WriteError::Exists(id) => ChunkError::Exists(id),
         WriteError::NoSpace => ChunkError::NoSpace,
-        WriteError::Fenced(_) | WriteError::Closed => ChunkError::Unavailable(error.to_string()),
+        WriteError::Fenced(_) | WriteError::Unresponsive | WriteError::Closed => {
+            ChunkError::Unavailable(error.to_string())
+        }
         WriteError::Invalid(detail) => ChunkError::Invalid(detail),
         WriteError::Io { context, source } => ChunkError::Io {
             context: context.to_owned(),
@@ -147,6 +149,7 @@ fn of_read(error: ReadError) -> ChunkError {
         ReadError::NotFound(id) => ChunkError::NotFound(id),
         ReadError::Invalid { chunk, detail } => ChunkError::Invalid(format!("chunk {chunk}: {detail}")),
         ReadError::Corrupt { chunk, detail } => ChunkError::Corrupt { chunk, detail },
+        ReadError::Unresponsive(_) => ChunkError::Unavailable(error.to_string()),
         ReadError::Io { chunk, source } => ChunkError::Io { context: format!("read chunk {chunk}"), source },
     }
 }
@@ -175,10 +178,14 @@ impl Disk for EngineDisk {
 
     fn status(&self) -> DiskStatus {
         let stats = self.engine.stats();
-        let (health, detail) = match (stats.fenced, stats.full) {
-            (Some(reason), _) => (DiskHealth::Fenced, Some(reason)),
-            (None, true) => (DiskHealth::Full, Some(format!("{} bytes free", stats.free_bytes))),
-            (None, false) => (DiskHealth::Healthy, None),
+        let (health, detail) = match (stats.fenced, stats.unresponsive, stats.full) {
+            (Some(reason), ..) => (DiskHealth::Fenced, Some(reason)),
+            (None, true, _) => {
+                let detail = format!("no answer for {} s", stats.oldest_operation_ms / 1000);
+                (DiskHealth::Unresponsive, Some(detail))
+            }
+            (None, false, true) => (DiskHealth::Full, Some(format!("{} bytes free", stats.free_bytes))),
+            (None, false, false) => (DiskHealth::Healthy, None),
         };
         DiskStatus {
             health,

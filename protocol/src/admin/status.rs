@@ -63,7 +63,7 @@ pub struct Reason {
 pub struct DiskStatus {
     /// Directory.
     pub path: String,
-    /// `healthy`, `full` or `fenced`.
+    /// `healthy`, `full`, `unresponsive` or `fenced`.
     pub health: String,
     /// Why it is not healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
