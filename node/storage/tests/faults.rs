@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
+#[path = "faults/hanging.rs"]
+mod hanging;
 #[path = "faults/races.rs"]
 mod races;
 #[path = "faults/unreadable.rs"]
