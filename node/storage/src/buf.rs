@@ -12,7 +12,8 @@
 //! **Waiting.** [`BufferPool::acquire`] waits in the order of arrival. It has no time limit of its own: callers that face
 //! clients put theirs around it. A buffer that an upload fills is held for as long as its client takes to send. So uploads
 //! get theirs by [`BufferPool::acquire_for_upload`], which leaves an eighth of each size to those who only wait for a disk:
-//! reads, deletions, heads of chunks, compaction and scrub go on however many slow clients there are.
+//! reads, deletions, heads of chunks, compaction and scrub go on however many slow clients there are. Of several disks each
+//! reads within a `share` of its own, so that one which hangs leaves some to the others.
 
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
@@ -23,7 +24,11 @@ use bytes::Bytes;
 use metrics::{Counter, Gauge};
 use parking_lot::Mutex;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+mod share;
+
+pub(crate) use share::Share;
 
 /// Bytes of a large buffer. Measured: 1 MiB writes, four in flight, cost 40 % less CPU than 256 KiB, eight in flight.
 pub const LARGE_BYTES: usize = 1 << 20;
@@ -150,7 +155,7 @@ impl BufferPool {
         class.free_gauge.decrement(1.0);
         class.in_use_gauge.increment(1.0);
         let offset = class.base + slot as usize * class.slot_bytes;
-        IoBuf { pool: Arc::clone(self), offset, len: class.slot_bytes, upload: false }
+        IoBuf { pool: Arc::clone(self), offset, len: class.slot_bytes, upload: false, place: None }
     }
 
     fn give_back(&self, offset: usize, upload: bool) {
@@ -284,6 +289,8 @@ pub struct IoBuf {
     len: usize,
     /// Counts against the share of uploads.
     upload: bool,
+    /// Its place in the share of a disk, given back with it.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl IoBuf {
@@ -318,6 +325,8 @@ impl DerefMut for IoBuf {
 impl Drop for IoBuf {
     fn drop(&mut self) {
         self.pool.give_back(self.offset, self.upload);
+        // Behind the slot: who gets the place finds a slot.
+        drop(self.place.take());
     }
 }
 

@@ -127,7 +127,7 @@ impl DiskSet {
         }
         let mut free = self.free_bytes();
         for (bytes, disk) in free.iter_mut().zip(disks) {
-            if disk.is_fenced() || disk.is_unresponsive() {
+            if disk.is_fenced() || disk.is_slow() {
                 *bytes = 0;
             }
         }

@@ -34,7 +34,7 @@ use holdfast_protocol::{ChunkId, ShardId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
-use crate::buf::BufferPool;
+use crate::buf::{BufferPool, Share};
 use crate::error::{OpenError, ReadError, WriteError};
 use crate::finding::{Finding, FindingSink, FindingSource};
 use crate::format::superblock::Superblock;
@@ -85,6 +85,9 @@ pub struct EngineConfig {
     pub unresponsive_after: Option<Duration>,
     /// A disk with an operation in flight for so long is fenced. `None`: never; nor without `unresponsive_after`.
     pub fence_unresponsive_after: Option<Duration>,
+    /// Whether other disks use the same buffers: this one then reads into half of them at most, so that it leaves some to them
+    /// when it hangs.
+    pub shares_buffers: bool,
     /// Whether the engine runs its jobs and its watch on threads of its own. Off in simulations, which call
     /// [`Engine::run_jobs`] and [`Engine::tick`].
     pub background: bool,
@@ -104,6 +107,7 @@ impl EngineConfig {
             reserve_bytes: 256 << 20,
             unresponsive_after: Some(Duration::from_secs(30)),
             fence_unresponsive_after: Some(Duration::from_secs(600)),
+            shares_buffers: false,
             background: true,
             on_finding: None,
         }
@@ -175,6 +179,8 @@ pub(crate) struct Inner {
     no_holes: AtomicBool,
     /// Whether the disk answers.
     pub(crate) watch: Arc<Watch>,
+    /// What reads may have of the buffers, if not all.
+    pub(crate) read_share: Option<Share>,
     fence: Mutex<Option<Arc<str>>>,
     fenced: AtomicBool,
     full: AtomicBool,
@@ -356,6 +362,11 @@ impl Engine {
     /// Whether the disk does not answer: it takes no writes then, and gives what is in memory only.
     pub fn is_unresponsive(&self) -> bool {
         self.inner.watch.is_unresponsive()
+    }
+
+    /// Whether new chunks are better written elsewhere: it has not answered something for a while.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.inner.watch.is_slow()
     }
 
     /// Lets time pass for the watch over the disk. For engines without background threads.

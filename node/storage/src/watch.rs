@@ -58,6 +58,8 @@ pub(crate) struct Watch {
     fence_after: Option<Duration>,
     flights: Arc<Flights>,
     unresponsive: AtomicBool,
+    /// Something is in flight for longer than a [`SLOW_PART`]th of the patience.
+    slow: AtomicBool,
     turned_unresponsive: Notify,
     /// When, on the watch's clock, something was last in flight for longer than a [`SLOW_PART`]th of the patience.
     slow_ms: AtomicU64,
@@ -78,6 +80,7 @@ impl Watch {
             fence_after,
             flights: Flights::new(patience.unwrap_or(NO_PATIENCE)),
             unresponsive: AtomicBool::new(false),
+            slow: AtomicBool::new(false),
             turned_unresponsive: Notify::new(),
             slow_ms: AtomicU64::new(0),
             space: Mutex::new(None),
@@ -96,6 +99,11 @@ impl Watch {
     /// Whether the disk does not answer.
     pub(crate) fn is_unresponsive(&self) -> bool {
         self.unresponsive.load(Ordering::SeqCst)
+    }
+
+    /// Whether the disk is to be passed over while another will do: it may be about to be found unresponsive.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::SeqCst) || self.is_unresponsive()
     }
 
     /// For how long the oldest operation has been in flight.
@@ -127,7 +135,8 @@ impl Watch {
         }
     }
 
-    async fn found_unresponsive(&self) {
+    /// Waits until the disk does not answer. Cancel safe.
+    pub(crate) async fn found_unresponsive(&self) {
         loop {
             let turned = self.turned_unresponsive.notified();
             tokio::pin!(turned);
@@ -146,7 +155,9 @@ impl Watch {
         let (now, oldest) = (self.flights.now(), self.oldest());
         self.oldest_gauge.set(oldest.as_secs_f64());
         let patience = self.patience?;
-        if oldest > patience / SLOW_PART {
+        let slow = oldest > patience / SLOW_PART;
+        self.slow.store(slow, Ordering::SeqCst);
+        if slow {
             self.slow_ms.store(now.as_millis() as u64, Ordering::Relaxed);
         }
         let was = self.is_unresponsive();
@@ -242,6 +253,19 @@ mod tests {
         assert!(watch.is_unresponsive(), "not at the first answer");
         ticks(&watch, 10);
         assert!(!watch.is_unresponsive());
+    }
+
+    #[test]
+    fn a_disk_is_passed_over_long_before_it_is_judged() {
+        let watch = watch();
+        let slow = watch.flights().begin();
+        ticks(&watch, 2);
+        assert!(!watch.is_slow());
+        ticks(&watch, 5);
+        assert!(watch.is_slow() && !watch.is_unresponsive());
+        drop(slow);
+        ticks(&watch, 1);
+        assert!(!watch.is_slow());
     }
 
     #[test]

@@ -41,7 +41,7 @@ use super::scan::Scan;
 use super::small_files::{read_file, replace_file};
 use super::space::{Sequences, Space};
 use super::{Engine, EngineConfig, Inner, ReadMeters};
-use crate::buf::BufferPool;
+use crate::buf::{BufferPool, Share};
 use crate::error::OpenError;
 use crate::finding::{Finding, FindingSource};
 use crate::format::BLOCK_BYTES;
@@ -345,6 +345,7 @@ impl Opener {
             compacting: tokio::sync::Mutex::new(()),
             no_holes: AtomicBool::new(false),
             watch: self.watch,
+            read_share: self.config.shares_buffers.then(|| Share::half_of(&self.pool)),
             fence: Mutex::new(None),
             fenced: AtomicBool::new(false),
             full: AtomicBool::new(false),
