@@ -2,8 +2,10 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use holdfast_storage::buf::{BufferPool, BufferPoolConfig};
 use holdfast_storage::io::sim::SimIo;
 use holdfast_storage::{ChunkReader, DiskSet, Engine, ReadError, WriteError};
 
@@ -206,7 +208,7 @@ async fn a_chunk_that_waits_for_its_disk_takes_the_next_one_when_that_is_found_t
     for n in 0..20 {
         let mut creating = Box::pin(disks.create(id(n), 5_000, b""));
         let writer = loop {
-            if let std::task::Poll::Ready(created) = futures::poll!(creating.as_mut()) {
+            if let Poll::Ready(created) = futures::poll!(creating.as_mut()) {
                 break created.unwrap();
             }
             if hanging.held() > 0 && !engines[0].is_unresponsive() {
@@ -218,6 +220,41 @@ async fn a_chunk_that_waits_for_its_disk_takes_the_next_one_when_that_is_found_t
         drop(writer);
     }
     assert_eq!(kept_waiting, 1, "once is enough, and chance sends one of twenty there");
+}
+
+/// Buffers are leased until the kernel is done, and the kernel is not.
+#[tokio::test]
+async fn reads_of_a_disk_that_hangs_leave_buffers_to_the_others() {
+    let pool = BufferPool::new(BufferPoolConfig { large_count: 4, small_count: 8 }).unwrap();
+    let (hanging, working) = (SimIo::new(48), SimIo::new(49));
+    let mut engines = vec![];
+    for io in [&hanging, &working] {
+        let mut config = sim_config();
+        config.shares_buffers = true;
+        let (engine, _) = Engine::open(config, Arc::new(io.clone()), pool.clone()).await.unwrap();
+        put(&engine, id(1), &bytes(1)).await.unwrap();
+        engines.push(engine);
+    }
+    hanging.hold();
+    let mut reads: Vec<_> = (0..20).map(|_| Box::pin(get(&engines[0], id(1)))).collect();
+    for read in &mut reads {
+        assert!(futures::poll!(read.as_mut()).is_pending());
+    }
+    assert_eq!(hanging.held(), 4, "half of the small ones");
+    assert_eq!(get(&engines[1], id(1)).await.unwrap(), bytes(1));
+    put(&engines[1], id(2), &bytes(2)).await.unwrap();
+    seconds(&engines[0], 40);
+    let mut told = 0;
+    for read in &mut reads {
+        if let Poll::Ready(result) = futures::poll!(read.as_mut()) {
+            assert!(matches!(result, Err(ReadError::Unresponsive(_))));
+            told += 1;
+        }
+    }
+    assert_eq!(told, 16, "those that still waited for a buffer");
+    hanging.release();
+    drop(reads);
+    assert!(pool.is_idle());
 }
 
 #[tokio::test]
