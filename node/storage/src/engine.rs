@@ -2,6 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | `config` | settings |
 //! | `space` | reservations and sequence numbers |
 //! | `make` | making segments |
 //! | `record_io` | writing a whole record, reading and verifying one |
@@ -36,7 +37,6 @@ use tokio::sync::Notify;
 
 use crate::buf::{BufferPool, Share};
 use crate::error::{OpenError, ReadError, WriteError};
-use crate::finding::{Finding, FindingSink, FindingSource};
 use crate::format::superblock::Superblock;
 use crate::index::{Index, Location};
 use crate::io::BlockIo;
@@ -47,6 +47,7 @@ use crate::watch::Watch;
 use crate::write::ChunkWriter;
 
 mod compact;
+mod config;
 mod delete;
 mod faults;
 mod maintain;
@@ -60,6 +61,7 @@ mod space;
 mod stats;
 
 pub use compact::CompactionReport;
+pub use config::EngineConfig;
 pub(crate) use record_io::{Verdict, verify_record};
 pub use recover::RecoveryReport;
 pub(crate) use space::{Purpose, Reservation, start};
@@ -67,52 +69,6 @@ pub use stats::{EngineStats, SegmentStats};
 
 use retention::Retention;
 use space::{Sequences, Space};
-
-/// How an engine is set up.
-#[derive(Clone)]
-pub struct EngineConfig {
-    /// The data directory; made if it is missing.
-    pub dir: PathBuf,
-    /// The cluster that the directory belongs to; a directory of another one is refused.
-    pub cluster: [u8; 16],
-    /// The node that the directory belongs to; a directory of another one is refused.
-    pub node: [u8; 16],
-    /// Length of a segment in bytes; when the disk is nearly full, shorter ones are made.
-    pub segment_size_bytes: u64,
-    /// Free space that chunks leave on the file system, so that tombstones and index files can always be written.
-    pub reserve_bytes: u64,
-    /// A disk with an operation in flight for longer is unresponsive: it gets no new chunks until it answers. `None`: never.
-    pub unresponsive_after: Option<Duration>,
-    /// A disk with an operation in flight for so long is fenced. `None`: never; nor without `unresponsive_after`.
-    pub fence_unresponsive_after: Option<Duration>,
-    /// Whether other disks use the same buffers: this one then reads into half of them at most, so that it leaves some to them
-    /// when it hangs.
-    pub shares_buffers: bool,
-    /// Whether the engine runs its jobs and its watch on threads of its own. Off in simulations, which call
-    /// [`Engine::run_jobs`] and [`Engine::tick`].
-    pub background: bool,
-    /// Told of every damage that is found.
-    pub on_finding: Option<FindingSink>,
-}
-
-impl EngineConfig {
-    /// Settings for production: segments of 1 GiB, 256 MiB in reserve, jobs in the background; a disk may take 30 seconds to
-    /// answer, and is fenced after ten minutes.
-    pub fn new(dir: impl Into<PathBuf>, cluster: [u8; 16], node: [u8; 16]) -> Self {
-        Self {
-            dir: dir.into(),
-            cluster,
-            node,
-            segment_size_bytes: 1 << 30,
-            reserve_bytes: 256 << 20,
-            unresponsive_after: Some(Duration::from_secs(30)),
-            fence_unresponsive_after: Some(Duration::from_secs(600)),
-            shares_buffers: false,
-            background: true,
-            on_finding: None,
-        }
-    }
-}
 
 /// What is known about a stored chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -443,27 +399,6 @@ impl Inner {
         let mut all: Vec<_> = self.segments.read().values().cloned().collect();
         all.sort_by_key(|segment| segment.number());
         all
-    }
-
-    /// Reports damage: metric, log, callback.
-    pub(crate) fn found(&self, finding: Finding) {
-        let source = match finding.source {
-            FindingSource::Read => "read",
-            FindingSource::Scrub => "scrub",
-            FindingSource::Recovery => "recovery",
-            FindingSource::Compaction => "compaction",
-            FindingSource::Verify => "verify",
-        };
-        metrics::counter!("holdfast_storage_corruption_total", "source" => source).increment(1);
-        tracing::error!(
-            disk = %self.config.dir.display(), chunk = ?finding.chunk, segment = finding.segment, offset = finding.offset,
-            detail = finding.detail, source, "damaged bytes found on the disk"
-        );
-        if let Some(sink) = &self.config.on_finding
-            && finding.source != FindingSource::Verify
-        {
-            sink(finding);
-        }
     }
 
     /// Bytes of live records.

@@ -1,4 +1,5 @@
-//! What an error of the disk does to the engine, or that there is no answer: it is fenced, or full, or neither.
+//! What an error of the disk does to the engine, or that there is no answer: it is fenced, or full, or neither. And who is told
+//! of damage.
 
 use std::io;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use super::Inner;
 use crate::error::{WriteError, is_full};
+use crate::finding::{Finding, FindingSource};
 use crate::segment::Segment;
 
 /// Starts the threads of the watch. They do not keep the engine alive.
@@ -104,5 +106,26 @@ impl Inner {
         })?;
         // A sync that failed meanwhile, of whatever file, may have lost what this one had nothing left to do for.
         self.check_fence()
+    }
+
+    /// Reports damage: metric, log, callback.
+    pub(crate) fn found(&self, finding: Finding) {
+        let source = match finding.source {
+            FindingSource::Read => "read",
+            FindingSource::Scrub => "scrub",
+            FindingSource::Recovery => "recovery",
+            FindingSource::Compaction => "compaction",
+            FindingSource::Verify => "verify",
+        };
+        metrics::counter!("holdfast_storage_corruption_total", "source" => source).increment(1);
+        tracing::error!(
+            disk = %self.config.dir.display(), chunk = ?finding.chunk, segment = finding.segment, offset = finding.offset,
+            detail = finding.detail, source, "damaged bytes found on the disk"
+        );
+        if let Some(sink) = &self.config.on_finding
+            && finding.source != FindingSource::Verify
+        {
+            sink(finding);
+        }
     }
 }
