@@ -244,12 +244,14 @@ impl Disk for EngineDisk {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use futures::TryStreamExt as _;
     use holdfast_actors::ports::chunks::conformance;
     use holdfast_protocol::ContentId;
     use holdfast_storage::EngineConfig;
     use holdfast_storage::buf::{BufferPool, BufferPoolConfig};
+    use holdfast_storage::io::sim::SimIo;
     use holdfast_storage::io::{Preference, choose};
     use parking_lot::Mutex;
 
@@ -304,6 +306,34 @@ mod tests {
             let lent = pieces.iter().any(|piece| holdfast_storage::mapping::find(piece).is_some());
             assert_eq!(lent, !copied);
         }
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_does_not_answer_is_told_of_and_refuses_with_what_can_be_tried_again() {
+        let pool = BufferPool::new(BufferPoolConfig { large_count: 20, small_count: 96 }).expect("buffers");
+        let io = SimIo::new(1);
+        let mut config = EngineConfig::new("/disk", [1; 16], [2; 16]);
+        config.segment_size_bytes = 64 << 20;
+        config.reserve_bytes = 1 << 20;
+        config.background = false;
+        let (engine, _) = Engine::open(config, Arc::new(io.clone()), pool).await.expect("an engine");
+        let (disk, store) = (EngineDisk::new(engine.clone()), DiskChunks::new(DiskSet::new(vec![engine.clone()])));
+        let spec = |n| ChunkSpec { id: ContentId([1; 12]).chunk(n), size_bytes: 4, label: Bytes::new() };
+        let mut sink = store.create(spec(0)).await.expect("create");
+        sink.write(b"data").await.expect("write");
+        io.hold();
+        sink.finish_input().expect("finish input");
+        (0..40).for_each(|_| engine.tick(Duration::from_secs(1)));
+        assert!(matches!(sink.finish().await, Err(ChunkError::Unavailable(_))));
+        let status = disk.status();
+        assert_eq!(status.health, DiskHealth::Unresponsive);
+        assert!(status.detail.is_some_and(|detail| detail.starts_with("no answer for 3")));
+        assert!(matches!(store.create(spec(1)).await, Err(ChunkError::Unavailable(_))));
+        assert_eq!((store.disk_count().working, store.disk_count().fenced), (1, 0));
+        io.release();
+        (0..15).for_each(|_| engine.tick(Duration::from_secs(1)));
+        assert_eq!(disk.status().health, DiskHealth::Healthy);
+        assert!(store.create(spec(1)).await.is_ok());
     }
 
     #[tokio::test]
