@@ -103,7 +103,7 @@ pub(super) fn faults(config: &Config) -> Vec<Fault> {
         "write at least \"1 s\", or \"0 s\" to have disks not watched",
     );
     require(
-        fence.nonzero().is_none() || (silence.nonzero().is_some() && fence >= silence),
+        fence.nonzero().is_none() || silence.nonzero().is_none() || fence >= silence,
         ("storage", "fence_unresponsive_after"),
         "a disk is found unresponsive before it is fenced for it",
         "write at least what storage.unresponsive_after is, or \"0 s\" for never",

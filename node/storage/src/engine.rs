@@ -7,7 +7,7 @@
 //! | `make` | making segments |
 //! | `record_io` | writing a whole record, reading and verifying one |
 //! | `delete` | tombstones |
-//! | `faults` | what an error of the disk does: fenced, full |
+//! | `faults` | what an error of the disk does, or that there is no answer; who is told of damage |
 //! | `compact` | moving chunks out of sparse segments |
 //! | `maintain` | holes, index files, removal of dead segments |
 //! | `retention` | which tombstones are still needed |
@@ -22,7 +22,8 @@
 //!
 //! **Faults.** An error of a write or a sync fences the disk: writes and deletes are refused from then on, reads go on.
 //! A disk that could not be read whole when it was opened is fenced from its start ([`recover`]). A full disk refuses
-//! new chunks only, and is asked again at each attempt.
+//! new chunks only, and is asked again at each attempt. One that gives no answer is left alone until it does, and fenced in
+//! the end ([`crate::watch`]).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
