@@ -43,10 +43,10 @@ impl Inner {
         let path = segment_path(&self.config.dir, number);
         let (io, dir) = (Arc::clone(&self.io), self.config.dir.clone());
         let files = self.blocking({
-            let (io, path) = (Arc::clone(&io), path.clone());
+            let (io, path, background) = (Arc::clone(&io), path.clone(), self.config.background);
             move || {
                 // Made in here: if nobody is left to take the files when they are there at last, it removes them.
-                let unfinished = Unfinished { io: Arc::clone(&io), path: Some(path.clone()) };
+                let unfinished = Unfinished { io: Arc::clone(&io), path: Some(path.clone()), background };
                 let direct = io.create(&path, OpenMode::Direct)?;
                 direct.allocate(size)?;
                 Ok((direct, io.open(&path, OpenMode::Buffered)?, unfinished))
@@ -113,16 +113,26 @@ impl Inner {
 struct Unfinished {
     io: Arc<dyn BlockIo>,
     path: Option<PathBuf>,
+    background: bool,
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if let Some(path) = self.path.take()
-            && let Err(error) = self.io.unlink(&path)
-            && error.kind() != io::ErrorKind::NotFound
-            && !is_full(&error)
-        {
-            tracing::warn!(path = %path.display(), %error, "unfinished segment not removed; the next start removes it");
+        let Some(path) = self.path.take() else { return };
+        let io = Arc::clone(&self.io);
+        let remove = move || {
+            if let Err(error) = io.unlink(&path)
+                && error.kind() != io::ErrorKind::NotFound
+                && !is_full(&error)
+            {
+                let path = path.display();
+                tracing::warn!(%path, %error, "unfinished segment not removed; the next start removes it");
+            }
+        };
+        // Not on a thread of the data plane: whoever gave up waiting for a disk that hangs would hang with it.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if self.background => drop(runtime.spawn_blocking(remove)),
+            _ => remove(),
         }
     }
 }
