@@ -181,7 +181,10 @@ impl Disk for EngineDisk {
         let (health, detail) = match (stats.fenced, stats.unresponsive, stats.full) {
             (Some(reason), ..) => (DiskHealth::Fenced, Some(reason)),
             (None, true, _) => {
-                let detail = format!("no answer for {} s", stats.oldest_operation_ms / 1000);
+                let detail = match stats.oldest_operation_ms / 1000 {
+                    0 => "it has answered, and is watched for a while".to_owned(),
+                    seconds => format!("no answer for {seconds} s"),
+                };
                 (DiskHealth::Unresponsive, Some(detail))
             }
             (None, false, true) => (DiskHealth::Full, Some(format!("{} bytes free", stats.free_bytes))),
