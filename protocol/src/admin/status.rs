@@ -31,7 +31,7 @@ pub struct Readiness {
     pub ready: bool,
     /// What keeps the node from it.
     pub reasons: Vec<Reason>,
-    /// What does not work although requests of all kinds are served: `tier_down`.
+    /// What does not work although requests of all kinds are served: `tier_down`, `disk_unresponsive`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub degraded: Vec<Reason>,
 }
