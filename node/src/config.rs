@@ -209,6 +209,10 @@ pub struct StorageConfig {
     pub segment_size: Bytes,
     /// Room left free on each disk; writes stop before it.
     pub reserve: Bytes,
+    /// A disk with an operation in flight for longer gets nothing new until it answers again; 0: disks are not watched.
+    pub unresponsive_after: Span,
+    /// A disk with an operation in flight for so long is fenced; 0: never.
+    pub fence_unresponsive_after: Span,
     /// Everything stored is read and checked once within this time; 0 switches scrub off.
     pub scrub_period: Span,
     /// Buffers of 1 MiB, for uploads and for reads that are not in the page cache.
@@ -227,6 +231,8 @@ impl Default for StorageConfig {
             io: IoMode::Auto,
             segment_size: Bytes::mib(1_024),
             reserve: Bytes::mib(256),
+            unresponsive_after: Span::seconds(30),
+            fence_unresponsive_after: Span::minutes(10),
             scrub_period: Span::days(30),
             large_buffers: 80,
             small_buffers: 256,

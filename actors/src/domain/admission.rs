@@ -173,16 +173,22 @@ pub enum DiskHealth {
     Healthy,
     /// Out of room: reads only.
     Full,
+    /// Gives no answer and no error: it gets nothing new until it answers again.
+    Unresponsive,
     /// Stopped after an I/O error: what can be verified is still read.
     Fenced,
 }
 
 impl DiskHealth {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Healthy, Self::Full, Self::Unresponsive, Self::Fenced];
+
     /// For metrics and messages.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Healthy => "healthy",
             Self::Full => "full",
+            Self::Unresponsive => "unresponsive",
             Self::Fenced => "fenced",
         }
     }
@@ -203,8 +209,8 @@ pub struct Pressure {
 
 /// The budgets under `pressure`, from what is configured.
 ///
-/// Reads go on while metadata answers and not all disks are fenced. Writes need a healthy disk too. In a cluster neither
-/// needs a disk of this node.
+/// Reads go on while metadata answers and not all disks are fenced: of one that does not answer, what is in memory can be read.
+/// Writes need a healthy disk too. In a cluster neither needs a disk of this node.
 pub fn limits_under(configured: &Limits, pressure: &Pressure) -> Limits {
     let all_fenced = !pressure.in_cluster && pressure.disks.iter().all(|d| *d == DiskHealth::Fenced);
     let writable = pressure.in_cluster || pressure.disks.contains(&DiskHealth::Healthy);
@@ -219,7 +225,9 @@ pub fn limits_under(configured: &Limits, pressure: &Pressure) -> Limits {
     };
     let mut limits = *configured;
     limits.read.refused = common;
-    limits.write.refused = common.or((!writable).then_some(Refusal::NoSpace));
+    // Where there is a full one, room is what helps, and deletions make some.
+    let unwritable = if pressure.disks.contains(&DiskHealth::Full) { Refusal::NoSpace } else { Refusal::NoDisk };
+    limits.write.refused = common.or((!writable).then_some(unwritable));
     limits
 }
 
@@ -266,6 +274,15 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_does_not_answer_refuses_writes_and_is_no_reason_to_make_room() {
+        let under = limits_under(&limits(), &on(DiskHealth::Unresponsive));
+        assert_eq!((under.read.refused, under.write.refused), (None, Some(Refusal::NoDisk)));
+        let disks = vec![DiskHealth::Unresponsive, DiskHealth::Healthy];
+        let under = limits_under(&limits(), &Pressure { disks, ..Pressure::default() });
+        assert_eq!((under.read.refused, under.write.refused), (None, None));
+    }
+
+    #[test]
     fn a_full_disk_takes_what_brings_no_bytes() {
         let mut full = class(2, 100);
         full.refused = Some(Refusal::NoSpace);
@@ -283,7 +300,7 @@ mod tests {
 
     #[test]
     fn in_a_cluster_the_disks_of_others_are_enough() {
-        for disk in [DiskHealth::Full, DiskHealth::Fenced] {
+        for disk in [DiskHealth::Full, DiskHealth::Unresponsive, DiskHealth::Fenced] {
             let under = limits_under(&limits(), &Pressure { in_cluster: true, ..on(disk) });
             assert_eq!((under.read.refused, under.write.refused), (None, None));
         }

@@ -38,7 +38,7 @@ pub enum ChunkError {
     /// No disk of this node takes new bytes because all are full: answer 507 or 503.
     #[error("no space left on any disk")]
     NoSpace,
-    /// No disk of this node takes new bytes for another reason (all fenced after I/O errors), or too few replicas can be
+    /// No disk of this node takes new bytes for another reason (fenced after I/O errors, or without an answer), or too few replicas can be
     /// reached: answer 503, a later attempt may succeed.
     #[error("unavailable: {0}")]
     Unavailable(String),

@@ -4,8 +4,8 @@
 //! configured number of days, compacts, and writes checkpoints. One task of each kind at a time, tracked; a task that the
 //! actor's end aborts leaves the disk consistent, and scrub goes on from its saved position.
 //!
-//! Failure: an error of a step is logged and counted, and the step is tried again at its next turn; a fenced disk gets no
-//! housekeeping. The engine itself fences the disk, this actor only says so.
+//! Failure: an error of a step is logged and counted, and the step is tried again at its next turn; a disk that is fenced
+//! or does not answer gets no housekeeping. The engine itself judges the disk, this actor only says so.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -168,7 +168,7 @@ impl DiskState {
         gauge("holdfast_disk_live_bytes", status.live_bytes);
         gauge("holdfast_disk_chunks", status.chunks);
         gauge("holdfast_disk_segments", status.segments);
-        for health in [DiskHealth::Healthy, DiskHealth::Full, DiskHealth::Fenced] {
+        for health in DiskHealth::ALL {
             metrics::gauge!("holdfast_disk_health", "disk" => name.to_owned(), "state" => health.as_str())
                 .set(if health == status.health { 1.0 } else { 0.0 });
         }
@@ -178,6 +178,9 @@ impl DiskState {
                 DiskHealth::Healthy => tracing::info!(disk = name, "disk is healthy"),
                 DiskHealth::Full => {
                     tracing::warn!(disk = name, detail, "disk is full: it takes reads and deletions only")
+                }
+                DiskHealth::Unresponsive => {
+                    tracing::error!(disk = name, detail, "disk does not answer: it gets nothing new until it does")
                 }
                 DiskHealth::Fenced => tracing::error!(disk = name, detail, "disk is fenced after an i/o error"),
             }
@@ -190,7 +193,7 @@ impl DiskState {
     }
 
     fn start_due(&mut self, myself: &ActorRef<DiskMsg>) {
-        if self.health == Some(DiskHealth::Fenced) {
+        if matches!(self.health, Some(DiskHealth::Fenced | DiskHealth::Unresponsive)) {
             return;
         }
         let limit = self.settings.step_timeout;

@@ -165,7 +165,7 @@ impl IngestState {
         if (before.reads_refused, before.writes_refused) != (health.reads_refused, health.writes_refused) {
             tracing::info!(reads = ?health.reads_refused, writes = ?health.writes_refused, "what the node refuses has changed");
         }
-        self.report_fenced(&before, &health);
+        self.report_failed(&before, &health);
         metrics::gauge!("holdfast_node_ready").set(if health.is_ready() { 1.0 } else { 0.0 });
         if self.shared.admission.limits() != limits {
             self.shared.admission.publish(limits);
@@ -177,13 +177,18 @@ impl IngestState {
         }
     }
 
-    /// Tells operators of disks that are not used any more.
-    fn report_fenced(&self, before: &NodeHealth, now: &NodeHealth) {
-        for disk in now.disks.iter().filter(|disk| disk.health == DiskHealth::Fenced) {
+    /// Tells operators of disks that are not used any more, or do not answer.
+    fn report_failed(&self, before: &NodeHealth, now: &NodeHealth) {
+        for disk in &now.disks {
+            let kind = match disk.health {
+                DiskHealth::Healthy | DiskHealth::Full => continue,
+                DiskHealth::Unresponsive => ErrorKind::Other,
+                DiskHealth::Fenced => ErrorKind::DiskFenced,
+            };
             let was = before.disks.iter().find(|other| other.name == disk.name).map(|other| other.health);
-            if was != Some(DiskHealth::Fenced) {
+            if was != Some(disk.health) {
                 let detail = disk.detail.clone().unwrap_or_else(|| "no reason was given".into());
-                self.parts.reporter.report(ErrorKind::DiskFenced, &disk.name, detail);
+                self.parts.reporter.report(kind, &disk.name, format!("the disk is {}: {detail}", disk.health.as_str()));
             }
         }
     }

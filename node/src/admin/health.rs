@@ -64,7 +64,20 @@ pub(super) fn readiness_of(state: &AdminState) -> Readiness {
         readiness.ready = readiness.reasons.is_empty();
     }
     readiness.degraded = tiers_down(&state.tiers);
+    readiness.degraded.extend(disks_unresponsive(&state.node.health()));
     readiness
+}
+
+/// Disks of this node that do not answer. It serves what it can without them.
+pub(super) fn disks_unresponsive(health: &NodeHealth) -> Vec<Reason> {
+    let disks = health.disks.iter().filter(|disk| disk.health == DiskHealth::Unresponsive);
+    disks
+        .map(|disk| {
+            let detail = disk.detail.as_deref().unwrap_or("-");
+            let message = format!("disk {} of this node does not answer ({detail})", disk.name);
+            Reason { code: "disk_unresponsive".into(), message }
+        })
+        .collect()
 }
 
 /// Cold tiers that this node cannot work with. What lies on the cluster's disks is served all the same.
@@ -172,7 +185,7 @@ pub(super) fn readiness(health: &NodeHealth) -> Readiness {
             Refusal::Starting => "the node is starting".to_owned(),
             Refusal::Draining => "the node is stopping".to_owned(),
             Refusal::NoSpace => format!("no disk takes writes: {}", unwell(health)),
-            Refusal::NoDisk => format!("every disk is fenced: {}", unwell(health)),
+            Refusal::NoDisk => format!("no disk works: {}", unwell(health)),
             Refusal::NoMetadata => {
                 format!("the metadata store does not answer: {}", health.metadata_error.as_deref().unwrap_or("unknown"))
             }
@@ -208,6 +221,20 @@ mod tests {
         assert_eq!(readiness.reasons.len(), 1);
         assert_eq!(readiness.reasons[0].code, "no_space");
         assert!(readiness.reasons[0].message.contains("/d is full (0 bytes free)"));
+    }
+
+    #[test]
+    fn a_disk_that_does_not_answer_is_named() {
+        let mut health = NodeHealth::starting();
+        (health.reads_refused, health.writes_refused) = (None, Some(Refusal::NoDisk));
+        let detail = Some("no answer for 31 s".into());
+        health.disks = vec![DiskReport { name: "/d".into(), health: DiskHealth::Unresponsive, detail }];
+        let readiness = readiness(&health);
+        assert_eq!((readiness.ready, &*readiness.reasons[0].code), (false, "no_disk"));
+        assert!(readiness.reasons[0].message.contains("/d is unresponsive (no answer for 31 s)"));
+        let told = disks_unresponsive(&health);
+        assert_eq!((told.len(), &*told[0].code), (1, "disk_unresponsive"));
+        assert!(told[0].message.contains("/d"));
     }
 
     #[test]

@@ -98,6 +98,9 @@ pub(super) async fn open_disks(
         engine.on_finding.clone_from(&on_finding);
         engine.segment_size_bytes = storage.segment_size.get();
         engine.reserve_bytes = storage.reserve.get();
+        engine.shares_buffers = dirs.len() > 1;
+        engine.unresponsive_after = storage.unresponsive_after.nonzero();
+        engine.fence_unresponsive_after = storage.fence_unresponsive_after.nonzero();
         let (io, pool) = (chosen.io.clone(), pool.clone());
         async move {
             let opened = Engine::open(engine, io, pool).await;

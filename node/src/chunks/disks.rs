@@ -132,7 +132,9 @@ fn of_write(error: WriteError) -> ChunkError {
     match error {
         WriteError::Exists(id) => ChunkError::Exists(id),
         WriteError::NoSpace => ChunkError::NoSpace,
-        WriteError::Fenced(_) | WriteError::Closed => ChunkError::Unavailable(error.to_string()),
+        WriteError::Fenced(_) | WriteError::Unresponsive | WriteError::Closed => {
+            ChunkError::Unavailable(error.to_string())
+        }
         WriteError::Invalid(detail) => ChunkError::Invalid(detail),
         WriteError::Io { context, source } => ChunkError::Io {
             context: context.to_owned(),
@@ -147,6 +149,7 @@ fn of_read(error: ReadError) -> ChunkError {
         ReadError::NotFound(id) => ChunkError::NotFound(id),
         ReadError::Invalid { chunk, detail } => ChunkError::Invalid(format!("chunk {chunk}: {detail}")),
         ReadError::Corrupt { chunk, detail } => ChunkError::Corrupt { chunk, detail },
+        ReadError::Unresponsive(_) => ChunkError::Unavailable(error.to_string()),
         ReadError::Io { chunk, source } => ChunkError::Io { context: format!("read chunk {chunk}"), source },
     }
 }
@@ -175,10 +178,17 @@ impl Disk for EngineDisk {
 
     fn status(&self) -> DiskStatus {
         let stats = self.engine.stats();
-        let (health, detail) = match (stats.fenced, stats.full) {
-            (Some(reason), _) => (DiskHealth::Fenced, Some(reason)),
-            (None, true) => (DiskHealth::Full, Some(format!("{} bytes free", stats.free_bytes))),
-            (None, false) => (DiskHealth::Healthy, None),
+        let (health, detail) = match (stats.fenced, stats.unresponsive, stats.full) {
+            (Some(reason), ..) => (DiskHealth::Fenced, Some(reason)),
+            (None, true, _) => {
+                let detail = match stats.oldest_operation_ms / 1000 {
+                    0 => "it has answered, and is watched for a while".to_owned(),
+                    seconds => format!("no answer for {seconds} s"),
+                };
+                (DiskHealth::Unresponsive, Some(detail))
+            }
+            (None, false, true) => (DiskHealth::Full, Some(format!("{} bytes free", stats.free_bytes))),
+            (None, false, false) => (DiskHealth::Healthy, None),
         };
         DiskStatus {
             health,
@@ -237,12 +247,14 @@ impl Disk for EngineDisk {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use futures::TryStreamExt as _;
     use holdfast_actors::ports::chunks::conformance;
     use holdfast_protocol::ContentId;
     use holdfast_storage::EngineConfig;
     use holdfast_storage::buf::{BufferPool, BufferPoolConfig};
+    use holdfast_storage::io::sim::SimIo;
     use holdfast_storage::io::{Preference, choose};
     use parking_lot::Mutex;
 
@@ -297,6 +309,34 @@ mod tests {
             let lent = pieces.iter().any(|piece| holdfast_storage::mapping::find(piece).is_some());
             assert_eq!(lent, !copied);
         }
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_does_not_answer_is_told_of_and_refuses_with_what_can_be_tried_again() {
+        let pool = BufferPool::new(BufferPoolConfig { large_count: 20, small_count: 96 }).expect("buffers");
+        let io = SimIo::new(1);
+        let mut config = EngineConfig::new("/disk", [1; 16], [2; 16]);
+        config.segment_size_bytes = 64 << 20;
+        config.reserve_bytes = 1 << 20;
+        config.background = false;
+        let (engine, _) = Engine::open(config, Arc::new(io.clone()), pool).await.expect("an engine");
+        let (disk, store) = (EngineDisk::new(engine.clone()), DiskChunks::new(DiskSet::new(vec![engine.clone()])));
+        let spec = |n| ChunkSpec { id: ContentId([1; 12]).chunk(n), size_bytes: 4, label: Bytes::new() };
+        let mut sink = store.create(spec(0)).await.expect("create");
+        sink.write(b"data").await.expect("write");
+        io.hold();
+        sink.finish_input().expect("finish input");
+        (0..40).for_each(|_| engine.tick(Duration::from_secs(1)));
+        assert!(matches!(sink.finish().await, Err(ChunkError::Unavailable(_))));
+        let status = disk.status();
+        assert_eq!(status.health, DiskHealth::Unresponsive);
+        assert!(status.detail.is_some_and(|detail| detail.starts_with("no answer for 3")));
+        assert!(matches!(store.create(spec(1)).await, Err(ChunkError::Unavailable(_))));
+        assert_eq!((store.disk_count().working, store.disk_count().fenced), (1, 0));
+        io.release();
+        (0..15).for_each(|_| engine.tick(Duration::from_secs(1)));
+        assert_eq!(disk.status().health, DiskHealth::Healthy);
+        assert!(store.create(spec(1)).await.is_ok());
     }
 
     #[tokio::test]

@@ -113,6 +113,19 @@ fn disks(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) {
         "segments are made of whole MiB",
         "write a whole number of MiB",
     );
+    let (silence, fence) = (storage.unresponsive_after, storage.fence_unresponsive_after);
+    require(
+        silence.nonzero().is_none() || silence >= Span::seconds(1),
+        ("storage", "unresponsive_after"),
+        "disks that work take as long now and then",
+        "write at least \"1 s\", or \"0 s\" to have disks not watched",
+    );
+    require(
+        fence.nonzero().is_none() || silence.nonzero().is_none() || fence >= silence,
+        ("storage", "fence_unresponsive_after"),
+        "a disk is found unresponsive before it is fenced for it",
+        "write at least what storage.unresponsive_after is, or \"0 s\" for never",
+    );
     require(storage.large_buffers >= 4, ("storage", "large_buffers"), "one upload needs 4", "write at least 4");
     require(storage.small_buffers >= 4, ("storage", "small_buffers"), "one read needs some", "write at least 4");
 

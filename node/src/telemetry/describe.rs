@@ -370,6 +370,13 @@ fn storage() {
     describe_gauge!("holdfast_storage_index_memory_bytes", Unit::Bytes, "Memory of the index.");
     describe_gauge!("holdfast_storage_jobs_waiting", "Jobs that wait for the disk's background thread.");
     describe_gauge!("holdfast_storage_fenced", "1 when the disk takes no writes.");
+    describe_gauge!("holdfast_storage_unresponsive", "1 while the disk does not answer, and gets nothing new.");
+    describe_gauge!(
+        "holdfast_storage_oldest_operation_seconds",
+        Unit::Seconds,
+        "For how long the disk's oldest operation has been in flight."
+    );
+    describe_counter!("holdfast_storage_unresponsive_total", "Times that a disk was found not to answer.");
     describe_gauge!(
         "holdfast_storage_unread_bytes",
         Unit::Bytes,
@@ -405,7 +412,7 @@ pub(super) fn start_at_zero() {
 }
 
 /// Counters without labels that an operator is to be called for.
-const COUNTS_OF_TROUBLE: [&str; 17] = [
+const COUNTS_OF_TROUBLE: [&str; 18] = [
     "holdfast_actor_task_panics_total",
     "holdfast_audit_failures_total",
     "holdfast_chunk_timeouts_total",
@@ -423,6 +430,7 @@ const COUNTS_OF_TROUBLE: [&str; 17] = [
     "holdfast_replica_missed_total",
     "holdfast_storage_fences_total",
     "holdfast_storage_read_errors_total",
+    "holdfast_storage_unresponsive_total",
 ];
 
 #[cfg(test)]

@@ -11,6 +11,11 @@
 //! verified, it is not in the way of one that is created under the same id on a disk that works, and deletions pass it over: it
 //! is an orphan if that disk ever comes back. [`DiskSet::list`] leaves it out, so who looks for all that there is asks for both.
 
+//!
+//! A disk that is **unresponsive** (it gives no answer, and no error; docs/adr/0019) may be back at any moment, with all that is on it.
+//! So it works as far as counting goes, but it is asked last, new chunks go elsewhere, and deletions on it fail and are to be
+//! tried again.
+
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -83,7 +88,7 @@ impl DiskSet {
     ///
     /// # Errors
     /// [`WriteError::Exists`]; [`WriteError::NoSpace`] when a healthy disk is full and none takes the chunk;
-    /// [`WriteError::Fenced`] when all are fenced.
+    /// [`WriteError::Fenced`] or [`WriteError::Unresponsive`] when no disk works.
     pub async fn create(&self, id: ChunkId, size_bytes: u32, label: &[u8]) -> Result<ChunkWriter, WriteError> {
         if !self.shared.creating.lock().insert(id) {
             return Err(WriteError::Exists(id));
@@ -104,7 +109,7 @@ impl DiskSet {
                     writer.keep(Box::new(creating));
                     return Ok(writer);
                 }
-                Err(error @ (WriteError::Fenced(_) | WriteError::Io { .. })) => {
+                Err(error @ (WriteError::Fenced(_) | WriteError::Unresponsive | WriteError::Io { .. })) => {
                     refusal.get_or_insert(error);
                 }
                 Err(WriteError::NoSpace) => refusal = Some(WriteError::NoSpace),
@@ -122,7 +127,7 @@ impl DiskSet {
         }
         let mut free = self.free_bytes();
         for (bytes, disk) in free.iter_mut().zip(disks) {
-            if disk.is_fenced() {
+            if disk.is_fenced() || disk.is_slow() {
                 *bytes = 0;
             }
         }
@@ -192,9 +197,21 @@ impl DiskSet {
         }
     }
 
-    /// All disks in the order in which a chunk is looked for: those that work first.
+    /// All disks in the order in which a chunk is looked for: those that work first, then those that do not answer.
     fn by_trust(&self) -> impl Iterator<Item = &Engine> {
-        self.working().chain(self.fenced())
+        let disks = &self.shared.disks;
+        // Each is looked at once: one that turns meanwhile must not be left out. Allocates nothing while all is well.
+        let mut doubtful: Vec<(bool, usize)> = Vec::new();
+        for (at, disk) in disks.iter().enumerate() {
+            let fenced = disk.is_fenced();
+            if fenced || disk.is_unresponsive() {
+                doubtful.push((fenced, at));
+            }
+        }
+        doubtful.sort_unstable();
+        let order: Vec<usize> = doubtful.into_iter().map(|(_, at)| at).collect();
+        let last = order.clone();
+        (0..disks.len()).filter(move |at| !order.contains(at)).chain(last).map(move |at| &disks[at])
     }
 
     /// Reads a range; see [`Engine::read`]. What one disk cannot give comes from the next one that has the chunk.
@@ -296,7 +313,7 @@ impl DiskSet {
                     let is_damage = match &error {
                         ReadError::Corrupt { .. } => true,
                         ReadError::Io { source, .. } => is_unreadable(source),
-                        ReadError::NotFound(_) | ReadError::Invalid { .. } => false,
+                        ReadError::NotFound(_) | ReadError::Invalid { .. } | ReadError::Unresponsive(_) => false,
                     };
                     if is_damage {
                         damaged.push(disk);

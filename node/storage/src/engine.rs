@@ -2,10 +2,12 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | `config` | settings |
 //! | `space` | reservations and sequence numbers |
 //! | `make` | making segments |
 //! | `record_io` | writing a whole record, reading and verifying one |
 //! | `delete` | tombstones |
+//! | `faults` | what an error of the disk does, or that there is no answer; who is told of damage |
 //! | `compact` | moving chunks out of sparse segments |
 //! | `maintain` | holes, index files, removal of dead segments |
 //! | `retention` | which tombstones are still needed |
@@ -20,31 +22,35 @@
 //!
 //! **Faults.** An error of a write or a sync fences the disk: writes and deletes are refused from then on, reads go on.
 //! A disk that could not be read whole when it was opened is fenced from its start ([`recover`]). A full disk refuses
-//! new chunks only, and is asked again at each attempt.
+//! new chunks only, and is asked again at each attempt. One that gives no answer is left alone until it does, and fenced in
+//! the end ([`crate::watch`]).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 use holdfast_protocol::{ChunkId, ShardId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
-use crate::buf::BufferPool;
-use crate::error::{OpenError, ReadError, WriteError, is_full};
-use crate::finding::{Finding, FindingSink, FindingSource};
+use crate::buf::{BufferPool, Share};
+use crate::error::{OpenError, ReadError, WriteError};
 use crate::format::superblock::Superblock;
 use crate::index::{Index, Location};
 use crate::io::BlockIo;
 use crate::jobs::JobQueue;
 use crate::read::{ChunkReader, Pieces};
 use crate::segment::{Pin, Segment};
+use crate::watch::Watch;
 use crate::write::ChunkWriter;
 
 mod compact;
+mod config;
 mod delete;
+mod faults;
 mod maintain;
 mod make;
 mod record_io;
@@ -56,6 +62,7 @@ mod space;
 mod stats;
 
 pub use compact::CompactionReport;
+pub use config::EngineConfig;
 pub(crate) use record_io::{Verdict, verify_record};
 pub use recover::RecoveryReport;
 pub(crate) use space::{Purpose, Reservation, start};
@@ -63,40 +70,6 @@ pub use stats::{EngineStats, SegmentStats};
 
 use retention::Retention;
 use space::{Sequences, Space};
-
-/// How an engine is set up.
-#[derive(Clone)]
-pub struct EngineConfig {
-    /// The data directory; made if it is missing.
-    pub dir: PathBuf,
-    /// The cluster that the directory belongs to; a directory of another one is refused.
-    pub cluster: [u8; 16],
-    /// The node that the directory belongs to; a directory of another one is refused.
-    pub node: [u8; 16],
-    /// Length of a segment in bytes; when the disk is nearly full, shorter ones are made.
-    pub segment_size_bytes: u64,
-    /// Free space that chunks leave on the file system, so that tombstones and index files can always be written.
-    pub reserve_bytes: u64,
-    /// Whether the engine runs its jobs on a thread of its own. Off in simulations, which call [`Engine::run_jobs`].
-    pub background: bool,
-    /// Told of every damage that is found.
-    pub on_finding: Option<FindingSink>,
-}
-
-impl EngineConfig {
-    /// Settings for production: segments of 1 GiB, 256 MiB in reserve, jobs in the background.
-    pub fn new(dir: impl Into<PathBuf>, cluster: [u8; 16], node: [u8; 16]) -> Self {
-        Self {
-            dir: dir.into(),
-            cluster,
-            node,
-            segment_size_bytes: 1 << 30,
-            reserve_bytes: 256 << 20,
-            background: true,
-            on_finding: None,
-        }
-    }
-}
 
 /// What is known about a stored chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +134,10 @@ pub(crate) struct Inner {
     compacting: tokio::sync::Mutex<()>,
     /// The file system cannot punch holes.
     no_holes: AtomicBool,
+    /// Whether the disk answers.
+    pub(crate) watch: Arc<Watch>,
+    /// What reads may have of the buffers, if not all.
+    pub(crate) read_share: Option<Share>,
     fence: Mutex<Option<Arc<str>>>,
     fenced: AtomicBool,
     full: AtomicBool,
@@ -193,6 +170,8 @@ impl Engine {
         let (inner, report) = recover::open(config, io, pool).await?;
         let engine = Self { inner: Arc::new(inner) };
         if background {
+            faults::start_watch(&engine.inner)
+                .map_err(|source| OpenError::Io { context: "start to watch the disk".to_owned(), source })?;
             maintain::start_thread(&engine.inner)
                 .map_err(|source| OpenError::Io { context: "start the maintenance thread".to_owned(), source })?;
         }
@@ -204,7 +183,7 @@ impl Engine {
     /// # Errors
     /// [`WriteError`]; nothing is visible then.
     pub async fn create(&self, id: ChunkId, size_bytes: u32, label: &[u8]) -> Result<ChunkWriter, WriteError> {
-        ChunkWriter::start(&self.inner, id, size_bytes, label).await
+        self.inner.watch.while_responsive(ChunkWriter::start(&self.inner, id, size_bytes, label)).await
     }
 
     /// Reads `range` of a chunk's payload. Touches no disk; checks happen as pieces are asked for.
@@ -251,7 +230,7 @@ impl Engine {
     /// # Errors
     /// [`WriteError`]; some of the chunks may then be deleted.
     pub async fn delete(&self, ids: &[ChunkId]) -> Result<(), WriteError> {
-        self.inner.delete(ids).await
+        self.inner.watch.while_responsive(self.inner.delete(ids)).await
     }
 
     /// At most `limit` chunks that follow `after` in [`crate::index::list_order`].
@@ -324,7 +303,7 @@ impl Engine {
     /// # Errors
     /// [`WriteError`]; what was not moved stays where it was.
     pub async fn compact(&self, budget_bytes: u64) -> Result<CompactionReport, WriteError> {
-        self.inner.compact(budget_bytes).await
+        self.inner.watch.while_responsive(self.inner.compact(budget_bytes)).await
     }
 
     /// Why the disk takes no writes, if it does not.
@@ -335,6 +314,23 @@ impl Engine {
     /// Whether it takes no writes; see [`Engine::fenced`].
     pub fn is_fenced(&self) -> bool {
         self.inner.fenced.load(Ordering::SeqCst)
+    }
+
+    /// Whether the disk does not answer: it takes no writes then, and gives what is in memory only.
+    pub fn is_unresponsive(&self) -> bool {
+        self.inner.watch.is_unresponsive()
+    }
+
+    /// Whether new chunks are better written elsewhere: it has not answered something for a while.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.inner.watch.is_slow()
+    }
+
+    /// Lets time pass for the watch over the disk. For engines without background threads.
+    pub fn tick(&self, by: Duration) {
+        if let Some(age) = self.inner.watch.tick(by) {
+            self.inner.fence_unresponsive(age);
+        }
     }
 
     /// Identity of the directory, as it is on the disk.
@@ -355,9 +351,9 @@ impl Engine {
         })
     }
 
-    /// Bytes free on the file system, 0 if it does not say.
+    /// Bytes free on the file system, 0 if it does not say. Not older than a second, unless the disk does not answer.
     pub fn free_bytes(&self) -> u64 {
-        self.inner.io.space(&self.inner.config.dir).map_or(0, |(_, free)| free)
+        self.inner.known_space().1
     }
 
     /// The directory.
@@ -368,7 +364,8 @@ impl Engine {
     /// Refuses new writes, waits for those that run, and writes the index files. Reads go on.
     ///
     /// # Errors
-    /// [`WriteError::Fenced`] when index files could not be written: the next start scans.
+    /// [`WriteError::Fenced`] when index files could not be written, [`WriteError::Unresponsive`] when the disk does not answer: the
+    /// next start scans.
     pub async fn shutdown(&self) -> Result<(), WriteError> {
         self.inner.shutdown().await
     }
@@ -378,7 +375,7 @@ impl Engine {
         self.inner.segments_sorted().iter().map(|segment| self.inner.segment_stats(segment)).collect()
     }
 
-    /// The disk in numbers. Asks the file system for its free space.
+    /// The disk in numbers. Cheap, and asks the disk nothing.
     pub fn stats(&self) -> EngineStats {
         self.inner.stats()
     }
@@ -405,96 +402,6 @@ impl Inner {
         all
     }
 
-    /// Whether the disk has not failed.
-    fn check_fence(&self) -> Result<(), WriteError> {
-        if self.fenced.load(Ordering::SeqCst) {
-            let reason = self.fence.lock().clone();
-            return Err(WriteError::Fenced(reason.unwrap_or_else(|| Arc::from("unknown"))));
-        }
-        Ok(())
-    }
-
-    /// Whether writes are taken.
-    pub(crate) fn check_writable(&self) -> Result<(), WriteError> {
-        self.check_fence()?;
-        if self.closing.load(Ordering::SeqCst) {
-            return Err(WriteError::Closed);
-        }
-        Ok(())
-    }
-
-    /// Takes no writes from now on: the disk failed one.
-    pub(crate) fn fence_off(&self, context: &str, error: &std::io::Error) {
-        let mut fence = self.fence.lock();
-        if fence.is_none() {
-            tracing::error!(disk = %self.config.dir.display(), context, %error, "disk fenced: it takes no writes any more");
-            metrics::counter!("holdfast_storage_fences_total").increment(1);
-            *fence = Some(Arc::from(format!("{context}: {error}")));
-            self.fenced.store(true, Ordering::SeqCst);
-        }
-    }
-
-    /// Turns the failure of a write into what the caller gets, and fences the disk unless it is only full.
-    pub(crate) fn write_failed(&self, context: &'static str, error: std::io::Error) -> WriteError {
-        if is_full(&error) {
-            self.set_full(true);
-            return WriteError::NoSpace;
-        }
-        self.fence_off(context, &error);
-        WriteError::Io { context, source: Arc::new(error) }
-    }
-
-    pub(crate) fn set_full(&self, full: bool) {
-        if self.full.swap(full, Ordering::SeqCst) != full {
-            let disk = self.config.dir.display();
-            if full {
-                tracing::warn!(%disk, "disk full: new chunks are refused");
-            } else {
-                tracing::info!(%disk, "disk has space again");
-            }
-        }
-    }
-
-    /// Makes the completed writes of a segment durable together with those of others that wait.
-    pub(crate) async fn sync_segment(self: &Arc<Self>, segment: &Segment) -> Result<(), WriteError> {
-        let file = segment.direct().unwrap_or_else(|| Arc::clone(&segment.file));
-        self.sync_waiters.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!("holdfast_storage_sync_waiters_total").increment(1);
-        // Not the engine itself: a batch that everybody left would keep it alive.
-        let syncs = Arc::clone(&self.syncs);
-        let on_sync = move || {
-            syncs.fetch_add(1, Ordering::Relaxed);
-            metrics::counter!("holdfast_storage_syncs_total").increment(1);
-        };
-        segment.commit.sync(&file, on_sync).await.map_err(|error| {
-            self.fence_off("sync segment", &error);
-            WriteError::Io { context: "sync segment", source: error }
-        })?;
-        // A sync that failed meanwhile, of whatever file, may have lost what this one had nothing left to do for.
-        self.check_fence()
-    }
-
-    /// Reports damage: metric, log, callback.
-    pub(crate) fn found(&self, finding: Finding) {
-        let source = match finding.source {
-            FindingSource::Read => "read",
-            FindingSource::Scrub => "scrub",
-            FindingSource::Recovery => "recovery",
-            FindingSource::Compaction => "compaction",
-            FindingSource::Verify => "verify",
-        };
-        metrics::counter!("holdfast_storage_corruption_total", "source" => source).increment(1);
-        tracing::error!(
-            disk = %self.config.dir.display(), chunk = ?finding.chunk, segment = finding.segment, offset = finding.offset,
-            detail = finding.detail, source, "damaged bytes found on the disk"
-        );
-        if let Some(sink) = &self.config.on_finding
-            && finding.source != FindingSource::Verify
-        {
-            sink(finding);
-        }
-    }
-
     /// Bytes of live records.
     pub(crate) fn live_bytes(&self) -> u64 {
         self.segments.read().values().map(|segment| segment.state.lock().live_bytes).sum()
@@ -509,5 +416,6 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.jobs.close();
+        self.watch.end();
     }
 }

@@ -19,6 +19,10 @@ pub enum WriteError {
     /// The disk failed earlier and takes no writes until it was looked after and the engine opened anew.
     #[error("the disk is fenced: {0}")]
     Fenced(Arc<str>),
+    /// The disk does not answer. It may again, or be fenced; until then, other disks are to be taken. What was begun may yet
+    /// reach the disk, and counts for nothing.
+    #[error("the disk does not answer")]
+    Unresponsive,
     /// The engine is shutting down.
     #[error("the disk engine is shutting down")]
     Closed,
@@ -58,6 +62,9 @@ pub enum ReadError {
         /// What did not match, and where.
         detail: String,
     },
+    /// The disk does not answer, so it was not asked.
+    #[error("the disk of chunk {0} does not answer")]
+    Unresponsive(ChunkId),
     /// The disk failed to read.
     #[error("read chunk {chunk}")]
     Io {

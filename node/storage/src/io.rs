@@ -15,9 +15,11 @@ use ::std::path::{Path, PathBuf};
 use ::std::pin::Pin;
 use ::std::sync::Arc;
 
+use self::flights::Flights;
 use crate::buf::{BufferPool, IoBuf, SharedBuf};
 
 mod files;
+pub mod flights;
 pub mod sim;
 pub mod std;
 pub mod uring;
@@ -77,6 +79,13 @@ pub trait BlockFile: Send + Sync + 'static {
 pub trait BlockIo: Send + Sync + 'static {
     /// For the log and metrics: `uring`, `std` or `sim`.
     fn name(&self) -> &'static str;
+
+    /// The same for one disk, whose operations are counted in `flights` from their start to their real end, whether or not somebody
+    /// waits for them. What disks share, one that hangs may use up: it is as little as possible.
+    ///
+    /// # Errors
+    /// When threads cannot be started.
+    fn for_disk(&self, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>>;
 
     /// Alignment that `Direct` operations on files below `dir` need; a power of two between 512 and 4096.
     ///

@@ -21,6 +21,7 @@ mod scratch;
 pub mod scrub;
 mod segment;
 mod verify;
+mod watch;
 pub mod write;
 
 pub use disks::DiskSet;

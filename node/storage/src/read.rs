@@ -274,7 +274,7 @@ impl Chunk {
         let end = range.end.div_ceil(block).saturating_mul(block).min(start + LARGE_BYTES as u32).min(payload_len);
         let blocks = start..end;
         let found = self.in_segment(&blocks);
-        let buf = self.inner.pool.acquire(blocks.len()).await;
+        let buf = self.buffer(blocks.len()).await?;
         if let Some(piece) = self.resident(&range) {
             return Ok(Fetched::Mapped(piece));
         }
@@ -292,7 +292,7 @@ impl Chunk {
         let blocks = 0..self.location.payload_len();
         let start = self.location.record_offset();
         let payload = self.in_segment(&blocks);
-        let buf = self.inner.pool.acquire((payload.end - start) as usize).await;
+        let buf = self.buffer((payload.end - start) as usize).await?;
         if let Some(piece) = self.resident(range) {
             return Ok(Fetched::Mapped(piece));
         }
@@ -310,7 +310,7 @@ impl Chunk {
     /// Reads the checksum table. The label stays where it is.
     async fn read_table(&self) -> Result<Arc<ChecksumTable>, ReadError> {
         let start = self.location.record_offset();
-        let buf = self.inner.pool.acquire(BLOCK_BYTES).await;
+        let buf = self.buffer(BLOCK_BYTES).await?;
         let buf = self.read(buf, start..start + BLOCK_BYTES as u64, 0..0).await?;
         Ok(Arc::new(self.check_head(&buf[..BLOCK_BYTES])?))
     }
@@ -326,8 +326,28 @@ impl Chunk {
         ChecksumTable::decode(head, &header).map_err(|error| self.corrupt(error.to_string()))
     }
 
+    /// A buffer to read into. Not waited for any more once the disk does not answer: its reads may have them all.
+    async fn buffer(&self, len: usize) -> Result<IoBuf, ReadError> {
+        let inner = &self.inner;
+        let acquire = async {
+            match &inner.read_share {
+                Some(share) => share.acquire(&inner.pool, len).await,
+                None => inner.pool.acquire(len).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            buf = acquire => Ok(buf),
+            () = inner.watch.found_unresponsive() => Err(ReadError::Unresponsive(self.id)),
+        }
+    }
+
     /// Reads `range` of the segment; `payload` is what of it is payload whose verification this read puts in question.
     async fn read(&self, buf: IoBuf, range: Range<u64>, payload: Range<u64>) -> Result<SharedBuf, ReadError> {
+        if self.inner.watch.is_unresponsive() {
+            // Each such read would keep its buffer for as long as the disk is silent.
+            return Err(ReadError::Unresponsive(self.id));
+        }
         let len = (range.end - range.start) as usize;
         clear_verified(&self.pin.segment, payload);
         let (read, buf) = self.pin.segment.file.read_at(range.start, buf, len).await;
@@ -366,7 +386,7 @@ pub(crate) async fn label(inner: &Arc<Inner>, id: ChunkId) -> Result<Bytes, Read
     let head_len = payload_offset.next_multiple_of(BLOCK_BYTES);
     // A payload that shares the head's page comes in with it.
     let payload = if payload_offset < BLOCK_BYTES { chunk.in_segment(&(0..location.payload_len())) } else { 0..0 };
-    let buf = inner.pool.acquire(head_len).await;
+    let buf = chunk.buffer(head_len).await?;
     let start = location.record_offset();
     let buf = chunk.read(buf, start..start + head_len as u64, payload).await?;
     let head = &buf[..payload_offset.min(BLOCK_BYTES)];

@@ -23,6 +23,9 @@ const MOVES_MAX: usize = 8;
 pub(crate) async fn verify(inner: &Arc<Inner>, id: ChunkId) -> Result<ChunkStat, ReadError> {
     for _ in 0..MOVES_MAX {
         let (location, pin) = inner.pin(&id).ok_or(ReadError::NotFound(id))?;
+        if inner.watch.is_unresponsive() {
+            return Err(ReadError::Unresponsive(id));
+        }
         let Some(file) = open(inner, &pin.segment).map_err(|source| ReadError::Io { chunk: id, source })? else {
             continue;
         };

@@ -105,8 +105,14 @@ impl ChunkWriter {
     /// only be dropped.
     ///
     /// # Errors
-    /// [`WriteError::Invalid`] when more comes than was announced; failures of earlier writes.
-    pub async fn write(&mut self, mut data: &[u8]) -> Result<Vec<Bytes>, WriteError> {
+    /// [`WriteError::Invalid`] when more comes than was announced; failures of earlier writes; [`WriteError::Unresponsive`],
+    /// also while it waits.
+    pub async fn write(&mut self, data: &[u8]) -> Result<Vec<Bytes>, WriteError> {
+        let inner = Arc::clone(&self.inner);
+        inner.watch.while_responsive(self.take_in(data)).await
+    }
+
+    async fn take_in(&mut self, mut data: &[u8]) -> Result<Vec<Bytes>, WriteError> {
         if self.broken || self.input_finished {
             return Err(WriteError::Invalid("the writer takes no more bytes".to_owned()));
         }
@@ -227,7 +233,12 @@ impl ChunkWriter {
     ///
     /// # Errors
     /// [`WriteError`]: the chunk does not exist then.
-    pub async fn finish(mut self) -> Result<(), WriteError> {
+    pub async fn finish(self) -> Result<(), WriteError> {
+        let inner = Arc::clone(&self.inner);
+        inner.watch.while_responsive(self.make_durable()).await
+    }
+
+    async fn make_durable(mut self) -> Result<(), WriteError> {
         if !self.input_finished {
             return Err(WriteError::Invalid("the chunk's bytes have not all come".to_owned()));
         }

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use holdfast_storage::buf::{BufferPool, BufferPoolConfig, IoBuf, LARGE_BYTES, SMALL_BYTES};
+use holdfast_storage::io::flights::Flights;
 use holdfast_storage::io::sim::SimIo;
 use holdfast_storage::io::std::StdIo;
 use holdfast_storage::io::uring::{self, UringIo};
@@ -188,6 +189,27 @@ async fn allocated_and_punched_ranges_read_as_zeros(universe: Universe) {
     assert_eq!(file.len().unwrap(), 1 << 20, "a hole does not shorten the file");
 }
 
+async fn operations_of_a_disk_are_counted_until_their_end(universe: Universe) {
+    let flights = Flights::new(Duration::from_secs(64));
+    let io = universe.io.for_disk(&flights).unwrap();
+    let file = io.create(&universe.path("a"), OpenMode::Direct).unwrap();
+    let buf = universe.filled(4096, |_| 9).await.freeze();
+    drop(file.write_at(0, buf.clone(), 0..4096));
+    assert_eq!(flights.oldest(), None, "what was never polled is not in flight");
+    for fill in 0..100 {
+        let mut write = pin!(file.write_at(fill * 4096, buf.clone(), 0..4096));
+        let _ = write.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        // Dropped: it happens all the same.
+    }
+    drop(buf);
+    eventually("what was dropped has ended", || universe.pool.is_idle() && flights.oldest().is_none()).await;
+    file.sync_data().await.unwrap();
+    let (read, _) = file.read_at(0, universe.pool.acquire(4096).await, 4096).await;
+    assert_eq!(read.unwrap(), 4096);
+    io.space(&universe.dir).unwrap();
+    assert_eq!(flights.oldest(), None, "who has a result finds nothing in flight");
+}
+
 async fn names_are_created_once_listed_renamed_and_removed(universe: Universe) {
     let (io, a, b) = (&universe.io, universe.path("a"), universe.path("b"));
     let kind = |result: std::io::Result<Arc<dyn io::BlockFile>>| result.map(drop).unwrap_err().kind();
@@ -272,6 +294,7 @@ conformance!(
     dropped_operation_still_happens_and_returns_its_buffer,
     operation_never_polled_does_nothing,
     allocated_and_punched_ranges_read_as_zeros,
+    operations_of_a_disk_are_counted_until_their_end,
     names_are_created_once_listed_renamed_and_removed,
     directory_is_locked_for_one_owner,
     block_size_and_space_are_plausible,

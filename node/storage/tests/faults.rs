@@ -5,6 +5,8 @@
 mod common;
 #[path = "faults/disks.rs"]
 mod disks;
+#[path = "faults/hanging.rs"]
+mod hanging;
 #[path = "faults/races.rs"]
 mod races;
 #[path = "faults/rot.rs"]

@@ -31,7 +31,7 @@ pub struct Readiness {
     pub ready: bool,
     /// What keeps the node from it.
     pub reasons: Vec<Reason>,
-    /// What does not work although requests of all kinds are served: `tier_down`.
+    /// What does not work although requests of all kinds are served: `tier_down`, `disk_unresponsive`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub degraded: Vec<Reason>,
 }
@@ -52,7 +52,7 @@ pub struct Maintenance {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Reason {
     /// For programs. Of a node: `starting`, `draining`, `no_space`, `no_disk`, `no_metadata`, `fenced`, `not_registered`,
-    /// `no_quorum`, `not_placed`, `tier_down`. Those of a cluster are in docs/operations.md.
+    /// `no_quorum`, `not_placed`, `disk_unresponsive`, `tier_down`. Those of a cluster are in docs/operations.md.
     pub code: String,
     /// For people.
     pub message: String,
@@ -63,7 +63,7 @@ pub struct Reason {
 pub struct DiskStatus {
     /// Directory.
     pub path: String,
-    /// `healthy`, `full` or `fenced`.
+    /// `healthy`, `full`, `unresponsive` or `fenced`.
     pub health: String,
     /// Why it is not healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -281,7 +281,9 @@ impl ShardCopy {
             TransferError::Unreachable { .. } | TransferError::Busy(_) => {
                 return Err(CopyError::Retry(error.to_string()));
             }
-            TransferError::Local(ChunkError::NoSpace | ChunkError::Unavailable(_)) => {
+            TransferError::Local(ChunkError::NoSpace) => return Err(CopyError::GivenUp(error.to_string())),
+            // While a disk works it is about one that does not answer, and may again.
+            TransferError::Local(ChunkError::Unavailable(_)) if self.context.parts.chunks.disk_count().working == 0 => {
                 return Err(CopyError::GivenUp(error.to_string()));
             }
             TransferError::Local(_) => return Err(CopyError::Retry(error.to_string())),

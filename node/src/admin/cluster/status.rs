@@ -50,7 +50,8 @@ pub(in crate::admin) async fn status(State(state): State<AdminState>) -> Result<
     verdict.look_at_layout(cluster, layout_version).await;
     verdict.ask_others(cluster).await;
     verdict.look_at_proofs(cluster).await;
-    for reason in health::tiers_down(&state.tiers) {
+    let here = health::disks_unresponsive(&state.node.health());
+    for reason in health::tiers_down(&state.tiers).into_iter().chain(here) {
         verdict.not_healthy("degraded");
         verdict.reasons.push(reason);
     }

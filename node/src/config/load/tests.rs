@@ -207,6 +207,15 @@ fn damaged_configurations_are_refused_with_a_place_in_them() {
 }
 
 #[test]
+fn a_disk_is_not_fenced_for_its_silence_before_it_is_found_silent() {
+    let fault = the_fault("[storage]\nfence_unresponsive_after = \"10 s\"\n", &[]);
+    assert_eq!(fault.position.unwrap().0, 2, "{fault}");
+    assert!(the_fault("[storage]\nunresponsive_after = \"10 ms\"\n", &[]).message.contains("unresponsive_after"));
+    let unwatched = load_text("[storage]\nunresponsive_after = \"0 s\"\n", &[]).unwrap();
+    assert_eq!(unwatched.storage.unresponsive_after.nonzero(), None);
+}
+
+#[test]
 fn the_example_shows_every_key_with_its_default() {
     let text = include_str!("../../../../holdfast.example.toml");
     let config: Config = toml::from_str(text).unwrap();

@@ -330,6 +330,11 @@ impl Inner {
 
     pub(super) async fn shutdown(self: &Arc<Self>) -> Result<(), WriteError> {
         self.closing.store(true, Ordering::SeqCst);
+        // A disk that does not answer is left as it is. The jobs thread may wait for it, and would be waited for.
+        self.watch.while_responsive(self.close()).await
+    }
+
+    async fn close(self: &Arc<Self>) -> Result<(), WriteError> {
         let drained = self.drain();
         if !self.config.background {
             drained.await;

@@ -31,7 +31,7 @@ const TOMBSTONE_SEGMENT_BYTES: u64 = 256 << 10;
 impl Inner {
     /// Makes a segment that takes a record of `len` bytes.
     pub(super) async fn make_segment(self: &Arc<Self>, len: u64, purpose: Purpose) -> Result<Arc<Segment>, WriteError> {
-        let size = self.segment_size_for(len, purpose)?;
+        let size = self.segment_size_for(len, purpose).await?;
         let number = self.space.next_segment.fetch_add(1, Ordering::SeqCst);
         let header = SegmentHeader {
             number,
@@ -43,10 +43,10 @@ impl Inner {
         let path = segment_path(&self.config.dir, number);
         let (io, dir) = (Arc::clone(&self.io), self.config.dir.clone());
         let files = self.blocking({
-            let (io, path) = (Arc::clone(&io), path.clone());
+            let (io, path, background) = (Arc::clone(&io), path.clone(), self.config.background);
             move || {
                 // Made in here: if nobody is left to take the files when they are there at last, it removes them.
-                let unfinished = Unfinished { io: Arc::clone(&io), path: Some(path.clone()) };
+                let unfinished = Unfinished { io: Arc::clone(&io), path: Some(path.clone()), background };
                 let direct = io.create(&path, OpenMode::Direct)?;
                 direct.allocate(size)?;
                 Ok((direct, io.open(&path, OpenMode::Buffered)?, unfinished))
@@ -88,9 +88,10 @@ impl Inner {
         free_bytes >= least.saturating_add(self.config.reserve_bytes)
     }
 
-    fn segment_size_for(&self, len: u64, purpose: Purpose) -> Result<u64, WriteError> {
-        let (_, free) =
-            self.io.space(&self.config.dir).map_err(|error| self.write_failed("ask for free space", error))?;
+    async fn segment_size_for(&self, len: u64, purpose: Purpose) -> Result<u64, WriteError> {
+        let (io, dir) = (Arc::clone(&self.io), self.config.dir.clone());
+        let asked = self.blocking(move || io.space(&dir)).await;
+        let (_, free) = asked.map_err(|error| self.write_failed("ask for free space", error))?;
         let configured = self.config.segment_size_bytes;
         let mut size = configured;
         while size.saturating_add(self.config.reserve_bytes) > free {
@@ -112,16 +113,26 @@ impl Inner {
 struct Unfinished {
     io: Arc<dyn BlockIo>,
     path: Option<PathBuf>,
+    background: bool,
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if let Some(path) = self.path.take()
-            && let Err(error) = self.io.unlink(&path)
-            && error.kind() != io::ErrorKind::NotFound
-            && !is_full(&error)
-        {
-            tracing::warn!(path = %path.display(), %error, "unfinished segment not removed; the next start removes it");
+        let Some(path) = self.path.take() else { return };
+        let io = Arc::clone(&self.io);
+        let remove = move || {
+            if let Err(error) = io.unlink(&path)
+                && error.kind() != io::ErrorKind::NotFound
+                && !is_full(&error)
+            {
+                let path = path.display();
+                tracing::warn!(%path, %error, "unfinished segment not removed; the next start removes it");
+            }
+        };
+        // Not on a thread of the data plane: whoever gave up waiting for a disk that hangs would hang with it.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if self.background => drop(runtime.spawn_blocking(remove)),
+            _ => remove(),
         }
     }
 }

@@ -41,7 +41,7 @@ use super::scan::Scan;
 use super::small_files::{read_file, replace_file};
 use super::space::{Sequences, Space};
 use super::{Engine, EngineConfig, Inner, ReadMeters};
-use crate::buf::BufferPool;
+use crate::buf::{BufferPool, Share};
 use crate::error::OpenError;
 use crate::finding::{Finding, FindingSource};
 use crate::format::BLOCK_BYTES;
@@ -53,6 +53,7 @@ use crate::index::Index;
 use crate::io::{BlockIo, OpenMode};
 use crate::jobs::JobQueue;
 use crate::segment::Segment;
+use crate::watch::Watch;
 
 mod fill;
 mod segments;
@@ -104,6 +105,7 @@ struct Opener {
     io: Arc<dyn BlockIo>,
     pool: Arc<BufferPool>,
     jobs: Arc<JobQueue>,
+    watch: Arc<Watch>,
     report: RecoveryReport,
     findings: Vec<Finding>,
     sequence_max: u64,
@@ -119,6 +121,8 @@ pub(super) async fn open(
     let started = Instant::now();
     check_config(&config)?;
     let dir = config.dir.clone();
+    let watch = Watch::new(&dir, config.unresponsive_after, config.fence_unresponsive_after);
+    let io = io.for_disk(watch.flights()).map_err(failed("start I/O for", &dir))?;
     io.create_dir(&dir).map_err(failed("create data directory", &dir))?;
     let lock = lock_dir(&io, &config).await?;
     let block = io.block_size(&dir).map_err(failed("ask for the block size", &dir))?;
@@ -127,7 +131,8 @@ pub(super) async fn open(
     }
     let report = RecoveryReport::default();
     let jobs = Arc::<JobQueue>::default();
-    let mut opener = Opener { config, io, pool, jobs, report, findings: vec![], sequence_max: 0, gives_up: false };
+    let mut opener =
+        Opener { config, io, pool, jobs, watch, report, findings: vec![], sequence_max: 0, gives_up: false };
     let superblock = opener.superblock().await?;
     let (numbers, highest) = opener.clean_and_list()?;
     // Numbers rise with use, whatever a file's name says.
@@ -339,6 +344,8 @@ impl Opener {
             settling: tokio::sync::Mutex::new(()),
             compacting: tokio::sync::Mutex::new(()),
             no_holes: AtomicBool::new(false),
+            watch: self.watch,
+            read_share: self.config.shares_buffers.then(|| Share::half_of(&self.pool)),
             fence: Mutex::new(None),
             fenced: AtomicBool::new(false),
             full: AtomicBool::new(false),

@@ -36,6 +36,10 @@ pub struct EngineStats {
     pub sync_waiters: u64,
     /// Why the disk takes no writes.
     pub fenced: Option<String>,
+    /// Whether the disk does not answer.
+    pub unresponsive: bool,
+    /// For how long the oldest operation has been in flight, in milliseconds of the watch's own time.
+    pub oldest_operation_ms: u64,
     /// Whether the last chunk was refused for want of space.
     pub full: bool,
 }
@@ -67,7 +71,7 @@ pub struct SegmentStats {
 
 impl Inner {
     pub(super) fn stats(&self) -> EngineStats {
-        let (capacity_bytes, free_bytes) = self.io.space(&self.config.dir).unwrap_or_default();
+        let (capacity_bytes, free_bytes) = self.known_space();
         if self.full.load(Ordering::SeqCst) && self.takes_segment(free_bytes) {
             self.set_full(false);
         }
@@ -79,6 +83,8 @@ impl Inner {
             syncs: self.syncs.load(Ordering::Relaxed),
             sync_waiters: self.sync_waiters.load(Ordering::Relaxed),
             fenced: self.fence.lock().as_deref().map(str::to_owned),
+            unresponsive: self.watch.is_unresponsive(),
+            oldest_operation_ms: self.watch.oldest().as_millis() as u64,
             full: self.full.load(Ordering::SeqCst),
             ..EngineStats::default()
         };

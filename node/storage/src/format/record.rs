@@ -35,10 +35,13 @@
 
 use holdfast_protocol::ChunkId;
 
-use super::{
-    BLOCK_BYTES, CHECKSUM_BLOCK_BYTES, FORMAT_VERSION, FormatError, LABEL_BYTES_MAX, PAYLOAD_BYTES_MAX, SEQUENCE_MAX,
-    array_at, put, u16_at, u32_at, u64_at,
-};
+use super::{CHECKSUM_BLOCK_BYTES, FORMAT_VERSION, FormatError, SEQUENCE_MAX, array_at, put, u16_at, u32_at, u64_at};
+
+mod kill;
+mod layout;
+
+pub use kill::Kill;
+pub use layout::RecordLayout;
 
 const WHAT: &str = "record header";
 const MAGIC: &[u8; 8] = b"HFRECORD";
@@ -59,74 +62,6 @@ pub enum RecordKind {
     Chunk,
     /// A list of deleted chunks, see [`Kill`].
     Tombstones,
-}
-
-/// Where the parts of a record lie; follows from the lengths of payload and label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RecordLayout {
-    /// Payload length in bytes.
-    pub payload_len: u32,
-    /// Label length in bytes.
-    pub label_len: u32,
-    /// Offset of the label.
-    pub label_offset: u32,
-    /// Offset of the payload.
-    pub payload_offset: u32,
-    /// Length of the record, whole blocks.
-    pub record_len: u32,
-}
-
-impl RecordLayout {
-    /// Lays a record out; `None` when a length is out of bounds (payload 1 byte to 16 MiB, label up to 24 KiB).
-    pub fn new(payload_len: usize, label_len: usize) -> Option<Self> {
-        if payload_len == 0 || payload_len > PAYLOAD_BYTES_MAX || label_len > LABEL_BYTES_MAX {
-            return None;
-        }
-        let table_len = 4 * payload_len.div_ceil(CHECKSUM_BLOCK_BYTES);
-        let label_offset = (HEADER_BYTES + table_len).next_multiple_of(16);
-        let head_len = (label_offset + label_len).next_multiple_of(16);
-        let shares_block = head_len + payload_len <= BLOCK_BYTES;
-        let payload_offset = if shares_block { head_len } else { head_len.next_multiple_of(BLOCK_BYTES) };
-        let record_len = (payload_offset + payload_len).next_multiple_of(BLOCK_BYTES);
-        Some(Self {
-            payload_len: payload_len as u32,
-            label_len: label_len as u32,
-            label_offset: label_offset as u32,
-            payload_offset: payload_offset as u32,
-            record_len: record_len as u32,
-        })
-    }
-
-    /// Checksummed blocks of the payload.
-    pub fn block_count(&self) -> usize {
-        (self.payload_len as usize).div_ceil(CHECKSUM_BLOCK_BYTES)
-    }
-
-    /// Where the table lies in the record. It is always in the record's first block.
-    pub fn table_range(&self) -> std::ops::Range<usize> {
-        HEADER_BYTES..HEADER_BYTES + 4 * self.block_count()
-    }
-
-    /// Where the label lies in the record.
-    pub fn label_range(&self) -> std::ops::Range<usize> {
-        self.label_offset as usize..(self.label_offset + self.label_len) as usize
-    }
-
-    /// The payload's place in one byte, for the index: 1 to 7 count the blocks before it, more is its offset in the first
-    /// block in units of 16 bytes.
-    pub fn place_code(&self) -> u8 {
-        let offset = self.payload_offset as usize;
-        if offset >= BLOCK_BYTES { (offset / BLOCK_BYTES) as u8 } else { (offset / 16) as u8 }
-    }
-
-    /// The payload offset that [`RecordLayout::place_code`] stands for; `None` for codes that it never gives.
-    pub fn payload_offset_of(code: u8) -> Option<u32> {
-        match code {
-            0 | 8 => None,
-            1..=7 => Some(u32::from(code) * BLOCK_BYTES as u32),
-            9.. => Some(u32::from(code) * 16),
-        }
-    }
 }
 
 /// Which place a record header is bound to.
@@ -290,51 +225,6 @@ impl ChecksumTable {
     }
 }
 
-/// One deleted chunk in the payload of a tombstone record: all records of `id` with a sequence number of at most
-/// `sequence` are dead. 24 bytes: id (16), sequence (8).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kill {
-    /// The chunk.
-    pub id: ChunkId,
-    /// The youngest record that is dead.
-    pub sequence: u64,
-}
-
-impl Kill {
-    /// Bytes of the stored form.
-    pub const BYTES: usize = 24;
-
-    /// The most that go into one record: what fits one checksum block.
-    pub const PER_RECORD_MAX: usize = CHECKSUM_BLOCK_BYTES / 2 / Self::BYTES;
-
-    /// Appends the stored form.
-    pub fn encode_into(&self, bytes: &mut Vec<u8>) {
-        bytes.extend_from_slice(self.id.as_bytes());
-        bytes.extend_from_slice(&self.sequence.to_le_bytes());
-    }
-
-    /// Reads a list.
-    ///
-    /// # Errors
-    /// [`FormatError::Invalid`] when the length is no multiple of an entry's, and for impossible sequence numbers: one would
-    /// kill all that its chunk ever had and will have.
-    pub fn decode_list(bytes: &[u8]) -> Result<Vec<Self>, FormatError> {
-        if !bytes.len().is_multiple_of(Self::BYTES) {
-            return Err(FormatError::Invalid { what: "tombstones", detail: "odd length" });
-        }
-        let read = |entry| {
-            let kill = Self { id: ChunkId(array_at(entry, 0)), sequence: u64_at(entry, 16) };
-            let detail = "impossible sequence number";
-            if kill.sequence > SEQUENCE_MAX {
-                Err(FormatError::Invalid { what: "tombstones", detail })
-            } else {
-                Ok(kill)
-            }
-        };
-        bytes.chunks_exact(Self::BYTES).map(read).collect()
-    }
-}
-
 /// Fills the head (header, table, label) of a record into the start of `record`, which is zero or will be overwritten
 /// there. `table` holds the checksums of the payload's blocks.
 pub(crate) fn encode_head(
@@ -381,6 +271,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::format::{BLOCK_BYTES, LABEL_BYTES_MAX, PAYLOAD_BYTES_MAX};
 
     const PLACE: RecordPlace = RecordPlace { salt: 11, segment: 2, offset: 8192 };
 

@@ -140,44 +140,54 @@ pub(super) fn is_end_after_short_read(error: &io::Error, done: usize) -> bool {
     error.kind() == io::ErrorKind::InvalidInput && done > 0
 }
 
-/// The operations of [`super::BlockIo`] that are the same for all real files.
+/// The operations of [`super::BlockIo`] that are the same for all real files, of a type with `flights: Option<Arc<Flights>>`. Each
+/// is counted while it blocks.
 macro_rules! real_directory_operations {
     () => {
         fn block_size(&self, dir: &::std::path::Path) -> ::std::io::Result<usize> {
+            let _flight = self.flights.as_ref().map($crate::io::flights::Flights::begin);
             $crate::io::files::block_size(dir)
         }
 
         fn create_dir(&self, path: &::std::path::Path) -> ::std::io::Result<()> {
+            let _flight = self.flights.as_ref().map($crate::io::flights::Flights::begin);
             ::std::fs::create_dir_all(path)
         }
 
         fn list(&self, dir: &::std::path::Path) -> ::std::io::Result<Vec<::std::path::PathBuf>> {
+            let _flight = self.flights.as_ref().map($crate::io::flights::Flights::begin);
             $crate::io::files::list(dir)
         }
 
         fn rename(&self, from: &::std::path::Path, to: &::std::path::Path) -> ::std::io::Result<()> {
+            let _flight = self.flights.as_ref().map($crate::io::flights::Flights::begin);
             ::std::fs::rename(from, to)
         }
 
         fn unlink(&self, path: &::std::path::Path) -> ::std::io::Result<()> {
+            let _flight = self.flights.as_ref().map($crate::io::flights::Flights::begin);
             ::std::fs::remove_file(path)
         }
 
         fn sync_dir(&self, dir: &::std::path::Path) -> ::std::io::Result<()> {
+            let _flight = self.flights.as_ref().map($crate::io::flights::Flights::begin);
             $crate::io::files::sync_dir(dir)
         }
 
         fn lock_dir(&self, dir: &::std::path::Path) -> ::std::io::Result<Box<dyn Send + Sync>> {
+            let _flight = self.flights.as_ref().map($crate::io::flights::Flights::begin);
             $crate::io::files::lock_dir(dir)
         }
 
         fn space(&self, dir: &::std::path::Path) -> ::std::io::Result<(u64, u64)> {
+            let _flight = self.flights.as_ref().map($crate::io::flights::Flights::begin);
             $crate::io::files::space(dir)
         }
     };
 }
 
-/// The operations of [`super::BlockFile`] that are the same for all real files, of a type with `file: Arc<File>`.
+/// The operations of [`super::BlockFile`] that are the same for all real files, of a type with `file: Arc<File>` and
+/// `flights: Option<Arc<Flights>>`.
 macro_rules! real_file_operations {
     () => {
         fn len(&self) -> ::std::io::Result<u64> {
@@ -185,10 +195,12 @@ macro_rules! real_file_operations {
         }
 
         fn allocate(&self, len: u64) -> ::std::io::Result<()> {
+            let _flight = self.flights.as_ref().map($crate::io::flights::Flights::begin);
             $crate::io::files::allocate(&self.file, len)
         }
 
         fn punch_hole(&self, offset: u64, len: u64) -> ::std::io::Result<()> {
+            let _flight = self.flights.as_ref().map($crate::io::flights::Flights::begin);
             $crate::io::files::punch_hole(&self.file, offset, len)
         }
 

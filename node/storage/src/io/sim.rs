@@ -6,7 +6,7 @@
 //! * **Failed sync**: as in a real kernel, what it should have written is there by chance, and no later sync writes it.
 //! * **Lost flushes**: syncs succeed and do nothing. **Lost writes**: a write succeeds and does nothing. **Misdirected
 //!   write**: it lands elsewhere in the file. **Bit rot**: [`SimIo::rot`]. **Full**: [`SimIo::set_capacity`].
-//!   **Unreadable sectors**: [`SimIo::set_unreadable`].
+//!   **Unreadable sectors**: [`SimIo::set_unreadable`]. **Silence**: [`SimIo::hold`].
 //!
 //! Operations complete in an order shuffled by the seed. On a current-thread runtime all is deterministic: the same seed and
 //! the same calls give the same run, so that a failing seed can be replayed.
@@ -17,19 +17,17 @@ use ::std::path::{Path, PathBuf};
 use ::std::sync::Arc;
 
 use parking_lot::Mutex;
-use rand::Rng;
 
 use self::disk::{Disk, FileId};
-use super::{BlockFile, BlockIo, IoFuture, OpenMode};
-use crate::buf::{IoBuf, SharedBuf};
+use self::file::SimFile;
+use super::flights::Flights;
+use super::{BlockFile, BlockIo, OpenMode};
 
 mod disk;
+mod file;
 
 /// Alignment that direct operations need.
 const BLOCK_BYTES: usize = 512;
-
-/// An operation yields at most this many times before it completes: enough to change places with any other in flight.
-const DELAY_TURNS_MAX: u32 = 8;
 
 /// What goes wrong, at the first operation that it can strike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,12 +66,13 @@ enum OpKind {
 #[derive(Clone)]
 pub struct SimIo {
     disk: Arc<Mutex<Disk>>,
+    flights: Option<Arc<Flights>>,
 }
 
 impl SimIo {
     /// An empty disk without limit of space whose faults and timing follow from `seed`.
     pub fn new(seed: u64) -> SimIo {
-        SimIo { disk: Arc::new(Mutex::new(Disk::new(seed))) }
+        SimIo { disk: Arc::new(Mutex::new(Disk::new(seed))), flights: None }
     }
 
     /// Operations begun so far, of all kinds: the clock by which faults are planned.
@@ -114,6 +113,26 @@ impl SimIo {
     /// Makes every sync take this many turns more: a disk whose flushes are far slower than its writes.
     pub fn set_slow_syncs(&self, turns: u32) {
         self.disk.lock().sync_turns = turns;
+    }
+
+    /// Reads, writes and syncs that begin from now on do not end, until [`SimIo::release`]. Control operations, which block, are not
+    /// held.
+    pub fn hold(&self) {
+        self.disk.lock().holding = true;
+    }
+
+    /// Lets what is held take effect and end, in the order in which it began, whether or not anybody waits for it any more.
+    pub fn release(&self) {
+        let mut disk = self.disk.lock();
+        disk.holding = false;
+        for end in ::std::mem::take(&mut disk.held) {
+            end(&mut disk);
+        }
+    }
+
+    /// Operations that are held.
+    pub fn held(&self) -> usize {
+        self.disk.lock().held.len()
     }
 
     /// Limits the space, counted in pages of 4 KiB; beyond it is `ENOSPC`.
@@ -159,7 +178,8 @@ impl SimIo {
     }
 
     fn handle(&self, id: FileId, generation: u64, mode: OpenMode) -> Arc<dyn BlockFile> {
-        Arc::new(SimFile { disk: Arc::clone(&self.disk), id, generation, direct: mode == OpenMode::Direct })
+        let (disk, flights) = (Arc::clone(&self.disk), self.flights.clone());
+        Arc::new(SimFile { disk, flights, id, generation, direct: mode == OpenMode::Direct })
     }
 }
 
@@ -181,6 +201,10 @@ impl Drop for DirLock {
 impl BlockIo for SimIo {
     fn name(&self) -> &'static str {
         "sim"
+    }
+
+    fn for_disk(&self, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>> {
+        Ok(Arc::new(SimIo { disk: Arc::clone(&self.disk), flights: Some(Arc::clone(flights)) }))
     }
 
     fn block_size(&self, _dir: &Path) -> io::Result<usize> {
@@ -237,132 +261,5 @@ impl BlockIo for SimIo {
 
     fn space(&self, _dir: &Path) -> io::Result<(u64, u64)> {
         self.control(|disk| Ok((disk.capacity_bytes, disk.capacity_bytes.saturating_sub(disk.allocated_bytes()))))
-    }
-}
-
-struct SimFile {
-    disk: Arc<Mutex<Disk>>,
-    id: FileId,
-    generation: u64,
-    direct: bool,
-}
-
-impl SimFile {
-    fn check_aligned(&self, offset: u64, memory: *const u8, len: usize) -> io::Result<()> {
-        let aligned = offset.is_multiple_of(BLOCK_BYTES as u64)
-            && len.is_multiple_of(BLOCK_BYTES)
-            && (memory as usize).is_multiple_of(BLOCK_BYTES);
-        if self.direct && !aligned { Err(rustix::io::Errno::INVAL.into()) } else { Ok(()) }
-    }
-
-    fn control<T>(&self, run: impl FnOnce(&mut Disk) -> io::Result<T>) -> io::Result<T> {
-        let mut disk = self.disk.lock();
-        disk.begin(OpKind::Control, Some(self.generation))?;
-        run(&mut disk)
-    }
-}
-
-/// The second half of an operation. It runs when the operation's turn comes, or when its future is dropped before.
-struct Finish<F: FnOnce(&mut Disk) -> io::Result<()>> {
-    disk: Arc<Mutex<Disk>>,
-    generation: u64,
-    effect: Option<F>,
-}
-
-impl<F: FnOnce(&mut Disk) -> io::Result<()>> Finish<F> {
-    fn run(&mut self) -> io::Result<()> {
-        let Some(effect) = self.effect.take() else { return Ok(()) };
-        let mut disk = self.disk.lock();
-        if disk.generation != self.generation {
-            return Err(rustix::io::Errno::IO.into());
-        }
-        effect(&mut disk)
-    }
-}
-
-impl<F: FnOnce(&mut Disk) -> io::Result<()>> Drop for Finish<F> {
-    fn drop(&mut self) {
-        // Nobody is left to be told.
-        let _ = self.run();
-    }
-}
-
-async fn delay(turns: u32) {
-    for _ in 0..turns {
-        tokio::task::yield_now().await;
-    }
-}
-
-impl BlockFile for SimFile {
-    fn write_at(&self, offset: u64, buf: SharedBuf, range: Range<usize>) -> IoFuture<io::Result<()>> {
-        let aligned = self.check_aligned(offset, buf[range.clone()].as_ptr(), range.len());
-        let (disk, id, generation) = (Arc::clone(&self.disk), self.id, self.generation);
-        Box::pin(async move {
-            let (ticket, turns) = {
-                let mut disk = disk.lock();
-                let fault = disk.begin(OpKind::Write, Some(generation))?;
-                aligned?;
-                (disk.start_write(id, offset, &buf[range], fault)?, disk.rng.random_range(0..DELAY_TURNS_MAX))
-            };
-            let mut finish =
-                Finish { disk, generation, effect: Some(move |disk: &mut Disk| disk.finish_write(id, ticket)) };
-            delay(turns).await;
-            finish.run()
-        })
-    }
-
-    fn read_at(&self, offset: u64, mut buf: IoBuf, len: usize) -> IoFuture<(io::Result<usize>, IoBuf)> {
-        let aligned = self.check_aligned(offset, buf[..len].as_ptr(), len);
-        let (disk, id, generation) = (Arc::clone(&self.disk), self.id, self.generation);
-        Box::pin(async move {
-            let begun = {
-                let mut disk = disk.lock();
-                let begun = disk.begin(OpKind::Read, Some(generation)).and(aligned);
-                begun.map(|()| disk.rng.random_range(0..DELAY_TURNS_MAX))
-            };
-            let turns = match begun {
-                Ok(turns) => turns,
-                Err(error) => return (Err(error), buf),
-            };
-            delay(turns).await;
-            let mut disk = disk.lock();
-            if disk.generation != generation {
-                return (Err(rustix::io::Errno::IO.into()), buf);
-            }
-            let result = disk.read(id, offset, &mut buf[..len]);
-            (result, buf)
-        })
-    }
-
-    fn sync_data(&self) -> IoFuture<io::Result<()>> {
-        let (disk, id, generation) = (Arc::clone(&self.disk), self.id, self.generation);
-        Box::pin(async move {
-            let (covered, fault, turns) = {
-                let mut disk = disk.lock();
-                let fault = disk.begin(OpKind::Sync, Some(generation))?;
-                let turns = disk.sync_turns + disk.rng.random_range(0..DELAY_TURNS_MAX);
-                (disk.start_sync(id)?, fault, turns)
-            };
-            let effect = move |disk: &mut Disk| disk.finish_sync(id, &covered, fault);
-            let mut finish = Finish { disk, generation, effect: Some(effect) };
-            delay(turns).await;
-            finish.run()
-        })
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.control(|disk| disk.len(self.id))
-    }
-
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.control(|disk| disk.allocate(self.id, len))
-    }
-
-    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.control(|disk| disk.punch_hole(self.id, offset, len))
-    }
-
-    fn as_fd(&self) -> Option<::std::os::fd::BorrowedFd<'_>> {
-        None
     }
 }

@@ -1,9 +1,9 @@
 //! [`BlockIo`] by `pread` and `pwrite` on a small pool of threads.
 //!
-//! Used where io_uring is refused (old kernels, most container runtimes' seccomp profiles). The pool has a fixed number of
-//! threads, so that a slow disk delays operations and does not grow the process; operations queue in the order in which
-//! they were asked for. The queue is bounded by what is behind it: an operation holds a buffer of the pool, or is the one
-//! sync that its disk has in flight.
+//! Used where io_uring is refused (old kernels, most container runtimes' seccomp profiles). Each disk has a pool of its own, so
+//! that one that hangs uses up its own threads. Their number is fixed, so that a slow disk delays operations and does not grow
+//! the process; operations queue in the order in which they were asked for. The queue is bounded by what is behind it: an
+//! operation holds a buffer of the pool, or is the one sync that its disk has in flight.
 
 use ::std::fs::File;
 use ::std::io;
@@ -17,15 +17,17 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::files::{self, real_directory_operations, real_file_operations};
+use super::flights::Flights;
 use super::{BlockFile, BlockIo, IoFuture, OpenMode};
 use crate::buf::{IoBuf, SharedBuf};
 
-/// Threads for a process: enough to keep a few disks busy at depth four, few enough to cost nothing.
+/// Threads of a pool: enough to keep a disk busy at depth four with a few syncs beside, few enough to cost nothing.
 const THREADS: usize = 8;
 
 /// `BlockIo` on blocking system calls.
 pub struct StdIo {
     pool: Arc<Pool>,
+    flights: Option<Arc<Flights>>,
 }
 
 impl StdIo {
@@ -34,7 +36,13 @@ impl StdIo {
     /// # Errors
     /// When threads cannot be started.
     pub fn new() -> io::Result<StdIo> {
-        Ok(StdIo { pool: Pool::start(THREADS)? })
+        Ok(StdIo { pool: Pool::start(THREADS)?, flights: None })
+    }
+
+    fn file(&self, path: &Path, mode: OpenMode, create: bool) -> io::Result<Arc<dyn BlockFile>> {
+        let _flight = self.flights.as_ref().map(Flights::begin);
+        let file = Arc::new(files::open(path, mode, create)?);
+        Ok(Arc::new(StdFile { file, pool: Arc::clone(&self.pool), flights: self.flights.clone() }))
     }
 }
 
@@ -43,14 +51,16 @@ impl BlockIo for StdIo {
         "std"
     }
 
+    fn for_disk(&self, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>> {
+        Ok(Arc::new(StdIo { pool: Pool::start(THREADS)?, flights: Some(Arc::clone(flights)) }))
+    }
+
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn BlockFile>> {
-        let file = Arc::new(files::open(path, mode, false)?);
-        Ok(Arc::new(StdFile { file, pool: Arc::clone(&self.pool) }))
+        self.file(path, mode, false)
     }
 
     fn create(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn BlockFile>> {
-        let file = Arc::new(files::open(path, mode, true)?);
-        Ok(Arc::new(StdFile { file, pool: Arc::clone(&self.pool) }))
+        self.file(path, mode, true)
     }
 
     real_directory_operations!();
@@ -59,24 +69,36 @@ impl BlockIo for StdIo {
 struct StdFile {
     file: Arc<File>,
     pool: Arc<Pool>,
+    flights: Option<Arc<Flights>>,
+}
+
+impl StdFile {
+    /// Runs `job` on a thread of the pool. It is in flight from when a thread has it: who waits for a thread waits for others.
+    fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> IoFuture<T> {
+        let flights = self.flights.clone();
+        self.pool.run(move || {
+            let _flight = flights.as_ref().map(Flights::begin);
+            job()
+        })
+    }
 }
 
 impl BlockFile for StdFile {
     fn write_at(&self, offset: u64, buf: SharedBuf, range: Range<usize>) -> IoFuture<io::Result<()>> {
         assert!(range.start <= range.end && range.end <= buf.len(), "write of {range:?} out of {} bytes", buf.len());
         let file = Arc::clone(&self.file);
-        self.pool.run(move || write_full(&file, offset, &buf[range]))
+        self.run(move || write_full(&file, offset, &buf[range]))
     }
 
     fn read_at(&self, offset: u64, mut buf: IoBuf, len: usize) -> IoFuture<(io::Result<usize>, IoBuf)> {
         assert!(len <= buf.len(), "read of {len} into {} bytes", buf.len());
         let file = Arc::clone(&self.file);
-        self.pool.run(move || (read_full(&file, offset, &mut buf[..len]), buf))
+        self.run(move || (read_full(&file, offset, &mut buf[..len]), buf))
     }
 
     fn sync_data(&self) -> IoFuture<io::Result<()>> {
         let file = Arc::clone(&self.file);
-        self.pool.run(move || file.sync_data())
+        self.run(move || file.sync_data())
     }
 
     real_file_operations!();

@@ -22,7 +22,6 @@ use ::std::future::poll_fn;
 use ::std::io;
 use ::std::marker::PhantomData;
 use ::std::ops::Range;
-use ::std::os::fd::AsRawFd;
 use ::std::path::Path;
 use ::std::pin::Pin;
 use ::std::rc::Rc;
@@ -33,18 +32,20 @@ use ::std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use io_uring::types::{Fd, FsyncFlags};
-use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
+use io_uring::{IoUring, Probe, opcode};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Sleep;
+use tokio_uring::UnsubmittedOneshot;
 use tokio_uring::buf::fixed::FixedBufRegistry;
-use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
+use self::operations::{Completion, Done, Held, Request};
 use self::submit::Submitter;
 use super::files::{self, real_directory_operations, real_file_operations};
+use super::flights::Flights;
 use super::{BlockFile, BlockIo, IoFuture, OpenMode};
 use crate::buf::{ArenaView, BufferPool, IoBuf, SharedBuf};
 
+mod operations;
 mod submit;
 
 /// Entries of a submission queue; more operations than this in one turn are submitted early.
@@ -224,13 +225,6 @@ impl Drop for RingGuard {
     }
 }
 
-/// An operation on its way to a ring.
-enum Request {
-    Write { file: Arc<File>, offset: u64, buf: SharedBuf, range: Range<usize>, done: oneshot::Sender<io::Result<()>> },
-    Read { file: Arc<File>, offset: u64, buf: IoBuf, len: usize, done: oneshot::Sender<(io::Result<usize>, IoBuf)> },
-    Sync { file: Arc<File>, done: oneshot::Sender<io::Result<()>> },
-}
-
 impl Ring {
     /// Queues an operation. Works from any task of this thread, also from one outside the `LocalSet`.
     fn push(&self, request: Request) {
@@ -288,102 +282,12 @@ impl Ring {
             }
         }
     }
-
-    async fn perform(&self, request: Request) {
-        // A result that nobody waits for any more is dropped; the operation happened all the same.
-        match request {
-            Request::Write { file, offset, buf, range, done } => {
-                let _ = done.send(self.write(file, offset, buf, range).await);
-            }
-            Request::Read { file, offset, buf, len, done } => {
-                let _ = done.send(self.read(file, offset, buf, len).await);
-            }
-            Request::Sync { file, done } => {
-                let entry = opcode::Fsync::new(Fd(file.as_raw_fd())).flags(FsyncFlags::DATASYNC).build();
-                let (result, ()) = self.submit(file, (), entry).await;
-                let _ = done.send(result.map(drop));
-            }
-        }
-    }
-
-    async fn write(&self, file: Arc<File>, offset: u64, mut buf: SharedBuf, range: Range<usize>) -> io::Result<()> {
-        let fixed = self.registered.as_ref().is_some_and(|pool| buf.is_of(pool));
-        let mut at = range.start;
-        while at < range.end {
-            let (data, fd) = (&buf[at..range.end], Fd(file.as_raw_fd()));
-            let data_len = u32::try_from(data.len()).expect("a buffer is at most 1 MiB");
-            let position = offset + (at - range.start) as u64;
-            let entry = if fixed {
-                opcode::WriteFixed::new(fd, data.as_ptr(), data_len, 0).offset(position).build()
-            } else {
-                opcode::Write::new(fd, data.as_ptr(), data_len).offset(position).build()
-            };
-            let result;
-            (result, buf) = self.submit(Arc::clone(&file), buf, entry).await;
-            match result {
-                Ok(written) => at += files::progress_of_short_write(written as usize, range.end - at)?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    async fn read(&self, file: Arc<File>, offset: u64, mut buf: IoBuf, len: usize) -> (io::Result<usize>, IoBuf) {
-        let fixed = self.registered.as_ref().is_some_and(|pool| buf.is_of(pool));
-        let mut done = 0;
-        while done < len {
-            let (space, fd) = (&mut buf[done..len], Fd(file.as_raw_fd()));
-            let space_len = u32::try_from(space.len()).expect("a buffer is at most 1 MiB");
-            let position = offset + done as u64;
-            let entry = if fixed {
-                opcode::ReadFixed::new(fd, space.as_mut_ptr(), space_len, 0).offset(position).build()
-            } else {
-                opcode::Read::new(fd, space.as_mut_ptr(), space_len).offset(position).build()
-            };
-            let result;
-            (result, buf) = self.submit(Arc::clone(&file), buf, entry).await;
-            match result {
-                Ok(0) => break,
-                Ok(read) => done += read as usize,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if files::is_end_after_short_read(&error, done) => break,
-                Err(error) => return (Err(error), buf),
-            }
-        }
-        (Ok(done), buf)
-    }
-
-    /// Runs one entry, made of a descriptor of `file` and of memory in `buf` that does not move when `buf` does.
-    async fn submit<T: Unpin + 'static>(&self, file: Arc<File>, buf: T, entry: squeue::Entry) -> (io::Result<u32>, T) {
-        let held = Held { _file: file, buf };
-        let operation = UnsubmittedOneshot::new(held, Completion(PhantomData), entry).submit();
-        self.unsubmitted.set(self.unsubmitted.get() + 1);
-        operation.await
-    }
-}
-
-/// What the kernel uses during an operation; tokio-uring keeps it until the completion, even if the future is dropped.
-struct Held<F, T> {
-    _file: F,
-    buf: T,
-}
-
-struct Completion<F, T>(PhantomData<(F, T)>);
-
-impl<F, T> OneshotOutputTransform for Completion<F, T> {
-    type Output = (io::Result<u32>, T);
-    type StoredData = Held<F, T>;
-
-    fn transform_oneshot_output(self, held: Held<F, T>, cqe: cqueue::Entry) -> Self::Output {
-        let result = u32::try_from(cqe.result()).map_err(|_| io::Error::from_raw_os_error(-cqe.result()));
-        (result, held.buf)
-    }
 }
 
 /// `BlockIo` on io_uring.
 pub struct UringIo {
     background: mpsc::UnboundedSender<Request>,
+    flights: Option<Arc<Flights>>,
 }
 
 impl UringIo {
@@ -409,11 +313,13 @@ impl UringIo {
             }
         })?;
         start.recv().map_err(|_| io::Error::other("the thread of the background ring ended"))??;
-        Ok(UringIo { background })
+        Ok(UringIo { background, flights: None })
     }
 
-    fn file(&self, file: File) -> Arc<dyn BlockFile> {
-        Arc::new(UringFile { file: Arc::new(file), background: self.background.clone() })
+    fn file(&self, path: &Path, mode: OpenMode, create: bool) -> io::Result<Arc<dyn BlockFile>> {
+        let _flight = self.flights.as_ref().map(Flights::begin);
+        let file = Arc::new(files::open(path, mode, create)?);
+        Ok(Arc::new(UringFile { file, background: self.background.clone(), flights: self.flights.clone() }))
     }
 }
 
@@ -422,12 +328,16 @@ impl BlockIo for UringIo {
         "uring"
     }
 
+    fn for_disk(&self, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>> {
+        Ok(Arc::new(UringIo { background: self.background.clone(), flights: Some(Arc::clone(flights)) }))
+    }
+
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn BlockFile>> {
-        Ok(self.file(files::open(path, mode, false)?))
+        self.file(path, mode, false)
     }
 
     fn create(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn BlockFile>> {
-        Ok(self.file(files::open(path, mode, true)?))
+        self.file(path, mode, true)
     }
 
     real_directory_operations!();
@@ -436,18 +346,19 @@ impl BlockIo for UringIo {
 struct UringFile {
     file: Arc<File>,
     background: mpsc::UnboundedSender<Request>,
+    flights: Option<Arc<Flights>>,
 }
 
 impl UringFile {
     /// At the first poll, sends the request to the ring of the polling thread, or to the background.
     fn run<T: Send + 'static>(
         &self,
-        request: impl FnOnce(Arc<File>, oneshot::Sender<T>) -> Request + Send + 'static,
+        request: impl FnOnce(Arc<File>, Done<T>) -> Request + Send + 'static,
     ) -> IoFuture<T> {
-        let (file, background) = (Arc::clone(&self.file), self.background.clone());
+        let (file, background, flights) = (Arc::clone(&self.file), self.background.clone(), self.flights.clone());
         Box::pin(async move {
             let (done, result) = oneshot::channel();
-            let request = request(file, done);
+            let request = request(file, Done { result: done, flight: flights.as_ref().map(Flights::begin) });
             // A block of its own: the `Rc` must not be held across the wait.
             {
                 match RING.with_borrow(Clone::clone) {

@@ -8,6 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use holdfast_storage::buf::{IoBuf, SharedBuf};
+use holdfast_storage::io::flights::Flights;
 use holdfast_storage::io::{BlockFile, BlockIo, IoFuture, OpenMode};
 use holdfast_storage::{Finding, ReadError};
 use parking_lot::Mutex;
@@ -82,6 +83,11 @@ impl BlockFile for RottenFile {
 impl BlockIo for Rotten {
     fn name(&self) -> &'static str {
         self.inner.name()
+    }
+
+    fn for_disk(&self, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>> {
+        let inner = self.inner.for_disk(flights)?;
+        Ok(Arc::new(Rotten { inner, at: self.at.clone(), hold: self.hold.clone() }))
     }
 
     fn block_size(&self, dir: &Path) -> io::Result<usize> {

@@ -142,6 +142,9 @@ impl DirChange {
     }
 }
 
+/// The second half of an operation.
+pub(super) type Held = Box<dyn FnOnce(&mut Disk) + Send>;
+
 pub(super) struct Disk {
     pub(super) rng: StdRng,
     /// Operations begun so far.
@@ -154,6 +157,10 @@ pub(super) struct Disk {
     pub(super) capacity_bytes: u64,
     pub(super) faults: Vec<(u64, Fault)>,
     pub(super) locks: BTreeSet<PathBuf>,
+    /// Operations that begin do not end.
+    pub(super) holding: bool,
+    /// What is left to do of those that are held.
+    pub(super) held: Vec<Held>,
     /// Pages that cannot be read.
     pub(super) unreadable: BTreeSet<(FileId, u64)>,
     dirs: BTreeSet<PathBuf>,
@@ -176,6 +183,8 @@ impl Disk {
             capacity_bytes: u64::MAX,
             faults: vec![],
             locks: BTreeSet::new(),
+            holding: false,
+            held: vec![],
             unreadable: BTreeSet::new(),
             dirs: BTreeSet::new(),
             names: BTreeMap::new(),

@@ -1,0 +1,131 @@
+//! What an error of the disk does to the engine, or that there is no answer: it is fenced, or full, or neither. And who is told
+//! of damage.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Inner;
+use crate::error::{WriteError, is_full};
+use crate::finding::{Finding, FindingSource};
+use crate::segment::Segment;
+
+/// Starts the threads of the watch. They do not keep the engine alive.
+pub(super) fn start_watch(inner: &Arc<Inner>) -> io::Result<()> {
+    let weak = Arc::downgrade(inner);
+    inner.watch.start(Arc::clone(&inner.io), move |age| {
+        if let Some(inner) = weak.upgrade() {
+            inner.fence_unresponsive(age);
+        }
+    })
+}
+
+impl Inner {
+    /// Whether the disk has not failed.
+    pub(super) fn check_fence(&self) -> Result<(), WriteError> {
+        if self.fenced.load(Ordering::SeqCst) {
+            let reason = self.fence.lock().clone();
+            return Err(WriteError::Fenced(reason.unwrap_or_else(|| Arc::from("unknown"))));
+        }
+        Ok(())
+    }
+
+    /// Whether writes are taken.
+    pub(crate) fn check_writable(&self) -> Result<(), WriteError> {
+        self.check_fence()?;
+        if self.closing.load(Ordering::SeqCst) {
+            return Err(WriteError::Closed);
+        }
+        Ok(())
+    }
+
+    /// Takes no writes from now on: the disk failed one.
+    pub(crate) fn fence_off(&self, context: &str, error: &io::Error) {
+        let mut fence = self.fence.lock();
+        if fence.is_none() {
+            tracing::error!(disk = %self.config.dir.display(), context, %error, "disk fenced: it takes no writes any more");
+            metrics::counter!("holdfast_storage_fences_total").increment(1);
+            *fence = Some(Arc::from(format!("{context}: {error}")));
+            self.fenced.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// The disk has not answered for so long that it counts as one that failed. What was asked of it may yet be done, as after
+    /// any other fence: nothing of that is in the index, nor was it called durable.
+    pub(super) fn fence_unresponsive(&self, age: Duration) {
+        if !self.fenced.load(Ordering::SeqCst) {
+            let detail = format!("no answer for {} s", age.as_secs());
+            self.fence_off("wait for the disk", &io::Error::new(io::ErrorKind::TimedOut, detail));
+        }
+    }
+
+    /// Bytes in all and bytes free on the file system, zeros if it does not say. Does not wait for a disk that has a watch.
+    pub(super) fn known_space(&self) -> (u64, u64) {
+        if self.config.background {
+            return self.watch.space();
+        }
+        self.io.space(&self.config.dir).unwrap_or_default()
+    }
+
+    /// Turns the failure of a write into what the caller gets, and fences the disk unless it is only full.
+    pub(crate) fn write_failed(&self, context: &'static str, error: io::Error) -> WriteError {
+        if is_full(&error) {
+            self.set_full(true);
+            return WriteError::NoSpace;
+        }
+        self.fence_off(context, &error);
+        WriteError::Io { context, source: Arc::new(error) }
+    }
+
+    pub(crate) fn set_full(&self, full: bool) {
+        if self.full.swap(full, Ordering::SeqCst) != full {
+            let disk = self.config.dir.display();
+            if full {
+                tracing::warn!(%disk, "disk full: new chunks are refused");
+            } else {
+                tracing::info!(%disk, "disk has space again");
+            }
+        }
+    }
+
+    /// Makes the completed writes of a segment durable together with those of others that wait.
+    pub(crate) async fn sync_segment(self: &Arc<Self>, segment: &Segment) -> Result<(), WriteError> {
+        let file = segment.direct().unwrap_or_else(|| Arc::clone(&segment.file));
+        self.sync_waiters.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!("holdfast_storage_sync_waiters_total").increment(1);
+        // Not the engine itself: a batch that everybody left would keep it alive.
+        let syncs = Arc::clone(&self.syncs);
+        let on_sync = move || {
+            syncs.fetch_add(1, Ordering::Relaxed);
+            metrics::counter!("holdfast_storage_syncs_total").increment(1);
+        };
+        segment.commit.sync(&file, on_sync).await.map_err(|error| {
+            self.fence_off("sync segment", &error);
+            WriteError::Io { context: "sync segment", source: error }
+        })?;
+        // A sync that failed meanwhile, of whatever file, may have lost what this one had nothing left to do for.
+        self.check_fence()
+    }
+
+    /// Reports damage: metric, log, callback.
+    pub(crate) fn found(&self, finding: Finding) {
+        let source = match finding.source {
+            FindingSource::Read => "read",
+            FindingSource::Scrub => "scrub",
+            FindingSource::Recovery => "recovery",
+            FindingSource::Compaction => "compaction",
+            FindingSource::Verify => "verify",
+        };
+        metrics::counter!("holdfast_storage_corruption_total", "source" => source).increment(1);
+        tracing::error!(
+            disk = %self.config.dir.display(), chunk = ?finding.chunk, segment = finding.segment, offset = finding.offset,
+            detail = finding.detail, source, "damaged bytes found on the disk"
+        );
+        if let Some(sink) = &self.config.on_finding
+            && finding.source != FindingSource::Verify
+        {
+            sink(finding);
+        }
+    }
+}
