@@ -140,10 +140,26 @@ async fn abort_ends_an_upload() {
     let world = World::new().await;
     let upload = world.create_upload("k", &[]).await;
     world.part("k", &upload, 1, b"x").send().await.expect(200);
-    world.delete("/bucket").send().await.expect_error(409, "BucketNotEmpty");
     world.delete(&format!("/bucket/k?uploadId={upload}")).send().await.expect(204);
     world.delete(&format!("/bucket/k?uploadId={upload}")).send().await.expect_error(404, "NoSuchUpload");
     world.part("k", &upload, 1, b"x").send().await.expect_error(404, "NoSuchUpload");
+    assert!(world.get("/bucket?uploads").send().await.expect(200).tags("UploadId").is_empty());
+}
+
+#[tokio::test]
+async fn unfinished_uploads_do_not_keep_a_bucket_without_objects() {
+    let world = World::new().await;
+    let upload = world.create_upload("k", &[]).await;
+    world.part("k", &upload, 1, b"x").send().await.expect(200);
+    world.create_upload("l", &[]).await;
+    world.put("/bucket/object").body("x").send().await.expect(200);
+    world.delete("/bucket").send().await.expect_error(409, "BucketNotEmpty");
+    let uploads = world.get("/bucket?uploads").send().await.expect(200).tags("UploadId");
+    assert_eq!(uploads.len(), 2, "a bucket that stays keeps its uploads");
+    world.delete("/bucket/object").send().await.expect(204);
+    world.delete("/bucket").send().await.expect(204);
+    world.part("k", &upload, 1, b"x").send().await.expect_error(404, "NoSuchBucket");
+    world.put("/bucket").send().await.expect(200);
     assert!(world.get("/bucket?uploads").send().await.expect(200).tags("UploadId").is_empty());
 }
 
