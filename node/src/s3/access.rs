@@ -8,7 +8,7 @@
 //! 1. A Deny of the bucket's policy refuses everybody, the owner and admins too. Only reading, replacing and deleting the
 //!    policy itself stay open to them, so that nobody locks a bucket for good.
 //! 2. The bucket's owner and admins may do everything.
-//! 3. Others may do what the policy allows.
+//! 3. Others may do what the policy allows. Who began an upload may also list its parts and end it.
 //! 4. Everybody may do what a canned ACL `public-read` gives, on the bucket or on the object.
 //!
 //! A caller without permission to list a bucket is not told which keys exist: a missing object is AccessDenied.
@@ -26,7 +26,7 @@ use holdfast_actors::domain::access::policy::{Attempt, Policy, Verdict};
 use holdfast_actors::domain::objects::PAGE_SIZE_MAX;
 use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, BucketId, CannedAcl, ObjectVersion, Tag};
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore};
-use holdfast_protocol::VersionId;
+use holdfast_protocol::{UploadId, VersionId};
 use http::{Extensions, HeaderMap};
 use parking_lot::RwLock;
 use s3s::access::{S3Access, S3AccessContext};
@@ -52,6 +52,9 @@ const CACHED_POLICIES_MAX: usize = 1024;
 
 /// Actions on the policy itself, which no Deny can take from the owner and from admins.
 const POLICY_ACTIONS: [&str; 3] = ["s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"];
+
+/// What who began an upload may do to it, whatever the policy does not say.
+const UPLOAD_ACTIONS: [&str; 2] = ["s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"];
 
 /// Decides about requests. Cheap to clone.
 #[derive(Clone)]
@@ -113,7 +116,7 @@ impl AccessControl {
             if privileged {
                 return Ok(());
             }
-            return self.authorize_by_acl(wish, &mut facts.judged).await;
+            return self.authorize_without_policy(wish, facts).await;
         };
         if privileged && POLICY_ACTIONS.contains(&wish.action) {
             return Ok(());
@@ -140,7 +143,31 @@ impl AccessControl {
                 Ok(())
             }
             Verdict::Silent if privileged => Ok(()),
-            Verdict::Silent => self.authorize_by_acl(wish, &mut facts.judged).await,
+            Verdict::Silent => self.authorize_without_policy(wish, facts).await,
+        }
+    }
+
+    /// What is allowed to who is not privileged and whom no policy allows it.
+    async fn authorize_without_policy(&self, wish: &Wish<'_>, facts: &mut RequestFacts<'_>) -> S3Result<()> {
+        if self.began_upload(wish, facts).await? {
+            return Ok(());
+        }
+        self.authorize_by_acl(wish, &mut facts.judged).await
+    }
+
+    /// Whether an action is one on an upload that the caller began.
+    async fn began_upload(&self, wish: &Wish<'_>, facts: &RequestFacts<'_>) -> S3Result<bool> {
+        if !UPLOAD_ACTIONS.contains(&wish.action) {
+            return Ok(false);
+        }
+        let upload = query_value(facts.query, "uploadId").and_then(|id| id.parse::<UploadId>().ok());
+        let (Some(user), Some(key), Some(upload)) = (facts.caller.user_name(), wish.key, upload) else {
+            return Ok(false);
+        };
+        match self.inner.metadata.upload(wish.bucket.id, key, upload).await {
+            Ok(upload) => Ok(upload.new.owner == user),
+            Err(MetadataError::NoSuchUpload) => Ok(false),
+            Err(error) => Err(error.to_s3()),
         }
     }
 

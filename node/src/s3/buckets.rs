@@ -4,7 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use holdfast_actors::domain::access::names::validate_bucket_name;
 use holdfast_actors::domain::objects::PAGE_SIZE_MAX;
-use holdfast_actors::ports::metadata::{MetadataError, NewBucket, Versioning};
+use holdfast_actors::ports::metadata::{
+    BucketId, ListAfter, ListUploadsQuery, ListVersionsQuery, MetadataError, NewBucket, Versioning,
+};
 use s3s::dto::{
     self, BucketLocationConstraint, BucketVersioningStatus, CreateBucketInput, CreateBucketOutput, DeleteBucketInput,
     DeleteBucketOutput, GetBucketLocationInput, GetBucketLocationOutput, GetBucketVersioningInput,
@@ -160,15 +162,48 @@ impl S3Front {
         }
     }
 
-    /// Removes an empty bucket.
+    /// Removes a bucket without objects. Uploads that nobody finished do not keep it, as in S3: they are ended first. Should
+    /// an object come just then, they are ended all the same, and the bucket stays.
     pub(crate) async fn delete_bucket(
         &self,
         req: S3Request<DeleteBucketInput>,
     ) -> S3Result<S3Response<DeleteBucketOutput>> {
         let bucket =
             self.bucket_of(&req.extensions, &req.input.bucket, req.input.expected_bucket_owner.as_deref()).await?;
-        self.metadata.delete_bucket(&bucket.name).await.s3()?;
+        match self.metadata.delete_bucket(&bucket.name).await {
+            Err(MetadataError::BucketNotEmpty) if self.has_no_versions(bucket.id).await? => {
+                self.abort_uploads(bucket.id).await?;
+                self.metadata.delete_bucket(&bucket.name).await.s3()?;
+            }
+            result => result.s3()?,
+        }
         Ok(S3Response::new(DeleteBucketOutput::default()))
+    }
+
+    /// Whether a bucket holds no object, no older version and no delete marker.
+    async fn has_no_versions(&self, bucket: BucketId) -> S3Result<bool> {
+        let query = ListVersionsQuery { limit: 1, ..Default::default() };
+        Ok(self.metadata.list_versions(bucket, query).await.s3()?.entries.is_empty())
+    }
+
+    /// Ends all unfinished uploads of a bucket; those that are begun meanwhile may stay.
+    async fn abort_uploads(&self, bucket: BucketId) -> S3Result<()> {
+        let (mut after, mut after_upload) = (ListAfter::Start, None);
+        loop {
+            let query = ListUploadsQuery { after, after_upload, limit: PAGE_SIZE_MAX, ..Default::default() };
+            let page = self.metadata.list_uploads(bucket, query).await.s3()?;
+            for upload in &page.entries {
+                let (key, id) = (&upload.new.key, upload.new.id);
+                match self.metadata.abort_upload(bucket, key, id, self.clock.now_ms()).await {
+                    Ok(()) | Err(MetadataError::NoSuchUpload) => {}
+                    Err(error) => return Err(error.to_s3()),
+                }
+            }
+            match page.next {
+                Some(next) => (after, after_upload) = next,
+                None => return Ok(()),
+            }
+        }
     }
 
     /// The region of a bucket.

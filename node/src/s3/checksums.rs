@@ -115,6 +115,8 @@ impl BodyChecks {
         kept: Option<ChecksumAlgorithm>,
     ) -> S3Result<Self> {
         refuse_unknown(headers)?;
+        // s3s takes an empty header for none; S3 refuses it.
+        let content_md5 = content_md5.or_else(|| headers.contains_key("content-md5").then_some(""));
         let md5 = content_md5.map(decode_md5).transpose()?;
         let mut checksum = None;
         for (algorithm, value) in given {
@@ -188,12 +190,12 @@ fn decode_md5(text: &str) -> S3Result<[u8; 16]> {
         .ok_or_else(|| s3_error!(InvalidDigest, "The Content-MD5 you specified was invalid."))
 }
 
-/// A checksum that cannot be compared is not passed over: its sender relies on it.
+/// A checksum that cannot be compared is not passed over: its sender relies on it. s3s passes over an empty one.
 fn refuse_unknown(headers: &HeaderMap) -> S3Result<()> {
     let known = |name: &str| ChecksumAlgorithm::ALL.into_iter().any(|algorithm| algorithm.header() == name);
-    let unknown = headers.keys().map(http::HeaderName::as_str).any(|name| match name.strip_prefix("x-amz-checksum-") {
+    let unknown = headers.iter().any(|(name, value)| match name.as_str().strip_prefix("x-amz-checksum-") {
         Some("algorithm" | "type" | "mode") | None => false,
-        Some(_) => !known(name),
+        Some(_) => !known(name.as_str()) || value.is_empty(),
     });
     if unknown {
         return Err(s3_error!(
@@ -270,11 +272,13 @@ mod tests {
             (&[], &[(ChecksumAlgorithm::Crc32, "AAAA")]),
             (&[], &[(ChecksumAlgorithm::Crc32, "?")]),
             (&[("x-amz-checksum-crc99", "AAAA")], &[]),
+            (&[("x-amz-checksum-crc32", "")], &[]),
         ] {
             assert_eq!(checks(pairs, given).unwrap_err(), "InvalidRequest", "{pairs:?} {given:?}");
         }
         let md5 = BodyChecks::of(&HeaderMap::new(), Some("short"), std::iter::empty(), None, None);
         assert_eq!(md5.unwrap_err().code().as_str(), "InvalidDigest");
+        assert_eq!(checks(&[("content-md5", "")], &[]).unwrap_err(), "InvalidDigest");
     }
 
     #[test]

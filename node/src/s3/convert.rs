@@ -227,13 +227,14 @@ pub(crate) fn http_date(time: &Timestamp) -> S3Result<String> {
     String::from_utf8(text).map_err(S3Error::internal_error)
 }
 
-/// `aws-chunked` says how the request is framed, not how the object is encoded.
+/// `aws-chunked` says how the request is framed, not how the object is encoded. What does not name it is kept as it is.
 fn without_aws_chunked(encoding: &str) -> Option<String> {
-    let kept: Vec<&str> = encoding
-        .split(',')
-        .map(str::trim)
-        .filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("aws-chunked"))
-        .collect();
+    let is_framing = |coding: &str| coding.trim().eq_ignore_ascii_case("aws-chunked");
+    if !encoding.split(',').any(is_framing) {
+        return (!encoding.is_empty()).then(|| encoding.to_owned());
+    }
+    let kept: Vec<&str> =
+        encoding.split(',').filter(|coding| !is_framing(coding)).map(str::trim).filter(|c| !c.is_empty()).collect();
     (!kept.is_empty()).then(|| kept.join(","))
 }
 
@@ -302,6 +303,8 @@ mod tests {
             ("aws-chunked,gzip", Some("gzip")),
             ("gzip, AWS-chunked", Some("gzip")),
             ("gzip,br", Some("gzip,br")),
+            ("deflate, gzip", Some("deflate, gzip")),
+            ("aws-chunked, aws-chunked", None),
             ("", None),
         ] {
             assert_eq!(without_aws_chunked(sent).as_deref(), kept, "{sent}");

@@ -211,6 +211,7 @@ impl Inner {
             return Err(s3_error!(MethodNotAllowed, "The specified method is not allowed against this resource."));
         }
         signature::check_form(request.headers(), request.uri(), &self.region)?;
+        signature::take_date(request.headers_mut());
         if !is_form {
             presigned::take_headers(&mut request)?;
             chunked::bound(&mut request);

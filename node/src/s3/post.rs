@@ -97,10 +97,10 @@ where
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.parse::<u64>().ok());
     let (form, mut reader) = FormReader::new(body, boundary).read_fields().await.map_err(form_error)?;
+    let (caller, size_range) = check_policy(&context, &form).await?;
     if form.get("bucket").is_some_and(|bucket| bucket != context.bucket) {
         return Err(s3_error!(InvalidArgument, "The field 'bucket' names another bucket than the address."));
     }
-    let (caller, size_range) = check_policy(&context, &form).await?;
 
     let key = form.key()?;
     let file_bytes = reader.file_length(BUFFERED_BYTES_MAX, total_bytes).await.map_err(form_error)?;

@@ -9,11 +9,17 @@
 //! * A presigned URL is valid for at most seven days.
 //! * A request is signed in one way, by one header; a second one is refused instead of being taken for no signature.
 //! * `x-amz-content-sha256` is a hash or one of the words that stand for none.
+//! * The time is that of `x-amz-date`, or of `Date` where that is not there ([`take_date`]).
 //! * The credential's scope names the service `s3`, and a region of lower-case letters, digits and hyphens; which one does not
 //!   matter. s3cmd begins with `US` and waits to be told the right one.
 
-use http::{HeaderMap, HeaderValue, Uri};
+use http::header::{AUTHORIZATION, DATE};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use s3s::dto::{Timestamp, TimestampFormat};
 use s3s::{S3Error, S3Result, s3_error};
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 use url::form_urlencoded;
 
 use super::answers::BUCKET_REGION;
@@ -23,6 +29,11 @@ use super::errors::with_headers;
 pub const PRESIGNED_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
+
+const X_AMZ_DATE: HeaderName = HeaderName::from_static("x-amz-date");
+
+/// How `x-amz-date` writes a time.
+const AMZ_DATE: &[BorrowedFormatItem<'_>] = format_description!("[year][month][day]T[hour][minute][second]Z");
 
 /// Headers that need not be signed: the payload's hash and the date are part of what is signed anyway, the others say
 /// nothing about the operation and are added by proxies and SDKs after signing.
@@ -35,7 +46,7 @@ const UNSIGNED_HEADERS: [&str; 5] =
 /// # Errors
 /// S3's error for what is wrong.
 pub fn check_form(headers: &HeaderMap, uri: &Uri, region: &str) -> S3Result<()> {
-    let mut authorizations = headers.get_all(http::header::AUTHORIZATION).iter();
+    let mut authorizations = headers.get_all(AUTHORIZATION).iter();
     let authorization = authorizations.next();
     if authorizations.next().is_some() {
         return Err(s3_error!(InvalidRequest, "Only one Authorization header is allowed."));
@@ -211,10 +222,31 @@ fn malformed(problem: &str) -> S3Error {
     s3_error!(AuthorizationHeaderMalformed, "The authorization header {problem}.")
 }
 
+/// Gives a request that tells its time by `Date` alone the header `x-amz-date`, the only one that s3s knows. The time is signed
+/// in any case: with another one the signature does not match.
+pub(super) fn take_date(headers: &mut HeaderMap) {
+    let is_version_4 =
+        headers.get(AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(ALGORITHM.as_bytes()));
+    if !is_version_4 || headers.contains_key(X_AMZ_DATE) {
+        return;
+    }
+    if let Some(date) = headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(amz_date) {
+        headers.insert(X_AMZ_DATE, date);
+    }
+}
+
+/// An HTTP date, or one as `x-amz-date` writes it, as the latter.
+fn amz_date(text: &str) -> Option<HeaderValue> {
+    if parse_amz_date_ms(text).is_some() {
+        return HeaderValue::from_str(text).ok();
+    }
+    let date = OffsetDateTime::from(Timestamp::parse(TimestampFormat::HttpDate, text).ok()?);
+    HeaderValue::try_from(date.format(AMZ_DATE).ok()?).ok()
+}
+
 /// `20260102T030405Z` as milliseconds since 1970.
 pub(crate) fn parse_amz_date_ms(text: &str) -> Option<u64> {
-    let format = time::macros::format_description!("[year][month][day]T[hour][minute][second]Z");
-    let date = time::PrimitiveDateTime::parse(text, format).ok()?;
+    let date = time::PrimitiveDateTime::parse(text, AMZ_DATE).ok()?;
     u64::try_from(date.assume_utc().unix_timestamp()).ok()?.checked_mul(1000)
 }
 

@@ -140,10 +140,57 @@ async fn abort_ends_an_upload() {
     let world = World::new().await;
     let upload = world.create_upload("k", &[]).await;
     world.part("k", &upload, 1, b"x").send().await.expect(200);
-    world.delete("/bucket").send().await.expect_error(409, "BucketNotEmpty");
     world.delete(&format!("/bucket/k?uploadId={upload}")).send().await.expect(204);
     world.delete(&format!("/bucket/k?uploadId={upload}")).send().await.expect_error(404, "NoSuchUpload");
     world.part("k", &upload, 1, b"x").send().await.expect_error(404, "NoSuchUpload");
+    assert!(world.get("/bucket?uploads").send().await.expect(200).tags("UploadId").is_empty());
+}
+
+#[tokio::test]
+async fn who_began_an_upload_may_list_its_parts_and_end_it() {
+    let world = World::new().await;
+    let statement = |effect: &str, action: &str| {
+        format!(
+            r#"{{"Effect":"{effect}","Principal":{{"AWS":"bob"}},"Action":"{action}","Resource":"arn:aws:s3:::bucket/*"}}"#
+        )
+    };
+    let put_policy = |statements: String| {
+        world.put("/bucket?policy").body(format!(r#"{{"Version":"2012-10-17","Statement":[{statements}]}}"#))
+    };
+    let allow = statement("Allow", "s3:PutObject");
+    put_policy(allow.clone()).send().await.expect(204);
+    let bobs = world.post("/bucket/k?uploads").user(Some("bob")).send().await.expect(200).tag("UploadId");
+    let alices = world.create_upload("k", &[]).await;
+    let (own, other) = (format!("/bucket/k?uploadId={bobs}"), format!("/bucket/k?uploadId={alices}"));
+    let elsewhere = format!("/bucket/l?uploadId={bobs}");
+    for target in [&other, &elsewhere] {
+        world.get(target).user(Some("bob")).send().await.expect_error(403, "AccessDenied");
+        world.delete(target).user(Some("bob")).send().await.expect_error(403, "AccessDenied");
+    }
+    world.get(&own).user(None).send().await.expect_error(403, "AccessDenied");
+    world.get(&own).user(Some("bob")).send().await.expect(200);
+    let deny = statement("Deny", "s3:AbortMultipartUpload");
+    put_policy(format!("{allow},{deny}")).send().await.expect(204);
+    world.delete(&own).user(Some("bob")).send().await.expect_error(403, "AccessDenied");
+    world.delete("/bucket?policy").send().await.expect(204);
+    world.delete(&own).user(Some("bob")).send().await.expect(204);
+    assert_eq!(world.get("/bucket?uploads").send().await.expect(200).tags("UploadId"), [alices]);
+}
+
+#[tokio::test]
+async fn unfinished_uploads_do_not_keep_a_bucket_without_objects() {
+    let world = World::new().await;
+    let upload = world.create_upload("k", &[]).await;
+    world.part("k", &upload, 1, b"x").send().await.expect(200);
+    world.create_upload("l", &[]).await;
+    world.put("/bucket/object").body("x").send().await.expect(200);
+    world.delete("/bucket").send().await.expect_error(409, "BucketNotEmpty");
+    let uploads = world.get("/bucket?uploads").send().await.expect(200).tags("UploadId");
+    assert_eq!(uploads.len(), 2, "a bucket that stays keeps its uploads");
+    world.delete("/bucket/object").send().await.expect(204);
+    world.delete("/bucket").send().await.expect(204);
+    world.part("k", &upload, 1, b"x").send().await.expect_error(404, "NoSuchBucket");
+    world.put("/bucket").send().await.expect(200);
     assert!(world.get("/bucket?uploads").send().await.expect(200).tags("UploadId").is_empty());
 }
 

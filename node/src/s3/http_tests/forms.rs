@@ -184,6 +184,48 @@ async fn a_form_that_breaks_its_policy_or_signature_stores_nothing() {
 }
 
 #[tokio::test]
+async fn a_policy_may_mean_the_key_with_the_name_of_the_file() {
+    let fixture = Fixture::new();
+    let signer = fixture.signer("ann");
+    // The key is not signed as the form has it, but by the condition.
+    let fields = |key: &str, condition: &str| -> Vec<(String, String)> {
+        let mut fields = signed(&signer, &[], condition, 600);
+        fields.insert(0, ("key".into(), key.into()));
+        fields
+    };
+    for (key, condition, is_let_in) in [
+        ("${filename}", r#"["starts-with","$key","cat"]"#, true),
+        ("${filename}", r#"{"key":"cat.png"}"#, true),
+        ("up/${filename}", r#"{"key":"up/${filename}"}"#, true),
+        ("up/${filename}", r#"["starts-with","$key","up/"]"#, true),
+        ("${filename}", r#"["starts-with","$key","dog"]"#, false),
+        ("${filename}", r#"["starts-with","$key","up/"]"#, false),
+        ("${filename}", r#"{"key":"dog.png"}"#, false),
+    ] {
+        fixture.stored.lock().clear();
+        let answer = upload(&fixture, &fields(key, condition), b"x").await;
+        assert_eq!(answer.status == StatusCode::NO_CONTENT, is_let_in, "{key} {condition} {answer:?}");
+        assert_eq!(
+            fixture.stored.lock().contains_key(&format!("photos/{}", key.replace("${filename}", "cat.png"))),
+            is_let_in
+        );
+        assert!(is_let_in || answer.code() == "AccessDenied", "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_form_for_another_bucket_is_refused_by_its_policy() {
+    let fixture = Fixture::new();
+    let signer = fixture.signer("ann");
+    let elsewhere = signed_for(r#"{"bucket":"elsewhere"}"#, &signer, &[("key", "k"), ("bucket", "elsewhere")], "", 600);
+    assert_eq!(upload(&fixture, &elsewhere, b"x").await.code(), "AccessDenied");
+    let mut field = signed_for(r#"["starts-with","$bucket",""]"#, &signer, &[("key", "k")], "", 600);
+    field.insert(0, ("bucket".into(), "elsewhere".into()));
+    assert_eq!(upload(&fixture, &field, b"x").await.code(), "InvalidArgument");
+    assert!(fixture.stored.lock().is_empty());
+}
+
+#[tokio::test]
 async fn an_anonymous_form_is_let_in_by_the_bucket_policy_only() {
     let fixture = Fixture::new();
     let fields = [("key".to_owned(), "drop/x".to_owned())];

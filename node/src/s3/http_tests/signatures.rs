@@ -9,7 +9,7 @@ use holdfast_actors::ports::metadata::CannedAcl;
 use holdfast_actors::ports::tiers::EmptyTiers;
 use http::StatusCode;
 
-use super::signer::unsigned;
+use super::signer::{amz_date, unsigned};
 use super::support::{Fixture, HOST};
 
 const MINUTE_MS: u64 = 60_000;
@@ -90,6 +90,34 @@ async fn clocks_may_differ_by_fifteen_minutes() {
         let answer = fixture.send(signer.request("PUT", HOST, "/photos/k", &[], &[], b"x")).await;
         assert_eq!(answer.code(), code, "{answer:?}");
     }
+}
+
+#[tokio::test]
+async fn the_time_of_a_request_may_be_told_by_its_date() {
+    let fixture = Fixture::new();
+    let signer = fixture.signer("ann");
+    let http_date = |at_ms: u64| {
+        let at = time::OffsetDateTime::from_unix_timestamp((at_ms / 1000) as i64).unwrap();
+        let format = time::macros::format_description!(
+            "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+        );
+        at.format(format).unwrap()
+    };
+    for date in [http_date(signer.at_ms), amz_date(signer.at_ms)] {
+        let put = || signer.request("PUT", HOST, "/photos/k", &[], &[("date", &date)], b"x");
+        let answer = fixture.send(put()).await;
+        assert_eq!(answer.status, StatusCode::OK, "{date} {answer:?}");
+        for other in [http_date(signer.at_ms + MINUTE_MS), amz_date(signer.at_ms + MINUTE_MS), "yesterday".into()] {
+            let mut changed = put();
+            changed.headers_mut().insert("date", other.parse().unwrap());
+            let answer = fixture.send(changed).await;
+            assert!(answer.status.is_client_error(), "{other} {answer:?}");
+        }
+    }
+    let mut old = signer.clone();
+    old.at_ms -= 16 * MINUTE_MS;
+    let request = old.request("PUT", HOST, "/photos/k", &[], &[("date", &http_date(old.at_ms))], b"x");
+    assert_eq!(fixture.send(request).await.code(), "RequestTimeTooSkewed");
 }
 
 #[tokio::test]

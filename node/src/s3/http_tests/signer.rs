@@ -71,7 +71,8 @@ impl Signer {
         self.sign_text(&text)
     }
 
-    /// A request signed in its Authorization header. `path` is encoded; `headers` are all signed.
+    /// A request signed in its Authorization header. `path` is encoded; `headers` are all signed. One with a `date` among them
+    /// has no `x-amz-date`.
     pub fn request(
         &self,
         method: &str,
@@ -84,7 +85,9 @@ impl Signer {
         let hash = sha256_hex(body);
         let mut signed: Vec<(String, String)> = headers.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
         signed.push(("host".into(), host.into()));
-        signed.push(("x-amz-date".into(), amz_date(self.at_ms)));
+        if !signed.iter().any(|(name, _)| name == "date") {
+            signed.push(("x-amz-date".into(), amz_date(self.at_ms)));
+        }
         signed.push(("x-amz-content-sha256".into(), hash.clone()));
         signed.sort();
         let query: Vec<(String, String)> = query.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();

@@ -61,20 +61,22 @@ impl PostPolicy {
         if self.expires_ms <= i128::from(now_ms) {
             return Err(violated("Policy expired."));
         }
+        // Whoever signs may mean the key as the form has it, or as it is with the file's name.
+        let key = form.key().ok();
         for condition in &self.conditions {
-            let value = |field: &str| match field {
-                // The address decides about the bucket; a field that differs was refused before.
-                "bucket" => Some(bucket),
-                field => form.get(field),
+            let holds = |field: &str, fits: &dyn Fn(&str) -> bool| match field {
+                // The address decides about the bucket; a field that differs is refused on its own.
+                "bucket" => fits(bucket),
+                "key" => form.get("key").is_some_and(fits) || key.as_deref().is_some_and(fits),
+                field => form.get(field).is_some_and(fits),
             };
             match condition {
-                Condition::Equals { field, value: expected } if value(field) != Some(expected) => {
-                    return Err(violated(format_args!(
-                        "Policy Condition failed: [\"eq\", \"${field}\", \"{expected}\"]"
-                    )));
+                Condition::Equals { field, value } if !holds(field, &|given| given == value) => {
+                    return Err(violated(format_args!("Policy Condition failed: [\"eq\", \"${field}\", \"{value}\"]")));
                 }
+                // What begins with nothing need not be there.
                 Condition::StartsWith { field, prefix }
-                    if !value(field).unwrap_or_default().starts_with(prefix.as_str()) =>
+                    if !prefix.is_empty() && !holds(field, &|given| given.starts_with(prefix.as_str())) =>
                 {
                     return Err(violated(format_args!(
                         "Policy Condition failed: [\"starts-with\", \"${field}\", \"{prefix}\"]"
