@@ -28,6 +28,7 @@ mod chunked;
 mod classes;
 mod convert;
 mod copy;
+mod copy_source;
 mod delete;
 mod error_details;
 mod errors;

@@ -34,8 +34,9 @@ use s3s::dto::{CopyObjectInput, DeleteObjectsInput, Error as DeleteError, PutObj
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 
 use super::auth::{Authenticator, Caller, FormCaller};
+use super::copy_source;
 use super::errors::{ResultExt as _, ToS3 as _, too_much};
-use super::facts::{ClientConnection, RequestFacts, Signing, query_value};
+use super::facts::{AsSigned, ClientConnection, RequestFacts, Signing, query_value};
 use super::judged::Judged;
 use super::operations::{self, Operation};
 use super::request_id::{Granted, RequestContext};
@@ -244,15 +245,18 @@ impl AccessControl {
         version: Option<&'a str>,
         body_tags: Option<&'a [Tag]>,
     ) -> RequestFacts<'a> {
-        let query = req.uri.query().unwrap_or_default();
+        let (headers, uri) = match req.extensions.get::<AsSigned>() {
+            Some(signed) => (&signed.headers, &signed.uri),
+            None => (&req.headers, &req.uri),
+        };
         let caller = Caller::of(&req.extensions);
         RequestFacts {
             caller,
-            headers: &req.headers,
-            query,
+            headers,
+            query: uri.query().unwrap_or_default(),
             version,
             connection: req.extensions.get::<ClientConnection>().copied(),
-            signing: signing(caller, req.extensions.get::<FormCaller>().is_some(), &req.headers),
+            signing: signing(caller, req.extensions.get::<FormCaller>().is_some(), headers),
             now_ms: self.inner.clock.now_ms(),
             object_tags: Vec::new(),
             body_tags,
@@ -417,6 +421,7 @@ impl S3Access for AccessControl {
     }
 
     async fn copy_object(&self, req: &mut S3Request<CopyObjectInput>) -> S3Result<()> {
+        copy_source::reread(&req.headers, &mut req.input.copy_source)?;
         let judged = self.check_copy_source(req, &req.input.copy_source).await?;
         judged.keep(&mut req.extensions);
         if req.input.tagging_directive.as_ref().is_none_or(|directive| directive.as_str() != "REPLACE") {
@@ -427,6 +432,7 @@ impl S3Access for AccessControl {
     }
 
     async fn upload_part_copy(&self, req: &mut S3Request<UploadPartCopyInput>) -> S3Result<()> {
+        copy_source::reread(&req.headers, &mut req.input.copy_source)?;
         let judged = self.check_copy_source(req, &req.input.copy_source).await?;
         judged.keep(&mut req.extensions);
         Ok(())

@@ -7,6 +7,7 @@
 
 use s3s::dto::CopySource;
 
+use super::copy_source;
 use super::facts::query_value;
 
 /// A request, as far as its errors name it.
@@ -52,7 +53,7 @@ impl Subject<'_> {
             let version = query_value(self.query, "versionId").unwrap_or_default();
             return (!self.key.is_empty()).then(|| (self.key.to_owned(), version.into()));
         };
-        match CopySource::parse(source) {
+        match copy_source::parse(source) {
             Ok(CopySource::Bucket { key, version_id, .. }) if !self.is_conditional => {
                 Some((key.into(), version_id.map_or_else(String::new, Into::into)))
             }

@@ -99,7 +99,10 @@ impl ToS3 for MetadataError {
                 BucketAlreadyExists,
                 "The requested bucket name is not available. Please select a different name and try again."
             ),
-            Self::BucketNotEmpty => s3_error!(BucketNotEmpty, "The bucket you tried to delete is not empty"),
+            Self::BucketNotEmpty => s3_error!(
+                BucketNotEmpty,
+                "The bucket you tried to delete is not empty: it has objects, versions, delete markers or unfinished uploads."
+            ),
             Self::NoSuchKey => s3_error!(NoSuchKey, "The specified key does not exist."),
             Self::NoSuchVersion => s3_error!(NoSuchVersion, "The specified version does not exist."),
             Self::NoSuchUpload => s3_error!(

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use holdfast_actors::domain::access::policy::{ConditionKey, Facts};
 use holdfast_actors::ports::metadata::Tag;
-use http::HeaderMap;
+use http::{HeaderMap, Uri};
 use url::form_urlencoded;
 
 use super::auth::Caller;
@@ -35,6 +35,14 @@ pub(crate) enum Signing {
     Form,
     /// Not at all.
     None,
+}
+
+/// The head of a request that is given to s3s once more without its signature. It is in the extensions of that one, which clients
+/// cannot set.
+#[derive(Debug, Clone)]
+pub(crate) struct AsSigned {
+    pub(crate) headers: HeaderMap,
+    pub(crate) uri: Uri,
 }
 
 /// The facts of one request.

@@ -103,7 +103,7 @@ impl Again {
 }
 
 /// A target without what signs it.
-fn without_signature(uri: &Uri) -> Option<Uri> {
+pub(super) fn without_signature(uri: &Uri) -> Option<Uri> {
     let Some(query) = uri.query() else { return Some(uri.clone()) };
     let left: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with("X-Amz-")).collect();
     let mut parts = uri.clone().into_parts();

@@ -3,12 +3,14 @@
 //! s3s passes over what it does not expect: CDATA sections, text between elements, what follows the digits of a number. A
 //! prefix in a CDATA section is then no prefix, and the rule is about the whole bucket; `1,000` days are one. So these
 //! documents, a lifecycle configuration, a list of keys to delete and a request to restore, are looked at before s3s reads
-//! them ([`watch()`]), and what would be passed over is refused. What is let through is not changed.
+//! them ([`watch()`]), and what would be passed over is refused. What is let through is changed only where s3s could not read it:
+//! see [`idle`] and [`numbers`].
 
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
 mod idle;
+mod numbers;
 mod proofs;
 mod watch;
 
@@ -36,7 +38,15 @@ enum Document {
 
 /// Whether a document of an operation may be given to s3s in another form.
 pub(super) fn may_rewrite(operation: &str) -> bool {
-    operation == "PutBucketLifecycleConfiguration"
+    // Those with keys and tags in them, which are written in all languages: see `numbers`.
+    matches!(
+        operation,
+        "DeleteObjects"
+            | "PutBucketLifecycleConfiguration"
+            | "PutBucketNotificationConfiguration"
+            | "PutBucketTagging"
+            | "PutObjectTagging"
+    )
 }
 
 /// What belongs into an element.
@@ -156,7 +166,7 @@ fn read(text: &[u8], document: Document) -> Result<Vec<Idle>, String> {
             }
             Event::GeneralRef(reference) => {
                 if let Ok(Some(character)) = reference.resolve_char_ref()
-                    && !is_read_by_number(character)
+                    && !numbers::is_read(character)
                 {
                     let number = u32::from(character);
                     return Err(format!("{} has U+{number:04X} by its number; write it as it is", place(&open)));
@@ -175,12 +185,6 @@ fn read(text: &[u8], document: Document) -> Result<Vec<Idle>, String> {
         Some(element) => Err(format!("{} is not closed", element.name)),
         None => Ok(idle.found),
     }
-}
-
-/// Whether s3s reads a reference to a character. It refuses those that XML cannot hold, and by mistake those of most
-/// planes; as they are it takes them all.
-fn is_read_by_number(character: char) -> bool {
-    matches!(character, '\t' | '\n' | '\r' | ' '..='\u{FFFD}' | '\u{100000}'..)
 }
 
 /// Where the reader stands.

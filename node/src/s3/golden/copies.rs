@@ -25,6 +25,23 @@ async fn copy_shares_the_content() {
 }
 
 #[tokio::test]
+async fn a_plus_in_the_name_of_a_source_is_a_space() {
+    let world = World::new().await;
+    world.put("/bucket/a%20b").body("space").send().await.expect(200);
+    world.put("/bucket/a%2Bb").body("plus").send().await.expect(200);
+    for (source, expected) in [("bucket/a+b", "space"), ("/bucket/a%20b", "space"), ("bucket/a%2Bb", "plus")] {
+        world.put("/bucket/copy").header("x-amz-copy-source", source).send().await.expect(200);
+        assert_eq!(world.get("/bucket/copy").send().await.expect(200).text(), expected, "{source}");
+    }
+    let missing = world.put("/bucket/copy").header("x-amz-copy-source", "bucket/no+one").send().await;
+    assert_eq!(missing.expect_error(404, "NoSuchKey").tag("Key"), "no one");
+    let upload = world.post("/bucket/k?uploads").send().await.expect(200).tag("UploadId");
+    let part = world.put(&format!("/bucket/k?partNumber=1&uploadId={upload}"));
+    let copied = part.header("x-amz-copy-source", "bucket/a+b").send().await.expect(200);
+    assert_eq!(copied.tag("ETag"), format!("\"{}\"", md5_hex(b"space")));
+}
+
+#[tokio::test]
 async fn directives_replace_metadata_and_tags() {
     let world = World::new().await;
     world

@@ -43,6 +43,36 @@ async fn a_document_that_is_not_what_its_headers_say_is_not_carried_out() {
 }
 
 #[tokio::test]
+async fn characters_may_be_written_by_their_numbers() {
+    let world = World::new().await;
+    let target = "/bucket/%F0%9F%98%80";
+    world.put(target).body("x").send().await.expect(200);
+    // So Python's XML writes what is not ASCII.
+    let tags = "<Tagging><TagSet><Tag><Key>t</Key><Value>&#128512;</Value></Tag></TagSet></Tagging>";
+    world.put(&format!("{target}?tagging")).body(tags).send().await.expect(200);
+    assert_eq!(world.get(&format!("{target}?tagging")).send().await.expect(200).tag("Value"), "\u{1F600}");
+
+    let body = "<Delete><Object><Key>&#128512;</Key></Object><Object><Key>a&#x1;&#x1F600;</Key></Object></Delete>";
+    let delete = || world.post("/bucket?delete").user(Some("bob")).header("content-md5", md5_of(body.as_bytes()));
+    let policy = |signing: &str| {
+        format!(
+            r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":"bob"}},
+            "Action":"s3:DeleteObject","Resource":"arn:aws:s3:::bucket/*",
+            "Condition":{{"StringEquals":{{"s3:authType":"{signing}"}}}}}}]}}"#
+        )
+    };
+    world.put("/bucket?policy").body(policy("REST-QUERY-STRING")).send().await.expect(204);
+    assert_eq!(delete().body(body).send().await.expect(200).tags("Code"), ["AccessDenied", "AccessDenied"]);
+    world.get(target).send().await.expect(200);
+    // What is decided for each key is decided about the request as it was signed.
+    world.put("/bucket?policy").body(policy("REST-HEADER")).send().await.expect(204);
+    let deleted = delete().body(body).send().await.expect(200);
+    assert_eq!(deleted.text().matches("<Deleted>").count(), 2, "{deleted:?}");
+    world.get(target).send().await.expect_error(404, "NoSuchKey");
+    delete().body(format!("{body} ")).send().await.expect_error(400, "BadDigest");
+}
+
+#[tokio::test]
 async fn a_checksum_of_an_unknown_kind_is_not_passed_over() {
     let world = World::new().await;
     let put = world.put("/bucket/k").body("x").header("x-amz-checksum-crc99", "AAAA");

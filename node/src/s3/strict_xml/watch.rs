@@ -6,8 +6,8 @@
 //! `aws-chunked` are refused: clients use it for objects, and s3s has no document from them either (it then says `IncompleteBody`).
 //!
 //! s3s has one error for a body that fails, so the true one is left in [`Outcome`]. A document with an element that s3s does not
-//! know is left there too, written as s3s can read it: the request is then given to s3s once more ([`Watched::again`]), as
-//! the one that was allowed.
+//! know, or with a character that it does not read, is left there too, written as s3s can read it: the request is then given to s3s
+//! once more ([`Watched::again`]), as the one that was allowed.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,10 +25,12 @@ use s3s::{Body, S3Error, StdError, s3_error};
 use url::form_urlencoded;
 
 use super::super::errors::{body_error, not_implemented, too_much};
+use super::super::facts::AsSigned;
 use super::super::http_service::XML_BODY_BYTES_MAX;
+use super::super::ignored::without_signature;
 use super::super::request_id::RequestContext;
 use super::proofs::Proofs;
-use super::{Document, idle, read};
+use super::{Document, idle, may_rewrite, numbers, read};
 
 /// Headers that prove who sent which body.
 const PROOFS: [&str; 3] = ["authorization", "x-amz-content-sha256", "content-md5"];
@@ -44,8 +46,8 @@ impl Outcome {
         said.into()
     }
 
-    fn rewrite(&self, text: Vec<u8>) -> StdError {
-        *self.0.lock() = Some(Ok(text.into()));
+    fn rewrite(&self, text: Bytes) -> StdError {
+        *self.0.lock() = Some(Ok(text));
         "the document is given once more".into()
     }
 }
@@ -64,14 +66,14 @@ impl Watched {
             Err(error) => return Some(Err(error)),
         };
         let (mut head, ()) = self.head.into_parts();
+        // What is decided by the body is decided about the request that was signed.
+        head.extensions.insert(AsSigned { headers: head.headers.clone(), uri: head.uri.clone() });
         // What proved who the caller is belongs to the other bytes.
         for name in PROOFS {
             head.headers.remove(name);
         }
-        head.uri = match unsigned(&head.uri) {
-            Ok(uri) => uri,
-            Err(error) => return Some(Err(error)),
-        };
+        let Some(uri) = without_signature(&head.uri) else { return Some(Err(s3_error!(InvalidURI))) };
+        head.uri = uri;
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
         if let Some(granted) = context.take_granted() {
             head.extensions.insert(granted);
@@ -157,14 +159,6 @@ pub(in crate::s3) fn watch(request: &mut Request<Body>, context: &Arc<RequestCon
     Some(Watched { outcome, head })
 }
 
-/// The target of a request without what was signed in its query: only the document is left of that.
-fn unsigned(uri: &Uri) -> Result<Uri, S3Error> {
-    let mut parts = uri.clone().into_parts();
-    let target = format!("{}?lifecycle", uri.path());
-    parts.path_and_query = Some(target.parse().map_err(|_| s3_error!(InvalidURI))?);
-    Uri::from_parts(parts).map_err(|_| s3_error!(InvalidURI))
-}
-
 async fn looked_at(body: Body, operation: &str, proofs: &Proofs, outcome: &Outcome) -> Result<Body, StdError> {
     let document = Document::of(operation);
     if proofs.is_chunked() {
@@ -184,17 +178,24 @@ async fn looked_at(body: Body, operation: &str, proofs: &Proofs, outcome: &Outco
     if bytes.iter().filter(|byte| **byte == b'<').count() > tags_max(operation) {
         return Err(outcome.refuse(too_much()));
     }
-    let Some(document) = document else { return Ok(Body::from(bytes)) };
-    let idle = read(&bytes, document).map_err(|what| {
-        outcome.refuse(s3_error!(
-            MalformedXML,
-            "The XML you provided was not well-formed or did not validate against our published schema: {what}"
-        ))
-    })?;
+    let written_out = if may_rewrite(operation) { numbers::written_out(&bytes).map(Bytes::from) } else { None };
+    let text = written_out.as_ref().unwrap_or(&bytes);
+    let idle = match document {
+        Some(document) => read(text, document).map_err(|what| {
+            outcome.refuse(s3_error!(
+                MalformedXML,
+                "The XML you provided was not well-formed or did not validate against our published schema: {what}"
+            ))
+        })?,
+        None => Vec::new(),
+    };
     if !idle.is_empty() {
-        return Err(outcome.rewrite(idle::rewritten(&bytes, &idle)));
+        return Err(outcome.rewrite(idle::rewritten(text, &idle).into()));
     }
-    Ok(Body::from(bytes))
+    match written_out {
+        Some(text) => Err(outcome.rewrite(text)),
+        None => Ok(Body::from(bytes)),
+    }
 }
 
 /// A body in pieces of which the length is known as long as nothing was read.
