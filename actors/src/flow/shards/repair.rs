@@ -24,7 +24,8 @@ use holdfast_protocol::{ChunkId, NodeId};
 use tokio::time::Instant;
 
 use super::stranded::Stranded;
-use super::{Backoff, Context, RepairStatus, transfer};
+use super::transfer::{self, TransferError};
+use super::{Backoff, Context, RepairStatus};
 use crate::ports::MetadataError;
 use crate::ports::metadata::Repair;
 
@@ -125,6 +126,13 @@ struct Repairs {
     counted_all: bool,
 }
 
+/// What became of a page of repairs.
+struct PageDone {
+    ended: u64,
+    /// Fetched for it.
+    bytes: u64,
+}
+
 impl Repairs {
     /// Queues what the disks found. A batch that cannot be queued is put back.
     async fn take_findings(&self) -> Result<(), MetadataError> {
@@ -162,8 +170,8 @@ impl Repairs {
         Ok(())
     }
 
-    /// Forgets, as the controller, what nodes that are lost or removed no longer have to repair. Only what was queued so long ago that no writer
-    /// can have had a newer shard map than this node has.
+    /// Forgets, as the controller, what nodes that are lost or removed no longer have to repair. Only what was queued so long ago
+    /// that no writer can have had a newer shard map than this node has.
     async fn forget_lost(&self) -> Result<(), MetadataError> {
         let parts = &self.context.parts;
         let Some(lost) = self.context.shared.controller.borrow().as_ref().map(|status| status.lost.clone()) else {
@@ -200,67 +208,12 @@ impl Repairs {
         let (begun, mut bytes, mut done, mut after) = (Instant::now(), 0, 0, 0);
         let mut seen = BTreeSet::new();
         loop {
-            let context = self.context.clone();
-            let rows = context.parts.metadata.repairs(context.me(), after, PAGE).await?;
+            let rows = self.context.parts.metadata.repairs(self.context.me(), after, PAGE).await?;
             after = rows.last().map_or(after, |row| row.id);
             let last = rows.len() < PAGE as usize;
-            let now = Instant::now();
-            // Those alone that are remembered: of a disk that failed there may be millions.
-            seen.extend(rows.iter().map(|row| row.id).filter(|id| self.failed.contains_key(id)));
-            let due: Vec<Repair> =
-                rows.into_iter().filter(|row| self.failed.get(&row.id).is_none_or(|(_, due)| *due <= now)).collect();
-            let known = transfer::known(&context, due.iter().map(|row| row.chunk)).await?;
-            // A chunk that is here may belong to a write that is not committed yet. If it never is, it goes as an
-            // orphan; on a disk that failed it stays, and is looked for again once it is committed.
-            let chunks = &context.parts.chunks;
-            let is_here = |chunk: ChunkId| chunks.stat(chunk).is_some() && !chunks.is_stranded(chunk);
-            let may_matter = |chunk: ChunkId| known.contains(&chunk.content()) || is_here(chunk);
-            let (due, mut finished): (Vec<Repair>, Vec<Repair>) =
-                due.into_iter().partition(|row| may_matter(row.chunk));
-            let mut needless = finished.len() as u64;
-            let repairs = stream::iter(due).map(|row| {
-                let context = &context;
-                async move {
-                    if context.repairs_paused() {
-                        return (row, None);
-                    }
-                    (row, Some(heal(context, row.chunk).await))
-                }
-            });
-            let mut repairs = repairs.buffer_unordered(REPAIRS_AT_ONCE);
-            while let Some((row, outcome)) = repairs.next().await {
-                match outcome {
-                    None => {}
-                    Some(Ok(outcome)) => {
-                        finished.push(row);
-                        match outcome {
-                            Outcome::Healed(size) => bytes += size,
-                            Outcome::Needless => needless += 1,
-                        }
-                    }
-                    Some(Err(error)) => {
-                        tracing::warn!(chunk = %row.chunk, %error, "a repair failed, it is tried again");
-                        metrics::counter!("holdfast_repairs_total", "outcome" => "failed").increment(1);
-                        fail(&mut context.shared.repair.lock(), format!("chunk {}: {error}", row.chunk));
-                        if self.postpone(row.id) {
-                            seen.insert(row.id);
-                        }
-                    }
-                }
-            }
-            drop(repairs);
-            if !finished.is_empty() {
-                // One that was noticed again meanwhile stays: it may be about what came after the look.
-                context.parts.metadata.finish_repairs(&finished).await?;
-            }
-            let ended: BTreeSet<u64> = finished.iter().map(|row| row.id).collect();
-            self.failed.retain(|id, _| !ended.contains(id));
-            done += ended.len() as u64;
-            metrics::counter!("holdfast_repairs_total", "outcome" => "done").increment(ended.len() as u64);
-            let mut status = context.shared.repair.lock();
-            status.done += ended.len() as u64;
-            status.needless += needless;
-            drop(status);
+            let page = self.page(rows, &mut seen).await?;
+            done += page.ended;
+            bytes += page.bytes;
             if last {
                 break;
             }
@@ -272,6 +225,71 @@ impl Repairs {
         status.rate_bytes = (bytes as f64 / begun.elapsed().as_secs_f64().max(0.001)) as u64;
         metrics::counter!("holdfast_repair_bytes_total").increment(bytes);
         Ok(done)
+    }
+
+    /// Makes the repairs of a page that are due. Notes in `seen` those whose failures are remembered.
+    async fn page(&mut self, rows: Vec<Repair>, seen: &mut BTreeSet<u64>) -> Result<PageDone, MetadataError> {
+        let (context, now) = (self.context.clone(), Instant::now());
+        // Those alone that are remembered: of a disk that failed there may be millions.
+        seen.extend(rows.iter().map(|row| row.id).filter(|id| self.failed.contains_key(id)));
+        let due: Vec<Repair> =
+            rows.into_iter().filter(|row| self.failed.get(&row.id).is_none_or(|(_, due)| *due <= now)).collect();
+        let known = transfer::known(&context, due.iter().map(|row| row.chunk)).await?;
+        // A chunk that is here may belong to a write that is not committed yet. If it never is, it goes as an
+        // orphan; on a disk that failed it stays, and is looked for again once it is committed.
+        let chunks = &context.parts.chunks;
+        let is_here = |chunk: ChunkId| chunks.stat(chunk).is_some() && !chunks.is_stranded(chunk);
+        let may_matter = |chunk: ChunkId| known.contains(&chunk.content()) || is_here(chunk);
+        let (due, mut finished): (Vec<Repair>, Vec<Repair>) = due.into_iter().partition(|row| may_matter(row.chunk));
+        let (mut needless, mut bytes) = (finished.len() as u64, 0);
+        let repairs = stream::iter(due).map(|row| {
+            let context = &context;
+            async move {
+                if context.repairs_paused() {
+                    return (row, None);
+                }
+                (row, Some(heal(context, row.chunk).await))
+            }
+        });
+        let mut repairs = repairs.buffer_unordered(REPAIRS_AT_ONCE);
+        while let Some((row, outcome)) = repairs.next().await {
+            match outcome {
+                None => {}
+                Some(Ok(outcome)) => {
+                    finished.push(row);
+                    match outcome {
+                        Outcome::Healed(size) => bytes += size,
+                        Outcome::Needless => needless += 1,
+                    }
+                }
+                Some(Err(error)) => {
+                    if self.note_failure(&row, &error) {
+                        seen.insert(row.id);
+                    }
+                }
+            }
+        }
+        drop(repairs);
+        if !finished.is_empty() {
+            // One that was noticed again meanwhile stays: it may be about what came after the look.
+            context.parts.metadata.finish_repairs(&finished).await?;
+        }
+        let ids: BTreeSet<u64> = finished.iter().map(|row| row.id).collect();
+        self.failed.retain(|id, _| !ids.contains(id));
+        let ended = ids.len() as u64;
+        metrics::counter!("holdfast_repairs_total", "outcome" => "done").increment(ended);
+        let mut status = context.shared.repair.lock();
+        status.done += ended;
+        status.needless += needless;
+        Ok(PageDone { ended, bytes })
+    }
+
+    /// Tells of a repair that failed, and gives back whether its pause is remembered.
+    fn note_failure(&mut self, row: &Repair, error: &TransferError) -> bool {
+        tracing::warn!(chunk = %row.chunk, %error, "a repair failed, it is tried again");
+        metrics::counter!("holdfast_repairs_total", "outcome" => "failed").increment(1);
+        fail(&mut self.context.shared.repair.lock(), format!("chunk {}: {error}", row.chunk));
+        self.postpone(row.id)
     }
 
     /// Gives a repair that failed a pause, and back whether that is remembered.
