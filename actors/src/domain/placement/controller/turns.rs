@@ -10,7 +10,7 @@ use super::super::shard::{ShardEvent, apply};
 use super::Controller;
 
 /// After this a join may be one that cannot go on.
-const JOIN_OLD_MS: u64 = 10 * 60_000;
+pub(super) const JOIN_OLD_MS: u64 = 10 * 60_000;
 
 impl Controller {
     /// Remembers since when each join of a stored state is seen.
