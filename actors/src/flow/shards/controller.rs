@@ -58,7 +58,7 @@ pub async fn run(context: Context) -> String {
         match context.parts.coordination.acquire(&LeaseName::controller(), context.me()).await {
             Ok(lease) => {
                 backoff.reset();
-                reign(&context, lease).await;
+                lead(&context, lease).await;
             }
             Err(error) => {
                 tracing::debug!(%error, "this node does not compete to be the controller");
@@ -68,14 +68,14 @@ pub async fn run(context: Context) -> String {
     }
 }
 
-async fn reign(context: &Context, lease: Lease) {
+async fn lead(context: &Context, lease: Lease) {
     tracing::info!(token = %lease.token(), "this node is the controller");
     let office = Office::enter(context, &lease);
     tokio::select! {
         biased;
         () = lease.lost() => {}
         () = unregistered(context) => tracing::warn!("this node is not registered, another one may be the controller"),
-        () = Reign::new(context, &lease).govern() => {}
+        () = Term::new(context, &lease).run() => {}
     }
     drop(office);
     tracing::info!(token = %lease.token(), "this node is no longer the controller");
@@ -96,7 +96,8 @@ async fn unregistered(context: &Context) {
     }
 }
 
-struct Reign<'a> {
+/// From when the lease was acquired until it is lost.
+struct Term<'a> {
     context: &'a Context,
     lease: &'a Lease,
     layout: watch::Receiver<Option<Arc<Versioned<LayoutDocument>>>>,
@@ -115,7 +116,7 @@ struct Reign<'a> {
     placement_error: Option<String>,
 }
 
-impl<'a> Reign<'a> {
+impl<'a> Term<'a> {
     fn new(context: &'a Context, lease: &'a Lease) -> Self {
         let settings = &context.parts.settings;
         let pace = Pace {
@@ -146,7 +147,7 @@ impl<'a> Reign<'a> {
     }
 
     /// Passes until the lease is lost.
-    async fn govern(mut self) {
+    async fn run(mut self) {
         let mut backoff = self.context.backoff();
         while let Err(error) = self.take_over().await {
             self.note("read the shards", &error);

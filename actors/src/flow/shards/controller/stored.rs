@@ -7,7 +7,7 @@ use futures::{StreamExt as _, stream};
 use holdfast_protocol::ShardId;
 use holdfast_protocol::cluster::{Epoch, ShardState};
 
-use super::Reign;
+use super::Term;
 use crate::ports::coordination::{CoordinationError, Versioned};
 
 /// Calls of the coordination service under way at once.
@@ -15,7 +15,7 @@ const CALLS_AT_ONCE: usize = 32;
 /// Epochs that metadata is told at once.
 const RAISE_BATCH: usize = 512;
 
-impl Reign<'_> {
+impl Term<'_> {
     /// Reads shards from the service itself.
     pub(super) async fn read(&mut self, shards: Vec<ShardId>) -> Result<(), CoordinationError> {
         let coordination = &self.context.parts.coordination;
