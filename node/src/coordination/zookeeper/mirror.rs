@@ -2,7 +2,8 @@
 //!
 //! One persistent recursive watch on the root tells which paths changed; those are read again. Events carry no values, so
 //! several changes of a path cost one read. What happens while the connection is lost is not told: everything is read
-//! anew when it returns, and in a new session, after `sync`. One task writes the channels, and reads of a session never go
+//! anew when it returns, and in a new session, after `sync`. The watch is set anew before: a server that a session comes to
+//! knows only the watches that the client library names to it, and that forgets the persistent ones. One task writes the channels, and reads of a session never go
 //! back in time, so neither do the channels.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -121,6 +122,8 @@ async fn follow(shared: &Shared, client: zk::Client) -> Result<(), zk::Error> {
             if !connected(&client).await {
                 return Ok(());
             }
+            // Set while the old one is there, whose end would take the server's watch of this path with it.
+            watcher = client.watch(ROOT, zk::AddWatchMode::PersistentRecursive).await?;
             mirror.read_everything().await?;
         } else {
             mirror.read_again(news.topics).await?;
