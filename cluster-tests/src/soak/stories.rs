@@ -57,6 +57,7 @@ pub struct Stories {
     numbers: AtomicU64,
     ends: Mutex<BTreeMap<&'static str, u64>>,
     wrong: Mutex<Vec<String>>,
+    resting: AtomicBool,
 }
 
 impl Stories {
@@ -64,12 +65,25 @@ impl Stories {
     pub fn new(seed: u64, nodes: Vec<SocketAddr>) -> Self {
         let known = (0..CLIENTS).map(|_| Mutex::default()).collect();
         let (nodes, numbers) = (Mutex::new(nodes), AtomicU64::new(1));
-        Self { seed, nodes, known, numbers, ends: Mutex::default(), wrong: Mutex::default() }
+        Self {
+            seed,
+            nodes,
+            known,
+            numbers,
+            ends: Mutex::default(),
+            wrong: Mutex::default(),
+            resting: AtomicBool::new(false),
+        }
     }
 
     /// Clients go to these nodes from now on.
     pub fn set_nodes(&self, addresses: Vec<SocketAddr>) {
         *self.nodes.lock().unwrap() = addresses;
+    }
+
+    /// Lets clients rest after what each is at, or go on.
+    pub fn rest(&self, rest: bool) {
+        self.resting.store(rest, Ordering::Relaxed);
     }
 
     /// Tells stories until `stop`.
@@ -81,7 +95,11 @@ impl Stories {
                 let mut teller = Teller { all: self, id, random, known };
                 scope.spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
-                        teller.story();
+                        if self.resting.load(Ordering::Relaxed) {
+                            std::thread::sleep(Duration::from_millis(20));
+                        } else {
+                            teller.story();
+                        }
                     }
                 });
             }
