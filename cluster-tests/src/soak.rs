@@ -1,11 +1,11 @@
-//! A soak: a cluster of real processes with all its services, under load, through random faults that overlap, for as long as
-//! one likes.
+//! A soak: a cluster of real processes with all its services, under load, through random faults that overlap, for as
+//! long as one likes.
 //!
-//! `examples/soak.rs` runs it; `docs/soak.md` says how, and what is made and checked. It goes in rounds. In a round each node
-//! ([`nodes`]) and each service ([`services`]) has a thread that does it harm at random times, and an operator ([`operator`])
-//! gives commands. Then everything is ended, and the cluster has to become healthy by itself, while the clients rest.
-//! Between rounds nodes come and are lost. At the end every answer that any client got has to be explained ([`checks`],
-//! [`stories`], [`checker`](crate::checker)).
+//! `examples/soak.rs` runs it; `docs/soak.md` says how, and what is made and checked. It goes in rounds. In a round
+//! each node ([`nodes`]) and each service ([`services`]) has a thread that does it harm at random times, and an
+//! operator ([`operator`]) gives commands. Then everything is ended, and the cluster has to become healthy by itself,
+//! while the clients rest. Between rounds nodes come and are lost. At the end every answer that any client got has to
+//! be explained ([`checks`], [`stories`], [`checker`](crate::checker)).
 //!
 //! The seed decides who suffers what and for how long, not the moment at which a node gets there: a seed that failed is
 //! likely to fail again, not certain to.

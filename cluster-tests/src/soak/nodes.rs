@@ -1,6 +1,7 @@
 //! What befalls a node: its process, its ways to everything else, its disk.
 //!
-//! One thread a node, so that faults of several nodes overlap. At the end of a round the node runs and reaches everything.
+//! One thread a node, so that faults of several nodes overlap. At the end of a round the node runs and reaches
+//! everything.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;

@@ -41,8 +41,8 @@ pub struct Round<'a> {
 }
 
 impl<'a> Round<'a> {
-    /// A round that ends after `length`. Of `victim` alone replicas may be damaged, and once: every acknowledged object is
-    /// on two nodes, so one good copy of it remains.
+    /// A round that ends after `length`. Of `victim` alone replicas may be damaged, and once: every acknowledged object
+    /// is on two nodes, so one good copy of it remains.
     pub fn new(began: Instant, length: Duration, kinds: &'a [&'static str], victim: Option<usize>) -> Self {
         let until = Instant::now() + length;
         Self { began, until, kinds, failed: AtomicBool::new(false), damage: Mutex::new(victim) }

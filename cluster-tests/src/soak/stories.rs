@@ -1,8 +1,8 @@
 //! Clients that tell short stories: multipart uploads, copies, versions, ranges, deletions.
 //!
-//! Each key belongs to one client, which goes on with it only while every answer was certain; so what it may hold is in a
-//! [`Model`], and each read, on any node, has to be that. What keys several clients fight for go through is the business of
-//! the [`workload`](crate::workload).
+//! Each key belongs to one client, which goes on with it only while every answer was certain; so what it may hold is in
+//! a [`Model`], and each read, on any node, has to be that. What keys several clients fight for go through is the
+//! business of the [`workload`](crate::workload).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

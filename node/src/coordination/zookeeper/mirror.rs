@@ -1,10 +1,10 @@
 //! The mirror: what the ensemble holds, as channels.
 //!
-//! One persistent recursive watch on the root tells which paths changed; those are read again. Events carry no values, so
-//! several changes of a path cost one read. What happens while the connection is lost is not told: everything is read
-//! anew when it returns, and in a new session, after `sync`. The watch is set anew before: a server that a session comes to
-//! knows only the watches that the client library names to it, and that forgets the persistent ones. One task writes the channels, and reads of a session never go
-//! back in time, so neither do the channels.
+//! One persistent recursive watch on the root tells which paths changed; those are read again. Events carry no values,
+//! so several changes of a path cost one read. What happens while the connection is lost is not told: everything is
+//! read anew when it returns, and in a new session, after `sync`. The watch is set anew before: a server that a session
+//! comes to knows only the watches that the client library names to it, and that forgets the persistent ones. One task
+//! writes the channels, and reads of a session never go back in time, so neither do the channels.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
