@@ -170,7 +170,7 @@ async fn a_number_that_comes_a_second_time_tells_that_commits_were_lost() {
     store.commit_object(object(id, "k")).await.unwrap();
     let give_up = async || store.condemn(&[content_of(&object(id, "never committed"))], 1).await;
     let is_refused = |done: &Result<Vec<_>, MetadataError>| matches!(done, Err(MetadataError::Unavailable(_)));
-    until("nothing is given up", give_up, is_refused).await;
+    let _refused = until("nothing is given up", give_up, is_refused).await;
 }
 
 /// A primary that another server has taken the place of lives on, as a replica that lags: what it has is old. Whoever reads all the
@@ -190,7 +190,7 @@ async fn a_server_that_takes_no_writes_any_more_is_not_read_from() {
             Ok(_) => !read_only,
             Err(error) => read_only && error.to_string().contains("read-only"),
         };
-        until("who reads goes by what the server is", async || store.object(id, "k", None).await, is_left).await;
+        let _found = until("who reads goes by what the server is", async || store.object(id, "k", None).await, is_left).await;
     }
     store.commit_object(object(id, "k")).await.unwrap();
     store.close().await;
