@@ -71,16 +71,16 @@ impl Kept {
         let Some(commit) = doubted.or(last) else { return Ok(()) };
         let mut gone = is_gone(conn, commit).await?;
         if gone {
+            // Before the wait: whatever is acknowledged meanwhile, and should this connection be given up.
+            self.doubted.lock().get_or_insert(commit);
             tokio::time::sleep(LAG).await;
             gone = is_gone(conn, commit).await?;
         }
         if gone {
-            *self.doubted.lock() = Some(commit);
-            tracing::error!(
-                commit = commit.number,
-                "the metadata database has lost commits that it acknowledged: chunks that it does not know are kept. See \"A dump of \
-                 the database's own\" in the manual"
-            );
+            if *self.doubted.lock() != Some(commit) {
+                // All connections are made anew at once: another one was faster, and has told of it.
+                return Ok(());
+            }
             let (number, ahead) = (commit.number, commit.number.saturating_add(AHEAD));
             let token = hex::encode(rand::random::<[u8; 16]>());
             let sql = format!(
@@ -92,13 +92,21 @@ impl Kept {
                 Err(error) if failure(&error) == Failure::Connection => return Err(error),
                 Err(error) => {
                     // One that takes no writes loses nothing by it. The next connection is asked again.
-                    tracing::warn!(%error, "that commits were lost cannot be written down yet");
+                    tracing::warn!(%error, "the metadata database has lost commits; that cannot be written down yet");
                     return Ok(());
                 }
             }
             self.last.lock().take_if(|last| *last == commit);
         }
-        self.doubted.lock().take_if(|doubted| *doubted == commit);
+        let was_doubted = self.doubted.lock().take_if(|doubted| *doubted == commit).is_some();
+        if gone && was_doubted {
+            metrics::counter!("holdfast_metadata_commits_lost_total").increment(1);
+            tracing::error!(
+                commit = commit.number,
+                "the metadata database has lost commits that it acknowledged: chunks that it does not know are kept. See \"A \
+                 dump of the database's own\" in docs/operations.md"
+            );
+        }
         Ok(())
     }
 }
