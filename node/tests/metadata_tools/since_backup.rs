@@ -171,6 +171,7 @@ async fn a_backup_does_not_write_into_another_one_that_is_under_way() {
 async fn orphans_are_kept_until_what_the_database_lost_was_brought_back() {
     let dir = tempfile::tempdir().expect("a directory");
     store(&dir, "metadata").await.close().await;
+    let url = format!("sqlite:{}", dir.path().join("metadata").display());
     let mut conn = SqliteConnection::connect(&url).await.expect("opened");
     let lost = "INSERT INTO lock_fences (name, token) VALUES (CAST('SET-BACK' AS BLOB), 1)";
     sqlx::raw_sql(lost).execute(&mut conn).await.expect("written");
