@@ -54,11 +54,14 @@ impl Kept {
         self.last.lock().map_or(0, |last| last.number)
     }
 
-    /// A transaction has none: the next look is for what was acknowledged before it, whatever is acknowledged since.
-    pub(super) fn doubt(&self) {
+    /// A transaction has none: the next look is for what was acknowledged before it, whatever is acknowledged since. Whether
+    /// that is news.
+    pub(super) fn doubt(&self) -> bool {
         let last = *self.last.lock();
         let mut doubted = self.doubted.lock();
+        let is_news = doubted.is_none() && last.is_some();
         *doubted = doubted.or(last);
+        is_news
     }
 
     /// Looks for the last commit, and writes down if it is gone.
@@ -118,4 +121,20 @@ async fn is_gone(conn: &mut MySqlConnection, commit: Acknowledged) -> Result<boo
     let query = sqlx::query_as(sql).bind(commit.token.to_vec()).bind(commit.number);
     let (found, oldest): (i64, i64) = query.fetch_one(conn).await?;
     Ok(found == 0 && oldest <= commit.number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_doubt_is_looked_into_and_those_that_come_with_it_are_not() {
+        let kept = Kept::default();
+        assert!(!kept.doubt(), "nothing was acknowledged");
+        kept.acknowledged(7, [1; 16]);
+        assert_eq!((kept.number(), kept.doubt(), kept.doubt()), (7, true, false));
+        kept.acknowledged(3, [2; 16]);
+        assert!(!kept.doubt());
+        assert_eq!(kept.doubted.lock().map(|commit| commit.number), Some(7), "what came after it says nothing");
+    }
 }
