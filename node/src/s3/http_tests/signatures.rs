@@ -121,6 +121,27 @@ async fn the_time_of_a_request_may_be_told_by_its_date() {
 }
 
 #[tokio::test]
+async fn a_session_token_is_refused_and_an_empty_one_is_none() {
+    const TOKEN: &str = "x-amz-security-token";
+    let fixture = Fixture::new();
+    let signer = fixture.signer("ann");
+    for (token, status, code) in [("FwoGZXIv", 400, "InvalidToken"), ("", 200, "")] {
+        let in_header = signer.request("PUT", HOST, "/photos/header", &[], &[(TOKEN, token)], b"x");
+        let url = signer.presign("PUT", HOST, "/photos/url", &[("X-Amz-Security-Token", token)], "60");
+        for request in [in_header, unsigned("PUT", HOST, &url, &[], b"x")] {
+            let answer = fixture.send(request).await;
+            assert_eq!((answer.status.as_u16(), answer.code()), (status, code), "{answer:?}");
+        }
+        assert_eq!(fixture.stored.lock().len(), if status == 200 { 2 } else { 0 });
+    }
+    // A key of AWS is unknown before its token is asked about.
+    let mut unknown = signer;
+    unknown.access_key = "ASIAIOSFODNN7EXAMPLE".into();
+    let answer = fixture.send(unknown.request("GET", HOST, "/photos/k", &[], &[(TOKEN, "FwoGZXIv")], b"")).await;
+    assert_eq!(answer.code(), "InvalidAccessKeyId", "{answer:?}");
+}
+
+#[tokio::test]
 async fn a_presigned_url_serves_again_and_again_until_it_expires() {
     let fixture = Fixture::new();
     fixture.call("ann", "PUT", "/photos/k", &[], b"hello").await;
