@@ -230,16 +230,16 @@ fn malformed(problem: &str) -> S3Error {
     s3_error!(AuthorizationHeaderMalformed, "The authorization header {problem}.")
 }
 
-/// Whether a signed request names a session token, in its headers or its URL. An empty one is none: programs send it for an empty
-/// variable.
+/// Whether a signed request names a session token, in its headers or its URL. An empty one is none: programs send it for an
+/// empty variable.
 pub(super) fn has_session_token(headers: &HeaderMap, query: &str) -> bool {
     headers.get_all(SECURITY_TOKEN).iter().any(|token| !token.is_empty())
         || form_urlencoded::parse(query.as_bytes())
             .any(|(name, token)| name.eq_ignore_ascii_case(SECURITY_TOKEN) && !token.is_empty())
 }
 
-/// Of a session token. Holdfast gives none out: it is of another service, most often left over in the environment, and who sends it
-/// means to have less rights than the key has.
+/// Of a session token. Holdfast gives none out: it is of another service, most often left over in the environment, and
+/// may stand for less rights than the key has.
 pub(super) fn invalid_token() -> S3Error {
     s3_error!(
         InvalidToken,

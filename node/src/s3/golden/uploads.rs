@@ -188,6 +188,9 @@ async fn unfinished_uploads_do_not_keep_a_bucket_without_objects() {
     let uploads = world.get("/bucket?uploads").send().await.expect(200).tags("UploadId");
     assert_eq!(uploads.len(), 2, "a bucket that stays keeps its uploads");
     world.delete("/bucket/object").send().await.expect(204);
+    world.delete("/bucket").user(Some("bob")).send().await.expect_error(403, "AccessDenied");
+    let uploads = world.get("/bucket?uploads").send().await.expect(200).tags("UploadId");
+    assert_eq!(uploads.len(), 2, "who may not delete the bucket ends nothing");
     for number in 0..20 {
         world.create_upload(&format!("more/{number}"), &[]).await;
     }
