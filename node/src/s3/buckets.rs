@@ -26,8 +26,8 @@ use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, not_implemented
 /// Most buckets of one ListBuckets page.
 const BUCKETS_PAGE_MAX: i32 = 10_000;
 
-/// How many uploads of a bucket that is deleted are ended at once. One after the other, a client would lose patience over
-/// some ten thousand.
+/// How many uploads of a bucket that is deleted are ended at once. One after the other, a client would lose patience
+/// over some ten thousand.
 const ABORTS_AT_ONCE: usize = 8;
 
 /// The region that S3 spells as an empty LocationConstraint.

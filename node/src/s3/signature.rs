@@ -230,8 +230,8 @@ fn malformed(problem: &str) -> S3Error {
     s3_error!(AuthorizationHeaderMalformed, "The authorization header {problem}.")
 }
 
-/// Whether a signed request names a session token, in its headers or its URL. An empty one is none: programs send it for an
-/// empty variable.
+/// Whether a signed request names a session token, in its headers or its URL. An empty one is none: programs send it
+/// for an empty variable.
 pub(super) fn has_session_token(headers: &HeaderMap, query: &str) -> bool {
     headers.get_all(SECURITY_TOKEN).iter().any(|token| !token.is_empty())
         || form_urlencoded::parse(query.as_bytes())
