@@ -190,7 +190,7 @@ impl Inner {
             self.cors.decorate(&bucket.name, origin, method.as_str(), response.headers_mut()).await;
         }
         self.finish(&mut response, context.id(), &uri, &kept);
-        // As S3 does: programs that look for a bucket's region ask without a signature. For a bucket that is not there it is 404.
+        // As S3 does: programs that look for a bucket's region ask without a signature. A bucket that is missing is 404.
         // This comes last, since the body of the error does not name the region.
         if response.status() == StatusCode::FORBIDDEN
             && matches!(context.operation(), "HeadBucket" | "ListObjects" | "ListObjectsV2")
