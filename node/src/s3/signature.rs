@@ -250,15 +250,21 @@ pub(super) fn invalid_token() -> S3Error {
 
 /// Gives a request that tells its time by `Date` alone the header `x-amz-date`, the only one that s3s knows. The time is signed
 /// in any case: with another one the signature does not match.
-pub(super) fn take_date(headers: &mut HeaderMap) {
+///
+/// # Errors
+/// `AccessDenied` for a signed request without a time.
+pub(super) fn take_date(headers: &mut HeaderMap) -> S3Result<()> {
     let is_version_4 =
         headers.get(AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(ALGORITHM.as_bytes()));
     if !is_version_4 || headers.contains_key(X_AMZ_DATE) {
-        return;
+        return Ok(());
     }
-    if let Some(date) = headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(amz_date) {
-        headers.insert(X_AMZ_DATE, date);
-    }
+    let date = headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(amz_date);
+    let Some(date) = date else {
+        return Err(s3_error!(AccessDenied, "AWS authentication requires a valid Date or x-amz-date header"));
+    };
+    headers.insert(X_AMZ_DATE, date);
+    Ok(())
 }
 
 /// An HTTP date, or one as `x-amz-date` writes it, as the latter.

@@ -107,13 +107,23 @@ async fn the_time_of_a_request_may_be_told_by_its_date() {
         let put = || signer.request("PUT", HOST, "/photos/k", &[], &[("date", &date)], b"x");
         let answer = fixture.send(put()).await;
         assert_eq!(answer.status, StatusCode::OK, "{date} {answer:?}");
-        for other in [http_date(signer.at_ms + MINUTE_MS), amz_date(signer.at_ms + MINUTE_MS), "yesterday".into()] {
+        let later = signer.at_ms + MINUTE_MS;
+        for (other, code) in [
+            (http_date(later), "SignatureDoesNotMatch"),
+            (amz_date(later), "SignatureDoesNotMatch"),
+            ("yesterday".into(), "AccessDenied"),
+        ] {
             let mut changed = put();
             changed.headers_mut().insert("date", other.parse().unwrap());
             let answer = fixture.send(changed).await;
-            assert!(answer.status.is_client_error(), "{other} {answer:?}");
+            assert_eq!(answer.code(), code, "{other} {answer:?}");
         }
     }
+    let mut undated = signer.request("GET", HOST, "/photos/k", &[], &[], b"");
+    undated.headers_mut().remove("x-amz-date");
+    let answer = fixture.send(undated).await;
+    assert_eq!(answer.code(), "AccessDenied", "{answer:?}");
+    assert!(answer.body.contains("Date or x-amz-date"), "{answer:?}");
     let mut old = signer.clone();
     old.at_ms -= 16 * MINUTE_MS;
     let request = old.request("PUT", HOST, "/photos/k", &[], &[("date", &http_date(old.at_ms))], b"x");
