@@ -19,6 +19,7 @@
 //! | [`services`] | real ZooKeeper, MariaDB, Redis and RocketMQ, private to a test |
 //! | [`tiers`] | cold tiers as an operator sets them up and looks at them |
 //! | [`told`] | writers whose acknowledged changes are accounted for in the events that were received |
+//! | [`soak`] | random faults for as long as one likes, from a seed; `docs/soak.md` |
 //! | [`program`] | runs aws-cli, rclone, s3cmd, restic, curl |
 
 // A test that goes wrong should panic where it does: `unwrap` is how this crate says so.
@@ -35,6 +36,7 @@ pub mod model;
 pub mod node;
 pub mod program;
 pub mod services;
+pub mod soak;
 pub mod tiers;
 pub mod told;
 pub mod workload;

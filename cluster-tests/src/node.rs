@@ -227,6 +227,14 @@ impl Node {
     /// # Errors
     /// When the process ends or says nothing in time.
     pub fn try_restart(&mut self) -> Result<()> {
+        self.try_restart_within(READY_TIMEOUT)
+    }
+
+    /// The same for a node that is killed if it is not ready by then: in the middle of its recovery, where that is short.
+    ///
+    /// # Errors
+    /// When the process ends or says nothing in time.
+    pub fn try_restart_within(&mut self, limit: Duration) -> Result<()> {
         assert!(self.child.is_none(), "the node is running");
         self.starts += 1;
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
@@ -253,7 +261,7 @@ impl Node {
         });
         let begin = Instant::now();
         let line = loop {
-            match ready.recv_timeout(READY_TIMEOUT.saturating_sub(begin.elapsed())) {
+            match ready.recv_timeout(limit.saturating_sub(begin.elapsed())) {
                 Ok(line) if line.trim_start().starts_with('{') => break line,
                 Ok(_) => {}
                 Err(_) => {

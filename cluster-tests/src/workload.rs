@@ -46,6 +46,7 @@ pub struct Workload {
     /// What can have no excuse: wrong bytes, answers that no fault explains.
     wrong: Mutex<Vec<String>>,
     stop: AtomicBool,
+    resting: AtomicBool,
 }
 
 /// Ends the clients also when what runs beside them panics.
@@ -71,6 +72,7 @@ impl Workload {
             answers: Mutex::default(),
             wrong: Mutex::default(),
             stop: AtomicBool::new(false),
+            resting: AtomicBool::new(false),
         }
     }
 
@@ -105,12 +107,21 @@ impl Workload {
                     let random = Random::new(self.seed ^ (id << 40) ^ (run << 8));
                     let mut client = Worker { load: self, id, random, node: None, tags: BTreeMap::new() };
                     while !self.stop.load(Ordering::Relaxed) {
-                        client.step();
+                        if self.resting.load(Ordering::Relaxed) {
+                            std::thread::sleep(Duration::from_millis(20));
+                        } else {
+                            client.step();
+                        }
                     }
                 });
             }
             faults()
         })
+    }
+
+    /// Lets clients rest after what each is at, or go on.
+    pub fn rest(&self, rest: bool) {
+        self.resting.store(rest, Ordering::Relaxed);
     }
 
     /// Changes acknowledged so far.

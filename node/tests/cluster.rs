@@ -296,6 +296,22 @@ async fn a_node_may_be_stopped_while_repairs_wait_that_it_has_no_part_in() {
     cluster.cluster.shutdown().await;
 }
 
+/// What it does not know may be what it lost, so orphans are kept, and somebody has to look.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_whose_database_lost_commits_says_so() {
+    let cluster = Cluster::start(3).await;
+    let admin = cluster.admin(0);
+    until("healthy", || admin.get::<ClusterStatus>("/v1/cluster"), |status| status.health == "healthy").await;
+    let path = cluster.cluster.config(0).node.data_dir.join("../metadata.sqlite");
+    let mut database = SqliteConnectOptions::new().filename(&path).connect().await.expect("the database");
+    let lost = "INSERT INTO lock_fences (name, token) VALUES (CAST('SET-BACK' AS BLOB), 1)";
+    sqlx::query(lost).execute(&mut database).await.expect("it is marked");
+    let status: ClusterStatus = admin.get("/v1/cluster").await;
+    assert!(status.reasons.iter().any(|reason| reason.code == "commits_lost"), "{:?}", status.reasons);
+    assert_ne!(status.health, "healthy");
+    cluster.cluster.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_runs_alone_says_what_to_set() {
     let dir = tempfile::tempdir().expect("a directory");

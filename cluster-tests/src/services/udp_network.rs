@@ -94,6 +94,15 @@ impl UdpNetwork {
         self.shared.rules.write().unwrap().delays.insert((from, to), delay);
     }
 
+    /// Ends cuts and delays of both directions between the two.
+    pub fn mend(&self, a: Node, b: Node) {
+        let mut rules = self.shared.rules.write().unwrap();
+        for direction in [(a, b), (b, a)] {
+            rules.cut.remove(&direction);
+            rules.delays.remove(&direction);
+        }
+    }
+
     /// Ends all cuts and delays.
     pub fn heal(&self) {
         let mut rules = self.shared.rules.write().unwrap();

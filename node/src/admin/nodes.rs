@@ -30,6 +30,12 @@ pub(super) async fn backlog(state: &AdminState) -> Option<BTreeMap<NodeId, u64>>
     asked.ok()?.ok().map(|backlog| backlog.into_iter().collect())
 }
 
+/// Whether metadata is known to have lost commits; false while it does not answer.
+pub(super) async fn lost_commits(state: &AdminState) -> bool {
+    let asked = tokio::time::timeout(BACKLOG_TIMEOUT, state.metadata.lost_commits()).await;
+    matches!(asked, Ok(Ok(true)))
+}
+
 /// Every node that is alive or in the layout.
 pub(super) fn list_of(state: &AdminState, backlog: &Option<BTreeMap<NodeId, u64>>) -> Vec<NodeInfo> {
     let Some(cluster) = &state.cluster else { return vec![] };

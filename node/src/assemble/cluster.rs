@@ -193,8 +193,11 @@ impl Joint {
 
     /// Whether this node is the one that counts for all what lies in tiers: the controller.
     pub(super) fn counts(&self) -> Counts {
-        let (leases, me) = (self.coordination.leases(), self.view.me());
-        Arc::new(move || leases.borrow().get(CONTROLLER).is_some_and(|holder| holder.node == me))
+        let (leases, view) = (self.coordination.leases(), self.view.clone());
+        // Without a connection the leases stay as they were, and another node may have counted for long.
+        Arc::new(move || {
+            view.is_owner() && leases.borrow().get(CONTROLLER).is_some_and(|holder| holder.node == view.me())
+        })
     }
 
     /// What the loop of lifecycle rules has to know.

@@ -40,6 +40,7 @@ use super::facts::{AsSigned, ClientConnection, RequestFacts, Signing, query_valu
 use super::judged::Judged;
 use super::operations::{self, Operation};
 use super::request_id::{Granted, RequestContext};
+use super::signature;
 use super::strict_xml;
 
 mod copies;
@@ -290,6 +291,13 @@ impl AccessControl {
         }
         extensions.insert(caller.clone());
         let connection = extensions.get::<ClientConnection>().copied();
+        // That of a form is looked at with its signature.
+        if form.is_none()
+            && caller != Caller::Anonymous
+            && signature::has_session_token(cx.headers(), cx.uri().query().unwrap_or_default())
+        {
+            return Err(signature::invalid_token());
+        }
         let decided = self.check_path(operation, cx, &caller, connection, form.is_some()).await?;
         let Some((bucket, judged)) = decided else { return Ok(()) };
         let extensions = cx.extensions_mut();

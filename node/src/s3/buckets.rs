@@ -1,11 +1,14 @@
 //! Buckets: create, head, list, delete, location, versioning.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use holdfast_actors::domain::access::names::validate_bucket_name;
 use holdfast_actors::domain::objects::PAGE_SIZE_MAX;
 use holdfast_actors::ports::metadata::{
-    BucketId, ListAfter, ListUploadsQuery, ListVersionsQuery, MetadataError, NewBucket, Versioning,
+    BucketId, ListAfter, ListUploadsQuery, ListVersionsQuery, MetadataError, NewBucket, Upload, Versioning,
 };
 use s3s::dto::{
     self, BucketLocationConstraint, BucketVersioningStatus, CreateBucketInput, CreateBucketOutput, DeleteBucketInput,
@@ -22,6 +25,10 @@ use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, not_implemented
 
 /// Most buckets of one ListBuckets page.
 const BUCKETS_PAGE_MAX: i32 = 10_000;
+
+/// How many uploads of a bucket that is deleted are ended at once. One after the other, a client would lose patience
+/// over some ten thousand.
+const ABORTS_AT_ONCE: usize = 8;
 
 /// The region that S3 spells as an empty LocationConstraint.
 const CLASSIC_REGION: &str = "us-east-1";
@@ -173,6 +180,10 @@ impl S3Front {
         match self.metadata.delete_bucket(&bucket.name).await {
             Err(MetadataError::BucketNotEmpty) if self.has_no_versions(bucket.id).await? => {
                 self.abort_uploads(bucket.id).await?;
+                // That may have taken minutes: somebody else's bucket may have the name by now.
+                if self.metadata.bucket(&bucket.name).await.s3()?.id != bucket.id {
+                    return Err(MetadataError::NoSuchBucket.to_s3());
+                }
                 self.metadata.delete_bucket(&bucket.name).await.s3()?;
             }
             result => result.s3()?,
@@ -192,17 +203,20 @@ impl S3Front {
         loop {
             let query = ListUploadsQuery { after, after_upload, limit: PAGE_SIZE_MAX, ..Default::default() };
             let page = self.metadata.list_uploads(bucket, query).await.s3()?;
-            for upload in &page.entries {
-                let (key, id) = (&upload.new.key, upload.new.id);
-                match self.metadata.abort_upload(bucket, key, id, self.clock.now_ms()).await {
-                    Ok(()) | Err(MetadataError::NoSuchUpload) => {}
-                    Err(error) => return Err(error.to_s3()),
-                }
-            }
+            let aborts = stream::iter(page.entries).map(|upload| self.abort_one(bucket, upload));
+            aborts.buffer_unordered(ABORTS_AT_ONCE).try_collect::<()>().await?;
             match page.next {
                 Some(next) => (after, after_upload) = next,
                 None => return Ok(()),
             }
+        }
+    }
+
+    /// Ends an upload, unless somebody else has.
+    async fn abort_one(&self, bucket: BucketId, upload: Arc<Upload>) -> S3Result<()> {
+        match self.metadata.abort_upload(bucket, &upload.new.key, upload.new.id, self.clock.now_ms()).await {
+            Ok(()) | Err(MetadataError::NoSuchUpload) => Ok(()),
+            Err(error) => Err(error.to_s3()),
         }
     }
 

@@ -193,15 +193,20 @@ fn decode_md5(text: &str) -> S3Result<[u8; 16]> {
 /// A checksum that cannot be compared is not passed over: its sender relies on it. s3s passes over an empty one.
 fn refuse_unknown(headers: &HeaderMap) -> S3Result<()> {
     let known = |name: &str| ChecksumAlgorithm::ALL.into_iter().any(|algorithm| algorithm.header() == name);
-    let unknown = headers.iter().any(|(name, value)| match name.as_str().strip_prefix("x-amz-checksum-") {
-        Some("algorithm" | "type" | "mode") | None => false,
-        Some(_) => !known(name.as_str()) || value.is_empty(),
-    });
-    if unknown {
-        return Err(s3_error!(
-            InvalidRequest,
-            "The algorithm type you specified in x-amz-checksum- header is invalid."
-        ));
+    for (name, value) in headers {
+        match name.as_str().strip_prefix("x-amz-checksum-") {
+            Some("algorithm" | "type" | "mode") | None => {}
+            Some(_) if !known(name.as_str()) => {
+                return Err(s3_error!(
+                    InvalidRequest,
+                    "The algorithm type you specified in x-amz-checksum- header is invalid."
+                ));
+            }
+            Some(_) if value.is_empty() => {
+                return Err(s3_error!(InvalidRequest, "Value for {name} header is invalid."));
+            }
+            Some(_) => {}
+        }
     }
     Ok(())
 }

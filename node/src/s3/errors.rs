@@ -101,7 +101,8 @@ impl ToS3 for MetadataError {
             ),
             Self::BucketNotEmpty => s3_error!(
                 BucketNotEmpty,
-                "The bucket you tried to delete is not empty: it has objects, versions, delete markers or unfinished uploads."
+                "The bucket you tried to delete is not empty: it has objects, versions or delete markers, or an \
+                 upload has just begun."
             ),
             Self::NoSuchKey => s3_error!(NoSuchKey, "The specified key does not exist."),
             Self::NoSuchVersion => s3_error!(NoSuchVersion, "The specified version does not exist."),

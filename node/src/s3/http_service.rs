@@ -190,6 +190,14 @@ impl Inner {
             self.cors.decorate(&bucket.name, origin, method.as_str(), response.headers_mut()).await;
         }
         self.finish(&mut response, context.id(), &uri, &kept);
+        // As S3 does: programs that look for a bucket's region ask without a signature. A missing bucket is 404.
+        // This comes last, since the body of the error does not name the region.
+        if response.status() == StatusCode::FORBIDDEN
+            && matches!(context.operation(), "HeadBucket" | "ListObjects" | "ListObjectsV2")
+            && let Ok(region) = HeaderValue::from_str(&self.region)
+        {
+            response.headers_mut().insert(answers::BUCKET_REGION, region);
+        }
         response
     }
 
@@ -211,8 +219,8 @@ impl Inner {
             return Err(s3_error!(MethodNotAllowed, "The specified method is not allowed against this resource."));
         }
         signature::check_form(request.headers(), request.uri(), &self.region)?;
-        signature::take_date(request.headers_mut());
         if !is_form {
+            signature::take_date(request.headers_mut())?;
             presigned::take_headers(&mut request)?;
             chunked::bound(&mut request);
             let again = Again::of(&mut request, context);

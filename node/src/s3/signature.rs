@@ -10,6 +10,7 @@
 //! * A request is signed in one way, by one header; a second one is refused instead of being taken for no signature.
 //! * `x-amz-content-sha256` is a hash or one of the words that stand for none.
 //! * The time is that of `x-amz-date`, or of `Date` where that is not there ([`take_date`]).
+//! * No session token comes along ([`has_session_token`]).
 //! * The credential's scope names the service `s3`, and a region of lower-case letters, digits and hyphens; which one does not
 //!   matter. s3cmd begins with `US` and waits to be told the right one.
 
@@ -31,6 +32,9 @@ pub const PRESIGNED_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 
 const X_AMZ_DATE: HeaderName = HeaderName::from_static("x-amz-date");
+
+/// The header, parameter or form field with a session token.
+pub(super) const SECURITY_TOKEN: &str = "x-amz-security-token";
 
 /// How `x-amz-date` writes a time.
 const AMZ_DATE: &[BorrowedFormatItem<'_>] = format_description!("[year][month][day]T[hour][minute][second]Z");
@@ -64,7 +68,7 @@ pub fn check_form(headers: &HeaderMap, uri: &Uri, region: &str) -> S3Result<()> 
             let value = value.to_str().map_err(|_| malformed("is not ASCII"))?;
             check_authorization(value, headers, region)
         }
-        (None, Some(presigned)) => presigned.check(headers),
+        (None, Some(presigned)) => presigned.check(headers, region),
     }
 }
 
@@ -129,7 +133,7 @@ fn presigned_parameters(query: &str) -> S3Result<Option<Presigned>> {
 }
 
 impl Presigned {
-    fn check(&self, headers: &HeaderMap) -> S3Result<()> {
+    fn check(&self, headers: &HeaderMap, region: &str) -> S3Result<()> {
         let (Some(expires), Some(signed), Some(credential)) = (&self.expires, &self.signed_headers, &self.credential)
         else {
             return Err(s3_error!(
@@ -154,11 +158,11 @@ impl Presigned {
         check_service(credential)
             .map_err(|problem| s3_error!(AuthorizationQueryParametersError, "X-Amz-Credential {problem}"))?;
         if let Some(wrong) = wrong_region(credential) {
-            let problem = "the region is wrong";
-            return Err(s3_error!(
+            let error = s3_error!(
                 AuthorizationQueryParametersError,
-                "Error parsing X-Amz-Credential; {problem}: {wrong}"
-            ));
+                "Error parsing the X-Amz-Credential parameter; the region '{wrong}' is wrong; expecting '{region}'"
+            );
+            return Err(with_region(error, region));
         }
         check_signed_headers(signed, headers)
     }
@@ -187,6 +191,10 @@ fn other_region(wrong: &str, region: &str) -> S3Error {
         AuthorizationHeaderMalformed,
         "The authorization header is malformed; the region '{wrong}' is wrong; expecting '{region}'"
     );
+    with_region(error, region)
+}
+
+fn with_region(error: S3Error, region: &str) -> S3Error {
     match HeaderValue::from_str(region) {
         Ok(region) => with_headers(error, [(BUCKET_REGION, region)]),
         Err(_) => error,
@@ -222,17 +230,41 @@ fn malformed(problem: &str) -> S3Error {
     s3_error!(AuthorizationHeaderMalformed, "The authorization header {problem}.")
 }
 
+/// Whether a signed request names a session token, in its headers or its URL. An empty one is none: programs send it
+/// for an empty variable.
+pub(super) fn has_session_token(headers: &HeaderMap, query: &str) -> bool {
+    headers.get_all(SECURITY_TOKEN).iter().any(|token| !token.is_empty())
+        || form_urlencoded::parse(query.as_bytes())
+            .any(|(name, token)| name.eq_ignore_ascii_case(SECURITY_TOKEN) && !token.is_empty())
+}
+
+/// Of a session token. Holdfast gives none out: it is of another service, most often left over in the environment, and
+/// may stand for less rights than the key has.
+pub(super) fn invalid_token() -> S3Error {
+    s3_error!(
+        InvalidToken,
+        "The provided token is malformed or otherwise invalid. Keys of Holdfast have no session tokens: leave it out \
+         (AWS_SESSION_TOKEN, aws_session_token)."
+    )
+}
+
 /// Gives a request that tells its time by `Date` alone the header `x-amz-date`, the only one that s3s knows. The time is signed
 /// in any case: with another one the signature does not match.
-pub(super) fn take_date(headers: &mut HeaderMap) {
+///
+/// # Errors
+/// `AccessDenied` for a signed request without a time.
+pub(super) fn take_date(headers: &mut HeaderMap) -> S3Result<()> {
     let is_version_4 =
         headers.get(AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(ALGORITHM.as_bytes()));
     if !is_version_4 || headers.contains_key(X_AMZ_DATE) {
-        return;
+        return Ok(());
     }
-    if let Some(date) = headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(amz_date) {
-        headers.insert(X_AMZ_DATE, date);
-    }
+    let date = headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(amz_date);
+    let Some(date) = date else {
+        return Err(s3_error!(AccessDenied, "AWS authentication requires a valid Date or x-amz-date header"));
+    };
+    headers.insert(X_AMZ_DATE, date);
+    Ok(())
 }
 
 /// An HTTP date, or one as `x-amz-date` writes it, as the latter.
@@ -369,6 +401,23 @@ mod tests {
         let url = "/b?X-Amz-Credential=AK/20260102/US/s3/aws4_request&X-Amz-Expires=9&X-Amz-SignedHeaders=host\
                    &X-Amz-Signature=0";
         assert_eq!(code(&[], url).as_deref(), Some("AuthorizationQueryParametersError"));
+        let error = check_form(&HeaderMap::new(), &Uri::from_static(url), "eu-1").unwrap_err();
+        assert_eq!(error.headers().unwrap()[BUCKET_REGION], "eu-1");
+        assert!(error.message().unwrap().contains("'US' is wrong; expecting 'eu-1'"), "{error}");
+    }
+
+    #[test]
+    fn session_tokens_are_found_and_empty_ones_are_none() {
+        let found = |token: Option<&'static str>, query: &str| {
+            let headers = token.map(|token| (HeaderName::from_static(SECURITY_TOKEN), HeaderValue::from_static(token)));
+            has_session_token(&headers.into_iter().collect(), query)
+        };
+        assert!(found(Some("FwoG"), ""));
+        assert!(found(None, "X-Amz-Date=d&X-Amz-Security-Token=FwoG"));
+        assert!(found(Some(""), "x-amz-security-token=FwoG"));
+        for query in ["", "X-Amz-Security-Token=", "X-Amz-Security-Token", "prefix=x-amz-security-token"] {
+            assert!(!found(None, query) && !found(Some(""), query), "{query}");
+        }
     }
 
     #[test]

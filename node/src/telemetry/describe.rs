@@ -282,6 +282,10 @@ fn metadata() {
         "Transactions of metadata that could not be committed."
     );
     describe_counter!(
+        "holdfast_metadata_commits_lost_total",
+        "Times that the metadata server was found to have lost a commit that this node was told of."
+    );
+    describe_counter!(
         "holdfast_metadata_rollbacks_total",
         "Batches of metadata that were taken back and tried one by one."
     );
@@ -412,7 +416,7 @@ pub(super) fn start_at_zero() {
 }
 
 /// Counters without labels that an operator is to be called for.
-const COUNTS_OF_TROUBLE: [&str; 18] = [
+const COUNTS_OF_TROUBLE: [&str; 19] = [
     "holdfast_actor_task_panics_total",
     "holdfast_audit_failures_total",
     "holdfast_chunk_timeouts_total",
@@ -423,6 +427,7 @@ const COUNTS_OF_TROUBLE: [&str; 18] = [
     "holdfast_http_accept_errors_total",
     "holdfast_lock_fenced_writes_total",
     "holdfast_metadata_commits_failed_total",
+    "holdfast_metadata_commits_lost_total",
     "holdfast_metadata_refused_total",
     "holdfast_peer_corrupt_blocks_total",
     "holdfast_replica_corrupt_total",

@@ -283,6 +283,12 @@ async fn what_lies_in_tiers_is_counted_while_it_is_this_nodes_to_count() {
     counts.store(true, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(counted() > 0, "it is this node's now");
+    counts.store(false, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = counted();
+    counts.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(counted() > before, "zero was shown meanwhile, and is not for long");
     watching.abort();
 }
 

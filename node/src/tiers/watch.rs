@@ -102,6 +102,10 @@ async fn show(registry: &TierRegistry, settings: &WatchSettings) {
                 show_backlog(name, Backlog::default());
             }
         }
+        if counts && !is_shown {
+            // It may have been so before: what it knew then is not shown any more.
+            (usage.due, backlog.due) = (Instant::now(), Instant::now());
+        }
         is_shown = counts;
         if counts && !names.is_empty() {
             usage.step(USAGE_EACH, count_usage(registry, &names)).await;

@@ -11,6 +11,7 @@ use holdfast_node::assemble::cluster_tools::{RebuildOptions, backup_to, dump, fr
 use holdfast_node::config::Config;
 use holdfast_protocol::label::PartLabel;
 use holdfast_protocol::{ContentId, UploadId, VersionId};
+use sqlx::{Connection as _, SqliteConnection};
 
 use super::{WRITE, cold_content, label, latest, md5, store, versions, write, write_committed_stub};
 
@@ -163,4 +164,30 @@ async fn a_backup_does_not_write_into_another_one_that_is_under_way() {
     let mut file = std::fs::File::open(&path).expect("the backup");
     config.node.data_dir = dir.path().join("another");
     assert_eq!(restore(&config, &mut file).await.expect("restored"), counts);
+}
+
+/// The bytes of what the database lost are on the disks alone, until a walk has brought back what it can.
+#[tokio::test]
+async fn orphans_are_kept_until_what_the_database_lost_was_brought_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    store(&dir, "metadata").await.close().await;
+    let url = format!("sqlite:{}", dir.path().join("metadata").display());
+    let mut conn = SqliteConnection::connect(&url).await.expect("opened");
+    let lost = "INSERT INTO lock_fences (name, token) VALUES (CAST('SET-BACK' AS BLOB), 1)";
+    sqlx::raw_sql(lost).execute(&mut conn).await.expect("written");
+    conn.close().await.expect("closed");
+    let metadata = store(&dir, "metadata").await;
+    let chunks = MemoryChunkStore::default();
+    write(&chunks, ContentId([1; 12]), &label("lost", VersionId::NULL, 10, None), b"bytes").await;
+    let orphan = [ContentId([2; 12])];
+    for options in [RebuildOptions { dry_run: true, ..ADD }, RebuildOptions { moved_only: true, ..ADD }] {
+        from_chunks(&chunks, &*metadata, "root", options).await.expect("walked");
+        assert!(metadata.lost_commits().await.expect("an answer"));
+        assert!(metadata.condemn(&orphan, 1).await.is_err());
+    }
+    from_chunks(&chunks, &*metadata, "root", ADD).await.expect("rebuilt");
+    assert!(!metadata.lost_commits().await.expect("an answer"));
+    assert_eq!(metadata.condemn(&orphan, 1).await.expect("given up"), orphan);
+    assert_eq!(versions(&*metadata).await.len(), 1);
+    metadata.close().await;
 }

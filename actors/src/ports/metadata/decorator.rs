@@ -221,6 +221,14 @@ impl<D: Decorator> MetadataUpkeep for D {
     async fn repairs_waiting(&self, node: NodeId) -> MetadataResult<u64> {
         self.inner().repairs_waiting(node).await
     }
+
+    async fn lost_commits(&self) -> MetadataResult<bool> {
+        self.inner().lost_commits().await
+    }
+
+    async fn forget_lost_commits(&self) -> MetadataResult<()> {
+        self.inner().forget_lost_commits().await
+    }
 }
 
 #[cfg(test)]

@@ -142,6 +142,13 @@ pub trait MetadataUpkeep: Send + Sync + 'static {
 
     /// How many repairs wait of one node.
     async fn repairs_waiting(&self, node: NodeId) -> MetadataResult<u64>;
+
+    /// Whether the database is known to have lost commits that it had acknowledged. Until somebody has looked at that nothing
+    /// is condemned.
+    async fn lost_commits(&self) -> MetadataResult<bool>;
+
+    /// Lets contents be condemned again after that: what the lost commits brought is back, or given up.
+    async fn forget_lost_commits(&self) -> MetadataResult<()>;
 }
 
 /// A replica that lacks a chunk, or has it damaged.

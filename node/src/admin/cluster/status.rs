@@ -50,6 +50,15 @@ pub(in crate::admin) async fn status(State(state): State<AdminState>) -> Result<
     verdict.look_at_layout(cluster, layout_version).await;
     verdict.ask_others(cluster).await;
     verdict.look_at_proofs(cluster).await;
+    // One that does not answer was waited for already.
+    if backlog.is_some() && nodes::lost_commits(&state).await {
+        verdict.not_healthy("degraded");
+        verdict.add(
+            "commits_lost",
+            "the metadata database has lost commits that it acknowledged, so orphans are kept: see \"A dump of the database's \
+             own\" in docs/operations.md",
+        );
+    }
     let here = health::disks_unresponsive(&state.node.health());
     for reason in health::tiers_down(&state.tiers).into_iter().chain(here) {
         verdict.not_healthy("degraded");

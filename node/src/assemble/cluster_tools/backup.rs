@@ -197,6 +197,7 @@ async fn restore_cluster(
     let counts = Stopped::during(stopped, load(metadata, ledger, from)).await.context(
         "what was restored until then is in the database: start no node, and make the database anew, empty, before you restore again",
     )?;
+    metadata.forget_lost_commits().await.context("forget that the database has lost commits")?;
     if let Some(cluster) = data_dir.cluster_id()? {
         storage::claim(metadata, cluster, &config.metadata.url).await?;
     }

@@ -260,6 +260,8 @@ pub async fn from_chunks(
     if options.complete_uploads {
         uploads::complete(metadata, &begun_parts, &mut run.report).await?;
     }
+    // At the end: until then, or where only moves are brought back, what the database lost is on the disks alone.
+    metadata.forget_lost_commits().await.context("forget that the database has lost commits")?;
     Ok(run.report)
 }
 

@@ -54,11 +54,14 @@ impl Kept {
         self.last.lock().map_or(0, |last| last.number)
     }
 
-    /// A transaction has none: the next look is for what was acknowledged before it, whatever is acknowledged since.
-    pub(super) fn doubt(&self) {
+    /// A transaction has none: the next look is for what was acknowledged before it, whatever is acknowledged since. Whether
+    /// that is news.
+    pub(super) fn doubt(&self) -> bool {
         let last = *self.last.lock();
         let mut doubted = self.doubted.lock();
+        let is_news = doubted.is_none() && last.is_some();
         *doubted = doubted.or(last);
+        is_news
     }
 
     /// Looks for the last commit, and writes down if it is gone.
@@ -71,16 +74,16 @@ impl Kept {
         let Some(commit) = doubted.or(last) else { return Ok(()) };
         let mut gone = is_gone(conn, commit).await?;
         if gone {
+            // Before the wait: whatever is acknowledged meanwhile, and should this connection be given up.
+            self.doubted.lock().get_or_insert(commit);
             tokio::time::sleep(LAG).await;
             gone = is_gone(conn, commit).await?;
         }
         if gone {
-            *self.doubted.lock() = Some(commit);
-            tracing::error!(
-                commit = commit.number,
-                "the metadata database has lost commits that it acknowledged: chunks that it does not know are kept. See \"A dump of \
-                 the database's own\" in the manual"
-            );
+            if *self.doubted.lock() != Some(commit) {
+                // All connections are made anew at once: another one was faster, and has told of it.
+                return Ok(());
+            }
             let (number, ahead) = (commit.number, commit.number.saturating_add(AHEAD));
             let token = hex::encode(rand::random::<[u8; 16]>());
             let sql = format!(
@@ -92,13 +95,21 @@ impl Kept {
                 Err(error) if failure(&error) == Failure::Connection => return Err(error),
                 Err(error) => {
                     // One that takes no writes loses nothing by it. The next connection is asked again.
-                    tracing::warn!(%error, "that commits were lost cannot be written down yet");
+                    tracing::warn!(%error, "the metadata database has lost commits; that cannot be written down yet");
                     return Ok(());
                 }
             }
             self.last.lock().take_if(|last| *last == commit);
         }
-        self.doubted.lock().take_if(|doubted| *doubted == commit);
+        let was_doubted = self.doubted.lock().take_if(|doubted| *doubted == commit).is_some();
+        if gone && was_doubted {
+            metrics::counter!("holdfast_metadata_commits_lost_total").increment(1);
+            tracing::error!(
+                commit = commit.number,
+                "the metadata database has lost commits that it acknowledged: chunks that it does not know are kept. See \"A \
+                 dump of the database's own\" in docs/operations.md"
+            );
+        }
         Ok(())
     }
 }
@@ -110,4 +121,20 @@ async fn is_gone(conn: &mut MySqlConnection, commit: Acknowledged) -> Result<boo
     let query = sqlx::query_as(sql).bind(commit.token.to_vec()).bind(commit.number);
     let (found, oldest): (i64, i64) = query.fetch_one(conn).await?;
     Ok(found == 0 && oldest <= commit.number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_doubt_is_looked_into_and_those_that_come_with_it_are_not() {
+        let kept = Kept::default();
+        assert!(!kept.doubt(), "nothing was acknowledged");
+        kept.acknowledged(7, [1; 16]);
+        assert_eq!((kept.number(), kept.doubt(), kept.doubt()), (7, true, false));
+        kept.acknowledged(3, [2; 16]);
+        assert!(!kept.doubt());
+        assert_eq!(kept.doubted.lock().map(|commit| commit.number), Some(7), "what came after it says nothing");
+    }
 }

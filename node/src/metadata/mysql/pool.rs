@@ -156,11 +156,13 @@ impl Pool {
         &self.0.kept
     }
 
-    /// The server gave out a number that is no new one. A connection of its own looks what became of what was acknowledged.
+    /// The server gave out a number that is no new one. A connection of its own looks what became of what was acknowledged;
+    /// one, however many transactions find that at the same time.
     pub(super) fn doubt(&self) {
-        self.0.kept.doubt();
-        let pool = self.clone();
-        tokio::spawn(async move { drop(pool.connect().await) });
+        if self.0.kept.doubt() {
+            let pool = self.clone();
+            tokio::spawn(async move { drop(pool.connect().await) });
+        }
     }
 
     /// A new connection, ready for use.

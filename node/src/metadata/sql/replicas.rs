@@ -15,6 +15,7 @@ use crate::metadata::rows;
 /// Stands among the fences of locks (no lock has such a name) while the database is known to have lost commits that were
 /// acknowledged: what it does not know may be what it lost.
 pub(in crate::metadata) const SET_BACK: &str = "SET-BACK";
+const IS_SET_BACK: &str = "SELECT 1 FROM lock_fences WHERE name = ?";
 
 /// The stored epochs of all shards that some evidence names. A shard without one takes all.
 pub(super) async fn load_epochs<S: Session>(
@@ -39,9 +40,9 @@ pub(super) async fn condemn<S: Session>(
     contents: &[ContentId],
     now_ms: u64,
 ) -> MetadataResult<Vec<ContentId>> {
-    let sql = "SELECT 1 FROM lock_fences WHERE name = ?";
-    if tx.fetch_optional(sql, values![SET_BACK.as_bytes()]).await?.is_some() {
-        let lost = "the database has lost commits, nothing is given up before somebody has looked what they brought";
+    if tx.fetch_optional(IS_SET_BACK, values![SET_BACK.as_bytes()]).await?.is_some() {
+        let lost = "the database has lost commits, so orphans are kept: see \"A dump of the database's own\" in \
+                    docs/operations.md";
         return Err(MetadataError::Unavailable(lost.to_owned()));
     }
     let head = [Value::from(rows::signed(now_ms))];
@@ -142,4 +143,14 @@ pub(super) async fn repair_backlog<R: Reader>(reads: &R) -> MetadataResult<Vec<(
 pub(super) async fn repairs_waiting<R: Reader>(reads: &R, node: NodeId) -> MetadataResult<u64> {
     let found = reads.fetch("SELECT COUNT(*) FROM repairs WHERE node = ?", values![node.as_bytes()]).await?;
     found.first().map_or(Ok(0), |row| rows::unsigned(row.number(0)?))
+}
+
+/// Whether [`SET_BACK`] is there.
+pub(super) async fn lost_commits<R: Reader>(reads: &R) -> MetadataResult<bool> {
+    Ok(reads.fetch_optional(IS_SET_BACK, values![SET_BACK.as_bytes()]).await?.is_some())
+}
+
+/// Takes [`SET_BACK`] away.
+pub(super) async fn forget_lost_commits<S: Session>(tx: &mut S) -> MetadataResult<()> {
+    tx.execute("DELETE FROM lock_fences WHERE name = ?", values![SET_BACK.as_bytes()]).await.map(drop)
 }

@@ -5,7 +5,6 @@
 
 use holdfast_actors::ports::metadata::MetadataResult;
 
-use super::replicas::SET_BACK;
 use super::store::boxed;
 use super::{Backend, Dialect, Fields as _, Locks, Session, SqlMetadataStore, values};
 use crate::metadata::rows;
@@ -30,8 +29,6 @@ impl<B: Backend> SqlMetadataStore<B> {
 }
 
 async fn raise<S: Session>(tx: &mut S, commits: u64) -> MetadataResult<()> {
-    // What was lost before is brought back by whoever asks for this, or given up.
-    tx.execute("DELETE FROM lock_fences WHERE name = ?", values![SET_BACK.as_bytes()]).await?;
     match S::DIALECT {
         Dialect::Sqlite => {
             let sequences = rows::signed(commits.saturating_mul(SEQUENCES_PER_COMMIT));

@@ -43,6 +43,23 @@ async fn a_document_that_is_not_what_its_headers_say_is_not_carried_out() {
 }
 
 #[tokio::test]
+async fn a_cdata_section_is_not_passed_over() {
+    let world = World::new().await;
+    world.put("/bucket/k").header("x-amz-tagging", "a=1").body("x").send().await.expect(200);
+    let tags = "<Tagging><TagSet><Tag><Key>a</Key><Value><![CDATA[2]]></Value></Tag></TagSet></Tagging>";
+    for target in ["/bucket/k?tagging", "/bucket?tagging"] {
+        let refused = world.put(target).body(tags).send().await.expect_error(400, "MalformedXML");
+        assert!(refused.tag("Message").contains("CDATA"), "{refused:?}");
+    }
+    assert_eq!(world.get("/bucket/k?tagging").send().await.expect(200).tag("Value"), "1");
+    // Other operations have JSON, or bytes that are nobody's business.
+    let policy = r#"{"Version":"2012-10-17","Id":"<![CDATA[","Statement":[{"Effect":"Allow","Principal":"*",
+        "Action":"s3:GetObject","Resource":"arn:aws:s3:::bucket/*"}]}"#;
+    world.put("/bucket?policy").body(policy).send().await.expect(204);
+    world.put("/bucket/k").body("<![CDATA[").send().await.expect(200);
+}
+
+#[tokio::test]
 async fn characters_may_be_written_by_their_numbers() {
     let world = World::new().await;
     let target = "/bucket/%F0%9F%98%80";

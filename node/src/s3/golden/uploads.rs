@@ -188,10 +188,37 @@ async fn unfinished_uploads_do_not_keep_a_bucket_without_objects() {
     let uploads = world.get("/bucket?uploads").send().await.expect(200).tags("UploadId");
     assert_eq!(uploads.len(), 2, "a bucket that stays keeps its uploads");
     world.delete("/bucket/object").send().await.expect(204);
+    world.delete("/bucket").user(Some("bob")).send().await.expect_error(403, "AccessDenied");
+    let uploads = world.get("/bucket?uploads").send().await.expect(200).tags("UploadId");
+    assert_eq!(uploads.len(), 2, "who may not delete the bucket ends nothing");
+    for number in 0..20 {
+        world.create_upload(&format!("more/{number}"), &[]).await;
+    }
     world.delete("/bucket").send().await.expect(204);
     world.part("k", &upload, 1, b"x").send().await.expect_error(404, "NoSuchBucket");
     world.put("/bucket").send().await.expect(200);
     assert!(world.get("/bucket?uploads").send().await.expect(200).tags("UploadId").is_empty());
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_deleted_while_an_upload_completes_goes_or_has_the_object() {
+    let world = World::new().await;
+    for _ in 0..20 {
+        let upload = world.create_upload("k", &[]).await;
+        let parts = [(1, world.part("k", &upload, 1, b"x").send().await.expect(200).header("etag"))];
+        let (completed, deleted) =
+            tokio::join!(world.complete("k", &upload, &parts).send(), world.delete("/bucket").send());
+        match (completed.status.as_u16(), deleted.status.as_u16()) {
+            (200, 409) => {
+                assert_eq!(world.get("/bucket/k").send().await.expect(200).text(), "x");
+                world.delete("/bucket/k").send().await.expect(204);
+            }
+            (404, 204) => {
+                world.put("/bucket").send().await.expect(200);
+            }
+            _ => panic!("{completed:?} {deleted:?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -53,6 +53,25 @@ async fn a_bucket_that_does_not_exist_is_told_to_everybody() {
 }
 
 #[tokio::test]
+async fn who_is_refused_by_a_bucket_is_told_its_region() {
+    const REGION: &str = "x-amz-bucket-region";
+    let fixture = Fixture::new();
+    for (method, path) in [("HEAD", "/photos"), ("GET", "/photos"), ("GET", "/photos?list-type=2")] {
+        let unsigned = fixture.anonymous(method, path, &[], b"").await;
+        let refused = fixture.call("bob", method, path, &[], b"").await;
+        for answer in [unsigned, refused] {
+            let told = (answer.status, answer.header(REGION));
+            assert_eq!(told, (StatusCode::FORBIDDEN, "us-east-1"), "{method} {path} {answer:?}");
+            assert!(!answer.body.contains("<Region>"), "{answer:?}");
+        }
+    }
+    for path in ["/nowhere", "/photos/k", "/"] {
+        let answer = fixture.anonymous("GET", path, &[], b"").await;
+        assert!(!answer.headers.contains_key(REGION), "{path} {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_object_of_the_acl_public_read_is_readable_and_its_neighbours_are_not() {
     let fixture = Fixture::new();
     fixture.put_object("open", CannedAcl::PublicRead, &[]);

@@ -214,6 +214,16 @@ async fn a_policy_may_mean_the_key_with_the_name_of_the_file() {
 }
 
 #[tokio::test]
+async fn a_form_with_a_session_token_is_refused() {
+    let fixture = Fixture::new();
+    let signer = fixture.signer("ann");
+    let with = |token: &str| signed(&signer, &[("key", "k"), ("x-amz-security-token", token)], "", 600);
+    assert_eq!(upload(&fixture, &with("FwoGZXIv"), b"x").await.code(), "InvalidToken");
+    assert!(fixture.stored.lock().is_empty());
+    assert_eq!(upload(&fixture, &with(""), b"x").await.status, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
 async fn a_form_for_another_bucket_is_refused_by_its_policy() {
     let fixture = Fixture::new();
     let signer = fixture.signer("ann");

@@ -107,17 +107,48 @@ async fn the_time_of_a_request_may_be_told_by_its_date() {
         let put = || signer.request("PUT", HOST, "/photos/k", &[], &[("date", &date)], b"x");
         let answer = fixture.send(put()).await;
         assert_eq!(answer.status, StatusCode::OK, "{date} {answer:?}");
-        for other in [http_date(signer.at_ms + MINUTE_MS), amz_date(signer.at_ms + MINUTE_MS), "yesterday".into()] {
+        let later = signer.at_ms + MINUTE_MS;
+        for (other, code) in [
+            (http_date(later), "SignatureDoesNotMatch"),
+            (amz_date(later), "SignatureDoesNotMatch"),
+            ("yesterday".into(), "AccessDenied"),
+        ] {
             let mut changed = put();
             changed.headers_mut().insert("date", other.parse().unwrap());
             let answer = fixture.send(changed).await;
-            assert!(answer.status.is_client_error(), "{other} {answer:?}");
+            assert_eq!(answer.code(), code, "{other} {answer:?}");
         }
     }
+    let mut undated = signer.request("GET", HOST, "/photos/k", &[], &[], b"");
+    undated.headers_mut().remove("x-amz-date");
+    let answer = fixture.send(undated).await;
+    assert_eq!(answer.code(), "AccessDenied", "{answer:?}");
+    assert!(answer.body.contains("Date or x-amz-date"), "{answer:?}");
     let mut old = signer.clone();
     old.at_ms -= 16 * MINUTE_MS;
     let request = old.request("PUT", HOST, "/photos/k", &[], &[("date", &http_date(old.at_ms))], b"x");
     assert_eq!(fixture.send(request).await.code(), "RequestTimeTooSkewed");
+}
+
+#[tokio::test]
+async fn a_session_token_is_refused_and_an_empty_one_is_none() {
+    const TOKEN: &str = "x-amz-security-token";
+    let fixture = Fixture::new();
+    let signer = fixture.signer("ann");
+    for (token, status, code) in [("FwoGZXIv", 400, "InvalidToken"), ("", 200, "")] {
+        let in_header = signer.request("PUT", HOST, "/photos/header", &[], &[(TOKEN, token)], b"x");
+        let url = signer.presign("PUT", HOST, "/photos/url", &[("X-Amz-Security-Token", token)], "60");
+        for request in [in_header, unsigned("PUT", HOST, &url, &[], b"x")] {
+            let answer = fixture.send(request).await;
+            assert_eq!((answer.status.as_u16(), answer.code()), (status, code), "{answer:?}");
+        }
+        assert_eq!(fixture.stored.lock().len(), if status == 200 { 2 } else { 0 });
+    }
+    // A key of AWS is unknown before its token is asked about.
+    let mut unknown = signer;
+    unknown.access_key = "ASIAIOSFODNN7EXAMPLE".into();
+    let answer = fixture.send(unknown.request("GET", HOST, "/photos/k", &[], &[(TOKEN, "FwoGZXIv")], b"")).await;
+    assert_eq!(answer.code(), "InvalidAccessKeyId", "{answer:?}");
 }
 
 #[tokio::test]

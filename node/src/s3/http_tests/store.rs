@@ -388,4 +388,12 @@ impl MetadataUpkeep for TestStore {
     async fn repairs_waiting(&self, _: NodeId) -> MetadataResult<u64> {
         not_here()
     }
+
+    async fn lost_commits(&self) -> MetadataResult<bool> {
+        not_here()
+    }
+
+    async fn forget_lost_commits(&self) -> MetadataResult<()> {
+        not_here()
+    }
 }

@@ -6,7 +6,7 @@ use s3s::{S3Error, S3Result, s3_error};
 use serde_json::Value;
 
 use super::super::auth::{Authenticator, Caller};
-use super::super::signature::parse_amz_date_ms;
+use super::super::signature::{SECURITY_TOKEN, invalid_token, parse_amz_date_ms};
 use super::form::Form;
 
 /// How far ahead of the node's clock a form may be dated.
@@ -147,7 +147,7 @@ impl Condition {
 /// Checks the signature of a form's policy and tells who signed it.
 ///
 /// # Errors
-/// What is missing or wrong; an unknown key; `SignatureDoesNotMatch`.
+/// What is missing or wrong; an unknown key; `SignatureDoesNotMatch`; `InvalidToken`.
 pub(super) async fn check_signature(
     authenticator: &Authenticator,
     form: &Form,
@@ -200,6 +200,9 @@ pub(super) async fn check_signature(
     let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
     // Compares in constant time.
     hmac::verify(&key, policy.as_bytes(), &signature).map_err(|_| mismatch())?;
+    if form.get(SECURITY_TOKEN).is_some_and(|token| !token.is_empty()) {
+        return Err(invalid_token());
+    }
     authenticator.caller(access_key).await
 }
 

@@ -178,6 +178,13 @@ async fn looked_at(body: Body, operation: &str, proofs: &Proofs, outcome: &Outco
     if bytes.iter().filter(|byte| **byte == b'<').count() > tags_max(operation) {
         return Err(outcome.refuse(too_much()));
     }
+    if document.is_none() && operation != "PutBucketPolicy" && has_cdata(&bytes) {
+        return Err(outcome.refuse(s3_error!(
+            MalformedXML,
+            "The XML you provided was not well-formed or did not validate against our published schema: it has a CDATA \
+             section, which is not taken"
+        )));
+    }
     let written_out = if may_rewrite(operation) { numbers::written_out(&bytes).map(Bytes::from) } else { None };
     let text = written_out.as_ref().unwrap_or(&bytes);
     let idle = match document {
@@ -196,6 +203,12 @@ async fn looked_at(body: Body, operation: &str, proofs: &Proofs, outcome: &Outco
         Some(text) => Err(outcome.rewrite(text)),
         None => Ok(Body::from(bytes)),
     }
+}
+
+/// Whether there is a CDATA section. s3s passes over it: a tag would be stored without its value.
+fn has_cdata(text: &[u8]) -> bool {
+    const BEGIN: &[u8] = b"<![CDATA[";
+    text.windows(BEGIN.len()).any(|window| window == BEGIN)
 }
 
 /// A body in pieces of which the length is known as long as nothing was read.

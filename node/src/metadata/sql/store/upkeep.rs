@@ -199,4 +199,12 @@ impl<B: Backend> MetadataUpkeep for SqlMetadataStore<B> {
     async fn repairs_waiting(&self, node: NodeId) -> MetadataResult<u64> {
         replicas::repairs_waiting(self.backend.reads(), node).await
     }
+
+    async fn lost_commits(&self) -> MetadataResult<bool> {
+        replicas::lost_commits(self.backend.reads()).await
+    }
+
+    async fn forget_lost_commits(&self) -> MetadataResult<()> {
+        self.backend.write(Locks::none(), |tx| boxed(replicas::forget_lost_commits(tx))).await
+    }
 }
