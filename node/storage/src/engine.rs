@@ -27,8 +27,8 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
@@ -138,6 +138,10 @@ pub(crate) struct Inner {
     pub(crate) watch: Arc<Watch>,
     /// What reads may have of the buffers, if not all.
     pub(crate) read_share: Option<Share>,
+    /// The node's other disks.
+    pub(crate) neighbours: Mutex<Vec<Weak<Inner>>>,
+    /// When, on the watch's clock, it was last said that the disk is not fenced for its silence.
+    spared_told: Mutex<Option<Duration>>,
     fence: Mutex<Option<Arc<str>>>,
     fenced: AtomicBool,
     full: AtomicBool,

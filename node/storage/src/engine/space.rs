@@ -315,7 +315,7 @@ impl Inner {
     }
 
     /// Runs blocking control operations off the data plane's threads.
-    pub(super) async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
