@@ -261,6 +261,36 @@ async fn reads_of_a_disk_that_hangs_leave_buffers_to_the_others() {
 }
 
 #[tokio::test]
+async fn uploads_to_a_disk_that_hangs_leave_buffers_to_the_others() {
+    let pool = BufferPool::new(BufferPoolConfig { large_count: 20, small_count: 16 }).unwrap();
+    let (hanging, working) = (SimIo::new(52), SimIo::new(53));
+    let mut engines = vec![];
+    for io in [&hanging, &working] {
+        let mut config = sim_config();
+        config.segment_size_bytes = 64 << 20;
+        config.shares_buffers = true;
+        engines.push(Engine::open(config, Arc::new(io.clone()), pool.clone()).await.unwrap().0);
+    }
+    let data = payload(1, 6 << 20);
+    let mut writers = vec![];
+    for n in 0..8 {
+        writers.push(engines[0].create(id(n), data.len() as u32, b"").await.unwrap());
+    }
+    hanging.hold();
+    let mut writing: Vec<_> = writers.iter_mut().map(|writer| Box::pin(writer.write(&data))).collect();
+    for write in &mut writing {
+        assert!(futures::poll!(write.as_mut()).is_pending());
+    }
+    assert_eq!(hanging.held(), 4 + 7, "four of the first, and one of each other");
+    put(&engines[1], id(1), &payload(2, 3 << 20)).await.unwrap();
+    hanging.release();
+    drop(writing);
+    drop(writers);
+    engines[0].run_jobs().await;
+    assert!(pool.is_idle());
+}
+
+#[tokio::test]
 async fn the_only_disk_of_a_node_refuses_with_what_can_be_tried_again() {
     let io = SimIo::new(47);
     let engine = sim_engine(&io).await;
