@@ -2,8 +2,8 @@
 //!
 //! Bytes are copied once, from the caller into buffers of the pool. A record of up to 1 MiB is one buffer and one write. A
 //! longer one streams: a buffer is checksummed when it is full, handed to the caller for hashing and replication, and written
-//! with at most four writes in flight, or one where the disk has many already; the head follows with the last of them. Then one sync, shared with other writers,
-//! and the index insert: from that moment the chunk exists.
+//! with at most four writes in flight, or one where the disk has many already; the head follows with the last of them. Then one
+//! sync, shared with other writers, and the index insert: from that moment the chunk exists.
 //!
 //! Dropped before that, a writer leaves nothing: its reservation is punched once the writes in flight have ended.
 
