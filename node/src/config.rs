@@ -211,7 +211,7 @@ pub struct StorageConfig {
     pub reserve: Bytes,
     /// A disk with an operation in flight for longer gets nothing new until it answers again; 0: disks are not watched.
     pub unresponsive_after: Span,
-    /// A disk with an operation in flight for so long is fenced; 0: never.
+    /// A disk with an operation in flight for so long is fenced, if at least as many others answer as do not; 0: never.
     pub fence_unresponsive_after: Span,
     /// Everything stored is read and checked once within this time; 0 switches scrub off.
     pub scrub_period: Span,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -159,14 +160,14 @@ pub struct EngineDisk {
     engine: Engine,
     name: String,
     /// Made at the first step. A step that is cut off drops its place within the segment, not the segment's.
-    scrubber: Mutex<Option<Scrubber>>,
+    scrubber: Arc<Mutex<Option<Scrubber>>>,
 }
 
 impl EngineDisk {
     /// The disk behind `engine`.
     pub fn new(engine: Engine) -> Self {
         let name = engine.dir().display().to_string();
-        Self { engine, name, scrubber: Mutex::new(None) }
+        Self { engine, name, scrubber: Arc::default() }
     }
 }
 
@@ -207,26 +208,9 @@ impl Disk for EngineDisk {
     }
 
     async fn scrub_step(&self, bytes_max: u64) -> Result<ScrubStep, ChunkError> {
-        let mut scrubber = self.scrubber.lock().await;
-        if scrubber.is_none() {
-            // The pace is the disk actor's business: it asks for so many bytes at a time.
-            *scrubber = Some(Scrubber::resume(&self.engine, ScrubConfig::default()).await);
-        }
-        let scrubber = scrubber.as_mut().expect("made above");
-        let mut done = ScrubStep::default();
-        while done.bytes < bytes_max && !done.pass_finished {
-            let step = scrubber.step().await;
-            match step.map_err(|source| ChunkError::Io { context: "scrub".to_owned(), source })? {
-                scrub::ScrubStep::Record { bytes, good } => {
-                    done.bytes += bytes;
-                    done.chunks += 1;
-                    done.corrupt += u64::from(!good);
-                }
-                scrub::ScrubStep::SegmentDone => {}
-                scrub::ScrubStep::RoundDone => done.pass_finished = true,
-            }
-        }
-        Ok(done)
+        let step = scrub_step(self.engine.clone(), Arc::clone(&self.scrubber), bytes_max);
+        let done = self.engine.apart(step).await;
+        done.unwrap_or_else(|| Err(ChunkError::Unavailable("the node is stopping".to_owned())))
     }
 
     async fn compact_step(&self, bytes_max: u64) -> Result<u64, ChunkError> {
@@ -244,9 +228,36 @@ impl Disk for EngineDisk {
     }
 }
 
+/// Scrubs until `bytes_max` bytes were read or the pass is over.
+async fn scrub_step(
+    engine: Engine,
+    scrubber: Arc<Mutex<Option<Scrubber>>>,
+    bytes_max: u64,
+) -> Result<ScrubStep, ChunkError> {
+    let mut scrubber = scrubber.lock().await;
+    if scrubber.is_none() {
+        // The pace is the disk actor's business: it asks for so many bytes at a time.
+        *scrubber = Some(Scrubber::resume(&engine, ScrubConfig::default()).await);
+    }
+    let scrubber = scrubber.as_mut().expect("made above");
+    let mut done = ScrubStep::default();
+    while done.bytes < bytes_max && !done.pass_finished {
+        let step = scrubber.step().await;
+        match step.map_err(|source| ChunkError::Io { context: "scrub".to_owned(), source })? {
+            scrub::ScrubStep::Record { bytes, good } => {
+                done.bytes += bytes;
+                done.chunks += 1;
+                done.corrupt += u64::from(!good);
+            }
+            scrub::ScrubStep::SegmentDone => {}
+            scrub::ScrubStep::RoundDone => done.pass_finished = true,
+        }
+    }
+    Ok(done)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use futures::TryStreamExt as _;

@@ -177,6 +177,11 @@ impl BufferPool {
         (self.large.free.lock().len(), self.small.free.lock().len())
     }
 
+    /// Large buffers, free or not.
+    pub(crate) fn large_count(&self) -> usize {
+        self.large.count
+    }
+
     /// Whether every buffer is back: asserted at shutdown and by tests.
     pub fn is_idle(&self) -> bool {
         self.free_counts() == (self.large.count, self.small.count)

@@ -10,7 +10,6 @@
 //! be read, looked up and listed by shard, so that the last replica of something can be copied from here; it cannot be
 //! verified, it is not in the way of one that is created under the same id on a disk that works, and deletions pass it over: it
 //! is an orphan if that disk ever comes back. [`DiskSet::list`] leaves it out, so who looks for all that there is asks for both.
-
 //!
 //! A disk that is **unresponsive** (it gives no answer, and no error; docs/adr/0019) may be back at any moment, with all that is on it.
 //! So it works as far as counting goes, but it is asked last, new chunks go elsewhere, and deletions on it fail and are to be
@@ -69,12 +68,16 @@ impl Drop for Creating {
 }
 
 impl DiskSet {
-    /// Joins disks, at least one.
+    /// Joins disks, at least one. From now on each knows the others, and is fenced for its silence only while they answer.
     ///
     /// # Panics
     /// When there is none.
     pub fn new(disks: Vec<Engine>) -> Self {
         assert!(!disks.is_empty(), "a node has at least one disk");
+        for (at, disk) in disks.iter().enumerate() {
+            let others = disks.iter().enumerate().filter(|(other, _)| *other != at);
+            *disk.inner.neighbours.lock() = others.map(|(_, other)| Arc::downgrade(&other.inner)).collect();
+        }
         let free = Mutex::default();
         Self { shared: Arc::new(Shared { disks, creating: Mutex::default(), free }) }
     }

@@ -27,8 +27,8 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
@@ -138,6 +138,10 @@ pub(crate) struct Inner {
     pub(crate) watch: Arc<Watch>,
     /// What reads may have of the buffers, if not all.
     pub(crate) read_share: Option<Share>,
+    /// The node's other disks.
+    pub(crate) neighbours: Mutex<Vec<Weak<Inner>>>,
+    /// When, on the watch's clock, it was last said that the disk is not fenced for its silence.
+    spared_told: Mutex<Option<Duration>>,
     fence: Mutex<Option<Arc<str>>>,
     fenced: AtomicBool,
     full: AtomicBool,
@@ -294,7 +298,14 @@ impl Engine {
     /// Writes the index files of segments with dead records anew, so that tombstones can be forgotten. The background thread
     /// does so every few seconds.
     pub async fn settle(&self) {
-        self.inner.settle_all().await;
+        let inner = Arc::clone(&self.inner);
+        self.apart(async move { inner.settle_all().await }).await;
+    }
+
+    /// Does housekeeping of this disk on a thread of its own: it blocks now and then, and would block whoever does it for as long as
+    /// the disk hangs. Dropped, it drops `work`, as soon as the disk lets it. `None` when the runtime ends.
+    pub async fn apart<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        self.inner.apart(work).await
     }
 
     /// Moves live chunks out of sparse segments, until about `budget_bytes` were moved or nothing is left to do. To be called
@@ -303,7 +314,10 @@ impl Engine {
     /// # Errors
     /// [`WriteError`]; what was not moved stays where it was.
     pub async fn compact(&self, budget_bytes: u64) -> Result<CompactionReport, WriteError> {
-        self.inner.watch.while_responsive(self.inner.compact(budget_bytes)).await
+        let inner = Arc::clone(&self.inner);
+        let compaction = self.apart(async move { inner.compact(budget_bytes).await });
+        let compaction = async { compaction.await.unwrap_or(Err(WriteError::Closed)) };
+        self.inner.watch.while_responsive(compaction).await
     }
 
     /// Why the disk takes no writes, if it does not.

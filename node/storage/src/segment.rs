@@ -24,6 +24,7 @@ use crate::format::segment::SegmentHeader;
 use crate::io::BlockFile;
 use crate::jobs::{Job, JobQueue};
 use crate::mapping::Mapping;
+use crate::watch::Watch;
 
 /// A segment file of this disk.
 pub(crate) struct Segment {
@@ -141,15 +142,24 @@ impl Segment {
         *self.direct.lock() = Some(direct);
     }
 
-    /// Teaches the mapping to bring evicted pages back verified.
-    pub(crate) fn set_refresh(self: &Arc<Self>, pool: &Arc<BufferPool>) {
+    /// Teaches the mapping to bring evicted pages back verified, while the disk answers.
+    pub(crate) fn set_refresh(self: &Arc<Self>, pool: &Arc<BufferPool>, watch: &Arc<Watch>) {
         let Some(mapping) = &self.mapping else { return };
-        let (segment, pool) = (Arc::downgrade(self), Arc::clone(pool));
+        let (segment, pool, watch) = (Arc::downgrade(self), Arc::clone(pool), Arc::clone(watch));
         mapping.set_refresh(Box::new(move |range| {
-            let (segment, pool) = (segment.clone(), Arc::clone(&pool));
+            let (segment, pool, watch) = (segment.clone(), Arc::clone(&pool), Arc::clone(&watch));
             Box::pin(async move {
                 let segment = segment.upgrade().ok_or_else(|| io::Error::other("the disk engine is gone"))?;
-                crate::read::refresh(&segment, &pool, range).await
+                let silent = || io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer");
+                if watch.is_unresponsive() {
+                    // Each such read would keep its buffer for as long as the disk is silent.
+                    return Err(silent());
+                }
+                tokio::select! {
+                    biased;
+                    done = crate::read::refresh(&segment, &pool, range) => done,
+                    () = watch.found_unresponsive() => Err(silent()),
+                }
             })
         }));
     }

@@ -26,7 +26,7 @@ pub(crate) async fn verify(inner: &Arc<Inner>, id: ChunkId) -> Result<ChunkStat,
         if inner.watch.is_unresponsive() {
             return Err(ReadError::Unresponsive(id));
         }
-        let Some(file) = open(inner, &pin.segment).map_err(|source| ReadError::Io { chunk: id, source })? else {
+        let Some(file) = open(inner, &pin.segment).await.map_err(|source| ReadError::Io { chunk: id, source })? else {
             continue;
         };
         metrics::counter!("holdfast_storage_verified_bytes_total").increment(u64::from(location.record_len()));
@@ -63,11 +63,12 @@ pub(crate) async fn verify(inner: &Arc<Inner>, id: ChunkId) -> Result<ChunkStat,
 }
 
 /// The segment's file without the page cache; `None` when it was removed a moment ago.
-fn open(inner: &Inner, segment: &Segment) -> io::Result<Option<Arc<dyn BlockFile>>> {
+async fn open(inner: &Inner, segment: &Segment) -> io::Result<Option<Arc<dyn BlockFile>>> {
     if let Some(file) = segment.direct() {
         return Ok(Some(file));
     }
-    match inner.io.open(&segment.path, OpenMode::Direct) {
+    let (io, path) = (Arc::clone(&inner.io), segment.path.clone());
+    match inner.blocking(move || io.open(&path, OpenMode::Direct)).await {
         Ok(file) => Ok(Some(file)),
         Err(_) if segment.is_removed() => Ok(None),
         Err(error) => Err(error),

@@ -6,7 +6,7 @@
 //! * longer than the patience: the disk is **unresponsive**. It gets no new chunks and no reads that need the disk itself, and
 //!   whoever waits for a write is told so at once ([`Watch::while_responsive`]). What the kernel was asked for runs on.
 //! * Once no operation has been in flight for long for a while it is responsive again, by itself.
-//! * longer than a second limit: the engine fences it, as after an error (docs/adr/0019).
+//! * longer than a second limit: the engine fences it, as after an error, unless most disks of the node are silent (docs/adr/0019).
 //!
 //! **Time** counts only while the watch runs: a tick counts for its own length, however late it comes. A process that was stopped, or
 //! whose machine was paused, has not waited for its disk.
@@ -163,14 +163,15 @@ impl Watch {
         let was = self.is_unresponsive();
         let calm_for = now.saturating_sub(Duration::from_millis(self.slow_ms.load(Ordering::Relaxed)));
         if !was && oldest >= patience {
-            let (disk, seconds) = (self.dir.display(), oldest.as_secs());
-            tracing::error!(%disk, seconds, "the disk does not answer: it gets no new chunks until it does");
-            self.judgements.increment(1);
             self.unresponsive.store(true, Ordering::SeqCst);
             self.turned_unresponsive.notify_waiters();
+            self.judgements.increment(1);
+            // Last: the log may be on that disk.
+            let (disk, seconds) = (self.dir.display(), oldest.as_secs());
+            tracing::error!(%disk, seconds, "the disk does not answer: it gets no new chunks until it does");
         } else if was && calm_for >= patience / CALM_PART {
-            tracing::warn!(disk = %self.dir.display(), "the disk answers again");
             self.unresponsive.store(false, Ordering::SeqCst);
+            tracing::warn!(disk = %self.dir.display(), "the disk answers again");
         }
         self.unresponsive_gauge.set(if self.is_unresponsive() { 1.0 } else { 0.0 });
         self.fence_after.filter(|after| oldest >= *after).map(|_| oldest)

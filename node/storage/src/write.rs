@@ -2,8 +2,8 @@
 //!
 //! Bytes are copied once, from the caller into buffers of the pool. A record of up to 1 MiB is one buffer and one write. A
 //! longer one streams: a buffer is checksummed when it is full, handed to the caller for hashing and replication, and written
-//! with at most four writes in flight; the head follows with the last of them. Then one sync, shared with other writers,
-//! and the index insert: from that moment the chunk exists.
+//! with at most four writes in flight, or one where the disk has many already; the head follows with the last of them. Then one
+//! sync, shared with other writers, and the index insert: from that moment the chunk exists.
 //!
 //! Dropped before that, a writer leaves nothing: its reservation is punched once the writes in flight have ended.
 
@@ -22,6 +22,10 @@ use crate::format::{BLOCK_BYTES, CHECKSUM_BLOCK_BYTES};
 
 /// Writes of one chunk that run at a time: measured, deeper queues gain nothing with 1 MiB writes.
 const WRITES_MAX: usize = 4;
+
+/// Of a disk that shares the buffers with others, a chunk has one write at a time while operations in flight there could hold this
+/// part of the large ones: a disk that hangs would have them all at once otherwise, and no other disk could be written.
+const CROWDED_PART: usize = 4;
 
 /// A chunk that is being written. Belongs to one task at a time.
 pub struct ChunkWriter {
@@ -135,13 +139,20 @@ impl ChunkWriter {
             data = rest;
             if self.filled == capacity && !self.single && self.received < self.layout.payload_len as usize {
                 full.push(self.submit_payload()?);
-                while self.reservation.writes.len() >= WRITES_MAX {
+                while self.reservation.writes.len() >= self.writes_max() {
                     self.await_one_write().await?;
                 }
             }
         }
         self.broken = false;
         Ok(full)
+    }
+
+    /// How many writes of this chunk may run when another buffer is filled.
+    fn writes_max(&self) -> usize {
+        let Inner { config, pool, watch, .. } = &*self.inner;
+        let is_crowded = || watch.flights().count() >= (pool.large_count() / CROWDED_PART) as u64;
+        if config.shares_buffers && is_crowded() { 1 } else { WRITES_MAX }
     }
 
     /// Where payload starts in the current buffer, and how much of it the buffer takes.

@@ -20,10 +20,11 @@ pub struct EngineConfig {
     pub reserve_bytes: u64,
     /// A disk with an operation in flight for longer is unresponsive: it gets no new chunks until it answers. `None`: never.
     pub unresponsive_after: Option<Duration>,
-    /// A disk with an operation in flight for so long is fenced. `None`: never; nor without `unresponsive_after`.
+    /// A disk with an operation in flight for so long is fenced, if at least as many others of its [`crate::DiskSet`] answer as do
+    /// not. `None`: never; nor without `unresponsive_after`.
     pub fence_unresponsive_after: Option<Duration>,
-    /// Whether other disks use the same buffers: this one then reads into half of them at most, so that it leaves some to them
-    /// when it hangs.
+    /// Whether other disks use the same buffers: this one then reads into half of them at most, and has fewer writes in flight, so
+    /// that it leaves some to them when it hangs.
     pub shares_buffers: bool,
     /// Whether the engine runs its jobs and its watch on threads of its own. Off in simulations, which call
     /// [`crate::Engine::run_jobs`] and [`crate::Engine::tick`].

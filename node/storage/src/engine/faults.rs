@@ -2,14 +2,17 @@
 //! of damage.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Inner;
 use crate::error::{WriteError, is_full};
 use crate::finding::{Finding, FindingSource};
 use crate::segment::Segment;
+
+/// How often it is said again, in the watch's own time, that a disk is spared though it has been silent for long.
+const SPARED_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Starts the threads of the watch. They do not keep the engine alive.
 pub(super) fn start_watch(inner: &Arc<Inner>) -> io::Result<()> {
@@ -42,22 +45,67 @@ impl Inner {
 
     /// Takes no writes from now on: the disk failed one.
     pub(crate) fn fence_off(&self, context: &str, error: &io::Error) {
-        let mut fence = self.fence.lock();
-        if fence.is_none() {
-            tracing::error!(disk = %self.config.dir.display(), context, %error, "disk fenced: it takes no writes any more");
-            metrics::counter!("holdfast_storage_fences_total").increment(1);
+        {
+            let mut fence = self.fence.lock();
+            if fence.is_some() {
+                return;
+            }
             *fence = Some(Arc::from(format!("{context}: {error}")));
             self.fenced.store(true, Ordering::SeqCst);
         }
+        // Afterwards, and without the lock: the log may be on the disk that failed.
+        metrics::counter!("holdfast_storage_fences_total").increment(1);
+        tracing::error!(disk = %self.config.dir.display(), context, %error, "disk fenced: it takes no writes any more");
     }
 
-    /// The disk has not answered for so long that it counts as one that failed. What was asked of it may yet be done, as after
-    /// any other fence: nothing of that is in the index, nor was it called durable.
+    /// The disk has not answered for so long that it counts as one that failed, unless it is not silent by itself. What was asked
+    /// of it may yet be done, as after any other fence: nothing of that is in the index, nor was it called durable.
     pub(super) fn fence_unresponsive(&self, age: Duration) {
-        if !self.fenced.load(Ordering::SeqCst) {
-            let detail = format!("no answer for {} s", age.as_secs());
-            self.fence_off("wait for the disk", &io::Error::new(io::ErrorKind::TimedOut, detail));
+        if self.fenced.load(Ordering::SeqCst) {
+            return;
         }
+        if !self.is_silent_by_itself() {
+            self.tell_spared(age);
+            return;
+        }
+        let detail = format!("no answer for {} s", age.as_secs());
+        self.fence_off("wait for the disk", &io::Error::new(io::ErrorKind::TimedOut, detail));
+    }
+
+    /// Whether this disk alone is to blame for its silence: at least as many disks of the node answer as do not. What disks share
+    /// (a hypervisor, a file server, the kernel's workers, a thread of this process) may stand still for long and go on, on all
+    /// nodes of a cluster at once. So the last disk of a node is never fenced for its silence: nothing would be won, and it could
+    /// not come back by itself.
+    fn is_silent_by_itself(&self) -> bool {
+        let (mut silent, mut answering) = (1, 0);
+        for other in self.neighbours.lock().iter().filter_map(Weak::upgrade) {
+            if other.fenced.load(Ordering::SeqCst) {
+                continue;
+            }
+            if other.watch.is_unresponsive() {
+                silent += 1;
+            } else {
+                answering += 1;
+            }
+        }
+        silent <= answering
+    }
+
+    /// Says that the disk is not fenced, and why.
+    fn tell_spared(&self, age: Duration) {
+        let now = self.watch.flights().now();
+        {
+            let mut told = self.spared_told.lock();
+            if told.is_some_and(|told| now.saturating_sub(told) < SPARED_INTERVAL) {
+                return;
+            }
+            *told = Some(now);
+        }
+        tracing::error!(
+            disk = %self.config.dir.display(), seconds = age.as_secs(),
+            "the disk does not answer, and is not fenced for it: no other disk of the node is left, or most do not answer either, so it \
+             may be something that they share"
+        );
     }
 
     /// Bytes in all and bytes free on the file system, zeros if it does not say. Does not wait for a disk that has a watch.

@@ -330,8 +330,10 @@ impl Inner {
 
     pub(super) async fn shutdown(self: &Arc<Self>) -> Result<(), WriteError> {
         self.closing.store(true, Ordering::SeqCst);
+        let inner = Arc::clone(self);
+        let closed = self.apart(async move { inner.close().await });
         // A disk that does not answer is left as it is. The jobs thread may wait for it, and would be waited for.
-        self.watch.while_responsive(self.close()).await
+        self.watch.while_responsive(async { closed.await.unwrap_or(Err(WriteError::Closed)) }).await
     }
 
     async fn close(self: &Arc<Self>) -> Result<(), WriteError> {

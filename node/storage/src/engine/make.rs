@@ -75,7 +75,7 @@ impl Inner {
             SegmentState { cursor: BLOCK_BYTES as u64, ..SegmentState::default() },
             Arc::clone(&self.jobs),
         );
-        segment.set_refresh(&self.pool);
+        segment.set_refresh(&self.pool, &self.watch);
         self.segments.write().insert(number, Arc::clone(&segment));
         unfinished.path = None;
         tracing::debug!(disk = %self.config.dir.display(), segment = number, bytes = size, "segment made");

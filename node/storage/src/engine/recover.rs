@@ -346,6 +346,8 @@ impl Opener {
             no_holes: AtomicBool::new(false),
             watch: self.watch,
             read_share: self.config.shares_buffers.then(|| Share::half_of(&self.pool)),
+            neighbours: Mutex::default(),
+            spared_told: Mutex::new(None),
             fence: Mutex::new(None),
             fenced: AtomicBool::new(false),
             full: AtomicBool::new(false),

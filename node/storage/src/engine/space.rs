@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use futures::FutureExt;
 use holdfast_protocol::ChunkId;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::Inner;
 use super::make::tombstone_share;
@@ -315,7 +316,7 @@ impl Inner {
     }
 
     /// Runs blocking control operations off the data plane's threads.
-    pub(super) async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
@@ -325,6 +326,32 @@ impl Inner {
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => runtime.spawn_blocking(work).await.map_err(io::Error::other)?,
             Err(_) => work(),
+        }
+    }
+
+    /// Does `work`, which blocks now and then, on a thread of its own: where the disk hangs, that thread hangs with it, and not one
+    /// that serves others. Dropped, it drops `work`, as soon as the disk lets it. `None` when the runtime ends.
+    pub(super) async fn apart<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        let runtime = match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if self.config.background => runtime,
+            _ => return Some(work.await),
+        };
+        // Closed when this future is dropped.
+        let (_caller, mut left) = oneshot::channel::<()>();
+        let here = runtime.clone();
+        let done = runtime.spawn_blocking(move || {
+            here.block_on(async move {
+                tokio::select! {
+                    biased;
+                    _ = &mut left => None,
+                    done = work => Some(done),
+                }
+            })
+        });
+        match done.await {
+            Ok(done) => done,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => None,
         }
     }
 

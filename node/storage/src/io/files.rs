@@ -191,6 +191,7 @@ macro_rules! real_directory_operations {
 macro_rules! real_file_operations {
     () => {
         fn len(&self) -> ::std::io::Result<u64> {
+            let _flight = self.flights.as_ref().map($crate::io::flights::Flights::begin);
             $crate::io::files::len(&self.file)
         }
 

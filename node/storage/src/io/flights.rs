@@ -77,6 +77,11 @@ impl Flights {
         Duration::from_millis(self.clock_ms.load(Ordering::Relaxed))
     }
 
+    /// How many operations are in flight.
+    pub fn count(&self) -> u64 {
+        self.slots.iter().map(|slot| slot.in_flight.load(Ordering::Relaxed)).sum()
+    }
+
     /// For how long, at least, the oldest operation has been in flight; `None` when there is none.
     pub fn oldest(&self) -> Option<Duration> {
         let now = self.clock_ms.load(Ordering::Relaxed);
@@ -142,6 +147,7 @@ mod tests {
             flights.advance(SECOND);
         }
         assert_eq!(seconds(&flights), Some(3 * SLOTS as u64 - 1));
+        assert_eq!(flights.count(), 3 * SLOTS as u64);
         held.clear();
         assert_eq!(flights.oldest(), None);
         flights.advance(SECOND);

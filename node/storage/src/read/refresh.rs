@@ -71,3 +71,40 @@ pub(super) fn mark_verified(segment: &Segment, payload: Range<u64>) {
         mapping.set_verified(payload.start / block * block..payload.end.next_multiple_of(block));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use holdfast_protocol::ContentId;
+
+    use super::*;
+    use crate::buf::BufferPoolConfig;
+    use crate::engine::{Engine, EngineConfig};
+    use crate::io::std::StdIo;
+
+    #[tokio::test]
+    async fn nothing_is_brought_back_from_a_disk_that_does_not_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = EngineConfig::new(dir.path(), [1; 16], [2; 16]);
+        (config.segment_size_bytes, config.reserve_bytes, config.background) = (4 << 20, 1 << 20, false);
+        let pool = BufferPool::new(BufferPoolConfig { large_count: 8, small_count: 16 }).unwrap();
+        let (engine, _) = Engine::open(config, Arc::new(StdIo::new().unwrap()), pool.clone()).await.unwrap();
+        let id = ContentId([7; 12]).chunk(0);
+        let mut writer = engine.create(id, 100_000, b"").await.unwrap();
+        drop(writer.write(&[7; 100_000]).await.unwrap());
+        drop(writer.finish_input().unwrap());
+        writer.finish().await.unwrap();
+        let (location, pin) = engine.inner.pin(&id).unwrap();
+        let mapping = pin.segment.mapping.as_ref().unwrap();
+        let start = location.record_offset() + u64::from(location.payload_offset());
+        let flight = engine.inner.watch.flights().begin();
+        (0..40).for_each(|_| engine.tick(Duration::from_secs(1)));
+        let refused = mapping.refresh(start..start + 100_000).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
+        drop(flight);
+        (0..15).for_each(|_| engine.tick(Duration::from_secs(1)));
+        mapping.refresh(start..start + 100_000).await.unwrap();
+        assert!(pool.is_idle());
+    }
+}

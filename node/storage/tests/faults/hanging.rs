@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use holdfast_storage::buf::{BufferPool, BufferPoolConfig};
-use holdfast_storage::io::sim::SimIo;
+use holdfast_storage::io::sim::{Fault, SimIo};
 use holdfast_storage::{ChunkReader, DiskSet, Engine, ReadError, WriteError};
 
 use super::common::{concat, get, id, open_with, payload, put};
@@ -115,6 +115,9 @@ async fn what_a_fenced_disk_does_late_harms_nothing() {
     for seed in 0..40 {
         let io = SimIo::new(seed);
         let engine = sim_engine(&io).await;
+        // It is fenced only beside one that answers.
+        let other = sim_engine(&SimIo::new(1000 + seed)).await;
+        drop(DiskSet::new(vec![engine.clone(), other.clone()]));
         for n in [1, 3] {
             put(&engine, id(n), &bytes(n)).await.unwrap();
         }
@@ -258,6 +261,36 @@ async fn reads_of_a_disk_that_hangs_leave_buffers_to_the_others() {
 }
 
 #[tokio::test]
+async fn uploads_to_a_disk_that_hangs_leave_buffers_to_the_others() {
+    let pool = BufferPool::new(BufferPoolConfig { large_count: 20, small_count: 16 }).unwrap();
+    let (hanging, working) = (SimIo::new(52), SimIo::new(53));
+    let mut engines = vec![];
+    for io in [&hanging, &working] {
+        let mut config = sim_config();
+        config.segment_size_bytes = 64 << 20;
+        config.shares_buffers = true;
+        engines.push(Engine::open(config, Arc::new(io.clone()), pool.clone()).await.unwrap().0);
+    }
+    let data = payload(1, 6 << 20);
+    let mut writers = vec![];
+    for n in 0..8 {
+        writers.push(engines[0].create(id(n), data.len() as u32, b"").await.unwrap());
+    }
+    hanging.hold();
+    let mut writing: Vec<_> = writers.iter_mut().map(|writer| Box::pin(writer.write(&data))).collect();
+    for write in &mut writing {
+        assert!(futures::poll!(write.as_mut()).is_pending());
+    }
+    assert_eq!(hanging.held(), 4 + 7, "four of the first, and one of each other");
+    put(&engines[1], id(1), &payload(2, 3 << 20)).await.unwrap();
+    hanging.release();
+    drop(writing);
+    drop(writers);
+    engines[0].run_jobs().await;
+    assert!(pool.is_idle());
+}
+
+#[tokio::test]
 async fn the_only_disk_of_a_node_refuses_with_what_can_be_tried_again() {
     let io = SimIo::new(47);
     let engine = sim_engine(&io).await;
@@ -266,4 +299,95 @@ async fn the_only_disk_of_a_node_refuses_with_what_can_be_tried_again() {
     let disks = DiskSet::new(vec![engine]);
     assert!(matches!(disks.create(id(2), 1, b"").await, Err(WriteError::Unresponsive)));
     assert!(disks.stat(&id(1)).is_some(), "what is there is known all the same");
+}
+
+#[tokio::test]
+async fn the_last_disk_is_never_fenced_for_its_silence_and_comes_back_by_itself() {
+    let (io, failed) = (SimIo::new(50), SimIo::new(51));
+    let engine = sim_engine(&io).await;
+    put(&engine, id(1), &bytes(1)).await.unwrap();
+    let back = async |n| {
+        io.release();
+        seconds(&engine, 15);
+        assert!(!engine.is_unresponsive() && engine.fenced().is_none());
+        engine.run_jobs().await;
+        put(&engine, id(n), &bytes(n)).await.unwrap();
+        assert_eq!(get(&engine, id(1)).await.unwrap(), bytes(1));
+    };
+    let alone = DiskSet::new(vec![engine.clone()]);
+    hang(&io, &engine, 1).await;
+    seconds(&engine, 5_000);
+    assert!(engine.is_unresponsive() && engine.fenced().is_none());
+    assert_eq!(alone.count(), (1, 0));
+    back(2).await;
+    // One that failed is none beside which it could be spared.
+    let other = sim_engine(&failed).await;
+    put(&other, id(1), &bytes(1)).await.unwrap();
+    failed.inject(failed.ops() + 1, Fault::Eio);
+    assert!(put(&other, id(3), b"lost").await.is_err());
+    let both = DiskSet::new(vec![engine.clone(), other]);
+    hang(&io, &engine, 1).await;
+    seconds(&engine, 5_000);
+    assert_eq!(both.count(), (1, 1));
+    back(4).await;
+}
+
+#[tokio::test]
+async fn disks_that_fall_silent_together_are_not_fenced_and_one_that_stays_silent_is() {
+    let ios: Vec<_> = (60..63).map(SimIo::new).collect();
+    let mut engines = vec![];
+    for io in &ios {
+        let engine = sim_engine(io).await;
+        put(&engine, id(1), &bytes(1)).await.unwrap();
+        engines.push(engine);
+    }
+    let disks = DiskSet::new(engines.clone());
+    for at in [0, 1] {
+        hang(&ios[at], &engines[at], 1).await;
+    }
+    for at in [0, 1] {
+        seconds(&engines[at], 700);
+    }
+    assert_eq!(disks.count(), (3, 0), "two of three share something, it seems");
+    ios[1].release();
+    seconds(&engines[1], 15);
+    assert!(!engines[1].is_unresponsive());
+    seconds(&engines[0], 1);
+    assert!(engines[0].is_fenced(), "the others go on without it");
+    hang(&ios[1], &engines[1], 1).await;
+    hang(&ios[2], &engines[2], 1).await;
+    for at in [1, 2] {
+        seconds(&engines[at], 700);
+    }
+    assert_eq!(disks.count(), (2, 1));
+    ios[2].release();
+    seconds(&engines[2], 15);
+    seconds(&engines[1], 1);
+    assert_eq!(disks.count(), (1, 2));
+    put(&engines[2], id(2), &bytes(2)).await.unwrap();
+}
+
+/// Calls of the system that block hang with the disk.
+#[tokio::test]
+async fn housekeeping_that_blocks_keeps_nobody_else_waiting_and_ends_with_who_asked_for_it() {
+    let mut config = sim_config();
+    config.background = true;
+    let (engine, _) = open_with(config, Arc::new(SimIo::new(70))).await;
+    let (go, wait) = std::sync::mpsc::channel();
+    let mut blocked = Box::pin(engine.apart(async move { wait.recv() }));
+    assert!(futures::poll!(blocked.as_mut()).is_pending(), "this thread goes on");
+    go.send(7).unwrap();
+    assert_eq!(blocked.await, Some(Ok(7)));
+    let (held, dropped) = tokio::sync::oneshot::channel::<()>();
+    let mut left = Box::pin(engine.apart(async move {
+        let _held = held;
+        std::future::pending::<()>().await;
+    }));
+    assert!(futures::poll!(left.as_mut()).is_pending());
+    drop(left);
+    assert!(dropped.await.is_err());
+    put(&engine, id(1), &bytes(1)).await.unwrap();
+    engine.settle().await;
+    assert!(engine.compact(u64::MAX).await.unwrap().finished);
+    engine.shutdown().await.unwrap();
 }

@@ -65,7 +65,7 @@ impl Opener {
         state.tombstone_bytes = (kills.len() * Kill::BYTES) as u64;
         let mapping = map(&*file, header.len_bytes);
         let segment = Segment::new(header, path, index_path, file, None, mapping, state, Arc::clone(&self.jobs));
-        segment.set_refresh(&self.pool);
+        segment.set_refresh(&self.pool, &self.watch);
         Ok(Some(Found { segment, scan, kills }))
     }
 
