@@ -112,7 +112,10 @@ impl StoredContent {
     ///
     /// # Errors
     /// Those of `commit`.
-    pub async fn settle_move(self, commit: impl Future<Output = MetadataResult<MoveEnd>>) -> MetadataResult<MoveEnd> {
+    pub(crate) async fn settle_move(
+        self,
+        commit: impl Future<Output = MetadataResult<MoveEnd>>,
+    ) -> MetadataResult<MoveEnd> {
         self.guard.settle_move(commit).await
     }
 }
