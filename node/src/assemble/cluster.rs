@@ -2,6 +2,8 @@
 //!
 //! The parts are the same whatever stands behind the ports: ZooKeeper, MySQL and QUIC ([`super::zookeeper`]), or what the
 //! nodes of one process share ([`super::dev`]).
+//!
+//! Here a node takes its place; `registration` lets the others know of it, `writers` asks them what they are writing.
 
 use std::sync::Arc;
 use std::time::Instant;
