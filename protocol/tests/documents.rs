@@ -130,8 +130,9 @@ fn paths_that_documents_name_are_in_the_tree() {
     for (name, text) in documents(&tree) {
         for span in code_spans(&prose(&text)).filter(is_plain) {
             let from_the_top = folders.iter().any(|folder| span.starts_with(folder.as_str()));
-            // In the description of the architecture a path may be cut short at its beginning.
-            let cut_short = name == "ARCHITECTURE.md" && span.ends_with(".rs") && !from_the_top;
+            // In the descriptions of the architecture a path may be cut short at its beginning.
+            let describes = matches!(name, "ARCHITECTURE.md" | "docs/internals.md");
+            let cut_short = describes && span.ends_with(".rs") && !from_the_top;
             let there = (from_the_top && is_there(&tree, span))
                 || (cut_short && tree.iter().any(|found| found.ends_with(&format!("/{span}"))));
             seen += usize::from(from_the_top || cut_short);

@@ -20,7 +20,7 @@ use super::panics::caught;
 use super::report::Reporter;
 use super::told::Told;
 use crate::ports::events::{Delivery, EventBus, EventError, Message, SubscribeOptions, Subscription, Topic};
-use crate::ports::journal::{Burial, Journal};
+use crate::ports::journal::{Journal, NewDeadLetter};
 use crate::ports::{Clock, MetadataError};
 
 /// What became of a message.
@@ -152,7 +152,7 @@ async fn settle(parts: &ConsumeParts, consumer: &dyn Consumer, subscription: &dy
             ("failed", subscription.retry(&delivery, parts.settings.pause_after(attempt)).await)
         }
         Handled::Failed(error) | Handled::Hopeless(error) => {
-            bury(parts, consumer, subscription, &delivery, error).await
+            give_up(parts, consumer, subscription, &delivery, error).await
         }
     };
     metrics::counter!("holdfast_consumer_messages_total", "group" => group, "outcome" => outcome).increment(1);
@@ -166,7 +166,7 @@ async fn settle(parts: &ConsumeParts, consumer: &dyn Consumer, subscription: &dy
 }
 
 /// Keeps a message as a dead letter, and only then takes it from the bus.
-async fn bury(
+async fn give_up(
     parts: &ConsumeParts,
     consumer: &dyn Consumer,
     subscription: &dyn Subscription,
@@ -174,7 +174,7 @@ async fn bury(
     error: String,
 ) -> (&'static str, Result<(), EventError>) {
     let (message, group) = (&delivery.message, consumer.group());
-    let burial = Burial {
+    let letter = NewDeadLetter {
         topic: consumer.topic(),
         group: group.to_owned(),
         message: message.clone(),
@@ -182,7 +182,7 @@ async fn bury(
         error: error.clone(),
         now_ms: parts.clock.now_ms(),
     };
-    match parts.journal.bury(burial).await {
+    match parts.journal.add_dead_letter(letter).await {
         Ok(()) => {
             if let Some(reporter) = &parts.reporter {
                 let subject = format!("message {} ({}) of {}", message.id, message.tag, consumer.topic());

@@ -62,7 +62,7 @@ impl Duty {
     }
 
     /// To be told how each turn of the work went.
-    pub fn on_turn(&self, is_done: bool) {
+    pub(crate) fn on_turn(&self, is_done: bool) {
         if is_done {
             self.failures.store(0, Ordering::Relaxed);
         } else if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES_MAX {

@@ -5,7 +5,7 @@
 //! * An error is kept once for its id, a dead letter once for its message and group: consumers may repeat themselves.
 //! * Entries are shown newest first; numbers rise with time.
 //! * Nothing grows for ever: [`Journal::trim`] removes what is too old or too much. Dead letters stay until an operator has
-//!   decided; [`Journal::bury`] refuses to add more than [`DEAD_LETTERS_MAX`].
+//!   decided; [`Journal::add_dead_letter`] refuses to add more than [`DEAD_LETTERS_MAX`].
 
 use async_trait::async_trait;
 use holdfast_protocol::journal::{AuditRecord, DeadLetter, Entry, ErrorKind, ErrorRecord};
@@ -47,7 +47,7 @@ pub struct AuditFilter {
 
 /// How much of a log is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keep {
+pub struct Retention {
     /// Entries from before are removed, in milliseconds since 1970.
     pub from_ms: u64,
     /// And the oldest ones beyond so many.
@@ -56,7 +56,7 @@ pub struct Keep {
 
 /// A message that is given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Burial {
+pub struct NewDeadLetter {
     /// Where it was published.
     pub topic: Topic,
     /// Which consumers give it up.
@@ -97,11 +97,11 @@ pub trait Journal: Send + Sync + 'static {
     ) -> MetadataResult<Vec<Entry<AuditRecord>>>;
 
     /// Removes what is too old or too much of the error log and of the audit log, at most `limit` of each; returns how many.
-    async fn trim(&self, errors: Keep, audit: Keep, limit: u32) -> MetadataResult<u64>;
+    async fn trim(&self, errors: Retention, audit: Retention, limit: u32) -> MetadataResult<u64>;
 
     /// Keeps a message that its consumers give up; if it is there already, it takes a new number. Fails with `Busy` when there
     /// are too many.
-    async fn bury(&self, burial: Burial) -> MetadataResult<()>;
+    async fn add_dead_letter(&self, letter: NewDeadLetter) -> MetadataResult<()>;
 
     /// Dead letters in the order of their numbers, those above `after`, at most `limit`, without their bodies.
     async fn dead_letters(&self, after: u64, limit: u32) -> MetadataResult<Vec<DeadLetter>>;

@@ -7,7 +7,7 @@ use futures::FutureExt as _;
 use holdfast_actors::flow::clocks::{HOLD, LeapGuard};
 use holdfast_actors::flow::consume::{self, ConsumeParts, ConsumeSettings};
 use holdfast_actors::flow::report::{ErrorLog, Reporter};
-use holdfast_actors::ports::journal::Keep;
+use holdfast_actors::ports::journal::Retention;
 use holdfast_actors::ports::{Clock, EventBus, Journal};
 use holdfast_actors::service::LoopSpec;
 use holdfast_protocol::journal::ErrorKind;
@@ -69,8 +69,8 @@ async fn trim(parts: &JournalParts) {
         let now_ms = parts.clock.now_ms();
         let from_ms = |age: Duration| now_ms.saturating_sub(age.as_millis() as u64);
         let config = &parts.config;
-        let errors = Keep { from_ms: from_ms(config.errors_age.duration()), entries_max: config.errors_max };
-        let audit = Keep { from_ms: from_ms(config.audit_age.duration()), entries_max: config.audit_max };
+        let errors = Retention { from_ms: from_ms(config.errors_age.duration()), entries_max: config.errors_max };
+        let audit = Retention { from_ms: from_ms(config.audit_age.duration()), entries_max: config.audit_max };
         loop {
             match parts.journal.trim(errors, audit, TRIM_BATCH).await {
                 Ok(0) => break,

@@ -12,13 +12,13 @@ use tokio::time::Instant;
 use super::*;
 use crate::ports::SystemClock;
 use crate::ports::events::{InProcessEventBus, InProcessLimits};
-use crate::ports::journal::{AuditFilter, ErrorFilter, Keep};
+use crate::ports::journal::{AuditFilter, ErrorFilter, Retention};
 use crate::ports::metadata::MetadataResult;
 
 /// Keeps burials and errors; refuses them while it is away.
 #[derive(Default)]
 pub(in crate::flow) struct Memory {
-    buried: Mutex<Vec<Burial>>,
+    dead_letters: Mutex<Vec<NewDeadLetter>>,
     pub(in crate::flow) errors: Mutex<Vec<ErrorRecord>>,
     pub(in crate::flow) away: AtomicBool,
 }
@@ -41,14 +41,14 @@ impl Journal for Memory {
     async fn audit(&self, _: &AuditFilter, _: Option<u64>, _: u32) -> MetadataResult<Vec<Entry<AuditRecord>>> {
         unreachable!()
     }
-    async fn trim(&self, _: Keep, _: Keep, _: u32) -> MetadataResult<u64> {
+    async fn trim(&self, _: Retention, _: Retention, _: u32) -> MetadataResult<u64> {
         unreachable!()
     }
-    async fn bury(&self, burial: Burial) -> MetadataResult<()> {
+    async fn add_dead_letter(&self, letter: NewDeadLetter) -> MetadataResult<()> {
         if self.away.load(Ordering::Relaxed) {
             return Err(MetadataError::Unavailable("away".into()));
         }
-        self.buried.lock().push(burial);
+        self.dead_letters.lock().push(letter);
         Ok(())
     }
     async fn dead_letters(&self, _: u64, _: u32) -> MetadataResult<Vec<DeadLetter>> {
@@ -161,10 +161,13 @@ async fn message_that_always_fails_becomes_a_dead_letter_and_others_pass() {
     assert_eq!(world.consumer.done.lock().len(), 48, "they pass while the first is tried again");
     dead.await.unwrap().unwrap();
     assert_eq!(world.consumer.tries.lock()[&1], 4);
-    let buried = world.journal.buried.lock().clone();
-    assert_eq!(buried.len(), 1);
-    assert_eq!((buried[0].message.id.sequence, buried[0].attempts, &*buried[0].error), (1, 4, "it always fails"));
-    assert_eq!((buried[0].topic, &*buried[0].group), (Topic::Tasks, "obedient"));
+    let dead_letters = world.journal.dead_letters.lock().clone();
+    assert_eq!(dead_letters.len(), 1);
+    assert_eq!(
+        (dead_letters[0].message.id.sequence, dead_letters[0].attempts, &*dead_letters[0].error),
+        (1, 4, "it always fails")
+    );
+    assert_eq!((dead_letters[0].topic, &*dead_letters[0].group), (Topic::Tasks, "obedient"));
     // Once more after that time: it is gone from the bus, and operators are told.
     drop(tokio::time::timeout(Duration::from_secs(3600), world.reporter.publish(&world.bus, &*world.journal)).await);
     assert_eq!(world.consumer.tries.lock()[&1], 4);
@@ -185,7 +188,7 @@ async fn failures_that_pass_and_messages_whose_time_has_not_come_are_tried_again
     world.send(2, "later").await.unwrap().unwrap();
     assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
     assert_eq!(*world.consumer.done.lock(), [1, 2]);
-    assert!(world.journal.buried.lock().is_empty());
+    assert!(world.journal.dead_letters.lock().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,7 +196,7 @@ async fn hopeless_message_is_kept_at_once_and_one_that_hangs_is_cut_off() {
     let world = World::new().await;
     world.send(1, "hopeless").await.unwrap().unwrap();
     assert_eq!(world.consumer.tries.lock()[&1], 1);
-    assert_eq!(world.journal.buried.lock()[0].attempts, 1);
+    assert_eq!(world.journal.dead_letters.lock()[0].attempts, 1);
     world.send(2, "hang").await.unwrap().unwrap();
     assert_eq!(world.consumer.tries.lock()[&2], 2);
     assert_eq!(*world.consumer.done.lock(), [2]);
@@ -206,8 +209,8 @@ async fn message_that_makes_its_consumer_panic_is_given_up_and_the_consumer_goes
     world.send(2, "fine").await.unwrap().unwrap();
     poison.await.unwrap().unwrap();
     assert_eq!(world.consumer.tries.lock()[&1], 4);
-    let buried = world.journal.buried.lock().clone();
-    assert_eq!(buried.iter().map(|buried| &*buried.error).collect::<Vec<_>>(), ["it panicked: try 4"]);
+    let dead_letters = world.journal.dead_letters.lock().clone();
+    assert_eq!(dead_letters.iter().map(|letter| &*letter.error).collect::<Vec<_>>(), ["it panicked: try 4"]);
     assert!(!world.running.is_finished());
 }
 
@@ -220,7 +223,7 @@ async fn message_is_never_dropped_while_it_cannot_be_kept() {
     assert!(!dead.is_finished(), "the bus still has it");
     world.journal.away.store(false, Ordering::Relaxed);
     dead.await.unwrap().unwrap();
-    assert_eq!(world.journal.buried.lock().len(), 1);
+    assert_eq!(world.journal.dead_letters.lock().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

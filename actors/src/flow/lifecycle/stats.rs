@@ -38,7 +38,7 @@ impl LifecycleStats {
     }
 
     /// Whether anything was deleted or is to be moved.
-    pub fn did_anything(&self) -> bool {
+    pub(crate) fn did_anything(&self) -> bool {
         self.expired + self.noncurrent + self.markers + self.uploads + self.transitions > 0
     }
 }

@@ -15,15 +15,17 @@
 //! Comparing sees what is there and how large it is, from indexes in memory. That the bytes are right is the scrub's to find.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use futures::{StreamExt as _, stream};
 use holdfast_protocol::cluster::ShardState;
 use holdfast_protocol::{ChunkId, NodeId, ShardId};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{ComparisonReport, Context, transfer};
 use crate::ports::chunks::ChunkInfo;
-use crate::ports::coordination::ShardMap;
+use crate::ports::coordination::{Membership, ShardMap};
 use crate::ports::peers::{Fence, IDS_MAX, LIST_MAX, PeerError, ShardDigest};
 
 mod lists;
@@ -59,7 +61,7 @@ pub async fn run(context: Context) -> String {
     if membership.wait_for(|m| m.registered).await.is_err() {
         return "the node is gone".into();
     }
-    let mut times = Times::new();
+    let mut own = OwnShards { context: &context, states: BTreeMap::new(), times: Times::new() };
     // Nobody looked whether members came back since then.
     context.shared.comparison.lock().shards.clear();
     // What an operator asked for before this loop was started again is still to be done.
@@ -67,66 +69,20 @@ pub async fn run(context: Context) -> String {
     loop {
         let asked = *wanted.borrow_and_update();
         alive.mark_unchanged();
-        let mine = mine(&context, &shards.borrow_and_update().clone());
-        doubt(&context, &mine, &times);
-        // What is known of the last comparisons stays: by that it is noticed who comes back during the next.
+        let map = shards.borrow_and_update().clone();
         let anew = asked > served;
-        times.retain(|shard, _| mine.contains_key(shard));
-        context.shared.comparison.lock().shards.retain(|shard, _| mine.contains_key(shard));
-        publish(&context);
-        let due: Vec<(ShardId, ShardState)> = mine
-            .iter()
-            .filter(|(shard, state)| anew || is_due(&context, **shard, state, &times))
-            .map(|(s, st)| (*s, st.clone()))
-            .collect();
-        context.shared.comparison.lock().waiting = due.len() as u64;
+        let due = own.look(&map, anew);
         let worked = !due.is_empty();
-        let mut comparisons = stream::iter(due)
-            .map(|(shard, state)| {
-                let context = &context;
-                async move {
-                    // Before it: who comes back meanwhile may be compared as it was before.
-                    let present = alive_of(context, &state);
-                    let report = compare(context, shard, &state, &present).await;
-                    (shard, present, report)
-                }
-            })
-            .buffer_unordered(SHARDS_AT_ONCE);
-        loop {
-            let ended = tokio::select! {
-                ended = comparisons.next() => ended,
-                // Comparisons of large shards take long, and who comes back meanwhile is counted on by nobody before the next.
-                changed = arrivals.changed() => {
-                    if changed.is_err() {
-                        return "the membership is gone".into();
-                    }
-                    doubt(&context, &mine, &times);
-                    publish(&context);
-                    continue;
-                }
-            };
-            let Some((shard, present, report)) = ended else { break };
-            times.insert(shard, Compared { at: Instant::now(), alive: present });
-            let mut status = context.shared.comparison.lock();
-            status.waiting = status.waiting.saturating_sub(1);
-            if let Some(error) = &report.error {
-                status.last_error = Some(format!("shard {shard}: {error}"));
-            }
-            status.shards.insert(shard, report);
-            drop(status);
-            if alive.has_changed().unwrap_or(true) {
-                doubt(&context, &mine, &times);
-            }
-            publish(&context);
+        if !own.compare_all(due, &alive, &mut arrivals).await {
+            return "the membership is gone".into();
         }
-        drop(comparisons);
         if anew {
             served = asked;
             let again = *wanted.borrow() > served;
             context.shared.comparison.lock().running = again;
         }
         // What is due again after a few of these pauses is not to wait for one that is as long as all of them.
-        let pause = if worked || is_unproven(&context, &mine) {
+        let pause = if worked || own.is_unproven() {
             context.parts.settings.comparison_settle
         } else {
             context.parts.settings.comparison_settle * AGAIN_PAUSES
@@ -140,18 +96,104 @@ pub async fn run(context: Context) -> String {
     }
 }
 
-/// Shards of which this node is the first live member.
-fn mine(context: &Context, map: &ShardMap) -> BTreeMap<ShardId, ShardState> {
-    let view = &context.parts.view;
-    let first = |state: &ShardState| state.members.iter().copied().find(|member| view.is_alive(*member));
-    let mine = map.shards.iter().filter(|(_, state)| first(&state.value) == Some(context.me()));
-    mine.map(|(shard, state)| (*shard, state.value.clone())).collect()
+/// The shards of which this node is the first live member.
+struct OwnShards<'a> {
+    context: &'a Context,
+    states: BTreeMap<ShardId, ShardState>,
+    times: Times,
 }
 
-/// Whether one of this node's shards is not proven to hold the same on its members of now.
-fn is_unproven(context: &Context, mine: &BTreeMap<ShardId, ShardState>) -> bool {
-    let status = context.shared.comparison.lock();
-    mine.iter().any(|(shard, state)| status.shards.get(shard).is_none_or(|report| !report.proves(state.epoch)))
+impl OwnShards<'_> {
+    /// Takes over the shard map; gives the shards that are to be compared: all of them, when they are wanted `anew`.
+    fn look(&mut self, map: &ShardMap, anew: bool) -> Vec<(ShardId, ShardState)> {
+        let context = self.context;
+        self.states = own_states(context, map);
+        self.doubt();
+        // What is known of the last comparisons stays: by that it is noticed who comes back during the next.
+        self.times.retain(|shard, _| self.states.contains_key(shard));
+        context.shared.comparison.lock().shards.retain(|shard, _| self.states.contains_key(shard));
+        publish(context);
+        let due: Vec<(ShardId, ShardState)> = self
+            .states
+            .iter()
+            .filter(|(shard, state)| anew || is_due(context, **shard, state, &self.times))
+            .map(|(shard, state)| (*shard, state.clone()))
+            .collect();
+        context.shared.comparison.lock().waiting = due.len() as u64;
+        due
+    }
+
+    /// Compares shards, some at once; `false` when nobody tells any more who is here.
+    async fn compare_all(
+        &mut self,
+        due: Vec<(ShardId, ShardState)>,
+        alive: &watch::Receiver<Arc<Membership>>,
+        arrivals: &mut watch::Receiver<Arc<Membership>>,
+    ) -> bool {
+        let context = self.context;
+        let comparisons = stream::iter(due).map(|(shard, state)| async move {
+            // Before it: who comes back meanwhile may be compared as it was before.
+            let present = alive_of(context, &state);
+            let report = compare(context, shard, &state, &present).await;
+            (shard, present, report)
+        });
+        let mut comparisons = comparisons.buffer_unordered(SHARDS_AT_ONCE);
+        loop {
+            let ended = tokio::select! {
+                ended = comparisons.next() => ended,
+                // Comparisons of large shards take long, and who comes back meanwhile is counted on by nobody before the next.
+                changed = arrivals.changed() => {
+                    if changed.is_err() {
+                        return false;
+                    }
+                    self.doubt();
+                    publish(context);
+                    continue;
+                }
+            };
+            let Some((shard, present, report)) = ended else { return true };
+            self.times.insert(shard, Compared { at: Instant::now(), alive: present });
+            let mut status = context.shared.comparison.lock();
+            status.waiting = status.waiting.saturating_sub(1);
+            if let Some(error) = &report.error {
+                status.last_error = Some(format!("shard {shard}: {error}"));
+            }
+            status.shards.insert(shard, report);
+            drop(status);
+            if alive.has_changed().unwrap_or(true) {
+                self.doubt();
+            }
+            publish(context);
+        }
+    }
+
+    /// Takes back what was proven of shards of which a member came back, or lost a disk, since.
+    fn doubt(&self) {
+        let mut status = self.context.shared.comparison.lock();
+        status.shards.retain(|shard, report| {
+            let outdated = || {
+                let state_and_time = self.states.get(shard).zip(self.times.get(shard));
+                state_and_time.is_some_and(|(state, compared)| is_outdated(compared, &alive_of(self.context, state)))
+            };
+            !report.proves(report.epoch) || !outdated()
+        });
+    }
+
+    /// Whether one of them is not proven to hold the same on its members of now.
+    fn is_unproven(&self) -> bool {
+        let status = self.context.shared.comparison.lock();
+        self.states
+            .iter()
+            .any(|(shard, state)| status.shards.get(shard).is_none_or(|report| !report.proves(state.epoch)))
+    }
+}
+
+/// Shards of which this node is the first live member.
+fn own_states(context: &Context, map: &ShardMap) -> BTreeMap<ShardId, ShardState> {
+    let view = &context.parts.view;
+    let first = |state: &ShardState| state.members.iter().copied().find(|member| view.is_alive(*member));
+    let own = map.shards.iter().filter(|(_, state)| first(&state.value) == Some(context.me()));
+    own.map(|(shard, state)| (*shard, state.value.clone())).collect()
 }
 
 /// Tells every node which shards are proven to be equal.
@@ -180,18 +222,6 @@ fn is_outdated(compared: &Compared, alive: &Alive) -> bool {
 
 fn is_short(alive: &Alive) -> bool {
     alive.values().any(|(_, unrebuilt)| *unrebuilt > 0)
-}
-
-/// Takes back what was proven of shards of which a member came back, or lost a disk, since.
-fn doubt(context: &Context, mine: &BTreeMap<ShardId, ShardState>, times: &Times) {
-    let mut status = context.shared.comparison.lock();
-    status.shards.retain(|shard, report| {
-        let outdated = || {
-            let state_and_time = mine.get(shard).zip(times.get(shard));
-            state_and_time.is_some_and(|(state, compared)| is_outdated(compared, &alive_of(context, state)))
-        };
-        !report.proves(report.epoch) || !outdated()
-    });
 }
 
 fn is_due(context: &Context, shard: ShardId, state: &ShardState, times: &Times) -> bool {

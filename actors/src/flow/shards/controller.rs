@@ -16,11 +16,10 @@
 //! Losing the lease ends everything at the next await. While the lease is not proven to be held nothing is begun. A node whose
 //! registration is held up, though its session lives, gives the lease back: it proves nothing, and another one may go on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt as _, stream};
 use holdfast_protocol::cluster::{Epoch, LayoutDocument, ShardState};
 use holdfast_protocol::{NodeId, ShardId};
 use tokio::sync::watch;
@@ -33,13 +32,10 @@ use crate::ports::coordination::{CoordinationError, Lease, LeaseName, Membership
 use crate::ports::peers::ShardReport;
 
 mod office;
+mod stored;
 
 use office::{Office, show};
 
-/// Calls of the coordination service under way at once.
-const CALLS_AT_ONCE: usize = 32;
-/// Epochs that metadata is told at once.
-const RAISE_BATCH: usize = 512;
 /// What comes within this time after a change is looked at together with it.
 const COALESCE: Duration = Duration::from_millis(10);
 /// The longest time between two passes.
@@ -62,7 +58,7 @@ pub async fn run(context: Context) -> String {
         match context.parts.coordination.acquire(&LeaseName::controller(), context.me()).await {
             Ok(lease) => {
                 backoff.reset();
-                reign(&context, lease).await;
+                lead(&context, lease).await;
             }
             Err(error) => {
                 tracing::debug!(%error, "this node does not compete to be the controller");
@@ -72,14 +68,14 @@ pub async fn run(context: Context) -> String {
     }
 }
 
-async fn reign(context: &Context, lease: Lease) {
+async fn lead(context: &Context, lease: Lease) {
     tracing::info!(token = %lease.token(), "this node is the controller");
     let office = Office::enter(context, &lease);
     tokio::select! {
         biased;
         () = lease.lost() => {}
         () = unregistered(context) => tracing::warn!("this node is not registered, another one may be the controller"),
-        () = Reign::new(context, &lease).govern() => {}
+        () = Term::new(context, &lease).run() => {}
     }
     drop(office);
     tracing::info!(token = %lease.token(), "this node is no longer the controller");
@@ -100,7 +96,8 @@ async fn unregistered(context: &Context) {
     }
 }
 
-struct Reign<'a> {
+/// From when the lease was acquired until it is lost.
+struct Term<'a> {
     context: &'a Context,
     lease: &'a Lease,
     layout: watch::Receiver<Option<Arc<Versioned<LayoutDocument>>>>,
@@ -119,7 +116,7 @@ struct Reign<'a> {
     placement_error: Option<String>,
 }
 
-impl<'a> Reign<'a> {
+impl<'a> Term<'a> {
     fn new(context: &'a Context, lease: &'a Lease) -> Self {
         let settings = &context.parts.settings;
         let pace = Pace {
@@ -150,7 +147,7 @@ impl<'a> Reign<'a> {
     }
 
     /// Passes until the lease is lost.
-    async fn govern(mut self) {
+    async fn run(mut self) {
         let mut backoff = self.context.backoff();
         while let Err(error) = self.take_over().await {
             self.note("read the shards", &error);
@@ -191,26 +188,6 @@ impl<'a> Reign<'a> {
             .filter(|shard| !self.stored.contains_key(shard))
             .collect();
         self.read(missing).await
-    }
-
-    /// Reads shards from the service itself.
-    async fn read(&mut self, shards: Vec<ShardId>) -> Result<(), CoordinationError> {
-        let coordination = &self.context.parts.coordination;
-        let reads = stream::iter(shards).map(|shard| async move { (shard, coordination.shard(shard).await) });
-        let mut reads = reads.buffer_unordered(CALLS_AT_ONCE);
-        let mut found = Vec::new();
-        while let Some((shard, result)) = reads.next().await {
-            match result {
-                Ok(state) => found.push((shard, Arc::new(state))),
-                Err(CoordinationError::NotFound(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        drop(reads);
-        for (shard, state) in found {
-            self.see(shard, state);
-        }
-        Ok(())
     }
 
     fn see(&mut self, shard: ShardId, state: Arc<Versioned<ShardState>>) {
@@ -286,82 +263,6 @@ impl<'a> Reign<'a> {
             }
             Err(error) => self.note("compute the placement", &error),
         }
-    }
-
-    async fn store(&mut self, due: Vec<(ShardId, ShardState)>) {
-        let (coordination, lease) = (&self.context.parts.coordination, self.lease);
-        let stored = &self.stored;
-        let writes = stream::iter(due).map(|(shard, state)| {
-            let expected = stored.get(&shard).map(|known| known.version);
-            async move {
-                // An earlier write of this pass may have taken long.
-                if !lease.is_held() {
-                    return (shard, state, Err(CoordinationError::LeaseLost(lease.name().clone())));
-                }
-                let result = coordination.store_shard(shard, expected, &state, lease).await;
-                (shard, state, result)
-            }
-        });
-        let results: Vec<_> = writes.buffer_unordered(CALLS_AT_ONCE).collect().await;
-        let mut unsure = Vec::new();
-        for (shard, state, result) in results {
-            match result {
-                Ok(version) => {
-                    metrics::counter!("holdfast_shard_changes_total").increment(1);
-                    tracing::debug!(%shard, ?state, "shard stored");
-                    self.controller.stored(shard, state.clone());
-                    self.stored.insert(shard, Arc::new(Versioned { version, value: state }));
-                }
-                Err(error) => {
-                    // A conflict is no failure: somebody else's state is newer than the mirror.
-                    if !matches!(error, CoordinationError::Conflict(_)) {
-                        self.note("store a shard", &error);
-                    }
-                    unsure.push(shard);
-                }
-            }
-        }
-        if let Err(error) = self.read(unsure).await {
-            self.note("read a shard", &error);
-        }
-    }
-
-    async fn raise(&mut self) {
-        let unraised = self.controller.unraised();
-        let mut higher = Vec::new();
-        for batch in unraised.chunks(RAISE_BATCH) {
-            match self.context.parts.metadata.raise_epochs(batch).await {
-                Ok(found) => {
-                    self.controller.raised(batch);
-                    higher.extend(found);
-                }
-                Err(error) => return self.note("raise epochs in metadata", &error),
-            }
-        }
-        if higher.is_empty() {
-            return;
-        }
-        // The mirror may be later than what a predecessor stored and told.
-        let shards = higher.iter().map(|(shard, _)| *shard).collect();
-        self.ahead.extend(higher);
-        if let Err(error) = self.read(shards).await {
-            return self.note("read shards whose epoch is higher in metadata", &error);
-        }
-        let set_back = self.set_back();
-        if let Some(shard) = set_back.first() {
-            tracing::error!(
-                shards = set_back.len(),
-                first = %shard,
-                "metadata knows later epochs than the coordination service, which was set back: writes to these shards are refused"
-            );
-        }
-    }
-
-    /// Shards whose stored state is older than metadata know.
-    fn set_back(&self) -> BTreeSet<ShardId> {
-        let is_older =
-            |shard: &ShardId, epoch: Epoch| self.stored.get(shard).is_some_and(|known| known.value.epoch < epoch);
-        self.ahead.iter().filter(|(shard, epoch)| is_older(shard, **epoch)).map(|(shard, _)| *shard).collect()
     }
 
     /// Waits until something is to be looked at; `false` when nothing can come any more.

@@ -61,74 +61,132 @@ pub async fn run(context: Context) -> String {
     let mut membership = context.shared.membership.subscribe();
     let mut shards = context.parts.view.shards();
     let mut alive = context.parts.view.membership();
-    let moved_on = Arc::new(Notify::new());
-    let mut tasks: JoinSet<Option<Paused>> = JoinSet::new();
-    let mut running: BTreeMap<ShardId, (Epoch, AbortHandle)> = BTreeMap::new();
-    let mut paused: BTreeMap<ShardId, Paused> = BTreeMap::new();
+    let mut rebuild = Rebuild::new(context.clone());
     context.shared.rebuild.lock().copies.clear();
     if membership.wait_for(|m| m.registered).await.is_err() {
         return "the node is gone".into();
     }
-    let looking = losses::report(context.clone());
-    tasks.spawn(async move {
-        // Not tried again: it would panic with each start of this loop, and comparisons find what it looks for.
-        if let Err(panic) = caught(looking).await {
-            tracing::error!(panic, "the look for replicas whose data is gone panicked");
-        }
-        None
-    });
+    rebuild.look_for_losses();
     let mut ended: Option<Ended> = None;
     loop {
-        while let Some(task) = ended.take().or_else(|| tasks.try_join_next()) {
-            match task {
-                // The map may show another join by now.
-                Ok(Some(failed)) if running.get(&failed.join.shard).is_some_and(|r| r.0 == failed.join.since) => {
-                    running.remove(&failed.join.shard);
-                    paused.insert(failed.join.shard, failed);
-                }
-                Err(error) if error.is_panic() => return "a copy panicked".into(),
-                _ => {}
+        while let Some(task) = ended.take().or_else(|| rebuild.tasks.try_join_next()) {
+            if !rebuild.take(task) {
+                return "a copy panicked".into();
             }
         }
         let map = shards.borrow_and_update().clone();
         alive.mark_unchanged();
         let joins = joins(&context, &map);
-        running.retain(|shard, (since, task)| {
-            let stays = joins.get(shard) == Some(since);
-            if !stays {
-                task.abort();
-                end(&context, *shard, *since, &map);
-            }
-            stays
-        });
-        paused.retain(|shard, Paused { join, .. }| {
-            let stays = joins.get(shard) == Some(&join.since);
-            if !stays {
-                end(&context, *shard, join.since, &map);
-            }
-            stays
-        });
+        rebuild.end_others(&joins, &map);
         show_waiting(&context, &joins);
         // One moment for both: what falls due between two would neither have its turn nor be waited for. One that is due and finds
         // no place is woken by whoever gives up one.
-        let (due, next_due) = due_at(paused.iter().map(|(shard, paused)| (*shard, paused.due)), Instant::now());
-        for shard in turns(&context, &map, &joins, &paused, due) {
-            if copying(&context) >= context.parts.settings.copies_max {
-                break;
-            }
-            let Some(&since) = joins.get(&shard).filter(|_| !running.contains_key(&shard)) else { continue };
-            let join = paused.remove(&shard).map(|paused| paused.join);
-            let join = join.unwrap_or_else(|| Box::new(Join::new(&context, shard, since)));
-            set_phase(&context, shard, CopyPhase::Copying);
-            let task = tasks.spawn(attempt(context.clone(), join, moved_on.clone()));
-            running.insert(shard, (since, task));
-        }
+        let (due, next_due) = rebuild.due_at(Instant::now());
+        let turns = rebuild.turns(&map, &joins, due);
+        rebuild.begin(turns, &joins);
         tokio::select! {
             changed = shards.changed() => if changed.is_err() { return "the shard map is gone".into() },
             changed = alive.changed() => if changed.is_err() { return "the membership is gone".into() },
-            () = moved_on.notified() => {}
+            () = rebuild.moved_on.notified() => {}
             () = until(next_due) => {}
-            Some(task) = tasks.join_next(), if !tasks.is_empty() => ended = Some(task),
+            Some(task) = rebuild.tasks.join_next(), if !rebuild.tasks.is_empty() => ended = Some(task),
+        }
+    }
+}
+
+/// The joins of this node, each with a task that copies it, or paused.
+struct Rebuild {
+    context: Context,
+    /// Told by a copy that gives its place to another.
+    moved_on: Arc<Notify>,
+    tasks: JoinSet<Option<Paused>>,
+    running: BTreeMap<ShardId, (Epoch, AbortHandle)>,
+    paused: BTreeMap<ShardId, Paused>,
+}
+
+impl Rebuild {
+    fn new(context: Context) -> Self {
+        Self {
+            context,
+            moved_on: Arc::new(Notify::new()),
+            tasks: JoinSet::new(),
+            running: BTreeMap::new(),
+            paused: BTreeMap::new(),
+        }
+    }
+
+    /// Looks once for replicas whose data is gone.
+    fn look_for_losses(&mut self) {
+        let looking = losses::report(self.context.clone());
+        self.tasks.spawn(async move {
+            // Not tried again: it would panic with each start of this loop, and comparisons find what it looks for.
+            if let Err(panic) = caught(looking).await {
+                tracing::error!(panic, "the look for replicas whose data is gone panicked");
+            }
+            None
+        });
+    }
+
+    /// Takes back a join whose attempt failed; `false` when the task panicked.
+    fn take(&mut self, task: Ended) -> bool {
+        match task {
+            // The map may show another join by now.
+            Ok(Some(failed)) if self.running.get(&failed.join.shard).is_some_and(|r| r.0 == failed.join.since) => {
+                self.running.remove(&failed.join.shard);
+                self.paused.insert(failed.join.shard, failed);
+            }
+            Err(error) if error.is_panic() => return false,
+            _ => {}
+        }
+        true
+    }
+
+    /// Ends what is not among the joins that the map shows.
+    fn end_others(&mut self, joins: &BTreeMap<ShardId, Epoch>, map: &ShardMap) {
+        let context = &self.context;
+        self.running.retain(|shard, (since, task)| {
+            let stays = joins.get(shard) == Some(since);
+            if !stays {
+                task.abort();
+                end(context, *shard, *since, map);
+            }
+            stays
+        });
+        self.paused.retain(|shard, Paused { join, .. }| {
+            let stays = joins.get(shard) == Some(&join.since);
+            if !stays {
+                end(context, *shard, join.since, map);
+            }
+            stays
+        });
+    }
+
+    /// Of joins that failed those that are due at `now`, and when the first of the others is due.
+    fn due_at(&self, now: Instant) -> (Vec<ShardId>, Option<Instant>) {
+        due_at(self.paused.iter().map(|(shard, paused)| (*shard, paused.due)), now)
+    }
+
+    /// Shards to be joined in the order of their turns: those whose last attempt did not fail, the most endangered first; then the
+    /// others that are due.
+    fn turns(&self, map: &ShardMap, joins: &BTreeMap<ShardId, Epoch>, due: Vec<ShardId>) -> Vec<ShardId> {
+        let mut turns = order(&self.context, map, joins);
+        turns.retain(|shard| !self.paused.contains_key(shard));
+        turns.extend(due);
+        turns
+    }
+
+    /// Begins attempts while there are places for them.
+    fn begin(&mut self, turns: Vec<ShardId>, joins: &BTreeMap<ShardId, Epoch>) {
+        for shard in turns {
+            if copying(&self.context) >= self.context.parts.settings.copies_max {
+                break;
+            }
+            let Some(&since) = joins.get(&shard).filter(|_| !self.running.contains_key(&shard)) else { continue };
+            let join = self.paused.remove(&shard).map(|paused| paused.join);
+            let join = join.unwrap_or_else(|| Box::new(Join::new(&self.context, shard, since)));
+            set_phase(&self.context, shard, CopyPhase::Copying);
+            let task = self.tasks.spawn(attempt(self.context.clone(), join, self.moved_on.clone()));
+            self.running.insert(shard, (since, task));
         }
     }
 }
@@ -153,21 +211,6 @@ fn due_at(paused: impl Iterator<Item = (ShardId, Instant)>, now: Instant) -> (Ve
     due.sort_by_key(|(_, due)| *due);
     let next = later.into_iter().map(|(_, due)| due).min();
     (due.into_iter().map(|(shard, _)| shard).collect(), next)
-}
-
-/// Shards to be joined in the order of their turns: those whose last attempt did not fail, the most endangered first; then the
-/// others that are due.
-fn turns(
-    context: &Context,
-    map: &ShardMap,
-    joins: &BTreeMap<ShardId, Epoch>,
-    paused: &BTreeMap<ShardId, Paused>,
-    due: Vec<ShardId>,
-) -> Vec<ShardId> {
-    let mut turns = order(context, map, joins);
-    turns.retain(|shard| !paused.contains_key(shard));
-    turns.extend(due);
-    turns
 }
 
 /// Shards to be joined, the most endangered first.

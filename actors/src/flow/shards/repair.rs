@@ -20,7 +20,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt as _, stream};
-use holdfast_protocol::cluster::ShardState;
 use holdfast_protocol::{ChunkId, NodeId};
 use tokio::time::Instant;
 
@@ -28,8 +27,12 @@ use super::stranded::Stranded;
 use super::transfer::{self, TransferError};
 use super::{Backoff, Context, RepairStatus};
 use crate::ports::MetadataError;
-use crate::ports::chunks::ChunkInfo;
 use crate::ports::metadata::Repair;
+
+mod heal;
+
+use heal::Outcome;
+pub(super) use heal::heal;
 
 /// Repairs in one page.
 const PAGE: u32 = 256;
@@ -44,15 +47,6 @@ const COUNT_SHARE: u32 = 100;
 const COUNT_REST_MAX: u32 = 20;
 /// How many of the last errors are shown.
 const ERRORS_SHOWN: usize = 8;
-
-/// How a repair ended well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// So many bytes were fetched.
-    Healed(u64),
-    /// Nothing had to be done.
-    Needless,
-}
 
 /// Runs until it cannot go on.
 pub async fn run(context: Context) -> String {
@@ -132,6 +126,13 @@ struct Repairs {
     counted_all: bool,
 }
 
+/// What became of a page of repairs.
+struct PageDone {
+    ended: u64,
+    /// Fetched for it.
+    bytes: u64,
+}
+
 impl Repairs {
     /// Queues what the disks found. A batch that cannot be queued is put back.
     async fn take_findings(&self) -> Result<(), MetadataError> {
@@ -169,8 +170,8 @@ impl Repairs {
         Ok(())
     }
 
-    /// Forgets, as the controller, what nodes that are lost or removed no longer have to repair. Only what was queued so long ago that no writer
-    /// can have had a newer shard map than this node has.
+    /// Forgets, as the controller, what nodes that are lost or removed no longer have to repair. Only what was queued so long ago
+    /// that no writer can have had a newer shard map than this node has.
     async fn forget_lost(&self) -> Result<(), MetadataError> {
         let parts = &self.context.parts;
         let Some(lost) = self.context.shared.controller.borrow().as_ref().map(|status| status.lost.clone()) else {
@@ -207,67 +208,12 @@ impl Repairs {
         let (begun, mut bytes, mut done, mut after) = (Instant::now(), 0, 0, 0);
         let mut seen = BTreeSet::new();
         loop {
-            let context = self.context.clone();
-            let rows = context.parts.metadata.repairs(context.me(), after, PAGE).await?;
+            let rows = self.context.parts.metadata.repairs(self.context.me(), after, PAGE).await?;
             after = rows.last().map_or(after, |row| row.id);
             let last = rows.len() < PAGE as usize;
-            let now = Instant::now();
-            // Those alone that are remembered: of a disk that failed there may be millions.
-            seen.extend(rows.iter().map(|row| row.id).filter(|id| self.failed.contains_key(id)));
-            let due: Vec<Repair> =
-                rows.into_iter().filter(|row| self.failed.get(&row.id).is_none_or(|(_, due)| *due <= now)).collect();
-            let known = transfer::known(&context, due.iter().map(|row| row.chunk)).await?;
-            // A chunk that is here may belong to a write that is not committed yet. If it never is, it goes as an
-            // orphan; on a disk that failed it stays, and is looked for again once it is committed.
-            let chunks = &context.parts.chunks;
-            let is_here = |chunk: ChunkId| chunks.stat(chunk).is_some() && !chunks.is_stranded(chunk);
-            let may_matter = |chunk: ChunkId| known.contains(&chunk.content()) || is_here(chunk);
-            let (due, mut finished): (Vec<Repair>, Vec<Repair>) =
-                due.into_iter().partition(|row| may_matter(row.chunk));
-            let mut needless = finished.len() as u64;
-            let repairs = stream::iter(due).map(|row| {
-                let context = &context;
-                async move {
-                    if context.repairs_paused() {
-                        return (row, None);
-                    }
-                    (row, Some(heal(context, row.chunk).await))
-                }
-            });
-            let mut repairs = repairs.buffer_unordered(REPAIRS_AT_ONCE);
-            while let Some((row, outcome)) = repairs.next().await {
-                match outcome {
-                    None => {}
-                    Some(Ok(outcome)) => {
-                        finished.push(row);
-                        match outcome {
-                            Outcome::Healed(size) => bytes += size,
-                            Outcome::Needless => needless += 1,
-                        }
-                    }
-                    Some(Err(error)) => {
-                        tracing::warn!(chunk = %row.chunk, %error, "a repair failed, it is tried again");
-                        metrics::counter!("holdfast_repairs_total", "outcome" => "failed").increment(1);
-                        fail(&mut context.shared.repair.lock(), format!("chunk {}: {error}", row.chunk));
-                        if self.postpone(row.id) {
-                            seen.insert(row.id);
-                        }
-                    }
-                }
-            }
-            drop(repairs);
-            if !finished.is_empty() {
-                // One that was noticed again meanwhile stays: it may be about what came after the look.
-                context.parts.metadata.finish_repairs(&finished).await?;
-            }
-            let ended: BTreeSet<u64> = finished.iter().map(|row| row.id).collect();
-            self.failed.retain(|id, _| !ended.contains(id));
-            done += ended.len() as u64;
-            metrics::counter!("holdfast_repairs_total", "outcome" => "done").increment(ended.len() as u64);
-            let mut status = context.shared.repair.lock();
-            status.done += ended.len() as u64;
-            status.needless += needless;
-            drop(status);
+            let page = self.page(rows, &mut seen).await?;
+            done += page.ended;
+            bytes += page.bytes;
             if last {
                 break;
             }
@@ -281,6 +227,71 @@ impl Repairs {
         Ok(done)
     }
 
+    /// Makes the repairs of a page that are due. Notes in `seen` those whose failures are remembered.
+    async fn page(&mut self, rows: Vec<Repair>, seen: &mut BTreeSet<u64>) -> Result<PageDone, MetadataError> {
+        let (context, now) = (self.context.clone(), Instant::now());
+        // Those alone that are remembered: of a disk that failed there may be millions.
+        seen.extend(rows.iter().map(|row| row.id).filter(|id| self.failed.contains_key(id)));
+        let due: Vec<Repair> =
+            rows.into_iter().filter(|row| self.failed.get(&row.id).is_none_or(|(_, due)| *due <= now)).collect();
+        let known = transfer::known(&context, due.iter().map(|row| row.chunk)).await?;
+        // A chunk that is here may belong to a write that is not committed yet. If it never is, it goes as an
+        // orphan; on a disk that failed it stays, and is looked for again once it is committed.
+        let chunks = &context.parts.chunks;
+        let is_here = |chunk: ChunkId| chunks.stat(chunk).is_some() && !chunks.is_stranded(chunk);
+        let may_matter = |chunk: ChunkId| known.contains(&chunk.content()) || is_here(chunk);
+        let (due, mut finished): (Vec<Repair>, Vec<Repair>) = due.into_iter().partition(|row| may_matter(row.chunk));
+        let (mut needless, mut bytes) = (finished.len() as u64, 0);
+        let repairs = stream::iter(due).map(|row| {
+            let context = &context;
+            async move {
+                if context.repairs_paused() {
+                    return (row, None);
+                }
+                (row, Some(heal(context, row.chunk).await))
+            }
+        });
+        let mut repairs = repairs.buffer_unordered(REPAIRS_AT_ONCE);
+        while let Some((row, outcome)) = repairs.next().await {
+            match outcome {
+                None => {}
+                Some(Ok(outcome)) => {
+                    finished.push(row);
+                    match outcome {
+                        Outcome::Healed(size) => bytes += size,
+                        Outcome::Needless => needless += 1,
+                    }
+                }
+                Some(Err(error)) => {
+                    if self.note_failure(&row, &error) {
+                        seen.insert(row.id);
+                    }
+                }
+            }
+        }
+        drop(repairs);
+        if !finished.is_empty() {
+            // One that was noticed again meanwhile stays: it may be about what came after the look.
+            context.parts.metadata.finish_repairs(&finished).await?;
+        }
+        let ids: BTreeSet<u64> = finished.iter().map(|row| row.id).collect();
+        self.failed.retain(|id, _| !ids.contains(id));
+        let ended = ids.len() as u64;
+        metrics::counter!("holdfast_repairs_total", "outcome" => "done").increment(ended);
+        let mut status = context.shared.repair.lock();
+        status.done += ended;
+        status.needless += needless;
+        Ok(PageDone { ended, bytes })
+    }
+
+    /// Tells of a repair that failed, and gives back whether its pause is remembered.
+    fn note_failure(&mut self, row: &Repair, error: &TransferError) -> bool {
+        tracing::warn!(chunk = %row.chunk, %error, "a repair failed, it is tried again");
+        metrics::counter!("holdfast_repairs_total", "outcome" => "failed").increment(1);
+        fail(&mut self.context.shared.repair.lock(), format!("chunk {}: {error}", row.chunk));
+        self.postpone(row.id)
+    }
+
     /// Gives a repair that failed a pause, and back whether that is remembered.
     fn postpone(&mut self, id: u64) -> bool {
         let is_remembered = self.failed.len() < FAILED_MAX || self.failed.contains_key(&id);
@@ -289,127 +300,5 @@ impl Repairs {
             *due = Instant::now() + backoff.pause();
         }
         is_remembered
-    }
-}
-
-/// Makes sure that this node has a chunk whole, if it is to have it.
-pub(super) async fn heal(context: &Context, chunk: ChunkId) -> Result<Outcome, TransferError> {
-    transfer::guarded(chunk, heal_unguarded(context, chunk)).await
-}
-
-async fn heal_unguarded(context: &Context, chunk: ChunkId) -> Result<Outcome, TransferError> {
-    let (me, view, chunks) = (context.me(), &context.parts.view, &context.parts.chunks);
-    let unreachable = |detail: &str| TransferError::Unreachable { chunk, detail: detail.into() };
-    let Some(placement) = view.placement(&chunk) else { return Err(unreachable("its shard is not placed yet")) };
-    if !placement.state.write_set().any(|node| node == me) {
-        return Ok(Outcome::Needless);
-    }
-    let is_whole = transfer::is_whole(context, chunk).await?;
-    let here = chunks.stat(chunk);
-    let copies = Copies::ask(context, chunk, &placement.state, !is_whole).await;
-    if let Some(here) = here.filter(|_| is_whole)
-        && !copies.outvote(here.size_bytes)
-    {
-        return Ok(Outcome::Needless);
-    }
-    // Whole on no disk that works. One that failed may have it, alone or beside a damaged copy.
-    let spare = here.filter(|_| !is_whole && chunks.disk_count().fenced > 0);
-    let Some(size_bytes) = copies.size().or(spare.map(|info| info.size_bytes)) else {
-        return Err(copies.unheard.map_or(TransferError::Gone(chunk), |detail| unreachable(&detail)));
-    };
-    let info = ChunkInfo { id: chunk, size_bytes };
-    let _permit = context.budget.take(u64::from(size_bytes)).await;
-    let fetched = match transfer::fetch(context, info, &copies.of_size(size_bytes)).await {
-        Ok(fetched) => fetched,
-        Err(error) => {
-            let strays = strays(context, info, &placement.state).await;
-            let mut found = transfer::fetch(context, info, &strays).await.ok();
-            if found.is_none()
-                && let Some(here) = spare
-            {
-                found = transfer::fetch_here(&**chunks, here).await.ok();
-            }
-            match (found, error, copies.unheard) {
-                (Some(fetched), ..) => fetched,
-                // Who was not heard may have it.
-                (None, TransferError::Gone(_), Some(detail)) => return Err(unreachable(&detail)),
-                (None, error, _) => return Err(error),
-            }
-        }
-    };
-    transfer::store(context, fetched).await?;
-    tracing::info!(%chunk, size_bytes, "chunk repaired");
-    Ok(Outcome::Healed(u64::from(size_bytes)))
-}
-
-/// Who has a chunk and need not. Where all that are to have it have it damaged, a node that left may have it whole.
-async fn strays(context: &Context, info: ChunkInfo, state: &ShardState) -> Vec<NodeId> {
-    let (me, view) = (context.me(), &context.parts.view);
-    let is_named =
-        |node: NodeId| state.write_set().any(|named| named == node) || state.leaving.iter().any(|l| l.node == node);
-    let mut others: Vec<NodeId> = view.membership().borrow().nodes.keys().copied().collect();
-    others.retain(|node| *node != me && !is_named(*node) && view.is_alive(*node));
-    let mut strays = Vec::new();
-    for node in others {
-        if let Ok(found) = context.parts.peers.probe(node, &[info.id]).await
-            && found.first() == Some(&Some(info))
-        {
-            strays.push(node);
-        }
-    }
-    strays
-}
-
-/// Which other nodes have a chunk, and in what size.
-struct Copies {
-    found: Vec<(NodeId, u32)>,
-    /// Why somebody could not be asked.
-    unheard: Option<String>,
-}
-
-impl Copies {
-    /// Asks whoever should have it; then, as a `last_resort`, anybody, until one has it, since a node that left may
-    /// have the last one.
-    async fn ask(context: &Context, chunk: ChunkId, state: &ShardState, last_resort: bool) -> Self {
-        let (me, view) = (context.me(), &context.parts.view);
-        let leaving = state.leaving.iter().map(|leaver| leaver.node);
-        let named: Vec<NodeId> = state.write_set().chain(leaving).collect();
-        let others = view.membership().borrow().nodes.keys().copied().filter(|_| last_resort).collect::<Vec<_>>();
-        let mut asked = BTreeSet::from([me]);
-        let mut copies = Self { found: Vec::new(), unheard: None };
-        for (at, node) in named.iter().copied().chain(others).enumerate() {
-            let is_named = at < named.len();
-            if !view.is_alive(node) || (!is_named && !copies.found.is_empty()) || !asked.insert(node) {
-                continue;
-            }
-            match context.parts.peers.probe(node, &[chunk]).await {
-                Ok(found) => {
-                    if let Some(Some(info)) = found.first() {
-                        copies.found.push((node, info.size_bytes));
-                    }
-                }
-                Err(error) => copies.unheard = Some(error.to_string()),
-            }
-        }
-        copies
-    }
-
-    fn count(&self, size_bytes: u32) -> usize {
-        self.found.iter().filter(|(_, size)| *size == size_bytes).count()
-    }
-
-    /// The size that most have; of several the one that was found first.
-    fn size(&self) -> Option<u32> {
-        self.found.iter().rev().map(|(_, size)| *size).max_by_key(|size| self.count(*size))
-    }
-
-    /// Whether most copies, with one of `size_bytes` here, have one other size. Chunks never change: this one is not
-    /// what was acknowledged, whole as it is.
-    fn outvote(&self, size_bytes: u32) -> bool {
-        self.size().is_some_and(|size| size != size_bytes && self.count(size) * 2 > self.found.len() + 1)
-    }
-
-    fn of_size(&self, size_bytes: u32) -> Vec<NodeId> {
-        self.found.iter().filter(|(_, size)| *size == size_bytes).map(|(node, _)| *node).collect()
     }
 }

@@ -49,7 +49,7 @@ impl ReportInbox {
     }
 
     /// Opens or closes it; what waits is dropped.
-    pub fn set_open(&self, open: bool) {
+    pub(crate) fn set_open(&self, open: bool) {
         let mut inbox = self.inbox.lock();
         inbox.open = open;
         inbox.waiting.clear();

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use holdfast_protocol::EventId;
 use holdfast_protocol::journal::{AuditRecord, ErrorKind, ErrorRecord};
 
-use super::{AuditFilter, Burial, DETAIL_BYTES_MAX, ErrorFilter, Journal, Keep};
+use super::{AuditFilter, DETAIL_BYTES_MAX, ErrorFilter, Journal, NewDeadLetter, Retention};
 use crate::ports::events::{Message, Topic};
 use crate::ports::metadata::MetadataError;
 
@@ -66,8 +66,8 @@ fn audit(n: u64, action: &str) -> AuditRecord {
     }
 }
 
-fn burial(n: u64) -> Burial {
-    Burial {
+fn letter(n: u64) -> NewDeadLetter {
+    NewDeadLetter {
         topic: Topic::Tasks,
         group: "tasks".into(),
         message: Message {
@@ -160,13 +160,13 @@ pub async fn logs_are_trimmed_by_age_and_number(store: Arc<dyn Journal>) {
     for n in 0..10 {
         store.add_audit(&audit(n, "x")).await.unwrap();
     }
-    let everything = Keep { from_ms: 0, entries_max: 1_000 };
+    let everything = Retention { from_ms: 0, entries_max: 1_000 };
     assert_eq!(store.trim(everything, everything, 1_000).await.unwrap(), 0);
-    let old = Keep { from_ms: T0 + 20, entries_max: 1_000 };
+    let old = Retention { from_ms: T0 + 20, entries_max: 1_000 };
     assert_eq!(store.trim(old, everything, 8).await.unwrap(), 8, "as many at a time as are asked for");
     assert_eq!(store.trim(old, everything, 1_000).await.unwrap(), 12);
-    let few = Keep { from_ms: 0, entries_max: 30 };
-    let fewer = Keep { from_ms: 0, entries_max: 3 };
+    let few = Retention { from_ms: 0, entries_max: 30 };
+    let fewer = Retention { from_ms: 0, entries_max: 3 };
     assert_eq!(store.trim(few, fewer, 1_000).await.unwrap(), 50 + 7);
     let left = store.errors(&ErrorFilter::default(), None, 1_000).await.unwrap();
     assert_eq!(left.len(), 30);
@@ -176,13 +176,13 @@ pub async fn logs_are_trimmed_by_age_and_number(store: Arc<dyn Journal>) {
 
 pub async fn dead_letters_are_kept_once_shown_and_discarded(store: Arc<dyn Journal>) {
     for n in [1, 2, 2, 3] {
-        store.bury(burial(n)).await.unwrap();
+        store.add_dead_letter(letter(n)).await.unwrap();
     }
-    store.bury(Burial { group: "others".into(), ..burial(1) }).await.unwrap();
+    store.add_dead_letter(NewDeadLetter { group: "others".into(), ..letter(1) }).await.unwrap();
     let all = store.dead_letters(0, 10).await.unwrap();
     assert_eq!(all.len(), 4);
     let numbers: Vec<u64> = all.iter().map(|letter| letter.number).collect();
-    store.bury(burial(3)).await.unwrap();
+    store.add_dead_letter(letter(3)).await.unwrap();
     assert!(matches!(store.discard(numbers[2]).await, Err(MetadataError::NotFound(_))), "it has a new number");
     let all = store.dead_letters(0, 10).await.unwrap();
     assert_eq!((all.len(), all[3].order_key.as_str()), (4, "content/3 ü"));
@@ -200,10 +200,10 @@ pub async fn dead_letters_are_kept_once_shown_and_discarded(store: Arc<dyn Journ
 }
 
 pub async fn dead_letter_is_given_back_as_the_message_that_it_was(store: Arc<dyn Journal>) {
-    let mut burial = burial(1);
-    burial.message.body = Bytes::from_static(&[0, 159, 146, 150]);
-    store.bury(burial.clone()).await.unwrap();
+    let mut letter = letter(1);
+    letter.message.body = Bytes::from_static(&[0, 159, 146, 150]);
+    store.add_dead_letter(letter.clone()).await.unwrap();
     let number = store.dead_letters(0, 10).await.unwrap()[0].number;
-    assert_eq!(store.dead_message(number).await.unwrap(), (Topic::Tasks, burial.message));
+    assert_eq!(store.dead_message(number).await.unwrap(), (Topic::Tasks, letter.message));
     assert_eq!(store.dead_letter(number).await.unwrap().body, None, "it is no text");
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use holdfast_actors::ports::events::{Message, Topic};
 use holdfast_actors::ports::journal::{
-    AuditFilter, Burial, DEAD_LETTERS_MAX, DETAIL_BYTES_MAX, ErrorFilter, Journal, Keep, TEXT_BYTES_MAX, cut,
+    AuditFilter, DEAD_LETTERS_MAX, DETAIL_BYTES_MAX, ErrorFilter, Journal, NewDeadLetter, Retention, TEXT_BYTES_MAX,
+    cut,
 };
 use holdfast_actors::ports::metadata::{MetadataError, MetadataResult};
 use holdfast_protocol::journal::{AuditRecord, DeadLetter, Entry, ErrorKind, ErrorRecord};
@@ -110,27 +111,27 @@ fn words(text: &str) -> Vec<String> {
     text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-async fn bury<S: Session>(tx: &mut S, burial: &Burial) -> MetadataResult<()> {
+async fn add_dead_letter<S: Session>(tx: &mut S, letter: &NewDeadLetter) -> MetadataResult<()> {
     let count = tx.fetch_optional("SELECT COUNT(*) FROM dead_letters", values![]).await?;
     if count.map(|row| row.number(0)).transpose()?.is_some_and(|count| count >= rows::signed(DEAD_LETTERS_MAX)) {
         return Err(MetadataError::Busy);
     }
-    let message = &burial.message;
+    let message = &letter.message;
     // One that was requeued and failed again takes a new number: whoever forgets the old one does not forget this.
     let sql = "REPLACE INTO dead_letters \
          (message, consumers, topic, order_key, tag, words, body, attempts, error, buried_ms) \
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     let row = values![
         cut(&message.id.to_string(), ID_BYTES_MAX),
-        cut(&burial.group, ID_BYTES_MAX),
-        topic_code(burial.topic),
+        cut(&letter.group, ID_BYTES_MAX),
+        topic_code(letter.topic),
         message.order_key.as_bytes(),
         &*message.tag,
         message.keys.join(" "),
         message.body.to_vec(),
-        i64::from(burial.attempts),
-        cut(&burial.error, DETAIL_BYTES_MAX),
-        rows::signed(burial.now_ms),
+        i64::from(letter.attempts),
+        cut(&letter.error, DETAIL_BYTES_MAX),
+        rows::signed(letter.now_ms),
     ];
     tx.execute(sql, row).await.map(drop)
 }
@@ -142,7 +143,7 @@ async fn discard<S: Session>(tx: &mut S, number: u64) -> MetadataResult<()> {
 
 const MISSING: MetadataError = MetadataError::NotFound("dead letter");
 
-async fn trim<S: Session>(tx: &mut S, table: &'static str, keep: Keep, limit: u32) -> MetadataResult<u64> {
+async fn trim<S: Session>(tx: &mut S, table: &'static str, keep: Retention, limit: u32) -> MetadataResult<u64> {
     // The oldest rows, of which those go that are too old, and those that are too many.
     let sql = format!("SELECT id, at_ms, (SELECT MAX(id) FROM {table}) FROM {table} ORDER BY id LIMIT ?");
     let found = tx.fetch(AssertSqlSafe(sql), values![i64::from(limit)]).await?;
@@ -236,7 +237,7 @@ impl<B: Backend> Journal for SqlMetadataStore<B> {
         self.backend.reads().fetch(sql, values).await?.iter().map(audit_from).collect()
     }
 
-    async fn trim(&self, errors: Keep, audit: Keep, limit: u32) -> MetadataResult<u64> {
+    async fn trim(&self, errors: Retention, audit: Retention, limit: u32) -> MetadataResult<u64> {
         self.backend
             .write(Locks::none(), move |tx| {
                 boxed(async move {
@@ -247,12 +248,12 @@ impl<B: Backend> Journal for SqlMetadataStore<B> {
             .await
     }
 
-    async fn bury(&self, burial: Burial) -> MetadataResult<()> {
-        let burial = Arc::new(burial);
+    async fn add_dead_letter(&self, letter: NewDeadLetter) -> MetadataResult<()> {
+        let letter = Arc::new(letter);
         self.backend
             .write(Locks::none(), move |tx| {
-                let burial = burial.clone();
-                boxed(async move { bury(tx, &burial).await })
+                let letter = letter.clone();
+                boxed(async move { add_dead_letter(tx, &letter).await })
             })
             .await
     }

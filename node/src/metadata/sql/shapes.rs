@@ -1,4 +1,4 @@
-//! All SQL whose text depends on the number of rows, and what the databases write differently.
+//! All SQL whose text depends on the number of rows.
 //!
 //! Statements over many rows keep the trips to the database few: a batch of sixty-four PUTs takes as many statements as
 //! one. Their texts are built once for each number of rows and stay prepared.
@@ -12,34 +12,13 @@ use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
 use super::Value;
 use super::outbox::OUTBOX_COLUMNS;
 
+mod dialect;
+
+pub(in crate::metadata) use dialect::Dialect;
+use dialect::{has_key, insert_new, is_row, list, wanted};
+
 /// The most rows of one statement. Bounds the prepared statements that are kept: one for each shape and number of rows.
 pub(in crate::metadata) const ROWS_MAX: usize = 64;
-
-/// Whose SQL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::metadata) enum Dialect {
-    Sqlite,
-    /// MySQL 8 and MariaDB 10.11.
-    Mysql,
-}
-
-impl Dialect {
-    /// Names the index that a table of a SELECT is read by, where the order of the rows depends on it.
-    pub(in crate::metadata) fn by_index(self, index: &str) -> String {
-        match self {
-            Self::Sqlite => format!("INDEXED BY {index}"),
-            Self::Mysql => format!("FORCE INDEX ({index})"),
-        }
-    }
-
-    /// Ends a SELECT whose rows must stay as they are until the commit. SQLite's writer is alone anyway.
-    pub(in crate::metadata) const fn for_update(self) -> &'static str {
-        match self {
-            Self::Sqlite => "",
-            Self::Mysql => " FOR UPDATE",
-        }
-    }
-}
 
 /// Columns of `objects` and `history`, in the order of all statements.
 pub(in crate::metadata) const OBJECT_COLUMNS: &str =
@@ -59,22 +38,6 @@ const IS_KNOWN: &str = "EXISTS (SELECT 1 FROM contents WHERE contents.id = w.id)
      OR EXISTS (SELECT 1 FROM parts WHERE content = w.id) \
      OR EXISTS (SELECT 1 FROM reclaims WHERE content = w.id)";
 
-/// The condition that a row has one of `rows` keys. MySQL looks up the index for OR, SQLite for IN.
-fn has_key(dialect: Dialect, rows: usize) -> String {
-    match dialect {
-        Dialect::Sqlite => format!("(bucket, key) IN (VALUES {})", list("(?,?)", rows)),
-        Dialect::Mysql => vec!["(bucket = ? AND `key` = ?)"; rows].join(" OR "),
-    }
-}
-
-/// The condition that a row of the outbox is one of `rows`, in the same two ways.
-fn is_row(dialect: Dialect, rows: usize) -> String {
-    match dialect {
-        Dialect::Sqlite => format!("(part, id) IN (VALUES {})", list("(?,?)", rows)),
-        Dialect::Mysql => vec!["(part = ? AND id = ?)"; rows].join(" OR "),
-    }
-}
-
 /// The condition that a piece is one of `rows`: numbers are given out again by a database that was set back.
 fn is_piece(rows: usize) -> String {
     vec!["(id = ? AND name = ?)"; rows].join(" OR ")
@@ -91,22 +54,6 @@ pub(in crate::metadata) fn look(dialect: Dialect, looks: usize, except: usize) -
         Dialect::Mysql => format!("({one})"),
     };
     vec![one; looks].join(" UNION ALL ")
-}
-
-/// A table `w(id)` of `rows` ids, to be named first.
-fn wanted(dialect: Dialect, rows: usize) -> String {
-    match dialect {
-        Dialect::Sqlite => format!("(SELECT column1 AS id FROM (VALUES {}))", list("(?)", rows)),
-        Dialect::Mysql => format!("({})", vec!["SELECT CAST(? AS BINARY) AS id"; rows].join(" UNION ALL ")),
-    }
-}
-
-/// Inserts a row unless there is one of its key.
-fn insert_new(dialect: Dialect, table: &str, columns: &str, rows: &str) -> String {
-    match dialect {
-        Dialect::Sqlite => format!("INSERT OR IGNORE INTO {table} ({columns}) {rows}"),
-        Dialect::Mysql => format!("INSERT IGNORE INTO {table} ({columns}) {rows}"),
-    }
 }
 
 /// A statement over many rows.
@@ -198,18 +145,6 @@ pub(in crate::metadata) enum Shape {
     RemovePieces,
     /// Tier, then names × n.
     KeepPieces,
-}
-
-/// `row` written `rows` times, with commas.
-fn list(row: &str, rows: usize) -> String {
-    let mut out = String::with_capacity((row.len() + 1) * rows);
-    for i in 0..rows {
-        if i > 0 {
-            out.push(',');
-        }
-        out.push_str(row);
-    }
-    out
 }
 
 impl Shape {

@@ -8,8 +8,8 @@ use holdfast_actors::domain::objects::versioning::{
     Current, CurrentFate, Promotion, check_only_if, delete_needs_history, plan_delete, plan_put, put_touches_history,
 };
 use holdfast_actors::ports::metadata::{
-    BucketId, Committed, ContentPlace, ContentSource, DeleteRequest, MetadataError, MetadataResult, MoveReason,
-    NewObject, ObjectVersion, OnlyIf, Versioning,
+    BucketId, Committed, Content, ContentPlace, ContentSource, DeleteRequest, MetadataError, MetadataResult,
+    MoveReason, NewObject, ObjectVersion, OnlyIf, Versioning,
 };
 use holdfast_protocol::{Epoch, ShardId, VersionId};
 
@@ -66,25 +66,7 @@ pub(super) async fn put<'a, S: Session>(
     }
     let sequence = tx.take_sequence();
     effects.put.push((object, plan.version, sequence, content.id));
-    let lies_in = content.cold().map(|place| &place.tier);
-    if object.class.as_ref() != lies_in
-        && let Some(lane) = object.class.as_ref().or(lies_in)
-    {
-        effects.moves.push(NewMove {
-            place: key,
-            version: plan.version,
-            content: content.id,
-            lane: lane.clone(),
-            to: object.class.clone(),
-            reason: MoveReason::Stored,
-            queued_ms: object.now_ms,
-            due_ms: object.now_ms,
-        });
-    } else if matches!(object.content, ContentSource::Shared(_)) {
-        // A copy onto itself has the content that a move of the version before is about: that move is over. Of a new content a
-        // move finds that out by itself.
-        effects.settled.push((key, plan.version));
-    }
+    note_class(effects, object, key, plan.version, &content);
     if object.event.is_some() {
         let (etag, version) = (content.etag.to_string(), plan.version.to_string());
         let outcome = EventOutcome {
@@ -112,6 +94,29 @@ pub(super) async fn put<'a, S: Session>(
         restore: None,
     });
     Ok(KeyDone::Put(Committed { object, versioning }))
+}
+
+/// Queues a move, where a new version does not lie where its class says.
+fn note_class<'a>(effects: &mut Effects<'a>, object: &NewObject, key: Key<'a>, version: VersionId, content: &Content) {
+    let lies_in = content.cold().map(|place| &place.tier);
+    if object.class.as_ref() != lies_in
+        && let Some(lane) = object.class.as_ref().or(lies_in)
+    {
+        effects.moves.push(NewMove {
+            place: key,
+            version,
+            content: content.id,
+            lane: lane.clone(),
+            to: object.class.clone(),
+            reason: MoveReason::Stored,
+            queued_ms: object.now_ms,
+            due_ms: object.now_ms,
+        });
+    } else if matches!(object.content, ContentSource::Shared(_)) {
+        // A copy onto itself has the content that a move of the version before is about: that move is over. Of a new content a
+        // move finds that out by itself.
+        effects.settled.push((key, version));
+    }
 }
 
 pub(super) async fn delete<'a, S: Session>(
