@@ -193,7 +193,8 @@ async fn a_server_that_takes_no_writes_any_more_is_not_read_from() {
             Ok(_) => !read_only,
             Err(error) => read_only && error.to_string().contains("read-only"),
         };
-        let _found = until("who reads goes by what the server is", async || store.object(id, "k", None).await, is_left).await;
+        let _found =
+            until("who reads goes by what the server is", async || store.object(id, "k", None).await, is_left).await;
     }
     store.commit_object(object(id, "k")).await.unwrap();
     store.close().await;
