@@ -263,7 +263,8 @@ impl Repairs {
                     }
                 }
                 Some(Err(error)) => {
-                    if self.note_failure(&row, &error) {
+                    let is_remembered = self.note_failure(&row, &error);
+                    if is_remembered {
                         seen.insert(row.id);
                     }
                 }
