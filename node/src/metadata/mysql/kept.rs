@@ -64,6 +64,11 @@ impl Kept {
         is_news
     }
 
+    /// Whether a commit may be gone, and nobody knows yet.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted.lock().is_some()
+    }
+
     /// Looks for the last commit, and writes down if it is gone.
     ///
     /// # Errors
@@ -130,11 +135,11 @@ mod tests {
     #[test]
     fn the_first_doubt_is_looked_into_and_those_that_come_with_it_are_not() {
         let kept = Kept::default();
-        assert!(!kept.doubt(), "nothing was acknowledged");
+        assert!(!kept.doubt() && !kept.is_doubted(), "nothing was acknowledged");
         kept.acknowledged(7, [1; 16]);
         assert_eq!((kept.number(), kept.doubt(), kept.doubt()), (7, true, false));
         kept.acknowledged(3, [2; 16]);
-        assert!(!kept.doubt());
+        assert!(!kept.doubt() && kept.is_doubted());
         assert_eq!(kept.doubted.lock().map(|commit| commit.number), Some(7), "what came after it says nothing");
     }
 }

@@ -34,6 +34,8 @@ const SUSPICION: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the server keeps a session that says nothing, with the locks of its transaction.
 const IDLE_SECONDS_MAX: u32 = 30;
+/// Pause after which it is looked again what became of an acknowledged commit.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Attempts of a read whose connection breaks.
 const READ_ATTEMPTS: u32 = 3;
 
@@ -161,7 +163,16 @@ impl Pool {
     pub(super) fn doubt(&self) {
         if self.0.kept.doubt() {
             let pool = self.clone();
-            tokio::spawn(async move { drop(pool.connect().await) });
+            tokio::spawn(async move {
+                // Whoever doubts later relies on this, and the numbers that follow give nobody reason to.
+                loop {
+                    drop(pool.connect().await);
+                    if !pool.kept().is_doubted() || pool.0.permits.is_closed() {
+                        return;
+                    }
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            });
         }
     }
 
