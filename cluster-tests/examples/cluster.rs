@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo build --release -p holdfast-node
-//! HOLDFAST_BIN=target/release/holdfast cargo run -p holdfast-cluster-tests --example cluster -- 3 [--cache]
+//! HOLDFAST_BIN=$PWD/target/release/holdfast cargo run -p holdfast-cluster-tests --example cluster -- 3 [--cache]
 //! ```
 //!
 //! Further arguments are settings of all nodes, such as `HOLDFAST_CLUSTER_REBUILD_DELAY=5s`.

@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo build --release -p holdfast-node
-//! HOLDFAST_BIN=target/release/holdfast cargo run -p holdfast-cluster-tests --example soak -- --minutes 10
+//! HOLDFAST_BIN=$PWD/target/release/holdfast cargo run -p holdfast-cluster-tests --example soak -- --minutes 10
 //! ```
 
 #![allow(clippy::unwrap_used, reason = "as in tests")]
@@ -12,7 +12,7 @@ use std::time::Duration;
 use holdfast_cluster_tests::soak::{Plan, round::KINDS, run};
 
 const USAGE: &str =
-    "soak [--seed NUMBER] [--minutes NUMBER] [--round SECONDS] [--nodes NUMBER] [--faults KIND,KIND…] [--events]";
+    "soak [--seed N] [--minutes N] [--round SECONDS] [--nodes N] [--faults KIND,KIND…] [--events] [--logs DIR]";
 
 fn main() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();

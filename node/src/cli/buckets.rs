@@ -48,7 +48,7 @@ pub(super) enum BucketCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
-    /// Remove an empty bucket.
+    /// Remove a bucket that holds no objects, older versions, delete markers or unfinished uploads.
     Delete {
         /// The bucket.
         name: String,
