@@ -58,7 +58,7 @@ pub enum MetadataError {
         owned_by_caller: bool,
     },
     /// The bucket holds versions, delete markers or unfinished uploads.
-    #[error("the bucket is not empty")]
+    #[error("the bucket is not empty: it has objects, versions, delete markers or unfinished uploads")]
     BucketNotEmpty,
     /// The object, or its latest version, does not exist.
     #[error("no such key")]
