@@ -218,26 +218,6 @@ async fn write_whose_answer_is_lost_is_found_to_have_happened() {
     assert!(b.try_acquire(&name, NodeId::from(2)).await.unwrap().is_some(), "nothing is left in the queue");
 }
 
-/// Within the session: the server that it comes to knows only the watches that are named to it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_happens_after_a_broken_connection_is_back_is_seen() {
-    let harness = ZookeeperHarness::new().await;
-    let (a, proxy) = harness.behind_proxy().await;
-    found(&a).await;
-    let b = harness.participant().await;
-    let mut layout = b.layout().await.unwrap();
-    for _ in 0..2 {
-        proxy.sever();
-        // What changes meanwhile is found by reading everything, which may happen twice: the others need the watch.
-        for _ in 0..5 {
-            layout.value.version += 1;
-            layout.version = b.store_layout(layout.version, &layout.value).await.unwrap();
-            let version = layout.value.version;
-            until(a.watch_layout(), |l| l.as_ref().is_some_and(|l| l.value.version == version)).await;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_write_is_lost_or_done_twice_while_connections_break() {
     let harness = ZookeeperHarness::new().await;
