@@ -38,7 +38,7 @@ async fn the_log_is_flushed_on_every_commit() {
     assert_eq!(settings, ("wal".to_owned(), 2));
 }
 
-/// With `fsync` each commit waits for the file system's journal too, which more than halves the rate of small writes.
+/// With `fsync` each commit waits for the file system's journal, too.
 #[test]
 fn sqlite_is_built_to_flush_with_fdatasync() {
     let flags = option_env!("LIBSQLITE3_FLAGS").unwrap_or_default();
