@@ -9,12 +9,12 @@
 //!                                        as [`crate::flow::relay`]
 //! ```
 //!
-//! No actor stands in the path of a request: the data plane asks [`admission::Admission`], a shared handle, and reads and
-//! writes through ports. So an actor that dies delays housekeeping, never a request; durability never depends on one, nor
-//! on `post_stop`. What must survive a restart lives in the handles of [`node::NodeShared`].
+//! No actor stands in the path of a request: the data plane asks [`admission::Admission`], a shared handle, and reads
+//! and writes through ports. So an actor that dies delays housekeeping, never a request; durability never depends on
+//! one, nor on `post_stop`. What must survive a restart lives in the handles of [`node::NodeShared`].
 //!
-//! **Mailboxes** are unbounded in ractor. Here they hold ticks (one outstanding each, see [`ticker`]), the ends of tracked
-//! tasks (one of a kind outstanding), and commands of operators, which [`node::NodeHandle`] limits.
+//! **Mailboxes** are unbounded in ractor. Here they hold ticks (one outstanding each, see [`ticker`]), the ends of
+//! tracked tasks (one of a kind outstanding), and commands of operators, which [`node::NodeHandle`] limits.
 //!
 //! **Handlers decide, tracked tasks wait.** A handler does no I/O; it starts tasks in a `JoinSet` that belongs to the
 //! actor's state, which aborts them when the actor ends in whatever way. A task that panics has failed ([`tracked`]).

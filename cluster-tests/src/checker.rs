@@ -5,9 +5,9 @@
 //! condition, nothing deleted that comes back, and listings that show what exists. Keys are independent of each other,
 //! so each is searched alone.
 //!
-//! The search is Wing and Gong's with Lowe's memory of configurations (what was ordered already, and the state after it).
-//! Operations of unknown outcome may be left out, and are ordered only directly before one that cannot be without them:
-//! elsewhere they would change nothing that anybody saw.
+//! The search is Wing and Gong's with Lowe's memory of configurations (what was ordered already, and the state after
+//! it). Operations of unknown outcome may be left out, and are ordered only directly before one that cannot be without
+//! them: elsewhere they would change nothing that anybody saw.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -277,7 +277,8 @@ mod tests {
         bad(&[(1, 2, put(1)), (3, 4, put(2)), (5, 6, listed(1))]);
     }
 
-    /// A register with random clients gives good histories; with one answer changed to an older one, bad ones are found.
+    /// A register with random clients gives good histories; with one answer changed to an older one, bad ones are
+    /// found.
     #[test]
     fn random_histories_of_a_register_pass_and_stale_reads_in_them_are_found() {
         let seed = crate::seed("checker");

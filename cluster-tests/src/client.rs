@@ -1,7 +1,7 @@
 //! A small blocking S3 client: HTTP/1.1 over `std::net`, SigV4 in headers.
 //!
-//! [`Client`] makes whole requests. [`Connection`] is for tests that stop in the middle of one: it writes what it is told
-//! and reads one response.
+//! [`Client`] makes whole requests. [`Connection`] is for tests that stop in the middle of one: it writes what it is
+//! told and reads one response.
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -142,8 +142,8 @@ impl Client {
         connection.read_response(request.method).map_err(|error| sent.err().unwrap_or(error))
     }
 
-    /// The answer to a request that is made again while it is 503, as every client does it. A cluster may answer so while
-    /// one of its nodes is lost, refused or comes back, and not for ever.
+    /// The answer to a request that is made again while it is 503, as every client does it. A cluster may answer so
+    /// while one of its nodes is lost, refused or comes back, and not for ever.
     ///
     /// # Panics
     /// When nothing else is answered in a minute, or nothing at all.

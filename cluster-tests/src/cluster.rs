@@ -1,8 +1,8 @@
 //! A cluster of real node processes on a real ZooKeeper ensemble and a real MariaDB, made as an operator would make it.
 //!
-//! Each node reaches ZooKeeper and MariaDB through TCP proxies of its own and its peers through the [`UdpNetwork`], so that
-//! it can be cut off from each of them. Times are short (sessions of 3 s, a lost node is rebuilt after 5 s) and buffers are
-//! small, so that five nodes fit a small machine.
+//! Each node reaches ZooKeeper and MariaDB through TCP proxies of its own and its peers through the [`UdpNetwork`], so
+//! that it can be cut off from each of them. Times are short (sessions of 3 s, a lost node is rebuilt after 5 s) and
+//! buffers are small, so that five nodes fit a small machine.
 
 use std::fs::Permissions;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -81,8 +81,8 @@ pub struct Options {
     pub direct: bool,
     /// Directories for the disks of the first nodes, in place of one in their data directory.
     pub disks: Vec<Option<PathBuf>>,
-    /// ZooKeeper's tree is closed to whoever does not have [`ZOOKEEPER_AUTH`], and MariaDB takes connections over TLS only,
-    /// whose certificate nodes verify.
+    /// ZooKeeper's tree is closed to whoever does not have [`ZOOKEEPER_AUTH`], and MariaDB takes connections over TLS
+    /// only, whose certificate nodes verify.
     pub secured: bool,
     /// Whether there is a cache in Redis.
     pub cache: bool,

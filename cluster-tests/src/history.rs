@@ -1,7 +1,7 @@
 //! What clients did and what they were told, with times: the material of the [`checker`](crate::checker).
 //!
-//! Times are of one clock, since all clients live in one process. An operation whose answer was lost, or that was answered
-//! with an error after which nothing is certain, has no end: it may take effect at any later time, or never.
+//! Times are of one clock, since all clients live in one process. An operation whose answer was lost, or that was
+//! answered with an error after which nothing is certain, has no end: it may take effect at any later time, or never.
 
 use std::collections::BTreeMap;
 use std::fmt;

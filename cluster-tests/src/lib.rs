@@ -1,9 +1,9 @@
 //! Black-box tests of real Holdfast nodes.
 //!
-//! The tests start the `holdfast` binary as a process, speak to it over sockets, kill it, restart it and look at what it
-//! kept. Nothing here shares code with the server: the client below has its own HTTP and its own signatures, so that a
-//! mistake on one side cannot hide behind the same mistake on the other. One test takes the FastDFS double of `node/tiers`, which
-//! is held against a real FastDFS by the suite that both run.
+//! The tests start the `holdfast` binary as a process, speak to it over sockets, kill it, restart it and look at what
+//! it kept. Nothing here shares code with the server: the client below has its own HTTP and its own signatures, so that
+//! a mistake on one side cannot hide behind the same mistake on the other. One test takes the FastDFS double of
+//! `node/tiers`, which is held against a real FastDFS by the suite that both run.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -46,8 +46,8 @@ use std::time::{Duration, Instant};
 /// The shortest and the longest pause between two questions.
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(300)];
 
-/// Asks `what` again and again until it is true. Many a question starts a program: whoever is waited for has the processor
-/// for as long as the question took before the next one comes.
+/// Asks `what` again and again until it is true. Many a question starts a program: whoever is waited for has the
+/// processor for as long as the question took before the next one comes.
 ///
 /// # Panics
 /// When it is not true within `limit`; `name` says what was waited for.

@@ -1,7 +1,7 @@
 //! A node as a process of its own.
 //!
-//! A [`Node`] has a data directory that is removed when it is dropped, free ports, and its own log, which is printed when
-//! the test fails. It ends only the process that it started, by its id.
+//! A [`Node`] has a data directory that is removed when it is dropped, free ports, and its own log, which is printed
+//! when the test fails. It ends only the process that it started, by its id.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -183,8 +183,8 @@ impl Node {
         };
     }
 
-    /// From its next start on the node's clock is so many seconds ahead (or behind) of the machine's. Commands that are run
-    /// for it have that clock too. The clock that only measures how time passes stays right.
+    /// From its next start on the node's clock is so many seconds ahead (or behind) of the machine's. Commands that are
+    /// run for it have that clock too. The clock that only measures how time passes stays right.
     ///
     /// # Panics
     /// When libfaketime is missing.
@@ -230,7 +230,8 @@ impl Node {
         self.try_restart_within(READY_TIMEOUT)
     }
 
-    /// The same for a node that is killed if it is not ready by then: in the middle of its recovery, where that is short.
+    /// The same for a node that is killed if it is not ready by then: in the middle of its recovery, where that is
+    /// short.
     ///
     /// # Errors
     /// When the process ends or says nothing in time.

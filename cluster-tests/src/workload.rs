@@ -1,8 +1,8 @@
 //! Concurrent clients on all nodes of a cluster, whose every step goes into a history.
 //!
 //! Clients write, replace, create, delete, read and list a few keys at a time, which they share; when these have been
-//! through enough, they go on to new ones, so that each key's history stays small enough to be searched. What is read is
-//! compared byte by byte with what the write that it claims to be must have written.
+//! through enough, they go on to new ones, so that each key's history stays small enough to be searched. What is read
+//! is compared byte by byte with what the write that it claims to be must have written.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -288,8 +288,8 @@ fn slow_senders_are_cut_off_in_the_head_and_in_the_body() {
 
 #[test]
 fn slow_but_steady_senders_are_served() {
-    // A window of three seconds wants 16 KiB: any piece is enough for one, so that no stall of the sender is its end. All
-    // of them take longer than two windows.
+    // A window of three seconds wants 16 KiB: any piece is enough for one, so that no stall of the sender is its end.
+    // All of them take longer than two windows.
     let (_node, client) = start(&[("HOLDFAST_LIMITS_IDLE_TIMEOUT", "3s")]);
     let body = content::bytes(8, 800_000);
     let mut connection = client.connect().unwrap();

@@ -1,8 +1,8 @@
 //! A cluster with a cache in Redis, whose Redis is killed, emptied, brought back with old data, cut off from one node,
 //! stopped, filled and flushed, and whose nodes are killed between a commit and the cache.
 //!
-//! Under each fault writes go on, and at the end one register a key has to explain every answer that any client got on any
-//! node. `HOLDFAST_TEST_SEED` replays the clients' choices.
+//! Under each fault writes go on, and at the end one register a key has to explain every answer that any client got on
+//! any node. `HOLDFAST_TEST_SEED` replays the clients' choices.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

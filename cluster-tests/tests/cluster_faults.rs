@@ -1,8 +1,8 @@
 //! Faults under load: nodes killed and paused, cut off from each other or from what they depend on,
 //! and the services themselves killed.
 //!
-//! Under each fault the others go on (where the promise is that they do), and at the end one register a key has to explain
-//! every answer that any client got on any node. `HOLDFAST_TEST_SEED` replays the clients' choices.
+//! Under each fault the others go on (where the promise is that they do), and at the end one register a key has to
+//! explain every answer that any client got on any node. `HOLDFAST_TEST_SEED` replays the clients' choices.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -18,7 +18,8 @@ use rustix::process::Signal;
 const PROGRESS: u64 = 40;
 /// Time for them, from the fault on: sessions end, connections time out, clients find other nodes.
 const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
-/// Longer than what a paused writer left is kept for: sessions end, its shards move elsewhere, its orphans are condemned.
+/// Longer than what a paused writer left is kept for: sessions end, its shards move elsewhere, its orphans are
+/// condemned.
 const LONGER: Duration = Duration::from_secs(24);
 /// A fault that everybody is to notice.
 const LONG: Duration = Duration::from_secs(8);

@@ -1,5 +1,5 @@
-//! Nodes whose time is not that of the others: one that stood still in the middle of uploads while its shards moved on, and
-//! clocks that are an hour apart.
+//! Nodes whose time is not that of the others: one that stood still in the middle of uploads while its shards moved on,
+//! and clocks that are an hour apart.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

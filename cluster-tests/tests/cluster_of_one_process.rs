@@ -1,5 +1,5 @@
-//! One process alone, with one node and with several, under the same clients and the same checker as a cluster: killed and
-//! started, it is one register a key.
+//! One process alone, with one node and with several, under the same clients and the same checker as a cluster: killed
+//! and started, it is one register a key.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

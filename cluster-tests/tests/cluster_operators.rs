@@ -220,7 +220,8 @@ fn nodes_that_do_not_belong_are_refused_and_harm_nobody() {
     refused("rebuilding beside running nodes", &output, &["would delete chunks"]);
     assert!(!cluster.members[2].node.data_dir().join("metadata.unfinished").exists(), "it has not begun");
 
-    // A member with the certificate authority of another cluster: its peers would refuse it, and it says so itself first.
+    // A member with the certificate authority of another cluster: its peers would refuse it, and it says so itself
+    // first.
     let (own, kept) =
         (cluster.members[2].node.data_dir().join("cluster"), cluster.members[2].node.scratch().join("kept"));
     fs::rename(&own, &kept).unwrap();

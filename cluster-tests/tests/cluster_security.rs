@@ -58,7 +58,8 @@ fn refuses(cluster: &Cluster, what: &str, change: impl FnOnce(String) -> String,
     println!("{what}: {}", text.lines().last().unwrap_or_default());
 }
 
-/// The others were never told of node 2, which has just tried to start. A registration would outlast its process by a session.
+/// The others were never told of node 2, which has just tried to start. A registration would outlast its process by a
+/// session.
 fn is_not_registered(cluster: &Cluster, what: &str) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let registered = runtime.block_on(async {

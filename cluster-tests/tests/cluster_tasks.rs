@@ -1,5 +1,5 @@
-//! Space comes back on a cluster with a real Apache RocketMQ: deletions are given out and done by all nodes, and go on by
-//! themselves while the broker is gone.
+//! Space comes back on a cluster with a real Apache RocketMQ: deletions are given out and done by all nodes, and go on
+//! by themselves while the broker is gone.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

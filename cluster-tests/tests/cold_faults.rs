@@ -1,7 +1,7 @@
-//! What goes wrong at a cold tier, seen through a node: its key is disabled, its bucket or its group is gone, it is slow or gives
-//! too few bytes, clocks leap; and what is unusual, thousands of tiny objects and empty ones. Whatever it is, an object that was
-//! not moved yet stays on the cluster, one that lies in the tier is served whole or not at all, an operator sees why, and
-//! everything goes on when it is put right.
+//! What goes wrong at a cold tier, seen through a node: its key is disabled, its bucket or its group is gone, it is
+//! slow or gives too few bytes, clocks leap; and what is unusual, thousands of tiny objects and empty ones. Whatever it
+//! is, an object that was not moved yet stays on the cluster, one that lies in the tier is served whole or not at all,
+//! an operator sees why, and everything goes on when it is put right.
 //!
 //! `HOLDFAST_TEST_TINY_OBJECTS` (default 5,000: more than a pass of deletions takes) may be set.
 
@@ -206,8 +206,8 @@ fn fastdfs_whose_group_vanishes_is_slow_or_loses_ends_keeps_every_object() {
     node.cli(&["tier", "retry", "FASTDFS"]);
     eventually("what waited is moved", PATIENCE, || contents(&node, "FASTDFS") == 4);
 
-    // And of what it has: not a byte of that block is served, and when it is back, all is. What was cut short is gone by then, or
-    // the ends would come back to other files.
+    // And of what it has: not a byte of that block is served, and when it is back, all is. What was cut short is gone
+    // by then, or the ends would come back to other files.
     settle(&node, "FASTDFS");
     let mut ends = Vec::new();
     double.damage(0, |bytes| ends.extend(bytes.pop()));

@@ -1,6 +1,6 @@
-//! Cold tiers from outside: objects move to a store that checks signatures (another Holdfast node), to FastDFS (the double, with
-//! its traps) and back, while nodes are killed and tiers fail. After every run each object is there byte for byte, nothing that
-//! is referred to is missing in a tier, and nothing else is left in it.
+//! Cold tiers from outside: objects move to a store that checks signatures (another Holdfast node), to FastDFS (the
+//! double, with its traps) and back, while nodes are killed and tiers fail. After every run each object is there byte
+//! for byte, nothing that is referred to is missing in a tier, and nothing else is left in it.
 //!
 //! `HOLDFAST_TEST_TIER_ROUNDS` (default 4), `HOLDFAST_TEST_COLD_MIB` (default 48) and `HOLDFAST_TEST_SEED` may be set.
 

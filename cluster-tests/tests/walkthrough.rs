@@ -1,4 +1,5 @@
-//! The README's walkthrough of a cluster, run as it is printed: only ports, the way to the binary and the keys are put in.
+//! The README's walkthrough of a cluster, run as it is printed: only ports, the way to the binary and the keys are put
+//! in.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

@@ -1,6 +1,6 @@
-//! What a GiB costs between two nodes over QUIC, in CPU of both sides together: chunks written through `QuicPeers` against
-//! the same bytes over quinn as it comes, with one stream a chunk, on loopback and in one process. The receiver copies each
-//! byte once, as the disk engine's buffers do, and forgets it.
+//! What a GiB costs between two nodes over QUIC, in CPU of both sides together: chunks written through `QuicPeers`
+//! against the same bytes over quinn as it comes, with one stream a chunk, on loopback and in one process. The receiver
+//! copies each byte once, as the disk engine's buffers do, and forgets it.
 //!
 //! `cargo run --release --example quic_bulk [GiB a run] [rounds]`
 

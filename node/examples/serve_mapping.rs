@@ -5,8 +5,8 @@
 //! serve_mapping load 127.0.0.1:9100 PATH CLIENTS SECONDS SERVER_PID...
 //! ```
 //!
-//! `load` prints requests a second and the server's CPU: seconds for each GiB and microseconds for each request. It discards
-//! what it reads; any HTTP server (nginx with sendfile, say) can be measured with it.
+//! `load` prints requests a second and the server's CPU: seconds for each GiB and microseconds for each request. It
+//! discards what it reads; any HTTP server (nginx with sendfile, say) can be measured with it.
 
 use std::convert::Infallible;
 use std::io;

@@ -1,8 +1,8 @@
 //! The admin front end: JSON API, health, metrics.
 //!
-//! It listens apart from S3, on loopback by default, and speaks plain HTTP. `/v1/…` needs the bearer token of the node's
-//! token file; `/health/…` and `/metrics` need none. It runs on the control runtime, so a busy data plane does not make
-//! health checks fail, and answers from state in memory wherever it can.
+//! It listens apart from S3, on loopback by default, and speaks plain HTTP. `/v1/…` needs the bearer token of the
+//! node's token file; `/health/…` and `/metrics` need none. It runs on the control runtime, so a busy data plane does
+//! not make health checks fail, and answers from state in memory wherever it can.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};

@@ -1,13 +1,14 @@
 //! Admission and measurement around the S3 service, on the data plane's own threads.
 //!
-//! Every request asks [`Admission`] for a permit before anything else looks at it: a read for one job, a write for one job
-//! and for as many bytes as it announces, up to the window that one write holds in buffers. What is refused is answered
-//! 503 SlowDown with Retry-After at once, its body unread; where no disk has room, 507 InsufficientStorage. Deletions go on then:
-//! they are what makes room. Writes that nobody has signed, such as forms, of which the signature comes in the body, have a quarter
-//! of the places for writes: else some hundred slow ones would hold all of them, from who has no key. The permit is held until the
-//! last byte of the answer is sent or the client is gone, whichever way the answer ends. In a cluster a write is refused likewise
-//! while this node cannot prove its membership (promise D9): asked before the work, and again before the answer, since the proof may
-//! have ended between. Bodies pass through as they are: pieces of mapped segments stay pieces of mapped segments.
+//! Every request asks [`Admission`] for a permit before anything else looks at it: a read for one job, a write for one
+//! job and for as many bytes as it announces, up to the window that one write holds in buffers. What is refused is
+//! answered 503 SlowDown with Retry-After at once, its body unread; where no disk has room, 507 InsufficientStorage.
+//! Deletions go on then: they are what makes room. Writes that nobody has signed, such as forms, of which the signature
+//! comes in the body, have a quarter of the places for writes: else some hundred slow ones would hold all of them, from
+//! who has no key. The permit is held until the last byte of the answer is sent or the client is gone, whichever way
+//! the answer ends. In a cluster a write is refused likewise while this node cannot prove its membership (promise D9):
+//! asked before the work, and again before the answer, since the proof may have ended between. Bodies pass through as
+//! they are: pieces of mapped segments stay pieces of mapped segments.
 
 use std::convert::Infallible;
 use std::pin::Pin;

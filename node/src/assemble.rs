@@ -15,19 +15,20 @@
 //! | `dev` | a cluster in one process |
 //! | `cluster_tools` | what is done to a node that is stopped: make a cluster, join one, save and rebuild metadata |
 //!
-//! **Order of the start.** The data directory is locked; the admin port answers that the node lives and is starting; in a
-//! cluster, coordination is connected and the cluster compared with the one that the data directory belongs to; metadata and
-//! disks are opened, each disk recovered; peers are served; actors start and look at them; whether there is, or may be, a root
-//! credential is looked up, certificates for S3 are read and its address is tried; then, since nothing is left that is likely to
-//! refuse the start, the node registers in its cluster, which fails if another process has its id; the root credential is made
-//! sure of; S3 is served, and the others are told so. A start that fails after all takes the registration back.
+//! **Order of the start.** The data directory is locked; the admin port answers that the node lives and is starting; in
+//! a cluster, coordination is connected and the cluster compared with the one that the data directory belongs to;
+//! metadata and disks are opened, each disk recovered; peers are served; actors start and look at them; whether there
+//! is, or may be, a root credential is looked up, certificates for S3 are read and its address is tried; then, since
+//! nothing is left that is likely to refuse the start, the node registers in its cluster, which fails if another
+//! process has its id; the root credential is made sure of; S3 is served, and the others are told so. A start that
+//! fails after all takes the registration back.
 //!
-//! **Order of the stop.** The others are told, new requests are refused, those at hand end within the deadline; lifecycle rules
-//! are carried out and objects moved to and from cold tiers no more (a move that is cut off is begun anew by another node);
-//! events are published no more; in a cluster the actors of shards stop, peers are served no more and the session ends, so that
-//! the others see the node leave at once; the other actors stop; metadata is closed, disks write their index files, and last the
-//! admin port goes. Whatever the stop leaves out costs the next start time, never data: what was acknowledged is durable
-//! already.
+//! **Order of the stop.** The others are told, new requests are refused, those at hand end within the deadline;
+//! lifecycle rules are carried out and objects moved to and from cold tiers no more (a move that is cut off is begun
+//! anew by another node); events are published no more; in a cluster the actors of shards stop, peers are served no
+//! more and the session ends, so that the others see the node leave at once; the other actors stop; metadata is closed,
+//! disks write their index files, and last the admin port goes. Whatever the stop leaves out costs the next start time,
+//! never data: what was acknowledged is durable already.
 //!
 //! Several nodes can run in one process: nothing here is global but logs, metrics and the limits of the process.
 
@@ -83,8 +84,8 @@ enum Setting {
 /// Starts a node. Must be called on a multi-threaded runtime, on which actors and the admin API then live.
 ///
 /// # Errors
-/// When a part cannot be opened or an address cannot be bound, or when the cluster refuses the node; nothing is left running
-/// then.
+/// When a part cannot be opened or an address cannot be bound, or when the cluster refuses the node; nothing is left
+/// running then.
 pub async fn start(config: Config, root: Root) -> anyhow::Result<RunningNode> {
     let setting = if config.cluster.is_on() { Setting::Services } else { Setting::Alone };
     start::start_in(setting, config, root).await

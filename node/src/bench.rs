@@ -43,8 +43,8 @@ use plan::Workload;
 /// Runs one `holdfast bench` command. Must be called on a tokio runtime with time and I/O enabled.
 ///
 /// # Errors
-/// When the command could not be run at all; a run that found errors or wrong bytes reports them and gives back a failing
-/// exit code.
+/// When the command could not be run at all; a run that found errors or wrong bytes reports them and gives back a
+/// failing exit code.
 pub async fn run(args: BenchArgs) -> Result<ExitCode> {
     match args.command {
         BenchCommand::Put(args) => load::run(Workload::Put, args).await,

@@ -1,8 +1,8 @@
 //! The command line: noun, then verb.
 //!
-//! `dev` and `node` run a node; `root`, `config` and some of `cluster` work on files; everything else is a client of the
-//! admin API and does nothing that another client could not. Results go to standard output, as text or with `--json` as
-//! one JSON document; all else goes to standard error. Exit codes are [`Exit`]'s.
+//! `dev` and `node` run a node; `root`, `config` and some of `cluster` work on files; everything else is a client of
+//! the admin API and does nothing that another client could not. Results go to standard output, as text or with
+//! `--json` as one JSON document; all else goes to standard error. Exit codes are [`Exit`]'s.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -210,7 +210,8 @@ impl ConfigArgs {
 
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
-    // Whatever is written is for this user only, also what a library writes: SQLite asks for files that everybody may read.
+    // Whatever is written is for this user only, also what a library writes: SQLite asks for files that everybody may
+    // read.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let cli = Cli::parse();
     let out = output::Output { json: cli.json };

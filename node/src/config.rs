@@ -1,8 +1,9 @@
 //! Configuration: what an operator may choose, its defaults, and where values come from.
 //!
-//! A value comes from the first of these that has it: a flag, the environment (`HOLDFAST_<SECTION>_<KEY>`), the TOML file
-//! (`--config`, else `./holdfast.toml`, else `/etc/holdfast/holdfast.toml`), the default. Unknown keys are errors, and
-//! every error names the file with line and column, or the variable, that it comes from, and says how to put it right.
+//! A value comes from the first of these that has it: a flag, the environment (`HOLDFAST_<SECTION>_<KEY>`), the TOML
+//! file (`--config`, else `./holdfast.toml`, else `/etc/holdfast/holdfast.toml`), the default. Unknown keys are errors,
+//! and every error names the file with line and column, or the variable, that it comes from, and says how to put it
+//! right.
 //!
 //! `holdfast.example.toml` shows every key with its default; a test holds it to that.
 
@@ -126,7 +127,8 @@ impl Default for S3Config {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
-    /// Where the admin API, health and metrics are served. It speaks plain HTTP: keep it on loopback or a private network.
+    /// Where the admin API, health and metrics are served. It speaks plain HTTP: keep it on loopback or a private
+    /// network.
     #[serde(deserialize_with = "addr::deserialize")]
     pub addr: SocketAddr,
     /// File with the bearer token of the admin API. Default: `<data_dir>/admin.token`, made at the first start.

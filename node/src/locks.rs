@@ -4,8 +4,8 @@
 //! * [`zookeeper`]: by the session that the node has with ZooKeeper anyway. The default of a cluster.
 //! * [`redis`]: by a Redis server, with a time limit and renewal.
 //!
-//! All nodes of a cluster must use the same one: those of another do not see its locks, and only the fencing tokens would be
-//! left between them.
+//! All nodes of a cluster must use the same one: those of another do not see its locks, and only the fencing tokens
+//! would be left between them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

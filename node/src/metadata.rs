@@ -5,8 +5,8 @@
 //! * [`CachedMetadataStore`]: decorates any store with a coherent cache in memory, for a node that runs alone.
 //! * [`RedisCachedStore`]: decorates a cluster's store with a coherent cache that all nodes share.
 //!
-//! What the versions of a key become is decided in `holdfast_actors::domain::objects::versioning`, and how a listing walks
-//! in `listing` beside it; adapters fetch, apply and commit.
+//! What the versions of a key become is decided in `holdfast_actors::domain::objects::versioning`, and how a listing
+//! walks in `listing` beside it; adapters fetch, apply and commit.
 
 mod cached;
 mod caching;

@@ -1,8 +1,8 @@
 //! The `Peers` port over QUIC, and the server that answers it with a [`ReplicaService`].
 //!
-//! A node has one UDP socket for peers, at which it dials and answers. There is one connection to each peer, dialled when it
-//! is first needed and again when it broke or when this node's certificate was renewed; each operation is a stream of it.
-//! The frames are described in `holdfast_protocol::peer`, who may connect in [`crate::pki`].
+//! A node has one UDP socket for peers, at which it dials and answers. There is one connection to each peer, dialled
+//! when it is first needed and again when it broke or when this node's certificate was renewed; each operation is a
+//! stream of it. The frames are described in `holdfast_protocol::peer`, who may connect in [`crate::pki`].
 //!
 //! * [`quic`]: the socket and how QUIC is tuned. Its tasks run on the control runtime, whoever calls.
 //! * [`tls`]: certificates at the handshake. [`handshakes`]: how many strangers may be at it.
@@ -20,8 +20,8 @@
 //! | streams per connection | [`PeerOptions::streams_per_peer_max`] |
 //! | time | each wait has a deadline, see [`PeerOptions`] |
 //!
-//! Payload is not copied by the sender. The receiver copies it once: into the disk's buffers when it writes, into a block
-//! that is verified before it is handed out when it reads.
+//! Payload is not copied by the sender. The receiver copies it once: into the disk's buffers when it writes, into a
+//! block that is verified before it is handed out when it reads.
 //!
 //! [`ReplicaService`]: holdfast_actors::ports::peers::ReplicaService
 //! [`PeerSink::send`]: holdfast_actors::ports::peers::PeerSink::send
@@ -212,8 +212,8 @@ impl PeerEndpoint {
 
 impl Drop for PeerEndpoint {
     fn drop(&mut self) {
-        // First, so that the peers are told why; a connection whose task ends says nothing of that. What is to be sent for it
-        // is sent by tasks of the runtime, which outlives the endpoint.
+        // First, so that the peers are told why; a connection whose task ends says nothing of that. What is to be sent
+        // for it is sent by tasks of the runtime, which outlives the endpoint.
         self.endpoint.close(quic::CODE_CLOSED, b"the node stops");
         for task in &self.tasks {
             task.abort();

@@ -1,8 +1,9 @@
-//! Who is a node of this cluster: the cluster's certificate authority, the certificates it signs, and how a node gets one.
+//! Who is a node of this cluster: the cluster's certificate authority, the certificates it signs, and how a node gets
+//! one.
 //!
-//! Every cluster has a CA of its own. Its certificate names the cluster, a node's certificate names cluster and node, in a
-//! URI as SPIFFE writes them. Whoever dials and whoever answers verify chain, validity, cluster and role before either reads
-//! a byte of the other's.
+//! Every cluster has a CA of its own. Its certificate names the cluster, a node's certificate names cluster and node,
+//! in a URI as SPIFFE writes them. Whoever dials and whoever answers verify chain, validity, cluster and role before
+//! either reads a byte of the other's.
 //!
 //! Every node holds the CA's key, so that each renews its own certificate without asking another; whoever has the data
 //! directory of one node therefore has the cluster. The files stand under `cluster/` in the data directory:
@@ -19,8 +20,8 @@
 //! * [`verify`]: decides about the certificates of others.
 //! * [`enrol`]: join tokens, and joining with one.
 //!
-//! Private directories and files are made by [`files`], durable and whole or not at all: a crash at any point leaves a node
-//! that belongs to the cluster or one that does not.
+//! Private directories and files are made by [`files`], durable and whole or not at all: a crash at any point leaves a
+//! node that belongs to the cluster or one that does not.
 
 use std::io;
 use std::path::PathBuf;

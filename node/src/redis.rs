@@ -1,7 +1,8 @@
 //! The way to a Redis server, shared by everything that uses one.
 //!
-//! A connection that breaks is made again by itself; a server that is gone costs a caller at most the time limit, and what it
-//! asked for may have happened. Nothing is connected before the first command, so a node starts without its Redis.
+//! A connection that breaks is made again by itself; a server that is gone costs a caller at most the time limit, and
+//! what it asked for may have happened. Nothing is connected before the first command, so a node starts without its
+//! Redis.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -124,7 +125,8 @@ impl Redis {
         result
     }
 
-    /// A connection that was refused is kept as refused; the next command is to ask anew, the operator may have put it right.
+    /// A connection that was refused is kept as refused; the next command is to ask anew, the operator may have put it
+    /// right.
     fn forget_connection(&self) {
         if let Ok(connection) = connection(self.inner.client.clone(), self.inner.timeout) {
             self.inner.connection.store(Arc::new(connection));

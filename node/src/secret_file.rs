@@ -41,8 +41,8 @@ pub fn check(path: &Path, about: &Metadata) -> Result<(), Exposed> {
     refuse_beyond(OWNERS_ONLY, path, about)
 }
 
-/// The same of the private key of a certificate, which its group may read: systems give keys to several services so (Debian's
-/// `ssl-cert`, volumes of Kubernetes).
+/// The same of the private key of a certificate, which its group may read: systems give keys to several services so
+/// (Debian's `ssl-cert`, volumes of Kubernetes).
 ///
 /// # Errors
 /// [`Exposed`].

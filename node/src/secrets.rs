@@ -1,17 +1,17 @@
 //! The node secret, and the sealing of access-key secrets under it.
 //!
-//! SigV4 needs the plain secret of a key, so it cannot be hashed; it is stored encrypted. The node secret is 32 random bytes
-//! in a file that only the owner may read, beside the data but not in the database: a copy of the database alone opens
-//! nothing.
+//! SigV4 needs the plain secret of a key, so it cannot be hashed; it is stored encrypted. The node secret is 32 random
+//! bytes in a file that only the owner may read, beside the data but not in the database: a copy of the database alone
+//! opens nothing.
 //!
 //! # The sealed form
-//! `version u8 = 1, nonce 12 bytes, ciphertext, tag 16 bytes`: AES-256-GCM with a random nonce and the access key's public
-//! half as associated data, so that a sealed secret moved to another key does not open. Random nonces are safe for 2³²
-//! seals under one node secret.
+//! `version u8 = 1, nonce 12 bytes, ciphertext, tag 16 bytes`: AES-256-GCM with a random nonce and the access key's
+//! public half as associated data, so that a sealed secret moved to another key does not open. Random nonces are safe
+//! for 2³² seals under one node secret.
 //!
 //! # On failure
-//! A missing file is made; a file that others may read, or of a wrong length, is refused with a message that says so. If
-//! the file is lost the keys cannot be used again and must be made anew; the objects are not affected.
+//! A missing file is made; a file that others may read, or of a wrong length, is refused with a message that says so.
+//! If the file is lost the keys cannot be used again and must be made anew; the objects are not affected.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -109,8 +109,8 @@ impl NodeSecret {
     fn load(path: &Path, mut file: File) -> Result<Self, SecretError> {
         let at_path = |source| SecretError::File { path: path.to_owned(), source };
         secret_file::check(path, &file.metadata().map_err(at_path)?).map_err(SecretError::TooOpen)?;
-        // One byte more than expected, to see that there is more. A buffer of fixed size, so that no reallocation leaves
-        // a copy behind.
+        // One byte more than expected, to see that there is more. A buffer of fixed size, so that no reallocation
+        // leaves a copy behind.
         let mut bytes = Zeroizing::new([0; NODE_SECRET_BYTES + 1]);
         let mut found = 0;
         while found < bytes.len() {

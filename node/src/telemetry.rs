@@ -47,9 +47,9 @@ pub fn init_logs(config: &LogConfig) {
     }
 }
 
-/// The filter for a configured level. s3s writes whole requests, with signatures and presigned URLs, at debug, and every
-/// client's mistake as an error; what is worth knowing of a request is logged by this crate. A filter that names s3s
-/// itself is left as it is.
+/// The filter for a configured level. s3s writes whole requests, with signatures and presigned URLs, at debug, and
+/// every client's mistake as an error; what is worth knowing of a request is logged by this crate. A filter that names
+/// s3s itself is left as it is.
 fn directives(level: &str) -> String {
     let names_s3s = level.split(',').any(|directive| directive.trim().starts_with("s3s"));
     if names_s3s { level.to_owned() } else { format!("{level},s3s=off") }

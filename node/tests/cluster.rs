@@ -1,5 +1,5 @@
-//! A cluster in one process, as `holdfast dev --nodes` starts it: any node takes any request, the loss of one loses nothing,
-//! and the admin API tells and moves what it says.
+//! A cluster in one process, as `holdfast dev --nodes` starts it: any node takes any request, the loss of one loses
+//! nothing, and the admin API tells and moves what it says.
 
 use bytes::Bytes;
 use holdfast_actors::ports::coordination::NodeState;
@@ -190,7 +190,8 @@ async fn rot_beneath_resident_pages_is_found_by_scrub_and_healed_by_repair() {
     assert!(s3.get("/bucket/key").await.unwrap().1 == body);
     disk.rot(&body);
     assert!(s3.get("/bucket/key").await.unwrap().1 == body);
-    // Damage found so far. A scrub starts wherever the one in the background is, so one of them may pass the chunk twice.
+    // Damage found so far. A scrub starts wherever the one in the background is, so one of them may pass the chunk
+    // twice.
     let scrub = async || {
         let _: serde_json::Value = admin.post("/v1/scrub", json!({})).await;
         let done = |status: &Status| !status.disks[0].scrub.running;

@@ -288,8 +288,8 @@ async fn what_changes_after_a_connection_broke_is_told() {
     }
 }
 
-/// A new leader gives every session its whole time again, that of a process that was killed as well. Whoever waits for its id must
-/// not take it for one that lives.
+/// A new leader gives every session its whole time again, that of a process that was killed as well. Whoever waits for
+/// its id must not take it for one that lives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_that_is_in_use_is_waited_for_anew_after_the_ensemble_was_away() {
     let harness = ZookeeperHarness::new().await;

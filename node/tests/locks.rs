@@ -209,7 +209,8 @@ async fn zookeeper_tells_of_a_lock_nobody_who_does_not_wait_for_it() {
         insist(&locks, &name("busy")).await.release().await;
     }
     let told = proxy.answered_bytes() - before;
-    // What a session costs anyway depends on how long this took. A lock would be told by two events of more than 100 bytes.
+    // What a session costs anyway depends on how long this took. A lock would be told by two events of more than 100
+    // bytes.
     let heartbeats = 1_000 * (begun.elapsed().as_secs() + 1);
     assert!(told < LOCKS * 100 + heartbeats, "{told} bytes for {LOCKS} locks of others");
 }
@@ -395,8 +396,8 @@ async fn paused_holder_program() {
     let store = SqliteMetadataStore::open(std::path::Path::new(&file), SqliteOptions::default()).await.unwrap();
     let lease = locks.acquire(&name("paused"), PATIENCE).await.unwrap();
     println!("holds {}", lease.token());
-    // What it believes is asked before it waits for its next write, as a holder would: it may be stopped in between. In a
-    // write it is never stopped, with the database's lock in its hands.
+    // What it believes is asked before it waits for its next write, as a holder would: it may be stopped in between. In
+    // a write it is never stopped, with the database's lock in its hands.
     let mut believed = lease.is_held();
     while let Some(Ok(_)) = spawn_blocking(|| std::io::stdin().lines().next()).await.unwrap() {
         let result = write(&store, &lease.fence()).await;

@@ -1,5 +1,5 @@
-//! The cache in Redis before a real MariaDB: the suite of the `MetadataStore` port, on two nodes in turn, and what only the
-//! decorator can get wrong.
+//! The cache in Redis before a real MariaDB: the suite of the `MetadataStore` port, on two nodes in turn, and what only
+//! the decorator can get wrong.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

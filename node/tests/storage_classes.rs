@@ -1,5 +1,5 @@
-//! Storage classes as a client meets them: a node in this process with a cold tier in a directory, whose movers take objects
-//! there and bring them back by themselves.
+//! Storage classes as a client meets them: a node in this process with a cold tier in a directory, whose movers take
+//! objects there and bring them back by themselves.
 
 use std::path::{Path, PathBuf};
 

@@ -158,8 +158,8 @@ async fn store_one_object(config: &Config) {
     node.shutdown().await;
 }
 
-/// Chunks that metadata does not know are deleted as orphans. A node that started with an empty database instead of its own
-/// would delete everything.
+/// Chunks that metadata does not know are deleted as orphans. A node that started with an empty database instead of its
+/// own would delete everything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn disks_whose_metadata_is_gone_are_refused_and_keep_their_chunks() {
     let dir = tempfile::tempdir().expect("a directory");

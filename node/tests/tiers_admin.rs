@@ -1,5 +1,5 @@
-//! Cold tiers over the admin API of a node in this process, on SQLite and a directory. The node's own movers are off: what a mover
-//! would do is done here, so that nothing depends on time.
+//! Cold tiers over the admin API of a node in this process, on SQLite and a directory. The node's own movers are off:
+//! what a mover would do is done here, so that nothing depends on time.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Cold tiers of a cluster in one process: what is set up through one node is used through all at once, movers bring objects
-//! there, every node reads them, and a tier that goes takes nothing else with it.
+//! Cold tiers of a cluster in one process: what is set up through one node is used through all at once, movers bring
+//! objects there, every node reads them, and a tier that goes takes nothing else with it.
 
 use bytes::Bytes;
 use holdfast_actors::wait::until;

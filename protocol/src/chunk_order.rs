@@ -1,7 +1,7 @@
 //! The order in which every node lists its chunks, and what chunks add to the digest of their shard.
 //!
-//! Both are formats: nodes of different versions page through each other's lists and compare digests, and cursors of walks
-//! outlive the process. They depend on a chunk's id and size alone, never on where it lies.
+//! Both are formats: nodes of different versions page through each other's lists and compare digests, and cursors of
+//! walks outlive the process. They depend on a chunk's id and size alone, never on where it lies.
 
 use crate::hash::{SPLITMIX_STEP, finish64, mix64};
 use crate::ids::ChunkId;
@@ -14,8 +14,8 @@ pub fn place(id: &ChunkId) -> u64 {
     finish64(low ^ high.wrapping_mul(SPLITMIX_STEP).rotate_left(31))
 }
 
-/// What a chunk adds, wrapping, to the sum of its part of the shard's digest: the id's halves and the size, mixed one after
-/// another.
+/// What a chunk adds, wrapping, to the sum of its part of the shard's digest: the id's halves and the size, mixed one
+/// after another.
 pub fn fingerprint(id: &ChunkId, size_bytes: u32) -> u64 {
     let id = u128::from_be_bytes(id.0);
     mix64(mix64(mix64((id >> 64) as u64) ^ id as u64) ^ u64::from(size_bytes))

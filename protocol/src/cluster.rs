@@ -127,9 +127,9 @@ pub struct Leaver {
 
 /// Who holds a shard.
 ///
-/// A node is in at most one of `members`, `joining` and `leaving`. Writers send to members and joiners. Two quorums make a write
-/// durable: [`ShardState::write_quorum`] counts members only, [`ShardState::target_quorum`] members and joiners. Readers ask
-/// members, and may try leavers.
+/// A node is in at most one of `members`, `joining` and `leaving`. Writers send to members and joiners. Two quorums
+/// make a write durable: [`ShardState::write_quorum`] counts members only, [`ShardState::target_quorum`] members and
+/// joiners. Readers ask members, and may try leavers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardState {
     /// Fences writers that work from an older state.
@@ -167,15 +167,15 @@ impl ShardState {
         self.leaving.iter().any(|l| l.node == node)
     }
 
-    /// Acknowledgements by members that make a write durable: a majority of them. Members that are lost count until they
-    /// are replaced; joiners do not, since they lack what was written before.
+    /// Acknowledgements by members that make a write durable: a majority of them. Members that are lost count until
+    /// they are replaced; joiners do not, since they lack what was written before.
     pub fn write_quorum(&self) -> u32 {
         write_quorum(self.members.len() as u32)
     }
 
-    /// Acknowledgements by members and joiners together that make a write durable, beside [`Self::write_quorum`]: a majority of
-    /// the replicas that the layout wants. A shard whose members lost their disks may have one member left, which is a majority
-    /// of itself; what it acknowledged alone would not survive it.
+    /// Acknowledgements by members and joiners together that make a write durable, beside [`Self::write_quorum`]: a
+    /// majority of the replicas that the layout wants. A shard whose members lost their disks may have one member left,
+    /// which is a majority of itself; what it acknowledged alone would not survive it.
     pub fn target_quorum(&self) -> u32 {
         write_quorum(self.target.len() as u32)
     }

@@ -1,8 +1,9 @@
 //! Events: what Holdfast tells the rest of the company about objects.
 //!
-//! The body of an event is an S3 event notification ([`EventNotification`]) with one record, as consumers of S3 know it. What
-//! is Holdfast's own stands under `holdfast`: the id, by which a consumer tells a repetition. The `sequencer` of two events of
-//! one object compares, as text, as the changes happened. The files in `protocol/golden/events` are the form on the wire.
+//! The body of an event is an S3 event notification ([`EventNotification`]) with one record, as consumers of S3 know
+//! it. What is Holdfast's own stands under `holdfast`: the id, by which a consumer tells a repetition. The `sequencer`
+//! of two events of one object compares, as text, as the changes happened. The files in `protocol/golden/events` are
+//! the form on the wire.
 
 mod id;
 mod name;

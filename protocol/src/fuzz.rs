@@ -1,8 +1,8 @@
-//! Entry points for fuzzing: whatever the bytes are, decoding ends with a value or an error, and a value that was decoded
-//! encodes again to one that is equal.
+//! Entry points for fuzzing: whatever the bytes are, decoding ends with a value or an error, and a value that was
+//! decoded encodes again to one that is equal.
 //!
-//! Each crate with parsers of foreign bytes has such a module, with the same list of [`Target`]s. The crate `fuzz` runs them
-//! under libFuzzer; in CI the same bodies run on damaged copies of their seeds ([`damage`]).
+//! Each crate with parsers of foreign bytes has such a module, with the same list of [`Target`]s. The crate `fuzz` runs
+//! them under libFuzzer; in CI the same bodies run on damaged copies of their seeds ([`damage`]).
 
 use std::fmt::Debug;
 

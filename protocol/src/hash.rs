@@ -1,4 +1,5 @@
-//! Small hashes by which things are spread: over shards, partitions, rows of locks. No secret and no checksum is made with them.
+//! Small hashes by which things are spread: over shards, partitions, rows of locks. No secret and no checksum is made
+//! with them.
 //!
 //! They are formats: nodes of all versions must agree on them, so they never change.
 

@@ -15,11 +15,11 @@ pub struct ParseIdError {
     expected_hex_digits: usize,
 }
 
-/// Seconds, then what part of the present second has passed (16 bits, each 15 µs), then 48 random bits: sorted by time, so that
-/// inserts into a B-tree stay at its right edge, also those of one second. The part of the second is a hint for that order and
-/// says nothing else. A collision needs the same 15 µs and the same 48 bits, which is as likely as the same second and the same
-/// 64; the metadata's primary key and the engine's refusal to write an existing chunk turn one into an error, never into an
-/// overwrite.
+/// Seconds, then what part of the present second has passed (16 bits, each 15 µs), then 48 random bits: sorted by time,
+/// so that inserts into a B-tree stay at its right edge, also those of one second. The part of the second is a hint for
+/// that order and says nothing else. A collision needs the same 15 µs and the same 48 bits, which is as likely as the
+/// same second and the same 64; the metadata's primary key and the engine's refusal to write an existing chunk turn one
+/// into an error, never into an overwrite.
 fn time_ordered(unix_seconds: u32) -> [u8; 12] {
     let passed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| u64::from(now.subsec_nanos()));
     let fraction = (passed * (1 << 16) / 1_000_000_000) as u16;

@@ -86,7 +86,8 @@ impl Manifest {
         self.extents.iter().try_fold(0, add).is_some()
     }
 
-    /// The pieces of chunks that make up `range` of the object, in order. The part of `range` beyond the end is left out.
+    /// The pieces of chunks that make up `range` of the object, in order. The part of `range` beyond the end is left
+    /// out.
     pub fn locate(&self, range: Range<u64>) -> impl Iterator<Item = ChunkRange> + '_ {
         let mut extent_start = 0u64;
         self.extents

@@ -1,8 +1,8 @@
 //! The frames that nodes of a cluster send each other over QUIC.
 //!
 //! An operation is one bidirectional stream. The caller sends a [`Request`] frame, then the raw bytes that the request
-//! announces; the peer sends [`Answer`] frames, some of which announce raw bytes too. A connection is used only after both
-//! sides proved by certificate that they are nodes of the same cluster, so none of this is read from strangers.
+//! announces; the peer sends [`Answer`] frames, some of which announce raw bytes too. A connection is used only after
+//! both sides proved by certificate that they are nodes of the same cluster, so none of this is read from strangers.
 //!
 //! | operation | caller | peer |
 //! |---|---|---|
@@ -23,9 +23,9 @@
 //! | 4 | length of the body, big-endian |
 //! | … | the body: JSON |
 //!
-//! JSON, because heads are small beside what they announce, and because a frame that somebody has to read at night should
-//! be readable. A field may be added with a default; whatever else changes raises the version. Frames of an unknown
-//! version are refused, and the refusal names both.
+//! JSON, because heads are small beside what they announce, and because a frame that somebody has to read at night
+//! should be readable. A field may be added with a default; whatever else changes raises the version. Frames of an
+//! unknown version are refused, and the refusal names both.
 //!
 //! Sizes are limited when encoding as well as when decoding: a node never sends what its peer must refuse.
 

@@ -1,9 +1,9 @@
-//! The stub of a content that lies in a cold tier (promise D10): one small chunk on the cluster's own disks, so that metadata
-//! can be rebuilt from them alone.
+//! The stub of a content that lies in a cold tier (promise D10): one small chunk on the cluster's own disks, so that
+//! metadata can be rebuilt from them alone.
 //!
-//! It is the chunk [`STUB_INDEX`] of the content, which no chunk of bytes can be: a content has far fewer. Its label has the
-//! usual fields and [`crate::ChunkLabel::is_stub`]; its payload is a [`ColdStub`]: what the content's row says that the label
-//! does not. It is written before the content is committed and deleted with it.
+//! It is the chunk [`STUB_INDEX`] of the content, which no chunk of bytes can be: a content has far fewer. Its label
+//! has the usual fields and [`crate::ChunkLabel::is_stub`]; its payload is a [`ColdStub`]: what the content's row says
+//! that the label does not. It is written before the content is committed and deleted with it.
 
 use crate::checksum::{Checksum, ChecksumAlgorithm, ChecksumType};
 use crate::manifest::CHUNK_SIZE_MAX;
@@ -41,7 +41,8 @@ pub struct StubPart {
 /// A stub that cannot be written or read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StubError {
-    /// It would be longer than a chunk. A tier whose pieces are small and whose names are long cannot take the largest objects.
+    /// It would be longer than a chunk. A tier whose pieces are small and whose names are long cannot take the largest
+    /// objects.
     #[error("the stub of a cold content of {0} bytes is longer than a chunk")]
     TooLong(usize),
     /// The stored form is of another version, cut off, or does not add up.
@@ -53,9 +54,10 @@ pub enum StubError {
 }
 
 impl ColdStub {
-    /// The stored form, all numbers big-endian: version (1), MD5 of the ETag (16), its number of parts (4; 0 for none), checksum:
-    /// algorithm (1; 0 for none, and then nothing else), type (1), length (1) and value, number of parts (4; 0 for none); number
-    /// of parts (2), each with its number (2), size (8), length of its checksum (1) and it; the rest is the place.
+    /// The stored form, all numbers big-endian: version (1), MD5 of the ETag (16), its number of parts (4; 0 for none),
+    /// checksum: algorithm (1; 0 for none, and then nothing else), type (1), length (1) and value, number of parts (4;
+    /// 0 for none); number of parts (2), each with its number (2), size (8), length of its checksum (1) and it; the
+    /// rest is the place.
     ///
     /// # Errors
     /// [`StubError::TooLong`].

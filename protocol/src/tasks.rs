@@ -1,7 +1,7 @@
 //! Work that is done later: the bodies of messages of the topic for tasks.
 //!
-//! A task only names things. Whoever carries it out asks the metadata whether they are still due, so a task that is late,
-//! repeated or forged can do nothing that was not due anyway.
+//! A task only names things. Whoever carries it out asks the metadata whether they are still due, so a task that is
+//! late, repeated or forged can do nothing that was not due anyway.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,8 +19,8 @@ const VERSION: u32 = 1;
 /// The largest number of a row that databases have.
 const ROW_MAX: u64 = i64::MAX as u64;
 
-/// A content in the queue of contents to reclaim. Both must be those of the row: its number is given out again by a database
-/// that was set back.
+/// A content in the queue of contents to reclaim. Both must be those of the row: its number is given out again by a
+/// database that was set back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ReclaimItem {
     /// Number of the row in the queue.

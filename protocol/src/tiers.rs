@@ -1,9 +1,9 @@
-//! Where the bytes of an object are that turned cold: which tier, under which names, and the checksums that every byte is held
-//! against when it comes back.
+//! Where the bytes of an object are that turned cold: which tier, under which names, and the checksums that every byte
+//! is held against when it comes back.
 //!
-//! A content in a tier is cut into **pieces**, each stored under a name that the tier gave, and, across pieces, into **blocks**,
-//! each with a CRC32C of its own: a reader of a range fetches whole blocks and hands out nothing that was not compared. Pieces
-//! but the last hold a whole number of blocks, so a block lies in one piece.
+//! A content in a tier is cut into **pieces**, each stored under a name that the tier gave, and, across pieces, into
+//! **blocks**, each with a CRC32C of its own: a reader of a range fetches whole blocks and hands out nothing that was
+//! not compared. Pieces but the last hold a whole number of blocks, so a block lies in one piece.
 
 use std::fmt;
 use std::ops::Range;
@@ -22,8 +22,8 @@ const BLOCKS_WANTED_MAX: u64 = 65_536;
 /// The storage class of data that lies on the cluster's own disks.
 pub const STANDARD: &str = "STANDARD";
 
-/// The name of a cold tier, which is also the storage class of what lies in it: 1 to 32 characters `A-Z`, `0-9` and `_`, the
-/// first a letter, other than `STANDARD`.
+/// The name of a cold tier, which is also the storage class of what lies in it: 1 to 32 characters `A-Z`, `0-9` and
+/// `_`, the first a letter, other than `STANDARD`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TierName(Arc<str>);
 
@@ -158,8 +158,8 @@ impl ColdPlace {
         PieceRange { index: index as u32, start: offset - piece, end: stop - piece }
     }
 
-    /// The stored form, all numbers big-endian: version (1), length of the tier's name (1) and it, size (8), piece (8), block (4),
-    /// number of names (4), each with its length (2), and the checksums (4 each).
+    /// The stored form, all numbers big-endian: version (1), length of the tier's name (1) and it, size (8), piece (8),
+    /// block (4), number of names (4), each with its length (2), and the checksums (4 each).
     pub fn encode(&self) -> Vec<u8> {
         let names: usize = self.names.iter().map(|name| 2 + name.len()).sum();
         let mut out = Vec::with_capacity(26 + self.tier.as_str().len() + names + self.sums.len() * 4);

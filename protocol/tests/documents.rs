@@ -1,4 +1,5 @@
-//! What the documents of the repository name is there: links, headings that links lead to, and files and folders of the tree.
+//! What the documents of the repository name is there: links, headings that links lead to, and files and folders of the
+//! tree.
 //!
 //! It stands with this crate as the one that builds fastest; it needs nothing of it.
 
@@ -84,8 +85,8 @@ fn beside(from: &str, to: &str) -> String {
     parts.join("/")
 }
 
-/// Whether a path of a document is one of the tree. `name*` stands for all whose names begin so, and a module may be named
-/// without its ending.
+/// Whether a path of a document is one of the tree. `name*` stands for all whose names begin so, and a module may be
+/// named without its ending.
 fn is_there(tree: &BTreeSet<String>, path: &str) -> bool {
     match path.split_once('*') {
         Some((start, _)) => tree.range(start.to_owned()..).next().is_some_and(|found| found.starts_with(start)),

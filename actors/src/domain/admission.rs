@@ -1,9 +1,9 @@
 //! Admission: how much work a node takes on at once (promise D7).
 //!
-//! Two classes of work, reads and writes, each have a budget of jobs and of bytes, so that a flood of one leaves the other
-//! alone. [`Budget`] is the bookkeeping of one class and decides; the handle around it
-//! ([`crate::service::admission::Admission`]) owns the lock and the queue. [`limits_under`] decides what the budgets are
-//! under the pressure that the node is under; the ingest actor calls it.
+//! Two classes of work, reads and writes, each have a budget of jobs and of bytes, so that a flood of one leaves the
+//! other alone. [`Budget`] is the bookkeeping of one class and decides; the handle around it
+//! ([`crate::service::admission::Admission`]) owns the lock and the queue. [`limits_under`] decides what the budgets
+//! are under the pressure that the node is under; the ingest actor calls it.
 
 use serde::{Deserialize, Serialize};
 
@@ -199,7 +199,8 @@ impl DiskHealth {
 pub struct Pressure {
     /// Every disk.
     pub disks: Vec<DiskHealth>,
-    /// Whether other nodes have disks too: then a quorum of them decides about each write, and this node's do not matter.
+    /// Whether other nodes have disks too: then a quorum of them decides about each write, and this node's do not
+    /// matter.
     pub in_cluster: bool,
     /// Whether the metadata store did not answer its last check.
     pub metadata_down: bool,
@@ -209,8 +210,8 @@ pub struct Pressure {
 
 /// The budgets under `pressure`, from what is configured.
 ///
-/// Reads go on while metadata answers and not all disks are fenced: of one that does not answer, what is in memory can be read.
-/// Writes need a healthy disk too. In a cluster neither needs a disk of this node.
+/// Reads go on while metadata answers and not all disks are fenced: of one that does not answer, what is in memory can
+/// be read. Writes need a healthy disk too. In a cluster neither needs a disk of this node.
 pub fn limits_under(configured: &Limits, pressure: &Pressure) -> Limits {
     let all_fenced = !pressure.in_cluster && pressure.disks.iter().all(|d| *d == DiskHealth::Fenced);
     let writable = pressure.in_cluster || pressure.disks.contains(&DiskHealth::Healthy);

@@ -1,11 +1,11 @@
 //! Cleanup: which chunks are orphans, and when each kind of pass runs.
 //!
-//! **Orphans.** A chunk is an orphan when no object, upload or pending reclaim knows its content *and none ever will*. The
-//! second half must not rest on the time of day: a clock that is set while a PUT runs would make its chunks look old, or
-//! young for ever. [`WriteWindow`] knows, by monotonic time, the smallest content id time that this process has begun to
-//! write recently. A content below it was begun either longer ago than any write may take, or by an earlier process, whose
-//! writes ended with it; if metadata does not know such a content, it never will. So chunks that a crash left behind go at
-//! the first pass after the restart, and a write in flight is safe whatever the clock does.
+//! **Orphans.** A chunk is an orphan when no object, upload or pending reclaim knows its content *and none ever will*.
+//! The second half must not rest on the time of day: a clock that is set while a PUT runs would make its chunks look
+//! old, or young for ever. [`WriteWindow`] knows, by monotonic time, the smallest content id time that this process has
+//! begun to write recently. A content below it was begun either longer ago than any write may take, or by an earlier
+//! process, whose writes ended with it; if metadata does not know such a content, it never will. So chunks that a crash
+//! left behind go at the first pass after the restart, and a write in flight is safe whatever the clock does.
 //!
 //! **Passes.** [`Schedule`] decides which pass is due; one of a kind at a time, failures back off.
 
@@ -161,8 +161,8 @@ impl Schedule {
         }
     }
 
-    /// A pass ended at `now_ms`; `jitter` in 0.0 to 1.0 spreads the next one over a quarter of its interval. Returns whether
-    /// the pass runs again at once because it was asked for while it ran.
+    /// A pass ended at `now_ms`; `jitter` in 0.0 to 1.0 spreads the next one over a quarter of its interval. Returns
+    /// whether the pass runs again at once because it was asked for while it ran.
     pub fn on_end(&mut self, kind: PassKind, end: PassEnd, now_ms: u64, jitter: f64) -> bool {
         let slot = &mut self.slots[kind as usize];
         let spread = |ms: u64| ms + (ms as f64 / 4.0 * jitter.clamp(0.0, 1.0)) as u64;

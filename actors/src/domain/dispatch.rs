@@ -1,13 +1,15 @@
-//! What a dispatcher has under way: which of the things that are due it has given to consumers, and when it does so again.
+//! What a dispatcher has under way: which of the things that are due it has given to consumers, and when it does so
+//! again.
 //!
-//! The tables say what is due; this only remembers, in memory, what need not be dispatched now. Whoever forgets all of it
-//! dispatches things twice, which is harmless.
+//! The tables say what is due; this only remembers, in memory, what need not be dispatched now. Whoever forgets all of
+//! it dispatches things twice, which is harmless.
 //!
-//! * A thing that is still there [`DispatchLimits::late_ms`] after it was dispatched is **late**: its message was lost, or its
-//!   consumers failed. It is dispatched again, [`BY_BUS_MAX`] times in all, and then tried by the dispatcher itself, so that
-//!   nothing depends on the bus. The time that it is left alone doubles with each try, up to [`DispatchLimits::late_max_ms`].
-//! * At most [`DispatchLimits::tasks_max`] tasks are in flight: dispatched, not late, and with something still there. What is
-//!   dispatched again gets half of the room at most while there is something new.
+//! * A thing that is still there [`DispatchLimits::late_ms`] after it was dispatched is **late**: its message was lost,
+//!   or its consumers failed. It is dispatched again, [`BY_BUS_MAX`] times in all, and then tried by the dispatcher
+//!   itself, so that nothing depends on the bus. The time that it is left alone doubles with each try, up to
+//!   [`DispatchLimits::late_max_ms`].
+//! * At most [`DispatchLimits::tasks_max`] tasks are in flight: dispatched, not late, and with something still there.
+//!   What is dispatched again gets half of the room at most while there is something new.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -70,8 +72,8 @@ impl<T: Copy + Eq + Hash> UnderWay<T> {
         Self { limits, tried: HashMap::new(), tasks: 0 }
     }
 
-    /// How many of the things that are due have to be listed, oldest first, so that none that could be dispatched is hidden
-    /// behind those that are under way.
+    /// How many of the things that are due have to be listed, oldest first, so that none that could be dispatched is
+    /// hidden behind those that are under way.
     pub fn window(&self, now_ms: u64) -> usize {
         self.tried.len() + self.room(now_ms) * self.limits.batch
     }

@@ -1,7 +1,7 @@
 //! Rules about objects: conditions, ranges, checksums, parts of uploads, tags and limits.
 //!
-//! All of it is pure: the S3 front end brings what a request says and what the metadata holds, and gets a decision or an
-//! error whose variants correspond to S3's codes.
+//! All of it is pure: the S3 front end brings what a request says and what the metadata holds, and gets a decision or
+//! an error whose variants correspond to S3's codes.
 
 pub mod attributes;
 pub mod checksums;

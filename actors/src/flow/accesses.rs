@@ -1,9 +1,10 @@
 //! Reads of objects noted for lifecycle rules that go by them: in memory where they happen, and from there in batches.
 //!
-//! Noting a read costs a lock of a part of the memory and no waiting. An object is noted at most once a day by a node, as far as
-//! the node remembers; what it forgets is noted again, which changes nothing. Everything is bounded: when notes cannot be
-//! written away, further ones are dropped and counted. What is in memory when a node dies is lost: about a minute of reads, after
-//! which an object may be moved to where its rules have it move for not being read. It can be read there.
+//! Noting a read costs a lock of a part of the memory and no waiting. An object is noted at most once a day by a node,
+//! as far as the node remembers; what it forgets is noted again, which changes nothing. Everything is bounded: when
+//! notes cannot be written away, further ones are dropped and counted. What is in memory when a node dies is lost:
+//! about a minute of reads, after which an object may be moved to where its rules have it move for not being read. It
+//! can be read there.
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;

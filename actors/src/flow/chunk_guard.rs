@@ -27,15 +27,16 @@ pub(super) struct ChunkGuard {
 }
 
 impl ChunkGuard {
-    /// Says that a content is being written. To be made before its first chunk, and dropped after the sinks: deletion then finds
-    /// them ended.
+    /// Says that a content is being written. To be made before its first chunk, and dropped after the sinks: deletion
+    /// then finds them ended.
     pub(super) fn begin(chunks: &Arc<dyn ChunkStore>, content: ContentId) -> Self {
         let under_way = chunks.begin_content(content);
         Self { chunks: Arc::clone(chunks), content, begun: Begun::default(), _under_way: under_way }
     }
 
-    /// Runs the commit that makes the content known. If it is known to have failed, or `is_kept` says of its answer that the
-    /// content was not taken, the chunks are deleted in the background; if it is of unknown outcome or was cut off, they stay.
+    /// Runs the commit that makes the content known. If it is known to have failed, or `is_kept` says of its answer
+    /// that the content was not taken, the chunks are deleted in the background; if it is of unknown outcome or was cut
+    /// off, they stay.
     pub(super) async fn settle<T>(
         mut self,
         commit: impl Future<Output = MetadataResult<T>>,

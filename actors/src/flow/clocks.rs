@@ -1,8 +1,8 @@
 //! Leaps of the time of day.
 //!
-//! What is done at a time of day is done too early, or all at once, where that leaps. Who does something that is not easily
-//! undone compares the time of day with the time that passes, and holds still for a while when they part: an operator, or a
-//! time server, may set it right. What has not changed after that is taken for the truth.
+//! What is done at a time of day is done too early, or all at once, where that leaps. Who does something that is not
+//! easily undone compares the time of day with the time that passes, and holds still for a while when they part: an
+//! operator, or a time server, may set it right. What has not changed after that is taken for the truth.
 
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ impl Clocks {
         Self { day_ms: clock.now_ms(), passing: Instant::now() }
     }
 
-    /// Whether the time of day, which is `day_ms` now, has leapt since they were read, by more than `hold`; with a `hold` of
-    /// nothing it never has.
+    /// Whether the time of day, which is `day_ms` now, has leapt since they were read, by more than `hold`; with a
+    /// `hold` of nothing it never has.
     pub(crate) fn have_leapt(&self, day_ms: u64, hold: Duration) -> bool {
         let passed_ms = u64::try_from(self.passing.elapsed().as_millis()).unwrap_or(u64::MAX);
         !hold.is_zero() && u128::from(self.day_ms.saturating_add(passed_ms).abs_diff(day_ms)) > hold.as_millis()
@@ -54,8 +54,8 @@ impl Clocks {
         true
     }
 
-    /// Waits until both have gone equally far for as long as `hold`, give or take that much; at once if they have since they
-    /// were last read, or `hold` is none.
+    /// Waits until both have gone equally far for as long as `hold`, give or take that much; at once if they have since
+    /// they were last read, or `hold` is none.
     pub(crate) async fn settle(&mut self, clock: &dyn Clock, hold: Duration, what: &'static str) {
         while !hold.is_zero() && self.leapt(clock, hold, what) {
             tokio::time::sleep(hold).await;

@@ -1,8 +1,9 @@
-//! What this node knows of its cluster: a snapshot of who holds which shard, who is alive, and whether this node may act.
+//! What this node knows of its cluster: a snapshot of who holds which shard, who is alive, and whether this node may
+//! act.
 //!
 //! The shard map is a mirror of the coordination service and may be late. What makes that harmless are epochs: requests
-//! carry the one they were planned under, and [`ClusterView::admit`] refuses those that are older than any that this node
-//! has heard of, be it from the mirror or from a peer.
+//! carry the one they were planned under, and [`ClusterView::admit`] refuses those that are older than any that this
+//! node has heard of, be it from the mirror or from a peer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -109,8 +110,9 @@ impl ClusterView {
         }
     }
 
-    /// Takes note of the request's epoch, and refuses the request when a later one is known or when this node cannot prove
-    /// its membership. To be called when work begins, and again after it is durable and before it is acknowledged.
+    /// Takes note of the request's epoch, and refuses the request when a later one is known or when this node cannot
+    /// prove its membership. To be called when work begins, and again after it is durable and before it is
+    /// acknowledged.
     ///
     /// # Errors
     /// [`PeerError::Stale`], [`PeerError::Fenced`]; [`PeerError::Protocol`] for a shard that the cluster does not have.

@@ -1,8 +1,9 @@
 //! Consumers of a topic: tries again with growing pauses, and gives up what fails too often.
 //!
-//! A [`Consumer`] is idempotent, as a message may come again after it was handled. What it fails with is tried again after a
-//! pause that doubles; after [`ConsumeSettings::attempts_max`] deliveries the message is kept as a dead letter, for an
-//! operator to look at and requeue, and others pass meanwhile. A message is acknowledged only when it is done or kept.
+//! A [`Consumer`] is idempotent, as a message may come again after it was handled. What it fails with is tried again
+//! after a pause that doubles; after [`ConsumeSettings::attempts_max`] deliveries the message is kept as a dead letter,
+//! for an operator to look at and requeue, and others pass meanwhile. A message is acknowledged only when it is done or
+//! kept.
 //!
 //! Bound: as many messages at once as [`ConsumeSettings::batch`]; while the bus is away there are none. A message whose
 //! handling takes longer than its lease is cut off, which counts as a failure. So does one whose handling panics: it

@@ -1,9 +1,9 @@
 //! A duty: work that one node does for all, whichever holds the duty's lock.
 //!
-//! Every node stands in the queue for the lock, all the time ([`Duty::stand`]); the one that has it does the work and carries
-//! the lock's fence into the writes that the work ends with. A node that is paused, cut off or stopped loses the lock, and the
-//! next in the queue goes on. What it still does after that is refused where it writes. A node that fails at the work again and
-//! again gives the lock up and stands behind the others.
+//! Every node stands in the queue for the lock, all the time ([`Duty::stand`]); the one that has it does the work and
+//! carries the lock's fence into the writes that the work ends with. A node that is paused, cut off or stopped loses
+//! the lock, and the next in the queue goes on. What it still does after that is refused where it writes. A node that
+//! fails at the work again and again gives the lock up and stands behind the others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,8 +14,8 @@ use tokio::sync::Notify;
 
 use crate::ports::locks::{Fence, FencingToken, Lease, LockError, LockName, Locks};
 
-/// One stay in the queue. It goes on behind the others after that, which does no harm and finds out that a service is gone. Seldom: each
-/// time the next in the queue has to look who is before it.
+/// One stay in the queue. It goes on behind the others after that, which does no harm and finds out that a service is
+/// gone. Seldom: each time the next in the queue has to look who is before it.
 const TURN_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Turns of work that may fail one after the other.

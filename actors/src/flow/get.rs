@@ -2,15 +2,15 @@
 //!
 //! [`ObjectReader`] reads them where they are: on the disks of the cluster, or in a cold tier.
 //!
-//! [`ContentReader`] chains the chunks of a content. It opens a chunk when the one before is used up, so an object of any
-//! size holds one open chunk, and passes the store's pieces on untouched: a piece that is a slice of a mapping reaches the
-//! connection as that slice.
+//! [`ContentReader`] chains the chunks of a content. It opens a chunk when the one before is used up, so an object of
+//! any size holds one open chunk, and passes the store's pieces on untouched: a piece that is a slice of a mapping
+//! reaches the connection as that slice.
 //!
 //! A reader pins only the chunk it is in. Should the object be overwritten meanwhile, its other chunks live on for the
 //! grace that reclaiming keeps; a slower reader sees an error and a cut connection, never wrong bytes.
 //!
-//! A store that gives nothing, and no error either, is given up after a while ([`PATIENCE`]): a disk may hang without a word, and
-//! where no other node has the chunk nobody else would ever say so.
+//! A store that gives nothing, and no error either, is given up after a while ([`PATIENCE`]): a disk may hang without a
+//! word, and where no other node has the chunk nobody else would ever say so.
 
 use std::ops::Range;
 use std::pin::Pin;
@@ -27,8 +27,8 @@ use super::cold::read::{ColdReadError, ColdReader, ColdReads};
 use crate::ports::metadata::{Content, ContentPlace};
 use crate::ports::{ChunkBody, ChunkError, ChunkStore};
 
-/// How long the store may give nothing, twice: who did not ask for a while, since the client is slow, is to find what has come
-/// meanwhile. A disk under load may be slow, and nothing worse; a client that waits for longer is rare.
+/// How long the store may give nothing, twice: who did not ask for a while, since the client is slow, is to find what
+/// has come meanwhile. A disk under load may be slow, and nothing worse; a client that waits for longer is rare.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why an object cannot be read.
@@ -87,7 +87,8 @@ impl ObjectReader {
         }
     }
 
-    /// Reads the first piece and keeps it, so that what is missing, damaged or out of reach shows before an answer has begun.
+    /// Reads the first piece and keeps it, so that what is missing, damaged or out of reach shows before an answer has
+    /// begun.
     ///
     /// # Errors
     /// Those of the stream.
@@ -185,7 +186,8 @@ impl ContentReader {
         }
     }
 
-    /// For everybody but the connection writer: reads by [`ChunkStore::read_copied`]. To be said before anything is read.
+    /// For everybody but the connection writer: reads by [`ChunkStore::read_copied`]. To be said before anything is
+    /// read.
     pub fn copied(self) -> Self {
         Self { copied: true, ..self }
     }

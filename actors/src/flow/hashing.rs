@@ -3,8 +3,8 @@
 //! MD5 runs at half a gigabyte a second, and S3's ETag needs it. A data-plane thread that hashed would stand still for
 //! every other connection, so large objects are hashed by a small pool of threads while the disk writes the same bytes.
 //! Each object has a [`HashLane`]: its pieces are taken in order by one worker at a time, and at most
-//! [`PIECES_IN_FLIGHT_MAX`] batches wait, which bounds memory and pushes back on the sender. A small object is hashed in
-//! place: handing it over would cost more than the hash.
+//! [`PIECES_IN_FLIGHT_MAX`] batches wait, which bounds memory and pushes back on the sender. A small object is hashed
+//! in place: handing it over would cost more than the hash.
 //!
 //! The pool holds no state of an object beyond its lane, so all nodes of a process share one. A lane that is dropped
 //! early is finished by no one: its worker drops the queued pieces and moves on.
@@ -149,8 +149,8 @@ impl ObjectHasher {
         Self(Mode::Pooled(HashLane { lane, batch: Vec::new(), batch_bytes: 0 }))
     }
 
-    /// Takes the next pieces, and waits while too many are under way. Not cancel safe: a hasher whose `update` was dropped
-    /// has lost pieces and must be dropped too.
+    /// Takes the next pieces, and waits while too many are under way. Not cancel safe: a hasher whose `update` was
+    /// dropped has lost pieces and must be dropped too.
     pub async fn update(&mut self, pieces: impl IntoIterator<Item = Bytes>) {
         match &mut self.0 {
             Mode::Inline(digester) => pieces.into_iter().for_each(|piece| digester.update(&piece)),

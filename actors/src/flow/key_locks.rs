@@ -14,7 +14,8 @@ use holdfast_protocol::ChunkId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// See the module's page. Holds an entry for each key that somebody is at work on; what bounds those bounds this. Not fair.
+/// See the module's page. Holds an entry for each key that somebody is at work on; what bounds those bounds this. Not
+/// fair.
 #[derive(Debug)]
 pub struct KeyLocks<K> {
     held: Mutex<HashSet<K>>,

@@ -1,25 +1,27 @@
-//! Lifecycle rules carried out: versions and uploads that are due by the rules of their bucket are deleted, or asked to be moved.
+//! Lifecycle rules carried out: versions and uploads that are due by the rules of their bucket are deleted, or asked to
+//! be moved.
 //!
 //! A pass goes over the buckets that have rules. In each it does two things, both in bounded batches:
 //!
-//! * **Streams**: for every age that rules name, a walk in order of age goes on from where it stood to what is old enough now
-//!   ([`LifecycleRules::streams`]). Its place is saved after each batch, so that a restart goes on there. What a walk has
-//!   passed is not looked at again: the cost follows what becomes due, not what is stored.
+//! * **Streams**: for every age that rules name, a walk in order of age goes on from where it stood to what is old
+//!   enough now ([`LifecycleRules::streams`]). Its place is saved after each batch, so that a restart goes on there.
+//!   What a walk has passed is not looked at again: the cost follows what becomes due, not what is stored.
 //! * **Rechecks**: keys of which something changed that a walk may have passed (see
 //!   [`MetadataUpkeep::rechecks`](crate::ports::metadata::MetadataUpkeep::rechecks)) are judged by all rules.
 //!
-//! What is due to be moved to another storage class is put on the queue of moves ([`MetadataStore::request_move`]); movers do the
-//! rest, and tell of it. Rules that name a tier which is not set up wait for it, as do their walks.
+//! What is due to be moved to another storage class is put on the queue of moves ([`MetadataStore::request_move`]);
+//! movers do the rest, and tell of it. Rules that name a tier which is not set up wait for it, as do their walks.
 //!
 //! Nothing is deleted or moved but the very version that was judged, under the very rules: each deletion names its
 //! sequence number and the bucket's revision, and where those do not say all, tags and the number of newer versions;
 //! the transaction compares ([`OnlyIf`](crate::ports::metadata::OnlyIf)). When it is refused, the walk stops before
 //! that version and judges what is there now.
 //!
-//! **In a cluster** this is the business of one node, the holder of a lock ([`crate::flow::duty`]), whose token the database checks
-//! where places are saved. A former holder that does not know yet deletes at most what is due anyway.
+//! **In a cluster** this is the business of one node, the holder of a lock ([`crate::flow::duty`]), whose token the
+//! database checks where places are saved. A former holder that does not know yet deletes at most what is due anyway.
 //!
-//! A pass that fails is repeated after a pause that grows; what it did stays done. Each call of the store has a time limit.
+//! A pass that fails is repeated after a pause that grows; what it did stays done. Each call of the store has a time
+//! limit.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -195,7 +197,8 @@ impl LifecycleParts {
                 Err(error) => return Err(error),
             }
         }
-        // Last, for what the walks have done may have left something to be looked at: a marker that hides nothing any more.
+        // Last, for what the walks have done may have left something to be looked at: a marker that hides nothing any
+        // more.
         let left = self.run_rechecks(&job, stats).await?;
         damage.map_or(Ok(left || more), Err)
     }

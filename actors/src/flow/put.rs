@@ -1,14 +1,14 @@
 //! Bringing bytes onto the disks: the data half of PUT, of a part upload, and of a part copy.
 //!
-//! [`store`] cuts a body into chunks, writes and hashes them at the same time, and returns a [`StoredContent`] whose chunks
-//! are durable, whose length is the announced one and whose digests were verified. Nothing is visible yet: the caller
-//! commits metadata by [`StoredContent::settle`].
+//! [`store`] cuts a body into chunks, writes and hashes them at the same time, and returns a [`StoredContent`] whose
+//! chunks are durable, whose length is the announced one and whose digests were verified. Nothing is visible yet: the
+//! caller commits metadata by [`StoredContent::settle`].
 //!
 //! # Who owns the chunks
-//! Until it is settled, a `StoredContent` (and, before it exists, the running `store`) owns the chunks: dropped for whatever
-//! reason, be it an error, a client that went away or a request that was cancelled, it deletes them in the background. From
-//! the moment the commit begins it does not, since a commit that was cut off may have happened; the reaper of orphans asks
-//! the metadata and decides. What a crash leaves is the reaper's too (promise D4).
+//! Until it is settled, a `StoredContent` (and, before it exists, the running `store`) owns the chunks: dropped for
+//! whatever reason, be it an error, a client that went away or a request that was cancelled, it deletes them in the
+//! background. From the moment the commit begins it does not, since a commit that was cut off may have happened; the
+//! reaper of orphans asks the metadata and decides. What a crash leaves is the reaper's too (promise D4).
 
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -156,11 +156,12 @@ fn finish(id: ChunkId, sink: Box<dyn ChunkSink>) -> Finishing<'static> {
     Box::pin(async move { Ok((id, sink.finish().await?)) })
 }
 
-/// Writes `body`, whose announced length is `request.label.content_size_bytes`, and returns once every chunk is durable.
-/// `verify` sees the digests after the body has ended cleanly (so trailers are there) and before success is possible.
+/// Writes `body`, whose announced length is `request.label.content_size_bytes`, and returns once every chunk is
+/// durable. `verify` sees the digests after the body has ended cleanly (so trailers are there) and before success is
+/// possible.
 ///
-/// One chunk becomes durable while the next is filled. An object that is hashed in place is verified before its one flush,
-/// so a wrong digest costs no disk time.
+/// One chunk becomes durable while the next is filled. An object that is hashed in place is verified before its one
+/// flush, so a wrong digest costs no disk time.
 ///
 /// Cancel safe: a dropped future deletes what it wrote.
 ///

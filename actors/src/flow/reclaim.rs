@@ -1,22 +1,23 @@
 //! Giving space back: uploads that nobody finishes, contents that nothing refers to, chunks that metadata never knew.
 //!
-//! Each function does one bounded pass over ports and says whether there is more. All are idempotent: chunks are deleted,
-//! durably, before their reclaim is forgotten, so a pass that stops anywhere is done again by the next one. Chunks are
-//! deleted only after metadata said that nothing refers to them, in that order; see [`crate::domain::cleanup`] for why a
-//! content that metadata does not know stays unknown.
+//! Each function does one bounded pass over ports and says whether there is more. All are idempotent: chunks are
+//! deleted, durably, before their reclaim is forgotten, so a pass that stops anywhere is done again by the next one.
+//! Chunks are deleted only after metadata said that nothing refers to them, in that order; see
+//! [`crate::domain::cleanup`] for why a content that metadata does not know stays unknown.
 //!
-//! **In a cluster** ([`ClusterDuty`]) one node, the holder of a lock ([`crate::flow::duty`]), sees to it that uploads and reclaims
-//! are dealt with: it gives them out by name ([`crate::flow::tasks`]), or does them itself. Whoever does it deletes all replicas
-//! that it reaches; what it does not reach becomes an orphan there. Any number of nodes may reclaim the same content at once: it
-//! is claimed for good, and its chunk ids are never used again.
+//! **In a cluster** ([`ClusterDuty`]) one node, the holder of a lock ([`crate::flow::duty`]), sees to it that uploads
+//! and reclaims are dealt with: it gives them out by name ([`crate::flow::tasks`]), or does them itself. Whoever does
+//! it deletes all replicas that it reaches; what it does not reach becomes an orphan there. Any number of nodes may
+//! reclaim the same content at once: it is claimed for good, and its chunk ids are never used again.
 //!
-//! Every node sweeps the orphans of its own disks, but not before it has run for so long that no write that was coordinated by
-//! another node before it started can still be under way, and never what is as young as the oldest write that any live node says
-//! to be coordinating.
+//! Every node sweeps the orphans of its own disks, but not before it has run for so long that no write that was
+//! coordinated by another node before it started can still be under way, and never what is as young as the oldest write
+//! that any live node says to be coordinating.
 //!
-//! Whatever the ages say, an orphan is deleted only after metadata has condemned its content: no commit can make it known
-//! any more. In a cluster the metadata must be some cluster's: one that is being restored is nobody's until all is in it.
-//! And the node must be a member all the time: who puts metadata back takes one that was paused, or is cut off, for stopped.
+//! Whatever the ages say, an orphan is deleted only after metadata has condemned its content: no commit can make it
+//! known any more. In a cluster the metadata must be some cluster's: one that is being restored is nobody's until all
+//! is in it. And the node must be a member all the time: who puts metadata back takes one that was paused, or is cut
+//! off, for stopped.
 //!
 //! Each call of a port has a time limit ([`Limits::call_timeout`]). A delete that is cut off may have happened.
 
@@ -195,8 +196,8 @@ impl Reclaimer {
         Ok((done, self.end(due.len())))
     }
 
-    /// Walks the chunks after `cursor` and deletes those that metadata does not know and never will. Moves `cursor`; `None`
-    /// at the end.
+    /// Walks the chunks after `cursor` and deletes those that metadata does not know and never will. Moves `cursor`;
+    /// `None` at the end.
     ///
     /// # Errors
     /// When metadata or a disk fails, or a live node cannot be asked; `cursor` then stands before the page that failed.
@@ -231,9 +232,9 @@ impl Reclaimer {
         Ok(())
     }
 
-    /// Contents begun at this time or later belong, perhaps, to a write that another node coordinates: it may put its next chunk
-    /// here only after a long time. While that cannot be told nothing is swept. Writes that begin after this look
-    /// are in this node's own window when their first chunk comes.
+    /// Contents begun at this time or later belong, perhaps, to a write that another node coordinates: it may put its
+    /// next chunk here only after a long time. While that cannot be told nothing is swept. Writes that begin after this
+    /// look are in this node's own window when their first chunk comes.
     async fn spared_from(&self) -> Result<u64, ReclaimError> {
         let Some(cluster) = &self.cluster else { return Ok(u64::MAX) };
         let asked = tokio::time::timeout(self.limits.call_timeout, cluster.writers.oldest_seconds()).await;
@@ -291,8 +292,8 @@ impl Reclaimer {
         Ok(())
     }
 
-    /// A database that was lost and made anew knows nothing until a backup is in it, and becomes the cluster's then. Asked
-    /// after what is known: what became known meanwhile is not condemned.
+    /// A database that was lost and made anew knows nothing until a backup is in it, and becomes the cluster's then.
+    /// Asked after what is known: what became known meanwhile is not condemned.
     async fn require_claim(&self) -> Result<(), ReclaimError> {
         if self.cluster.is_none() {
             return Ok(());
@@ -318,8 +319,9 @@ impl Reclaimer {
         self.on_duty().is_some()
     }
 
-    /// Whether this node may act as a member of its cluster. Contents that were claimed stay claimed, so this keeps work
-    /// with nodes that reach the others. It keeps data only where metadata was put back while this process stood still.
+    /// Whether this node may act as a member of its cluster. Contents that were claimed stay claimed, so this keeps
+    /// work with nodes that reach the others. It keeps data only where metadata was put back while this process stood
+    /// still.
     pub(super) fn may_work(&self) -> bool {
         self.cluster.as_ref().is_none_or(|cluster| cluster.ownership.is_proven())
     }

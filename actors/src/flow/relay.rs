@@ -1,18 +1,20 @@
 //! The relay: takes messages from the outbox to the bus.
 //!
 //! # Who
-//! Each partition of the outbox has one owner. A node that runs alone owns all. In a cluster the live nodes share them by
-//! rendezvous hashing, and a node works on one only while it holds its lease ([`owner`]).
+//! Each partition of the outbox has one owner. A node that runs alone owns all. In a cluster the live nodes share them
+//! by rendezvous hashing, and a node works on one only while it holds its lease ([`owner`]).
 //!
 //! # How
-//! The owner reads the lowest rows of its partition, publishes them, and removes those that the bus has taken ([`partition`]).
-//! Rows that go to one place are sent together, many in a request ([`publish`]); of one key they keep their order, and a key
-//! has one request on its way at a time. There is no cursor: a row that becomes visible late, below others that are gone, is read
-//! like any other; what is on its way is left out by name. What is refused waits, and lets others pass ([`held`]).
+//! The owner reads the lowest rows of its partition, publishes them, and removes those that the bus has taken
+//! ([`partition`]). Rows that go to one place are sent together, many in a request ([`publish`]); of one key they keep
+//! their order, and a key has one request on its way at a time. There is no cursor: a row that becomes visible late,
+//! below others that are gone, is read like any other; what is on its way is left out by name. What is refused waits,
+//! and lets others pass ([`held`]).
 //!
 //! # What it costs
 //! A look is one query for all partitions of the node, a removal one transaction ([`gather`]). Both have their pace
-//! ([`RelaySettings::pace`], [`RelaySettings::remove_after`]), so their number follows the time and not the number of events.
+//! ([`RelaySettings::pace`], [`RelaySettings::remove_after`]), so their number follows the time and not the number of
+//! events.
 //!
 //! # What a crash leaves
 //! Rows that were published and not removed. The next owner publishes them again, with the same ids. Before every
@@ -21,8 +23,8 @@
 //! it had not begun. Where a partition moves without that, its owner waits for the answers first.
 //!
 //! # Bounds
-//! [`RelaySettings::batch`] rows of a partition in memory, and [`WINDOW_MAX`] that the bus is slow to take. Of rows that it refused
-//! only the numbers and keys are kept, of so many too; beyond that a partition waits.
+//! [`RelaySettings::batch`] rows of a partition in memory, and [`WINDOW_MAX`] that the bus is slow to take. Of rows
+//! that it refused only the numbers and keys are kept, of so many too; beyond that a partition waits.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,8 +65,8 @@ pub struct RelaySettings {
     pub publish_timeout: Duration,
     /// How long it waits for more once something was written after a while of silence.
     pub coalesce: Duration,
-    /// Time between looks while this node writes: looks cost the database something, and what came meanwhile is sent together.
-    /// Events wait for half of it on average. A backlog is read without a pause.
+    /// Time between looks while this node writes: looks cost the database something, and what came meanwhile is sent
+    /// together. Events wait for half of it on average. A backlog is read without a pause.
     pub pace: Duration,
     /// How long rows that were published may stay before they are removed, many at once: each removal is a commit.
     pub remove_after: Duration,
@@ -72,7 +74,8 @@ pub struct RelaySettings {
     pub poll: Duration,
     /// First and longest pause after a failure; it doubles.
     pub backoff: (Duration, Duration),
-    /// Time between counts of the backlog; what was published is counted, and what is too old forgotten, at every fourth.
+    /// Time between counts of the backlog; what was published is counted, and what is too old forgotten, at every
+    /// fourth.
     pub housekeeping: Duration,
     /// How long published rows are kept, `None`: not at all.
     pub keep: Option<Duration>,
@@ -245,7 +248,8 @@ pub async fn run(parts: RelayParts, status: Arc<RelayStatus>) -> String {
     }
 }
 
-/// Wakes the partitions of this node, all at once: soon when this node wrote something, and now and then for what others wrote.
+/// Wakes the partitions of this node, all at once: soon when this node wrote something, and now and then for what
+/// others wrote.
 async fn wake_all(context: Arc<Context>) {
     let RelaySettings { coalesce, pace, poll, .. } = context.parts.settings;
     let mut written = context.parts.outbox.written();

@@ -1,17 +1,18 @@
 //! [`LocalReplicas`]: what this node does for its peers, on its own disks.
 //!
 //! # The fence of a write
-//! It is checked when the write begins, and again after the chunk is durable and in the index. A chunk that fails the second
-//! check was never acknowledged: it is deleted, and the caller hears [`ChunkError::Stale`] or [`ChunkError::Fenced`].
+//! It is checked when the write begins, and again after the chunk is durable and in the index. A chunk that fails the
+//! second check was never acknowledged: it is deleted, and the caller hears [`ChunkError::Stale`] or
+//! [`ChunkError::Fenced`].
 //!
 //! # Repeated writes
-//! A caller whose acknowledgement got lost writes the chunk again. What comes then is compared with what is stored, piece by
-//! piece and read through the checksums, and acknowledged if it is the same and whole on the disk: the second attempt costs two
-//! reads. Such an attempt
-//! never deletes the chunk, whatever the second check says, since the first may have been acknowledged. Attempts of one
-//! chunk exclude each other until the first has ended, its deletion included, so that none is acknowledged on bytes that
-//! another one is about to take away: a later one waits a little ([`PREDECESSOR_MAX`]), then is refused as [`PeerError::Busy`].
-//! Repairs and copies of the chunk are kept away in the same way ([`ChunkLocks`]).
+//! A caller whose acknowledgement got lost writes the chunk again. What comes then is compared with what is stored,
+//! piece by piece and read through the checksums, and acknowledged if it is the same and whole on the disk: the second
+//! attempt costs two reads. Such an attempt never deletes the chunk, whatever the second check says, since the first
+//! may have been acknowledged. Attempts of one chunk exclude each other until the first has ended, its deletion
+//! included, so that none is acknowledged on bytes that another one is about to take away: a later one waits a little
+//! ([`PREDECESSOR_MAX`]), then is refused as [`PeerError::Busy`]. Repairs and copies of the chunk are kept away in the
+//! same way ([`ChunkLocks`]).
 //!
 //! # Bounds
 //! Writes are admitted by number and announced bytes, walks over the index by number; beyond, writes are refused as
@@ -40,7 +41,8 @@ use crate::ports::{ChunkBody, ChunkError, ChunkSink};
 /// Announced bytes are counted in units of this, so that they fit a semaphore.
 const UNIT_BYTES: u64 = 4_096;
 
-/// Digests in work at once. The store makes many in one walk, so more than walks: no comparison waits for those of others.
+/// Digests in work at once. The store makes many in one walk, so more than walks: no comparison waits for those of
+/// others.
 const DIGESTS_MAX: usize = 64;
 
 /// How long an attempt waits for the one before, whose cancellation may be on its way here.

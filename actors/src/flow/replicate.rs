@@ -10,11 +10,11 @@
 //! | `heal` | tells metadata about replicas that were found missing or damaged |
 //!
 //! # Writes
-//! A chunk goes to the local replica and to all others at the same time. W of the members must have it durable and acknowledged
-//! under the fence, and a majority of the wanted number of replicas, joiners included: where disks were lost there may be fewer
-//! members than wanted, and the last one must not acknowledge anything alone. A replica that fails or stalls is given
-//! up (*missed*, and later repaired) as long as W can be reached without it; when they cannot, the write fails at once
-//! and what there is of it is deleted in the background.
+//! A chunk goes to the local replica and to all others at the same time. W of the members must have it durable and
+//! acknowledged under the fence, and a majority of the wanted number of replicas, joiners included: where disks were
+//! lost there may be fewer members than wanted, and the last one must not acknowledge anything alone. A replica that
+//! fails or stalls is given up (*missed*, and later repaired) as long as W can be reached without it; when they cannot,
+//! the write fails at once and what there is of it is deleted in the background.
 //!
 //! # Reads
 //! The local replica's pieces pass through untouched. At an error, or when the disk gives nothing for long, the next
@@ -22,13 +22,13 @@
 //! is queued for repair.
 //!
 //! # What is local only
-//! `stat` and `list` tell of this node's disks. `delete` reaches every replica that can be reached, and is `Ok` unless this
-//! node's own failed: what an unreachable node keeps is an orphan there, which its own walk finds.
+//! `stat` and `list` tell of this node's disks. `delete` reaches every replica that can be reached, and is `Ok` unless
+//! this node's own failed: what an unreachable node keeps is an orphan there, which its own walk finds.
 //!
 //! # Memory
-//! Bytes that wait for a peer hold buffers of the local disks where these exist. They are bounded for each replica of a chunk,
-//! for each peer, and for the node ([`ReplicateOptions::queued_bytes_max`]), which must stay well below the disks' buffers: two nodes
-//! whose buffers all wait for each other would both stand still until patience ends.
+//! Bytes that wait for a peer hold buffers of the local disks where these exist. They are bounded for each replica of a
+//! chunk, for each peer, and for the node ([`ReplicateOptions::queued_bytes_max`]), which must stay well below the
+//! disks' buffers: two nodes whose buffers all wait for each other would both stand still until patience ends.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -207,8 +207,8 @@ impl Shared {
         }
     }
 
-    /// Deletes chunks wherever they may be. A replica that cannot delete now, this node's too, keeps them for its walk for orphans:
-    /// one sick disk must not hold up the others.
+    /// Deletes chunks wherever they may be. A replica that cannot delete now, this node's too, keeps them for its walk
+    /// for orphans: one sick disk must not hold up the others.
     async fn delete(&self, ids: &[ChunkId]) -> Result<(), ChunkError> {
         let me = self.view.me();
         let mut remote: BTreeMap<NodeId, Vec<ChunkId>> = BTreeMap::new();

@@ -1,9 +1,10 @@
 //! Errors that are worth an operator's look: from where they happen to the error log.
 //!
-//! [`Reporter::report`] never waits: a report goes into a bounded queue, or is dropped and counted. The same error of the same
-//! thing is reported once a minute. A task publishes what is in the queue to [`Topic::Errors`]. A consumer stores them in the
-//! [`Journal`], once each, whatever comes twice. While the bus is away the task stores them itself: what went wrong must not be
-//! lost because something else went wrong too. While both are away it tries again, and the queue fills.
+//! [`Reporter::report`] never waits: a report goes into a bounded queue, or is dropped and counted. The same error of
+//! the same thing is reported once a minute. A task publishes what is in the queue to [`Topic::Errors`]. A consumer
+//! stores them in the [`Journal`], once each, whatever comes twice. While the bus is away the task stores them itself:
+//! what went wrong must not be lost because something else went wrong too. While both are away it tries again, and the
+//! queue fills.
 //!
 //! What is lost: reports beyond the queue, and those in it when the process ends.
 

@@ -1,6 +1,7 @@
 //! What moves and heals shards: a node's place in the cluster, the controller, joins and leaves, repairs, comparisons.
 //!
-//! Each module is one loop that ends only when it cannot go on; [`crate::service::cluster`] supervises them. All work on one
+//! Each module is one loop that ends only when it cannot go on; [`crate::service::cluster`] supervises them. All work
+//! on one
 //! [`Context`]: the ports, and the [`ClusterShared`] that outlives every loop. A loop that is dropped at any await leaves
 //! nothing that its successor does not find again: state is in the coordination service, in metadata and on the disks.
 //!
@@ -13,8 +14,8 @@
 //! | [`repair`] | carries out this node's repairs, and has rebuilt what lay on disks that failed ([`stranded`]) |
 //! | [`compare`] | compares replicas and queues repairs for what they lack |
 //!
-//! Joins and repairs share how a chunk comes here ([`transfer`]), how much at once ([`budget`]) and how long a disk is waited for
-//! ([`disk_steps`]). [`findings`] and [`reports`] bring in what this node's disks and other nodes tell.
+//! Joins and repairs share how a chunk comes here ([`transfer`]), how much at once ([`budget`]) and how long a disk is
+//! waited for ([`disk_steps`]). [`findings`] and [`reports`] bring in what this node's disks and other nodes tell.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,8 +69,8 @@ pub struct ClusterSettings {
     pub comparison_period: Duration,
     /// How long a difference must last to count: longer than a write takes from its first replica to its last.
     pub comparison_settle: Duration,
-    /// Shards that may be joining on one node at once. The rest waits, so that the most endangered are complete first and
-    /// writes are not sent to more replicas than need be.
+    /// Shards that may be joining on one node at once. The rest waits, so that the most endangered are complete first
+    /// and writes are not sent to more replicas than need be.
     pub joins_per_node_max: usize,
     /// How long a node that gave up a join is given none.
     pub join_retry: Duration,

@@ -1,22 +1,23 @@
-//! Slow work that any node may do: deleting the chunks of contents that nothing refers to, and ending unfinished uploads.
+//! Slow work that any node may do: deleting the chunks of contents that nothing refers to, and ending unfinished
+//! uploads.
 //!
 //! ```text
 //!  tables ──▶ Dispatcher (holder of the duty) ──▶ topic of tasks ──▶ TaskWorker (every node) ──▶ chunks, tables
 //!                  └── by hand, when the bus is away or a task is late
 //! ```
 //!
-//! The tables stay the truth. The [`Dispatcher`] names what is due in tasks ([`Task`]); a [`TaskWorker`] asks the metadata about
-//! each thing again, in the transaction that claims it, and does what is still due. So a task may be lost, late, repeated or
-//! carried out by several nodes at once:
+//! The tables stay the truth. The [`Dispatcher`] names what is due in tasks ([`Task`]); a [`TaskWorker`] asks the
+//! metadata about each thing again, in the transaction that claims it, and does what is still due. So a task may be
+//! lost, late, repeated or carried out by several nodes at once:
 //!
-//! * A content is **claimed** under its row's lock: only while it is dereferenced and its grace is over. From then on no copy
-//!   can take it, for good.
-//! * Its chunks are deleted before it is forgotten. Both may happen any number of times: ids of chunks are never used again, and
-//!   a row is named by its number **and** its content.
+//! * A content is **claimed** under its row's lock: only while it is dereferenced and its grace is over. From then on
+//!   no copy can take it, for good.
+//! * Its chunks are deleted before it is forgotten. Both may happen any number of times: ids of chunks are never used
+//!   again, and a row is named by its number **and** its content.
 //! * An upload is ended in one transaction, if it is there and old enough.
 //!
-//! No fence is needed for that: the claim takes its place, and what a node does that was paused meanwhile was due when it was
-//! claimed, and stays so.
+//! No fence is needed for that: the claim takes its place, and what a node does that was paused meanwhile was due when
+//! it was claimed, and stays so.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -96,8 +97,8 @@ pub struct TaskWorker {
 }
 
 impl TaskWorker {
-    /// The task with this node's own bound on what is due, or how long to wait for it: a grace must be over by the clock and the
-    /// configuration of the node that deletes, too.
+    /// The task with this node's own bound on what is due, or how long to wait for it: a grace must be over by the
+    /// clock and the configuration of the node that deletes, too.
     fn bounded(&self, mut task: Task) -> Result<Task, Duration> {
         let (before_ms, age) = match &mut task {
             Task::Reclaim { before_ms, .. } => (before_ms, Some(self.grace)),

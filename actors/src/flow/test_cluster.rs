@@ -1,4 +1,5 @@
-//! A cluster in one process for the tests of flows: stores in memory, a network that can be cut, a shard map set by hand.
+//! A cluster in one process for the tests of flows: stores in memory, a network that can be cut, a shard map set by
+//! hand.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

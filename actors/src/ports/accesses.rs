@@ -1,6 +1,7 @@
 //! The `AccessLog` port: on which day a latest version was last read, for rules that go by that.
 //!
-//! It is a help for rules, not a record: notes come late, and some are lost with a node. What is not noted counts as not read.
+//! It is a help for rules, not a record: notes come late, and some are lost with a node. What is not noted counts as
+//! not read.
 //!
 //! # Rules that every adapter keeps
 //! * There is at most one note a key. Its time only rises.
@@ -54,8 +55,8 @@ pub trait AccessLog: Send + Sync + 'static {
     /// When keys of a bucket were last read, those of which it is noted. At most 1,000 keys at a time.
     async fn last_reads(&self, bucket: BucketId, keys: &[&str]) -> MetadataResult<Vec<(String, u64)>>;
 
-    /// Keys of a bucket that were read, in order of the day, those after `after` and up to `until_ms`, at most `limit`. The cost
-    /// follows what is returned.
+    /// Keys of a bucket that were read, in order of the day, those after `after` and up to `until_ms`, at most `limit`.
+    /// The cost follows what is returned.
     async fn read_keys(
         &self,
         bucket: BucketId,

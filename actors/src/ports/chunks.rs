@@ -1,7 +1,7 @@
 //! The `ChunkStore` port: durable, verified chunks on this node's disks.
 //!
-//! A chunk is written once, never changed, and read by ranges. Bytes flow through [`ChunkSink`] and [`ChunkBody`], never
-//! through a mailbox.
+//! A chunk is written once, never changed, and read by ranges. Bytes flow through [`ChunkSink`] and [`ChunkBody`],
+//! never through a mailbox.
 
 use std::ops::Range;
 use std::pin::Pin;
@@ -38,8 +38,8 @@ pub enum ChunkError {
     /// No disk of this node takes new bytes because all are full: answer 507 or 503.
     #[error("no space left on any disk")]
     NoSpace,
-    /// No disk of this node takes new bytes for another reason (fenced after I/O errors, or without an answer), or too few replicas can be
-    /// reached: answer 503, a later attempt may succeed.
+    /// No disk of this node takes new bytes for another reason (fenced after I/O errors, or without an answer), or too
+    /// few replicas can be reached: answer 503, a later attempt may succeed.
     #[error("unavailable: {0}")]
     Unavailable(String),
     /// The chunk's shard has moved on since the write was planned (promise D9): nothing of it counts, repeat it whole.
@@ -99,12 +99,12 @@ pub trait ChunkSink: Send {
     /// [`ChunkError::Invalid`] when fewer bytes came than were announced.
     fn finish_input(&mut self) -> Result<Option<Bytes>, ChunkError>;
 
-    /// Makes the chunk durable: on return it is on stable storage and readable, on a quorum of its replicas where it has
-    /// several.
+    /// Makes the chunk durable: on return it is on stable storage and readable, on a quorum of its replicas where it
+    /// has several.
     ///
     /// # Errors
-    /// On an error the chunk does not exist, or (with replicas) exists on too few of them to count; what is there is removed
-    /// by the caller's [`ChunkStore::delete`] or as an orphan.
+    /// On an error the chunk does not exist, or (with replicas) exists on too few of them to count; what is there is
+    /// removed by the caller's [`ChunkStore::delete`] or as an orphan.
     async fn finish(self: Box<Self>) -> Result<ChunkReceipt, ChunkError>;
 }
 
@@ -151,9 +151,10 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// [`ChunkError::NotFound`]; [`ChunkError::Invalid`] for a range beyond the end.
     fn read(&self, id: ChunkId, range: Range<u32>) -> Result<ChunkBody, ChunkError>;
 
-    /// As [`ChunkStore::read`], for everybody but the connection writer: who copies, hashes, compares or passes the bytes on. Pieces
-    /// are memory of this process. A slice of a mapping would be brought back from the disk, unverified, by the first touch after
-    /// its pages were evicted; if the disk cannot read them, that touch ends the process.
+    /// As [`ChunkStore::read`], for everybody but the connection writer: who copies, hashes, compares or passes the
+    /// bytes on. Pieces are memory of this process. A slice of a mapping would be brought back from the disk,
+    /// unverified, by the first touch after its pages were evicted; if the disk cannot read them, that touch ends the
+    /// process.
     ///
     /// # Errors
     /// Those of [`ChunkStore::read`].
@@ -161,8 +162,9 @@ pub trait ChunkStore: Send + Sync + 'static {
         self.read(id, range)
     }
 
-    /// A content is being written, until what is returned is dropped: after its commit, or when it is given up. To be called
-    /// before its first chunk is created. Between two chunks of a slow body nothing else shows that it is not over.
+    /// A content is being written, until what is returned is dropped: after its commit, or when it is given up. To be
+    /// called before its first chunk is created. Between two chunks of a slow body nothing else shows that it is not
+    /// over.
     fn begin_content(&self, _content: ContentId) -> Option<ContentHold> {
         None
     }
@@ -170,7 +172,8 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// What is stored under `id`.
     fn stat(&self, id: ChunkId) -> Option<ChunkInfo>;
 
-    /// Deletes chunks; those that do not exist are skipped. Durable on return. Space comes back once no reader holds it.
+    /// Deletes chunks; those that do not exist are skipped. Durable on return. Space comes back once no reader holds
+    /// it.
     ///
     /// # Errors
     /// I/O errors; some of the chunks may then be deleted.
@@ -214,8 +217,8 @@ pub trait ReplicaStore: ChunkStore {
     /// over the index in memory, at most once around for all pages together.
     fn list_shard(&self, shard: ShardId, shard_count: u32, after: Option<ChunkId>, limit: usize) -> Vec<ChunkInfo>;
 
-    /// The digest of one shard; see [`ShardDigest`]. Costs a walk over the index in memory, one for all that ask at about the
-    /// same time.
+    /// The digest of one shard; see [`ShardDigest`]. Costs a walk over the index in memory, one for all that ask at
+    /// about the same time.
     fn digest(&self, shard: ShardId, shard_count: u32) -> ShardDigest;
 
     /// How the disks are. From memory.

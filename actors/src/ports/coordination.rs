@@ -5,13 +5,13 @@
 //! the only owner of these; a node keeps a mirror, which it gets as [`tokio::sync::watch`] channels.
 //!
 //! # Reads, writes and the mirror
-//! * Methods that are `async` and read (`cluster`, `layout`, `shard`) see everything that was written before the call by
-//!   anybody.
+//! * Methods that are `async` and read (`cluster`, `layout`, `shard`) see everything that was written before the call
+//!   by anybody.
 //! * The channels follow with a delay. What they show was true at some moment; after [`SessionState::Suspended`] it may
 //!   be old. They never go back to an older value of the same thing.
-//! * Writes are compare-and-set. [`CoordinationError::Conflict`] means that the value changed since it was read: read and
-//!   decide again. After a lost connection an adapter finds out by itself what became of a write where that is possible;
-//!   otherwise it says [`CoordinationError::Unknown`].
+//! * Writes are compare-and-set. [`CoordinationError::Conflict`] means that the value changed since it was read: read
+//!   and decide again. After a lost connection an adapter finds out by itself what became of a write where that is
+//!   possible; otherwise it says [`CoordinationError::Unknown`].
 //!
 //! # The session, and when a node must stop
 //! Registration and leases live as long as the node's session. The service ends a session that it has not heard of for
@@ -24,15 +24,15 @@
 //! * Beyond the deadline the node is **fenced**: it must not acknowledge a write, use a lease or serve from a cache,
 //!   whatever the channels say. This needs no message, so it also holds for a process that was stopped and continues.
 //!   Check [`Ownership::is_proven`] *after* the work whose validity it protects (before the answer), not only before.
-//! * A node of a cluster owns nothing in a session before it is **registered** in it: the others take it for gone, do not ask it what
-//!   it is writing, and do not wait for it to see that a cache is on. A registration that is made again within a session replaces the
-//!   one before, and has to be told anew. See [`Ownership::require_registration`].
+//! * A node of a cluster owns nothing in a session before it is **registered** in it: the others take it for gone, do
+//!   not ask it what it is writing, and do not wait for it to see that a cache is on. A registration that is made again
+//!   within a session replaces the one before, and has to be told anew. See [`Ownership::require_registration`].
 //! * `Suspended`: the connection is lost, the deadline not reached. The node still owns everything.
 //! * `Fenced`: the deadline was reached. If the connection returns in time the session is alive and nothing was lost:
 //!   the state goes back to `Connected` by itself.
-//! * `Expired`: the session is over. Registration and leases are gone. [`Coordination::renew_session`] starts a new one;
-//!   the caller then registers again and takes its leases again. Nothing is taken back silently, since others may have
-//!   acted in between.
+//! * `Expired`: the session is over. Registration and leases are gone. [`Coordination::renew_session`] starts a new
+//!   one; the caller then registers again and takes its leases again. Nothing is taken back silently, since others may
+//!   have acted in between.
 //!
 //! The monotonic clock does not run while a machine is suspended; the epochs that every write carries are what protects
 //! data then. The deadline protects what has no epoch.
@@ -71,7 +71,8 @@ pub enum CoordinationError {
     /// The service cannot be reached; nothing happened. Try again later.
     #[error("the coordination service is not available: {0}")]
     Unavailable(String),
-    /// The outcome of a write is not known: it may have happened, or happen until the session ends. Read before deciding.
+    /// The outcome of a write is not known: it may have happened, or happen until the session ends. Read before
+    /// deciding.
     #[error("the outcome of a coordination write is unknown: {0}")]
     Unknown(String),
     /// The value is not the one that was read: read it and decide again.
@@ -148,12 +149,12 @@ pub trait Coordination: Send + Sync + 'static {
     /// The state of the session.
     fn session(&self) -> watch::Receiver<SessionState>;
 
-    /// Makes sure that there is a live session: starts a new one if the last has expired. Registration and leases have to
-    /// be made anew. On return the channels show what is there in this session, and nothing of an earlier one.
+    /// Makes sure that there is a live session: starts a new one if the last has expired. Registration and leases have
+    /// to be made anew. On return the channels show what is there in this session, and nothing of an earlier one.
     ///
     /// # Errors
-    /// [`CoordinationError::Unavailable`], [`CoordinationError::Denied`]; [`CoordinationError::SessionExpired`] when the new one
-    /// ended at once.
+    /// [`CoordinationError::Unavailable`], [`CoordinationError::Denied`]; [`CoordinationError::SessionExpired`] when
+    /// the new one ended at once.
     async fn renew_session(&self) -> CoordinationResult<()>;
 
     /// Ends the session at once: others see the node leave without waiting for a timeout. Later calls fail with
@@ -177,8 +178,8 @@ pub trait Coordination: Send + Sync + 'static {
     // --- membership --------------------------------------------------------------------------------------------------
 
     /// Makes this node visible to others, for as long as the session lives. `cluster` is what the node's data directory
-    /// says. When the id is in use, waits for about a session timeout, so that a node that was killed can start again at
-    /// once; what this very process registered in an earlier session is replaced without waiting.
+    /// says. When the id is in use, waits for about a session timeout, so that a node that was killed can start again
+    /// at once; what this very process registered in an earlier session is replaced without waiting.
     ///
     /// From then on the node is counted as having seen [`Registration::cache_generation`]: it must not act by an older
     /// state of the shared cache.
@@ -245,8 +246,8 @@ pub trait Coordination: Send + Sync + 'static {
     /// rise. The controller is whoever holds [`CONTROLLER`]. Dropping the future leaves the queue.
     ///
     /// # Errors
-    /// [`CoordinationError::SessionExpired`] when the session ends while waiting; [`CoordinationError::NotFound`] before
-    /// the cluster is created.
+    /// [`CoordinationError::SessionExpired`] when the session ends while waiting; [`CoordinationError::NotFound`]
+    /// before the cluster is created.
     async fn acquire(&self, lease: &LeaseName, node: NodeId) -> CoordinationResult<Lease>;
 
     /// Takes the lease if nobody has it and nobody waits for it.
@@ -285,7 +286,8 @@ pub trait Coordination: Send + Sync + 'static {
     /// [`CoordinationError::NotFound`] before the cluster is created.
     async fn cache_state(&self) -> CoordinationResult<Versioned<CacheState>>;
 
-    /// Replaces the state of the shared cache if it is still the one read as `expected`. Its generation must be the next one.
+    /// Replaces the state of the shared cache if it is still the one read as `expected`. Its generation must be the
+    /// next one.
     ///
     /// # Errors
     /// [`CoordinationError::Conflict`], [`CoordinationError::Unknown`].
@@ -306,8 +308,8 @@ pub trait Coordination: Send + Sync + 'static {
     /// [`CoordinationError::Unavailable`] and the like.
     async fn cache_seen(&self) -> CoordinationResult<BTreeMap<NodeId, CacheSeen>>;
 
-    /// Waits until every live node has acknowledged `generation`. A node whose session ends counts as having done so: it
-    /// was fenced before that, and registers again with the present generation.
+    /// Waits until every live node has acknowledged `generation`. A node whose session ends counts as having done so:
+    /// it was fenced before that, and registers again with the present generation.
     ///
     /// # Errors
     /// [`CoordinationError::NotSeen`] after `patience`.

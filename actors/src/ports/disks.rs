@@ -52,14 +52,15 @@ pub trait Disk: Send + Sync + 'static {
     /// I/O errors; the disk may then be fenced.
     async fn checkpoint(&self) -> Result<(), ChunkError>;
 
-    /// Reads about `bytes_max` bytes on from where the last step ended and checks them. The position survives a restart.
+    /// Reads about `bytes_max` bytes on from where the last step ended and checks them. The position survives a
+    /// restart.
     ///
     /// # Errors
     /// I/O errors. What is corrupt is no error but in the result.
     async fn scrub_step(&self, bytes_max: u64) -> Result<ScrubStep, ChunkError>;
 
-    /// Moves about `bytes_max` bytes of live chunks out of segments that holes cannot make small. Returns the bytes moved; 0
-    /// when there is nothing left that is worth it.
+    /// Moves about `bytes_max` bytes of live chunks out of segments that holes cannot make small. Returns the bytes
+    /// moved; 0 when there is nothing left that is worth it.
     ///
     /// # Errors
     /// I/O errors; no chunk is lost.

@@ -1,21 +1,21 @@
 //! The `EventBus` port: what is told to others, and work that is done later.
 //!
 //! What must not be lost is not published directly: it is written to the outbox of the
-//! [`MetadataStore`](super::MetadataStore) in the transaction of the change that it tells of, and the relay publishes it from
-//! there; or a table says that it is still to be done, and it is published again
-//! ([`crate::flow::tasks`]). So a message is published at least once, and a consumer may see it again, with the same [`Message::id`].
+//! [`MetadataStore`](super::MetadataStore) in the transaction of the change that it tells of, and the relay publishes
+//! it from there; or a table says that it is still to be done, and it is published again ([`crate::flow::tasks`]). So a
+//! message is published at least once, and a consumer may see it again, with the same [`Message::id`].
 //!
 //! # Rules that every adapter keeps
-//! * When [`EventBus::publish`] returns `Ok`, the message is no longer the publisher's: a broker has it, or, in the process,
-//!   every group that is subscribed has acknowledged it. A crash of the node before that loses nothing that the outbox still
-//!   has.
+//! * When [`EventBus::publish`] returns `Ok`, the message is no longer the publisher's: a broker has it, or, in the
+//!   process, every group that is subscribed has acknowledged it. A crash of the node before that loses nothing that
+//!   the outbox still has.
 //! * Messages of [`Topic::Objects`] with one [`Message::order_key`] are in the order of their publishing if the
 //!   publisher waits for each before it publishes the next; so are those of the other topics, but while a part of the
 //!   bus is missing. [`EventBus::read`] shows them in that order. So does [`Subscription::receive`] for what is
 //!   delivered for the first time, as long as a group has one subscription; a message that is delivered again comes
 //!   after later ones.
-//! * A message goes to every group, and within a group to one subscription at a time. What is not acknowledged within the
-//!   lease is delivered again, with a higher [`Delivery::attempt`]; it does not hold up others.
+//! * A message goes to every group, and within a group to one subscription at a time. What is not acknowledged within
+//!   the lease is delivered again, with a higher [`Delivery::attempt`]; it does not hold up others.
 //! * A group that is new begins with the oldest message that there is. It stays when its subscriptions are dropped.
 
 use std::collections::BTreeMap;
@@ -138,7 +138,8 @@ pub(crate) fn check_name(what: &str, name: &str) -> EventResult<()> {
 pub struct SubscribeOptions {
     /// Name of the group: letters, digits, `-`, `_`.
     pub group: String,
-    /// How long a delivery may take until it counts as failed; [`Subscription::extend`] gives it more. At least a second.
+    /// How long a delivery may take until it counts as failed; [`Subscription::extend`] gives it more. At least a
+    /// second.
     pub lease: Duration,
 }
 
@@ -245,17 +246,17 @@ pub type EventResult<T> = Result<T, EventError>;
 /// A bus of messages. See the module's rules.
 #[async_trait]
 pub trait EventBus: Send + Sync + 'static {
-    /// Publishes a message. Two of one order key must not be under way at once. Dropping the future leaves it open whether
-    /// the message is published.
+    /// Publishes a message. Two of one order key must not be under way at once. Dropping the future leaves it open
+    /// whether the message is published.
     ///
     /// # Errors
-    /// After every error but [`EventError::Invalid`] the message may be published all the same, later than others of its
-    /// order key that follow it: with the same id, so that consumers can tell.
+    /// After every error but [`EventError::Invalid`] the message may be published all the same, later than others of
+    /// its order key that follow it: with the same id, so that consumers can tell.
     async fn publish(&self, topic: Topic, message: &Message, deadline: Instant) -> EventResult<()>;
 
-    /// Publishes several messages, those of one order key in their order, and gives back what became of each. Of a key whose message
-    /// failed no later one is published. No key may be under way elsewhere. What is sent is begun before `deadline` and at once,
-    /// in as few requests as the bus can.
+    /// Publishes several messages, those of one order key in their order, and gives back what became of each. Of a key
+    /// whose message failed no later one is published. No key may be under way elsewhere. What is sent is begun before
+    /// `deadline` and at once, in as few requests as the bus can.
     ///
     /// # Errors
     /// Each as [`EventBus::publish`].
@@ -282,8 +283,8 @@ pub trait EventBus: Send + Sync + 'static {
         results.into_iter().map(|(_, result)| result).collect()
     }
 
-    /// What messages have in common that the bus can send together: those of keys with one lane. It is a hint, and may be another
-    /// one with every call.
+    /// What messages have in common that the bus can send together: those of keys with one lane. It is a hint, and may
+    /// be another one with every call.
     fn lane(&self, topic: Topic, order_key: &str) -> u64 {
         let mut hasher = DefaultHasher::new();
         (topic, order_key).hash(&mut hasher);
@@ -296,8 +297,8 @@ pub trait EventBus: Send + Sync + 'static {
     /// [`EventError::Invalid`], [`EventError::Closed`]; what else is wrong shows in [`Subscription::receive`].
     async fn subscribe(&self, topic: Topic, options: SubscribeOptions) -> EventResult<Box<dyn Subscription>>;
 
-    /// Reads without being in any group: nothing is acknowledged. Waits up to `wait` while there is nothing; then the page is
-    /// empty. At most about `limit` messages.
+    /// Reads without being in any group: nothing is acknowledged. Waits up to `wait` while there is nothing; then the
+    /// page is empty. At most about `limit` messages.
     ///
     /// # Errors
     /// [`EventError::Invalid`] for a position of another bus.
@@ -316,8 +317,8 @@ pub trait EventBus: Send + Sync + 'static {
 /// One consumer of a group. Dropping it leaves what it holds to others, once their leases end.
 #[async_trait]
 pub trait Subscription: Send + Sync {
-    /// Up to `limit` messages, or none if none came within `wait`. Dropping the future may leave messages delivered to nobody
-    /// until their leases end.
+    /// Up to `limit` messages, or none if none came within `wait`. Dropping the future may leave messages delivered to
+    /// nobody until their leases end.
     ///
     /// # Errors
     /// Those that say to try again; the subscription goes on.

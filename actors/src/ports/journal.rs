@@ -4,8 +4,8 @@
 //! * What is added is durable when the verb returns.
 //! * An error is kept once for its id, a dead letter once for its message and group: consumers may repeat themselves.
 //! * Entries are shown newest first; numbers rise with time.
-//! * Nothing grows for ever: [`Journal::trim`] removes what is too old or too much. Dead letters stay until an operator has
-//!   decided; [`Journal::add_dead_letter`] refuses to add more than [`DEAD_LETTERS_MAX`].
+//! * Nothing grows for ever: [`Journal::trim`] removes what is too old or too much. Dead letters stay until an operator
+//!   has decided; [`Journal::add_dead_letter`] refuses to add more than [`DEAD_LETTERS_MAX`].
 
 use async_trait::async_trait;
 use holdfast_protocol::journal::{AuditRecord, DeadLetter, Entry, ErrorKind, ErrorRecord};
@@ -96,11 +96,12 @@ pub trait Journal: Send + Sync + 'static {
         limit: u32,
     ) -> MetadataResult<Vec<Entry<AuditRecord>>>;
 
-    /// Removes what is too old or too much of the error log and of the audit log, at most `limit` of each; returns how many.
+    /// Removes what is too old or too much of the error log and of the audit log, at most `limit` of each; returns how
+    /// many.
     async fn trim(&self, errors: Retention, audit: Retention, limit: u32) -> MetadataResult<u64>;
 
-    /// Keeps a message that its consumers give up; if it is there already, it takes a new number. Fails with `Busy` when there
-    /// are too many.
+    /// Keeps a message that its consumers give up; if it is there already, it takes a new number. Fails with `Busy`
+    /// when there are too many.
     async fn add_dead_letter(&self, letter: NewDeadLetter) -> MetadataResult<()>;
 
     /// Dead letters in the order of their numbers, those above `after`, at most `limit`, without their bodies.

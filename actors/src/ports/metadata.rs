@@ -1,8 +1,8 @@
 //! The `MetadataStore` port: buckets, objects, uploads, users and the list of contents to reclaim.
 //!
 //! Its verbs are transactions, not CRUD: each leaves the metadata consistent, and when it returns `Ok` its effect is
-//! durable and seen by every later call on every node. An error other than [`MetadataError::Unknown`] means that nothing
-//! happened.
+//! durable and seen by every later call on every node. An error other than [`MetadataError::Unknown`] means that
+//! nothing happened.
 //!
 //! # Invariants that every adapter keeps
 //! * Keys are byte-exact and ordered by their UTF-8 bytes.
@@ -78,11 +78,12 @@ pub enum MetadataError {
     /// The content that a copy names was reclaimed in between: read the source again.
     #[error("the content is gone")]
     NoSuchContent,
-    /// The content was condemned as an orphan before it was committed: the write took far too long, and must be repeated.
+    /// The content was condemned as an orphan before it was committed: the write took far too long, and must be
+    /// repeated.
     #[error("the content was given up as an orphan before it was committed")]
     Condemned,
-    /// The chunks were written under an epoch of their shard that is over (promise D9): nothing happened, the write must be
-    /// repeated under the present epoch.
+    /// The chunks were written under an epoch of their shard that is over (promise D9): nothing happened, the write
+    /// must be repeated under the present epoch.
     #[error(
         "shard {shard} is at epoch {current}: what was written under an older one does not count; if this does not pass, ask \
          `holdfast cluster status` whether the coordination service was set back"
@@ -118,7 +119,8 @@ pub enum MetadataError {
     /// The store cannot be reached or refuses to work; nothing happened.
     #[error("metadata store: {0}")]
     Unavailable(String),
-    /// The outcome of a commit is not known: it may have happened. Chunks must not be deleted on it; the reaper decides.
+    /// The outcome of a commit is not known: it may have happened. Chunks must not be deleted on it; the reaper
+    /// decides.
     #[error("the outcome of the commit is unknown: {0}")]
     Unknown(String),
     /// The move was taken over by another attempt, changed, or is over: nothing happened.
@@ -135,8 +137,8 @@ pub enum MetadataError {
 /// Shorthand of this port.
 pub type MetadataResult<T> = Result<T, MetadataError>;
 
-/// Transactional metadata: what requests and operators ask for. See the module's invariants. Here are the verbs that a cache
-/// before the store has to know; the others are those of [`MetadataDirect`] and [`MetadataUpkeep`].
+/// Transactional metadata: what requests and operators ask for. See the module's invariants. Here are the verbs that a
+/// cache before the store has to know; the others are those of [`MetadataDirect`] and [`MetadataUpkeep`].
 #[async_trait]
 pub trait MetadataStore: MetadataDirect + MetadataUpkeep {
     // --- buckets ---------------------------------------------------------------------------------------------------
@@ -174,9 +176,9 @@ pub trait MetadataStore: MetadataDirect + MetadataUpkeep {
         version: Option<VersionId>,
     ) -> MetadataResult<Arc<ObjectVersion>>;
 
-    /// Deletes as S3 does: without a version it removes the null version or adds a delete marker, as versioning says; with
-    /// one it removes that version. Deleting what does not exist succeeds. Each request stands alone: one's failure does not
-    /// undo another. At most 1,000 at a time.
+    /// Deletes as S3 does: without a version it removes the null version or adds a delete marker, as versioning says;
+    /// with one it removes that version. Deleting what does not exist succeeds. Each request stands alone: one's
+    /// failure does not undo another. At most 1,000 at a time.
     async fn delete_objects(
         &self,
         bucket: BucketId,
@@ -184,7 +186,8 @@ pub trait MetadataStore: MetadataDirect + MetadataUpkeep {
         now_ms: u64,
     ) -> MetadataResult<Vec<MetadataResult<Deleted>>>;
 
-    /// Replaces the tags of one version (or the latest), and tells `event` of it. Fails with `NoSuchKey`, `NoSuchVersion`.
+    /// Replaces the tags of one version (or the latest), and tells `event` of it. Fails with `NoSuchKey`,
+    /// `NoSuchVersion`.
     async fn set_object_tags(
         &self,
         bucket: BucketId,
@@ -195,7 +198,8 @@ pub trait MetadataStore: MetadataDirect + MetadataUpkeep {
         now_ms: u64,
     ) -> MetadataResult<VersionId>;
 
-    /// Replaces the canned ACL of one version (or the latest), and tells `event` of it. Fails with `NoSuchKey`, `NoSuchVersion`.
+    /// Replaces the canned ACL of one version (or the latest), and tells `event` of it. Fails with `NoSuchKey`,
+    /// `NoSuchVersion`.
     async fn set_object_acl(
         &self,
         bucket: BucketId,
@@ -213,19 +217,20 @@ pub trait MetadataStore: MetadataDirect + MetadataUpkeep {
 
     // --- moves between tiers -----------------------------------------------------------------------------------------
 
-    /// Asks for the bytes of a version to be moved. For a move to a tier or to the cluster's disks the class becomes what was
-    /// asked for when the move is done; a restore is [`Restore::Ongoing`] from now on. The queue that movers take from is
-    /// [`super::TierLedger`]'s. Fails with `NoSuchKey`, `NoSuchVersion` (also for delete markers), `PreconditionFailed`; a
-    /// restore of a version of class `STANDARD` with `NotCold`.
+    /// Asks for the bytes of a version to be moved. For a move to a tier or to the cluster's disks the class becomes
+    /// what was asked for when the move is done; a restore is [`Restore::Ongoing`] from now on. The queue that movers
+    /// take from is [`super::TierLedger`]'s. Fails with `NoSuchKey`, `NoSuchVersion` (also for delete markers),
+    /// `PreconditionFailed`; a restore of a version of class `STANDARD` with `NotCold`.
     async fn request_move(&self, request: MoveRequest) -> MetadataResult<MoveQueued>;
 
-    /// Ends a move in one transaction: compares the attempt and the content, makes the new content the version's, takes the
-    /// pieces that the attempt reserved off the list of what is to be deleted, and lets go of the old content, whose chunks
-    /// or pieces are reclaimed after the grace. Where it was a restore, the way back is queued for its end. Fails with
-    /// `Superseded` (also when a reserved piece is being deleted), `Condemned`, `StaleEpoch`.
+    /// Ends a move in one transaction: compares the attempt and the content, makes the new content the version's, takes
+    /// the pieces that the attempt reserved off the list of what is to be deleted, and lets go of the old content,
+    /// whose chunks or pieces are reclaimed after the grace. Where it was a restore, the way back is queued for its
+    /// end. Fails with `Superseded` (also when a reserved piece is being deleted), `Condemned`, `StaleEpoch`.
     async fn commit_move(&self, commit: CommitMove) -> MetadataResult<MoveEnd>;
 
-    // --- users and keys ------------------------------------------------------------------------------------------------
+    // --- users and keys
+    // ------------------------------------------------------------------------------------------------
 
     /// Adds a user. Fails with `Exists("user")`.
     async fn create_user(&self, user: User) -> MetadataResult<()>;

@@ -1,12 +1,12 @@
 //! The `Outbox` port: messages that are committed with what they tell of, until they are published.
 //!
 //! A message gets into the outbox by a verb of [`MetadataStore`](super::MetadataStore) that carries an
-//! [`EventDraft`](crate::domain::events::EventDraft), in that verb's transaction. The relay ([`crate::flow::relay`]) takes it out
-//! once the bus has it.
+//! [`EventDraft`](crate::domain::events::EventDraft), in that verb's transaction. The relay ([`crate::flow::relay`])
+//! takes it out once the bus has it.
 //!
 //! # Rules that every adapter keeps
-//! * What is ordered by one key is in one partition ([`partition_of`](holdfast_protocol::events::partition_of)), and its ids
-//!   rise in the order of the commits. Ids of different keys become visible in any order.
+//! * What is ordered by one key is in one partition ([`partition_of`](holdfast_protocol::events::partition_of)), and
+//!   its ids rise in the order of the commits. Ids of different keys become visible in any order.
 //! * A row stays until [`Outbox::finish`] names it.
 
 use async_trait::async_trait;
@@ -73,8 +73,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// Changes when something was written through this store; not when another node did.
     fn written(&self) -> watch::Receiver<u64>;
 
-    /// The lowest rows of different partitions, those of each partition in the order of their ids and of one moment. One query, as
-    /// far as the database lets it be one.
+    /// The lowest rows of different partitions, those of each partition in the order of their ids and of one moment.
+    /// One query, as far as the database lets it be one.
     async fn look(&self, looks: &[Look]) -> MetadataResult<Vec<Vec<OutboxRow>>>;
 
     /// The lowest rows of a partition.
@@ -83,22 +83,23 @@ pub trait Outbox: Send + Sync + 'static {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// Takes rows out, by their partitions and the sequences of their ids, in one transaction. With `keep_at_ms` they can be
-    /// published again from then on; else they are gone.
+    /// Takes rows out, by their partitions and the sequences of their ids, in one transaction. With `keep_at_ms` they
+    /// can be published again from then on; else they are gone.
     async fn finish(&self, rows: &[(u16, u64)], keep_at_ms: Option<u64>) -> MetadataResult<()>;
 
-    /// What waits in a partition, without what was published. Its cost follows the number of rows, up to [`COUNTED_MAX`].
+    /// What waits in a partition, without what was published. Its cost follows the number of rows, up to
+    /// [`COUNTED_MAX`].
     async fn waiting(&self, partition: u16) -> MetadataResult<OutboxBacklog>;
 
     /// The same with what was published, which costs as much again.
     async fn backlog(&self, partition: u16) -> MetadataResult<OutboxBacklog>;
 
-    /// Forgets published rows: those published before `before_ms`, and the lowest until only `rows_max` are left; at most
-    /// `limit` of each. Returns how many.
+    /// Forgets published rows: those published before `before_ms`, and the lowest until only `rows_max` are left; at
+    /// most `limit` of each. Returns how many.
     async fn forget_published(&self, partition: u16, before_ms: u64, rows_max: u64, limit: u32) -> MetadataResult<u64>;
 
-    /// Makes published rows wait again, those with a sequence above `after`, in their order, at most `limit`. Returns how
-    /// many, and the sequence of the last one looked at; `None`: there are no more.
+    /// Makes published rows wait again, those with a sequence above `after`, in their order, at most `limit`. Returns
+    /// how many, and the sequence of the last one looked at; `None`: there are no more.
     async fn replay(
         &self,
         partition: u16,

@@ -1,19 +1,19 @@
 //! The `Peers` port: chunks on the disks of other nodes, and [`ReplicaService`], what a node does for its peers.
 //!
-//! The two have the same operations: an adapter of `Peers` carries a call to the `ReplicaService` of the node named, over
-//! QUIC between processes and directly within one. Whoever answers checks the fence of the request itself; the caller's
-//! view of the cluster proves nothing (promise D9).
+//! The two have the same operations: an adapter of `Peers` carries a call to the `ReplicaService` of the node named,
+//! over QUIC between processes and directly within one. Whoever answers checks the fence of the request itself; the
+//! caller's view of the cluster proves nothing (promise D9).
 //!
 //! # Fences
-//! A request that changes data or that relies on what a replica has or has not carries `(shard, epoch)`. The replica keeps,
-//! for each shard, the highest epoch that it has seen, in the shard map or in a request. A lower one is refused with
-//! [`PeerError::Stale`]; a higher one is taken over. A write is checked twice: when it begins, and *after* its chunk is
-//! durable and in the index, before it is acknowledged. A joiner that lists a shard raises the epoch *before* the list is
-//! made, so every chunk that was ever acknowledged under an older epoch is in the list.
+//! A request that changes data or that relies on what a replica has or has not carries `(shard, epoch)`. The replica
+//! keeps, for each shard, the highest epoch that it has seen, in the shard map or in a request. A lower one is refused
+//! with [`PeerError::Stale`]; a higher one is taken over. A write is checked twice: when it begins, and *after* its
+//! chunk is durable and in the index, before it is acknowledged. A joiner that lists a shard raises the epoch *before*
+//! the list is made, so every chunk that was ever acknowledged under an older epoch is in the list.
 //!
 //! # Bounds
-//! Every call has a deadline in its adapter; sinks and bodies have one for progress instead. An adapter bounds the bytes
-//! in flight to each peer; a caller waits, and may drop the call at any time: nothing visible is left then.
+//! Every call has a deadline in its adapter; sinks and bodies have one for progress instead. An adapter bounds the
+//! bytes in flight to each peer; a caller waits, and may drop the call at any time: nothing visible is left then.
 
 use std::fmt;
 use std::ops::Range;
@@ -125,17 +125,17 @@ pub struct PeerHealth {
     /// When the oldest content was begun that it is writing for a client and has not committed, in seconds since 1970
     /// ([`holdfast_protocol::ContentId::unix_seconds`]); `None` when there is none.
     pub oldest_write_seconds: Option<u64>,
-    /// Shards whose members it found equal in its last comparison, with their epoch then. Of those it compares: it is their
-    /// first live member.
+    /// Shards whose members it found equal in its last comparison, with their epoch then. Of those it compares: it is
+    /// their first live member.
     pub proven: Vec<(ShardId, Epoch)>,
 }
 
 /// A digest of what a node holds of a shard. Two replicas that hold the same chunks with the same sizes have the same
 /// digest, whatever disks these lie on; where a part differs, the replicas' lists do.
 ///
-/// Nodes of different versions compare digests, so this is a format: a chunk belongs to the part that the highest eight bits
-/// of [`chunk_order::place`] number (parts are runs of the list order), and adds [`chunk_order::fingerprint`] of its id and
-/// size to that part's sum, wrapping. A chunk that lies on two disks of a node counts once.
+/// Nodes of different versions compare digests, so this is a format: a chunk belongs to the part that the highest eight
+/// bits of [`chunk_order::place`] number (parts are runs of the list order), and adds [`chunk_order::fingerprint`] of
+/// its id and size to that part's sum, wrapping. A chunk that lies on two disks of a node counts once.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardDigest {
     /// Chunks in all.
@@ -174,8 +174,8 @@ impl fmt::Debug for ShardDigest {
     }
 }
 
-/// What a joiner, or a node with damaged or missing data, tells the controller. Repeated until the shard map shows that it
-/// was heard.
+/// What a joiner, or a node with damaged or missing data, tells the controller. Repeated until the shard map shows that
+/// it was heard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
 pub enum ShardReport {
@@ -248,8 +248,8 @@ pub trait Peers: Send + Sync + 'static {
     /// The digest of the peer's chunks of a shard. Raises the peer's epoch first.
     async fn digest(&self, node: NodeId, fence: Fence) -> Result<ShardDigest, PeerError>;
 
-    /// Deletes at most [`IDS_MAX`] chunks, all of which nothing refers to any more (so no epoch can protect them). Durable
-    /// on return; those that do not exist are skipped.
+    /// Deletes at most [`IDS_MAX`] chunks, all of which nothing refers to any more (so no epoch can protect them).
+    /// Durable on return; those that do not exist are skipped.
     async fn delete(&self, node: NodeId, chunks: &[ChunkId]) -> Result<(), PeerError>;
 
     /// Tells the controller something about a shard.
@@ -258,8 +258,8 @@ pub trait Peers: Send + Sync + 'static {
     /// Asks how a peer is.
     async fn health(&self, node: NodeId) -> Result<PeerHealth, PeerError>;
 
-    /// The peers that do not accept this node's identity, or whose identity this node does not accept, as far as was noticed
-    /// lately; each with the reason, in words. From memory.
+    /// The peers that do not accept this node's identity, or whose identity this node does not accept, as far as was
+    /// noticed lately; each with the reason, in words. From memory.
     fn refusals(&self) -> Vec<(NodeId, String)> {
         Vec::new()
     }

@@ -1,19 +1,20 @@
 //! The `TierLedger` port: which cold tiers there are, the queue of moves, and the list of pieces to be deleted.
 //!
-//! It lies in the same database as the metadata, as verbs of [`super::MetadataStore`] write to it in their transactions. What it
-//! has is only for movers, sweepers and operators; readers of objects never ask it.
+//! It lies in the same database as the metadata, as verbs of [`super::MetadataStore`] write to it in their
+//! transactions. What it has is only for movers, sweepers and operators; readers of objects never ask it.
 //!
 //! # Rules that every adapter keeps
-//! * **A move** belongs to one version of one key; a version has at most one. It is *due* at a time. A mover claims due moves
-//!   for a while: that gives the move a new attempt number and makes it due again at the end of the claim, so a mover that died
-//!   is followed by another one. Everything that a mover does later names the attempt and fails with `Superseded` when there is
-//!   another one. Clocks decide when a move is tried, never what becomes of it.
-//! * **A piece is to be deleted from the moment it is reserved** until a commit ([`super::MetadataStore::commit_move`]) takes it
-//!   off the list, in the same transaction that makes it part of a content. So whatever a crash leaves is deleted in the end,
-//!   and nobody has to find out what happened.
-//! * Pieces that an attempt reserved are due when its claim has been over for a grace, as nobody knows what becomes of it; but
-//!   at once when it is known to have ended without effect: postponed, dropped, or overtaken at its commit. They are deleted
-//!   twice in any case, the second time after a pause, since a request that was sent may take effect late.
+//! * **A move** belongs to one version of one key; a version has at most one. It is *due* at a time. A mover claims due
+//!   moves for a while: that gives the move a new attempt number and makes it due again at the end of the claim, so a
+//!   mover that died is followed by another one. Everything that a mover does later names the attempt and fails with
+//!   `Superseded` when there is another one. Clocks decide when a move is tried, never what becomes of it.
+//! * **A piece is to be deleted from the moment it is reserved** until a commit ([`super::MetadataStore::commit_move`])
+//!   takes it off the list, in the same transaction that makes it part of a content. So whatever a crash leaves is
+//!   deleted in the end, and nobody has to find out what happened.
+//! * Pieces that an attempt reserved are due when its claim has been over for a grace, as nobody knows what becomes of
+//!   it; but at once when it is known to have ended without effect: postponed, dropped, or overtaken at its commit.
+//!   They are deleted twice in any case, the second time after a pause, since a request that was sent may take effect
+//!   late.
 //! * A piece that [`TierLedger::due_pieces`] has given out cannot be taken off the list by a commit any more.
 //! * A content that is reclaimed puts its pieces on the list, in the transaction that claims it.
 //! * Attempt numbers are unique and rise.
@@ -150,8 +151,8 @@ pub trait TierLedger: Send + Sync + 'static {
         judged: Option<&[TierRecord]>,
     ) -> MetadataResult<TierRecord>;
 
-    /// Replaces the settings of a tier, and takes away the claims of its moves: what they were about to store went by the
-    /// settings before. Fails with `NotFound("tier")`. `judged` as in [`Self::add_tier`].
+    /// Replaces the settings of a tier, and takes away the claims of its moves: what they were about to store went by
+    /// the settings before. Fails with `NotFound("tier")`. `judged` as in [`Self::add_tier`].
     async fn change_tier(
         &self,
         name: &TierName,
@@ -159,7 +160,8 @@ pub trait TierLedger: Send + Sync + 'static {
         judged: Option<&[TierRecord]>,
     ) -> MetadataResult<TierRecord>;
 
-    /// [`Self::change_tier`], if nothing lies in the tier: the settings may lead to another store. Fails also with `TierInUse`.
+    /// [`Self::change_tier`], if nothing lies in the tier: the settings may lead to another store. Fails also with
+    /// `TierInUse`.
     async fn change_empty_tier(
         &self,
         name: &TierName,
@@ -167,7 +169,8 @@ pub trait TierLedger: Send + Sync + 'static {
         judged: Option<&[TierRecord]>,
     ) -> MetadataResult<TierRecord>;
 
-    /// Removes a tier that nothing lies in, is to be deleted from or waits for. Fails with `NotFound("tier")`, `TierInUse`.
+    /// Removes a tier that nothing lies in, is to be deleted from or waits for. Fails with `NotFound("tier")`,
+    /// `TierInUse`.
     async fn remove_tier(&self, name: &TierName) -> MetadataResult<()>;
 
     /// What lies in each tier. The cost follows the number of cold contents.
@@ -189,8 +192,8 @@ pub trait TierLedger: Send + Sync + 'static {
     /// Keeps a claim until `until_ms`, and the pieces it reserved until `pieces_until_ms`. Fails with `Superseded`.
     async fn renew_move(&self, id: u64, attempt: u64, until_ms: u64, pieces_until_ms: u64) -> MetadataResult<()>;
 
-    /// Gives a claim back: the move is due again at `due_ms`. With an error it counts as failed; the text is cut off at 1,024
-    /// bytes. What the attempt reserved is to be deleted at once. Fails with `Superseded`.
+    /// Gives a claim back: the move is due again at `due_ms`. With an error it counts as failed; the text is cut off at
+    /// 1,024 bytes. What the attempt reserved is to be deleted at once. Fails with `Superseded`.
     async fn postpone_move(&self, id: u64, attempt: u64, due_ms: u64, error: Option<&str>) -> MetadataResult<()>;
 
     /// Forgets a claimed move that has become pointless. What the attempt reserved is to be deleted at once. Fails with
@@ -203,14 +206,15 @@ pub trait TierLedger: Send + Sync + 'static {
     /// What waits, by lane; lanes without any are left out.
     async fn move_backlog(&self, now_ms: u64) -> MetadataResult<Vec<LaneBacklog>>;
 
-    /// Makes all moves of a lane that failed due now, and what a clock that was ahead has put off: moves, claims and deletions that
-    /// are weeks away, but no ends of restores. Returns how many moves. For operators who have mended a tier or a clock.
+    /// Makes all moves of a lane that failed due now, and what a clock that was ahead has put off: moves, claims and
+    /// deletions that are weeks away, but no ends of restores. Returns how many moves. For operators who have mended a
+    /// tier or a clock.
     async fn retry_moves(&self, lane: &TierName, now_ms: u64) -> MetadataResult<u64>;
 
     // --- pieces ----------------------------------------------------------------------------------------------------
 
-    /// Puts the names that an attempt reserved on the list of what is to be deleted, from `due_ms` on. Fails with `Superseded`
-    /// when the move has another attempt.
+    /// Puts the names that an attempt reserved on the list of what is to be deleted, from `due_ms` on. Fails with
+    /// `Superseded` when the move has another attempt.
     async fn reserve_pieces(
         &self,
         id: u64,
@@ -220,8 +224,8 @@ pub trait TierLedger: Send + Sync + 'static {
         due_ms: u64,
     ) -> MetadataResult<()>;
 
-    /// Gives out pieces of a tier that are to be deleted by now, at most `limit`; those that are not finished come again after
-    /// `again_ms`.
+    /// Gives out pieces of a tier that are to be deleted by now, at most `limit`; those that are not finished come
+    /// again after `again_ms`.
     async fn due_pieces(
         &self,
         tier: &TierName,

@@ -1,18 +1,19 @@
 //! The `ColdTier` port: a store outside the cluster that takes the bytes of objects that have turned cold.
 //!
-//! A content lies in a tier as a list of **pieces**, each of at most [`ColdTier::piece_bytes_max`]. A piece is written once,
-//! whole, and never changed.
+//! A content lies in a tier as a list of **pieces**, each of at most [`ColdTier::piece_bytes_max`]. A piece is written
+//! once, whole, and never changed.
 //!
 //! # Rules that every adapter keeps
-//! * A piece has its name before it has its bytes: [`ColdTier::reserve`] gives the name, the caller makes it durable in the
-//!   metadata, and only then calls [`ColdTier::put`]. So a crash at any moment leaves nothing in the tier that nobody knows:
-//!   whoever finds a name that was reserved and not used deletes it. What `reserve` itself may leave behind is empty.
-//! * When `put` returns `Ok`, the tier has answered that it holds exactly the announced number of bytes, and where the tier
-//!   tells a checksum of what it holds, it was compared with that of the bytes sent. That is not proof: the caller reads the
-//!   piece back and compares its own checksums before it lets go of anything (promise D5).
+//! * A piece has its name before it has its bytes: [`ColdTier::reserve`] gives the name, the caller makes it durable in
+//!   the metadata, and only then calls [`ColdTier::put`]. So a crash at any moment leaves nothing in the tier that
+//!   nobody knows: whoever finds a name that was reserved and not used deletes it. What `reserve` itself may leave
+//!   behind is empty.
+//! * When `put` returns `Ok`, the tier has answered that it holds exactly the announced number of bytes, and where the
+//!   tier tells a checksum of what it holds, it was compared with that of the bytes sent. That is not proof: the caller
+//!   reads the piece back and compares its own checksums before it lets go of anything (promise D5).
 //! * `put` of a name that has bytes already replaces them: a repeated attempt after a crash is the same attempt.
-//! * [`ColdTier::get`] gives the bytes that the tier gives, exactly as many as were asked for, or an error. Tiers serve damaged
-//!   bytes without a word; the caller checks every byte against its own checksums (promise D3).
+//! * [`ColdTier::get`] gives the bytes that the tier gives, exactly as many as were asked for, or an error. Tiers serve
+//!   damaged bytes without a word; the caller checks every byte against its own checksums (promise D3).
 //! * Deleting a piece that is not there succeeds.
 //! * Memory is bounded by a small number of buffers a call, whatever the size of the piece.
 //! * Every wait has a limit: a tier that does not answer is [`TierError::Unavailable`].
@@ -104,8 +105,8 @@ pub struct PieceSpec {
     pub content: ContentId,
     /// Its place in the content, from 0.
     pub index: u32,
-    /// Tells apart moves of one content: names of different attempts never collide, so that the deletion of one that was given
-    /// up cannot meet another.
+    /// Tells apart moves of one content: names of different attempts never collide, so that the deletion of one that
+    /// was given up cannot meet another.
     pub attempt: u64,
     /// Exactly how many bytes will come: 1 to [`ColdTier::piece_bytes_max`].
     pub size_bytes: u64,
@@ -129,12 +130,12 @@ pub trait Tiers: Send + Sync + 'static {
     /// A tier. Asks nobody and never waits.
     ///
     /// # Errors
-    /// [`TierError::Denied`] when none of this name is set up, or its settings are not understood; [`TierError::Unavailable`]
-    /// while nothing can be reached by its settings, or the name is not known here yet.
+    /// [`TierError::Denied`] when none of this name is set up, or its settings are not understood;
+    /// [`TierError::Unavailable`] while nothing can be reached by its settings, or the name is not known here yet.
     fn tier(&self, name: &TierName) -> TierResult<Arc<dyn ColdTier>>;
 
-    /// Whether a tier of this name is set up, reachable or not. Looks again where the name is not known here, so that one that
-    /// was added through another node a moment ago is there.
+    /// Whether a tier of this name is set up, reachable or not. Looks again where the name is not known here, so that
+    /// one that was added through another node a moment ago is there.
     ///
     /// # Errors
     /// [`TierError::Unavailable`] when that cannot be found out.
@@ -142,8 +143,8 @@ pub trait Tiers: Send + Sync + 'static {
         Ok(self.names().contains(name))
     }
 
-    /// A tier by the settings that it has now, looked up anew: what is put into a tier must not go where others led that were
-    /// changed through another node.
+    /// A tier by the settings that it has now, looked up anew: what is put into a tier must not go where others led
+    /// that were changed through another node.
     ///
     /// # Errors
     /// As [`Self::tier`]; [`TierError::Unavailable`] when that cannot be found out, or nothing is reached by them yet.
@@ -178,8 +179,8 @@ pub trait ColdTier: Send + Sync + 'static {
     /// The largest piece, in bytes.
     fn piece_bytes_max(&self) -> u64;
 
-    /// What the store tells of itself that no other store does, where there is such a thing: two tiers that tell the same are
-    /// one store under two names.
+    /// What the store tells of itself that no other store does, where there is such a thing: two tiers that tell the
+    /// same are one store under two names.
     fn store_id(&self) -> Option<String> {
         None
     }
@@ -194,18 +195,20 @@ pub trait ColdTier: Send + Sync + 'static {
     /// Stores a piece under its reserved name.
     ///
     /// # Errors
-    /// All; [`TierError::Invalid`] when the body has another number of bytes than `piece` says. After an error there may be
-    /// something under the name: delete it.
+    /// All; [`TierError::Invalid`] when the body has another number of bytes than `piece` says. After an error there
+    /// may be something under the name: delete it.
     async fn put(&self, name: &PieceName, piece: &PieceSpec, body: ColdBody) -> TierResult<()>;
 
-    /// Reads `range` of a piece, which must lie within it and not be empty. The connection is made before this returns, so that
-    /// an error shows before an answer has begun.
+    /// Reads `range` of a piece, which must lie within it and not be empty. The connection is made before this returns,
+    /// so that an error shows before an answer has begun.
     ///
     /// # Errors
-    /// [`TierError::NotFound`], [`TierError::Corrupt`], [`TierError::Unavailable`], [`TierError::Denied`]; the body too.
+    /// [`TierError::NotFound`], [`TierError::Corrupt`], [`TierError::Unavailable`], [`TierError::Denied`]; the body
+    /// too.
     async fn get(&self, name: &PieceName, range: Range<u64>) -> TierResult<ColdBody>;
 
-    /// Whether no part that [`ColdTier::get`] gives is a slice of a larger buffer: who keeps one then keeps nothing else with it.
+    /// Whether no part that [`ColdTier::get`] gives is a slice of a larger buffer: who keeps one then keeps nothing
+    /// else with it.
     fn parts_own_their_buffers(&self) -> bool {
         false
     }

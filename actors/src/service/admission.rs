@@ -1,13 +1,13 @@
 //! The handle that stands before all work: permits for jobs and bytes, without a mailbox.
 //!
 //! The data plane calls [`Admission::admit`] on its own thread; in the common case that is one short lock. State: the
-//! budgets, the queues and the limits, all in the handle, so a permit in flight survives the restart of the ingest actor,
-//! which only publishes new [`Limits`].
+//! budgets, the queues and the limits, all in the handle, so a permit in flight survives the restart of the ingest
+//! actor, which only publishes new [`Limits`].
 //!
-//! **Bound.** At most `queue_max` requests of a class wait, in the order of arrival, each at most `queue_wait_ms`; beyond
-//! that a request is refused with a time to try again.
-//! **Failure.** A permit gives its share back when it is dropped, wherever that happens; a request that stops waiting
-//! leaves the queue, and a permit granted to it at the same moment is given back.
+//! **Bound.** At most `queue_max` requests of a class wait, in the order of arrival, each at most `queue_wait_ms`;
+//! beyond that a request is refused with a time to try again. **Failure.** A permit gives its share back when it is
+//! dropped, wherever that happens; a request that stops waiting leaves the queue, and a permit granted to it at the
+//! same moment is given back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

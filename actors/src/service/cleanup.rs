@@ -2,7 +2,8 @@
 //! [`crate::domain::cleanup::Schedule`] says so.
 //!
 //! Each pass is a tracked task with a time limit, at most one of a kind. A pass that is aborted or fails is done again;
-//! all are idempotent. The walk for orphans keeps its place between passes and starts over after a restart of the actor.
+//! all are idempotent. The walk for orphans keeps its place between passes and starts over after a restart of the
+//! actor.
 //!
 //! Bound: one tick, one end per kind of pass, and at most [`WAITERS_MAX`] operators waiting; further ones are refused.
 

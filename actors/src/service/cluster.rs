@@ -4,14 +4,14 @@
 //! LoopsSupervisor ── BackgroundLoop ×6
 //! ```
 //!
-//! Each [`LoopKind`] is one loop of [`crate::flow::shards`] that an actor runs as its tracked task. The loops wait for the
-//! coordination service, metadata and peers all the time, which a handler must not do, and decide by the pure functions of
-//! [`crate::domain::placement`]; the actors make them die and start again one by one.
+//! Each [`LoopKind`] is one loop of [`crate::flow::shards`] that an actor runs as its tracked task. The loops wait for
+//! the coordination service, metadata and peers all the time, which a handler must not do, and decide by the pure
+//! functions of [`crate::domain::placement`]; the actors make them die and start again one by one.
 //!
-//! **Restart rule.** As that of [`super::supervisor`], by [`super::loops`]: one for one after a pause, and too many restarts
-//! within a window publish a reason in [`ClusterHandle::failed`]; so does a registration that is refused for good. A
-//! loop that is started again finds what it needs in the coordination service, in metadata and on the disks. Commands
-//! and status are in [`ClusterShared`], which no restart touches.
+//! **Restart rule.** As that of [`super::supervisor`], by [`super::loops`]: one for one after a pause, and too many
+//! restarts within a window publish a reason in [`ClusterHandle::failed`]; so does a registration that is refused for
+//! good. A loop that is started again finds what it needs in the coordination service, in metadata and on the disks.
+//! Commands and status are in [`ClusterShared`], which no restart touches.
 //!
 //! **Mailboxes** hold one end of a task each.
 
@@ -157,8 +157,9 @@ impl ClusterHandle {
         .collect()
     }
 
-    /// Every placed shard, healthy and proven by the last comparison of its comparer, whichever node that is; the others with why
-    /// not. Asks each comparer once, all at the same time, for a bounded time. Backlogs of repairs are for the caller to add.
+    /// Every placed shard, healthy and proven by the last comparison of its comparer, whichever node that is; the
+    /// others with why not. Asks each comparer once, all at the same time, for a bounded time. Backlogs of repairs are
+    /// for the caller to add.
     pub async fn verified_everywhere(&self) -> BTreeMap<ShardId, Result<(), String>> {
         let view = &self.context.parts.view;
         let map = view.shards().borrow().clone();

@@ -1,11 +1,11 @@
 //! The disk actor: housekeeping of one disk.
 //!
-//! It watches the disk's health and tells the ingest actor of changes, scrubs at the pace that covers the disk within the
-//! configured number of days, compacts, and writes checkpoints. One task of each kind at a time, tracked; a task that the
-//! actor's end aborts leaves the disk consistent, and scrub goes on from its saved position.
+//! It watches the disk's health and tells the ingest actor of changes, scrubs at the pace that covers the disk within
+//! the configured number of days, compacts, and writes checkpoints. One task of each kind at a time, tracked; a task
+//! that the actor's end aborts leaves the disk consistent, and scrub goes on from its saved position.
 //!
-//! Failure: an error of a step is logged and counted, and the step is tried again at its next turn; a disk that is fenced
-//! or does not answer gets no housekeeping. The engine itself judges the disk, this actor only says so.
+//! Failure: an error of a step is logged and counted, and the step is tried again at its next turn; a disk that is
+//! fenced or does not answer gets no housekeeping. The engine itself judges the disk, this actor only says so.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

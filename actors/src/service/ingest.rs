@@ -1,11 +1,11 @@
 //! The ingest actor: decides what the node admits.
 //!
-//! It owns no permits; those live in [`Admission`](super::admission::Admission). From the health of the disks and of the
-//! metadata store it computes [`crate::domain::admission::limits_under`] and publishes limits and health. All of it is
-//! recomputed from the world at each tick and at each hint, so a restart loses nothing.
+//! It owns no permits; those live in [`Admission`](super::admission::Admission). From the health of the disks and of
+//! the metadata store it computes [`crate::domain::admission::limits_under`] and publishes limits and health. All of it
+//! is recomputed from the world at each tick and at each hint, so a restart loses nothing.
 //!
-//! Bound: one tick, one metadata check and one hint per disk outstanding. Failure: while it is away, the last limits stay
-//! in force.
+//! Bound: one tick, one metadata check and one hint per disk outstanding. Failure: while it is away, the last limits
+//! stay in force.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,7 +4,8 @@
 //! LoopsSupervisor ── BackgroundLoop ×n
 //! ```
 //!
-//! **Restart rule.** One for one after a pause; what follows when they end too often is [`TooOften`], the starter's choice.
+//! **Restart rule.** One for one after a pause; what follows when they end too often is [`TooOften`], the starter's
+//! choice.
 //!
 //! **Mailboxes** hold the end of a loop, and one restart for each that ended.
 
@@ -34,8 +35,8 @@ pub enum TooOften {
     /// Each loop has a budget of its own, and one that used it up rests for [`REST`]: what it does piles up where it is
     /// durable, and a node that stopped would help nobody.
     Rest(RestartBudget),
-    /// All share one budget. The reason is told, and nothing is started any more: the node must stop. So it is told when the
-    /// supervisor itself ends.
+    /// All share one budget. The reason is told, and nothing is started any more: the node must stop. So it is told
+    /// when the supervisor itself ends.
     Fail(RestartBudget, Arc<dyn Fn(String) + Send + Sync>),
 }
 

@@ -1,7 +1,7 @@
 //! What the actors of a node share with each other and with the front ends.
 //!
-//! [`NodeShared`] outlives every actor: admission, the health that readiness shows, the totals of cleanup and scrub, and
-//! the current references of the children. [`NodeHandle`] is how the front ends reach it.
+//! [`NodeShared`] outlives every actor: admission, the health that readiness shows, the totals of cleanup and scrub,
+//! and the current references of the children. [`NodeHandle`] is how the front ends reach it.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -81,8 +81,8 @@ impl Mariadb {
         Self::start_in(Directory::new(), arguments)
     }
 
-    /// The same in memory, where there is room: the tables of a database take two seconds on a disk that flushes in some
-    /// milliseconds. What was written outlives kill -9 there too.
+    /// The same in memory, where there is room: the tables of a database take two seconds on a disk that flushes in
+    /// some milliseconds. What was written outlives kill -9 there too.
     ///
     /// # Panics
     /// When it does not serve.

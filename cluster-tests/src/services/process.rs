@@ -1,7 +1,7 @@
 //! A process that ends with the test that started it, whatever way that ends.
 //!
-//! A keeper beside it reads from a pipe that this process holds. When the pipe closes without a word, this process is gone
-//! (perhaps by kill -9), and the keeper kills what it keeps.
+//! A keeper beside it reads from a pipe that this process holds. When the pipe closes without a word, this process is
+//! gone (perhaps by kill -9), and the keeper kills what it keeps.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};

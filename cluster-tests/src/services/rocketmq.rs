@@ -1,7 +1,7 @@
 //! A real Apache RocketMQ 5: a name server and a broker on free ports in a temporary directory.
 //!
-//! The jars come from Maven Central: `cluster-tests/run` fetches them by `cluster-tests/rocketmq/pom.xml` into the target
-//! directory; [`INSTALL`] is the command. What keeps a broker small, and alone:
+//! The jars come from Maven Central: `cluster-tests/run` fetches them by `cluster-tests/rocketmq/pom.xml` into the
+//! target directory; [`INSTALL`] is the command. What keeps a broker small, and alone:
 //!
 //! | setting | why |
 //! |---|---|
@@ -157,16 +157,16 @@ impl RocketMq {
         service
     }
 
-    /// A broker that serves has not always been heard of yet: on a busy machine its first registration comes too late, and the
-    /// next one ten seconds later.
+    /// A broker that serves has not always been heard of yet: on a busy machine its first registration comes too late,
+    /// and the next one ten seconds later.
     fn wait_until_registered(&self) {
         wait_until("the name server knows the broker", START_PATIENCE, &self.log(), || {
             self.known_brokers().is_ok_and(|answer| answer.contains("broker-a"))
         });
     }
 
-    /// What the name server answers to `GET_BROKER_CLUSTER_INFO`. A frame is its length, the length of its head, the head as
-    /// JSON, and the body; lengths in four bytes, big-endian.
+    /// What the name server answers to `GET_BROKER_CLUSTER_INFO`. A frame is its length, the length of its head, the
+    /// head as JSON, and the body; lengths in four bytes, big-endian.
     fn known_brokers(&self) -> std::io::Result<String> {
         let head = br#"{"code":106,"language":"OTHER","version":0,"opaque":1,"flag":0}"#;
         let mut request = Vec::new();
@@ -269,8 +269,9 @@ pub struct Received {
     pub body: String,
 }
 
-/// The consumer of `docs/examples/events`, on RocketMQ's own client. That client looks every second for queues that it could
-/// read, not every twenty; but a topic that it did not find, or whose broker was gone, it looks for again half a minute later.
+/// The consumer of `docs/examples/events`, on RocketMQ's own client. That client looks every second for queues that it
+/// could read, not every twenty; but a topic that it did not find, or whose broker was gone, it looks for again half a
+/// minute later.
 #[derive(Debug)]
 pub struct JavaConsumer {
     _process: Process,

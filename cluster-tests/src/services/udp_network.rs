@@ -1,8 +1,8 @@
 //! The network between nodes that speak QUIC: a relay before each, and rules about who may reach whom.
 //!
-//! A node is told to advertise its relay's address. Packets that come to a relay are known by their source port, since a
-//! node sends all it sends from one socket: so each direction of each pair can be cut, also for connections that the other
-//! one opened.
+//! A node is told to advertise its relay's address. Packets that come to a relay are known by their source port, since
+//! a node sends all it sends from one socket: so each direction of each pair can be cut, also for connections that the
+//! other one opened.
 
 use std::collections::{HashMap, HashSet};
 use std::io;

@@ -1,5 +1,6 @@
-//! RocketMQ as operators run it, and as they do not want it: encrypted, and with a disk that is full. Each test has a broker of
-//! its own. By their names they begin before all others: one waits for a minute in which its broker does not look at its disk.
+//! RocketMQ as operators run it, and as they do not want it: encrypted, and with a disk that is full. Each test has a
+//! broker of its own. By their names they begin before all others: one waits for a minute in which its broker does not
+//! look at its disk.
 
 use std::fs::File;
 use std::io::Write as _;

@@ -1,5 +1,5 @@
-//! Events on a real Apache RocketMQ, read by its own Java client: every acknowledged change is told, in the order of its
-//! object, whatever dies in between.
+//! Events on a real Apache RocketMQ, read by its own Java client: every acknowledged change is told, in the order of
+//! its object, whatever dies in between.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -126,8 +126,8 @@ fn every_acknowledged_change_is_told_in_order_whatever_dies() {
 /// The hour of the promise, in seconds: what must not grow with it is the memory, and what must is the outbox.
 #[test]
 fn broker_that_is_gone_under_load_costs_no_memory_and_no_event() {
-    // Caches of metadata fill up in the first minute of writes, with a broker and without; 110 MiB were seen in 100 s, of which
-    // the last 40 added nothing.
+    // Caches of metadata fill up in the first minute of writes, with a broker and without; 110 MiB were seen in 100 s,
+    // of which the last 40 added nothing.
     const MEMORY_GROWTH_MAX: u64 = 160 << 20;
 
     // An hour by hand, where that is wanted.

@@ -1,8 +1,8 @@
 //! Who did what: a middleware that writes every change through the admin API down.
 //!
-//! The entry is written after the operation and before its answer, both on a task of their own: a client that goes away ends
-//! neither. If it cannot be written, the operation has happened all the same: that is logged and counted, with everything that
-//! the entry would have said.
+//! The entry is written after the operation and before its answer, both on a task of their own: a client that goes away
+//! ends neither. If it cannot be written, the operation has happened all the same: that is logged and counted, with
+//! everything that the entry would have said.
 
 use std::net::SocketAddr;
 use std::time::Duration;

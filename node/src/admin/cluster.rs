@@ -148,8 +148,8 @@ impl ClusterAdmin {
         reasons
     }
 
-    /// Shards that would have no write quorum, or lose the copy of a joiner, without this node, and without those that are
-    /// `silent` or about to stop.
+    /// Shards that would have no write quorum, or lose the copy of a joiner, without this node, and without those that
+    /// are `silent` or about to stop.
     pub(super) fn depend_on_me(&self, silent: &BTreeSet<NodeId>) -> Vec<ShardId> {
         let me = self.me();
         let map = self.shards();

@@ -1,5 +1,6 @@
 //! `/health/…` and `/metrics`: no token, no metadata, no disk; they answer from memory even when all else hangs. Only
-//! `/health/maintenance` of a node in a cluster asks metadata for repairs and other nodes for comparisons, with time limits.
+//! `/health/maintenance` of a node in a cluster asks metadata for repairs and other nodes for comparisons, with time
+//! limits.
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -42,7 +43,8 @@ pub(super) async fn live() -> &'static str {
 
 /// 200 when requests of all kinds are served, else 503; with the reasons.
 ///
-/// In a cluster also 503 while this node cannot prove its membership, is not registered, or some shard has no write quorum.
+/// In a cluster also 503 while this node cannot prove its membership, is not registered, or some shard has no write
+/// quorum.
 #[utoipa::path(
     get, path = "/health/ready", tag = "health", security(()),
     responses(
@@ -95,9 +97,9 @@ pub(super) fn tiers_down(tiers: &TierRegistry) -> Vec<Reason> {
 
 /// Whether this node may be stopped without losing availability.
 ///
-/// Of a node that runs alone nobody takes over the work, so the answer is 412 for as long as it serves requests. In a cluster
-/// it is 412 while some shard would have no write quorum without this node, copies and repairs are under way that need it, or
-/// the other members of its shards are not proven to hold the same.
+/// Of a node that runs alone nobody takes over the work, so the answer is 412 for as long as it serves requests. In a
+/// cluster it is 412 while some shard would have no write quorum without this node, copies and repairs are under way
+/// that need it, or the other members of its shards are not proven to hold the same.
 #[utoipa::path(
     get, path = "/health/maintenance", tag = "health", security(()),
     responses(
@@ -140,8 +142,8 @@ async fn in_cluster(state: &AdminState, cluster: &ClusterAdmin) -> Maintenance {
     }
 }
 
-/// Whether the other members are known to have what this node has. A disk that was replaced takes part in quorums at once,
-/// and what was on it is on fewer disks than the map says until a comparison has found no difference.
+/// Whether the other members are known to have what this node has. A disk that was replaced takes part in quorums at
+/// once, and what was on it is on fewer disks than the map says until a comparison has found no difference.
 fn proven(unproven: &[ShardId]) -> Maintenance {
     if unproven.is_empty() {
         let message = "every shard keeps its write quorum without this node".into();

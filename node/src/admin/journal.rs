@@ -169,8 +169,8 @@ pub(super) async fn dead_requeue(
 ) -> Result<Json<DeadLetter>, ApiError> {
     let letter = state.journal.dead_letter(number).await?;
     let (topic, message) = state.journal.dead_message(number).await?;
-    // Under its own id, so that a message that fails once more is not kept twice. Whoever was not told that it is published
-    // keeps it: consumers bear repetitions.
+    // Under its own id, so that a message that fails once more is not kept twice. Whoever was not told that it is
+    // published keeps it: consumers bear repetitions.
     let published = state.events.bus.publish(topic, &message, Instant::now() + PUBLISH_MAX).await;
     published.map_err(|error| ApiError::unavailable(format!("{error}; the message stays where it is")))?;
     match state.journal.discard(number).await {

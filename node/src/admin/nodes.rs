@@ -272,8 +272,9 @@ pub(super) async fn remove(
     let wanted =
         wanted.ok_or_else(|| ApiError::new(ErrorCode::NotFound, format!("node {node} is not in the layout")))?;
     let status = drain_of(&state, cluster, node, wanted.draining).await;
-    // What a node that is not here still has on its disks nobody needs, once no shard names it: each shard left it only after
-    // others had verified their copies. But for what writes missed elsewhere: that waits as repairs of other nodes.
+    // What a node that is not here still has on its disks nobody needs, once no shard names it: each shard left it only
+    // after others had verified their copies. But for what writes missed elsewhere: that waits as repairs of other
+    // nodes.
     let is_gone = status.draining && status.shards_left == 0 && !cluster.view.is_alive(node) && cluster.all_placed();
     let waits = |backlog: BTreeMap<NodeId, u64>| backlog.iter().any(|(other, count)| *other != node && *count > 0);
     let is_needed = is_gone && backlog(&state).await.is_none_or(waits);

@@ -26,8 +26,8 @@ pub(super) struct Which {
     version_id: Option<String>,
 }
 
-/// An object with its chunks, and which node has each of them: every node that should is asked. Of an object in a cold tier the
-/// tier is told instead, and who has the chunk that says where in it the bytes are.
+/// An object with its chunks, and which node has each of them: every node that should is asked. Of an object in a cold
+/// tier the tier is told instead, and who has the chunk that says where in it the bytes are.
 #[utoipa::path(
     get, path = "/v1/objects/{bucket}/{key}", tag = "objects", operation_id = "stat_object",
     params(

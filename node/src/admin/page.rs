@@ -1,5 +1,5 @@
-//! Lists by pages: how they are asked for, and how they are answered. A page says with `next` where the one behind it begins, and
-//! is asked for it with `after`.
+//! Lists by pages: how they are asked for, and how they are answered. A page says with `next` where the one behind it
+//! begins, and is asked for it with `after`.
 
 use std::fmt::Display;
 use std::str::FromStr;

@@ -28,8 +28,8 @@ pub(super) fn kind_of(method: &Method) -> JobKind {
     if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) { JobKind::Read } else { JobKind::Write }
 }
 
-/// Whether a request that is no read stores no object's bytes, whatever it announces: it deletes, or it completes an upload whose
-/// parts are there.
+/// Whether a request that is no read stores no object's bytes, whatever it announces: it deletes, or it completes an
+/// upload whose parts are there.
 pub(super) fn stores_nothing<B>(request: &Request<B>) -> bool {
     let asks_for = |name: &str| {
         let query = request.uri().query().unwrap_or_default();
@@ -42,8 +42,9 @@ pub(super) fn stores_nothing<B>(request: &Request<B>) -> bool {
     }
 }
 
-/// How many bytes the body announces, and all there can be for a body that comes in pieces without announcement (S3 takes
-/// XML that way). What a framing carries is asked of framed bodies only: any other could say that it carries nothing.
+/// How many bytes the body announces, and all there can be for a body that comes in pieces without announcement (S3
+/// takes XML that way). What a framing carries is asked of framed bodies only: any other could say that it carries
+/// nothing.
 pub(super) fn announced_bytes(headers: &HeaderMap) -> u64 {
     let number = |name: &HeaderName| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
     let without = if headers.contains_key(TRANSFER_ENCODING) { u64::MAX } else { 0 };

@@ -1,7 +1,7 @@
 //! What makes a node one of a cluster: what it agrees on with the others, the way to them, and the actors between.
 //!
-//! The parts are the same whatever stands behind the ports: ZooKeeper, MySQL and QUIC ([`super::zookeeper`]), or what the
-//! nodes of one process share ([`super::dev`]).
+//! The parts are the same whatever stands behind the ports: ZooKeeper, MySQL and QUIC ([`super::zookeeper`]), or what
+//! the nodes of one process share ([`super::dev`]).
 //!
 //! Here a node takes its place; `registration` lets the others know of it, `writers` asks them what they are writing.
 
@@ -127,7 +127,8 @@ pub(super) struct JointParts {
 pub(super) fn join_up(parts: JointParts) -> anyhow::Result<Joint> {
     let JointParts { me, ports, local, disks, findings, clock, reporter, buffers_bytes } = parts;
     let ClusterPorts { identity, coordination, locks, metadata, cache, transport, .. } = ports;
-    // Peers may ask from here on, and clean-up begins: a predecessor's registration, which is there still, is not this process's.
+    // Peers may ask from here on, and clean-up begins: a predecessor's registration, which is there still, is not this
+    // process's.
     coordination.ownership().require_registration();
     let view = ClusterView::new(
         me,

@@ -37,12 +37,13 @@ pub struct Enrolled {
     pub node: NodeId,
 }
 
-/// Makes a cluster, with this node as its first: certificate authority and secret in the data directory, then the identity
-/// in ZooKeeper. A crash in between leaves a data directory whose cluster does not exist yet; the next try makes that one.
+/// Makes a cluster, with this node as its first: certificate authority and secret in the data directory, then the
+/// identity in ZooKeeper. A crash in between leaves a data directory whose cluster does not exist yet; the next try
+/// makes that one.
 ///
 /// # Errors
-/// When the node holds data or belongs to another cluster, when the place in ZooKeeper is taken, when a service cannot be
-/// reached.
+/// When the node holds data or belongs to another cluster, when the place in ZooKeeper is taken, when a service cannot
+/// be reached.
 pub async fn init(config: &Config, shards: u32, replicas: u32) -> anyhow::Result<Enrolled> {
     need_cluster(config)?;
     if !(1..=SHARD_COUNT_MAX).contains(&shards) {
@@ -93,7 +94,8 @@ pub async fn init(config: &Config, shards: u32, replicas: u32) -> anyhow::Result
 /// Makes this node one of the cluster that the token is of.
 ///
 /// # Errors
-/// When the node holds data or belongs to another cluster; when the token is not good, or whoever made it cannot be reached.
+/// When the node holds data or belongs to another cluster; when the token is not good, or whoever made it cannot be
+/// reached.
 pub async fn join(config: &Config, token: &str) -> anyhow::Result<Enrolled> {
     need_cluster(config)?;
     let data_dir = DataDir::open(&config.node.data_dir)?;

@@ -110,8 +110,8 @@ impl DataDir {
         }
     }
 
-    /// A tool begins to fill the metadata. Until [`Self::end_filling`] no node starts here: it would take the chunks of all that is
-    /// not in them yet for left over, and delete them.
+    /// A tool begins to fill the metadata. Until [`Self::end_filling`] no node starts here: it would take the chunks of
+    /// all that is not in them yet for left over, and delete them.
     ///
     /// # Errors
     /// When that cannot be written down.

@@ -1,7 +1,7 @@
 //! A cluster in one process, for trying it out: `holdfast dev --nodes N`.
 //!
-//! Each node is assembled as always, on ports and in a directory of its own. What they agree on is in memory, their peers
-//! are a call away, and they share one SQLite store.
+//! Each node is assembled as always, on ports and in a directory of its own. What they agree on is in memory, their
+//! peers are a call away, and they share one SQLite store.
 //!
 //! | path | what |
 //! |---|---|
@@ -9,9 +9,9 @@
 //! | `<data_dir>/dev-cluster/metadata.sqlite` | metadata of all nodes |
 //! | `<data_dir>/dev-cluster/node-1` … | the nodes' data directories |
 //!
-//! The coordination service of a process remembers nothing, so the next start puts back what was written. A crash can lose
-//! the last changes of it; epochs therefore begin a thousand higher, which is more than can have been missed, and the
-//! metadata never holds a later one.
+//! The coordination service of a process remembers nothing, so the next start puts back what was written. A crash can
+//! lose the last changes of it; epochs therefore begin a thousand higher, which is more than can have been missed, and
+//! the metadata never holds a later one.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -184,8 +184,8 @@ impl DevCluster {
         self.shared.cluster.participant()
     }
 
-    /// Cuts one node off without a goodbye to anybody. What a crash would free at once is freed a moment later, when its
-    /// last task has ended.
+    /// Cuts one node off without a goodbye to anybody. What a crash would free at once is freed a moment later, when
+    /// its last task has ended.
     pub fn crash(&mut self, at: usize) {
         self.nodes[at] = None;
     }

@@ -29,8 +29,8 @@ pub(super) struct RunningEvents {
 }
 
 impl RunningEvents {
-    /// Starts the relay where somebody is told of changes, and the loops that consume. RocketMQ need not be there: what is to be
-    /// published waits for it. A node that tells nobody takes nothing out of the outbox: others may.
+    /// Starts the relay where somebody is told of changes, and the loops that consume. RocketMQ need not be there: what
+    /// is to be published waits for it. A node that tells nobody takes nothing out of the outbox: others may.
     ///
     /// # Errors
     /// When the actors cannot be started.

@@ -1,9 +1,10 @@
 //! Which directories were disks of this node, so that one that is not mounted is not taken for an empty one.
 //!
-//! An empty directory of the configuration becomes a disk. If it is the place where a disk is usually mounted, what is written
-//! there lies on another file system, and is hidden when the disk is mounted again. So a node remembers its disks, in `disks.known`
-//! of its data directory, and refuses to start where one is gone, unless a file in the directory says that an empty disk took
-//! its place. The file can only be made where the disk is mounted, or where an operator means it.
+//! An empty directory of the configuration becomes a disk. If it is the place where a disk is usually mounted, what is
+//! written there lies on another file system, and is hidden when the disk is mounted again. So a node remembers its
+//! disks, in `disks.known` of its data directory, and refuses to start where one is gone, unless a file in the
+//! directory says that an empty disk took its place. The file can only be made where the disk is mounted, or where an
+//! operator means it.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -14,7 +14,8 @@ use holdfast_actors::service::loops::{self, LoopSpec, LoopsHandle, TooOften};
 
 use crate::config::Config;
 
-/// Parts of a day that the loop holds still after the start, and after a leap of the clock: a quarter of an hour of a real day.
+/// Parts of a day that the loop holds still after the start, and after a leap of the clock: a quarter of an hour of a
+/// real day.
 const HOLD_PARTS: u32 = 96;
 
 /// Parts of a day after which noted reads are written away: a minute of a real day.
@@ -39,7 +40,8 @@ pub(super) struct LifecycleStart {
     pub(super) node_name: String,
 }
 
-/// Starts them. Where rules are not carried out, reads are noted all the same: others may go by them. Gives where to note them.
+/// Starts them. Where rules are not carried out, reads are noted all the same: others may go by them. Gives where to
+/// note them.
 ///
 /// # Errors
 /// When the actor cannot be started.

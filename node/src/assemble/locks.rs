@@ -31,8 +31,8 @@ pub(super) fn redis(config: &RedisConfig) -> anyhow::Result<Redis> {
     Redis::open(&options).with_context(|| format!("redis.url {}", config.url))
 }
 
-/// The locks that the configuration chooses; `auto` are those that `automatic` makes. `cluster` keeps clusters that share a
-/// server apart.
+/// The locks that the configuration chooses; `auto` are those that `automatic` makes. `cluster` keeps clusters that
+/// share a server apart.
 ///
 /// # Errors
 /// Those of [`redis()`].

@@ -23,7 +23,8 @@ use super::transport::Served;
 use crate::admin::Pair;
 use crate::http::server::HttpServer;
 
-/// A node that serves requests. [`RunningNode::shutdown`] ends it cleanly; dropping it cuts everything off, as a crash would.
+/// A node that serves requests. [`RunningNode::shutdown`] ends it cleanly; dropping it cuts everything off, as a crash
+/// would.
 pub struct RunningNode {
     pub(super) id: NodeId,
     pub(super) s3_addr: SocketAddr,
@@ -116,8 +117,8 @@ impl RunningNode {
         [ChildKind::Ingest, ChildKind::Cleanup].into_iter().chain(disks).collect()
     }
 
-    /// Resolves when the actors have given up, or the cluster refuses the node for good, with the reason: the node must be
-    /// stopped.
+    /// Resolves when the actors have given up, or the cluster refuses the node for good, with the reason: the node must
+    /// be stopped.
     pub async fn failed(&self) -> String {
         match &self.cluster {
             None => self.actors.failed().await,
@@ -128,8 +129,8 @@ impl RunningNode {
         }
     }
 
-    /// Stops cleanly; see the module's page for the order. Takes at most the configured time for requests to end, and some
-    /// seconds for each other step.
+    /// Stops cleanly; see the module's page for the order. Takes at most the configured time for requests to end, and
+    /// some seconds for each other step.
     pub async fn shutdown(self) {
         let Self {
             actors,

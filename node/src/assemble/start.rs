@@ -1,13 +1,14 @@
 //! The start of a node; the order is on the page of the [parent](super).
 //!
-//! Three steps: [`open()`] opens what is here, takes the node's place and starts its actors, [`register`] lets the others know of
-//! it, [`serve`] begins to serve. What each part is given stands in `wiring`.
+//! Three steps: [`open()`] opens what is here, takes the node's place and starts its actors, [`register`] lets the
+//! others know of it, [`serve`] begins to serve. What each part is given stands in `wiring`.
 //!
-//! **Order of bindings.** A step that fails is left by `?`, and nearly all that was begun ends by being dropped: bindings in the
-//! reverse of their order, fields of a struct in theirs, which are so written from the last one made to the first. Whatever works
-//! on something else ends before that: loops before the ports that they use, peers are served no more before the disks are let go
-//! of, then the admin API ends, and nearly at last the data directory is unlocked. So a new binding belongs behind all that it uses,
-//! and a new field before. What does not end by being dropped is in [`Begun`].
+//! **Order of bindings.** A step that fails is left by `?`, and nearly all that was begun ends by being dropped:
+//! bindings in the reverse of their order, fields of a struct in theirs, which are so written from the last one made to
+//! the first. Whatever works on something else ends before that: loops before the ports that they use, peers are served
+//! no more before the disks are let go of, then the admin API ends, and nearly at last the data directory is unlocked.
+//! So a new binding belongs behind all that it uses, and a new field before. What does not end by being dropped is in
+//! [`Begun`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

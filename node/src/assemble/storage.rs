@@ -72,7 +72,8 @@ pub(super) struct Storage {
     pub(super) rings: Option<Arc<BufferPool>>,
 }
 
-/// Opens every disk, as those of the node whose data directory it is, in `cluster`; what is found damaged goes to `on_finding`.
+/// Opens every disk, as those of the node whose data directory it is, in `cluster`; what is found damaged goes to
+/// `on_finding`.
 pub(super) async fn open_disks(
     config: &Config,
     cluster: [u8; 16],
@@ -176,7 +177,8 @@ fn foreign(place: &str, found: ClusterId, cluster: ClusterId) -> anyhow::Error {
     )
 }
 
-/// Whether anybody ever worked with this metadata: a database that was lost or confused with another has not even users.
+/// Whether anybody ever worked with this metadata: a database that was lost or confused with another has not even
+/// users.
 ///
 /// # Errors
 /// Those of metadata.

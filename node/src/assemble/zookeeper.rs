@@ -115,8 +115,8 @@ fn cache_options(config: &Config) -> anyhow::Result<Option<RedisCacheOptions>> {
     Ok(Some(options))
 }
 
-/// Sees to it that no node finds in the cache what is older than what a tool has just written past it. Whether there is a cache
-/// the cluster knows, not the configuration of the one node that the tool runs for.
+/// Sees to it that no node finds in the cache what is older than what a tool has just written past it. Whether there is
+/// a cache the cluster knows, not the configuration of the one node that the tool runs for.
 ///
 /// # Errors
 /// When the coordination service does not answer, or not every node has seen it; the writing is done then.
@@ -133,8 +133,8 @@ pub(super) async fn invalidate_cache(config: &Config) -> anyhow::Result<()> {
     )
 }
 
-/// Refuses while nodes of the cluster run, or another tool fills its metadata. What was killed counts until its session is over, and
-/// is waited for. `node` is what the others see. `None`: a node that runs alone has nobody else.
+/// Refuses while nodes of the cluster run, or another tool fills its metadata. What was killed counts until its session
+/// is over, and is waited for. `node` is what the others see. `None`: a node that runs alone has nobody else.
 ///
 /// # Errors
 /// When one runs; when the coordination service does not answer.

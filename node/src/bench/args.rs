@@ -89,12 +89,12 @@ pub(super) struct LoadArgs {
     /// For how long to run before measuring.
     #[arg(long, value_parser = parse_duration, default_value = "2s")]
     pub(super) warmup: Duration,
-    /// Objects to write before `get`, `head`, `list` and `mixed` (default: 256 MiB of them, 16 to 1,024 for each size). With
-    /// `put`: overwrite this many keys in turn rather than write new ones.
+    /// Objects to write before `get`, `head`, `list` and `mixed` (default: 256 MiB of them, 16 to 1,024 for each size).
+    /// With `put`: overwrite this many keys in turn rather than write new ones.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub(super) objects: Option<u64>,
-    /// How unevenly `get`, `head` and `mixed` choose objects: the exponent of a Zipf distribution. 0 chooses all alike, 0.99 is
-    /// what many caches see.
+    /// How unevenly `get`, `head` and `mixed` choose objects: the exponent of a Zipf distribution. 0 chooses all alike,
+    /// 0.99 is what many caches see.
     #[arg(long, default_value_t = 0.0)]
     pub(super) zipf: f64,
     /// Do not write the objects first: they are there, from `--keep` or `bench files`, with the same prefix and seed.

@@ -1,7 +1,7 @@
 //! The baseline that durable PUTs are measured against: the same hyper, writing through `tokio::fs`.
 //!
-//! A PUT's body goes frame by frame into a new file with `tokio::fs`, is made durable with one fdatasync, and the file is
-//! removed before the answer. No signature, no checksum, no metadata: what remains is what writing itself costs.
+//! A PUT's body goes frame by frame into a new file with `tokio::fs`, is made durable with one fdatasync, and the file
+//! is removed before the answer. No signature, no checksum, no metadata: what remains is what writing itself costs.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
 //! What the objects hold, and how what was read is checked.
 //!
-//! The content of an object follows from its key and the seed alone, so nothing has to be remembered in order to check a
-//! GET: it is one pseudo-random pattern read in a circle from a place that the key decides. Sending it copies nothing
-//! (bodies are slices of the pattern), and checking it is a `memcmp`, so a client that checks costs hardly more than one
-//! that discards. The period is a prime: a block that a server put at another block's place never happens to match.
+//! The content of an object follows from its key and the seed alone, so nothing has to be remembered in order to check
+//! a GET: it is one pseudo-random pattern read in a circle from a place that the key decides. Sending it copies nothing
+//! (bodies are slices of the pattern), and checking it is a `memcmp`, so a client that checks costs hardly more than
+//! one that discards. The period is a prime: a block that a server put at another block's place never happens to match.
 
 use std::convert::Infallible;
 use std::io;

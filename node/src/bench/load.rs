@@ -1,12 +1,13 @@
 //! Runs a workload: fill, warm up, measure, clean up.
 //!
 //! Workers live on the client's own threads, each with a current-thread runtime, so that a request costs the client as
-//! little as possible; the coordinator (this module's `run`) stays on the caller's runtime. All of them meet at barriers
-//! between the phases. What is measured lies between two of them: each request that began while measuring is finished and
-//! counted, so that the server's CPU seconds and the counts belong to the same requests.
+//! little as possible; the coordinator (this module's `run`) stays on the caller's runtime. All of them meet at
+//! barriers between the phases. What is measured lies between two of them: each request that began while measuring is
+//! finished and counted, so that the server's CPU seconds and the counts belong to the same requests.
 //!
 //! The loop is closed: a worker sends its next request when the last one is answered, so a slow server is asked less.
-//! Each phase ends by itself: filling and cleaning have their keys, warming up and measuring a time, each request a limit.
+//! Each phase ends by itself: filling and cleaning have their keys, warming up and measuring a time, each request a
+//! limit.
 
 use std::process::ExitCode;
 use std::sync::Arc;

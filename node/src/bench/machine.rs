@@ -1,6 +1,7 @@
 //! What the machine itself can do: the limits that results are told as ratios of.
 //!
-//! Everything is plain blocking code on one thread unless said otherwise, so that it shows the machine and not a runtime.
+//! Everything is plain blocking code on one thread unless said otherwise, so that it shows the machine and not a
+//! runtime.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};

@@ -1,7 +1,7 @@
 //! What a run does: which keys there are, and what the next request is.
 //!
-//! Keys follow from the plan, so that filling, reading, checking and cleaning up need no list of them: filled objects are
-//! `<prefix><size>/<n>`, objects that worker `w` wrote while measuring are `<prefix>w<w>/<n>-<size>`.
+//! Keys follow from the plan, so that filling, reading, checking and cleaning up need no list of them: filled objects
+//! are `<prefix><size>/<n>`, objects that worker `w` wrote while measuring are `<prefix>w<w>/<n>-<size>`.
 
 use std::collections::VecDeque;
 

@@ -1,9 +1,9 @@
 //! Digests of shards that are asked for at about the same time, made in one walk over the index.
 //!
-//! A walk visits every chunk of the node, whichever shard it is for: seconds for a hundred million. Several nodes ask, each for
-//! several shards at once, and with a walk for each the last one would wait longer than a peer waits for an answer. So whoever
-//! asks while a walk is under way waits for the next one, which is for all that wait by then. Not for the one under way: that may
-//! have passed what was stored before the question.
+//! A walk visits every chunk of the node, whichever shard it is for: seconds for a hundred million. Several nodes ask,
+//! each for several shards at once, and with a walk for each the last one would wait longer than a peer waits for an
+//! answer. So whoever asks while a walk is under way waits for the next one, which is for all that wait by then. Not
+//! for the one under way: that may have passed what was stored before the question.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -33,8 +33,8 @@ struct Wanted {
 }
 
 impl Digests {
-    /// The digest of a shard. `walk` is given the digests of some shards, empty, and adds each chunk to that of its shard if it is
-    /// there. Blocks the thread.
+    /// The digest of a shard. `walk` is given the digests of some shards, empty, and adds each chunk to that of its
+    /// shard if it is there. Blocks the thread.
     pub(super) fn of(
         &self,
         shard: ShardId,

@@ -1,10 +1,11 @@
 //! A chunk store that knows which contents are being written.
 //!
-//! The walk for orphans deletes chunks that metadata does not know. A write in flight has such chunks too, so each content
-//! is reported to [`InFlightWrites`] before its first chunk exists, and again with each further chunk. What keeps a content
-//! young is therefore its last new chunk, and the time that one chunk may take is limited here: the window of
-//! `InFlightWrites` is longer, by configuration, than that limit and a commit together. On a node that runs alone whoever writes
-//! also says when it is over, which may be long after the last chunk: what comes back from a tier is read before its commit.
+//! The walk for orphans deletes chunks that metadata does not know. A write in flight has such chunks too, so each
+//! content is reported to [`InFlightWrites`] before its first chunk exists, and again with each further chunk. What
+//! keeps a content young is therefore its last new chunk, and the time that one chunk may take is limited here: the
+//! window of `InFlightWrites` is longer, by configuration, than that limit and a commit together. On a node that runs
+//! alone whoever writes also says when it is over, which may be long after the last chunk: what comes back from a tier
+//! is read before its commit.
 
 use std::ops::Range;
 use std::sync::Arc;

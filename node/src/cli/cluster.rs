@@ -1,7 +1,7 @@
 //! `holdfast cluster …`
 //!
-//! `status` and `join-token` are clients of a running node. The others work on the files of a node that is stopped, since
-//! there is no cluster, or no metadata, that a node could run with yet.
+//! `status` and `join-token` are clients of a running node. The others work on the files of a node that is stopped,
+//! since there is no cluster, or no metadata, that a node could run with yet.
 
 use std::io::{IsTerminal, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -162,8 +162,8 @@ pub(super) struct RebuildArgs {
     /// Go on where buckets exist already, as on the second node of a cluster.
     #[arg(long)]
     add: bool,
-    /// Make objects of all multipart uploads whose parts are there from the first on, also of those that nobody had completed:
-    /// labels do not tell which were. Only at the end, on the last node, when all parts have been found.
+    /// Make objects of all multipart uploads whose parts are there from the first on, also of those that nobody had
+    /// completed: labels do not tell which were. Only at the end, on the last node, when all parts have been found.
     #[arg(long, conflicts_with = "dry_run")]
     complete_uploads: bool,
     /// Bring back also what has no end, as far as it is there and nothing else has its name: writes that broke off, and

@@ -18,8 +18,8 @@ pub(super) enum ConfigCommand {
         #[command(flatten)]
         config: ConfigArgs,
     },
-    /// Print the values in force, from file, environment and defaults. There are no secrets in a configuration, only the
-    /// names of files that hold them.
+    /// Print the values in force, from file, environment and defaults. There are no secrets in a configuration, only
+    /// the names of files that hold them.
     Show {
         #[command(flatten)]
         config: ConfigArgs,

@@ -80,8 +80,8 @@ pub(super) struct NewKeyArgs {
     /// The public half of a given pair.
     #[arg(long, env = "HOLDFAST_ACCESS_KEY", requires = "secret")]
     access_key: Option<String>,
-    /// The secret half of a given pair. Everybody on this machine can read it here, in the list of processes: better use
-    /// --secret-key-file, or the variable.
+    /// The secret half of a given pair. Everybody on this machine can read it here, in the list of processes: better
+    /// use --secret-key-file, or the variable.
     #[arg(long, env = "HOLDFAST_SECRET_KEY", hide_env_values = true, requires = "access_key", group = "secret")]
     secret_key: Option<String>,
     /// A file of mode 0600 that holds the secret half; - is standard input.

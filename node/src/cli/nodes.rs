@@ -37,7 +37,8 @@ Examples:
         #[command(flatten)]
         client: ClientArgs,
     },
-    /// Take a node out of the layout. Drained before, it costs nothing; else its shards are rebuilt on the others first.
+    /// Take a node out of the layout. Drained before, it costs nothing; else its shards are rebuilt on the others
+    /// first.
     #[command(after_help = "Examples:
   holdfast node drain 5f3a --wait && holdfast node remove 5f3a
   holdfast node remove 5f3a --force     a node that will never come back")]

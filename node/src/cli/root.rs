@@ -21,8 +21,8 @@ pub(super) enum RootCommand {
         /// The public half of a given pair.
         #[arg(long, env = "HOLDFAST_ROOT_ACCESS_KEY", requires = "secret")]
         access_key: Option<String>,
-        /// The secret half of a given pair. Everybody on this machine can read it here, in the list of processes: better use
-        /// --secret-key-file, or the variable.
+        /// The secret half of a given pair. Everybody on this machine can read it here, in the list of processes:
+        /// better use --secret-key-file, or the variable.
         #[arg(
             long,
             env = "HOLDFAST_ROOT_SECRET_KEY",

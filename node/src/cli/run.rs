@@ -89,8 +89,8 @@ pub(super) fn control_runtime() -> std::io::Result<Runtime> {
         .build()
 }
 
-/// Runs a node to its end on `runtime`, and does not wait for long for what it left behind: a call of the system that does not
-/// return, such as one on a file server that is gone, must not keep a process that was asked to end.
+/// Runs a node to its end on `runtime`, and does not wait for long for what it left behind: a call of the system that
+/// does not return, such as one on a file server that is gone, must not keep a process that was asked to end.
 pub(super) fn to_the_end<T>(runtime: Runtime, node: impl Future<Output = T>) -> T {
     let ended = runtime.block_on(node);
     runtime.shutdown_timeout(LEFT_BEHIND_MAX);
@@ -246,8 +246,8 @@ async fn run_until_signal(node: Running, config: &Config, signals: Signals) -> C
     }
 }
 
-/// Resolves when the end was asked for twice, `requests` times of them before. Who only hung up, and a node that stops by
-/// itself, asked for nothing yet.
+/// Resolves when the end was asked for twice, `requests` times of them before. Who only hung up, and a node that stops
+/// by itself, asked for nothing yet.
 async fn insisted(requests: u32, mut asked: impl AsyncFnMut()) {
     for _ in requests..2 {
         asked().await;

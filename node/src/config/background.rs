@@ -10,7 +10,8 @@ use super::{Bytes, Span};
 pub struct CleanupConfig {
     /// Time from the last dereference of a content to the deletion of its chunks. Longer than a download takes.
     pub grace: Span,
-    /// Time after which a chunk that nothing refers to is taken for left over. Chunks from before a restart need not wait.
+    /// Time after which a chunk that nothing refers to is taken for left over. Chunks from before a restart need not
+    /// wait.
     pub orphan_age: Span,
     /// Age at which an unfinished multipart upload is aborted; 0 keeps them for ever.
     pub stale_upload_age: Span,
@@ -54,7 +55,8 @@ impl Default for LifecycleConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TieringConfig {
-    /// Whether this node moves objects to and from cold tiers, and deletes what lies there for nothing. It reads from them anyway.
+    /// Whether this node moves objects to and from cold tiers, and deletes what lies there for nothing. It reads from
+    /// them anyway.
     pub enabled: bool,
     /// Moves of each tier that this node has in work at once.
     pub moves_per_tier: u32,

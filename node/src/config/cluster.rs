@@ -72,8 +72,8 @@ impl ClusterConfig {
         Some((servers, chroot))
     }
 
-    /// A pause that is `usual` with the default session, and shorter in proportion with a shorter one: whoever wants a lost node
-    /// noticed soon wants the rest soon, too. A longer session makes no pause longer.
+    /// A pause that is `usual` with the default session, and shorter in proportion with a shorter one: whoever wants a
+    /// lost node noticed soon wants the rest soon, too. A longer session makes no pause longer.
     pub fn in_proportion(&self, usual: Duration) -> Duration {
         let default = Self::default().session_timeout.duration();
         let session = self.session_timeout.duration().min(default);
@@ -99,8 +99,8 @@ pub struct MetadataConfig {
     pub connections: u32,
 }
 
-/// Connections that all nodes have together, as long as none has fewer than [`CONNECTIONS_MIN`]. With 32 prepared statements each
-/// they stay below the 16,382 that a server keeps by default.
+/// Connections that all nodes have together, as long as none has fewer than [`CONNECTIONS_MIN`]. With 32 prepared
+/// statements each they stay below the 16,382 that a server keeps by default.
 const CONNECTIONS_OF_ALL: usize = 500;
 /// The fewest that are chosen for a node: four commit, one walks for orphans, the others are for requests.
 const CONNECTIONS_MIN: usize = 8;
@@ -127,8 +127,8 @@ impl Default for MetadataConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CacheConfig {
-    /// `redis://user@host:port`, or `redis+sentinel://user@host:port,host:port/name`; `rediss` for TLS. Only for a cluster, and
-    /// the same on all its nodes. Empty: no cache.
+    /// `redis://user@host:port`, or `redis+sentinel://user@host:port,host:port/name`; `rediss` for TLS. Only for a
+    /// cluster, and the same on all its nodes. Empty: no cache.
     pub redis: String,
     /// File with that user's password.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -185,7 +185,8 @@ pub enum MetadataTls {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisConfig {
-    /// `redis://host:port/database`, or `rediss://…` for TLS. Only for `locks.backend = "redis"`; the cache has `cache.redis`.
+    /// `redis://host:port/database`, or `rediss://…` for TLS. Only for `locks.backend = "redis"`; the cache has
+    /// `cache.redis`.
     pub url: String,
     /// The ACL user. Default: the server's default user.
     #[serde(skip_serializing_if = "Option::is_none")]

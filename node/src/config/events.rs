@@ -10,7 +10,8 @@ use super::Span;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventsConfig {
-    /// Name servers of RocketMQ: `host:port,host:port`. Empty: changes of objects are told to nobody. The same on all nodes.
+    /// Name servers of RocketMQ: `host:port,host:port`. Empty: changes of objects are told to nobody. The same on all
+    /// nodes.
     pub rocketmq: String,
     /// User of RocketMQ's ACL.
     #[serde(skip_serializing_if = "Option::is_none")]

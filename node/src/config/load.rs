@@ -91,7 +91,8 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
 }
 
-/// Reads `file` (or the first of the usual places that exists), then `environment`, then `overrides`, and checks the result.
+/// Reads `file` (or the first of the usual places that exists), then `environment`, then `overrides`, and checks the
+/// result.
 ///
 /// # Errors
 /// Every fault found, in order; syntax errors come alone.

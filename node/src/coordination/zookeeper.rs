@@ -75,7 +75,8 @@ impl ZookeeperCoordination {
         Ok(coordination)
     }
 
-    /// Waits until the channels show what is there in the present session. Until then they show what was there in an earlier one.
+    /// Waits until the channels show what is there in the present session. Until then they show what was there in an
+    /// earlier one.
     async fn mirrored(&self) -> CoordinationResult<()> {
         let session = self.shared.client()?.session_id().0;
         let mut complete = self.shared.views.complete_in.subscribe();

@@ -1,9 +1,9 @@
 //! [`RocketMqEventBus`]: the `EventBus` on Apache RocketMQ 5.
 //!
-//! It speaks the remoting protocol with name servers and brokers directly ([`wire`]); docs/adr says why. Published messages go
-//! to the queue of their order key, many in a request ([`publish`]), and are acknowledged by the broker; its flush and
-//! replication policies decide what that is worth. Groups consume by *pop*: the broker keeps who has which message and
-//! for how long, so that nodes share a group without knowing of each other.
+//! It speaks the remoting protocol with name servers and brokers directly ([`wire`]); docs/adr says why. Published
+//! messages go to the queue of their order key, many in a request ([`publish`]), and are acknowledged by the broker;
+//! its flush and replication policies decide what that is worth. Groups consume by *pop*: the broker keeps who has
+//! which message and for how long, so that nodes share a group without knowing of each other.
 //!
 //! | port | RocketMQ |
 //! |---|---|
@@ -12,8 +12,8 @@
 //! | lease | invisible time |
 //! | attempt | times consumed, and one |
 //!
-//! A broker gives a message of a group up after its own number of retries (16 by default; it moves to `%DLQ%<group>`), so a
-//! consumer gives up before that.
+//! A broker gives a message of a group up after its own number of retries (16 by default; it moves to `%DLQ%<group>`),
+//! so a consumer gives up before that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

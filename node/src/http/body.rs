@@ -37,8 +37,8 @@ impl BodyEnd {
     }
 }
 
-/// The body of a request. Ends with [`BodyError::TooSlow`] when the client falls below the pace; the connection is closed
-/// after the answer, since the rest of the body is still to come.
+/// The body of a request. Ends with [`BodyError::TooSlow`] when the client falls below the pace; the connection is
+/// closed after the answer, since the rest of the body is still to come.
 pub struct RequestBody {
     inner: Incoming,
     guard: PaceGuard,

@@ -1,15 +1,16 @@
 //! One connection as hyper sees it: reads and writes of a socket, where writing knows mapped segments.
 //!
-//! hyper hands over response heads and body slices as they are. A slice above [`COPY_MAX`] that lies in a mapped segment
-//! leaves by splice, to its end; everything else is written by `sendmsg`, which copies, and is counted in
-//! `holdfast_http_copied_bytes_total`. If hyper ever copied a body before it came here, only that counter would show it.
+//! hyper hands over response heads and body slices as they are. A slice above [`COPY_MAX`] that lies in a mapped
+//! segment leaves by splice, to its end; everything else is written by `sendmsg`, which copies, and is counted in
+//! `holdfast_http_copied_bytes_total`. If hyper ever copied a body before it came here, only that counter would show
+//! it.
 //!
-//! **No page fault on this thread.** A mapped slice is sent only when it is resident and verified. What was evicted since the
-//! engine lent it is first brought back, verified, by the mapping's hook; if that fails (the data is corrupt) the connection is cut,
-//! as the head with the length has been sent.
+//! **No page fault on this thread.** A mapped slice is sent only when it is resident and verified. What was evicted
+//! since the engine lent it is first brought back, verified, by the mapping's hook; if that fails (the data is corrupt)
+//! the connection is cut, as the head with the length has been sent.
 //!
-//! **Turns.** After [`TURN_BYTES_MAX`] the connection lets others run. A reader that is too slow is cut off ([`super::pace`]).
-//! With TLS the slices are encrypted in user space: resident, counted as copied, otherwise the same.
+//! **Turns.** After [`TURN_BYTES_MAX`] the connection lets others run. A reader that is too slow is cut off
+//! ([`super::pace`]). With TLS the slices are encrypted in user space: resident, counted as copied, otherwise the same.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;

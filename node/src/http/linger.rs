@@ -1,8 +1,8 @@
 //! Closing a connection whose request was answered before all of it had come.
 //!
-//! A socket that is closed with unread bytes, or that gets some afterwards, sends a reset, and a reset takes back what the
-//! peer has not read yet: the client would see a broken connection where there was an answer. So the sending side is closed
-//! first, and what still comes is thrown away until the client closes too, within limits of time and bytes.
+//! A socket that is closed with unread bytes, or that gets some afterwards, sends a reset, and a reset takes back what
+//! the peer has not read yet: the client would see a broken connection where there was an answer. So the sending side
+//! is closed first, and what still comes is thrown away until the client closes too, within limits of time and bytes.
 
 use std::pin::Pin;
 use std::sync::Arc;

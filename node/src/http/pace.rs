@@ -1,8 +1,8 @@
 //! The least progress that a peer must make while we wait for it.
 //!
-//! Time is divided into windows; a peer that has us wait at the end of a window in which it moved fewer bytes than the least
-//! is cut off. A limit on idleness alone would let a client hold a connection for ever with a byte a minute. Time in which
-//! we do not wait for the peer (the disk is slow, nothing is asked for) does not count.
+//! Time is divided into windows; a peer that has us wait at the end of a window in which it moved fewer bytes than the
+//! least is cut off. A limit on idleness alone would let a client hold a connection for ever with a byte a minute. Time
+//! in which we do not wait for the peer (the disk is slow, nothing is asked for) does not count.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

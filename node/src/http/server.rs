@@ -1,14 +1,14 @@
 //! Listeners, the runtimes that serve them, and their end.
 //!
-//! **Data plane.** [`DataPlane::PerCore`] runs one thread a core with a runtime and, where io_uring works, a ring of its own;
-//! each thread has a listener on the same port (`SO_REUSEPORT`), and a connection stays on the thread that accepted it.
-//! [`DataPlane::MultiThread`] runs the same code as tasks of the runtime that it is started on.
+//! **Data plane.** [`DataPlane::PerCore`] runs one thread a core with a runtime and, where io_uring works, a ring of
+//! its own; each thread has a listener on the same port (`SO_REUSEPORT`), and a connection stays on the thread that
+//! accepted it. [`DataPlane::MultiThread`] runs the same code as tasks of the runtime that it is started on.
 //!
 //! **Limits.** Connections: beyond the limit they wait in the listen queue; beyond one address's share they are closed.
 //! Heads: size, number of headers, time. Bodies and answers: the least pace. Handshakes: time.
 //!
-//! **Shutdown.** [`HttpServer::shutdown`] closes the listeners, lets each connection finish the request at hand, cuts what is
-//! left at the deadline, and returns when every connection's task has ended. Dropping the server cuts at once.
+//! **Shutdown.** [`HttpServer::shutdown`] closes the listeners, lets each connection finish the request at hand, cuts
+//! what is left at the deadline, and returns when every connection's task has ended. Dropping the server cuts at once.
 
 use std::io;
 use std::net::SocketAddr;
@@ -151,8 +151,8 @@ struct Shared {
 }
 
 impl HttpServer {
-    /// Binds and serves. `factory` makes the service of each connection, on the thread that serves it. Must be called on a
-    /// tokio runtime.
+    /// Binds and serves. `factory` makes the service of each connection, on the thread that serves it. Must be called
+    /// on a tokio runtime.
     ///
     /// # Errors
     /// When the address cannot be bound or the threads cannot be started.

@@ -1,7 +1,8 @@
-//! Locks between nodes of one process: a queue for each name, behind one lock that is held for the time of a map operation.
+//! Locks between nodes of one process: a queue for each name, behind one lock that is held for the time of a map
+//! operation.
 //!
-//! Nothing is stored. Tokens are the time of day in milliseconds, or one more than the last: so they also rise over a restart,
-//! and where the clock was set back meanwhile, [`Locks::raise`] puts it right.
+//! Nothing is stored. Tokens are the time of day in milliseconds, or one more than the last: so they also rise over a
+//! restart, and where the clock was set back meanwhile, [`Locks::raise`] puts it right.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Locks on a Redis server: a value with a time limit, set only if there is none, renewed and removed only by who set it.
+//! Locks on a Redis server: a value with a time limit, set only if there is none, renewed and removed only by who set
+//! it.
 //!
 //! Every step is one script, so it happens whole or not at all. For each name there are, under one hash tag:
 //!
@@ -9,14 +10,15 @@
 //! | `seen` | until when each of them is believed to wait; who stops asking loses its place |
 //! | `token` | the last fencing token; kept for a week |
 //!
-//! Waiters ask again and again, the more seldom the more are before them: every node waits for a few locks all the time. The holder renews at a fifth of the time
-//! limit, and counts as the holder only for two thirds of it after it *sent* the last renewal that was answered: by its own
-//! clock it stops before the server grants the lock to the next.
+//! Waiters ask again and again, the more seldom the more are before them: every node waits for a few locks all the
+//! time. The holder renews at a fifth of the time limit, and counts as the holder only for two thirds of it after it
+//! *sent* the last renewal that was answered: by its own clock it stops before the server grants the lock to the next.
 //!
-//! **What Redis cannot promise.** A server that restarts with old data, or a replica that takes over without the last writes,
-//! has forgotten grants: two may hold a lock until the first one's next renewal. The fence of the guarded write decides then.
-//! Tokens are the server's time of day in milliseconds or one more than the last, so they rise even if the counter was
-//! forgotten; where the clock went back too, guarded writes are refused until [`Locks::raise`] has told the server.
+//! **What Redis cannot promise.** A server that restarts with old data, or a replica that takes over without the last
+//! writes, has forgotten grants: two may hold a lock until the first one's next renewal. The fence of the guarded write
+//! decides then. Tokens are the server's time of day in milliseconds or one more than the last, so they rise even if
+//! the counter was forgotten; where the clock went back too, guarded writes are refused until [`Locks::raise`] has told
+//! the server.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -33,7 +35,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::redis::{Redis, is_denied};
 
-/// A waiter that did not ask for so long has lost its place: far longer than its pauses, far shorter than anybody waits.
+/// A waiter that did not ask for so long has lost its place: far longer than its pauses, far shorter than anybody
+/// waits.
 const PLACE: Duration = Duration::from_secs(3);
 /// Pause of the first in the queue, varied by half as all pauses.
 const PAUSE_FIRST: Duration = Duration::from_millis(30);

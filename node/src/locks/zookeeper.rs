@@ -1,8 +1,9 @@
 //! Locks by the node's session with ZooKeeper: ephemeral sequential nodes below `/locks/<name>`, served like leases.
 //!
-//! A lock lasts as long as the session; what proves the session proves the lock, so nothing is renewed for it. The token is
-//! the transaction that made the place in the queue, plus what [`Locks::raise`] added: an ensemble that was set up anew counts
-//! from the beginning, while the database remembers. Names are container nodes, which ZooKeeper removes when they are empty.
+//! A lock lasts as long as the session; what proves the session proves the lock, so nothing is renewed for it. The
+//! token is the transaction that made the place in the queue, plus what [`Locks::raise`] added: an ensemble that was
+//! set up anew counts from the beginning, while the database remembers. Names are container nodes, which ZooKeeper
+//! removes when they are empty.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,10 +1,10 @@
 //! [`CachedMetadataStore`]: a decorator that keeps in memory what every request asks for: latest versions of objects,
 //! buckets and access keys.
 //!
-//! It is coherent as long as all writes to the store go through it (promise D2): see [`coherent`](self). What belongs to
-//! the protocol between cache and store:
-//! * A write marks its keys first and is driven to its end even if its caller goes away, so that a mark is never released
-//!   while the store may still change the value.
+//! It is coherent as long as all writes to the store go through it (promise D2): see [`coherent`](self). What belongs
+//! to the protocol between cache and store:
+//! * A write marks its keys first and is driven to its end even if its caller goes away, so that a mark is never
+//!   released while the store may still change the value.
 //! * An outcome that is unknown may still come true later (a commit on its way to a server): its keys stay uncached for
 //!   [`UNKNOWN_QUARANTINE`].
 //! * A write that is not answered in time is `Unknown` to its caller, goes on, and keeps its mark until it has ended.
@@ -34,7 +34,8 @@ use coherent::{Cacheable, Coherent, WriteMark};
 /// Stripes of the cache of objects: with 64 writers one in sixteen meets another by chance, and loses a fill, no more.
 const OBJECT_STRIPES: usize = 1024;
 
-/// How long a write is waited for: the database's disk may hang without a word, and who waits holds a place for requests.
+/// How long a write is waited for: the database's disk may hang without a word, and who waits holds a place for
+/// requests.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
 
 /// Bounds of a [`CachedMetadataStore`].

@@ -12,8 +12,8 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use holdfast_actors::ports::metadata::{BucketId, MetadataError, MetadataResult};
 use parking_lot::Mutex;
 
-/// How long a key stays uncached after a write whose outcome is unknown: longer than any server takes to finish or to give
-/// up a commit of a connection that is gone.
+/// How long a key stays uncached after a write whose outcome is unknown: longer than any server takes to finish or to
+/// give up a commit of a connection that is gone.
 pub(super) const UNKNOWN_QUARANTINE: Duration = Duration::from_secs(60);
 
 /// Loads that everybody gave up are swept out when there are this many, and from then on at twice what was left.

@@ -1,18 +1,18 @@
 //! [`MysqlMetadataStore`]: metadata of a cluster on a MySQL or MariaDB server, which all nodes write to.
 //!
 //! # How verbs keep out of each other's way
-//! A verb is one transaction at READ COMMITTED. Its first trip to the server takes all its [locks](super::sql::locks), in one
-//! order; what it reads after that was committed before. A verb that meets another one all the same is rolled back and run
-//! again, a bounded number of times. One primary server takes all writes: a group of servers that each take some would break
-//! the order of sequence numbers.
+//! A verb is one transaction at READ COMMITTED. Its first trip to the server takes all its [locks](super::sql::locks),
+//! in one order; what it reads after that was committed before. A verb that meets another one all the same is rolled
+//! back and run again, a bounded number of times. One primary server takes all writes: a group of servers that each
+//! take some would break the order of sequence numbers.
 //!
 //! # Failure
 //! * A connection that breaks before COMMIT was sent: nothing happened, and the verb is run again.
-//! * One that breaks at COMMIT: the outcome is looked up, by the token that every transaction leaves in `commits`. Only if the
-//!   server cannot be asked in time it is `Unknown`.
+//! * One that breaks at COMMIT: the outcome is looked up, by the token that every transaction leaves in `commits`. Only
+//!   if the server cannot be asked in time it is `Unknown`.
 //! * A server that comes back without what it acknowledged is noticed, and orphans are kept then (`kept`).
-//! * Dropping a caller's future does not stop its write. It begins within [`MysqlOptions::write_timeout`] of being asked
-//!   for, or never: so what was written and acknowledged later than that stays.
+//! * Dropping a caller's future does not stop its write. It begins within [`MysqlOptions::write_timeout`] of being
+//!   asked for, or never: so what was written and acknowledged later than that stays.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -69,8 +69,8 @@ pub struct Mysql {
 }
 
 impl SqlMetadataStore<Mysql> {
-    /// Connects and brings the schema up to date. Several nodes may do so at once: one migrates, the others wait, for as long
-    /// as that takes: an index over a large table may take hours.
+    /// Connects and brings the schema up to date. Several nodes may do so at once: one migrates, the others wait, for
+    /// as long as that takes: an index over a large table may take hours.
     ///
     /// # Errors
     /// See [`OpenError`]; a schema newer than this binary's is refused and left alone.
@@ -98,7 +98,8 @@ impl SqlMetadataStore<Mysql> {
         Ok(Self::on(Mysql { pool, queue: Mutex::new(Some(queue)), groups, sweep }))
     }
 
-    /// Whether the server acknowledges commits that are not on stable storage yet: it loses the last ones with its power.
+    /// Whether the server acknowledges commits that are not on stable storage yet: it loses the last ones with its
+    /// power.
     ///
     /// # Errors
     /// Those of a read; also when the server has no such setting.

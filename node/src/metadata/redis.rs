@@ -1,17 +1,19 @@
 //! [`RedisCachedStore`]: metadata of a cluster, with what every request asks for kept in a Redis that all nodes share: latest
 //! versions of objects, buckets with their configuration, users and access keys, and that something does not exist.
 //!
-//! No node ever finds in it what is older than a write that was acknowledged (promise D2), whatever becomes of Redis: it may
-//! lose everything or some of it, come back with old data, be replaced, stand still, be full, or be out of reach of one node.
-//! How that is reached is in `docs/adr/0008-a-shared-cache-that-may-forget-anything.md`; in short:
+//! No node ever finds in it what is older than a write that was acknowledged (promise D2), whatever becomes of Redis:
+//! it may lose everything or some of it, come back with old data, be replaced, stand still, be full, or be out of reach
+//! of one node. How that is reached is in `docs/adr/0008-a-shared-cache-that-may-forget-anything.md`; in short:
 //!
-//! * **Before** a write reaches the database, its keys are marked. While a key is marked it has no value, and readers ask the
-//!   database. **After** the write the mark goes, and the new value comes if no other write was in progress meanwhile.
+//! * **Before** a write reaches the database, its keys are marked. While a key is marked it has no value, and readers
+//!   ask the database. **After** the write the mark goes, and the new value comes if no other write was in progress
+//!   meanwhile.
 //! * A reader that finds nothing is given a nonce; it may fill only while that is still there, and any mark removes it.
-//! * An acknowledgement waits until the mark is known to be gone in good order. A mark that was lost in between (evicted,
-//!   flushed) is found out then, and what was filled meanwhile goes.
-//! * What cannot be marked is not written until the cache is off for all nodes: [`CacheState`] in the coordination service,
-//!   with an acknowledgement by every live node. It counts for one process of Redis only, known by its `run_id`.
+//! * An acknowledgement waits until the mark is known to be gone in good order. A mark that was lost in between
+//!   (evicted, flushed) is found out then, and what was filled meanwhile goes.
+//! * What cannot be marked is not written until the cache is off for all nodes: [`CacheState`] in the coordination
+//!   service, with an acknowledgement by every live node. It counts for one process of Redis only, known by its
+//!   `run_id`.
 //!
 //! | module | what |
 //! |---|---|
@@ -82,8 +84,8 @@ impl<S: ?Sized> Drop for RedisCachedStore<S> {
 }
 
 impl<S: MetadataStore + ?Sized> RedisCachedStore<S> {
-    /// Decorates the store of a cluster that all other nodes, too, write to through such a decorator. It is used once `me` is
-    /// registered in the cluster: see [`RedisCachedStore::follower`]. Redis need not be there.
+    /// Decorates the store of a cluster that all other nodes, too, write to through such a decorator. It is used once
+    /// `me` is registered in the cluster: see [`RedisCachedStore::follower`]. Redis need not be there.
     pub fn start(
         inner: Arc<S>,
         cluster: ClusterId,
@@ -117,7 +119,8 @@ impl<S: MetadataStore + ?Sized> RedisCachedStore<S> {
         Arc::new(Follower { core: self.core.clone(), seen: self.seen.clone() })
     }
 
-    /// Runs a write of these entries. `through` gives the form of the written value, if there is one entry and one value.
+    /// Runs a write of these entries. `through` gives the form of the written value, if there is one entry and one
+    /// value.
     async fn write<T, F, W>(&self, names: Vec<Name>, through: fn(&T) -> Option<Vec<u8>>, write: W) -> MetadataResult<T>
     where
         T: Send + 'static,

@@ -1,12 +1,13 @@
 //! What the SQL adapters share: the verbs of the port as statements, over two small traits.
 //!
 //! * [`Reader`]: one statement outside of any transaction.
-//! * [`Session`]: the open transaction of a verb. Verbs read before they write; that what they read stays true until the
-//!   commit is the adapter's part. SQLite has one writer. A server takes [`Locks`] first, and every statement of the verb
-//!   sees what was committed before the locks were granted.
+//! * [`Session`]: the open transaction of a verb. Verbs read before they write; that what they read stays true until
+//!   the commit is the adapter's part. SQLite has one writer. A server takes [`Locks`] first, and every statement of
+//!   the verb sees what was committed before the locks were granted.
 //! * [`SqlMetadataStore`]: the port on top of a [`Backend`] that runs verbs.
 //!
-//! Text is bound and read as bytes where the database has a notion of characters, so that everything compares byte by byte.
+//! Text is bound and read as bytes where the database has a notion of characters, so that everything compares byte by
+//! byte.
 
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, TryFutureExt as _};
@@ -177,7 +178,8 @@ pub(super) trait Session: Send + 'static {
         self.run_execute(sql.into_sql_str(), values)
     }
 
-    /// Runs a statement for all `rows`, many at a time. `head` stands before the rows; `bind` gives the values of a row.
+    /// Runs a statement for all `rows`, many at a time. `head` stands before the rows; `bind` gives the values of a
+    /// row.
     fn execute_many<T>(
         &mut self,
         shape: Shape,

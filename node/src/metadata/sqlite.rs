@@ -1,16 +1,16 @@
 //! [`SqliteMetadataStore`]: metadata in one SQLite database in WAL mode.
 //!
 //! # Who does what
-//! * One [`writer`](self) task owns the connection that writes. Verbs wait in a bounded queue and share commits; a verb is
-//!   answered when its commit is durable (`synchronous = FULL` flushes the log on every commit).
+//! * One [`writer`](self) task owns the connection that writes. Verbs wait in a bounded queue and share commits; a verb
+//!   is answered when its commit is durable (`synchronous = FULL` flushes the log on every commit).
 //! * A few connections read. A read that starts after a commit was answered sees it.
 //!
 //! SQLite runs on a thread per connection; each statement is a trip there and back. That is why writes go in statements
 //! over many rows.
 //!
 //! # Failure
-//! Verbs that cannot be kept are rolled back and reported; an error out of COMMIT is `Unknown`, and all but a full disk or
-//! a foreign lock stop writes for good. Dropping a caller's future does not stop its write.
+//! Verbs that cannot be kept are rolled back and reported; an error out of COMMIT is `Unknown`, and all but a full disk
+//! or a foreign lock stop writes for good. Dropping a caller's future does not stop its write.
 
 use std::path::Path;
 use std::time::Duration;
@@ -77,8 +77,8 @@ pub struct Sqlite {
 }
 
 impl SqlMetadataStore<Sqlite> {
-    /// Opens the database at `path`, makes it if there is none, and brings its schema up to date. Spawns the writer on the
-    /// current runtime.
+    /// Opens the database at `path`, makes it if there is none, and brings its schema up to date. Spawns the writer on
+    /// the current runtime.
     ///
     /// # Errors
     /// See [`OpenError`]; a schema newer than this binary's is refused and left alone.

@@ -1,8 +1,8 @@
 //! The port: calls to other nodes.
 //!
 //! A connection is dialled by whoever needs it first; the others wait for that dial. After a failure nobody dials for a
-//! while, and calls fail at once. A connection is replaced when it broke, when this node's certificate was renewed since it
-//! was made, and when the peer's has expired; operations under way end on the one they began on.
+//! while, and calls fail at once. A connection is replaced when it broke, when this node's certificate was renewed
+//! since it was made, and when the peer's has expired; operations under way end on the one they began on.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! How many strangers may be shaking hands with a node at a time.
 //!
-//! Before its certificate was looked at, whoever dials costs memory and a signature, and may be nobody at all: the source of
-//! a packet is whatever its sender wrote. So once more than a few are under way, the rest have to show that they hear what
-//! is sent to their address (QUIC's Retry, which costs this node nothing to remember), and one address gets no more than its
-//! share. What is beyond the bound is refused at once: a peer tries again after a pause.
+//! Before its certificate was looked at, whoever dials costs memory and a signature, and may be nobody at all: the
+//! source of a packet is whatever its sender wrote. So once more than a few are under way, the rest have to show that
+//! they hear what is sent to their address (QUIC's Retry, which costs this node nothing to remember), and one address
+//! gets no more than its share. What is beyond the bound is refused at once: a peer tries again after a pause.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -1,8 +1,9 @@
 //! The socket, and how QUIC is tuned.
 //!
-//! What counts for the cost of a byte is how many bytes a system call and a packet carry: packets of up to 6,500 bytes where
-//! the path allows it, ten of them in one call (GSO), which stays below the 64 KiB that a datagram may have. AES-128-GCM is
-//! asked for first. Acknowledgements are asked for less often than the default, since they cost as much as data.
+//! What counts for the cost of a byte is how many bytes a system call and a packet carry: packets of up to 6,500 bytes
+//! where the path allows it, ten of them in one call (GSO), which stays below the 64 KiB that a datagram may have.
+//! AES-128-GCM is asked for first. Acknowledgements are asked for less often than the default, since they cost as much
+//! as data.
 
 use std::future::Future;
 use std::io;
@@ -38,8 +39,8 @@ pub(crate) const CODE_REFUSED: VarInt = VarInt::from_u32(1);
 /// A stream was given up by its caller.
 pub(crate) const CODE_DROPPED: VarInt = VarInt::from_u32(2);
 
-/// Runs QUIC's tasks and timers on the control runtime, whichever runtime a call comes from: those of the data plane are
-/// single threads that must not carry other cores' traffic.
+/// Runs QUIC's tasks and timers on the control runtime, whichever runtime a call comes from: those of the data plane
+/// are single threads that must not carry other cores' traffic.
 #[derive(Debug)]
 struct ControlRuntime(Handle);
 
@@ -127,8 +128,8 @@ pub(crate) fn client_config(
     config
 }
 
-/// TLS's alerts that are about certificates: bad, unsupported, revoked, expired, unknown, of an unknown CA, refused, not
-/// signed for, missing.
+/// TLS's alerts that are about certificates: bad, unsupported, revoked, expired, unknown, of an unknown CA, refused,
+/// not signed for, missing.
 const CERTIFICATE_ALERTS: [u64; 9] = [42, 43, 44, 45, 46, 48, 49, 51, 116];
 
 /// QUIC's error codes for alerts of TLS begin here.

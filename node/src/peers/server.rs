@@ -1,8 +1,8 @@
 //! Answers peers: a task for each connection, and under it one for each stream.
 //!
-//! Before the first stream is accepted the connection's certificate was verified by TLS, and here the role in it is held
-//! against the protocol that was asked for. A stream's task ends when its operation does, when the caller gives it up, or
-//! with its connection; a chunk that was being written is dropped then and leaves nothing.
+//! Before the first stream is accepted the connection's certificate was verified by TLS, and here the role in it is
+//! held against the protocol that was asked for. A stream's task ends when its operation does, when the caller gives it
+//! up, or with its connection; a chunk that was being written is dropped then and leaves nothing.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -54,7 +54,8 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.done {
-            // Dropped as it is, the stream would end as if all had been sent. Both fail on a stream that is closed already.
+            // Dropped as it is, the stream would end as if all had been sent. Both fail on a stream that is closed
+            // already.
             self.send.reset(CODE_DROPPED).ok();
             self.recv.stop(CODE_DROPPED).ok();
         }

@@ -1,8 +1,8 @@
 //! The cluster's certificate authority: ECDSA P-256, by ring.
 //!
-//! A certificate says who its holder is by one URI: `spiffe://holdfast/<cluster>/node/<id>` for a node,
-//! `…/enrol` for whoever holds a join token, `…/ca` for the CA. Nothing else in it counts, names of machines least of all:
-//! nodes move.
+//! A certificate says who its holder is by one URI: `spiffe://holdfast/<cluster>/node/<id>` for a node, `…/enrol` for
+//! whoever holds a join token, `…/ca` for the CA. Nothing else in it counts, names of machines least of all: nodes
+//! move.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,12 +1,12 @@
 //! Enrolment: how a machine becomes a node of a cluster, with no secret on a command line and none sent to a stranger.
 //!
-//! 1. An operator asks a running node for a **join token** ([`Issuer::issue_token`]). It is a text that holds the cluster's
-//!    id, the CA's certificate, the addresses of the node that issued it, and a certificate with its key, of role `enrol`,
-//!    short-lived and good for one use.
-//! 2. On the new machine, [`join`] dials the issuer with that certificate. Both sides are authenticated by TLS before a byte
-//!    of the enrolment is read: the new node knows the CA, the issuer knows the token.
-//! 3. The new node makes its key, which never leaves it, and sends its id and a signing request. It is answered with its
-//!    certificate, the CA's key, and the cluster's secret, and becomes a member in one durable step.
+//! 1. An operator asks a running node for a **join token** ([`Issuer::issue_token`]). It is a text that holds the
+//!    cluster's id, the CA's certificate, the addresses of the node that issued it, and a certificate with its key, of
+//!    role `enrol`, short-lived and good for one use.
+//! 2. On the new machine, [`join`] dials the issuer with that certificate. Both sides are authenticated by TLS before a
+//!    byte of the enrolment is read: the new node knows the CA, the issuer knows the token.
+//! 3. The new node makes its key, which never leaves it, and sends its id and a signing request. It is answered with
+//!    its certificate, the CA's key, and the cluster's secret, and becomes a member in one durable step.
 //!
 //! Whoever has a token can become a node while it lasts, and a node has everything: treat it as a key. The issuer
 //! remembers its tokens in memory only; one that it issued before a restart is refused, and so is one that was used,
@@ -229,8 +229,8 @@ impl Issuer {
     }
 }
 
-/// Makes the node `node`, whose data directory is `data_dir`, a member of the token's cluster. Durable on return; a crash
-/// before leaves a directory that belongs to no cluster. The directory must be the caller's alone meanwhile.
+/// Makes the node `node`, whose data directory is `data_dir`, a member of the token's cluster. Durable on return; a
+/// crash before leaves a directory that belongs to no cluster. The directory must be the caller's alone meanwhile.
 ///
 /// # Errors
 /// [`EnrolError`].

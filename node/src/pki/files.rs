@@ -1,8 +1,9 @@
 //! Private files, written so that a crash leaves them whole or not there.
 //!
-//! A membership is several files. They are written into `cluster.new` and made durable there; the rename to `cluster` is the
-//! moment at which the node belongs to the cluster. The cluster's secret travels in the same directory and is put in its
-//! place beside it *afterwards*, by [`settle`], which every start runs first: a crash in between is made good by it.
+//! A membership is several files. They are written into `cluster.new` and made durable there; the rename to `cluster`
+//! is the moment at which the node belongs to the cluster. The cluster's secret travels in the same directory and is
+//! put in its place beside it *afterwards*, by [`settle`], which every start runs first: a crash in between is made
+//! good by it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -121,7 +122,8 @@ pub(super) fn become_member(data_dir: &Path, files: Vec<NewFile>) -> Result<(), 
     membership_steps(files).iter().try_for_each(|step| step.run(data_dir))
 }
 
-/// Puts the cluster's secret in its place if a join was interrupted before it did. To be called before the secret is read.
+/// Puts the cluster's secret in its place if a join was interrupted before it did. To be called before the secret is
+/// read.
 ///
 /// # Errors
 /// [`PkiError::File`].

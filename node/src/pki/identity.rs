@@ -1,9 +1,9 @@
 //! This node's membership of its cluster, and the renewal of its certificate.
 //!
-//! The certificate is renewed at two thirds of its lifetime, by the node itself, with a fresh key. Connections made from
-//! then on show the new one, on either side; those that stand go on. Where the two files of certificate and key do not
-//! belong together (a crash came between) or the certificate has expired (the node was off for long), loading makes a new
-//! pair: the CA's key is what proves the membership.
+//! The certificate is renewed at two thirds of its lifetime, by the node itself, with a fresh key. Connections made
+//! from then on show the new one, on either side; those that stand go on. Where the two files of certificate and key do
+//! not belong together (a crash came between) or the certificate has expired (the node was off for long), loading makes
+//! a new pair: the CA's key is what proves the membership.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -144,8 +144,8 @@ pub(super) fn certified(certificate_pem: &str, key_pem: &str) -> Result<(Certifi
 }
 
 impl NodeIdentity {
-    /// Reads the membership in `data_dir`; `None` when it belongs to no cluster. Call it before the node's secret is read,
-    /// since it completes a join that was interrupted. Blocks on files.
+    /// Reads the membership in `data_dir`; `None` when it belongs to no cluster. Call it before the node's secret is
+    /// read, since it completes a join that was interrupted. Blocks on files.
     ///
     /// # Errors
     /// [`PkiError`].

@@ -1,8 +1,8 @@
 //! Decides about the certificates of others, on both sides of a handshake.
 //!
 //! A certificate must be signed by this cluster's CA, be valid now, name this cluster, and be of a role that belongs on
-//! this side: whoever answers is a node (the one that was dialled), whoever dials is a node or holds a join token. Which of
-//! the two it was, the acceptor holds against the protocol that it asked for, before it reads a stream.
+//! this side: whoever answers is a node (the one that was dialled), whoever dials is a node or holds a join token.
+//! Which of the two it was, the acceptor holds against the protocol that it asked for, before it reads a stream.
 
 use std::sync::Arc;
 

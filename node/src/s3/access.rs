@@ -1,12 +1,12 @@
 //! Who may do what: the S3 front end's access control.
 //!
-//! s3s asks [`AccessControl`] twice for a request: once by operation and path, before the body is read, and once with the
-//! parsed input for the few operations whose permission depends on it (copies, multiple deletes, tags in the body). What
-//! is not expressly allowed is denied, also operations that are not in the [table](super::operations).
+//! s3s asks [`AccessControl`] twice for a request: once by operation and path, before the body is read, and once with
+//! the parsed input for the few operations whose permission depends on it (copies, multiple deletes, tags in the body).
+//! What is not expressly allowed is denied, also operations that are not in the [table](super::operations).
 //!
 //! # The decision
-//! 1. A Deny of the bucket's policy refuses everybody, the owner and admins too. Only reading, replacing and deleting the
-//!    policy itself stay open to them, so that nobody locks a bucket for good.
+//! 1. A Deny of the bucket's policy refuses everybody, the owner and admins too. Only reading, replacing and deleting
+//!    the policy itself stay open to them, so that nobody locks a bucket for good.
 //! 2. The bucket's owner and admins may do everything.
 //! 3. Others may do what the policy allows. Who began an upload may also list its parts and end it.
 //! 4. Everybody may do what a canned ACL `public-read` gives, on the bucket or on the object.
@@ -71,8 +71,8 @@ struct Inner {
     policies: RwLock<HashMap<BucketId, (u64, Arc<Policy>)>>,
 }
 
-/// Keys of a DeleteObjects request that the caller may not delete; they are taken out of the request before the operation
-/// sees it. The operation answers for them with [`DeniedDeletes::take`].
+/// Keys of a DeleteObjects request that the caller may not delete; they are taken out of the request before the
+/// operation sees it. The operation answers for them with [`DeniedDeletes::take`].
 #[derive(Debug, Clone, Default)]
 pub struct DeniedDeletes(Vec<DeleteError>);
 
@@ -353,7 +353,8 @@ impl AccessControl {
         let bucket = self.bucket(cx.s3_path().get_bucket_name().ok_or_else(access_denied)?).await?;
         check_expected_owner(cx.headers(), "x-amz-expected-bucket-owner", &bucket)?;
         if anonymous && operation.name == "DeleteObjects" && bucket.config(BucketConfigKind::Policy).is_none() {
-            // No ACL lets anybody delete. Each key would be refused, but the list would be taken first, however slowly it comes.
+            // No ACL lets anybody delete. Each key would be refused, but the list would be taken first, however slowly
+            // it comes.
             return Err(access_denied());
         }
         let version = query_value(query, "versionId").filter(|v| !v.is_empty());

@@ -5,8 +5,8 @@
 //! every node; only the *opened* secret is kept in memory, since opening costs an AEAD decryption. It is found again by
 //! access key and sealed bytes, so a rotated key never meets an old secret.
 //!
-//! The cache holds at most [`CACHED_KEYS_MAX`] secrets. One older than [`CACHED_KEY_TTL_MS`] is not used any more and is
-//! dropped when the next is opened; secrets are wiped when dropped.
+//! The cache holds at most [`CACHED_KEYS_MAX`] secrets. One older than [`CACHED_KEY_TTL_MS`] is not used any more and
+//! is dropped when the next is opened; secrets are wiped when dropped.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -103,8 +103,8 @@ impl Authenticator {
     /// The secret to check a signature of `access_key` with.
     ///
     /// # Errors
-    /// `InvalidAccessKeyId` for a key that does not exist or is disabled, `AccessDenied` for a disabled user, `SlowDown`
-    /// and `ServiceUnavailable` when the metadata store does not answer.
+    /// `InvalidAccessKeyId` for a key that does not exist or is disabled, `AccessDenied` for a disabled user,
+    /// `SlowDown` and `ServiceUnavailable` when the metadata store does not answer.
     pub async fn secret_of(&self, access_key: &str) -> S3Result<SecretKey> {
         let key = self.active_key(access_key).await?;
         let now_ms = self.clock.now_ms();

@@ -1,7 +1,8 @@
 //! Operations on a bucket's policy, CORS rules, tags and ACLs.
 //!
-//! Each document is validated whole before it is stored; the metadata store replaces it in one transaction. Policies are
-//! kept as their author wrote them, since GetBucketPolicy gives them back; the others as JSON of the domain's types.
+//! Each document is validated whole before it is stored; the metadata store replaces it in one transaction. Policies
+//! are kept as their author wrote them, since GetBucketPolicy gives them back; the others as JSON of the domain's
+//! types.
 
 use std::sync::Arc;
 
@@ -405,7 +406,8 @@ impl S3Front {
         Ok(S3Response::new(PutObjectAclOutput::default()))
     }
 
-    // --- what is the same for every bucket -----------------------------------------------------------------------------
+    // --- what is the same for every bucket
+    // -----------------------------------------------------------------------------
 
     /// The bucket's owner has full control of every object in it, and ACLs are in force.
     pub(crate) async fn get_bucket_ownership_controls(

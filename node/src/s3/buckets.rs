@@ -130,8 +130,8 @@ impl S3Front {
         }))
     }
 
-    /// Buckets of one owner or of all whose names start with `prefix`, those after `after`, at most `limit`; and the token
-    /// of the next page.
+    /// Buckets of one owner or of all whose names start with `prefix`, those after `after`, at most `limit`; and the
+    /// token of the next page.
     async fn buckets_page(
         &self,
         owned_by: Option<&str>,
@@ -169,8 +169,8 @@ impl S3Front {
         }
     }
 
-    /// Removes a bucket without objects. Uploads that nobody finished do not keep it, as in S3: they are ended first. Should
-    /// an object come just then, they are ended all the same, and the bucket stays.
+    /// Removes a bucket without objects. Uploads that nobody finished do not keep it, as in S3: they are ended first.
+    /// Should an object come just then, they are ended all the same, and the bucket stays.
     pub(crate) async fn delete_bucket(
         &self,
         req: S3Request<DeleteBucketInput>,

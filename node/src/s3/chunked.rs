@@ -1,9 +1,9 @@
 //! Bodies in the framing of `aws-chunked`, on their way to s3s.
 //!
-//! s3s gathers a chunk before it gives out a byte of it, however much its head announces: memory would grow with what a client
-//! calls a chunk, and some SDKs send an object as one. So s3s gets no large ones. A chunk without a signature is cut into those
-//! pieces in which the network brings it. One with a signature cannot be cut, and is refused beyond [`SIGNED_CHUNK_BYTES_MAX`].
-//! All else passes as it is: whether it is right s3s says.
+//! s3s gathers a chunk before it gives out a byte of it, however much its head announces: memory would grow with what a
+//! client calls a chunk, and some SDKs send an object as one. So s3s gets no large ones. A chunk without a signature is
+//! cut into those pieces in which the network brings it. One with a signature cannot be cut, and is refused beyond
+//! [`SIGNED_CHUNK_BYTES_MAX`]. All else passes as it is: whether it is right s3s says.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -14,14 +14,15 @@ use http::Request;
 use http_body::Frame;
 use s3s::{Body, StdError};
 
-/// The largest chunk with a signature, in bytes: what a write counts for by default, and many times what SDKs sign at once.
+/// The largest chunk with a signature, in bytes: what a write counts for by default, and many times what SDKs sign at
+/// once.
 pub(super) const SIGNED_CHUNK_BYTES_MAX: u64 = 4 << 20;
 
 /// The longest head of a chunk. One with a signature has a hundred bytes.
 const HEAD_BYTES_MAX: usize = 1024;
 
-/// s3s reads so many digits of a size and passes over what follows them, so a head that goes on to it as it is has no more: the two
-/// would not mean the same chunk.
+/// s3s reads so many digits of a size and passes over what follows them, so a head that goes on to it as it is has no
+/// more: the two would not mean the same chunk.
 const DIGITS_OF_S3S: usize = 8;
 
 /// Why a body is not read further. [`super::errors::body_error`] tells these by name, as those of s3s.

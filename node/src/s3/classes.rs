@@ -1,15 +1,16 @@
 //! Storage classes and restores: what requests ask for, and what answers show.
 //!
-//! The storage class of an object is `STANDARD`, the cluster's own disks, or the name of a cold tier that is set up. It says
-//! where the bytes are to lie; when they are there is no matter of an answer.
+//! The storage class of an object is `STANDARD`, the cluster's own disks, or the name of a cold tier that is set up. It
+//! says where the bytes are to lie; when they are there is no matter of an answer.
 //!
 //! # Which class a write gets
 //! The one that the request names, else the bucket's default, else `STANDARD`. A name that is no class is refused by
 //! `InvalidStorageClass`.
 //!
-//! A bucket's default may come to name a tier that is not set up any more. Writes that rely on it are then refused by 503: the
-//! request is not wrong, an operator can set things right, and a node that has not heard of a new tier yet soon has. To store the
-//! object elsewhere would put it where its owner did not want it, and nobody would notice. Who cannot wait names a class.
+//! A bucket's default may come to name a tier that is not set up any more. Writes that rely on it are then refused by
+//! 503: the request is not wrong, an operator can set things right, and a node that has not heard of a new tier yet
+//! soon has. To store the object elsewhere would put it where its owner did not want it, and nobody would notice. Who
+//! cannot wait names a class.
 
 use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, Restore};
 use holdfast_protocol::TierName;

@@ -176,8 +176,8 @@ macro_rules! attribute_headers {
 }
 pub(crate) use attribute_headers;
 
-/// Refuses what an input with the fields of PutObject may ask for and Holdfast does not have. Silence would let a client
-/// believe that its object is encrypted or locked.
+/// Refuses what an input with the fields of PutObject may ask for and Holdfast does not have. Silence would let a
+/// client believe that its object is encrypted or locked.
 macro_rules! refuse_unsupported {
     ($input:expr) => {{
         use $crate::s3::errors::not_implemented;
@@ -257,8 +257,8 @@ pub(crate) fn check_expected_owner(bucket: &Bucket, expected: Option<&str>) -> S
 }
 
 impl S3Front {
-    /// The bucket that a request is about, which must be owned by whom the request expects. Access control has usually read
-    /// it already.
+    /// The bucket that a request is about, which must be owned by whom the request expects. Access control has usually
+    /// read it already.
     pub(crate) async fn bucket_of(
         &self,
         extensions: &Extensions,

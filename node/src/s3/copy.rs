@@ -1,11 +1,11 @@
 //! CopyObject and UploadPartCopy.
 //!
-//! A copy shares the content of its source: no byte moves, whatever the size, and the copy keeps ETag and checksum. Only
-//! when the request wants another checksum than the source has are the bytes read and written anew. A part copy always
-//! writes anew, since a part's chunks belong to its upload.
+//! A copy shares the content of its source: no byte moves, whatever the size, and the copy keeps ETag and checksum.
+//! Only when the request wants another checksum than the source has are the bytes read and written anew. A part copy
+//! always writes anew, since a part's chunks belong to its upload.
 //!
-//! That holds for cold objects too: a copy of one is as cold. The class of a copy is the one that the request names, or the
-//! bucket's default, never its source's; where the bytes lie elsewhere, they are moved after the commit.
+//! That holds for cold objects too: a copy of one is as cold. The class of a copy is the one that the request names, or
+//! the bucket's default, never its source's; where the bytes lie elsewhere, they are moved after the commit.
 
 use std::sync::Arc;
 
@@ -37,8 +37,8 @@ use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, not_implemented
 use super::judged::Judged;
 use super::put::{ObjectHead, answered_version};
 
-/// How often a copy looks at its source again when the content was reclaimed under it. Each time means that the source was
-/// overwritten and a grace has passed since it was read, so even the second is rare.
+/// How often a copy looks at its source again when the content was reclaimed under it. Each time means that the source
+/// was overwritten and a grace has passed since it was read, so even the second is rare.
 const SOURCE_READS_MAX: usize = 3;
 
 /// A source as a request names it.
@@ -190,7 +190,8 @@ impl S3Front {
         Err(MetadataError::NoSuchContent.to_s3())
     }
 
-    /// Bytes of a content, for the body of a write. The first are there, so that nothing is begun when they cannot be read.
+    /// Bytes of a content, for the body of a write. The first are there, so that nothing is begun when they cannot be
+    /// read.
     async fn source_body(&self, content: &Arc<Content>, range: std::ops::Range<u64>) -> S3Result<ObjectReader> {
         let mut reader = ObjectReader::new(&self.chunks, &self.cold, Arc::clone(content), range).s3()?.copied();
         reader.prefetch().await.s3()?;

@@ -1,7 +1,8 @@
 //! The header `x-amz-copy-source`, as S3 reads it: `+` in the path is a space there, as it is in a form.
 //!
-//! s3s takes it for itself. Programs that encode a key as a form does, s5cmd for one, were then told that keys with spaces do
-//! not exist, or copied another object; a `+` that is meant comes as `%2B` from every SDK, since S3 takes no other.
+//! s3s takes it for itself. Programs that encode a key as a form does, s5cmd for one, were then told that keys with
+//! spaces do not exist, or copied another object; a `+` that is meant comes as `%2B` from every SDK, since S3 takes no
+//! other.
 
 use http::HeaderMap;
 use s3s::S3Result;

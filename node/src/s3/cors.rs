@@ -94,8 +94,8 @@ impl Cors {
         Ok(answer)
     }
 
-    /// Adds headers to the answer of an actual request from a page of another origin. Without a rule that fits nothing is
-    /// added, and the browser keeps the answer from the page.
+    /// Adds headers to the answer of an actual request from a page of another origin. Without a rule that fits nothing
+    /// is added, and the browser keeps the answer from the page.
     pub(crate) async fn decorate(&self, bucket: &str, origin: &str, method: &str, answer: &mut HeaderMap) {
         let Ok(Some(rules)) = self.rules(bucket).await else { return };
         match rules.actual(origin, method) {

@@ -1,7 +1,7 @@
 //! Every error of ports, flows and rules as an S3 error: the one place where codes and statuses are chosen.
 //!
-//! What the client did wrong is said in the message. What the node suffers is logged here, where it is consumed, and told
-//! to the client only as far as it can act on it.
+//! What the client did wrong is said in the message. What the node suffers is logged here, where it is consumed, and
+//! told to the client only as far as it can act on it.
 
 use std::error::Error as _;
 
@@ -255,8 +255,8 @@ pub(super) fn wrong_payload_hash() -> S3Error {
     error
 }
 
-/// The error of a body. s3s checks payload hashes and chunk signatures in the stream and keeps the types of what it finds
-/// to itself, so they are told by name.
+/// The error of a body. s3s checks payload hashes and chunk signatures in the stream and keeps the types of what it
+/// finds to itself, so they are told by name.
 pub(super) fn body_error(error: &BodyError) -> S3Error {
     let text = error.to_string();
     let mut code = if text.contains("Sha256Mismatch") {
@@ -374,7 +374,8 @@ pub(crate) fn no_such_class(tiers: &[TierName]) -> S3Error {
     error
 }
 
-/// 503: the bucket's default class names no tier. Until an operator acts, a client gains nothing by trying again at once.
+/// 503: the bucket's default class names no tier. Until an operator acts, a client gains nothing by trying again at
+/// once.
 pub(crate) fn lost_default_class(class: &str) -> S3Error {
     let error = s3_error!(
         ServiceUnavailable,

@@ -1,7 +1,7 @@
 //! What bucket policies can ask about a request.
 //!
-//! Nothing is computed before a condition or policy variable asks for it: most buckets have no policy, and most policies
-//! look at two or three facts.
+//! Nothing is computed before a condition or policy variable asks for it: most buckets have no policy, and most
+//! policies look at two or three facts.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -37,8 +37,8 @@ pub(crate) enum Signing {
     None,
 }
 
-/// The head of a request that is given to s3s once more without its signature. It is in the extensions of that one, which clients
-/// cannot set.
+/// The head of a request that is given to s3s once more without its signature. It is in the extensions of that one,
+/// which clients cannot set.
 #[derive(Debug, Clone)]
 pub(crate) struct AsSigned {
     pub(crate) headers: HeaderMap,

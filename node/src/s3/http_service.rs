@@ -94,8 +94,8 @@ impl S3HttpService {
         let authenticator = Arc::new(Authenticator::new(Arc::clone(&metadata), secrets, Arc::clone(&clock)));
         let mut config = S3Config::default();
         config.xml_max_body_size = XML_BODY_BYTES_MAX;
-        // Forms are taken apart by `post`. Should one come to s3s all the same, it collects nothing: it would do so in memory,
-        // and before anybody is asked who sends it.
+        // Forms are taken apart by `post`. Should one come to s3s all the same, it collects nothing: it would do so in
+        // memory, and before anybody is asked who sends it.
         config.post_object_max_file_size = 0;
         config.form_max_field_size = FORM_BYTES_OF_S3S_MAX;
         config.form_max_fields_size = FORM_BYTES_OF_S3S_MAX;

@@ -1,5 +1,6 @@
 //! The front end from HTTP request to HTTP answer, in one process: requests signed by a signer of our own, the real
-//! service, access control and bucket configuration, over a small metadata store and operations that keep bytes in memory.
+//! service, access control and bucket configuration, over a small metadata store and operations that keep bytes in
+//! memory.
 
 mod access;
 mod cold;

@@ -1,9 +1,9 @@
-//! Headers of a read that S3 ignores: a `Range` that is not one well-formed range of bytes, and conditions by dates that are
-//! none.
+//! Headers of a read that S3 ignores: a `Range` that is not one well-formed range of bytes, and conditions by dates
+//! that are none.
 //!
-//! s3s refuses those with 400 while it parses the request, so they are taken away before it sees them. One that the signature
-//! covers has to stay, else the signature would not hold; then the request is given to s3s once more without it, as the one that was
-//! allowed ([`Again`]).
+//! s3s refuses those with 400 while it parses the request, so they are taken away before it sees them. One that the
+//! signature covers has to stay, else the signature would not hold; then the request is given to s3s once more without
+//! it, as the one that was allowed ([`Again`]).
 
 use http::header::{AUTHORIZATION, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, RANGE};
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Uri};

@@ -1,11 +1,12 @@
 //! Lifecycle configuration of buckets, and what answers tell of when an object expires.
 //!
 //! The rules are in `holdfast_actors::domain::lifecycle`; they are carried out in the background
-//! (`holdfast_actors::flow::lifecycle`). Here they are read from XML and written to it, and shown in `x-amz-expiration`. Rules that
-//! move objects to a class that there is not are refused whole, rather than taken and never done.
+//! (`holdfast_actors::flow::lifecycle`). Here they are read from XML and written to it, and shown in
+//! `x-amz-expiration`. Rules that move objects to a class that there is not are refused whole, rather than taken and
+//! never done.
 //!
-//! s3s knows nothing of days since the last read. In what it reads and writes they are negative [`Days`] of a Transition: see
-//! [`super::strict_xml`], which lets no others through.
+//! s3s knows nothing of days since the last read. In what it reads and writes they are negative [`Days`] of a
+//! Transition: see [`super::strict_xml`], which lets no others through.
 //!
 //! [`Days`]: dto::Transition::days
 

@@ -81,8 +81,8 @@ impl Names {
     }
 }
 
-/// Where a listing goes on after a marker that the client chose or was given: a marker that is a common prefix stands for
-/// everything below it.
+/// Where a listing goes on after a marker that the client chose or was given: a marker that is a common prefix stands
+/// for everything below it.
 fn after_marker(marker: Option<&str>, prefix: &str, delimiter: Option<&str>) -> ListAfter {
     let Some(marker) = marker.filter(|marker| !marker.is_empty()) else { return ListAfter::Start };
     let is_common_prefix = delimiter.is_some_and(|delimiter| {

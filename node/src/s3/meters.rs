@@ -17,8 +17,8 @@ pub fn describe_metrics() {
     );
 }
 
-/// The meters of all operations, each looked up in the registry once: by its labels that takes longer than the rest of what
-/// is counted for a small request. As many as there are operations and labels of statuses.
+/// The meters of all operations, each looked up in the registry once: by its labels that takes longer than the rest of
+/// what is counted for a small request. As many as there are operations and labels of statuses.
 #[derive(Default)]
 pub(super) struct Meters(RwLock<HashMap<Labels, (Counter, Histogram)>>);
 

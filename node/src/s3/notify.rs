@@ -1,7 +1,7 @@
 //! Bucket notification configuration, and what is known of an event when a request begins.
 //!
-//! Whatever target a client names, there is one: the topic of events. So the ARN is only kept, to be read back. What a bucket
-//! tells:
+//! Whatever target a client names, there is one: the topic of events. So the ARN is only kept, to be read back. What a
+//! bucket tells:
 //!
 //! | configuration | told |
 //! |---|---|

@@ -1,4 +1,5 @@
-//! The operations of S3, in one table: how a request for each looks, which permission it needs, and whether Holdfast has it.
+//! The operations of S3, in one table: how a request for each looks, which permission it needs, and whether Holdfast
+//! has it.
 //!
 //! Access control decides by this table, metrics take their labels from it, and `docs/s3.md` is checked against it, so
 //! that none of the three can drift from the others. An operation that is not in the table does not exist.

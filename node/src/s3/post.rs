@@ -6,9 +6,10 @@
 //! That request passes s3s, access control and the operation like any other; its caller is handed on as [`FormCaller`].
 //!
 //! # The file's length
-//! A PUT must know its length at the start, a form does not tell it. Up to [`BUFFERED_BYTES_MAX`] of the file are read ahead;
-//! a file that ends within them has a known length. A longer one is taken to reach to the closing boundary, as the length
-//! of the request then tells; if it turns out that fields follow the file, the upload is refused and leaves nothing.
+//! A PUT must know its length at the start, a form does not tell it. Up to [`BUFFERED_BYTES_MAX`] of the file are read
+//! ahead; a file that ends within them has a known length. A longer one is taken to reach to the closing boundary, as
+//! the length of the request then tells; if it turns out that fields follow the file, the upload is refused and leaves
+//! nothing.
 
 use std::sync::Arc;
 
@@ -55,8 +56,8 @@ const HEADER_FIELDS: [&str; 9] = [
 const HEADER_FIELD_STARTS: [&str; 4] =
     ["x-amz-meta-", "x-amz-checksum-", "x-amz-object-lock-", "x-amz-server-side-encryption"];
 
-/// Whether a request carries a form. Looks at bytes and at every value: what s3s takes for a form must not pass here as none,
-/// and s3s passes over values that are not UTF-8, and takes parameters that are not ASCII.
+/// Whether a request carries a form. Looks at bytes and at every value: what s3s takes for a form must not pass here as
+/// none, and s3s passes over values that are not UTF-8, and takes parameters that are not ASCII.
 pub(crate) fn is_form(headers: &HeaderMap) -> bool {
     const FORM: &[u8] = b"multipart/form-data";
     headers.get_all(CONTENT_TYPE).iter().any(|value| {

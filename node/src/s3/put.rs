@@ -41,7 +41,8 @@ pub(crate) struct ObjectHead {
 }
 
 impl ObjectHead {
-    /// The label of chunks that hold the object's bytes. The version is the one it will have in the bucket as it is now.
+    /// The label of chunks that hold the object's bytes. The version is the one it will have in the bucket as it is
+    /// now.
     pub(crate) fn label(&self, bucket: &Bucket, size_bytes: u64, now_ms: u64) -> S3Result<ChunkLabel> {
         let attributes = LabelAttributes {
             owner: &self.owner,

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use super::auth::Caller;
 use super::judged::Judged;
 
-/// A request's id: 16 upper-case hex digits, as in S3. It goes into the log, the header `x-amz-request-id` and the body of
-/// an error, so that a user's report leads to the log line.
+/// A request's id: 16 upper-case hex digits, as in S3. It goes into the log, the header `x-amz-request-id` and the body
+/// of an error, so that a user's report leads to the log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestId(u64);
 
@@ -28,8 +28,8 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// That access control had nothing against a request. In the extensions of one that is given to s3s once more it takes the place
-/// of a signature; clients cannot set it.
+/// That access control had nothing against a request. In the extensions of one that is given to s3s once more it takes
+/// the place of a signature; clients cannot set it.
 #[derive(Debug, Clone)]
 pub(crate) struct Granted {
     pub(crate) operation: &'static str,

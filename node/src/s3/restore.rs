@@ -1,8 +1,8 @@
 //! RestoreObject: the bytes of a cold object come to the cluster's disks for some days.
 //!
-//! Cold objects can be read at all times; a restore makes reading them as fast as that of others. The request only queues the
-//! move: 202. When the bytes are there already, it sets the end anew: 200. S3's retrieval tiers (`Tier`) mean nothing here, and
-//! programs send them, so they are taken and ignored.
+//! Cold objects can be read at all times; a restore makes reading them as fast as that of others. The request only
+//! queues the move: 202. When the bytes are there already, it sets the end anew: 200. S3's retrieval tiers (`Tier`)
+//! mean nothing here, and programs send them, so they are taken and ignored.
 
 use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::metadata::{MoveQueued, MoveReason, MoveRequest};

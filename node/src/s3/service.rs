@@ -1,5 +1,5 @@
-//! The `s3s::S3` trait mapped onto the operations of [`S3Front`]. What is not here answers `NotImplemented`, which is the
-//! trait's default.
+//! The `s3s::S3` trait mapped onto the operations of [`S3Front`]. What is not here answers `NotImplemented`, which is
+//! the trait's default.
 
 use async_trait::async_trait;
 use s3s::dto::*;

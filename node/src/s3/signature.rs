@@ -1,18 +1,18 @@
 //! What a signed request must look like, before s3s computes its signature.
 //!
-//! s3s checks Signature Version 4, the clock's skew (15 minutes) and the expiry of presigned URLs. This gate adds what it
-//! leaves open:
+//! s3s checks Signature Version 4, the clock's skew (15 minutes) and the expiry of presigned URLs. This gate adds what
+//! it leaves open:
 //! * Signature Version 2 is refused: its header form carries no protected time, so that a captured request could be
 //!   replayed for ever.
-//! * `host` and every `x-amz-*` header must be signed, else whoever can change a request on its way could add, say, a copy
-//!   source or an ACL to it.
+//! * `host` and every `x-amz-*` header must be signed, else whoever can change a request on its way could add, say, a
+//!   copy source or an ACL to it.
 //! * A presigned URL is valid for at most seven days.
 //! * A request is signed in one way, by one header; a second one is refused instead of being taken for no signature.
 //! * `x-amz-content-sha256` is a hash or one of the words that stand for none.
 //! * The time is that of `x-amz-date`, or of `Date` where that is not there ([`take_date`]).
 //! * No session token comes along ([`has_session_token`]).
-//! * The credential's scope names the service `s3`, and a region of lower-case letters, digits and hyphens; which one does not
-//!   matter. s3cmd begins with `US` and waits to be told the right one.
+//! * The credential's scope names the service `s3`, and a region of lower-case letters, digits and hyphens; which one
+//!   does not matter. s3cmd begins with `US` and waits to be told the right one.
 
 use http::header::{AUTHORIZATION, DATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
@@ -44,8 +44,8 @@ const AMZ_DATE: &[BorrowedFormatItem<'_>] = format_description!("[year][month][d
 const UNSIGNED_HEADERS: [&str; 5] =
     ["x-amz-content-sha256", "x-amz-date", "x-amz-user-agent", "x-amz-cf-id", "x-amz-request-id"];
 
-/// Checks the form of a request's signature; requests without one pass. `region` is the one that a client is told who named none
-/// that could be.
+/// Checks the form of a request's signature; requests without one pass. `region` is the one that a client is told who
+/// named none that could be.
 ///
 /// # Errors
 /// S3's error for what is wrong.
@@ -248,8 +248,8 @@ pub(super) fn invalid_token() -> S3Error {
     )
 }
 
-/// Gives a request that tells its time by `Date` alone the header `x-amz-date`, the only one that s3s knows. The time is signed
-/// in any case: with another one the signature does not match.
+/// Gives a request that tells its time by `Date` alone the header `x-amz-date`, the only one that s3s knows. The time
+/// is signed in any case: with another one the signature does not match.
 ///
 /// # Errors
 /// `AccessDenied` for a signed request without a time.

@@ -1,10 +1,10 @@
 //! Documents that decide what is deleted or moved, read more strictly than s3s reads them.
 //!
-//! s3s passes over what it does not expect: CDATA sections, text between elements, what follows the digits of a number. A
-//! prefix in a CDATA section is then no prefix, and the rule is about the whole bucket; `1,000` days are one. So these
-//! documents, a lifecycle configuration, a list of keys to delete and a request to restore, are looked at before s3s reads
-//! them ([`watch()`]), and what would be passed over is refused. What is let through is changed only where s3s could not read it:
-//! see [`idle`] and [`numbers`]. Of other documents only CDATA sections are refused.
+//! s3s passes over what it does not expect: CDATA sections, text between elements, what follows the digits of a number.
+//! A prefix in a CDATA section is then no prefix, and the rule is about the whole bucket; `1,000` days are one. So
+//! these documents, a lifecycle configuration, a list of keys to delete and a request to restore, are looked at before
+//! s3s reads them ([`watch()`]), and what would be passed over is refused. What is let through is changed only where
+//! s3s could not read it: see [`idle`] and [`numbers`]. Of other documents only CDATA sections are refused.
 
 use quick_xml::Reader;
 use quick_xml::events::Event;

@@ -1,7 +1,8 @@
 //! What a bucket of S3 can have and none has here: encryption, replication and the like.
 //!
-//! SDKs, terraform and consoles ask for all of it. They are told what S3 tells of a bucket on which nothing was configured,
-//! and that is the truth, since whoever configures something gets NotImplemented. Each answer asks whether the bucket exists.
+//! SDKs, terraform and consoles ask for all of it. They are told what S3 tells of a bucket on which nothing was
+//! configured, and that is the truth, since whoever configures something gets NotImplemented. Each answer asks whether
+//! the bucket exists.
 
 use s3s::dto::*;
 use s3s::{S3ErrorCode, S3Request, S3Response, S3Result};

@@ -1,4 +1,5 @@
-//! Sealing and opening, as asked for by whoever keeps secrets in the metadata: keys of users, credentials of cold tiers.
+//! Sealing and opening, as asked for by whoever keeps secrets in the metadata: keys of users, credentials of cold
+//! tiers.
 
 use zeroize::Zeroizing;
 
@@ -18,8 +19,8 @@ pub struct OpenSecretError(pub String);
 
 /// Opens sealed secrets; the node's secret stands behind it.
 pub trait SecretOpener: Send + Sync + 'static {
-    /// The secret half of `access_key`. The access key is bound into the sealing, so that sealed bytes cannot be moved to
-    /// another key.
+    /// The secret half of `access_key`. The access key is bound into the sealing, so that sealed bytes cannot be moved
+    /// to another key.
     ///
     /// # Errors
     /// [`OpenSecretError`] when the bytes were not sealed for this key under this node's secret.

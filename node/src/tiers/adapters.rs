@@ -34,7 +34,8 @@ impl std::fmt::Debug for Secret {
 /// What stands behind a tier that is there.
 ///
 /// # Errors
-/// [`TierError::Invalid`] when the settings cannot work; [`TierError::Denied`], [`TierError::Unavailable`] from the adapter.
+/// [`TierError::Invalid`] when the settings cannot work; [`TierError::Denied`], [`TierError::Unavailable`] from the
+/// adapter.
 pub(super) async fn open(open: OpenSettings) -> TierResult<Arc<dyn ColdTier>> {
     build(open, false).await
 }

@@ -1,8 +1,8 @@
 //! Which tiers there are, and the adapter of each.
 //!
-//! [`Tiers::tier`] answers from memory. What is there comes from the database by [`TierRegistry::refresh_now`], which the loop in
-//! `watch` calls, too. Adapters are built and checked by tasks of their own, one at a time for each tier, so that one that hangs
-//! holds nobody up. A tier's adapter is built once for each record.
+//! [`Tiers::tier`] answers from memory. What is there comes from the database by [`TierRegistry::refresh_now`], which
+//! the loop in `watch` calls, too. Adapters are built and checked by tasks of their own, one at a time for each tier,
+//! so that one that hangs holds nobody up. A tier's adapter is built once for each record.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -118,11 +118,12 @@ impl TierRegistry {
         prepare(stored, open, |open| adapters::create(open).boxed()).await
     }
 
-    /// Tries settings that are to replace those of a tier. An access key without a secret keeps the secret that is stored.
+    /// Tries settings that are to replace those of a tier. An access key without a secret keeps the secret that is
+    /// stored.
     ///
     /// # Errors
-    /// [`TierError::Invalid`] when the settings cannot work, or are those of another kind of tier; [`TierError::Denied`] when
-    /// there is no tier of this name; those of the tier.
+    /// [`TierError::Invalid`] when the settings cannot work, or are those of another kind of tier;
+    /// [`TierError::Denied`] when there is no tier of this name; those of the tier.
     pub async fn build_for_change(&self, name: &TierName, settings: TierSettings) -> TierResult<PreparedTier> {
         self.load(Duration::ZERO).await?;
         let record = self.0.entries.read().get(name).map(|entry| entry.record.clone());
@@ -167,8 +168,8 @@ impl TierRegistry {
         self.0.entries.read().values().map(Entry::state).collect()
     }
 
-    /// What the loop does each time: takes over what the database has, `pause` after the last time at the earliest, and starts
-    /// what is due.
+    /// What the loop does each time: takes over what the database has, `pause` after the last time at the earliest, and
+    /// starts what is due.
     pub(super) async fn turn(&self, pause: Duration, checks_each: Duration) -> TierResult<()> {
         let loaded = self.load(pause.min(UNKNOWN_PAUSE)).await;
         self.0.build_due();

@@ -1,7 +1,7 @@
 //! The stored form of settings: JSON in which secrets are sealed.
 //!
-//! A secret is sealed under the secret that all nodes of a cluster have, bound to the tier's name and the access key, so that it
-//! opens nowhere else. The slash keeps such a name apart from the access keys of clients, which have none.
+//! A secret is sealed under the secret that all nodes of a cluster have, bound to the tier's name and the access key,
+//! so that it opens nowhere else. The slash keeps such a name apart from the access keys of clients, which have none.
 
 use std::sync::Arc;
 
@@ -23,11 +23,12 @@ pub(super) struct Seal {
 }
 
 impl Seal {
-    /// The stored form of settings as an operator gives them, and what can be worked with. A key without its secret takes that
-    /// of `before`, if it is the same key.
+    /// The stored form of settings as an operator gives them, and what can be worked with. A key without its secret
+    /// takes that of `before`, if it is the same key.
     ///
     /// # Errors
-    /// [`TierError::Invalid`] when there is no secret, or it came sealed; [`TierError::Denied`] when sealing is not possible.
+    /// [`TierError::Invalid`] when there is no secret, or it came sealed; [`TierError::Denied`] when sealing is not
+    /// possible.
     pub(super) fn take(
         &self,
         name: &TierName,

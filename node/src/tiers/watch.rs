@@ -1,8 +1,8 @@
 //! The loop that keeps a registry up to date, looks how the tiers are, and shows their figures.
 //!
-//! What lies in the tiers and what waits costs the database the more the more there is, and is the same whoever counts it: one node
-//! counts for all ([`Counts`]). After a query the next one waits a hundred times as long as that one took, and so takes a hundredth of
-//! a connection at most.
+//! What lies in the tiers and what waits costs the database the more the more there is, and is the same whoever counts
+//! it: one node counts for all ([`Counts`]). After a query the next one waits a hundred times as long as that one took,
+//! and so takes a hundredth of a connection at most.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -26,8 +26,8 @@ const BACKLOG_EACH: Duration = Duration::from_secs(15);
 /// How many times as long as a query took the next one waits.
 const QUERY_SHARE: u32 = 100;
 
-/// Tells whether this node is the one that counts for all. The others show nothing, or 0 once they counted before, so that
-/// figures can be added up over all nodes.
+/// Tells whether this node is the one that counts for all. The others show nothing, or 0 once they counted before, so
+/// that figures can be added up over all nodes.
 pub type Counts = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// How the loop goes.

@@ -1,19 +1,19 @@
 //! The buffers that data moves through between sockets, disks and peers.
 //!
 //! One anonymous mapping (the *arena*) is cut into 1 MiB and 64 KiB slots at start and never grows: this is what bounds
-//! the memory of uploads and cold reads, however many clients there are (D7). Slots are 4096-aligned for `O_DIRECT`, and
-//! the arena is what io_uring rings register, so that the kernel does not map and pin pages at each operation.
+//! the memory of uploads and cold reads, however many clients there are (D7). Slots are 4096-aligned for `O_DIRECT`,
+//! and the arena is what io_uring rings register, so that the kernel does not map and pin pages at each operation.
 //!
-//! **Ownership.** A slot is leased as an [`IoBuf`] (exclusive, writable), which may be frozen into a [`SharedBuf`] (shared,
-//! read only). It goes back to the pool when the last handle drops; an operation in flight holds a handle, so that the
-//! kernel never writes into a slot that somebody else has leased. A leased slot holds whatever its last user left there:
-//! a user sends or writes only what it filled.
+//! **Ownership.** A slot is leased as an [`IoBuf`] (exclusive, writable), which may be frozen into a [`SharedBuf`]
+//! (shared, read only). It goes back to the pool when the last handle drops; an operation in flight holds a handle, so
+//! that the kernel never writes into a slot that somebody else has leased. A leased slot holds whatever its last user
+//! left there: a user sends or writes only what it filled.
 //!
-//! **Waiting.** [`BufferPool::acquire`] waits in the order of arrival. It has no time limit of its own: callers that face
-//! clients put theirs around it. A buffer that an upload fills is held for as long as its client takes to send. So uploads
-//! get theirs by [`BufferPool::acquire_for_upload`], which leaves an eighth of each size to those who only wait for a disk:
-//! reads, deletions, heads of chunks, compaction and scrub go on however many slow clients there are. Of several disks each
-//! reads within a `share` of its own, so that one which hangs leaves some to the others.
+//! **Waiting.** [`BufferPool::acquire`] waits in the order of arrival. It has no time limit of its own: callers that
+//! face clients put theirs around it. A buffer that an upload fills is held for as long as its client takes to send. So
+//! uploads get theirs by [`BufferPool::acquire_for_upload`], which leaves an eighth of each size to those who only wait
+//! for a disk: reads, deletions, heads of chunks, compaction and scrub go on however many slow clients there are. Of
+//! several disks each reads within a `share` of its own, so that one which hangs leaves some to the others.
 
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
@@ -110,8 +110,8 @@ impl BufferPool {
         if min_len <= SMALL_BYTES { &self.small } else { &self.large }
     }
 
-    /// Leases a buffer of at least `min_len` bytes: a small one up to [`SMALL_BYTES`], else a large one. Waits for its turn
-    /// when none is free. Cancel safe.
+    /// Leases a buffer of at least `min_len` bytes: a small one up to [`SMALL_BYTES`], else a large one. Waits for its
+    /// turn when none is free. Cancel safe.
     ///
     /// # Panics
     /// When `min_len` exceeds [`LARGE_BYTES`].
@@ -241,8 +241,8 @@ impl Deref for IoBuf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the slot lies inside the arena, which lives as long as the pool; the arena starts as zeros, so that it
-        // is initialised; the lease is exclusive, and `&self` keeps writers out.
+        // SAFETY: the slot lies inside the arena, which lives as long as the pool; the arena starts as zeros, so that
+        // it is initialised; the lease is exclusive, and `&self` keeps writers out.
         unsafe { std::slice::from_raw_parts(self.pool.arena.base.as_ptr().add(self.offset), self.len) }
     }
 }

@@ -1,13 +1,13 @@
 //! Group commit: one `fdatasync` for all writers that wait.
 //!
-//! A waiter may share a sync only if the sync starts after the waiter's writes completed. So there are at most two batches
-//! of a file: the one whose sync runs, which nobody joins any more, and the one that collects. The collecting batch starts when
-//! the running one ends; the longer a sync takes, the more writers the next one serves.
+//! A waiter may share a sync only if the sync starts after the waiter's writes completed. So there are at most two
+//! batches of a file: the one whose sync runs, which nobody joins any more, and the one that collects. The collecting
+//! batch starts when the running one ends; the longer a sync takes, the more writers the next one serves.
 //!
 //! A batch is a shared future that each of its waiters polls: there is no leader whose cancellation would strand the
-//! others. A batch that all waiters left is driven to its end by the next one, so that no failure is lost. After a failed
-//! sync every later one fails with the same error, without asking the kernel again: what the first failure dropped from the
-//! page cache would be reported as written by a second try.
+//! others. A batch that all waiters left is driven to its end by the next one, so that no failure is lost. After a
+//! failed sync every later one fails with the same error, without asking the kernel again: what the first failure
+//! dropped from the page cache would be reported as written by a second try.
 
 use std::io;
 use std::sync::Arc;
@@ -49,8 +49,8 @@ impl GroupCommit {
 
     fn join(&self, file: &Arc<dyn BlockFile>, on_sync: impl FnOnce() + Send + 'static) -> Batch {
         let mut tail = self.tail.lock();
-        // `started` is set outside this lock, but before the sync is submitted: who reads `false` here has completed its
-        // writes before the sync starts.
+        // `started` is set outside this lock, but before the sync is submitted: who reads `false` here has completed
+        // its writes before the sync starts.
         if let Some(batch) = tail.as_ref().filter(|batch| !batch.started.load(Ordering::SeqCst)) {
             return batch.clone();
         }

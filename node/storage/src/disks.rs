@@ -1,19 +1,20 @@
 //! The disks of a node as one store.
 //!
-//! A chunk lives on one disk. Nothing records which: a lookup asks the indexes of all disks, which costs a hash lookup each. New chunks go
-//! to healthy disks at random, weighted by free space, so that disks of different age fill up together; a disk that refuses
-//! (full, fenced) is passed over for the next one. A chunk may be on two disks (one was away while it was repaired): where the first
-//! one's copy is damaged or cannot be read, the next one's is taken.
+//! A chunk lives on one disk. Nothing records which: a lookup asks the indexes of all disks, which costs a hash lookup
+//! each. New chunks go to healthy disks at random, weighted by free space, so that disks of different age fill up
+//! together; a disk that refuses (full, fenced) is passed over for the next one. A chunk may be on two disks (one was
+//! away while it was repaired): where the first one's copy is damaged or cannot be read, the next one's is taken.
 //!
-//! A disk that is fenced, since it failed or could not be read whole when it was opened, may still be read, for as long as that goes
-//! well, and nothing more is expected of it: what lies there only is **stranded** ([`DiskSet::list_stranded`]). A stranded chunk can
-//! be read, looked up and listed by shard, so that the last replica of something can be copied from here; it cannot be
-//! verified, it is not in the way of one that is created under the same id on a disk that works, and deletions pass it over: it
-//! is an orphan if that disk ever comes back. [`DiskSet::list`] leaves it out, so who looks for all that there is asks for both.
+//! A disk that is fenced, since it failed or could not be read whole when it was opened, may still be read, for as long
+//! as that goes well, and nothing more is expected of it: what lies there only is **stranded**
+//! ([`DiskSet::list_stranded`]). A stranded chunk can be read, looked up and listed by shard, so that the last replica
+//! of something can be copied from here; it cannot be verified, it is not in the way of one that is created under the
+//! same id on a disk that works, and deletions pass it over: it is an orphan if that disk ever comes back.
+//! [`DiskSet::list`] leaves it out, so who looks for all that there is asks for both.
 //!
-//! A disk that is **unresponsive** (it gives no answer, and no error; docs/adr/0019) may be back at any moment, with all that is on it.
-//! So it works as far as counting goes, but it is asked last, new chunks go elsewhere, and deletions on it fail and are to be
-//! tried again.
+//! A disk that is **unresponsive** (it gives no answer, and no error; docs/adr/0019) may be back at any moment, with
+//! all that is on it. So it works as far as counting goes, but it is asked last, new chunks go elsewhere, and deletions
+//! on it fail and are to be tried again.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -68,7 +69,8 @@ impl Drop for Creating {
 }
 
 impl DiskSet {
-    /// Joins disks, at least one. From now on each knows the others, and is fenced for its silence only while they answer.
+    /// Joins disks, at least one. From now on each knows the others, and is fenced for its silence only while they
+    /// answer.
     ///
     /// # Panics
     /// When there is none.
@@ -184,7 +186,8 @@ impl DiskSet {
         self.working_disk_of(id).is_none() && self.fenced().any(|disk| disk.stat(id).is_some())
     }
 
-    /// At most `limit` chunks that follow `after` in [`list_order`] and lie on fenced disks only. Fewer than `limit` are the last.
+    /// At most `limit` chunks that follow `after` in [`list_order`] and lie on fenced disks only. Fewer than `limit`
+    /// are the last.
     pub fn list_stranded(&self, after: Option<&ChunkId>, limit: usize) -> Vec<ChunkStat> {
         let mut found = Vec::new();
         let mut after = after.copied();
@@ -259,7 +262,8 @@ impl DiskSet {
         self.by_trust().find_map(|disk| disk.stat(id))
     }
 
-    /// Deletes chunks, on all disks at once; see [`Engine::delete`]. Those that are fenced are passed over, unless all are.
+    /// Deletes chunks, on all disks at once; see [`Engine::delete`]. Those that are fenced are passed over, unless all
+    /// are.
     ///
     /// # Errors
     /// The first disk's that failed; some of the chunks may then be deleted.
@@ -273,8 +277,8 @@ impl DiskSet {
         join_all(deletions).await.into_iter().collect()
     }
 
-    /// At most `limit` chunks that follow `after` in [`list_order`], over all disks that work: whoever walks over all chunks looks
-    /// for what is to be deleted.
+    /// At most `limit` chunks that follow `after` in [`list_order`], over all disks that work: whoever walks over all
+    /// chunks looks for what is to be deleted.
     pub fn list(&self, after: Option<&ChunkId>, limit: usize) -> Vec<ChunkStat> {
         merged(self.working().map(|disk| disk.list(after, limit)), limit)
     }
@@ -297,8 +301,8 @@ impl DiskSet {
         Err(failed.unwrap_or(ReadError::NotFound(id)))
     }
 
-    /// Whether a chunk is whole on one of the disks that work; see [`Engine::verify`]. Copies before that one that turned out to be
-    /// damaged are deleted: every read would try them first.
+    /// Whether a chunk is whole on one of the disks that work; see [`Engine::verify`]. Copies before that one that
+    /// turned out to be damaged are deleted: every read would try them first.
     ///
     /// # Errors
     /// [`ReadError`] of the first disk that has the chunk; nothing is deleted then.
@@ -340,7 +344,8 @@ impl DiskSet {
         merged(pages, limit)
     }
 
-    /// Runs `visit` once on every chunk of some shards of the cluster, disk by disk; see [`Engine::for_each_of_shards`].
+    /// Runs `visit` once on every chunk of some shards of the cluster, disk by disk; see
+    /// [`Engine::for_each_of_shards`].
     pub fn for_each_of_shards(
         &self,
         shards: &BTreeSet<ShardId>,

@@ -22,8 +22,8 @@
 //!
 //! **Faults.** An error of a write or a sync fences the disk: writes and deletes are refused from then on, reads go on.
 //! A disk that could not be read whole when it was opened is fenced from its start ([`recover`]). A full disk refuses
-//! new chunks only, and is asked again at each attempt. One that gives no answer is left alone until it does, and fenced in
-//! the end ([`crate::watch`]).
+//! new chunks only, and is asked again at each attempt. One that gives no answer is left alone until it does, and
+//! fenced in the end ([`crate::watch`]).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -104,8 +104,8 @@ impl Default for ReadMeters {
     }
 }
 
-/// The engine of one disk. Cheap to clone; the directory is let go of when the last clone and the last reader and writer
-/// are gone.
+/// The engine of one disk. Cheap to clone; the directory is let go of when the last clone and the last reader and
+/// writer are gone.
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) inner: Arc<Inner>,
@@ -198,8 +198,8 @@ impl Engine {
         self.reader(id, range, Pieces::Lent)
     }
 
-    /// As [`Engine::read`], for who looks at the bytes instead of sending them by the connection writer: no piece is a slice of a
-    /// mapping, so what was verified stays what it is.
+    /// As [`Engine::read`], for who looks at the bytes instead of sending them by the connection writer: no piece is a
+    /// slice of a mapping, so what was verified stays what it is.
     ///
     /// # Errors
     /// [`ReadError::NotFound`], [`ReadError::Invalid`].
@@ -227,7 +227,8 @@ impl Engine {
         Some(ChunkStat { id: *id, size_bytes: location.payload_len() })
     }
 
-    /// Deletes chunks; those that do not exist are skipped. Durable on return. Space comes back when no reader holds it.
+    /// Deletes chunks; those that do not exist are skipped. Durable on return. Space comes back when no reader holds
+    /// it.
     ///
     /// Cancel safe: what was begun is either deleted or not.
     ///
@@ -251,9 +252,9 @@ impl Engine {
         crate::read::label(&self.inner, id).await
     }
 
-    /// Reads a chunk's whole record, head, label and payload, past the page cache, and compares it with its checksums: whether
-    /// the chunk is whole on the disk, whatever is in memory. Costs the read. What does not match is not served from memory
-    /// any more either.
+    /// Reads a chunk's whole record, head, label and payload, past the page cache, and compares it with its checksums:
+    /// whether the chunk is whole on the disk, whatever is in memory. Costs the read. What does not match is not served
+    /// from memory any more either.
     ///
     /// # Errors
     /// [`ReadError::NotFound`], [`ReadError::Corrupt`], [`ReadError::Io`].
@@ -261,7 +262,8 @@ impl Engine {
         crate::verify::verify(&self.inner, id).await
     }
 
-    /// As [`Engine::list`], of one shard of the cluster only. Walks the index in memory up to the last chunk that it returns.
+    /// As [`Engine::list`], of one shard of the cluster only. Walks the index in memory up to the last chunk that it
+    /// returns.
     pub fn list_shard(
         &self,
         shard: ShardId,
@@ -273,9 +275,9 @@ impl Engine {
         page.into_iter().map(|(id, location)| ChunkStat { id, size_bytes: location.payload_len() }).collect()
     }
 
-    /// Runs `visit` on every chunk of some shards of the cluster, in list order, with its shard. Walks once over the index in
-    /// memory, however many shards there are. `visit` runs under short locks of the index: it must not wait, nor ask this
-    /// engine.
+    /// Runs `visit` on every chunk of some shards of the cluster, in list order, with its shard. Walks once over the
+    /// index in memory, however many shards there are. `visit` runs under short locks of the index: it must not wait,
+    /// nor ask this engine.
     pub fn for_each_of_shards(
         &self,
         shards: &BTreeSet<ShardId>,
@@ -295,21 +297,22 @@ impl Engine {
         self.inner.run_jobs().await;
     }
 
-    /// Writes the index files of segments with dead records anew, so that tombstones can be forgotten. The background thread
-    /// does so every few seconds.
+    /// Writes the index files of segments with dead records anew, so that tombstones can be forgotten. The background
+    /// thread does so every few seconds.
     pub async fn settle(&self) {
         let inner = Arc::clone(&self.inner);
         self.apart(async move { inner.settle_all().await }).await;
     }
 
-    /// Does housekeeping of this disk on a thread of its own: it blocks now and then, and would block whoever does it for as long as
-    /// the disk hangs. Dropped, it drops `work`, as soon as the disk lets it. `None` when the runtime ends.
+    /// Does housekeeping of this disk on a thread of its own: it blocks now and then, and would block whoever does it
+    /// for as long as the disk hangs. Dropped, it drops `work`, as soon as the disk lets it. `None` when the runtime
+    /// ends.
     pub async fn apart<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
         self.inner.apart(work).await
     }
 
-    /// Moves live chunks out of sparse segments, until about `budget_bytes` were moved or nothing is left to do. To be called
-    /// again and again at whatever pace the disk can bear. Cancel safe.
+    /// Moves live chunks out of sparse segments, until about `budget_bytes` were moved or nothing is left to do. To be
+    /// called again and again at whatever pace the disk can bear. Cancel safe.
     ///
     /// # Errors
     /// [`WriteError`]; what was not moved stays where it was.
@@ -378,8 +381,8 @@ impl Engine {
     /// Refuses new writes, waits for those that run, and writes the index files. Reads go on.
     ///
     /// # Errors
-    /// [`WriteError::Fenced`] when index files could not be written, [`WriteError::Unresponsive`] when the disk does not answer: the
-    /// next start scans.
+    /// [`WriteError::Fenced`] when index files could not be written, [`WriteError::Unresponsive`] when the disk does
+    /// not answer: the next start scans.
     pub async fn shutdown(&self) -> Result<(), WriteError> {
         self.inner.shutdown().await
     }

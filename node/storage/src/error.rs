@@ -19,8 +19,8 @@ pub enum WriteError {
     /// The disk failed earlier and takes no writes until it was looked after and the engine opened anew.
     #[error("the disk is fenced: {0}")]
     Fenced(Arc<str>),
-    /// The disk does not answer. It may again, or be fenced; until then, other disks are to be taken. What was begun may yet
-    /// reach the disk, and counts for nothing.
+    /// The disk does not answer. It may again, or be fenced; until then, other disks are to be taken. What was begun
+    /// may yet reach the disk, and counts for nothing.
     #[error("the disk does not answer")]
     Unresponsive,
     /// The engine is shutting down.
@@ -131,7 +131,8 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Whether an error says that the disk cannot give what is stored there, or that the file system knows it to be damaged.
+/// Whether an error says that the disk cannot give what is stored there, or that the file system knows it to be
+/// damaged.
 pub(crate) fn is_unreadable(error: &io::Error) -> bool {
     use rustix::io::Errno;
     [Errno::IO, Errno::BADMSG, Errno::UCLEAN].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))

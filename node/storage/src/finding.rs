@@ -15,8 +15,8 @@ pub enum FindingSource {
     Recovery,
     /// Compaction.
     Compaction,
-    /// Somebody who asked whether the chunk is whole ([`crate::Engine::verify`]), and was told by the error: such a finding is
-    /// counted and logged, and does not reach the [`FindingSink`].
+    /// Somebody who asked whether the chunk is whole ([`crate::Engine::verify`]), and was told by the error: such a
+    /// finding is counted and logged, and does not reach the [`FindingSink`].
     Verify,
 }
 

@@ -1,10 +1,10 @@
 //! The index in memory: chunk id → place on this disk.
 //!
-//! 1,024 shards by the top bits of a hash, each a table under its own lock. A table is one array **sorted by hash with gaps**:
-//! an entry stands at or after the slot that its hash points to, so that lookups walk a few neighbours, growing is a
-//! merge into an array a quarter longer (not twice as long, which is what keeps an entry below 48 bytes with all overhead),
-//! and walking it visits chunks in an order that depends on the ids alone: stable across inserts, growth and restarts,
-//! and the same on all disks. [`Index::page`] is therefore a cursor without state.
+//! 1,024 shards by the top bits of a hash, each a table under its own lock. A table is one array **sorted by hash with
+//! gaps**: an entry stands at or after the slot that its hash points to, so that lookups walk a few neighbours, growing
+//! is a merge into an array a quarter longer (not twice as long, which is what keeps an entry below 48 bytes with all
+//! overhead), and walking it visits chunks in an order that depends on the ids alone: stable across inserts, growth and
+//! restarts, and the same on all disks. [`Index::page`] is therefore a cursor without state.
 //!
 //! An entry is 28 bytes; tables are between 64 % and 80 % full.
 
@@ -100,8 +100,8 @@ impl Index {
         self.shard(hash).write().insert(hash, Slot::new(id, location))
     }
 
-    /// Moves a chunk from `from` to `to`, unless it is not at `from` any more or `allowed`, asked while nobody else can look it
-    /// up, says no.
+    /// Moves a chunk from `from` to `to`, unless it is not at `from` any more or `allowed`, asked while nobody else can
+    /// look it up, says no.
     pub fn replace_if(&self, id: &ChunkId, from: Location, to: Location, allowed: impl FnOnce() -> bool) -> bool {
         let hash = hash(id);
         let mut table = self.shard(hash).write();
@@ -163,8 +163,8 @@ impl Index {
         page
     }
 
-    /// At most `limit` chunks that follow `after` in [`list_order`] and that `wanted` takes. Each table's lock is held while
-    /// that table is walked; nothing is allocated for what is passed over.
+    /// At most `limit` chunks that follow `after` in [`list_order`] and that `wanted` takes. Each table's lock is held
+    /// while that table is walked; nothing is allocated for what is passed over.
     pub fn page_of(
         &self,
         after: Option<&ChunkId>,

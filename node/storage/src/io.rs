@@ -30,7 +30,8 @@ pub type IoFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// How a file is opened. Offsets, lengths and memory of `Direct` operations are multiples of [`BlockIo::block_size`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenMode {
-    /// Past the page cache (`O_DIRECT`), for segment writes and scrub. Falls back to buffered where the file system refuses.
+    /// Past the page cache (`O_DIRECT`), for segment writes and scrub. Falls back to buffered where the file system
+    /// refuses.
     Direct,
     /// Through the page cache with readahead off (`POSIX_FADV_RANDOM`), for reads and small metadata files.
     Buffered,
@@ -46,8 +47,8 @@ pub trait BlockFile: Send + Sync + 'static {
     /// [`BlockFile::sync_data`].
     fn write_at(&self, offset: u64, buf: SharedBuf, range: Range<usize>) -> IoFuture<io::Result<()>>;
 
-    /// Reads into `buf[..len]` and gives the buffer back, also on error. Returns the bytes read: fewer than `len` only at
-    /// the end of the file.
+    /// Reads into `buf[..len]` and gives the buffer back, also on error. Returns the bytes read: fewer than `len` only
+    /// at the end of the file.
     fn read_at(&self, offset: u64, buf: IoBuf, len: usize) -> IoFuture<(io::Result<usize>, IoBuf)>;
 
     /// `fdatasync`. After an error the file must not be trusted, nor the sync retried: the engine fences the disk.
@@ -80,8 +81,8 @@ pub trait BlockIo: Send + Sync + 'static {
     /// For the log and metrics: `uring`, `std` or `sim`.
     fn name(&self) -> &'static str;
 
-    /// The same for one disk, whose operations are counted in `flights` from their start to their real end, whether or not somebody
-    /// waits for them. What disks share, one that hangs may use up: it is as little as possible.
+    /// The same for one disk, whose operations are counted in `flights` from their start to their real end, whether or
+    /// not somebody waits for them. What disks share, one that hangs may use up: it is as little as possible.
     ///
     /// # Errors
     /// When threads cannot be started.

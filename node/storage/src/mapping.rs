@@ -1,19 +1,21 @@
 //! Segments mapped for reading: where resident data is sent from without being copied.
 //!
-//! A [`Mapping`] covers a whole segment file, read only and shared. [`Mapping::bytes`] lends ranges of it as `Bytes`, which
-//! keep the mapping (and whatever the engine pins with them) alive, so that they can travel through hyper like any other
-//! body; the connection's writer finds out by [`find`] that a slice lies in a mapping, and sends it by splice.
+//! A [`Mapping`] covers a whole segment file, read only and shared. [`Mapping::bytes`] lends ranges of it as `Bytes`,
+//! which keep the mapping (and whatever the engine pins with them) alive, so that they can travel through hyper like
+//! any other body; the connection's writer finds out by [`find`] that a slice lies in a mapping, and sends it by
+//! splice.
 //!
-//! **Who keeps it safe.** A mapped file is never truncated, since touching a page behind its end kills the process; a live
-//! range is never rewritten; a range is punched only when no `Bytes` of it is left. The engine guarantees these three.
+//! **Who keeps it safe.** A mapped file is never truncated, since touching a page behind its end kills the process; a
+//! live range is never rewritten; a range is punched only when no `Bytes` of it is left. The engine guarantees these
+//! three.
 //!
-//! **Unverified bytes.** Only verified reads are to bring pages of a segment into the page cache (readahead is off), and
-//! the engine marks what it has verified ([`Mapping::set_verified`]). The kernel may evict a page at any time, and another
-//! reader bring it back from a disk that has gone bad since, so both are asked for again right before sending
+//! **Unverified bytes.** Only verified reads are to bring pages of a segment into the page cache (readahead is off),
+//! and the engine marks what it has verified ([`Mapping::set_verified`]). The kernel may evict a page at any time, and
+//! another reader bring it back from a disk that has gone bad since, so both are asked for again right before sending
 //! ([`Mapping::is_sendable`]); what is gone is brought back, verified, by the engine's hook ([`Mapping::set_refresh`]).
 //!
-//! **Memory.** Splicing does not map pages into the process. Writing small slices from the mapping does, and they count as
-//! resident memory although the page cache owns them; [`Mapping::touched`] unmaps them from time to time.
+//! **Memory.** Splicing does not map pages into the process. Writing small slices from the mapping does, and they count
+//! as resident memory although the page cache owns them; [`Mapping::touched`] unmaps them from time to time.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -55,7 +57,8 @@ static TOUCHED_BYTES: AtomicU64 = AtomicU64::new(0);
 /// All mappings, by their first address.
 static REGISTRY: RwLock<BTreeMap<usize, Registered>> = RwLock::new(BTreeMap::new());
 
-/// Lowest and highest address that any mapping ever had: most slices that are looked up lie elsewhere, and need no lock.
+/// Lowest and highest address that any mapping ever had: most slices that are looked up lie elsewhere, and need no
+/// lock.
 static LOWEST: AtomicUsize = AtomicUsize::new(usize::MAX);
 static HIGHEST: AtomicUsize = AtomicUsize::new(0);
 
@@ -87,12 +90,12 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps the first `len` bytes of a file that was opened buffered ([`crate::io::OpenMode::Buffered`]). The descriptor is
-    /// duplicated.
+    /// Maps the first `len` bytes of a file that was opened buffered ([`crate::io::OpenMode::Buffered`]). The
+    /// descriptor is duplicated.
     ///
     /// # Errors
-    /// Those of `mmap`; `InvalidInput` when the file is shorter than `len`, `len` is zero, or the descriptor is `O_DIRECT`
-    /// (splicing from it would go around the page cache).
+    /// Those of `mmap`; `InvalidInput` when the file is shorter than `len`, `len` is zero, or the descriptor is
+    /// `O_DIRECT` (splicing from it would go around the page cache).
     pub fn new(file: BorrowedFd<'_>, len: u64) -> io::Result<Arc<Mapping>> {
         let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         if rustix::fs::fcntl_getfl(file)?.contains(OFlags::DIRECT) {
@@ -171,9 +174,9 @@ impl Mapping {
         range.is_empty() || residency::is_resident(self, range)
     }
 
-    /// A copy of a range that is in the page cache and verified, made by one system call that waits for no disk. `None`: it is
-    /// not, or the kernel cannot do it. For who looks at bytes himself: touching a slice of the mapping may fault, wait for the
-    /// disk and bring back what nobody compared, and kills the process if the disk cannot read.
+    /// A copy of a range that is in the page cache and verified, made by one system call that waits for no disk.
+    /// `None`: it is not, or the kernel cannot do it. For who looks at bytes himself: touching a slice of the mapping
+    /// may fault, wait for the disk and bring back what nobody compared, and kills the process if the disk cannot read.
     ///
     /// # Panics
     /// When the range reaches past the mapping.
@@ -236,15 +239,15 @@ impl Mapping {
 
     /// Whether a range is in the page cache as it was verified.
     ///
-    /// Residency first: a page that comes in between the questions has its mark cleared before, or comes in by a copy, which is
-    /// waited for.
+    /// Residency first: a page that comes in between the questions has its mark cleared before, or comes in by a copy,
+    /// which is waited for.
     pub(crate) fn is_resident_and_verified(&self, range: Range<u64>) -> bool {
         self.is_resident(range.clone()) && self.copying.wait(&range) && self.is_verified(range)
     }
 
-    /// Makes a range sendable without blocking the thread: by the engine's hook, which verifies it, or else by plain reads on
-    /// a blocking thread. One range of a mapping at a time: connections that wait for the same range find it done, instead
-    /// of putting each other's in question. Must be polled on a tokio runtime.
+    /// Makes a range sendable without blocking the thread: by the engine's hook, which verifies it, or else by plain
+    /// reads on a blocking thread. One range of a mapping at a time: connections that wait for the same range find it
+    /// done, instead of putting each other's in question. Must be polled on a tokio runtime.
     ///
     /// # Errors
     /// Those of the hook (also: the data is corrupt) or of reading. The bytes must then not be sent.
@@ -267,8 +270,8 @@ impl Mapping {
         })
     }
 
-    /// Notes that a range was read through the mapping, and from time to time takes the pages of all mappings out of the
-    /// process's page tables (they stay in the page cache), so that its resident memory is bounded.
+    /// Notes that a range was read through the mapping, and from time to time takes the pages of all mappings out of
+    /// the process's page tables (they stay in the page cache), so that its resident memory is bounded.
     pub fn touched(&self, range: Range<u64>) {
         let touched = self.touched.insert(range);
         if touched == 0 {
@@ -280,8 +283,8 @@ impl Mapping {
             for mapping in mappings {
                 // First, so that what is mapped from now on is counted, perhaps twice.
                 mapping.touched.clear();
-                // SAFETY: the range is the whole of a live shared file mapping without dirty pages: later accesses find the
-                // same contents again in the page cache.
+                // SAFETY: the range is the whole of a live shared file mapping without dirty pages: later accesses find
+                // the same contents again in the page cache.
                 let _ =
                     unsafe { rustix::mm::madvise(mapping.base.as_ptr().cast(), mapping.len, Advice::LinuxDontNeed) };
             }
@@ -331,8 +334,9 @@ struct Lent {
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
         let len = (self.range.end - self.range.start) as usize;
-        // SAFETY: the range was checked against the mapping, which lives as long as this value; the file is not truncated
-        // and the range is neither rewritten nor punched while the pin lives (the engine's promise in the module docs).
+        // SAFETY: the range was checked against the mapping, which lives as long as this value; the file is not
+        // truncated and the range is neither rewritten nor punched while the pin lives (the engine's promise in the
+        // module docs).
         unsafe { std::slice::from_raw_parts(self.mapping.base.as_ptr().add(self.range.start as usize), len) }
     }
 }

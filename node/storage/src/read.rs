@@ -7,19 +7,20 @@
 //! verified buffer itself is handed out.
 //!
 //! A page counts as verified from the moment its block matched until somebody reads it from the disk again, or punches
-//! it. The bits are cleared *before* such a read, and once more when its bytes turn out not to match; residency is asked
-//! *before* the bits: a page that came back from the disk unverified is never taken for the one that was verified. This
-//! binds everybody who reads a segment through the page cache, compaction and scans too. A reader that had to wait for a
-//! buffer looks again before it reads: what another one has brought in meanwhile is not put in question again.
+//! it. The bits are cleared *before* such a read, and once more when its bytes turn out not to match; residency is
+//! asked *before* the bits: a page that came back from the disk unverified is never taken for the one that was
+//! verified. This binds everybody who reads a segment through the page cache, compaction and scans too. A reader that
+//! had to wait for a buffer looks again before it reads: what another one has brought in meanwhile is not put in
+//! question again.
 //!
 //! The record is pinned while the reader or any slice of the mapping lives.
 //!
 //! Where another disk of the node has the chunk too, a reader whose disk fails goes on there
 //! ([`ChunkReader::or_elsewhere`]).
 //!
-//! **Who looks at the bytes** does not get slices of the mapping ([`Pieces::Copied`]). Pages may go at any time, and whoever touches
-//! such a slice later brings them back unverified, while its thread stands still; a disk that cannot read them ends the process
-//! by SIGBUS. Only the connection writer asks again before it sends.
+//! **Who looks at the bytes** does not get slices of the mapping ([`Pieces::Copied`]). Pages may go at any time, and
+//! whoever touches such a slice later brings them back unverified, while its thread stands still; a disk that cannot
+//! read them ends the process by SIGBUS. Only the connection writer asks again before it sends.
 
 use std::io;
 use std::ops::Range;

@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 /// The most that one piece of memory which is kept for the next user holds.
 pub(crate) const SCRATCH_BYTES: usize = 256 << 10;
 
-/// Below this the allocator is as good, which gives no such blocks back to the kernel. And whoever keeps what he was given holds
-/// no more than twice of what he counts.
+/// Below this the allocator is as good, which gives no such blocks back to the kernel. And whoever keeps what he was
+/// given holds no more than twice of what he counts.
 const KEPT_FROM_BYTES: usize = SCRATCH_BYTES / 2;
 
 /// How many nobody uses are kept: 8 MiB.

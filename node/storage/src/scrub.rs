@@ -1,5 +1,5 @@
-//! Scrub: reads every chunk of a disk past the page cache, compares header, label and payload with their checksums, and reports
-//! what does not match.
+//! Scrub: reads every chunk of a disk past the page cache, compares header, label and payload with their checksums, and
+//! reports what does not match.
 //!
 //! It goes segment by segment, at a pace that reads the whole disk within a configured time, and remembers after each
 //! segment how far it has come, so that a restart does not begin anew. A record is pinned while it is read, so a

@@ -1,12 +1,12 @@
 //! One segment while the engine runs: its files, who writes into it, who reads from it, and what of it is alive.
 //!
-//! A segment is *open* (takes reservations), then *sealed* (takes none), then *indexed* (has no writer left, and its index file is
-//! on the disk). Its life ends when nothing in it is alive and no tombstone in it is needed, or when compaction moved what
-//! was.
+//! A segment is *open* (takes reservations), then *sealed* (takes none), then *indexed* (has no writer left, and its
+//! index file is on the disk). Its life ends when nothing in it is alive and no tombstone in it is needed, or when
+//! compaction moved what was.
 //!
-//! **Pins.** A reader pins the record that it reads, under the lock of the index shard that it was looked up in. A record that
-//! dies while pinned gets its hole when the last pin drops. So no byte that a reader may still send changes under it. The file
-//! itself may be unlinked at any time: mapping and descriptor keep it alive.
+//! **Pins.** A reader pins the record that it reads, under the lock of the index shard that it was looked up in. A
+//! record that dies while pinned gets its hole when the last pin drops. So no byte that a reader may still send changes
+//! under it. The file itself may be unlinked at any time: mapping and descriptor keep it alive.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -176,8 +176,8 @@ impl Segment {
         Pin { segment: Arc::clone(self), block }
     }
 
-    /// Accounts for the death of a record that the index does not name any more, and gives its space back once no reader
-    /// has it.
+    /// Accounts for the death of a record that the index does not name any more, and gives its space back once no
+    /// reader has it.
     pub(crate) fn bury(self: &Arc<Self>, block: u32, record_len: u64, payload_len: u64) {
         {
             let mut state = self.state.lock();

@@ -1,7 +1,7 @@
 //! Verifying one chunk on the disk itself.
 //!
-//! A read that finds its pages in memory tells nothing about the disk below them. Whoever has to know whether a replica is
-//! whole (a repair, a join) asks here: the whole record is read past the page cache, as scrub does.
+//! A read that finds its pages in memory tells nothing about the disk below them. Whoever has to know whether a replica
+//! is whole (a repair, a join) asks here: the whole record is read past the page cache, as scrub does.
 
 use std::io;
 use std::sync::Arc;

@@ -1,19 +1,21 @@
 //! The watch over one disk: whether it answers.
 //!
-//! A dead controller or a mount whose server is gone gives no error; operations simply do not end. So the watch looks at how long the
-//! oldest operation has been in flight ([`Flights`]):
+//! A dead controller or a mount whose server is gone gives no error; operations simply do not end. So the watch looks
+//! at how long the oldest operation has been in flight ([`Flights`]):
 //!
-//! * longer than the patience: the disk is **unresponsive**. It gets no new chunks and no reads that need the disk itself, and
-//!   whoever waits for a write is told so at once ([`Watch::while_responsive`]). What the kernel was asked for runs on.
+//! * longer than the patience: the disk is **unresponsive**. It gets no new chunks and no reads that need the disk
+//!   itself, and whoever waits for a write is told so at once ([`Watch::while_responsive`]). What the kernel was asked
+//!   for runs on.
 //! * Once no operation has been in flight for long for a while it is responsive again, by itself.
-//! * longer than a second limit: the engine fences it, as after an error, unless most disks of the node are silent (docs/adr/0019).
+//! * longer than a second limit: the engine fences it, as after an error, unless most disks of the node are silent
+//!   (docs/adr/0019).
 //!
-//! **Time** counts only while the watch runs: a tick counts for its own length, however late it comes. A process that was stopped, or
-//! whose machine was paused, has not waited for its disk.
+//! **Time** counts only while the watch runs: a tick counts for its own length, however late it comes. A process that
+//! was stopped, or whose machine was paused, has not waited for its disk.
 //!
-//! **Threads.** The watch has one, which never asks the disk anything. A second one asks the file system for its free space,
-//! again and again, and may hang with the disk; that is an operation like others, so a disk that nobody uses is judged too, and
-//! nobody else has to ask what may never be answered.
+//! **Threads.** The watch has one, which never asks the disk anything. A second one asks the file system for its free
+//! space, again and again, and may hang with the disk; that is an operation like others, so a disk that nobody uses is
+//! judged too, and nobody else has to ask what may never be answered.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,8 +43,8 @@ const TICKS: u32 = 30;
 /// Something that is in flight for longer than this part of the patience is slow.
 const SLOW_PART: u32 = 10;
 
-/// An unresponsive disk is taken back when nothing was slow for this part of the patience: not at the first answer of one that
-/// comes and goes.
+/// An unresponsive disk is taken back when nothing was slow for this part of the patience: not at the first answer of
+/// one that comes and goes.
 const CALM_PART: u32 = 3;
 
 /// Pause between two questions for the free space.
@@ -116,8 +118,8 @@ impl Watch {
         self.space.lock().unwrap_or_default()
     }
 
-    /// Does `work`, unless the disk does not answer, or is found not to while it waits. `work` is dropped then: what it asked the disk
-    /// for runs on.
+    /// Does `work`, unless the disk does not answer, or is found not to while it waits. `work` is dropped then: what it
+    /// asked the disk for runs on.
     ///
     /// # Errors
     /// [`WriteError::Unresponsive`]; those of `work`.
@@ -177,8 +179,8 @@ impl Watch {
         self.fence_after.filter(|after| oldest >= *after).map(|_| oldest)
     }
 
-    /// Starts the threads; they end soon after [`Watch::end`], or when the disk lets go of them. `fence` is told of what
-    /// [`Watch::tick`] returns.
+    /// Starts the threads; they end soon after [`Watch::end`], or when the disk lets go of them. `fence` is told of
+    /// what [`Watch::tick`] returns.
     ///
     /// # Errors
     /// When a thread cannot be started.

@@ -1,9 +1,10 @@
 //! Writing a chunk.
 //!
-//! Bytes are copied once, from the caller into buffers of the pool. A record of up to 1 MiB is one buffer and one write. A
-//! longer one streams: a buffer is checksummed when it is full, handed to the caller for hashing and replication, and written
-//! with at most four writes in flight, or one where the disk has many already; the head follows with the last of them. Then one
-//! sync, shared with other writers, and the index insert: from that moment the chunk exists.
+//! Bytes are copied once, from the caller into buffers of the pool. A record of up to 1 MiB is one buffer and one
+//! write. A longer one streams: a buffer is checksummed when it is full, handed to the caller for hashing and
+//! replication, and written with at most four writes in flight, or one where the disk has many already; the head
+//! follows with the last of them. Then one sync, shared with other writers, and the index insert: from that moment the
+//! chunk exists.
 //!
 //! Dropped before that, a writer leaves nothing: its reservation is punched once the writes in flight have ended.
 
@@ -23,8 +24,9 @@ use crate::format::{BLOCK_BYTES, CHECKSUM_BLOCK_BYTES};
 /// Writes of one chunk that run at a time: measured, deeper queues gain nothing with 1 MiB writes.
 const WRITES_MAX: usize = 4;
 
-/// Of a disk that shares the buffers with others, a chunk has one write at a time while operations in flight there could hold this
-/// part of the large ones: a disk that hangs would have them all at once otherwise, and no other disk could be written.
+/// Of a disk that shares the buffers with others, a chunk has one write at a time while operations in flight there
+/// could hold this part of the large ones: a disk that hangs would have them all at once otherwise, and no other disk
+/// could be written.
 const CROWDED_PART: usize = 4;
 
 /// A chunk that is being written. Belongs to one task at a time.
@@ -105,12 +107,12 @@ impl ChunkWriter {
     /// Copies `data` into the chunk's buffers. Returns the buffers that became full, in order: with that of
     /// [`ChunkWriter::finish_input`] they are the payload.
     ///
-    /// Waits for free buffers and for the oldest of four writes, which is the back pressure. After a cancelled call the writer can
-    /// only be dropped.
+    /// Waits for free buffers and for the oldest of four writes, which is the back pressure. After a cancelled call the
+    /// writer can only be dropped.
     ///
     /// # Errors
-    /// [`WriteError::Invalid`] when more comes than was announced; failures of earlier writes; [`WriteError::Unresponsive`],
-    /// also while it waits.
+    /// [`WriteError::Invalid`] when more comes than was announced; failures of earlier writes;
+    /// [`WriteError::Unresponsive`], also while it waits.
     pub async fn write(&mut self, data: &[u8]) -> Result<Vec<Bytes>, WriteError> {
         let inner = Arc::clone(&self.inner);
         inner.watch.while_responsive(self.take_in(data)).await
@@ -240,7 +242,8 @@ impl ChunkWriter {
 
     /// Makes the chunk durable: on return it is on stable storage and can be read.
     ///
-    /// Cancelled, it leaves nothing visible; only if the process dies right then may the next start find the chunk whole.
+    /// Cancelled, it leaves nothing visible; only if the process dies right then may the next start find the chunk
+    /// whole.
     ///
     /// # Errors
     /// [`WriteError`]: the chunk does not exist then.

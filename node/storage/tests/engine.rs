@@ -58,8 +58,8 @@ async fn chunks_of_every_size_are_read_back_before_and_after_a_clean_restart() {
     assert_eq!(get(&engine, id(1000)).await.unwrap(), b"appended after the restart");
 }
 
-/// What the background thread has in hand when the engine ends is waited for: an index file that is missing makes the next start
-/// scan, and a scan cannot tell rot at the end of a segment from a write that a crash interrupted.
+/// What the background thread has in hand when the engine ends is waited for: an index file that is missing makes the
+/// next start scan, and a scan cannot tell rot at the end of a segment from a write that a crash interrupted.
 #[tokio::test]
 async fn a_clean_end_waits_for_the_index_files_that_the_background_thread_writes() {
     let dir = tempfile::tempdir().unwrap();
@@ -302,8 +302,8 @@ async fn second_process_foreign_and_future_directories_are_refused() {
     assert!(matches!(refused, OpenError::NoSuperblock { .. }));
 }
 
-/// On a simulated disk, where a flush takes eight times as long as a write: on a real one that ratio, and with it how many
-/// writers meet in a flush, is the machine's business.
+/// On a simulated disk, where a flush takes eight times as long as a write: on a real one that ratio, and with it how
+/// many writers meet in a flush, is the machine's business.
 #[tokio::test]
 async fn concurrent_small_writers_share_syncs() {
     let config = config(Path::new("/disk"));

@@ -1,5 +1,5 @@
-//! kill -9 on real files: a child process writes and says what is acknowledged; it is killed, and everything it said must
-//! be there.
+//! kill -9 on real files: a child process writes and says what is acknowledged; it is killed, and everything it said
+//! must be there.
 //!
 //! The child is this test binary itself, told by an environment variable.
 

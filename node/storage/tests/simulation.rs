@@ -60,7 +60,8 @@ struct Chunk {
 #[derive(Default)]
 struct Model {
     chunks: BTreeMap<ChunkId, Chunk>,
-    /// What was written under an id before: bytes of a deleted chunk may come back, if its tombstone was among what was harmed.
+    /// What was written under an id before: bytes of a deleted chunk may come back, if its tombstone was among what was
+    /// harmed.
     former: BTreeMap<ChunkId, Vec<(u64, usize)>>,
     busy: BTreeSet<ChunkId>,
     next_id: u32,

@@ -106,7 +106,8 @@ async fn a_node_that_could_say_nothing_for_a_moment_stays_registered() {
     world.stop().await;
 }
 
-/// Its session lives, and so it would hold the lease. It is to be registered anew, for which it waits for somebody who hears nothing.
+/// Its session lives, and so it would hold the lease. It is to be registered anew, for which it waits for somebody who
+/// hears nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_controller_whose_registration_is_held_up_makes_way_for_another() {
     let mut world = World::new(3, slow_to_give_up()).await;

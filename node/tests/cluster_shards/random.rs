@@ -1,5 +1,6 @@
-//! Nodes die, come back, are cut off, drained and added, actors are killed, disks rot and forget, while clients write. What
-//! was acknowledged is never on fewer disks than a write quorum, and in the end every replica is where it is wanted.
+//! Nodes die, come back, are cut off, drained and added, actors are killed, disks rot and forget, while clients write.
+//! What was acknowledged is never on fewer disks than a write quorum, and in the end every replica is where it is
+//! wanted.
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ const NODES: u64 = 6;
 /// How long it may take until all is well after all that.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// At most one node at a time is down, cut off or without its session: two might be the quorum of something that no third
-/// disk has yet.
+/// At most one node at a time is down, cut off or without its session: two might be the quorum of something that no
+/// third disk has yet.
 async fn scenario(seed: u64) {
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);

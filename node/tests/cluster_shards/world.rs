@@ -1,5 +1,5 @@
-//! Several nodes in one process: the real actors over coordination, network and chunks in memory, and one SQLite store. The
-//! client is a quorum write reduced to its rules, so that this stands on nothing but the ports.
+//! Several nodes in one process: the real actors over coordination, network and chunks in memory, and one SQLite store.
+//! The client is a quorum write reduced to its rules, so that this stands on nothing but the ports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

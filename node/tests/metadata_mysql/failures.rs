@@ -107,8 +107,8 @@ async fn a_restart_between_verbs_is_not_noticed() {
     drop(server);
 }
 
-/// What a failover to a replica that lags, or a server that does not flush, looks like from here: the database is back without
-/// the last commit. Chunks that it does not know may be those of the write that was lost.
+/// What a failover to a replica that lags, or a server that does not flush, looks like from here: the database is back
+/// without the last commit. Chunks that it does not know may be those of the write that was lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_given_up_as_an_orphan_after_the_database_lost_a_commit() {
     let mut server = tokio::task::spawn_blocking(Server::start).await.unwrap();
@@ -176,8 +176,8 @@ async fn a_number_that_comes_a_second_time_tells_that_commits_were_lost() {
     let _refused = until("nothing is given up", give_up, is_refused).await;
 }
 
-/// A primary that another server has taken the place of lives on, as a replica that lags: what it has is old. Whoever reads all the
-/// time notices, too.
+/// A primary that another server has taken the place of lives on, as a replica that lags: what it has is old. Whoever
+/// reads all the time notices, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_takes_no_writes_any_more_is_not_read_from() {
     let server = tokio::task::spawn_blocking(Server::start).await.unwrap();
@@ -218,7 +218,8 @@ async fn a_server_that_stands_still_is_not_asked_once_for_each_connection() {
     join_all((0..32).map(|i| store.commit_object(object(id, &format!("k{i}"))))).await;
     join_all((0..32).map(|_| store.bucket("b"))).await;
     proxy.set(Flow::Stalled);
-    // One answer that does not come, one ping and one connection: with a ping of two seconds for each of 32 it were a minute.
+    // One answer that does not come, one ping and one connection: with a ping of two seconds for each of 32 it were a
+    // minute.
     let refused = tokio::time::timeout(Duration::from_secs(40), store.bucket("b")).await;
     assert!(matches!(refused, Ok(Err(MetadataError::Unavailable(_)))), "{refused:?}");
     proxy.set(Flow::Open);

@@ -1,5 +1,5 @@
-//! The MySQL adapter on a real MariaDB: the port's suite, several nodes, and a server that dies. `HOLDFAST_TEST_MYSQL` names
-//! another server for what does not harm it.
+//! The MySQL adapter on a real MariaDB: the port's suite, several nodes, and a server that dies. `HOLDFAST_TEST_MYSQL`
+//! names another server for what does not harm it.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

@@ -133,8 +133,8 @@ async fn one_node_condemns_what_another_commits() {
     println!("{won} commits, {lost} condemned");
 }
 
-/// A claim that found a content due waits for its lock; whoever has that lock takes the content and drops it again. The claim
-/// must not go by what it read before.
+/// A claim that found a content due waits for its lock; whoever has that lock takes the content and drops it again. The
+/// claim must not go by what it read before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_looks_again_at_the_time_under_the_lock() {
     const NOW: i64 = 1_000_000;

@@ -18,8 +18,8 @@ async fn backup_is_of_one_moment() {
     let server = server().await;
     let store = open(server.options(&server.database().await)).await;
     let id = bucket(&*store).await;
-    // A writer that swaps: `z` is made before `a` is removed, and the other way round. At no moment are both absent. Whoever
-    // pages through the keys while that goes on may miss both.
+    // A writer that swaps: `z` is made before `a` is removed, and the other way round. At no moment are both absent.
+    // Whoever pages through the keys while that goes on may miss both.
     let moving = object(id, "a");
     store.commit_object(moving).await.unwrap();
     for n in 0..2_500 {

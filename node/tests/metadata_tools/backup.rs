@@ -160,7 +160,8 @@ async fn a_backup_brings_tiers_and_cold_objects_back_and_their_moves_are_queued_
     let (cold, other) = (cold_content(ContentId([1; 12]), "OSS", etag), cold_content(ContentId([2; 12]), "OSS", etag));
     let hot = Content { id: ContentId([3; 12]), place: ContentPlace::Cluster, ..cold.clone() };
     let hot = Content { manifest: Manifest::single(hot.id, 5), ..hot };
-    // In place; copies of it, to the same class and to two others; an older version in a tier; one that waits for its move.
+    // In place; copies of it, to the same class and to two others; an older version in a tier; one that waits for its
+    // move.
     for (key, content, class, now_ms) in [
         ("cold", ContentSource::New(cold.clone()), Some(&oss), 10),
         ("copy", ContentSource::Shared(cold.id), Some(&oss), 20),

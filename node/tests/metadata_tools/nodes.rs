@@ -55,8 +55,8 @@ async fn multipart_objects_come_back_from_several_nodes() {
     metadata.close().await;
 }
 
-/// A disk that could not be read whole takes no writes, and what is there belongs to objects all the same: left out, it would be
-/// deleted when that disk is back.
+/// A disk that could not be read whole takes no writes, and what is there belongs to objects all the same: left out, it
+/// would be deleted when that disk is back.
 #[tokio::test]
 async fn what_lies_on_fenced_disks_only_comes_back_too() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -75,7 +75,8 @@ async fn what_lies_on_fenced_disks_only_comes_back_too() {
     }
 }
 
-/// The disks of the nodes of a cluster are read one after the other, in any order: what counts is what would count on one node.
+/// The disks of the nodes of a cluster are read one after the other, in any order: what counts is what would count on
+/// one node.
 #[tokio::test]
 async fn of_several_nodes_the_later_content_of_a_version_counts_whichever_comes_first() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -31,7 +31,8 @@ fn impatient() -> PeerOptions {
     }
 }
 
-/// Patient with everything but payload that is not taken: on a busy machine nothing else comes to its end by being late.
+/// Patient with everything but payload that is not taken: on a busy machine nothing else comes to its end by being
+/// late.
 fn steady(progress: Duration) -> PeerOptions {
     PeerOptions {
         progress_timeout: progress,
@@ -44,8 +45,8 @@ fn steady(progress: Duration) -> PeerOptions {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peer_that_stops_mid_stream_is_unreachable() {
-    // So patient that only the end of the connection can end this: on a busy machine half a second without progress may be over
-    // before the thread ran that was to hear of the end.
+    // So patient that only the end of the connection can end this: on a busy machine half a second without progress may
+    // be over before the thread ran that was to hear of the end.
     let patient = PeerOptions {
         request_timeout: Duration::from_secs(60),
         idle_timeout: Duration::from_secs(5),
@@ -68,8 +69,8 @@ async fn peer_that_stops_mid_stream_is_unreachable() {
         }
     };
     let error: Result<(), PeerError> = error.await;
-    // Mostly by what the node said when it stopped. QUIC does not send that past a full congestion window (the node was sending a
-    // body as fast as it could), and repeats it for a moment only: then its silence tells.
+    // Mostly by what the node said when it stopped. QUIC does not send that past a full congestion window (the node was
+    // sending a body as fast as it could), and repeats it for a moment only: then its silence tells.
     assert!(matches!(error, Err(PeerError::Unreachable { .. })), "{error:?}");
     let rest: Result<Vec<Bytes>, ChunkError> = body.try_collect().await;
     assert!(matches!(rest, Err(ChunkError::Unavailable(_))), "the body ended as if it were whole");

@@ -112,7 +112,8 @@ async fn role_and_protocol_must_fit() {
     assert!(b.service.callers().is_empty());
 }
 
-/// Carries datagrams to `to` and none back: whoever dials through it never hears anything, as a forged source would not.
+/// Carries datagrams to `to` and none back: whoever dials through it never hears anything, as a forged source would
+/// not.
 async fn one_way(to: std::net::SocketAddr) -> std::net::SocketAddr {
     let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = front.local_addr().unwrap();

@@ -31,7 +31,8 @@ pub async fn connect(config: &ZookeeperConfig) -> ZookeeperCoordination {
     try_connect(config).await.unwrap()
 }
 
-/// A client without the adapter. It is waited for here, since a harness needs a future that may go from thread to thread.
+/// A client without the adapter. It is waited for here, since a harness needs a future that may go from thread to
+/// thread.
 pub async fn raw(servers: &str) -> zookeeper_client::Client {
     let deadline = Instant::now() + PATIENCE;
     loop {

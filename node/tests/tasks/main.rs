@@ -1,5 +1,5 @@
-//! Deletions and expiries are given out, whatever is lost, late, repeated or broken: the dispatcher and its workers over real
-//! metadata, chunks in memory and the bus within the process.
+//! Deletions and expiries are given out, whatever is lost, late, repeated or broken: the dispatcher and its workers
+//! over real metadata, chunks in memory and the bus within the process.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

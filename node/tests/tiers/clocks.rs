@@ -1,4 +1,5 @@
-//! Clocks that leap by a year while objects move: nothing is lost, nothing is left behind, and restores are not over at once.
+//! Clocks that leap by a year while objects move: nothing is lost, nothing is left behind, and restores are not over at
+//! once.
 
 use std::time::Duration;
 
@@ -28,7 +29,8 @@ async fn clock_that_leaps_during_a_move_loses_nothing_and_leaves_nothing() {
                 world.put("key", &data, Some("ONE")).await;
                 let first = with_a_stop(&world, gate, async |world| {
                     leap(world, is_ahead);
-                    // Another node takes the move for given up, and its pieces for left over, or has nothing to do for a year.
+                    // Another node takes the move for given up, and its pieces for left over, or has nothing to do for
+                    // a year.
                     world.sweeper.pass(&tier("ONE")).await.unwrap();
                     second.pass(&tier("ONE")).await.unwrap();
                     world.put("other", &other, Some("ONE")).await;

@@ -16,8 +16,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::yield_now;
 
-/// How long a gate waits, and is waited for: a mover that never comes to it, or that nobody lets go on, is a failure and no
-/// test that hangs.
+/// How long a gate waits, and is waited for: a mover that never comes to it, or that nobody lets go on, is a failure
+/// and no test that hangs.
 const GATE_MAX: Duration = Duration::from_secs(60);
 
 /// How a tier fails.
@@ -54,8 +54,8 @@ pub enum Gate {
     AtDelete,
 }
 
-/// A tier in front of another one. It waits around each call and between the steps of a body, so that a caller can be dropped
-/// there.
+/// A tier in front of another one. It waits around each call and between the steps of a body, so that a caller can be
+/// dropped there.
 pub struct Double {
     inner: Arc<dyn ColdTier>,
     fault: Mutex<Fault>,

@@ -1,5 +1,5 @@
-//! Objects move to cold tiers and back over real metadata: each is whole at every moment, whatever fails, and nothing is left
-//! behind.
+//! Objects move to cold tiers and back over real metadata: each is whole at every moment, whatever fails, and nothing
+//! is left behind.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

@@ -317,8 +317,8 @@ impl World {
         files_below(&root, &root).iter().map(|file| root.join(file).metadata().unwrap().len()).sum()
     }
 
-    /// Lets every grace go by while what cleans up runs; then the tiers and the cluster hold what objects refer to, and nothing
-    /// else.
+    /// Lets every grace go by while what cleans up runs; then the tiers and the cluster hold what objects refer to, and
+    /// nothing else.
     pub async fn assert_clean(&self) {
         for _ in 0..4 {
             self.go_on(3 * HOUR);

@@ -1,15 +1,18 @@
-//! The directory adapter: pieces as files below one directory, for a single machine, for a mounted file server, and for tests.
+//! The directory adapter: pieces as files below one directory, for a single machine, for a mounted file server, and for
+//! tests.
 //!
-//! A piece is written to a temporary name beside its own, made durable, and renamed, so that what has a piece's name is whole.
-//! The directory carries a marker with an id of its own. It is compared before each operation: where a file system is not
-//! mounted, or another one is, the tier is refused rather than taken for one without pieces. Only [`DirectoryTier::create`]
-//! marks a directory, and only an empty one; who knows that the tier has pieces calls [`DirectoryTier::open`].
+//! A piece is written to a temporary name beside its own, made durable, and renamed, so that what has a piece's name is
+//! whole. The directory carries a marker with an id of its own. It is compared before each operation: where a file
+//! system is not mounted, or another one is, the tier is refused rather than taken for one without pieces. Only
+//! [`DirectoryTier::create`] marks a directory, and only an empty one; who knows that the tier has pieces calls
+//! [`DirectoryTier::open`].
 //!
-//! All calls of the system are made on tokio's blocking threads, one step of a piece at a time, so that a slow source pins no
-//! thread. A step that does not end in time is [`TierError::Unavailable`]; its thread keeps the piece's name until it ends.
+//! All calls of the system are made on tokio's blocking threads, one step of a piece at a time, so that a slow source
+//! pins no thread. A step that does not end in time is [`TierError::Unavailable`]; its thread keeps the piece's name
+//! until it ends.
 //!
-//! A file server that is gone may keep such threads for ever, and tokio has a bounded number of them, which the node's disks
-//! and its look-ups of names need too. So a directory has [`STEPS_MAX`] of them at most, whatever is asked of it.
+//! A file server that is gone may keep such threads for ever, and tokio has a bounded number of them, which the node's
+//! disks and its look-ups of names need too. So a directory has [`STEPS_MAX`] of them at most, whatever is asked of it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -41,8 +44,8 @@ const STEP_BYTES: usize = 1 << 20;
 /// Steps on one directory at the same time, those that hang included. A runtime of tokio has 512 blocking threads.
 const STEPS_MAX: usize = 64;
 
-/// Where steps on a directory get their places. Kept by those that have one, not by an adapter: while its directory does not
-/// answer, an adapter is made anew again and again.
+/// Where steps on a directory get their places. Kept by those that have one, not by an adapter: while its directory
+/// does not answer, an adapter is made anew again and again.
 static PLACES: LazyLock<Mutex<HashMap<PathBuf, Weak<Semaphore>>>> = LazyLock::new(Mutex::default);
 
 /// Where the tier is and what it takes.

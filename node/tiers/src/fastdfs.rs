@@ -28,8 +28,8 @@
 //! # Who is asked
 //! Everything goes to the **source**, the server that took the master: it has the data at once, the others only later.
 //! Its log has all changes in their order. When it gives no answer, or what it gave was damaged, reads go to the other
-//! servers of its group. That such a server does not have the piece, or has less of it, says nothing. A deletion goes to another server only when
-//! the trackers say that the source does not work; FastDFS carries it to the source later.
+//! servers of its group. That such a server does not have the piece, or has less of it, says nothing. A deletion goes
+//! to another server only when the trackers say that the source does not work; FastDFS carries it to the source later.
 //!
 //! # What is left open
 //! When a process dies after the last byte of a `put` went to its kernel, and a `delete` of that piece reaches the

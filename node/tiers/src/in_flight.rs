@@ -1,10 +1,10 @@
 //! Puts on their way.
 //!
-//! The port allows a caller to drop a `put` at any await, and promises that `delete` of its name then removes whatever it left.
-//! A request whose last byte has left the machine may still take effect after that, and so may a system call that runs on
-//! another thread. So a put runs as a task of its own: dropping the caller's future makes the task's body end with an error,
-//! which takes the same way out as any other failed body, and the task holds its name until it is through. Deletions and
-//! repeated puts of that name wait for it.
+//! The port allows a caller to drop a `put` at any await, and promises that `delete` of its name then removes whatever
+//! it left. A request whose last byte has left the machine may still take effect after that, and so may a system call
+//! that runs on another thread. So a put runs as a task of its own: dropping the caller's future makes the task's body
+//! end with an error, which takes the same way out as any other failed body, and the task holds its name until it is
+//! through. Deletions and repeated puts of that name wait for it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -69,7 +69,8 @@ pub(crate) struct PutBody {
 }
 
 impl PutBody {
-    /// The next bytes, 1 to `bytes_max` of them; `None` after the last, when there are neither fewer nor more than announced.
+    /// The next bytes, 1 to `bytes_max` of them; `None` after the last, when there are neither fewer nor more than
+    /// announced.
     pub(crate) async fn next(&mut self, bytes_max: usize) -> TierResult<Option<Bytes>> {
         while self.rest.is_empty() {
             let step = tokio::select! {

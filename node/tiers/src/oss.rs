@@ -1,17 +1,19 @@
 //! The OSS adapter: pieces as objects of a bucket at Alibaba Cloud OSS, AWS S3, or any store that speaks S3.
 //!
-//! A piece up to the size of a part is gathered and goes in one request, whose body can be sent again. A larger one is uploaded
-//! in parts, a few at a time; memory does not grow with the piece. An upload that fails is aborted; one that a crash left behind
-//! is aborted before its piece is put again, and when it is deleted.
+//! A piece up to the size of a part is gathered and goes in one request, whose body can be sent again. A larger one is
+//! uploaded in parts, a few at a time; memory does not grow with the piece. An upload that fails is aborted; one that a
+//! crash left behind is aborted before its piece is put again, and when it is deleted.
 //!
-//! Every body goes with its MD5, which S3 and OSS compare with what they got, and the ETag of the answer is compared with it
-//! where it is an MD5. The checksums that the SDK adds by itself are off: OSS refuses the trailers they come in.
+//! Every body goes with its MD5, which S3 and OSS compare with what they got, and the ETag of the answer is compared
+//! with it where it is an MD5. The checksums that the SDK adds by itself are off: OSS refuses the trailers they come
+//! in.
 //!
 //! # What an operator should know
-//! * OSS takes virtual-hosted addresses only. Its endpoint for S3 is the usual one, `https://oss-<region>.aliyuncs.com`.
+//! * OSS takes virtual-hosted addresses only. Its endpoint for S3 is the usual one,
+//!   `https://oss-<region>.aliyuncs.com`.
 //! * The rights needed: get, put and delete objects below the prefix; list and abort uploads of the bucket.
-//! * Versioning of the bucket should be off: what Holdfast deletes would stay, and be paid for. So should rules that move
-//!   objects to classes that cannot be read at once.
+//! * Versioning of the bucket should be off: what Holdfast deletes would stay, and be paid for. So should rules that
+//!   move objects to classes that cannot be read at once.
 //! * Deleting from classes of rare access before their least age costs what the rest of it would have.
 
 use std::ops::Range;
@@ -46,7 +48,8 @@ impl OssTier {
     /// A tier, without asking the store for anything yet.
     ///
     /// # Errors
-    /// [`TierError::Invalid`] when the configuration cannot be worked with, [`TierError::Denied`] when there are no credentials.
+    /// [`TierError::Invalid`] when the configuration cannot be worked with, [`TierError::Denied`] when there are no
+    /// credentials.
     pub fn new(config: OssConfig) -> TierResult<Self> {
         let store = Store::new(config.validated()?)?;
         let in_flight = InFlight::new(store.patience());

@@ -27,10 +27,11 @@ pub struct ClusterStatus {
     pub layout_version: u64,
     /// Changes that are staged and not applied.
     pub staged_changes: u32,
-    /// `healthy`: every shard has its replicas, all here and compared since they changed, nothing moves and no repair waits.
-    /// `unverified`: the same, but for a comparison that is not through or found a difference. `moving`: as many replicas as
-    /// wanted, and data moves. `degraded`: some shard has fewer, repairs wait, or this node cannot work with a cold tier. `no_quorum`: some shard takes no writes.
-    /// `unavailable`: some shard can be neither read nor written. `unknown`: this node cannot tell now.
+    /// `healthy`: every shard has its replicas, all here and compared since they changed, nothing moves and no repair
+    /// waits. `unverified`: the same, but for a comparison that is not through or found a difference. `moving`: as many
+    /// replicas as wanted, and data moves. `degraded`: some shard has fewer, repairs wait, or this node cannot work
+    /// with a cold tier. `no_quorum`: some shard takes no writes. `unavailable`: some shard can be neither read nor
+    /// written. `unknown`: this node cannot tell now.
     pub health: String,
     /// What keeps it from being healthy.
     pub reasons: Vec<Reason>,

@@ -1,4 +1,5 @@
-//! The layout: which nodes there are to be, and how often data is stored. Changes are staged, shown with their cost, applied.
+//! The layout: which nodes there are to be, and how often data is stored. Changes are staged, shown with their cost,
+//! applied.
 
 use std::collections::BTreeMap;
 

@@ -51,8 +51,9 @@ pub struct Maintenance {
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Reason {
-    /// For programs. Of a node: `starting`, `draining`, `no_space`, `no_disk`, `no_metadata`, `fenced`, `not_registered`,
-    /// `no_quorum`, `not_placed`, `disk_unresponsive`, `tier_down`. Those of a cluster are in docs/operations.md.
+    /// For programs. Of a node: `starting`, `draining`, `no_space`, `no_disk`, `no_metadata`, `fenced`,
+    /// `not_registered`, `no_quorum`, `not_placed`, `disk_unresponsive`, `tier_down`. Those of a cluster are in
+    /// docs/operations.md.
     pub code: String,
     /// For people.
     pub message: String,

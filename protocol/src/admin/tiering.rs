@@ -39,7 +39,8 @@ pub struct TierView {
 pub struct TierSample {
     /// Pieces, of contents that are spread over the tier.
     pub looked_up: u64,
-    /// Pieces that were not there. With the settings before they were not found either, or nothing could be asked any more.
+    /// Pieces that were not there. With the settings before they were not found either, or nothing could be asked any
+    /// more.
     pub missing: u64,
 }
 
@@ -78,8 +79,8 @@ pub struct NewTier {
     pub settings: TierSettings,
 }
 
-/// `PUT /v1/tiers/{tier}`: other settings for a tier. Keys that are given without their secret half keep the one that is stored,
-/// if the public half is the same.
+/// `PUT /v1/tiers/{tier}`: other settings for a tier. Keys that are given without their secret half keep the one that
+/// is stored, if the public half is the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeTier {
@@ -190,8 +191,8 @@ pub struct RetriedMoves {
     pub moves: u64,
 }
 
-/// `POST /v1/buckets/{name}/moves`: objects that are to lie elsewhere. One call deals with one object, or with one page of those that begin with
-/// a prefix: the answer's `next` is the `after` of the next call.
+/// `POST /v1/buckets/{name}/moves`: objects that are to lie elsewhere. One call deals with one object, or with one page
+/// of those that begin with a prefix: the answer's `next` is the `after` of the next call.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RequestMoves {
@@ -206,7 +207,8 @@ pub struct RequestMoves {
     pub prefix: Option<String>,
     /// Storage class: the name of a tier, or `STANDARD` for the cluster's own disks.
     pub to: String,
-    /// With `STANDARD`: only for so many days, 1 to 36,500, while the storage class stays. Objects of `STANDARD` are passed over.
+    /// With `STANDARD`: only for so many days, 1 to 36,500, while the storage class stays. Objects of `STANDARD` are
+    /// passed over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub days: Option<u32>,
     /// Where to go on: `next` of the call before.
@@ -250,8 +252,8 @@ impl RequestedMoves {
     }
 }
 
-/// `POST /v1/tiers/{tier}/verify`: reads what lies in a tier, or a sample, and compares it with the checksums of what was stored.
-/// One call reads a bounded number of bytes: the answer's `next` is the `after` of the next call.
+/// `POST /v1/tiers/{tier}/verify`: reads what lies in a tier, or a sample, and compares it with the checksums of what
+/// was stored. One call reads a bounded number of bytes: the answer's `next` is the `after` of the next call.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VerifyTier {

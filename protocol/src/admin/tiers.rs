@@ -1,8 +1,8 @@
 //! Settings of cold tiers: how one is reached, and how it is used.
 //!
-//! What is left out is chosen by the adapter of the tier; the defaults are told with each field. Only whoever adds or changes a
-//! tier sends a secret. The database has it sealed ([`OssCredentials::Keys`]), and nothing that a node tells has it at all: see
-//! [`TierSettings::without_secrets`].
+//! What is left out is chosen by the adapter of the tier; the defaults are told with each field. Only whoever adds or
+//! changes a tier sends a secret. The database has it sealed ([`OssCredentials::Keys`]), and nothing that a node tells
+//! has it at all: see [`TierSettings::without_secrets`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -165,8 +165,8 @@ pub enum OssEncryption {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "source", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum OssCredentials {
-    /// A file on each node that nobody else may read, with `access_key_id` and `secret_access_key`. It is read again every few
-    /// minutes.
+    /// A file on each node that nobody else may read, with `access_key_id` and `secret_access_key`. It is read again
+    /// every few minutes.
     File {
         /// Where it is.
         path: String,
@@ -228,8 +228,8 @@ pub struct FastdfsSettings {
     /// The only group to store in; the tracker chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// Where storages can be reached whose own address cannot, behind NAT or in containers: `ip` or `ip:port` as the tracker
-    /// tells it to `host` or `host:port`.
+    /// Where storages can be reached whose own address cannot, behind NAT or in containers: `ip` or `ip:port` as the
+    /// tracker tells it to `host` or `host:port`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub address_map: BTreeMap<String, String>,
     /// The largest piece, in bytes; 64 MiB.

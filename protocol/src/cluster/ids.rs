@@ -60,8 +60,8 @@ macro_rules! text_id {
 }
 
 /// Names one node for its whole life. It is drawn once, when the data directory is made, and lives there: a node that
-/// moves to another address keeps it, a node whose data directory is lost gets another. Two live nodes with the same one
-/// are refused at registration.
+/// moves to another address keeps it, a node whose data directory is lost gets another. Two live nodes with the same
+/// one are refused at registration.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub [u8; 8]);
 

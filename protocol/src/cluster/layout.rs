@@ -12,7 +12,8 @@ use super::{NodeId, write_quorum};
 pub struct LayoutNode {
     /// What fails together with this node: a rack, a room, a power feed.
     pub zone: String,
-    /// Its share of the data relative to the others, commonly its capacity in GiB. Zero: it takes requests, but no data.
+    /// Its share of the data relative to the others, commonly its capacity in GiB. Zero: it takes requests, but no
+    /// data.
     pub weight: u32,
     /// Whether everything is to move off it.
     #[serde(default)]

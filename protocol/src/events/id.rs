@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Tells an event from all others; its repetitions have the same.
 ///
-/// The sequence rises with the changes of one object. The nonce keeps ids apart should sequences be given out again, after
-/// metadata was restored from a backup.
+/// The sequence rises with the changes of one object. The nonce keeps ids apart should sequences be given out again,
+/// after metadata was restored from a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId {
     /// Given by the database in the transaction of the change.

@@ -1,7 +1,7 @@
 //! Damaged copies of good bytes: what the fuzz targets' bodies are run on where there is no libFuzzer.
 //!
-//! Good bytes with a few places changed get further into a parser than random ones. The runs are the same each time; with
-//! `HOLDFAST_TEST_SEED` they are others, and with `HOLDFAST_TEST_FUZZ_ROUNDS` there are more of them.
+//! Good bytes with a few places changed get further into a parser than random ones. The runs are the same each time;
+//! with `HOLDFAST_TEST_SEED` they are others, and with `HOLDFAST_TEST_FUZZ_ROUNDS` there are more of them.
 
 use std::str::FromStr;
 

@@ -70,7 +70,8 @@ pub struct WireHealth {
     pub owner: bool,
     /// Whether its disks take writes.
     pub writable: bool,
-    /// When the oldest content was begun that it is writing for a client, in seconds since 1970; absent when there is none.
+    /// When the oldest content was begun that it is writing for a client, in seconds since 1970; absent when there is
+    /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_write_seconds: Option<u64>,
     /// Shards whose members it found equal in its last comparison, `[shard, epoch]`; at most [`super::PROVEN_MAX`].

@@ -13,8 +13,8 @@ use super::FrameError;
 
 /// Bytes before a block.
 pub const HEAD_BYTES: usize = 8;
-/// The largest block. Large enough that its head and the two wake-ups that it costs do not count, small enough that a reader
-/// may buffer one for each stream.
+/// The largest block. Large enough that its head and the two wake-ups that it costs do not count, small enough that a
+/// reader may buffer one for each stream.
 pub const BLOCK_BYTES_MAX: usize = 256 << 10;
 
 /// What stands before a block.

@@ -1,7 +1,7 @@
 //! The frames of an enrolment: how a new node becomes a node of a cluster.
 //!
-//! The connection is authenticated on both sides before the first frame: the joining node shows the certificate that its
-//! join token carries, the issuer its own. One request, one answer, on one stream.
+//! The connection is authenticated on both sides before the first frame: the joining node shows the certificate that
+//! its join token carries, the issuer its own. One request, one answer, on one stream.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! The frames byte for byte: a change that breaks one of these breaks the talk between nodes of two versions, and needs a
-//! new version of the protocol.
+//! The frames byte for byte: a change that breaks one of these breaks the talk between nodes of two versions, and needs
+//! a new version of the protocol.
 
 use std::fmt::Debug;
 

@@ -1,7 +1,7 @@
 //! Canned ACLs: `private` and `public-read`.
 //!
-//! Holdfast knows no other grants; bucket policies express the rest. ACLs are read and written in S3's form all the same:
-//! a list of grants that is exactly what a canned ACL stands for is taken as that ACL.
+//! Holdfast knows no other grants; bucket policies express the rest. ACLs are read and written in S3's form all the
+//! same: a list of grants that is exactly what a canned ACL stands for is taken as that ACL.
 
 use crate::ports::metadata::CannedAcl;
 

@@ -11,8 +11,8 @@ pub const CORS_RULES_MAX: usize = 100;
 const ENTRIES_MAX: usize = 100;
 /// Longest entry, in bytes.
 const ENTRY_BYTES_MAX: usize = 1024;
-/// Most bytes of all ids and entries of a bucket's rules together, as S3 bounds the document. They are read with the bucket, and
-/// preflight requests, which anybody may send, are held against each of them.
+/// Most bytes of all ids and entries of a bucket's rules together, as S3 bounds the document. They are read with the
+/// bucket, and preflight requests, which anybody may send, are held against each of them.
 const RULES_BYTES_MAX: usize = 64 * 1024;
 /// Longest id of a rule, in characters.
 const ID_CHARS_MAX: usize = 255;

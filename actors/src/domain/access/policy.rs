@@ -8,8 +8,8 @@
 //! What a policy may say: versions 2012-10-17 and 2008-10-17; Allow and Deny; Principal and NotPrincipal (`*`, users by
 //! name or ARN); Action and NotAction, Resource and NotResource with `*` and `?`; policy variables; the condition
 //! operators on strings, numbers, dates, booleans, addresses, ARNs and presence, with `...IfExists`, `ForAnyValue:` and
-//! `ForAllValues:`. Anything else is refused when the policy is put, by a message that names the statement and the field,
-//! rather than silently ignored: an ignored condition would grant more than its author meant.
+//! `ForAllValues:`. Anything else is refused when the policy is put, by a message that names the statement and the
+//! field, rather than silently ignored: an ignored condition would grant more than its author meant.
 
 mod actions;
 mod condition;

@@ -60,7 +60,8 @@ pub struct EventOutcome<'a> {
 }
 
 impl EventDraft {
-    /// The message for the outbox; `None` when the bucket's rules do not choose it. `id` rises with the changes of one object.
+    /// The message for the outbox; `None` when the bucket's rules do not choose it. `id` rises with the changes of one
+    /// object.
     pub fn message(&self, id: EventId, outcome: &EventOutcome<'_>) -> Option<Message> {
         let name = if outcome.made_marker { marker_name(self.name) } else { self.name };
         let context = &*self.context;

@@ -1,7 +1,8 @@
 //! Days as lifecycle rules count them.
 //!
-//! S3 adds the days of a rule to the time at which something began and rounds up to the next midnight, UTC. What began at
-//! 10:30 on the 15th and has 3 days is due at 0:00 on the 19th. One that lasts for a shorter time than a real day serves tests.
+//! S3 adds the days of a rule to the time at which something began and rounds up to the next midnight, UTC. What began
+//! at 10:30 on the 15th and has 3 days is due at 0:00 on the 19th. One that lasts for a shorter time than a real day
+//! serves tests.
 
 /// Parts of a day that a walk stays behind the present, so that what commits late, or by a clock that is behind, is not
 /// passed: a quarter of an hour of a real day.

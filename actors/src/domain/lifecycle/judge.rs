@@ -51,15 +51,16 @@ pub struct Due {
 /// What is known of a version that it does not say itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Known {
-    /// Of an older one, how many noncurrent versions of its key are newer, at least: rules that keep more are not asked for it.
+    /// Of an older one, how many noncurrent versions of its key are newer, at least: rules that keep more are not asked
+    /// for it.
     pub newer: u32,
     /// When its key was last read, as far as that was noted: the begin of that day.
     pub read_ms: Option<u64>,
 }
 
 impl LifecycleRules {
-    /// When a latest version that is an object expires, and the id of the rule that says so: of several the one that comes
-    /// first.
+    /// When a latest version that is an object expires, and the id of the rule that says so: of several the one that
+    /// comes first.
     pub fn expiry(
         &self,
         key: &str,
@@ -131,8 +132,8 @@ impl LifecycleRules {
         (since_ms <= now_ms).then_some(Due { action: LifecycleAction::AbortUpload, since_ms, to: None })
     }
 
-    /// Actions for this key that pass over some of its newest noncurrent versions: over how many, the most first, and after how
-    /// many days the others are due, the least of them; each number of versions once.
+    /// Actions for this key that pass over some of its newest noncurrent versions: over how many, the most first, and
+    /// after how many days the others are due, the least of them; each number of versions once.
     pub fn keeps(&self, key: &str) -> Vec<(u32, u32)> {
         let mut keeps: Vec<(u32, u32)> = Vec::new();
         for rule in self.enabled().filter(|rule| rule.filter.matches_key(key)) {

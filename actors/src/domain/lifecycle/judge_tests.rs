@@ -147,8 +147,8 @@ fn rules_of_one_age_share_a_stream() {
 }
 
 proptest! {
-    /// Whatever is due by its age lies within a stream of its kind, and what lies beyond all streams is not due: so a walk that
-    /// goes on from where it stood passes by nothing.
+    /// Whatever is due by its age lies within a stream of its kind, and what lies beyond all streams is not due: so a
+    /// walk that goes on from where it stood passes by nothing.
     #[test]
     fn streams_end_where_nothing_more_is_due(
         days in prop::collection::vec(1u32..20, 1..6),

@@ -1,7 +1,8 @@
 //! The rules of a bucket as they are stored, and which of them can be taken.
 //!
-//! What is stored may be a newer version's. A condition that this one does not know would be left out when it is read, and the
-//! rule be about more than it is meant for: so no field is passed over, and such rules are not understood at all.
+//! What is stored may be a newer version's. A condition that this one does not know would be left out when it is read,
+//! and the rule be about more than it is meant for: so no field is passed over, and such rules are not understood at
+//! all.
 
 use std::collections::HashSet;
 
@@ -30,10 +31,12 @@ pub(super) const MIDNIGHT_MS: u64 = 86_400_000;
 pub struct LifecycleRules {
     /// A number of this configuration that no other has, below 2⁶³: how far walks have come counts under it only.
     pub generation: u64,
-    /// What the client wrote about the least size of what is moved: see [`TransitionMinimum`](super::TransitionMinimum).
+    /// What the client wrote about the least size of what is moved: see
+    /// [`TransitionMinimum`](super::TransitionMinimum).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transition_minimum: Option<String>,
-    /// Since when reads of latest versions are noted, where a rule asks for them: what was not read since counts as read then.
+    /// Since when reads of latest versions are noted, where a rule asks for them: what was not read since counts as
+    /// read then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reads_since_ms: Option<u64>,
     /// The rules, as they were given.
@@ -291,7 +294,8 @@ impl RuleFilter {
         self.prefix.as_ref().is_none_or(|prefix| key.starts_with(prefix.as_str()))
     }
 
-    /// Whether the rule is about this version. A delete marker has no size and no tags: what asks for one is not about it.
+    /// Whether the rule is about this version. A delete marker has no size and no tags: what asks for one is not about
+    /// it.
     pub(super) fn matches(&self, key: &str, size_bytes: Option<u64>, tags: &[Tag]) -> bool {
         self.matches_key(key)
             && self.tags.iter().all(|tag| tags.contains(tag))

@@ -1,15 +1,17 @@
 //! Which versions and uploads have to be looked at: those that have come of an age that a rule names.
 //!
-//! A stream is a walk over everything of one kind in a bucket, in order of age, up to what is old enough now. Whatever it has
-//! passed was judged by all rules when its time had come, so it need not be looked at again: until the rules change, or
-//! something else of it does (its tags, or what its key's latest version is), which the metadata store remembers by itself.
-//! Rules that name the same age share a stream, so the cost of a thousand rules with one age is that of one walk.
+//! A stream is a walk over everything of one kind in a bucket, in order of age, up to what is old enough now. Whatever
+//! it has passed was judged by all rules when its time had come, so it need not be looked at again: until the rules
+//! change, or something else of it does (its tags, or what its key's latest version is), which the metadata store
+//! remembers by itself. Rules that name the same age share a stream, so the cost of a thousand rules with one age is
+//! that of one walk.
 //!
-//! **Moves** to a tier have walks of their own, one for each age and target: while a tier is not there, the walks that need it
-//! stand still, and go on from where they stood when it is back. Those that go by the last read have two each: over latest
-//! versions by their modification, once reads have been noted for so long, and over notes of reads in order of their day, since what
-//! is not due when the first passes it, because it was read, is due when its last read is old enough. The second also looks
-//! at everything that was read at all, once that day is over: what was moved for not being read may belong elsewhere now.
+//! **Moves** to a tier have walks of their own, one for each age and target: while a tier is not there, the walks that
+//! need it stand still, and go on from where they stood when it is back. Those that go by the last read have two each:
+//! over latest versions by their modification, once reads have been noted for so long, and over notes of reads in order
+//! of their day, since what is not due when the first passes it, because it was read, is due when its last read is old
+//! enough. The second also looks at everything that was read at all, once that day is over: what was moved for not
+//! being read may belong elsewhere now.
 //!
 //! Names of streams are kept with how far they have come: they must not change their meaning.
 

@@ -1,14 +1,16 @@
 //! Moves of versions to other storage classes: which can be taken, and which one is due.
 //!
-//! Of several moves that are due the one that became due last counts, as in S3; among equals the one that stands first. So what
-//! a version's class should be follows from the rules, the version and the time alone, and judging it again moves nothing.
+//! Of several moves that are due the one that became due last counts, as in S3; among equals the one that stands first.
+//! So what a version's class should be follows from the rules, the version and the time alone, and judging it again
+//! moves nothing.
 //!
 //! Two things are extensions to S3:
 //! * **`STANDARD` as a target** brings bytes back to the cluster's disks.
-//! * **Days since the last read** (`DaysSinceLastAccess`), of latest versions. Reads are noted by day, from the moment on that a
-//!   rule asks for them ([`LifecycleRules::reads_since_ms`]): what was read before is not known, and what was not read since
-//!   counts as read then, so that a new rule does not move what is in use. A read takes the due date away again; where another
-//!   rule says `STANDARD`, that one is the last that is due from then on, and the object comes back.
+//! * **Days since the last read** (`DaysSinceLastAccess`), of latest versions. Reads are noted by day, from the moment
+//!   on that a rule asks for them ([`LifecycleRules::reads_since_ms`]): what was read before is not known, and what was
+//!   not read since counts as read then, so that a new rule does not move what is in use. A read takes the due date
+//!   away again; where another rule says `STANDARD`, that one is the last that is due from then on, and the object
+//!   comes back.
 
 use std::collections::HashSet;
 

@@ -347,8 +347,8 @@ fn meets(streams: &[Stream], kind: StreamKind, at_ms: u64) -> bool {
 }
 
 proptest! {
-    /// What should move by its age lies within a walk, and what lies beyond all walks is not due: so walks that go on from where
-    /// they stood pass nothing by.
+    /// What should move by its age lies within a walk, and what lies beyond all walks is not due: so walks that go on
+    /// from where they stood pass nothing by.
     #[test]
     fn walks_end_where_no_more_moves_are_due(
         ages in prop::collection::vec((0u32..20, prop::bool::ANY), 1..6),
@@ -371,8 +371,8 @@ proptest! {
         prop_assert_eq!(judged(Standing::Noncurrent), meets(&streams, StreamKind::Noncurrent, begun));
     }
 
-    /// By the last read, time goes on: whenever an object becomes due, one of the two walks meets it then or later, beyond
-    /// where it stood before.
+    /// By the last read, time goes on: whenever an object becomes due, one of the two walks meets it then or later,
+    /// beyond where it stood before.
     #[test]
     fn what_becomes_idle_is_met_by_one_of_two_walks(
         idle_days in 1u32..10,

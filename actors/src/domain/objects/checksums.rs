@@ -83,11 +83,11 @@ pub fn multipart_etag<'a>(part_md5s: impl IntoIterator<Item = &'a [u8; 16]>) -> 
     ETag { md5: md5.finalize().into(), parts: Some(parts) }
 }
 
-/// The checksum of a multipart object from the checksums and sizes of its parts, all by `algorithm`. `None` when the type
-/// does not exist for the algorithm.
+/// The checksum of a multipart object from the checksums and sizes of its parts, all by `algorithm`. `None` when the
+/// type does not exist for the algorithm.
 ///
-/// A full-object CRC is combined from the parts' CRCs without reading a byte; a composite checksum is the algorithm over
-/// the concatenated values.
+/// A full-object CRC is combined from the parts' CRCs without reading a byte; a composite checksum is the algorithm
+/// over the concatenated values.
 pub fn combine(algorithm: ChecksumAlgorithm, checksum_type: ChecksumType, parts: &[(&[u8], u64)]) -> Option<Checksum> {
     if !algorithm.supports(checksum_type) {
         return None;

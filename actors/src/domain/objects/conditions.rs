@@ -1,9 +1,9 @@
 //! Conditional requests on reads and on the source of copies.
 //!
 //! The order is that of RFC 9110 §13.2.2 as S3 documents it: `If-Match` wins over `If-Unmodified-Since`, and
-//! `If-None-Match` wins over `If-Modified-Since`. Times have the resolution of HTTP dates, whole seconds, so an object's
-//! milliseconds are cut before they are compared: a client that sends back the `Last-Modified` it was given must see it
-//! as unchanged.
+//! `If-None-Match` wins over `If-Modified-Since`. Times have the resolution of HTTP dates, whole seconds, so an
+//! object's milliseconds are cut before they are compared: a client that sends back the `Last-Modified` it was given
+//! must see it as unchanged.
 
 use crate::ports::metadata::ETag;
 
@@ -26,8 +26,8 @@ impl ETagMatch {
     }
 }
 
-/// Reads an entity tag as this server writes them: 32 hexadecimal digits and, for multipart objects, `-` and the number of
-/// parts. `None` for everything else, which then matches no object.
+/// Reads an entity tag as this server writes them: 32 hexadecimal digits and, for multipart objects, `-` and the number
+/// of parts. `None` for everything else, which then matches no object.
 pub fn parse_etag(text: &str) -> Option<ETag> {
     let (digest, parts) = match text.split_once('-') {
         Some((digest, parts)) => (digest, Some(parts.parse().ok()?)),

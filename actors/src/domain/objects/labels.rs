@@ -1,4 +1,5 @@
-//! What the labels of chunks tell of an object beside its key, so that metadata can be rebuilt from the disks (promise D10).
+//! What the labels of chunks tell of an object beside its key, so that metadata can be rebuilt from the disks (promise
+//! D10).
 
 use holdfast_protocol::{ChunkLabel, TierName};
 use serde::Serialize;
@@ -23,12 +24,13 @@ pub struct LabelAttributes<'a> {
     pub class: Option<&'a TierName>,
 }
 
-/// The label of what a move writes for a version: the chunks of a content that comes back to the cluster's disks, or the stub of
-/// one in a tier. `bucket` is the name of its bucket, `class` the storage class that the version has when the move is done.
+/// The label of what a move writes for a version: the chunks of a content that comes back to the cluster's disks, or
+/// the stub of one in a tier. `bucket` is the name of its bucket, `class` the storage class that the version has when
+/// the move is done.
 ///
-/// Its time is that of the version, not of the move: a rebuild then finds that the content is no newer than the version, and
-/// between it and the content that it was moved from the younger content decides. An upload that the bytes once came in by is
-/// not named: they belong to the object now.
+/// Its time is that of the version, not of the move: a rebuild then finds that the content is no newer than the
+/// version, and between it and the content that it was moved from the younger content decides. An upload that the bytes
+/// once came in by is not named: they belong to the object now.
 ///
 /// # Errors
 /// When the headers cannot be written as JSON.

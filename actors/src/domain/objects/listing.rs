@@ -1,5 +1,5 @@
-//! Walks keys in byte order and groups them by a delimiter, whatever is listed (objects, versions, uploads) and whatever
-//! the store: the walk says where to seek, the adapter fetches rows from there and offers their keys.
+//! Walks keys in byte order and groups them by a delimiter, whatever is listed (objects, versions, uploads) and
+//! whatever the store: the walk says where to seek, the adapter fetches rows from there and offers their keys.
 //!
 //! After a common prefix the walk seeks past every key under it, so a listing costs by what it returns.
 
@@ -44,8 +44,8 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Starts a page. An empty delimiter counts as none. `resume_within` keeps the key of `ListAfter::Key` itself in the
-    /// walk, for listings that go on inside a key.
+    /// Starts a page. An empty delimiter counts as none. `resume_within` keeps the key of `ListAfter::Key` itself in
+    /// the walk, for listings that go on inside a key.
     pub fn new(prefix: &str, delimiter: Option<&str>, after: &ListAfter, resume_within: bool, limit: u32) -> Self {
         let start = match after {
             ListAfter::Start => Some(Vec::new()),
@@ -72,8 +72,8 @@ impl Walk {
         }
     }
 
-    /// The range of keys to fetch next: from the first inclusive to the second exclusive (`None` = unbounded). `None` when
-    /// the page is done.
+    /// The range of keys to fetch next: from the first inclusive to the second exclusive (`None` = unbounded). `None`
+    /// when the page is done.
     pub fn seek(&self) -> Option<(&[u8], Option<&[u8]>)> {
         if self.full {
             return None;

@@ -96,8 +96,8 @@ pub fn check_order(named: &[NamedPart]) -> Result<(), CompletionError> {
     Ok(())
 }
 
-/// Makes an object of the named parts. `stored` holds the upload's parts by ascending number; `chosen` is the checksum of
-/// the upload, if its creator chose one (S3's default is used otherwise); `id` names the new content.
+/// Makes an object of the named parts. `stored` holds the upload's parts by ascending number; `chosen` is the checksum
+/// of the upload, if its creator chose one (S3's default is used otherwise); `id` names the new content.
 ///
 /// # Errors
 /// [`CompletionError`].
@@ -163,7 +163,8 @@ fn named_parts<'a>(named: &[NamedPart], stored: &'a [Part], is_chosen: bool) -> 
             return Err(invalid);
         }
         for (given, value) in &wanted.checksums {
-            // An upload without a chosen algorithm keeps only the default's values; others were checked when the part came.
+            // An upload without a chosen algorithm keeps only the default's values; others were checked when the part
+            // came.
             let matches = match &part.checksum {
                 Some((have, stored)) if have == given => stored == value,
                 _ => !is_chosen,

@@ -2,9 +2,9 @@
 //! the key, so that every metadata adapter makes the same ones.
 //!
 //! # The stored shape
-//! A key has at most one *current* row, its latest version if that is an object. All else is *history*: older versions and
-//! all delete markers. So a key is visible if and only if it has a current row, and a listing of latest objects never
-//! meets an old version or a marker. The invariants a plan keeps:
+//! A key has at most one *current* row, its latest version if that is an object. All else is *history*: older versions
+//! and all delete markers. So a key is visible if and only if it has a current row, and a listing of latest objects
+//! never meets an old version or a marker. The invariants a plan keeps:
 //! * the current row has the highest sequence of the key;
 //! * at most one row of a key has the null version, whether current or in history;
 //! * without a current row the newest row of history, if any, is a delete marker. It is the key's latest version.

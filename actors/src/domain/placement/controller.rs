@@ -1,21 +1,21 @@
 //! What the controller remembers and decides, for all shards together.
 //!
-//! It is fed with what is seen (layout, who is here, stored shards, reports) and asked what is [due](Controller::due): the
-//! shards to store anew, each with its next state. What was stored is fed back. It forgets nothing that a new controller
-//! would not find again: absences and graces are measured from when it first saw them.
+//! It is fed with what is seen (layout, who is here, stored shards, reports) and asked what is [due](Controller::due):
+//! the shards to store anew, each with its next state. What was stored is fed back. It forgets nothing that a new
+//! controller would not find again: absences and graces are measured from when it first saw them.
 //!
 //! # Moving a few shards at a time
 //! The wanted placement of all shards is computed at once, but a shard's target is changed only when its turn comes
-//! (`turns`): a joiner is sent every write, so too many at once would cost writers, and the copies of all would end late
-//! instead of those of the most endangered early. A node is given at most [`Pace::joins_per_node_max`] joins; the most
-//! endangered shards are asked first. As many again that last longer than [`turns::JOIN_OLD_MS`] are not counted: what
-//! keeps some from being copied must not keep all of them. What waits is nowhere stored: it is the difference between the
-//! placement and the targets.
+//! (`turns`): a joiner is sent every write, so too many at once would cost writers, and the copies of all would end
+//! late instead of those of the most endangered early. A node is given at most [`Pace::joins_per_node_max`] joins; the
+//! most endangered shards are asked first. As many again that last longer than [`turns::JOIN_OLD_MS`] are not counted:
+//! what keeps some from being copied must not keep all of them. What waits is nowhere stored: it is the difference
+//! between the placement and the targets.
 //!
 //! # Epochs in metadata
-//! [`Controller::unraised`] lists what metadata has to be told. A controller that took over tells everything again. A join
-//! is accepted as verified only when the shard's present epoch was told, since until then a write under an older epoch may
-//! still be committed.
+//! [`Controller::unraised`] lists what metadata has to be told. A controller that took over tells everything again. A
+//! join is accepted as verified only when the shard's present epoch was told, since until then a write under an older
+//! epoch may still be committed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -131,7 +131,8 @@ impl Controller {
         }
     }
 
-    /// Who is here at `now_ms` (monotonic). To be called before [`Self::due`] also when nothing changed, since time passes.
+    /// Who is here at `now_ms` (monotonic). To be called before [`Self::due`] also when nothing changed, since time
+    /// passes.
     pub fn see_present(&mut self, present: BTreeSet<NodeId>, now_ms: u64) {
         self.present = present;
         let mut expected: BTreeSet<NodeId> = self.layout.iter().flat_map(|l| l.nodes.keys().copied()).collect();
@@ -218,8 +219,8 @@ impl Controller {
                 }
                 continue;
             };
-            // Each event is judged by the state that the one before it left: of two replicas that are said to be lost, the second
-            // may be the last one that is here.
+            // Each event is judged by the state that the one before it left: of two replicas that are said to be lost,
+            // the second may be the last one that is here.
             let mut state = known.state.clone();
             for event in reports.remove(&shard).unwrap_or_default() {
                 if self.counts(&state, known.raised, &event, now_ms) {

@@ -11,8 +11,8 @@
 //! * **The epoch rises whenever the write set (members and joiners) or the members change**, and only then. Writers of
 //!   an older epoch are refused by every node that has seen the newer one; so a joiner that starts to copy from members
 //!   *at its epoch* finds everything that writers before it wrote, and is sent everything written since.
-//! * **A member leaves only when enough others are verified**: after it left, the members that are not lost are at least
-//!   as many as the target asks for. Until then the shard holds more replicas than wanted, never fewer.
+//! * **A member leaves only when enough others are verified**: after it left, the members that are not lost are at
+//!   least as many as the target asks for. Until then the shard holds more replicas than wanted, never fewer.
 //! * A report counts only for the join (or leave) that it is about: both carry the epoch in which it began.
 //! * Members are never empty.
 //!
@@ -56,8 +56,8 @@ pub enum ShardEvent {
         /// The leave that this is about.
         since: Epoch,
     },
-    /// The node is gone for longer than the configured delay. Joins on it end; as a member it stays until it is replaced,
-    /// since it may come back with its data.
+    /// The node is gone for longer than the configured delay. Joins on it end; as a member it stays until it is
+    /// replaced, since it may come back with its data.
     NodeLost {
         /// Which node.
         node: NodeId,

@@ -7,8 +7,8 @@ use holdfast_protocol::TierName;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// The pause before the next try after `failures` in a row (from 1): doubled each time, from `min` to `max`, and up to a quarter
-/// longer, so that what failed together does not come again together.
+/// The pause before the next try after `failures` in a row (from 1): doubled each time, from `min` to `max`, and up to
+/// a quarter longer, so that what failed together does not come again together.
 pub(super) fn pause_after(failures: u32, min: Duration, max: Duration) -> Duration {
     let doubled = min.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1).min(31)).unwrap_or(u32::MAX));
     doubled.min(max).mul_f64(rand::random_range(1.0..1.25))
@@ -59,7 +59,8 @@ impl Breakers {
         }
     }
 
-    /// The tier failed, and not one piece of it. What fails while it is left alone anyway was begun before, and counts no more.
+    /// The tier failed, and not one piece of it. What fails while it is left alone anyway was begun before, and counts
+    /// no more.
     pub(super) fn on_failure(&self, tier: &TierName) {
         let mut all = self.failed.lock();
         let now = Instant::now();

@@ -1,4 +1,5 @@
-//! Checksums of the blocks of a content in a tier ([`ColdPlace`]): made while its bytes go out, compared while they come back.
+//! Checksums of the blocks of a content in a tier ([`ColdPlace`]): made while its bytes go out, compared while they
+//! come back.
 
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -68,8 +69,9 @@ pub struct BlockMismatch {
     pub found: u32,
 }
 
-/// Holds bytes that come from a tier, from the beginning of a block on and in order, against their checksums, and gives out only
-/// what matched. Holds at most one block and what is pushed at once. `P` is a reference to the place, or an `Arc` of it.
+/// Holds bytes that come from a tier, from the beginning of a block on and in order, against their checksums, and gives
+/// out only what matched. Holds at most one block and what is pushed at once. `P` is a reference to the place, or an
+/// `Arc` of it.
 #[derive(Debug)]
 pub struct BlockCheck<P> {
     place: P,

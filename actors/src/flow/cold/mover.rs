@@ -1,23 +1,25 @@
 //! Movers: they bring the bytes of objects to the tier, or to the cluster's disks, where they are to lie.
 //!
-//! What is to be moved is a queue in the metadata ([`TierLedger`]), one lane for each tier. Every node runs movers. A mover claims
-//! moves for a while, renews its claims while it works, and stops at once when it has lost one; so a move of a node that died goes
-//! on elsewhere. What a mover does to the bytes is in [`super::offload`] and [`super::recall`].
+//! What is to be moved is a queue in the metadata ([`TierLedger`]), one lane for each tier. Every node runs movers. A
+//! mover claims moves for a while, renews its claims while it works, and stops at once when it has lost one; so a move
+//! of a node that died goes on elsewhere. What a mover does to the bytes is in [`super::offload`] and
+//! [`super::recall`].
 //!
-//! **Nothing is let go before its successor is proven** (promise D5): what went to a tier is read back and compared, and the
-//! exchange is one transaction that compares the version's content and the attempt. An overwrite, a deletion or another mover
-//! in between wins by itself.
+//! **Nothing is let go before its successor is proven** (promise D5): what went to a tier is read back and compared,
+//! and the exchange is one transaction that compares the version's content and the attempt. An overwrite, a deletion or
+//! another mover in between wins by itself.
 //!
-//! **Nothing is left behind**: names of pieces are on the list of what is to be deleted before their bytes go out, chunks on the
-//! cluster belong to [`StoredContent`](crate::flow::put::StoredContent). The loop may be dropped at any await.
+//! **Nothing is left behind**: names of pieces are on the list of what is to be deleted before their bytes go out,
+//! chunks on the cluster belong to [`StoredContent`](crate::flow::put::StoredContent). The loop may be dropped at any
+//! await.
 //!
-//! **An attempt that dies is begun anew**: pieces are named by the attempt, so that the deletion of what one left cannot meet
-//! another's, and what a dead one has stored is stored again. Within an attempt a failed piece is repeated on its own, under
-//! its name and a few times, so that a large object gets on over a tier that fails now and then.
+//! **An attempt that dies is begun anew**: pieces are named by the attempt, so that the deletion of what one left
+//! cannot meet another's, and what a dead one has stored is stored again. Within an attempt a failed piece is repeated
+//! on its own, under its name and a few times, so that a large object gets on over a tier that fails now and then.
 //!
-//! **Clocks** decide when a move is made, never what becomes of it. By a clock that is a year ahead all restores are over, and
-//! all claims of others. So nothing is claimed for a while after a leap of the clock, and what was restored stays for a while after
-//! the start, too.
+//! **Clocks** decide when a move is made, never what becomes of it. By a clock that is a year ahead all restores are
+//! over, and all claims of others. So nothing is claimed for a while after a leap of the clock, and what was restored
+//! stays for a while after the start, too.
 //!
 //! A tier that fails as a whole is left alone for a while, and lanes do not wait for each other. One that is full is
 //! left alone with what is to go there: what lies in it comes back meanwhile, which may be what makes room. What waits
@@ -54,12 +56,13 @@ pub(super) use stats::Outcome;
 
 /// Bytes that wait at the budget at once; movers are bounded by their number.
 const IN_FLIGHT_BYTES_MAX: u64 = 1 << 40;
-/// Objects up to this size are small: moving one is waiting for others, in the database and in the tier, more than anything else.
+/// Objects up to this size are small: moving one is waiting for others, in the database and in the tier, more than
+/// anything else.
 const SMALL_BYTES_MAX: u64 = 1 << 20;
 /// How many times as many moves are in work as there are places for those that are not small.
 const SMALL_SHARE: usize = 4;
-/// So many looks come between two searches for what comes back from a full tier, where the last one found nothing: each passes
-/// over all that waits for room.
+/// So many looks come between two searches for what comes back from a full tier, where the last one found nothing: each
+/// passes over all that waits for room.
 const FULL_LOOKS: u32 = 6;
 
 /// Why a pass ended early. What it did before stays done.
@@ -291,8 +294,8 @@ impl Mover {
         answers
     }
 
-    /// A tier that did not give what lies there is left alone if it does not say that it works: one of its servers may be
-    /// away, or an object be kept from everybody, and the rest goes on. Such a move waits longer each time.
+    /// A tier that did not give what lies there is left alone if it does not say that it works: one of its servers may
+    /// be away, or an object be kept from everybody, and the rest goes on. Such a move waits longer each time.
     pub(super) async fn suspect(&self, tier: &TierName) {
         if self.breakers.admission(tier) != Admission::Not {
             self.answers(tier).await;

@@ -1,8 +1,8 @@
 //! To a tier: bytes are cut into pieces, stored, read back and compared.
 //!
-//! Piece after piece is named, its name made durable, and stored. Checksums of the blocks are made of the very bytes that go
-//! out. When all pieces are there they are read back, in order, and every block is held against its checksum. Then the stub is
-//! written (promise D10), and only then the content may take the place of the one before.
+//! Piece after piece is named, its name made durable, and stored. Checksums of the blocks are made of the very bytes
+//! that go out. When all pieces are there they are read back, in order, and every block is held against its checksum.
+//! Then the stub is written (promise D10), and only then the content may take the place of the one before.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,36 +1,39 @@
 //! Reading cold objects: from the tier through a check of every block to the reader.
 //!
-//! [`ColdReads`] is one for a node; [`ColdReader`] reads a range of a content. A reader gives out whole blocks that matched
-//! their checksums (promise D3), cut to the range. It holds one block, and what the tier's adapter buffers.
+//! [`ColdReads`] is one for a node; [`ColdReader`] reads a range of a content. A reader gives out whole blocks that
+//! matched their checksums (promise D3), cut to the range. It holds one block, and what the tier's adapter buffers.
 //!
 //! # Streams and their sharing
-//! Blocks come by **flights**. A flight is one request to the tier, from a block on to the last one that its first reader wants,
-//! within a piece. A block that it brought goes into the **cache**, which is bounded by bytes. A reader looks for its next block
+//! Blocks come by **flights**. A flight is one request to the tier, from a block on to the last one that its first
+//! reader wants, within a piece. A block that it brought goes into the **cache**, which is bounded by bytes. A reader
+//! looks for its next block
 //!
 //! 1. in the cache;
-//! 2. at a flight of the same content that is at that block, or little before it: it waits for the flight together with the
-//!    others who want that block;
+//! 2. at a flight of the same content that is at that block, or little before it: it waits for the flight together with
+//!    the others who want that block;
 //! 3. and otherwise begins a flight of its own, which others may join.
 //!
-//! So hundreds of readers who start at once cost one request: all are at the first block, the fastest draws the flight on, and
-//! the others find in the cache what it brought. One who falls so far behind that his block is evicted begins a flight of his
-//! own.
+//! So hundreds of readers who start at once cost one request: all are at the first block, the fastest draws the flight
+//! on, and the others find in the cache what it brought. One who falls so far behind that his block is evicted begins a
+//! flight of his own.
 //!
-//! A flight belongs to nobody: the block on its way is a shared future, driven by any of those who wait for it. A reader that
-//! is dropped, or whose client does not read, holds nobody up. When the last reader of a flight goes, so does the tier's stream.
-//! Nobody waits for ever: a stream in which nothing moves for [`ColdReadSettings::stall_max`] is given up and another one begun.
+//! A flight belongs to nobody: the block on its way is a shared future, driven by any of those who wait for it. A
+//! reader that is dropped, or whose client does not read, holds nobody up. When the last reader of a flight goes, so
+//! does the tier's stream. Nobody waits for ever: a stream in which nothing moves for [`ColdReadSettings::stall_max`]
+//! is given up and another one begun.
 //!
 //! With a cache of 0 bytes, or of fewer than one block has, nothing is shared.
 //!
 //! # Failures
-//! A tier that cannot be reached is asked again a few times with short pauses, in the middle of a read from the first block on
-//! that was not given out. Damaged or missing bytes are counted, reported to the error log and asked for again, since tiers may
-//! have another copy. What still fails then ends the reader with an error, for all who wait for the same block.
+//! A tier that cannot be reached is asked again a few times with short pauses, in the middle of a read from the first
+//! block on that was not given out. Damaged or missing bytes are counted, reported to the error log and asked for
+//! again, since tiers may have another copy. What still fails then ends the reader with an error, for all who wait for
+//! the same block.
 //!
 //! # Limits
-//! The node has at most [`ColdReadSettings::streams_max`] streams from tiers. Who needs one more waits for a limited time; while
-//! somebody waits, readers that have not read for [`ColdReadSettings::idle_max`] lose their stream, and begin another when they
-//! go on.
+//! The node has at most [`ColdReadSettings::streams_max`] streams from tiers. Who needs one more waits for a limited
+//! time; while somebody waits, readers that have not read for [`ColdReadSettings::idle_max`] lose their stream, and
+//! begin another when they go on.
 
 use std::ops::Range;
 use std::pin::Pin;
@@ -180,8 +183,8 @@ impl ColdReads {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Reads `range` of a content that lies in a tier; the part of it beyond the end is left out. Nothing is asked of the tier
-    /// before the reader is polled.
+    /// Reads `range` of a content that lies in a tier; the part of it beyond the end is left out. Nothing is asked of
+    /// the tier before the reader is polled.
     pub fn open(&self, content: Arc<Content>, range: Range<u64>) -> ColdReader {
         let end = range.end.min(content.size_bytes());
         let range = range.start.min(end)..end;

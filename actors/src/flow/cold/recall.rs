@@ -1,5 +1,5 @@
-//! To the cluster's disks: bytes of a tier become chunks again, as a PUT would have written them. They are read back before they
-//! take the place of what is in the tier (promise D5).
+//! To the cluster's disks: bytes of a tier become chunks again, as a PUT would have written them. They are read back
+//! before they take the place of what is in the tier (promise D5).
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use crate::ports::metadata::{Content, ContentPlace};
 use crate::ports::tiering::Move;
 
 impl Mover {
-    /// Stores what is to be moved as a new content on the cluster. What comes was compared block by block, and where the ETag is
-    /// the MD5 of all bytes, it is compared, too.
+    /// Stores what is to be moved as a new content on the cluster. What comes was compared block by block, and where
+    /// the ETag is the MD5 of all bytes, it is compared, too.
     pub(super) async fn recall(&self, job: &Move, subject: &Subject) -> Result<Ready, MoveError> {
         let size_bytes = subject.content.size_bytes();
         let request = StoreRequest {

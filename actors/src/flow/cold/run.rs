@@ -1,5 +1,5 @@
-//! A run: what one request to a tier brings, blocks that follow each other within a piece. Each is held against its checksum
-//! before it is given out.
+//! A run: what one request to a tier brings, blocks that follow each other within a piece. Each is held against its
+//! checksum before it is given out.
 //!
 //! Movers, readers and verification walk over runs; whether another one is begun when one breaks off, and when, is
 //! their matter. A run holds one block and what the tier gives at once; a block that the tier gives in one buffer stays

@@ -1,5 +1,5 @@
-//! Verified reading of what is moved: from the cluster's chunks, whose store verifies them, or from a tier, whose bytes are held
-//! against the content's own checksums before they are handed out.
+//! Verified reading of what is moved: from the cluster's chunks, whose store verifies them, or from a tier, whose bytes
+//! are held against the content's own checksums before they are handed out.
 
 use std::ops::Range;
 use std::pin::Pin;
@@ -111,7 +111,8 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Reads a range, which must lie within the content. Holds what the chunk store gives at once, or what a [`Run`] does.
+    /// Reads a range, which must lie within the content. Holds what the chunk store gives at once, or what a [`Run`]
+    /// does.
     pub(super) fn read(&self, range: Range<u64>) -> SourceBody {
         match self {
             Self::Cluster { chunks, content } => {

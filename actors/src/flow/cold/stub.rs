@@ -1,9 +1,9 @@
-//! The stub of a content in a tier: written on the cluster's disks before the content is committed, so that metadata can be
-//! rebuilt from the disks alone (promise D10). See [`holdfast_protocol::stub`].
+//! The stub of a content in a tier: written on the cluster's disks before the content is committed, so that metadata
+//! can be rebuilt from the disks alone (promise D10). See [`holdfast_protocol::stub`].
 //!
-//! A stub is a chunk like others: it has replicas, is compared, repaired and swept as they are, since metadata knows its
-//! content. It is written under the rules of [`crate::flow::put`]: until the commit begins its owner deletes it, from then on
-//! metadata decides.
+//! A stub is a chunk like others: it has replicas, is compared, repaired and swept as they are, since metadata knows
+//! its content. It is written under the rules of [`crate::flow::put`]: until the commit begins its owner deletes it,
+//! from then on metadata decides.
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,8 +35,8 @@ impl StoredStub {
         self.guard.content
     }
 
-    /// Runs the commit of the move. If it is known to have failed or was overtaken, the stub is deleted in the background; if it
-    /// succeeded, is of unknown outcome or was cut off, it stays.
+    /// Runs the commit of the move. If it is known to have failed or was overtaken, the stub is deleted in the
+    /// background; if it succeeded, is of unknown outcome or was cut off, it stays.
     ///
     /// # Errors
     /// Those of `commit`.
@@ -51,8 +51,8 @@ impl StoredStub {
 /// Cancel safe: a dropped future deletes what it wrote.
 ///
 /// # Errors
-/// [`ChunkError::Invalid`] when the content lies in no tier, or its stub or label is too long; those of chunks. What was written
-/// is deleted in the background.
+/// [`ChunkError::Invalid`] when the content lies in no tier, or its stub or label is too long; those of chunks. What
+/// was written is deleted in the background.
 pub async fn write_stub(
     chunks: &Arc<dyn ChunkStore>,
     content: &Content,

@@ -1,13 +1,14 @@
-//! Deleting from tiers what nothing refers to any more: pieces of contents that were reclaimed, and what attempts left that came
-//! to no end.
+//! Deleting from tiers what nothing refers to any more: pieces of contents that were reclaimed, and what attempts left
+//! that came to no end.
 //!
-//! The list of those pieces is in the metadata ([`TierLedger`]). Whatever is given out from it is never part of a content again.
-//! Every node sweeps, each its own share, since what was given out to one is not given out to another for a while. A piece that
-//! could not be deleted comes again after that; one that a process that died may have been writing is deleted twice.
+//! The list of those pieces is in the metadata ([`TierLedger`]). Whatever is given out from it is never part of a
+//! content again. Every node sweeps, each its own share, since what was given out to one is not given out to another
+//! for a while. A piece that could not be deleted comes again after that; one that a process that died may have been
+//! writing is deleted twice.
 //!
 //! Pieces that cannot be deleted hold up no others: where several fail one after the other, the tier is asked whether
-//! it works, and only one that does not is left alone. One of its servers may be away, or something else may lie where a
-//! piece should.
+//! it works, and only one that does not is left alone. One of its servers may be away, or something else may lie where
+//! a piece should.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,8 +45,8 @@ pub struct SweeperSettings {
     pub call_timeout: Duration,
     /// For how long a tier that fails is left alone: at first, at most.
     pub breaker: [Duration; 2],
-    /// For how long after a leap of the clock nothing is deleted, since graces would be over too early; none: clocks are not
-    /// compared.
+    /// For how long after a leap of the clock nothing is deleted, since graces would be over too early; none: clocks
+    /// are not compared.
     pub hold: Duration,
 }
 

@@ -46,8 +46,8 @@ impl Judged<'_> {
 }
 
 impl LifecycleParts {
-    /// Judges versions and carries out what is due, also of their keys what rules do not keep any longer. Returns the places of
-    /// those that were refused, in order.
+    /// Judges versions and carries out what is due, also of their keys what rules do not keep any longer. Returns the
+    /// places of those that were refused, in order.
     pub(super) async fn judge_all(
         &self,
         job: &Job,

@@ -56,8 +56,8 @@ impl LifecycleParts {
         Ok(!refused.is_empty() || page.len() >= batch as usize)
     }
 
-    /// Whether nothing is different without a note: the object is gone, or the read is so long ago that all rules are through with
-    /// it and come to the same end.
+    /// Whether nothing is different without a note: the object is gone, or the read is so long ago that all rules are
+    /// through with it and come to the same end.
     fn is_spent(&self, job: &Job, read: &ReadKey) -> bool {
         let Some(version) = &read.version else { return true };
         let (day, now_ms) = (self.settings.day, job.now_ms);

@@ -1,8 +1,8 @@
 //! The loop: passes at their interval, at once while there is more, and after growing pauses while they fail.
 //!
-//! What is due goes by the time of day, and what is deleted does not come back. So the loop holds still after its start, when a
-//! clock may still be set and whoever restored a backup with rules that are at fault may want to change them, and whenever the
-//! time of day leaps.
+//! What is due goes by the time of day, and what is deleted does not come back. So the loop holds still after its
+//! start, when a clock may still be set and whoever restored a backup with rules that are at fault may want to change
+//! them, and whenever the time of day leaps.
 
 use std::time::Duration;
 

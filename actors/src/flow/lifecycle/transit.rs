@@ -44,7 +44,8 @@ impl LifecycleParts {
             && (stream.kind != StreamKind::Read || self.reads.is_some())
     }
 
-    /// Puts what was judged on the queue of moves, if it is still what it was. Returns the places of those that were refused.
+    /// Puts what was judged on the queue of moves, if it is still what it was. Returns the places of those that were
+    /// refused.
     pub(super) async fn request_moves(
         &self,
         job: &Job,

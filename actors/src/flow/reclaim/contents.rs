@@ -54,8 +54,8 @@ fn chunk_count(reclaim: &Reclaim) -> usize {
 }
 
 impl Reclaimer {
-    /// Deletes the chunks of claimed contents, then forgets them, some at a time. One that cannot be deleted does not hold up the
-    /// others. After `until`, and after `term`, in which they were claimed, nothing more is begun.
+    /// Deletes the chunks of claimed contents, then forgets them, some at a time. One that cannot be deleted does not
+    /// hold up the others. After `until`, and after `term`, in which they were claimed, nothing more is begun.
     pub(super) async fn delete_contents(
         &self,
         due: &[Reclaim],

@@ -51,8 +51,8 @@ impl InFlightWrites {
         })
     }
 
-    /// Keeps `content` in flight until what is returned is dropped: what a move brought back may be read for hours before its
-    /// commit.
+    /// Keeps `content` in flight until what is returned is dropped: what a move brought back may be read for hours
+    /// before its commit.
     pub fn hold(self: &Arc<Self>, content: ContentId) -> HeldContent {
         *self.held.lock().entry(content).or_default() += 1;
         HeldContent { writes: Arc::clone(self), content }

@@ -1,4 +1,5 @@
-//! Work on what a task names, by any node: whether it is still due is asked in the transaction that does it, or claims it.
+//! Work on what a task names, by any node: whether it is still due is asked in the transaction that does it, or claims
+//! it.
 
 use std::time::Instant;
 
@@ -34,8 +35,8 @@ impl Reclaimer {
         Ok(stale.iter().map(|upload| upload.new.id).collect())
     }
 
-    /// Does what of a task is still due. After `until` nothing more is begun. Idempotent, and it may be dropped at any point:
-    /// chunks are deleted before their content is forgotten.
+    /// Does what of a task is still due. After `until` nothing more is begun. Idempotent, and it may be dropped at any
+    /// point: chunks are deleted before their content is forgotten.
     pub(in crate::flow) async fn carry_out(&self, task: &Task, until: Option<Instant>) -> Progress {
         match task {
             Task::Reclaim { before_ms, contents } => self.reclaim_named(contents, *before_ms, until).await,

@@ -1,8 +1,10 @@
-//! What the partitions ask of the outbox, asked together: one query and one transaction for all partitions of this node.
+//! What the partitions ask of the outbox, asked together: one query and one transaction for all partitions of this
+//! node.
 //!
-//! Partitions are woken at the same time, so their looks come at the same time too; each has one under way at most. What they
-//! published is taken out by one transaction after [`RelaySettings::remove_after`](super::RelaySettings::remove_after), as
-//! each is a commit, which whoever writes objects waits for as well.
+//! Partitions are woken at the same time, so their looks come at the same time too; each has one under way at most.
+//! What they published is taken out by one transaction after
+//! [`RelaySettings::remove_after`](super::RelaySettings::remove_after), as each is a commit, which whoever writes
+//! objects waits for as well.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Rows whose lane or key was refused: they wait, and leave the pipeline to the others.
 //!
-//! Of a key that is held nothing later is published, whatever lane it has by now. Only numbers and keys of the rows are kept, so
-//! that looks need not read them again and again while a broker is gone. A lane is tried with a few of its lowest rows first;
-//! once one of them is taken, all are let go.
+//! Of a key that is held nothing later is published, whatever lane it has by now. Only numbers and keys of the rows are
+//! kept, so that looks need not read them again and again while a broker is gone. A lane is tried with a few of its
+//! lowest rows first; once one of them is taken, all are let go.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -93,8 +93,8 @@ impl Held {
         }
     }
 
-    /// Lets rows go whose time has come: the next look reads them. None must be under way, as it would show later rows of their
-    /// keys and not them.
+    /// Lets rows go whose time has come: the next look reads them. None must be under way, as it would show later rows
+    /// of their keys and not them.
     pub(super) fn release(&mut self, now: Instant) {
         for hold in self.lanes.values_mut().filter(|hold| matches!(hold.state, State::Until(until) if until <= now)) {
             hold.state = State::Free;

@@ -1,8 +1,8 @@
 //! One partition, as long as this node owns it.
 //!
-//! Everything that may take a while (a look at the outbox, requests to the bus, the removal of what was published) runs beside
-//! the others; [`Serving`] decides what comes next. While a look is under way nothing that was held is let go: the look did not
-//! ask for those rows, and would show later ones of their keys.
+//! Everything that may take a while (a look at the outbox, requests to the bus, the removal of what was published) runs
+//! beside the others; [`Serving`] decides what comes next. While a look is under way nothing that was held is let go:
+//! the look did not ask for those rows, and would show later ones of their keys.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -233,7 +233,8 @@ impl<'a> Serving<'a> {
         self.pause = settings.backoff.0;
         let is_full = rows.len() >= self.asked;
         let mut groups: HashMap<Lane, (Topic, Vec<OutboxRow>)> = HashMap::new();
-        // Of each key one: the bus may learn of other places in the middle of this, and one key must not be in two groups.
+        // Of each key one: the bus may learn of other places in the middle of this, and one key must not be in two
+        // groups.
         let mut lanes: HashMap<(Topic, String), Lane> = HashMap::new();
         let (mut order, mut passed_over) = (Vec::new(), 0);
         let count = rows.len();

@@ -35,8 +35,8 @@ pub(super) struct GroupEnd {
     pub(super) is_lane: bool,
 }
 
-/// Publishes rows of one lane in their order. Of a key whose message fails nothing more is published, and nothing at all after a
-/// request of which the bus took nothing.
+/// Publishes rows of one lane in their order. Of a key whose message fails nothing more is published, and nothing at
+/// all after a request of which the bus took nothing.
 pub(super) async fn publish_group(
     parts: RelayParts,
     hold: Arc<Hold>,

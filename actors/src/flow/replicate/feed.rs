@@ -1,8 +1,8 @@
 //! One remote replica of a write: a queue, bounded in bytes, and the task that passes it on.
 //!
 //! The task settles its replica in the tally itself, and gives it up by itself when it does not get on: the sink may be
-//! waiting elsewhere, perhaps for the very buffers that this queue holds. Once the task has ended, nobody waits for room in
-//! its queue.
+//! waiting elsewhere, perhaps for the very buffers that this queue holds. Once the task has ended, nobody waits for
+//! room in its queue.
 
 use std::sync::Arc;
 use std::time::Duration;

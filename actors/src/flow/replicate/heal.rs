@@ -1,7 +1,7 @@
 //! Tells metadata about replicas that were found missing or damaged, in the background.
 //!
-//! Bound: a queue of [`QUEUE_MAX`]; what does not fit is dropped and counted, since the next read, a scrub or a comparison of
-//! digests finds it again.
+//! Bound: a queue of [`QUEUE_MAX`]; what does not fit is dropped and counted, since the next read, a scrub or a
+//! comparison of digests finds it again.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -101,7 +101,8 @@ impl PeerBook {
         recent.next = (recent.next + 1) % RECENT_MAX;
     }
 
-    /// Sorts peers, the fastest first; those that stalled lately last. One that is not known yet goes first: it will be.
+    /// Sorts peers, the fastest first; those that stalled lately last. One that is not known yet goes first: it will
+    /// be.
     pub(super) fn sort(&self, nodes: &mut [NodeId]) {
         let mut keyed: Vec<_> = nodes
             .iter()

@@ -17,14 +17,14 @@ use super::Shared;
 use crate::ports::chunks::ReplicaStore;
 use crate::ports::{ChunkBody, ChunkError};
 
-/// Nodes asked at once of those that the shard map does not name. All live ones are, before a chunk is said to be nowhere: the
-/// map may be late, and a node that left may keep the last replica of something.
+/// Nodes asked at once of those that the shard map does not name. All live ones are, before a chunk is said to be
+/// nowhere: the map may be late, and a node that left may keep the last replica of something.
 const OTHERS_AT_ONCE: usize = 4;
 /// How long the nodes that the shard map names may give nothing until the others are asked too.
 const LAST_RESORT_AFTER: Duration = Duration::from_secs(3);
-/// How long this node's disks may give nothing until the next replica is asked: a disk that dies may hang for minutes before it says
-/// so. Peers have a deadline of their own. When nobody else can give it either, this node's disks are waited for after all: they may
-/// be slow, and nothing worse.
+/// How long this node's disks may give nothing until the next replica is asked: a disk that dies may hang for minutes
+/// before it says so. Peers have a deadline of their own. When nobody else can give it either, this node's disks are
+/// waited for after all: they may be slow, and nothing worse.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(10);
 /// Failures that an error tells of; the rest is counted.
 const FAILURES_SHOWN: usize = 8;
@@ -208,9 +208,9 @@ impl Stream for Body {
     }
 }
 
-/// Asks the replicas that have not failed yet, one after another and beside each other when the first is slow. Whoever else is
-/// alive is asked only when all of them have failed, or have given nothing for long: a slow moment must not become a question to
-/// the whole cluster.
+/// Asks the replicas that have not failed yet, one after another and beside each other when the first is slow. Whoever
+/// else is alive is asked only when all of them have failed, or have given nothing for long: a slow moment must not
+/// become a question to the whole cluster.
 async fn open(shared: Arc<Shared>, id: ChunkId, range: Range<u32>, mut failures: Vec<Failure>) -> Opened {
     let from = if failures.iter().all(|failure| failure.node == shared.view.me()) { "remote" } else { "failover" };
     metrics::counter!("holdfast_replica_reads_total", "from" => from).increment(1);
@@ -299,8 +299,9 @@ fn exhausted(id: ChunkId, failures: &[Failure]) -> ChunkError {
 }
 
 impl Shared {
-    /// Other nodes that may have a chunk, in the order in which they are asked. First those that the map names: members that are
-    /// alive, the nearest first; leavers; joiners; members that seem dead. Then, as a last resort, whoever else is alive.
+    /// Other nodes that may have a chunk, in the order in which they are asked. First those that the map names: members
+    /// that are alive, the nearest first; leavers; joiners; members that seem dead. Then, as a last resort, whoever
+    /// else is alive.
     fn candidates(&self, id: &ChunkId) -> (Vec<NodeId>, Vec<NodeId>) {
         let mut order = Vec::new();
         if let Some(placement) = self.view.placement(id) {

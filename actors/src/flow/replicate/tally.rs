@@ -1,5 +1,5 @@
-//! Who has acknowledged a chunk, who is given up, and whether a quorum is still possible. Shared between a write's sink and
-//! the tasks that feed its remote replicas, any of which may settle its own replica.
+//! Who has acknowledged a chunk, who is given up, and whether a quorum is still possible. Shared between a write's sink
+//! and the tasks that feed its remote replicas, any of which may settle its own replica.
 
 use holdfast_protocol::cluster::ShardState;
 use holdfast_protocol::{Epoch, NodeId};
@@ -77,8 +77,8 @@ pub(super) struct Standing {
 pub(super) struct Quorums {
     /// Of members: a majority of them, so that every list of enough members has the chunk.
     pub(super) members: usize,
-    /// Of members and joiners: a majority of the wanted replicas, so that the loss of a minority leaves one, however few members
-    /// there are.
+    /// Of members and joiners: a majority of the wanted replicas, so that the loss of a minority leaves one, however
+    /// few members there are.
     pub(super) all: usize,
 }
 

@@ -164,8 +164,8 @@ impl Abandon {
         self.finishing = false;
     }
 
-    /// Ends the tasks of a write of which nothing was sent yet, and waits until they have ended: the next attempt writes the
-    /// same chunk.
+    /// Ends the tasks of a write of which nothing was sent yet, and waits until they have ended: the next attempt
+    /// writes the same chunk.
     async fn end(mut self) {
         let tasks = std::mem::take(&mut self.tasks);
         for task in &tasks {

@@ -1,7 +1,8 @@
 //! How fast and how much at once this node fetches from others to join and repair.
 //!
-//! A clock of its own runs ahead of time by what was taken: a taker waits until that clock is due, so many takers together
-//! get exactly the rate, whatever the sizes, and none of them idles between two chunks as long as there is another one.
+//! A clock of its own runs ahead of time by what was taken: a taker waits until that clock is due, so many takers
+//! together get exactly the rate, whatever the sizes, and none of them idles between two chunks as long as there is
+//! another one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,8 +50,8 @@ impl ByteBudget {
         *self.rate_bytes.lock() = rate_bytes.max(1);
     }
 
-    /// Waits until `bytes` may be fetched; they are in flight until the permit is dropped. Dropped while it waits, it has
-    /// taken its turn all the same: the budget is then used a little less.
+    /// Waits until `bytes` may be fetched; they are in flight until the permit is dropped. Dropped while it waits, it
+    /// has taken its turn all the same: the budget is then used a little less.
     pub async fn take(&self, bytes: u64) -> OwnedSemaphorePermit {
         let grains = bytes.div_ceil(GRAIN_BYTES).clamp(1, self.in_flight_grains_max);
         let permit = self.in_flight.clone().acquire_many_owned(grains as u32).await.expect("it is never closed");

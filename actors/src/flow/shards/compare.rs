@@ -1,8 +1,8 @@
 //! Compares the replicas of each shard, and queues a repair for every chunk that metadata knows and a member lacks.
 //!
-//! A shard is compared by its first live member: at the start, after every change of its epoch, when a member comes back, when
-//! an operator asks, and once within a period. A member that comes back may have other disks than it left with, so what was
-//! proven before says nothing any more.
+//! A shard is compared by its first live member: at the start, after every change of its epoch, when a member comes
+//! back, when an operator asks, and once within a period. A member that comes back may have other disks than it left
+//! with, so what was proven before says nothing any more.
 //!
 //! Digests are compared first. Where they differ, the members' lists are, after a pause in which writes under way
 //! arrive everywhere; a chunk that still is missing somewhere, or has another size than on most members, counts if
@@ -12,7 +12,8 @@
 //! Nothing is proven while a member has chunks on a disk that failed and nowhere else ([`super::stranded`]): they still
 //! are in its lists.
 //!
-//! Comparing sees what is there and how large it is, from indexes in memory. That the bytes are right is the scrub's to find.
+//! Comparing sees what is there and how large it is, from indexes in memory. That the bytes are right is the scrub's to
+//! find.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -141,7 +142,8 @@ impl OwnShards<'_> {
         loop {
             let ended = tokio::select! {
                 ended = comparisons.next() => ended,
-                // Comparisons of large shards take long, and who comes back meanwhile is counted on by nobody before the next.
+                // Comparisons of large shards take long, and who comes back meanwhile is counted on by nobody before
+                // the next.
                 changed = arrivals.changed() => {
                     if changed.is_err() {
                         return false;

@@ -2,19 +2,20 @@
 //! [`crate::domain::placement::controller`] decides.
 //!
 //! Order of every change: the shard is stored by compare-and-set under the lease, then metadata is told its epoch
-//! (`raise_epochs`), and only then does a report about it count. A controller that dies in between is followed by one that
-//! tells metadata every epoch again, and finds joins and leaves in the states. Nodes follow the shard map by themselves, so
-//! no effect but the graces has to be carried out from here.
+//! (`raise_epochs`), and only then does a report about it count. A controller that dies in between is followed by one
+//! that tells metadata every epoch again, and finds joins and leaves in the states. Nodes follow the shard map by
+//! themselves, so no effect but the graces has to be carried out from here.
 //!
-//! The shard map is a mirror that may be late. What was read there is only ever replaced by compare-and-set, so a decision
-//! on an old state fails, and the shard is read anew. Changes of everything that is followed are coalesced: a pass looks at
-//! the newest of all.
+//! The shard map is a mirror that may be late. What was read there is only ever replaced by compare-and-set, so a
+//! decision on an old state fails, and the shard is read anew. Changes of everything that is followed are coalesced: a
+//! pass looks at the newest of all.
 //!
 //! When metadata knows a later epoch than the coordination service, which no order of events brings about, that service
 //! was set back: what is stored is looked at once more, and the shards are named for the operator.
 //!
-//! Losing the lease ends everything at the next await. While the lease is not proven to be held nothing is begun. A node whose
-//! registration is held up, though its session lives, gives the lease back: it proves nothing, and another one may go on.
+//! Losing the lease ends everything at the next await. While the lease is not proven to be held nothing is begun. A
+//! node whose registration is held up, though its session lives, gives the lease back: it proves nothing, and another
+//! one may go on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,19 +1,21 @@
 //! Copies a shard that this node joins.
 //!
-//! A round lists the shard on every live member, at the epoch of the join or later, and copies what is not here. The list
-//! raises the member's epoch before it is made, so whatever that member acknowledged under an older epoch is in it, and what
-//! comes later is written to this node too. So **one round without a failure has everything**, provided that every write
-//! under an older epoch was acknowledged by a member that was listed:
+//! A round lists the shard on every live member, at the epoch of the join or later, and copies what is not here. The
+//! list raises the member's epoch before it is made, so whatever that member acknowledged under an older epoch is in
+//! it, and what comes later is written to this node too. So **one round without a failure has everything**, provided
+//! that every write under an older epoch was acknowledged by a member that was listed:
 //!
-//! * a member that is alive and cannot be reached from here may go on acknowledging. Without it, enough others must be listed
-//!   that no write quorum is without any of them, also none of a time when the shard had more members;
-//! * a member that is not alive is fenced and acknowledges nothing, but it may have what the others missed. It is waited for as
-//!   long as a node may be away before its replicas are rebuilt; after that the copy makes do with what is left.
+//! * a member that is alive and cannot be reached from here may go on acknowledging. Without it, enough others must be
+//!   listed that no write quorum is without any of them, also none of a time when the shard had more members;
+//! * a member that is not alive is fenced and acknowledges nothing, but it may have what the others missed. It is
+//!   waited for as long as a node may be away before its replicas are rebuilt; after that the copy makes do with what
+//!   is left.
 //!
-//! A round that finds nothing new ends the copy. Writes under way show at one member a little before they show here, so under
-//! load each round may find something; [`ROUNDS_MAX`] clean ones are enough by the argument above. Every chunk was read back
-//! and compared when it was written; those that were here before are read from the disk and compared with their checksums
-//! before they count. What writes missed here meanwhile waits as repairs of this node: they are done before the copy ends.
+//! A round that finds nothing new ends the copy. Writes under way show at one member a little before they show here, so
+//! under load each round may find something; [`ROUNDS_MAX`] clean ones are enough by the argument above. Every chunk
+//! was read back and compared when it was written; those that were here before are read from the disk and compared with
+//! their checksums before they count. What writes missed here meanwhile waits as repairs of this node: they are done
+//! before the copy ends.
 //!
 //! A chunk that no member has whole, or at which the program falls over, ends no copy: as long as metadata knows it, it
 //! becomes a repair of this node, and the shard is not called healthy while repairs wait.
@@ -71,8 +73,8 @@ pub(super) struct ShardCopy {
     since: Epoch,
     /// How often a chunk was found whole nowhere, or could not be dealt with.
     attempts: BTreeMap<ChunkId, u32>,
-    /// Chunks that were found whole here or written by this copy: those are not read again in the next round. As many as the
-    /// shard has.
+    /// Chunks that were found whole here or written by this copy: those are not read again in the next round. As many
+    /// as the shard has.
     proven: HashSet<ChunkId>,
     /// Since when too few members are alive to be listed, without a break.
     short_since: Option<Instant>,
@@ -171,8 +173,8 @@ impl ShardCopy {
         Ok(round)
     }
 
-    /// Carries out the repairs of this shard that wait for this node: writes that it missed since it was listed. Repairs may be
-    /// paused, joins are not.
+    /// Carries out the repairs of this shard that wait for this node: writes that it missed since it was listed.
+    /// Repairs may be paused, joins are not.
     async fn own_repairs(&mut self) -> Result<(), CopyError> {
         let context = self.context.clone();
         let (metadata, view) = (&context.parts.metadata, &context.parts.view);
@@ -318,8 +320,8 @@ fn covering(state: &ShardState) -> usize {
     members.min(before + 1 - write_quorum(before as u32) as usize)
 }
 
-/// Live members in an order that differs from chunk to chunk, so that they share the reads; the one that listed the chunk
-/// has it for certain.
+/// Live members in an order that differs from chunk to chunk, so that they share the reads; the one that listed the
+/// chunk has it for certain.
 fn in_turn(chunk: ChunkId, member: NodeId, alive: &[NodeId]) -> Vec<NodeId> {
     let start = chunk.0.iter().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
     let mut sources: Vec<NodeId> = (0..alive.len()).map(|i| alive[(start + i) % alive.len()]).collect();

@@ -1,10 +1,11 @@
 //! Steps of this node's own disks in repairs and joins, which are waited for with an end.
 //!
-//! A disk may hang without a word: the kernel waits for it, and nothing says that it will ever end. A step that takes longer
-//! than [`PATIENCE`] is given up as an error, so that the work on other chunks goes on. It cannot be called off: what the
-//! kernel was asked for holds its buffer until there is an answer. So it runs on by itself, with the lock of its chunk, and
-//! while [`LATE_MAX`] of them do no further one of the kind is begun: trying again and again would take all buffers of the node.
-//! Looks and changes are of different kinds: what is missing here can be written to a disk that works while looks at another hang.
+//! A disk may hang without a word: the kernel waits for it, and nothing says that it will ever end. A step that takes
+//! longer than [`PATIENCE`] is given up as an error, so that the work on other chunks goes on. It cannot be called off:
+//! what the kernel was asked for holds its buffer until there is an answer. So it runs on by itself, with the lock of
+//! its chunk, and while [`LATE_MAX`] of them do no further one of the kind is begun: trying again and again would take
+//! all buffers of the node. Looks and changes are of different kinds: what is missing here can be written to a disk
+//! that works while looks at another hang.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

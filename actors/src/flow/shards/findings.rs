@@ -10,7 +10,8 @@ use tokio::sync::Notify;
 /// Chunks that may wait. A disk that is damaged further will be found to be so by the next scrub, or is lost anyway.
 const FINDINGS_MAX: usize = 65_536;
 
-/// Chunks of this node that do not match their checksums. Made before the disks are opened, since recovery finds damage too.
+/// Chunks of this node that do not match their checksums. Made before the disks are opened, since recovery finds damage
+/// too.
 #[derive(Debug, Default)]
 pub struct Findings {
     chunks: Mutex<BTreeSet<ChunkId>>,

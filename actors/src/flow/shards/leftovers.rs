@@ -1,20 +1,20 @@
-//! Deletes chunks of shards in which this node has no part any more: it left, its join was called off, or it was away while
-//! others took its place.
+//! Deletes chunks of shards in which this node has no part any more: it left, its join was called off, or it was away
+//! while others took its place.
 //!
-//! All chunks here are walked some time after the start, after this node left a shard, and now and then. A node that was away
-//! for long is likely to be given its shards back: the first walk waits for a grace, so that what is here need not be copied
-//! again. A chunk is deleted only if a
-//! write quorum of the shard's members, and of as many as the shard is to have, was asked and has it in the same size (promise
-//! D5). One that too few members have is
-//! kept, and, if metadata knows it, becomes a repair of each member that lacks it: it may be the last replica of something.
-//! Asking tells what is in indexes. A copy for which a repair of its member waits was found damaged there, and does not
-//! count. Where that quorum is one (the layout wants one replica), the copy for which all others go is
-//! read whole before that: it may have rotted since it was written, and one that has becomes a repair as well.
+//! All chunks here are walked some time after the start, after this node left a shard, and now and then. A node that
+//! was away for long is likely to be given its shards back: the first walk waits for a grace, so that what is here need
+//! not be copied again. A chunk is deleted only if a write quorum of the shard's members, and of as many as the shard
+//! is to have, was asked and has it in the same size (promise D5). One that too few members have is kept, and, if
+//! metadata knows it, becomes a repair of each member that lacks it: it may be the last replica of something. Asking
+//! tells what is in indexes. A copy for which a repair of its member waits was found damaged there, and does not count.
+//! Where that quorum is one (the layout wants one replica), the copy for which all others go is read whole before that:
+//! it may have rotted since it was written, and one that has becomes a repair as well.
 //!
-//! **Not from an old map.** The mirror may not show yet that this node joins again. Deleting is harmless then as long as the
-//! copy has not begun, since the copy finds what is missing; a copy and a deletion of one shard therefore exclude each other
-//! ([`crate::flow::key_locks`]). The epoch is admitted like that of any write, before the members are asked and again
-//! before the deletion, so a node that heard of a newer epoch, or cannot prove its membership, deletes nothing.
+//! **Not from an old map.** The mirror may not show yet that this node joins again. Deleting is harmless then as long
+//! as the copy has not begun, since the copy finds what is missing; a copy and a deletion of one shard therefore
+//! exclude each other ([`crate::flow::key_locks`]). The epoch is admitted like that of any write, before the members
+//! are asked and again before the deletion, so a node that heard of a newer epoch, or cannot prove its membership,
+//! deletes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,18 +1,18 @@
 //! Keeps this node registered as long as its session lives, and starts a new session when one is over.
 //!
-//! What a session lost is not taken back silently: a node that was away finds out from the shard map what became of it. A
-//! registration that is refused for a reason that waiting does not cure (another process has this id, the service is that of
-//! another cluster) ends the node.
+//! What a session lost is not taken back silently: a node that was away finds out from the shard map what became of it.
+//! A registration that is refused for a reason that waiting does not cure (another process has this id, the service is
+//! that of another cluster) ends the node.
 //!
 //! A session alone proves nothing
 //! ([`Ownership::require_registration`](crate::ports::coordination::Ownership::require_registration)): in one in which
 //! this node is not registered yet the others do not wait for it, and it acknowledges nothing.
 //!
-//! Nor does a node register whose session ended, since it stood still, and whose cluster was taken for stopped by a tool that fills
-//! the metadata: it is registered when that has ended.
+//! Nor does a node register whose session ended, since it stood still, and whose cluster was taken for stopped by a
+//! tool that fills the metadata: it is registered when that has ended.
 //!
-//! What this node has to say of the shared cache is said here too, since it belongs to the registration. A node that has no
-//! cache configured keeps it off for all: its writes would not be marked there.
+//! What this node has to say of the shared cache is said here too, since it belongs to the registration. A node that
+//! has no cache configured keeps it off for all: its writes would not be marked there.
 
 use std::time::Duration;
 
@@ -28,12 +28,12 @@ use crate::ports::coordination::{
 /// How long the others may take to see that the cache is off: one that does not answer loses its session by then.
 const CACHE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often the disks are looked at, from memory: that one failed is told at once, since until then the others take for healthy
-/// what is not, and may be stopped.
+/// How often the disks are looked at, from memory: that one failed is told at once, since until then the others take
+/// for healthy what is not, and may be stopped.
 const DISKS_LOOK: Duration = Duration::from_secs(1);
 
-/// Free space is told again when it differs by this part of the capacity. What one node says every other one reads, so that it must not
-/// be said after each write.
+/// Free space is told again when it differs by this part of the capacity. What one node says every other one reads, so
+/// that it must not be said after each write.
 const FREE_SPACE_PARTS: u64 = 100;
 
 /// Runs until it cannot go on.
@@ -208,8 +208,8 @@ enum Source {
 }
 
 impl CacheDuty {
-    /// The node is registered and counts as having seen `generation`. On return the cache is off if it has to be, and every
-    /// live node knows.
+    /// The node is registered and counts as having seen `generation`. On return the cache is off if it has to be, and
+    /// every live node knows.
     async fn begin(context: &Context, term: u64, generation: u64) -> Result<Self, CoordinationError> {
         let said = CacheSeen { generation, ..CacheSeen::default() };
         let Some(follower) = &context.parts.cache else {

@@ -1,8 +1,8 @@
 //! Copies the shards that this node joins, a few at a time, the most endangered first, and tells the controller of each
 //! until the shard map shows that it was heard.
 //!
-//! What is to be done is read from the shard map alone: a process that starts again goes on by itself, and what is on the
-//! disks is not fetched again. A copy ends at once when the map no longer shows its join.
+//! What is to be done is read from the shard map alone: a process that starts again goes on by itself, and what is on
+//! the disks is not fetched again. A copy ends at once when the map no longer shows its join.
 //!
 //! **Failures.** A copy that cannot go on now keeps what it knows, gives its place to others, and has its next turn
 //! after a pause that grows and behind those that did not fail: what keeps one shard from being copied (a member that
@@ -79,8 +79,8 @@ pub async fn run(context: Context) -> String {
         let joins = joins(&context, &map);
         rebuild.end_others(&joins, &map);
         show_waiting(&context, &joins);
-        // One moment for both: what falls due between two would neither have its turn nor be waited for. One that is due and finds
-        // no place is woken by whoever gives up one.
+        // One moment for both: what falls due between two would neither have its turn nor be waited for. One that is
+        // due and finds no place is woken by whoever gives up one.
         let (due, next_due) = rebuild.due_at(Instant::now());
         let turns = rebuild.turns(&map, &joins, due);
         rebuild.begin(turns, &joins);
@@ -166,8 +166,8 @@ impl Rebuild {
         due_at(self.paused.iter().map(|(shard, paused)| (*shard, paused.due)), now)
     }
 
-    /// Shards to be joined in the order of their turns: those whose last attempt did not fail, the most endangered first; then the
-    /// others that are due.
+    /// Shards to be joined in the order of their turns: those whose last attempt did not fail, the most endangered
+    /// first; then the others that are due.
     fn turns(&self, map: &ShardMap, joins: &BTreeMap<ShardId, Epoch>, due: Vec<ShardId>) -> Vec<ShardId> {
         let mut turns = order(&self.context, map, joins);
         turns.retain(|shard| !self.paused.contains_key(shard));
@@ -205,7 +205,8 @@ fn joins(context: &Context, map: &ShardMap) -> BTreeMap<ShardId, Epoch> {
     map.shards.iter().filter_map(|(shard, state)| Some((*shard, mine(&state.value)?))).collect()
 }
 
-/// Of joins that failed those that are due at `now`, the one that waits longest first; and when the first of the others is due.
+/// Of joins that failed those that are due at `now`, the one that waits longest first; and when the first of the others
+/// is due.
 fn due_at(paused: impl Iterator<Item = (ShardId, Instant)>, now: Instant) -> (Vec<ShardId>, Option<Instant>) {
     let (mut due, later): (Vec<_>, Vec<_>) = paused.partition(|(_, due)| *due <= now);
     due.sort_by_key(|(_, due)| *due);

@@ -6,16 +6,17 @@
 //! * that this node need not hold, or
 //! * that is here, whole on the disk itself and not only in the page cache, in the size that most have.
 //!
-//! Any other is fetched, whole and verified: from a node that is to have it, else from one that left, else from a disk of
-//! this node that failed. Only then is what is damaged here deleted, and the chunk
-//! written, read back and compared (promise D5); then the repair is forgotten. Each step may be done twice, so nothing
-//! is lost with the process. A repair that is noticed again while it runs is done again.
+//! Any other is fetched, whole and verified: from a node that is to have it, else from one that left, else from a disk
+//! of this node that failed. Only then is what is damaged here deleted, and the chunk written, read back and compared
+//! (promise D5); then the repair is forgotten. Each step may be done twice, so nothing is lost with the process. A
+//! repair that is noticed again while it runs is done again.
 //!
 //! Repairs of a node that is lost, or that is gone and was removed from the layout, are nobody's: it was replaced. The
-//! controller's node forgets those of shards in which such a node has no part any more. If it comes back it joins what it is
-//! to hold anew, and a join compares everything.
+//! controller's node forgets those of shards in which such a node has no part any more. If it comes back it joins what
+//! it is to hold anew, and a join compares everything.
 //!
-//! A repair that fails waits, longer each time, while others go on. Bytes are fetched within the budget that joins share.
+//! A repair that fails waits, longer each time, while others go on. Bytes are fetched within the budget that joins
+//! share.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,8 +41,8 @@ const PAGE: u32 = 256;
 const REPAIRS_AT_ONCE: usize = 8;
 /// Failed repairs whose pauses are remembered; further ones are tried again with every look.
 const FAILED_MAX: usize = 10_000;
-/// How many times as long as a count of all that waits took the next one waits. Every node counts, and of a disk that failed there
-/// may be millions.
+/// How many times as long as a count of all that waits took the next one waits. Every node counts, and of a disk that
+/// failed there may be millions.
 const COUNT_SHARE: u32 = 100;
 /// So many times [`super::ClusterSettings::retry_max`] at most.
 const COUNT_REST_MAX: u32 = 20;
@@ -170,8 +171,8 @@ impl Repairs {
         Ok(())
     }
 
-    /// Forgets, as the controller, what nodes that are lost or removed no longer have to repair. Only what was queued so long ago
-    /// that no writer can have had a newer shard map than this node has.
+    /// Forgets, as the controller, what nodes that are lost or removed no longer have to repair. Only what was queued
+    /// so long ago that no writer can have had a newer shard map than this node has.
     async fn forget_lost(&self) -> Result<(), MetadataError> {
         let parts = &self.context.parts;
         let Some(lost) = self.context.shared.controller.borrow().as_ref().map(|status| status.lost.clone()) else {

@@ -1,4 +1,5 @@
-//! What other nodes report to the controller, between the replica service that takes it and the controller that acts on it.
+//! What other nodes report to the controller, between the replica service that takes it and the controller that acts on
+//! it.
 
 use std::collections::VecDeque;
 
@@ -25,8 +26,8 @@ pub struct ReportInbox {
 }
 
 impl ReportInbox {
-    /// Takes a report from `from`, whose identity was proven. That it was taken does not mean that it will be acted on: the
-    /// reporter repeats it until the shard map shows that it was.
+    /// Takes a report from `from`, whose identity was proven. That it was taken does not mean that it will be acted on:
+    /// the reporter repeats it until the shard map shows that it was.
     ///
     /// # Errors
     /// [`PeerError::Fenced`] when this node is not the controller, [`PeerError::Busy`] when too many wait.

@@ -1,7 +1,7 @@
 //! One chunk from another node onto this one's disks: fetched whole and verified, then written, read back and compared.
 //!
-//! A chunk is at most 16 MiB and is held in memory in between, so that nothing here is touched before all of it has come.
-//! The bytes held are those of a permit of [`super::ByteBudget`], which the caller has taken.
+//! A chunk is at most 16 MiB and is held in memory in between, so that nothing here is touched before all of it has
+//! come. The bytes held are those of a permit of [`super::ByteBudget`], which the caller has taken.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -126,8 +126,8 @@ async fn fetch_from(context: &Context, info: ChunkInfo, source: NodeId) -> Resul
     Ok(Fetched { info, label, pieces })
 }
 
-/// Reads a chunk that is stranded here: a disk that failed may still give what nobody else has. It may as well never answer, and
-/// must not keep the other repairs waiting then.
+/// Reads a chunk that is stranded here: a disk that failed may still give what nobody else has. It may as well never
+/// answer, and must not keep the other repairs waiting then.
 pub(super) async fn fetch_here(chunks: &dyn ReplicaStore, info: ChunkInfo) -> Result<Fetched, ChunkError> {
     let late = |_| ChunkError::Unavailable("a disk that failed does not answer".into());
     let label = timeout(FAILED_DISK_PATIENCE, chunks.label(info.id)).await.map_err(late)??;
@@ -139,8 +139,8 @@ pub(super) async fn fetch_here(chunks: &dyn ReplicaStore, info: ChunkInfo) -> Re
     Ok(Fetched { info, label, pieces })
 }
 
-/// Sees to it that this node has the chunk: what is here whole is compared only, what is here and damaged is deleted (a whole
-/// one is in hand), and what was written is read back and compared (promise D5).
+/// Sees to it that this node has the chunk: what is here whole is compared only, what is here and damaged is deleted (a
+/// whole one is in hand), and what was written is read back and compared (promise D5).
 pub(super) async fn store(context: &Context, fetched: Fetched) -> Result<(), TransferError> {
     let here = context.clone();
     context.disk_changes.run(async move { store_here(&here, &fetched).await }).await
@@ -227,8 +227,8 @@ async fn compare(context: &Context, fetched: &Fetched) -> Result<(), ChunkError>
     Err(ChunkError::Corrupt { chunk: id, detail: "less reads back than was written".into() })
 }
 
-/// Whether a chunk is here, whole on the disk itself, and nobody is about to delete it; what keeps it from being read at all
-/// is an error.
+/// Whether a chunk is here, whole on the disk itself, and nobody is about to delete it; what keeps it from being read
+/// at all is an error.
 pub(super) async fn is_whole(context: &Context, id: ChunkId) -> Result<bool, TransferError> {
     if context.parts.chunks.stat(id).is_none() {
         return Ok(false);
@@ -244,7 +244,8 @@ pub(super) async fn is_whole(context: &Context, id: ChunkId) -> Result<bool, Tra
 async fn verify(context: &Context, id: ChunkId) -> Result<bool, TransferError> {
     match context.parts.chunks.verify(id).await {
         Ok(_) => Ok(true),
-        // A sector that cannot be read is as lost as one that reads back wrong. A dead disk shows when the chunk is deleted.
+        // A sector that cannot be read is as lost as one that reads back wrong. A dead disk shows when the chunk is
+        // deleted.
         Err(ChunkError::Corrupt { .. } | ChunkError::NotFound(_)) => Ok(false),
         Err(ChunkError::Io { source, .. }) if source.raw_os_error() == Some(EIO) => Ok(false),
         // Anything else (no file handles, no memory) says nothing about the chunk.

@@ -157,8 +157,8 @@ impl Dispatcher {
         *shared.away_until.lock() = None;
     }
 
-    /// One pass over contents dereferenced longer than `grace_ms` ago. Tells what this node did since the last one, also as a
-    /// worker.
+    /// One pass over contents dereferenced longer than `grace_ms` ago. Tells what this node did since the last one,
+    /// also as a worker.
     ///
     /// # Errors
     /// When metadata or a disk fails; what was done stays done, and is told by the next pass.
@@ -236,8 +236,8 @@ impl Shared {
         })
     }
 
-    /// Publishes one task: consumers have it, or may have it. Dropped before, it is as if nothing had been sent: the same is
-    /// dispatched again.
+    /// Publishes one task: consumers have it, or may have it. Dropped before, it is as if nothing had been sent: the
+    /// same is dispatched again.
     async fn send<T: Due>(&self, before_ms: u64, batch: &[T]) -> Result<(), EventError> {
         let task = T::task(before_ms, batch.to_vec());
         let id = EventId::generate(self.reclaimer.clock.now_ms());

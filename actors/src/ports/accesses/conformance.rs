@@ -14,8 +14,8 @@ use crate::ports::metadata::{AgePosition, BucketId, MetadataStore, NewObject, St
 type Store = Arc<dyn MetadataStore>;
 type Log = Arc<dyn AccessLog>;
 
-/// Expands the suite. `$factory` is an `async fn() -> (Arc<dyn MetadataStore>, Arc<dyn AccessLog>, impl Sized)`; the last value is
-/// kept until the test is over.
+/// Expands the suite. `$factory` is an `async fn() -> (Arc<dyn MetadataStore>, Arc<dyn AccessLog>, impl Sized)`; the
+/// last value is kept until the test is over.
 #[macro_export]
 macro_rules! accesses_conformance {
     ($factory:path) => {

@@ -1,5 +1,5 @@
-//! What every adapter of the `ChunkStore` port must do. An adapter's test calls [`all`] with a function that makes an empty
-//! store; each check gets a store of its own and panics with what it found.
+//! What every adapter of the `ChunkStore` port must do. An adapter's test calls [`all`] with a function that makes an
+//! empty store; each check gets a store of its own and panics with what it found.
 
 use std::future::Future;
 use std::sync::Arc;

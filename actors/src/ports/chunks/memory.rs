@@ -123,8 +123,8 @@ impl MemoryChunkStore {
         Self::default()
     }
 
-    /// An empty store whose asynchronous operation number `number` (from 0, in the order they begin) never ends, so that a
-    /// test can stop a caller there: [`Self::stalled`] returns when that point is reached.
+    /// An empty store whose asynchronous operation number `number` (from 0, in the order they begin) never ends, so
+    /// that a test can stop a caller there: [`Self::stalled`] returns when that point is reached.
     pub fn stalling_at(number: usize) -> Self {
         let store = Self::default();
         *store.shared.stall_at.lock() = Some(number);
@@ -178,7 +178,8 @@ impl MemoryChunkStore {
         }
     }
 
-    /// Damages a chunk beneath the page cache: reads go on to give what is in memory, and only [`ReplicaStore::verify`] finds it.
+    /// Damages a chunk beneath the page cache: reads go on to give what is in memory, and only [`ReplicaStore::verify`]
+    /// finds it.
     pub fn rot_beneath_memory(&self, id: ChunkId) {
         if let Some(stored) = self.shared.chunks.lock().get_mut(&key(id)) {
             stored.rotten = true;

@@ -1,7 +1,8 @@
 //! The state of the cluster's shared cache, which all nodes follow.
 //!
-//! The cache itself stands elsewhere and may lose or forget anything. What makes it safe is agreed on here: whether it may be
-//! read, on which server, and which of its entries count. Every change is a compare-and-set with the next *generation*.
+//! The cache itself stands elsewhere and may lose or forget anything. What makes it safe is agreed on here: whether it
+//! may be read, on which server, and which of its entries count. Every change is a compare-and-set with the next
+//! *generation*.
 //!
 //! ```text
 //!            every node reaches the server      every node marks its writes
@@ -11,12 +12,12 @@
 //!            a writer cannot mark, or the server is another one
 //! ```
 //!
-//! * **Off**: nobody reads the cache, nobody needs to mark a write in it. A writer that switched it off answers only when
-//!   every live node has acknowledged that it has seen that.
-//! * **Warming**: everybody marks writes, nobody reads. A node acknowledges it when all its writes that were begun earlier
-//!   have ended.
-//! * **On**: marked and read. Entries count only under the *keyspace*, the generation at which the warming began, so nothing
-//!   of an earlier time is ever found.
+//! * **Off**: nobody reads the cache, nobody needs to mark a write in it. A writer that switched it off answers only
+//!   when every live node has acknowledged that it has seen that.
+//! * **Warming**: everybody marks writes, nobody reads. A node acknowledges it when all its writes that were begun
+//!   earlier have ended.
+//! * **On**: marked and read. Entries count only under the *keyspace*, the generation at which the warming began, so
+//!   nothing of an earlier time is ever found.
 
 use std::time::Duration;
 
@@ -71,7 +72,8 @@ pub struct CacheState {
     /// Who made this change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<NodeId>,
-    /// How often in a row it was switched off soon after it had been switched on: the pause before the next try grows with it.
+    /// How often in a row it was switched off soon after it had been switched on: the pause before the next try grows
+    /// with it.
     pub failures: u32,
 }
 
@@ -126,20 +128,21 @@ pub struct CacheSeen {
 /// What acts by the state of the shared cache on a node that uses one.
 #[async_trait]
 pub trait CacheFollower: Send + Sync + 'static {
-    /// This node is registered in `term` of its [`Ownership`](super::Ownership), and counts as having seen `generation`.
+    /// This node is registered in `term` of its [`Ownership`](super::Ownership), and counts as having seen
+    /// `generation`.
     fn registered(&self, term: u64, generation: u64);
 
     /// What to say of it to the others.
     fn seen(&self) -> watch::Receiver<CacheSeen>;
 
-    /// Waits until this node acts by what the others count on since its registration; false: not within `patience`. Writes
-    /// that are begun before cost a cluster its cache for a moment.
+    /// Waits until this node acts by what the others count on since its registration; false: not within `patience`.
+    /// Writes that are begun before cost a cluster its cache for a moment.
     async fn stands(&self, patience: Duration) -> bool;
 }
 
 /// Sees to it that the cache is off, and returns the generation since which it is; every live node has still to see it:
-/// [`Coordination::cache_generation_seen`]. With `keyspace`, a cache whose entries count under another one is left alone.
-/// `failures` gives that count of the new state from the one that is replaced.
+/// [`Coordination::cache_generation_seen`]. With `keyspace`, a cache whose entries count under another one is left
+/// alone. `failures` gives that count of the new state from the one that is replaced.
 ///
 /// # Errors
 /// [`CoordinationError::Unavailable`] and the like; [`CoordinationError::Unknown`]: it may be off.
@@ -165,8 +168,8 @@ pub async fn turn_cache_off(
     }
 }
 
-/// Sees to it that nothing is found in the cache that was put there before this call: for writes that were not marked, or
-/// not watched over. On return every live node has seen it.
+/// Sees to it that nothing is found in the cache that was put there before this call: for writes that were not marked,
+/// or not watched over. On return every live node has seen it.
 ///
 /// # Errors
 /// As [`turn_cache_off`]; [`CoordinationError::NotSeen`] after `patience`.

@@ -16,8 +16,8 @@ pub fn filler(coordination: &dyn Coordination) -> Option<NodeId> {
     coordination.leases().borrow().get(FILLING).map(|holder| holder.node)
 }
 
-/// Likewise, and for certain if the tool took its lease before this node, which is registered, could be seen. One that took it later
-/// has seen the node: it looks for nodes when it has the lease.
+/// Likewise, and for certain if the tool took its lease before this node, which is registered, could be seen. One that
+/// took it later has seen the node: it looks for nodes when it has the lease.
 ///
 /// # Errors
 /// [`CoordinationError::Unavailable`] when the registration is not shown here in time.

@@ -12,8 +12,8 @@ use super::{CoordinationError, Ownership};
 /// The name of the lease that makes its holder the controller.
 pub const CONTROLLER: &str = "controller";
 
-/// The name of the lease of a tool that fills the metadata of a cluster whose nodes are stopped. While it is held no node
-/// registers: it would delete the chunks of what is not in the metadata yet.
+/// The name of the lease of a tool that fills the metadata of a cluster whose nodes are stopped. While it is held no
+/// node registers: it would delete the chunks of what is not in the metadata yet.
 pub const FILLING: &str = "filling";
 
 /// The longest name of a lease, in bytes.
@@ -54,8 +54,8 @@ impl fmt::Display for LeaseName {
     }
 }
 
-/// Tells the grants of a lease apart: a later grant has a higher one. Whoever is asked to act under a lease remembers the
-/// highest token it saw and refuses lower ones.
+/// Tells the grants of a lease apart: a later grant has a higher one. Whoever is asked to act under a lease remembers
+/// the highest token it saw and refuses lower ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(pub u64);
 
@@ -155,8 +155,8 @@ impl Lease {
         async move { drop(held.wait_for(|held| !held).await) }
     }
 
-    /// Gives it back and waits until the service knows. Who waits no longer does not stop it: a lease that is half given back
-    /// would be nobody's, and kept from everybody, for as long as the session lives.
+    /// Gives it back and waits until the service knows. Who waits no longer does not stop it: a lease that is half
+    /// given back would be nobody's, and kept from everybody, for as long as the session lives.
     pub async fn release(mut self) {
         if let Some(release) = self.release.take() {
             drop(tokio::spawn(release()).await);

@@ -87,8 +87,9 @@ impl Ownership {
         self.admitted.store(term, Ordering::Release);
     }
 
-    /// For adapters: the registration of this session is about to be replaced by one that counts as having seen what the others
-    /// changed until then. A node has to take that in, and say again that it is [`Ownership::registered`], before it owns anything.
+    /// For adapters: the registration of this session is about to be replaced by one that counts as having seen what
+    /// the others changed until then. A node has to take that in, and say again that it is [`Ownership::registered`],
+    /// before it owns anything.
     pub fn registers_anew(&self) {
         if self.admitted.load(Ordering::Acquire) != ANY_TERM {
             self.admitted.store(NO_TERM, Ordering::Release);
@@ -100,8 +101,8 @@ impl Ownership {
         Duration::from_nanos(self.deadline_ns.load(Ordering::Acquire).saturating_sub(self.now_ns()))
     }
 
-    /// For adapters: a heartbeat sent at `sent` was answered by a majority, and proves ownership for `validity` from then.
-    /// Never shortens what is proven.
+    /// For adapters: a heartbeat sent at `sent` was answered by a majority, and proves ownership for `validity` from
+    /// then. Never shortens what is proven.
     pub fn extend(&self, sent: Instant, validity: Duration) {
         let deadline = (sent + validity).saturating_duration_since(self.base).as_nanos() as u64;
         self.deadline_ns.fetch_max(deadline, Ordering::AcqRel);

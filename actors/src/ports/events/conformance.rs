@@ -214,8 +214,8 @@ pub async fn messages_published_together_arrive_in_the_order_of_their_keys(harne
 pub async fn message_published_before_the_first_subscription_arrives(harness: &impl Harness) {
     let bus = harness.bus();
     let publishing = publish(&bus, Topic::Tasks, vec![message(1, "key")]);
-    // Nothing tells when a message is with the bus while nobody receives. If it came later than the subscription for once,
-    // the test would prove less, and not fail.
+    // Nothing tells when a message is with the bus while nobody receives. If it came later than the subscription for
+    // once, the test would prove less, and not fail.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let mut subscription = subscribe(&bus, Topic::Tasks, "late", LONG_LEASE).await;
     assert_eq!(consume(&mut subscription, 1).await, [message(1, "key")]);

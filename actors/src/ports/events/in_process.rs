@@ -1,8 +1,8 @@
 //! A bus within the process, for nodes without a broker.
 //!
-//! It stores nothing on disk: [`EventBus::publish`] returns when every group has acknowledged the message, so that the outbox
-//! keeps what was not. A message that the relay publishes again while it is still here is not taken twice; the relay then
-//! waits for the one that is here.
+//! It stores nothing on disk: [`EventBus::publish`] returns when every group has acknowledged the message, so that the
+//! outbox keeps what was not. A message that the relay publishes again while it is still here is not taken twice; the
+//! relay then waits for the one that is here.
 //!
 //! **Bounds.** [`InProcessLimits::messages_max`] messages a topic; beyond that `publish` says [`EventError::Full`]. For
 //! [`EventBus::read`] the last [`InProcessLimits::read_back_max`] messages are kept besides.

@@ -13,8 +13,8 @@ use super::{AuditFilter, DETAIL_BYTES_MAX, ErrorFilter, Journal, NewDeadLetter, 
 use crate::ports::events::{Message, Topic};
 use crate::ports::metadata::MetadataError;
 
-/// Expands the suite. `$factory` is an `async fn() -> (Arc<dyn Journal>, impl Sized)`; the second value is kept until the test
-/// is over.
+/// Expands the suite. `$factory` is an `async fn() -> (Arc<dyn Journal>, impl Sized)`; the second value is kept until
+/// the test is over.
 #[macro_export]
 macro_rules! journal_conformance {
     ($factory:path) => {

@@ -1,8 +1,8 @@
 //! The conformance suite of the `MetadataStore` port: what every adapter must do, one function a semantic.
 //!
-//! An adapter's tests expand it with [`metadata_conformance!`](crate::metadata_conformance), naming a function that makes an
-//! empty store: `async fn() -> (Arc<dyn MetadataStore>, impl Sized)`; the second value is kept until the test is over.
-//! Random tests print their seed; `HOLDFAST_TEST_SEED` replays one.
+//! An adapter's tests expand it with [`metadata_conformance!`](crate::metadata_conformance), naming a function that
+//! makes an empty store: `async fn() -> (Arc<dyn MetadataStore>, impl Sized)`; the second value is kept until the test
+//! is over. Random tests print their seed; `HOLDFAST_TEST_SEED` replays one.
 
 #![allow(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 

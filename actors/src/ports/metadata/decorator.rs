@@ -13,12 +13,12 @@ use super::{
 };
 use crate::ports::coordination::Fence;
 
-/// How long a write of a request is waited for: the database's disk may hang without a word, and who waits holds a place
-/// for requests.
+/// How long a write of a request is waited for: the database's disk may hang without a word, and who waits holds a
+/// place for requests.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
 
-/// A store that adds something to what requests ask of another one, a cache for example, and passes on to it what it has
-/// nothing to do with: the verbs of [`MetadataDirect`], and those of work in the background, [`MetadataUpkeep`].
+/// A store that adds something to what requests ask of another one, a cache for example, and passes on to it what it
+/// has nothing to do with: the verbs of [`MetadataDirect`], and those of work in the background, [`MetadataUpkeep`].
 pub trait Decorator: Send + Sync + 'static {
     /// The other store.
     type Inner: MetadataDirect + MetadataUpkeep + ?Sized;

@@ -11,10 +11,12 @@ use super::{
 };
 
 /// What [`MetadataStore`](super::MetadataStore) has for requests that always go to the database: nothing of it is ever
-/// cached, nor changes what is. A store that stands before another one passes it on by being a [`Decorator`](super::Decorator).
+/// cached, nor changes what is. A store that stands before another one passes it on by being a
+/// [`Decorator`](super::Decorator).
 #[async_trait]
 pub trait MetadataDirect: Send + Sync + 'static {
-    // --- lists -----------------------------------------------------------------------------------------------------------
+    // --- lists
+    // -----------------------------------------------------------------------------------------------------------
 
     /// Buckets in name order, those after `after`, at most `limit`; of one owner or of all.
     async fn list_buckets(
@@ -24,8 +26,8 @@ pub trait MetadataDirect: Send + Sync + 'static {
         limit: u32,
     ) -> MetadataResult<Vec<Arc<Bucket>>>;
 
-    /// Latest versions that are not delete markers, in key order. With a delimiter, whole prefixes are skipped: the cost
-    /// follows what is returned, not what is stored.
+    /// Latest versions that are not delete markers, in key order. With a delimiter, whole prefixes are skipped: the
+    /// cost follows what is returned, not what is stored.
     async fn list_objects(&self, bucket: BucketId, query: ListQuery) -> MetadataResult<ListPage>;
 
     /// All versions and delete markers, in key order and newest first within a key.
@@ -42,7 +44,8 @@ pub trait MetadataDirect: Send + Sync + 'static {
         limit: u32,
     ) -> MetadataResult<Vec<Arc<AccessKey>>>;
 
-    // --- unfinished uploads ----------------------------------------------------------------------------------------------
+    // --- unfinished uploads
+    // ----------------------------------------------------------------------------------------------
 
     /// Starts an upload. Fails with `NoSuchBucket`.
     async fn create_upload(&self, upload: NewUpload) -> MetadataResult<()>;
@@ -51,9 +54,9 @@ pub trait MetadataDirect: Send + Sync + 'static {
     async fn upload(&self, bucket: BucketId, key: &str, upload: UploadId) -> MetadataResult<Arc<Upload>>;
 
     /// Records a part whose chunks are durable; the part that had its number is queued for reclaiming. Fails with
-    /// `NoSuchUpload`.
-    /// `evidence` is treated as by [`MetadataStore::commit_object`](super::MetadataStore::commit_object); fails also with
-    /// `Condemned`, `StaleEpoch`.
+    /// `NoSuchUpload`. `evidence` is treated as by
+    /// [`MetadataStore::commit_object`](super::MetadataStore::commit_object); fails also with `Condemned`,
+    /// `StaleEpoch`.
     async fn put_part(
         &self,
         bucket: BucketId,

@@ -103,7 +103,7 @@ pub struct CommitMove {
 pub enum MoveEnd {
     /// The version has its new content, the old one lost a reference.
     Done,
-    /// The version is gone or has another content by now: it won. The move is forgotten, and what it stored stays with what is
-    /// to be deleted.
+    /// The version is gone or has another content by now: it won. The move is forgotten, and what it stored stays with
+    /// what is to be deleted.
     Overtaken,
 }

@@ -94,8 +94,8 @@ pub enum ContentPlace {
 pub struct Content {
     /// Its name. The id of a plain PUT's one extent; a fresh one for a multipart object.
     pub id: ContentId,
-    /// The chunks that hold the bytes, if they are on the cluster's disks. Of a content in a tier: one extent of its own id and
-    /// size, which no chunks stand behind.
+    /// The chunks that hold the bytes, if they are on the cluster's disks. Of a content in a tier: one extent of its
+    /// own id and size, which no chunks stand behind.
     pub manifest: Manifest,
     /// Where the bytes are.
     pub place: ContentPlace,
@@ -156,8 +156,8 @@ pub struct ObjectVersion {
     pub tags: Vec<Tag>,
     /// ACL.
     pub acl: CannedAcl,
-    /// Storage class: the tier where the bytes are to lie; `None`: `STANDARD`, on the cluster's disks. Where they are now says
-    /// [`Content::place`]; a move is under way as long as the two differ.
+    /// Storage class: the tier where the bytes are to lie; `None`: `STANDARD`, on the cluster's disks. Where they are
+    /// now says [`Content::place`]; a move is under way as long as the two differ.
     pub class: Option<TierName>,
     /// State of a restore.
     pub restore: Option<Restore>,
@@ -174,8 +174,8 @@ impl ObjectVersion {
 mod tests {
     use super::*;
 
-    /// The form of the database, of labels, of backups and of the shared cache: nodes of two versions read each other's, and
-    /// what an older one wrote stays for years.
+    /// The form of the database, of labels, of backups and of the shared cache: nodes of two versions read each
+    /// other's, and what an older one wrote stays for years.
     #[test]
     fn headers_that_another_version_wrote_are_read_and_what_is_not_known_is_passed_over() {
         let older = concat!(

@@ -65,8 +65,8 @@ pub struct CompleteUpload {
     pub key: String,
     /// Upload.
     pub upload: UploadId,
-    /// Number and content of each part that makes the object, in order. The transaction checks that the stored parts still
-    /// have these contents.
+    /// Number and content of each part that makes the object, in order. The transaction checks that the stored parts
+    /// still have these contents.
     pub parts: Vec<(u16, ContentId)>,
     /// The resulting content: a fresh id, the parts' extents, ETag, checksum.
     pub content: Content,

@@ -14,15 +14,16 @@ use crate::ports::chunks::ChunkReceipt;
 pub struct WritePrecondition {
     /// `If-None-Match: *`: there must be no object.
     pub must_not_exist: bool,
-    /// `If-Match`: the object must exist with this ETag (`None` inside = any ETag, `*`). On a missing object: `NoSuchKey`.
+    /// `If-Match`: the object must exist with this ETag (`None` inside = any ETag, `*`). On a missing object:
+    /// `NoSuchKey`.
     pub must_match: Option<Option<ETag>>,
 }
 
 /// What a commit has to know about the replicas that took its chunks. Empty where chunks lie on one node only.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReplicaEvidence {
-    /// The epoch of each shard that took a chunk, sorted by shard, each once. Where chunks of one shard were taken under
-    /// different epochs, the lowest stands: the commit is refused if any of them is too old.
+    /// The epoch of each shard that took a chunk, sorted by shard, each once. Where chunks of one shard were taken
+    /// under different epochs, the lowest stands: the commit is refused if any of them is too old.
     pub epochs: Vec<(ShardId, Epoch)>,
     /// Replicas that did not acknowledge a chunk: each becomes a repair, in the transaction of the commit.
     pub missed: Vec<(ChunkId, NodeId)>,
@@ -109,8 +110,8 @@ pub struct DeleteRequest {
     pub event: Option<EventDraft>,
 }
 
-/// A version as it was when somebody decided that it is to go, else `PreconditionFailed`: the latest version if the deletion
-/// names none, else the one named.
+/// A version as it was when somebody decided that it is to go, else `PreconditionFailed`: the latest version if the
+/// deletion names none, else the one named.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OnlyIf {
     /// Its sequence number, which changes with everything that is changed of a latest version.

@@ -1,7 +1,7 @@
 //! What every adapter of [`Outbox`] does, as tests: above all that rows and changes are one transaction.
 //!
-//! An adapter's tests expand it with [`outbox_conformance!`](crate::outbox_conformance), naming a function that makes an empty
-//! store: `async fn() -> (Arc<dyn MetadataStore>, Arc<dyn Outbox>, impl Sized)`.
+//! An adapter's tests expand it with [`outbox_conformance!`](crate::outbox_conformance), naming a function that makes
+//! an empty store: `async fn() -> (Arc<dyn MetadataStore>, Arc<dyn Outbox>, impl Sized)`.
 
 #![allow(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 #![allow(missing_docs, reason = "the names of the cases say what they check")]

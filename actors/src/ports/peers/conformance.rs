@@ -1,5 +1,6 @@
-//! What every adapter of the `Peers` port must do. An adapter's test calls [`all`] with a function that makes two nodes: one
-//! that calls, and one that answers with a [`MemoryReplica`]; each check gets two of its own and panics with what it found.
+//! What every adapter of the `Peers` port must do. An adapter's test calls [`all`] with a function that makes two
+//! nodes: one that calls, and one that answers with a [`MemoryReplica`]; each check gets two of its own and panics with
+//! what it found.
 
 use std::any::Any;
 use std::future::Future;

@@ -1,5 +1,5 @@
-//! Peers in one process: calls go straight to the [`ReplicaService`] of the node named. For `holdfast dev --nodes` and for
-//! tests, which can cut nodes off.
+//! Peers in one process: calls go straight to the [`ReplicaService`] of the node named. For `holdfast dev --nodes` and
+//! for tests, which can cut nodes off.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

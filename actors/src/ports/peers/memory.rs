@@ -1,5 +1,5 @@
-//! A [`ReplicaService`] on a chunk store in memory, for the tests of what carries calls to it: it keeps epochs, remembers who
-//! called, and refuses when told to.
+//! A [`ReplicaService`] on a chunk store in memory, for the tests of what carries calls to it: it keeps epochs,
+//! remembers who called, and refuses when told to.
 
 use std::collections::HashMap;
 use std::ops::Range;

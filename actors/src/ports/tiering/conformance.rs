@@ -1,9 +1,9 @@
-//! The conformance suite of cold tiers in metadata: the verbs that move versions, and the [`TierLedger`]; one function a
-//! semantic.
+//! The conformance suite of cold tiers in metadata: the verbs that move versions, and the [`TierLedger`]; one function
+//! a semantic.
 //!
-//! An adapter's tests expand it with [`tiering_conformance!`](crate::tiering_conformance), naming a function that makes an empty
-//! store: `async fn() -> (Arc<dyn MetadataStore>, Arc<dyn TierLedger>, Arc<dyn Outbox>, impl Sized)`, all on one database; the
-//! last value is kept until the test is over.
+//! An adapter's tests expand it with [`tiering_conformance!`](crate::tiering_conformance), naming a function that makes
+//! an empty store: `async fn() -> (Arc<dyn MetadataStore>, Arc<dyn TierLedger>, Arc<dyn Outbox>, impl Sized)`, all on
+//! one database; the last value is kept until the test is over.
 
 #![allow(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 #![allow(missing_docs, reason = "the names of the cases say what they check")]

@@ -35,8 +35,8 @@ pub trait Harness: Send + Sync {
     /// Another instance of the adapter on the same store, as another node has or the same one after a restart.
     async fn tier(&self) -> Arc<dyn ColdTier>;
 
-    /// Everything that lies in the store, seen past the adapter, in words for the message of a failed test: pieces, and what
-    /// was begun and never ended, such as temporary files and open uploads. `None` where one cannot look.
+    /// Everything that lies in the store, seen past the adapter, in words for the message of a failed test: pieces, and
+    /// what was begun and never ended, such as temporary files and open uploads. `None` where one cannot look.
     async fn contents(&self) -> Option<Vec<String>>;
 }
 

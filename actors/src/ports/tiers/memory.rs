@@ -1,5 +1,5 @@
-//! A cold tier in memory, for tests: it fails, stalls, damages and cuts short what it gives when told to, and counts what is
-//! asked of it. And [`MemoryTiers`], the tiers of a node made of such.
+//! A cold tier in memory, for tests: it fails, stalls, damages and cuts short what it gives when told to, and counts
+//! what is asked of it. And [`MemoryTiers`], the tiers of a node made of such.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;

@@ -29,8 +29,8 @@ pub type KnownOthers = tokio::sync::Mutex<Option<(Instant, Others)>>;
 /// What the other nodes are like, as far as it matters to whoever would stop this one.
 #[derive(Debug, Clone, Default)]
 pub struct Others {
-    /// Nodes that are registered and take no writes: they do not answer, cannot prove their membership, or have no disk that
-    /// does.
+    /// Nodes that are registered and take no writes: they do not answer, cannot prove their membership, or have no disk
+    /// that does.
     pub silent: BTreeSet<NodeId>,
     /// Shards of this node of which no comparison has proven that the other members hold the same.
     pub unproven: Vec<ShardId>,
@@ -75,8 +75,8 @@ impl ClusterAdmin {
         nodes.filter(|node| !wanted.contains(node) && !self.view.holds_data(*node)).collect()
     }
 
-    /// Nodes that are registered and do not answer this node, with why not: the coordination service takes the length of a
-    /// session to notice that a process is gone.
+    /// Nodes that are registered and do not answer this node, with why not: the coordination service takes the length
+    /// of a session to notice that a process is gone.
     pub(super) async fn silent(&self) -> Vec<(NodeId, String)> {
         let answers = self.answers().await.into_iter();
         answers.filter_map(|(node, answer)| Some((node, answer.err()?))).collect()
@@ -141,8 +141,8 @@ impl ClusterAdmin {
         verdicts.into_iter().filter_map(|(shard, verdict)| Some((shard, verdict.err()?))).collect()
     }
 
-    /// What the other nodes are like, asked for at most once in [`OTHERS_KEPT`], whoever asks: `/health/maintenance` needs no
-    /// token.
+    /// What the other nodes are like, asked for at most once in [`OTHERS_KEPT`], whoever asks: `/health/maintenance`
+    /// needs no token.
     pub(in crate::admin) async fn others_of_late(&self) -> Others {
         let mut kept = self.others.lock().await;
         if let Some((asked, others)) = &*kept

@@ -183,7 +183,8 @@ impl Verdict {
         }
     }
 
-    /// Asked last, and only if all else is well, since others are asked for it: the comparison of a shard is known to one node.
+    /// Asked last, and only if all else is well, since others are asked for it: the comparison of a shard is known to
+    /// one node.
     async fn look_at_proofs(&mut self, cluster: &ClusterAdmin) {
         if !self.is_healthy() {
             return;

@@ -1,7 +1,7 @@
 //! Which of the repairs that wait may need this node, for `/health/maintenance`.
 //!
-//! A repair takes its chunk from whoever the shard map names for it. Among hundreds of nodes some repair waits nearly always, and
-//! one of a shard that this node has no part in must not keep it from being stopped.
+//! A repair takes its chunk from whoever the shard map names for it. Among hundreds of nodes some repair waits nearly
+//! always, and one of a shard that this node has no part in must not keep it from being stopped.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,8 @@ use super::ClusterAdmin;
 /// Time for metadata to tell what repairs wait.
 const WAITING_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How old an answer may be. A write that misses a replica after that misses one that is not here, and then the shard map says
-/// that this node is needed.
+/// How old an answer may be. A write that misses a replica after that misses one that is not here, and then the shard
+/// map says that this node is needed.
 const WAITING_KEPT: Duration = Duration::from_secs(2);
 
 /// Repairs that are looked at one by one. Of a node with more than are left of these, each may need this node.
@@ -29,8 +29,8 @@ const PAGE: u32 = 1_000;
 pub type KnownWaiting = tokio::sync::Mutex<Option<(Instant, Option<u64>)>>;
 
 impl ClusterAdmin {
-    /// How many repairs of other nodes wait that may need this one; `None` while metadata does not answer. Asked for at most
-    /// once in [`WAITING_KEPT`], whoever asks: `/health/maintenance` needs no token.
+    /// How many repairs of other nodes wait that may need this one; `None` while metadata does not answer. Asked for at
+    /// most once in [`WAITING_KEPT`], whoever asks: `/health/maintenance` needs no token.
     pub(in crate::admin) async fn repairs_that_need_me(&self, metadata: &dyn MetadataStore) -> Option<u64> {
         let mut kept = self.waiting.lock().await;
         if let Some((asked, waiting)) = &*kept

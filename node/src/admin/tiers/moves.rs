@@ -157,8 +157,8 @@ struct Wanted {
     reason: MoveReason,
 }
 
-/// Asks for objects of a bucket to lie elsewhere: one, or a page of those below a prefix. Nodes move them in the background. Asking
-/// again changes nothing.
+/// Asks for objects of a bucket to lie elsewhere: one, or a page of those below a prefix. Nodes move them in the
+/// background. Asking again changes nothing.
 #[utoipa::path(
     post, path = "/v1/buckets/{name}/moves", tag = "tiers", operation_id = "request_moves", request_body = RequestMoves,
     params(("name" = String, Path, description = "The bucket")),

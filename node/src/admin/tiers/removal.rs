@@ -1,8 +1,8 @@
 //! Removing a tier: what is in the way.
 //!
-//! What lies in a tier, waits for it or is to be deleted there is never left behind: the ledger refuses. What only *names* it, a
-//! bucket's default class or a lifecycle rule, is refused too, unless that is forced: then writes that rely on the default get 503,
-//! and the rules wait, until there is a tier of that name again.
+//! What lies in a tier, waits for it or is to be deleted there is never left behind: the ledger refuses. What only
+//! *names* it, a bucket's default class or a lifecycle rule, is refused too, unless that is forced: then writes that
+//! rely on the default get 503, and the rules wait, until there is a tier of that name again.
 
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -64,8 +64,8 @@ fn some(names: &[String]) -> String {
     if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
-/// What sends objects to a tier from now on, for people: default classes and lifecycle rules, also those that are switched off,
-/// which could not be switched on again.
+/// What sends objects to a tier from now on, for people: default classes and lifecycle rules, also those that are
+/// switched off, which could not be switched on again.
 async fn named(state: &AdminState, name: &TierName) -> Result<Vec<String>, ApiError> {
     let (mut defaults, mut rules) = (Vec::new(), Vec::new());
     let mut after: Option<String> = None;

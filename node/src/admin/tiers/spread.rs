@@ -1,11 +1,11 @@
 //! Whether changed settings of a tier still lead to what lies in it.
 //!
-//! Settings that lead to another store would make every object of the tier unreadable. So some pieces are looked up with the
-//! new settings: of contents that are spread over the time in which the tier was filled, as their ids begin with the second in
-//! which they were made; of one its first piece, of the next its second, and so on.
+//! Settings that lead to another store would make every object of the tier unreadable. So some pieces are looked up
+//! with the new settings: of contents that are spread over the time in which the tier was filled, as their ids begin
+//! with the second in which they were made; of one its first piece, of the next its second, and so on.
 //!
-//! A piece that the new settings do not find may have been lost before. So it is looked up with the settings that there were, too.
-//! The change is refused where those find it, and where most pieces are missing.
+//! A piece that the new settings do not find may have been lost before. So it is looked up with the settings that there
+//! were, too. The change is refused where those find it, and where most pieces are missing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -80,7 +80,8 @@ async fn pieces(state: &AdminState, name: &TierName) -> Result<Vec<PieceName>, A
     names.map(|name| PieceName::new(name.as_str()).map_err(ApiError::from)).collect()
 }
 
-/// Contents that were made at times that lie equally far apart, or soon after; where those are few, the oldest beside them.
+/// Contents that were made at times that lie equally far apart, or soon after; where those are few, the oldest beside
+/// them.
 async fn contents(state: &AdminState, name: &TierName) -> Result<BTreeMap<ContentId, Arc<Content>>, ApiError> {
     let ledger = state.ledger();
     let oldest = ledger.cold_contents(name, None, SAMPLE).await?;

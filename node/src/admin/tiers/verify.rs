@@ -1,8 +1,8 @@
 //! `/v1/tiers/{tier}/verify`: reads what lies in a tier and compares it with the checksums of what was stored.
 //!
-//! Contents are walked by id. One call plans up to so many bytes, reads them, a few contents at a time, and says where the next
-//! call goes on, which may be within a content. Memory: a few blocks a content that is being read. A content that seems damaged is
-//! looked up once more: it may have been moved or deleted meanwhile.
+//! Contents are walked by id. One call plans up to so many bytes, reads them, a few contents at a time, and says where
+//! the next call goes on, which may be within a content. Memory: a few blocks a content that is being read. A content
+//! that seems damaged is looked up once more: it may have been moved or deleted meanwhile.
 
 use std::time::Duration;
 
@@ -79,8 +79,8 @@ pub(in crate::admin) async fn verify(
         }
     }
     drop(readings);
-    // Nothing is known of anything: the caller may try again from where it was. Where the tier works, these contents alone
-    // cannot be read, and what is behind them can be.
+    // Nothing is known of anything: the caller may try again from where it was. Where the tier works, these contents
+    // alone cannot be read, and what is behind them can be.
     if let Some(unread) = found.unread.first()
         && found.bytes == 0
         && found.damaged.is_empty()

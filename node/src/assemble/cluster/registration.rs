@@ -123,8 +123,8 @@ pub(in crate::assemble) struct Registration {
 }
 
 impl Registration {
-    /// Takes the node out of the cluster again: the others would see it until its session lapses, and send it what it never
-    /// answers.
+    /// Takes the node out of the cluster again: the others would see it until its session lapses, and send it what it
+    /// never answers.
     pub(in crate::assemble) async fn withdraw(self) {
         self.actors.stop(STOP_STEP_MAX).await;
         if tokio::time::timeout(STOP_STEP_MAX, self.coordination.close()).await.is_err() {

@@ -1,18 +1,19 @@
 //! Metadata as lines of JSON, and back.
 //!
-//! The first line says what the file is, the last one that it is whole: a backup that was cut off is refused. Between them,
-//! in this order: users, access keys (their secrets sealed under the cluster's secret), cold tiers (likewise), and for each bucket
-//! its settings, its object versions (oldest first within a key), its unfinished uploads with their parts. Fields may be added;
-//! a reader refuses a format that it does not know, and kinds of lines that it does not know.
+//! The first line says what the file is, the last one that it is whole: a backup that was cut off is refused. Between
+//! them, in this order: users, access keys (their secrets sealed under the cluster's secret), cold tiers (likewise),
+//! and for each bucket its settings, its object versions (oldest first within a key), its unfinished uploads with their
+//! parts. Fields may be added; a reader refuses a format that it does not know, and kinds of lines that it does not
+//! know.
 //!
-//! A backup is of one moment: all of it is read in one transaction that sees what was committed before it began. Clients
-//! write on meanwhile; the server keeps the older versions of rows that they change for as long as the backup takes. Every
-//! chunk that a backup names was stored. Chunks of objects that were overwritten or deleted since may be reclaimed: such
-//! objects come back and cannot be read; the same goes for pieces in cold tiers. Repairs, epochs and reclaims are not in it;
-//! comparisons and the walk for orphans find them anew. Nor are moves between tiers: of a version that does not lie where
-//! its storage class says, a move is queued as the version comes back. An object that RestoreObject had brought to the cluster's
-//! disks so returns to its tier at once, and a restore that was under way has to be asked for again. Pieces that were on the
-//! list of pieces to delete are forgotten, and stay in their tier.
+//! A backup is of one moment: all of it is read in one transaction that sees what was committed before it began.
+//! Clients write on meanwhile; the server keeps the older versions of rows that they change for as long as the backup
+//! takes. Every chunk that a backup names was stored. Chunks of objects that were overwritten or deleted since may be
+//! reclaimed: such objects come back and cannot be read; the same goes for pieces in cold tiers. Repairs, epochs and
+//! reclaims are not in it; comparisons and the walk for orphans find them anew. Nor are moves between tiers: of a
+//! version that does not lie where its storage class says, a move is queued as the version comes back. An object that
+//! RestoreObject had brought to the cluster's disks so returns to its tier at once, and a restore that was under way
+//! has to be asked for again. Pieces that were on the list of pieces to delete are forgotten, and stay in their tier.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, Write};
@@ -128,9 +129,9 @@ pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Cou
     counts
 }
 
-/// Puts a backup into metadata that is empty. All of the backup is looked at before anything is written. A database becomes
-/// the cluster's at the end: no node starts with one that this was interrupted at, and takes the chunks of all the rest for
-/// left over. For the same reason that of a node that runs alone is filled beside its place ([`Beside`]).
+/// Puts a backup into metadata that is empty. All of the backup is looked at before anything is written. A database
+/// becomes the cluster's at the end: no node starts with one that this was interrupted at, and takes the chunks of all
+/// the rest for left over. For the same reason that of a node that runs alone is filled beside its place ([`Beside`]).
 ///
 /// # Errors
 /// When a node of the cluster runs, or another tool that fills its metadata; when metadata holds buckets, the backup is

@@ -7,9 +7,9 @@
 //! as unfinished uploads ([`uploads`]), which are kept, can be listed, and can be completed here or by a client; which
 //! of them were objects is for the operator to say.
 //!
-//! A content in a cold tier has no chunks here but its stub ([`stubs`]), whose payload says where in the tier the bytes are. It is
-//! a small chunk, and every node that holds it brings the object back alone; a damaged one counts as unreadable, and the next
-//! node's replica is as good.
+//! A content in a cold tier has no chunks here but its stub ([`stubs`]), whose payload says where in the tier the bytes
+//! are. It is a small chunk, and every node that holds it brings the object back alone; a damaged one counts as
+//! unreadable, and the next node's replica is as good.
 //!
 //! | what | comes back |
 //! |---|---|
@@ -32,13 +32,14 @@
 //! a restore brought win over the stub that they were restored from, and an overwrite wins over both. The content that
 //! lost is an orphan from then on. A content without its last chunk loses against any other.
 //!
-//! But a stub may be of a move that was never committed, and then its pieces are deleted sooner or later. So where all chunks
-//! that it was moved from are still here and have the MD5 that the stub tells, they are taken, with the tier as storage class:
-//! the object is moved once more. What the first move left in the tier stays there. For the same reason an upload that is
-//! the same multipart object as one that came back by its stub is completed, over it, only if all of its parts are whole.
+//! But a stub may be of a move that was never committed, and then its pieces are deleted sooner or later. So where all
+//! chunks that it was moved from are still here and have the MD5 that the stub tells, they are taken, with the tier as
+//! storage class: the object is moved once more. What the first move left in the tier stays there. For the same reason
+//! an upload that is the same multipart object as one that came back by its stub is completed, over it, only if all of
+//! its parts are whole.
 //!
-//! **On top of a backup** that was put back, only what was moved since is looked for ([`RebuildOptions::moved_only`]): labels do not
-//! know of copies, and what is deleted under one name may be there under another.
+//! **On top of a backup** that was put back, only what was moved since is looked for ([`RebuildOptions::moved_only`]):
+//! labels do not know of copies, and what is deleted under one name may be there under another.
 //!
 //! **Torn writes.** A label tells the size of the whole content, and the last chunk is stored when those before it are:
 //! a content whose last chunk is nowhere is of a write that broke off. A node that runs alone sees that at once. In a
@@ -89,10 +90,12 @@ pub struct RebuildOptions {
     pub dry_run: bool,
     /// Go on where metadata holds buckets already, as on the second node of a cluster.
     pub add: bool,
-    /// Complete every unfinished upload whose parts make an object. Only after all nodes were walked are all parts there.
+    /// Complete every unfinished upload whose parts make an object. Only after all nodes were walked are all parts
+    /// there.
     pub complete_uploads: bool,
-    /// Only give versions that the metadata has the contents that they were moved to: what a backup that was put back does not
-    /// know of them. Nothing else comes back, such as names that objects had before they were copied to others and deleted.
+    /// Only give versions that the metadata has the contents that they were moved to: what a backup that was put back
+    /// does not know of them. Nothing else comes back, such as names that objects had before they were copied to others
+    /// and deleted.
     pub moved_only: bool,
     /// Also bring back contents whose end was found nowhere, where nothing else has their name: what is left of writes
     /// that broke off, and of objects that lost their end. Only after all nodes of a cluster were walked is it known
@@ -174,7 +177,8 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     metadata.close().await;
     // Also after an error: what was written stays.
     let invalidated = if options.dry_run { Ok(()) } else { super::zookeeper::invalidate_cache(config).await };
-    // Nothing was written there, and what a disk has is not told by how it ends: one that could not be read whole ends fenced.
+    // Nothing was written there, and what a disk has is not told by how it ends: one that could not be read whole ends
+    // fenced.
     if let Err(error) = opened.disks.shutdown().await {
         tracing::warn!(%error, "a disk was not closed cleanly, the next start looks through it");
     }
@@ -251,7 +255,8 @@ pub async fn from_chunks(
     }
     for bucket in &buckets {
         let failed = || format!("switch versioning of {bucket} on again");
-        // It is off since a version without an id was put beside others. Left so, the next writes would overwrite those.
+        // It is off since a version without an id was put beside others. Left so, the next writes would overwrite
+        // those.
         if metadata.bucket(bucket).await.with_context(failed)?.versioning == Versioning::Suspended {
             metadata.set_versioning(bucket, Versioning::Enabled).await.with_context(failed)?;
         }

@@ -1,9 +1,9 @@
 //! A cluster whose nodes are stopped, for as long as a tool fills its metadata.
 //!
-//! A node takes the chunks of whatever is not in the metadata for left over, and deletes them. So a tool holds a lease under which no
-//! node starts, and looks for nodes when it has the lease; a node looks for the lease when it is registered. Filling may take hours.
-//! Where the session ends meanwhile the lease is taken anew, and nodes are looked for again: one that is started over and over, as
-//! by a supervisor, may have come in.
+//! A node takes the chunks of whatever is not in the metadata for left over, and deletes them. So a tool holds a lease
+//! under which no node starts, and looks for nodes when it has the lease; a node looks for the lease when it is
+//! registered. Filling may take hours. Where the session ends meanwhile the lease is taken anew, and nodes are looked
+//! for again: one that is started over and over, as by a supervisor, may have come in.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ pub(in crate::assemble) struct Stopped {
 }
 
 impl Stopped {
-    /// Begins when no node runs and no other tool is at work. What was killed counts until its session is over, which takes no longer
-    /// than `patience`. `node` is what the others see.
+    /// Begins when no node runs and no other tool is at work. What was killed counts until its session is over, which
+    /// takes no longer than `patience`. `node` is what the others see.
     ///
     /// # Errors
     /// When one runs; when the coordination service does not answer.

@@ -42,8 +42,8 @@ pub(super) struct Stores {
     pub(super) storage: Storage,
 }
 
-/// Opens both at once, since recovery of the disks takes long. What the disks find damaged is reported, and in a cluster noted in
-/// `findings` to be repaired.
+/// Opens both at once, since recovery of the disks takes long. What the disks find damaged is reported, and in a
+/// cluster noted in `findings` to be repaired.
 ///
 /// # Errors
 /// When one of them cannot be opened, or they do not belong together.

@@ -14,8 +14,8 @@ use super::super::{CliResult, Exit, Failure};
 
 /// A page is a few hundred transactions.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
-/// Pauses between looks at what still moves: from, to. A look takes longer the more moves there are: it gets a small share of
-/// the time.
+/// Pauses between looks at what still moves: from, to. A look takes longer the more moves there are: it gets a small
+/// share of the time.
 const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(30)];
 const LOOK_SHARE: u32 = 10;
 /// Pauses before a page is asked for again that the node could not deal with.

@@ -91,8 +91,8 @@ pub(in crate::cli) struct SettingsArgs {
     /// The largest piece in the tier, such as "1 GiB".
     #[arg(long, value_name = "SIZE")]
     piece_max: Option<Bytes>,
-    /// All settings as JSON, as `holdfast tier show --json` tells them; other options are laid over them. With a secret in it,
-    /// the file must be of mode 0600.
+    /// All settings as JSON, as `holdfast tier show --json` tells them; other options are laid over them. With a secret
+    /// in it, the file must be of mode 0600.
     #[arg(long, value_name = "FILE")]
     settings_file: Option<PathBuf>,
 }

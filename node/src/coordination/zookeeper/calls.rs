@@ -1,8 +1,8 @@
 //! Reads and transactions with deadlines, and finding out what became of a write whose answer was lost.
 //!
 //! Requests of a session are carried out in the order in which they were sent, and one that was in flight when the
-//! connection broke is not sent again. So a read after `sync` on the same session shows whether such a write took place,
-//! also when it was given up for being late and is still queued before the read.
+//! connection broke is not sent again. So a read after `sync` on the same session shows whether such a write took
+//! place, also when it was given up for being late and is still queued before the read.
 
 use std::time::Duration;
 

@@ -1,13 +1,13 @@
 //! The mirror: what the ensemble holds, as channels.
 //!
-//! Persistent recursive watches on what the channels show ([`WATCHED`]) tell which paths changed; those are read again. Locks
-//! are not among them: there may be thousands a second, and each would wake every node. Events carry no values, so several
-//! changes of a path cost one read.
+//! Persistent recursive watches on what the channels show ([`WATCHED`]) tell which paths changed; those are read again.
+//! Locks are not among them: there may be thousands a second, and each would wake every node. Events carry no values,
+//! so several changes of a path cost one read.
 //!
-//! What happens while the connection is lost is not told, and the watches end with it: servers forget them, and the client
-//! library gives only those that fire once to the next one. So they are set anew when it returns, and in a new session;
-//! after that everything is read, after `sync`. What changes in between is told and read twice, and never missed. One task
-//! writes the channels, and reads of a session never go back in time, so neither do the channels.
+//! What happens while the connection is lost is not told, and the watches end with it: servers forget them, and the
+//! client library gives only those that fire once to the next one. So they are set anew when it returns, and in a new
+//! session; after that everything is read, after `sync`. What changes in between is told and read twice, and never
+//! missed. One task writes the channels, and reads of a session never go back in time, so neither do the channels.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,7 +34,8 @@ use super::stored::{
 
 /// Requests in flight while everything is read.
 const READS_MAX: usize = 64;
-/// Nodes and shards that are read by one request. There are thousands of them, and after an outage every node reads them all.
+/// Nodes and shards that are read by one request. There are thousands of them, and after an outage every node reads
+/// them all.
 const READS_TOGETHER: usize = 64;
 /// Pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -101,8 +102,8 @@ impl News {
             (zk::EventType::NodeDeleted, _) => {
                 self.deleted.insert(event.path);
             }
-            // Who comes last in a queue is not its holder, and that of a holder who leaves is told as well. Otherwise each node
-            // would read the list of all candidates for each of them, when all register anew.
+            // Who comes last in a queue is not its holder, and that of a holder who leaves is told as well. Otherwise
+            // each node would read the list of all candidates for each of them, when all register anew.
             (zk::EventType::NodeCreated, Some(Topic::Lease(name))) if leases.borrow().contains_key(name) => return,
             _ => {}
         }
@@ -110,7 +111,8 @@ impl News {
     }
 }
 
-/// Watches of one connection. Asked for all at once, and waited for all: one whose answer nobody waits for would be taken back.
+/// Watches of one connection. Asked for all at once, and waited for all: one whose answer nobody waits for would be
+/// taken back.
 struct Watches(Vec<zk::PersistentWatcher>);
 
 impl Watches {
@@ -333,7 +335,8 @@ async fn read_group(client: &zk::Client, mut group: Vec<Topic>) -> Result<Vec<Va
     group.into_iter().zip(results).map(value).collect()
 }
 
-/// The value of one of those of which there are many. What cannot be understood is not shown as gone: the last good value stays.
+/// The value of one of those of which there are many. What cannot be understood is not shown as gone: the last good
+/// value stays.
 fn value_of(topic: &Topic, found: Option<(Vec<u8>, zk::Stat)>) -> Value {
     match topic {
         Topic::Node(id) => match understood::<NodeRecord>(&node_path(*id), found) {

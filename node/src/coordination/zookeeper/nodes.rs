@@ -1,5 +1,5 @@
-//! The nodes of the cluster: each is registered by what lives as long as its session, and says beside it what it knows of the
-//! cache.
+//! The nodes of the cluster: each is registered by what lives as long as its session, and says beside it what it knows
+//! of the cache.
 
 use std::collections::BTreeMap;
 
@@ -18,8 +18,8 @@ use super::stored::{
     GENERATION, NodeRecord, ROOT, SEEN, StoredCache, StoredSeen, decode, encode, node_path, nonce_of, seen_path,
 };
 
-/// Reads in flight while all nodes are asked. One after the other, those of hundreds of nodes would not end within the time of one
-/// operation where ZooKeeper is slow, as after an outage, when every node asks.
+/// Reads in flight while all nodes are asked. One after the other, those of hundreds of nodes would not end within the
+/// time of one operation where ZooKeeper is slow, as after an outage, when every node asks.
 const READS_MAX: usize = 64;
 
 impl ZookeeperCoordination {
@@ -74,7 +74,8 @@ impl ZookeeperCoordination {
         Ok(Ok(ours.then_some(registration)))
     }
 
-    /// The nodes that are alive now. Who registers after this has read the state of the cache, or a later one, when it did.
+    /// The nodes that are alive now. Who registers after this has read the state of the cache, or a later one, when it
+    /// did.
     pub(super) async fn alive(&self) -> CoordinationResult<Vec<NodeId>> {
         let listed = self.shared.read(self.shared.deadline(), SEEN, |client| async move {
             client.sync(ROOT).await?;

@@ -1,10 +1,10 @@
 //! Leases and locks: a queue of ephemeral sequential nodes. The first holds it, everyone else watches the one before.
 //!
-//! A task stands in the queue for the caller, so that a caller who is dropped leaves nothing behind: the task then removes
-//! its candidate. A candidate whose creation was not answered is found by the nonce in its name.
+//! A task stands in the queue for the caller, so that a caller who is dropped leaves nothing behind: the task then
+//! removes its candidate. A candidate whose creation was not answered is found by the nonce in its name.
 //!
-//! That the candidate of a lease is gone is told by the mirror, which watches all leases. Locks it does not watch, so the holder
-//! of a lock watches its own candidate.
+//! That the candidate of a lease is gone is told by the mirror, which watches all leases. Locks it does not watch, so
+//! the holder of a lock watches its own candidate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -203,8 +203,8 @@ impl Stand {
         Ok(children.into_iter().map(|c| format!("{}/{c}", self.parent)).find(|c| c.starts_with(prefix)))
     }
 
-    /// Waits until the candidate is the first. The token is the transaction that created it: candidates are served in the
-    /// order in which they were created, so tokens rise.
+    /// Waits until the candidate is the first. The token is the transaction that created it: candidates are served in
+    /// the order in which they were created, so tokens rise.
     async fn wait(&self, candidate: &str, only_if_free: bool) -> CoordinationResult<Option<Turn>> {
         let own = sequence(candidate).ok_or_else(|| CoordinationError::Corrupt(candidate.to_owned()))?;
         loop {

@@ -1,12 +1,12 @@
 //! The session with the ensemble: connecting, proving that it lives, noticing that it does not.
 //!
 //! One task owns the session's state. It sends a heartbeat every fifth of the session timeout: a transaction that only
-//! checks that the root exists. It has to be a transaction: a server that lost its leader still answers reads and pings,
-//! and a leader that was deposed still answers `sync`, while others already count the session's time. What a majority
-//! committed is proof that the session lived when the heartbeat was sent.
+//! checks that the root exists. It has to be a transaction: a server that lost its leader still answers reads and
+//! pings, and a leader that was deposed still answers `sync`, while others already count the session's time. What a
+//! majority committed is proof that the session lived when the heartbeat was sent.
 //!
-//! The client library reconnects by itself within the session. When it gives up, or the ensemble says that the session is
-//! over, everything that belonged to it is declared lost, and nothing happens until [`Command::Renew`].
+//! The client library reconnects by itself within the session. When it gives up, or the ensemble says that the session
+//! is over, everything that belonged to it is declared lost, and nothing happens until [`Command::Renew`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -277,8 +277,8 @@ pub(super) fn refused(what: &str, error: &zk::Error) -> CoordinationError {
     }
 }
 
-/// Whether an error leaves open what became of a request: everything but a definite answer of a server or a session that
-/// is over (requests in flight are answered before the session ends).
+/// Whether an error leaves open what became of a request: everything but a definite answer of a server or a session
+/// that is over (requests in flight are answered before the session ends).
 pub(super) fn is_open(error: &zk::Error) -> bool {
     use zk::Error as E;
     !matches!(

@@ -39,8 +39,8 @@ pub(super) const CONTROLLERS: &str = "/controller";
 pub(super) const LEASES: &str = "/leases";
 pub(super) const LOCKS: &str = "/locks";
 
-/// What every node watches, with all that is below: each path that is a [`Topic`], and nothing else. Paths that do not exist
-/// yet can be watched.
+/// What every node watches, with all that is below: each path that is a [`Topic`], and nothing else. Paths that do not
+/// exist yet can be watched.
 pub(super) const WATCHED: [&str; 8] = [LAYOUT, SHARDS, GENERATION, PAUSES, NODES, SEEN, CONTROLLERS, LEASES];
 
 /// ZooKeeper refuses 1 MiB and more, and a multi-operation has to fit as a whole.
@@ -82,7 +82,8 @@ pub(super) enum Topic {
     Seen,
     Node(NodeId),
     Shard(ShardId),
-    /// The lease of this name. Last: who reads what changed in this order sees the leases that were there before a node was.
+    /// The lease of this name. Last: who reads what changed in this order sees the leases that were there before a node
+    /// was.
     Lease(String),
 }
 

@@ -243,7 +243,8 @@ impl Connections {
         open.entry(addr.to_owned()).or_default().clone()
     }
 
-    /// The connection to a server. Who comes while one is being made waits for that one, and shares its failure for a moment.
+    /// The connection to a server. Who comes while one is being made waits for that one, and shares its failure for a
+    /// moment.
     async fn connection(&self, addr: &str, slot: &Slot) -> EventResult<Arc<Connection>> {
         let mut way = slot.lock().await;
         if let Some(open) = way.open.as_ref().filter(|open| !open.is_over()) {

@@ -1,6 +1,7 @@
 //! Messages as brokers store them, and as [`Message`]s.
 //!
-//! A message has properties beside its body: pairs of text, separated by control characters. Those that this adapter sets:
+//! A message has properties beside its body: pairs of text, separated by control characters. Those that this adapter
+//! sets:
 //!
 //! | property | what |
 //! |---|---|
@@ -73,8 +74,8 @@ impl Stored {
         })
     }
 
-    /// Reads all messages of an answer that are of a known form; others are passed by, as they are none of Holdfast's. `None`:
-    /// sizes that do not fit, so that nothing behind them can be found.
+    /// Reads all messages of an answer that are of a known form; others are passed by, as they are none of Holdfast's.
+    /// `None`: sizes that do not fit, so that nothing behind them can be found.
     pub(super) fn all(mut bytes: Bytes) -> Option<Vec<Self>> {
         let mut all = Vec::new();
         while bytes.has_remaining() {

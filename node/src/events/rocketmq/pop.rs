@@ -1,5 +1,5 @@
-//! Groups: messages are popped from brokers, which keep them invisible to the rest of the group until they are acknowledged
-//! or their lease ends.
+//! Groups: messages are popped from brokers, which keep them invisible to the rest of the group until they are
+//! acknowledged or their lease ends.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -32,7 +32,8 @@ pub(super) struct PopSubscription {
     turn: usize,
 }
 
-/// What names one delivery to its broker. As text: broker, topic, queue, offset, and the broker's own words, with `|` between.
+/// What names one delivery to its broker. As text: broker, topic, queue, offset, and the broker's own words, with `|`
+/// between.
 struct Handle {
     broker: Arc<str>,
     /// That of the group's retries, for a message that comes again.

@@ -1,7 +1,7 @@
 //! Sending messages: one, or those of a queue in one request.
 //!
-//! A batch is a request whose body is a list of messages. The broker stores them one after the other, all or none, and consumers
-//! see no difference:
+//! A batch is a request whose body is a list of messages. The broker stores them one after the other, all or none, and
+//! consumers see no difference:
 //!
 //! ```text
 //! size         4 bytes, of the message with this field

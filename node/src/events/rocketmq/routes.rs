@@ -1,7 +1,7 @@
 //! Which queues a topic has, and at which brokers.
 //!
-//! **Order.** A key's queue is its hash over the list of queues, so the order of a key's messages holds as long as that list
-//! stays, and is the same on all nodes.
+//! **Order.** A key's queue is its hash over the list of queues, so the order of a key's messages holds as long as that
+//! list stays, and is the same on all nodes.
 //! * Where the configuration names the brokers ([`RocketMqOptions::brokers`]), the list is theirs, whatever the name
 //!   servers know at the moment: keys of a broker that is missing wait for it, and a node that starts meanwhile knows
 //!   the same list.
@@ -61,8 +61,9 @@ pub(super) struct Route {
 impl Route {
     /// Which of the queues to write to is a key's, whether or not its broker is there.
     ///
-    /// The partition of the outbox decides first, and the rest of the key then: what the owner of a partition has to send at once
-    /// goes to one queue, or where there are more queues than partitions, to few. So it fits into few requests.
+    /// The partition of the outbox decides first, and the rest of the key then: what the owner of a partition has to
+    /// send at once goes to one queue, or where there are more queues than partitions, to few. So it fits into few
+    /// requests.
     pub(super) fn place_of(&self, key: &str) -> Option<usize> {
         let hash = fnv1a(key.bytes());
         // Not the low bits alone: the outbox's partitions are made of those.

@@ -20,8 +20,8 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Trusts the CAs of a PEM file, or those of the system. `server_name`: what the certificates of all servers are made out
-    /// to, if not to the addresses at which the name servers and they are found.
+    /// Trusts the CAs of a PEM file, or those of the system. `server_name`: what the certificates of all servers are
+    /// made out to, if not to the addresses at which the name servers and they are found.
     ///
     /// # Errors
     /// When the file cannot be read, or there is no CA.

@@ -31,8 +31,8 @@ const SLICES_MAX: usize = 64;
 /// How often one range may be evicted between its return to memory and its sending.
 const REFRESHES_MAX: u32 = 16;
 
-/// How long a range may take to come back into memory: a disk may hang without a word, and nobody else looks after a client who
-/// waits for bytes.
+/// How long a range may take to come back into memory: a disk may hang without a word, and nobody else looks after a
+/// client who waits for bytes.
 const REFRESH_MAX: Duration = Duration::from_secs(120);
 
 /// The state of sending.
@@ -41,8 +41,8 @@ pub(super) struct Out {
     /// A range on its way back into memory.
     pub(super) refresh: Option<(IoFuture<io::Result<()>>, Located)>,
     /// The range that just came back, verified: it need only be resident still. Else connections that verify the same
-    /// range would put it in question for each other again and again. Only until the peer has us wait: who knows what becomes of
-    /// the range meanwhile.
+    /// range would put it in question for each other again and again. Only until the peer has us wait: who knows what
+    /// becomes of the range meanwhile.
     pub(super) fresh: Option<Located>,
     /// Refreshes since something was last sent, or the peer had us wait.
     pub(super) refreshes: u32,

@@ -2,11 +2,11 @@
 //!
 //! # How
 //! Keys fall into stripes. A stripe counts the writes in progress and, as its generation, all that ever began.
-//! * A **write** marks its keys before it reaches the store: the entry goes, the count and the generation rise, and loads
-//!   in flight are forgotten, so that no later reader joins one. When the store has answered, the mark is released, and if
-//!   no other write was in progress at any time meanwhile, the new value goes in.
-//! * A **load** on a miss remembers the generation. Its value goes in only if no write is in progress and none began since.
-//!   While a write is in progress readers go to the store, each by itself.
+//! * A **write** marks its keys before it reaches the store: the entry goes, the count and the generation rise, and
+//!   loads in flight are forgotten, so that no later reader joins one. When the store has answered, the mark is
+//!   released, and if no other write was in progress at any time meanwhile, the new value goes in.
+//! * A **load** on a miss remembers the generation. Its value goes in only if no write is in progress and none began
+//!   since. While a write is in progress readers go to the store, each by itself.
 //!
 //! So an entry was read or written when no write was in progress, and none began since: it is what the store has. As a
 //! second line a value never replaces one of a higher version.
@@ -73,7 +73,8 @@ pub(super) struct Coherent<V: Cacheable> {
 impl<V: Cacheable> Coherent<V> {
     /// A cache of at most `capacity_bytes`. `name` labels its metrics.
     pub(super) fn new(name: &'static str, capacity_bytes: u64, stripes: usize) -> Arc<Self> {
-        // What it is laid out for, and grows beyond, decides into how many parts it falls; an entry has to fit into its part.
+        // What it is laid out for, and grows beyond, decides into how many parts it falls; an entry has to fit into its
+        // part.
         let entries = Cache::with_weighter(stripes, capacity_bytes, BytesHeld);
         let stripe = || Mutex::new(Stripe { writers: 0, generation: 0, loads: HashMap::new() });
         Arc::new(Self {
@@ -89,7 +90,8 @@ impl<V: Cacheable> Coherent<V> {
         (self.hasher.hash_one(key) % self.stripes.len() as u64) as usize
     }
 
-    /// The cached value. Waits for nobody but for those who change entries of the same part of the cache at this moment.
+    /// The cached value. Waits for nobody but for those who change entries of the same part of the cache at this
+    /// moment.
     pub(super) fn get(&self, key: &[u8]) -> Option<Arc<V>> {
         let found = self.entries.get(key);
         if found.is_some() {
@@ -228,8 +230,8 @@ impl<V: Cacheable> WriteMark<V> {
         {
             let mut stripe = self.cache.stripes[marked.stripe].lock();
             stripe.writers -= 1;
-            // Of writes that overlap nobody knows here which one the store did last: neither the order of their marks nor
-            // that of their ends says so.
+            // Of writes that overlap nobody knows here which one the store did last: neither the order of their marks
+            // nor that of their ends says so.
             if marked.alone_since == Some(stripe.generation) {
                 self.cache.raise(&marked.key, value);
             }

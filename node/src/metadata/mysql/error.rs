@@ -58,8 +58,9 @@ const CHANGED_SINCE_READ: u16 = 1020;
 /// Of MySQL only.
 const LOCK_NOT_AVAILABLE: u16 = 3572;
 const ACCESS_DENIED: [u16; 3] = [1044, 1045, 1698];
-/// The server ends, or this connection does: too many connections, shutdown, killed, idle for too long, too many prepared
-/// statements; or the server takes no writes (any more), and another one does, or it has left its Galera cluster (1047).
+/// The server ends, or this connection does: too many connections, shutdown, killed, idle for too long, too many
+/// prepared statements; or the server takes no writes (any more), and another one does, or it has left its Galera
+/// cluster (1047).
 const GOING: [u16; 10] = [1040, 1047, 1053, 1077, 1079, 1290, 1461, 1836, 1927, 4031];
 
 pub(super) fn number(error: &sqlx::Error) -> Option<u16> {
@@ -70,8 +71,8 @@ pub(super) fn number(error: &sqlx::Error) -> Option<u16> {
 /// The server takes connections over TLS only. The same number in MySQL and MariaDB.
 const TLS_REQUIRED: u16 = 3159;
 
-/// What is wrong with the protection of connections, if that is what an attempt to connect failed by: no further attempt
-/// helps before somebody changes the configuration or the server's certificate.
+/// What is wrong with the protection of connections, if that is what an attempt to connect failed by: no further
+/// attempt helps before somebody changes the configuration or the server's certificate.
 pub(super) fn tls_fault(error: &sqlx::Error) -> Option<String> {
     if number(error) == Some(TLS_REQUIRED) {
         return Some("the metadata server takes connections over TLS only: set metadata.tls".to_owned());

@@ -1,7 +1,7 @@
 //! Operations on keys that wait together share a transaction, and so one flush of the server's log.
 //!
-//! A few transactions run at once; while they do, what comes in waits and becomes the next ones. So a lone PUT waits for
-//! nobody, and many of them cost few commits. The queue is bounded: beyond it callers get `Busy` at once.
+//! A few transactions run at once; while they do, what comes in waits and becomes the next ones. So a lone PUT waits
+//! for nobody, and many of them cost few commits. The queue is bounded: beyond it callers get `Busy` at once.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;

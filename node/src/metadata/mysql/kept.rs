@@ -1,17 +1,17 @@
 //! Whether the server still has what it acknowledged.
 //!
-//! A replica that takes the place of its primary without the last commits, or a server that lost power and does not flush each
-//! one, has lost writes that clients were told of. Their chunks are still on the disks and known to nobody: the walk for
-//! orphans would delete all that can bring them back. So each new connection is asked for the last commit that this node was
-//! told of, and so is one after a transaction that was given a number that is no new one. Where that commit is gone, a row
-//! says so to all nodes, and nothing is condemned until a tool that fills the metadata, or an operator, has taken it away
-//! ([`SET_BACK`]).
+//! A replica that takes the place of its primary without the last commits, or a server that lost power and does not
+//! flush each one, has lost writes that clients were told of. Their chunks are still on the disks and known to nobody:
+//! the walk for orphans would delete all that can bring them back. So each new connection is asked for the last commit
+//! that this node was told of, and so is one after a transaction that was given a number that is no new one. Where that
+//! commit is gone, a row says so to all nodes, and nothing is condemned until a tool that fills the metadata, or an
+//! operator, has taken it away ([`SET_BACK`]).
 //!
-//! Numbers of transactions go on beyond those that were lost, too: else they would be given a second time, and whoever compares
-//! two events of an object would take the newer one for the older.
+//! Numbers of transactions go on beyond those that were lost, too: else they would be given a second time, and whoever
+//! compares two events of an object would take the newer one for the older.
 //!
-//! Each node notices what is lost of its own commits only, but all heed it. What is lost of a node that stopped in the same
-//! moment is not noticed.
+//! Each node notices what is lost of its own commits only, but all heed it. What is lost of a node that stopped in the
+//! same moment is not noticed.
 
 use std::time::Duration;
 
@@ -54,8 +54,8 @@ impl Kept {
         self.last.lock().map_or(0, |last| last.number)
     }
 
-    /// A transaction has none: the next look is for what was acknowledged before it, whatever is acknowledged since. Whether
-    /// that is news.
+    /// A transaction has none: the next look is for what was acknowledged before it, whatever is acknowledged since.
+    /// Whether that is news.
     pub(super) fn doubt(&self) -> bool {
         let last = *self.last.lock();
         let mut doubted = self.doubted.lock();
@@ -119,8 +119,8 @@ impl Kept {
     }
 }
 
-/// Whether a commit is not there, though rows as old as its own are. The newest rows are never removed, so an empty table has
-/// lost it too.
+/// Whether a commit is not there, though rows as old as its own are. The newest rows are never removed, so an empty
+/// table has lost it too.
 async fn is_gone(conn: &mut MySqlConnection, commit: Acknowledged) -> Result<bool, sqlx::Error> {
     let sql = "SELECT COUNT(*), COALESCE((SELECT MIN(id) FROM commits), 0) FROM commits WHERE token = ? AND id = ?";
     let query = sqlx::query_as(sql).bind(commit.token.to_vec()).bind(commit.number);

@@ -1,13 +1,13 @@
 //! Brings the schema up to date, one node at a time.
 //!
-//! DDL commits by itself on MySQL, so a node that dies in the middle of a migration leaves half of it, and a row in sqlx's
-//! table that says so. No node opens such a database, so nothing that the migration made is in use: where it only makes
-//! tables, columns and keys (and fills those), they are dropped and it is run again. A table that holds rows which the migration
-//! did not put there is somebody else's, and is left alone. A migration that changes what was there before is for a person to
-//! look at: [`OpenError::HalfMigrated`] says what to do.
+//! DDL commits by itself on MySQL, so a node that dies in the middle of a migration leaves half of it, and a row in
+//! sqlx's table that says so. No node opens such a database, so nothing that the migration made is in use: where it
+//! only makes tables, columns and keys (and fills those), they are dropped and it is run again. A table that holds rows
+//! which the migration did not put there is somebody else's, and is left alone. A migration that changes what was there
+//! before is for a person to look at: [`OpenError::HalfMigrated`] says what to do.
 //!
-//! A migration has no time limit. An index over a large table takes as long as it takes, and what is cut off has to begin anew:
-//! with a limit it might never come to its end.
+//! A migration has no time limit. An index over a large table takes as long as it takes, and what is cut off has to
+//! begin anew: with a limit it might never come to its end.
 
 use std::time::Duration;
 
@@ -41,7 +41,8 @@ enum Made {
     },
 }
 
-/// Applies what is missing, after a look whether the database is not from the future. One node at a time; the others wait.
+/// Applies what is missing, after a look whether the database is not from the future. One node at a time; the others
+/// wait.
 pub(super) async fn migrate(conn: &mut MySqlConnection) -> Result<(), OpenError> {
     take_turn(conn).await?;
     let Found { newest, half } = in_time(look(conn)).await?;
@@ -64,8 +65,8 @@ pub(super) async fn migrate(conn: &mut MySqlConnection) -> Result<(), OpenError>
     Ok(())
 }
 
-/// Waits until it is this node's turn to look at the schema, for as long as another one is at it. sqlx's own lock asks MariaDB
-/// to wait forever in a way that it takes for not at all. The lock ends with the connection.
+/// Waits until it is this node's turn to look at the schema, for as long as another one is at it. sqlx's own lock asks
+/// MariaDB to wait forever in a way that it takes for not at all. The lock ends with the connection.
 async fn take_turn(conn: &mut MySqlConnection) -> Result<(), OpenError> {
     let mut turns = 0_u32;
     loop {

@@ -1,9 +1,10 @@
 //! Turns Nagle's algorithm off on the connections to the metadata server.
 //!
 //! sqlx 0.9.0 opens its sockets without TCP_NODELAY and gives no way to set it
-//! (<https://github.com/launchbadge/sqlx/issues/4335>). A prepared statement that falls out of its cache is closed by a small
-//! packet that the server does not answer; the next statement then waits for the acknowledgement that the server delays, 40 ms
-//! each time. So the socket is looked for among those of this process. To be removed with the first sqlx that sets the option.
+//! (<https://github.com/launchbadge/sqlx/issues/4335>). A prepared statement that falls out of its cache is closed by a
+//! small packet that the server does not answer; the next statement then waits for the acknowledgement that the server
+//! delays, 40 ms each time. So the socket is looked for among those of this process. To be removed with the first sqlx
+//! that sets the option.
 
 use std::net::SocketAddr;
 

@@ -43,8 +43,8 @@ pub struct MysqlOptions {
     pub query_timeout: Duration,
     /// How long a statement waits for another transaction's lock before its verb starts anew.
     pub lock_timeout: Duration,
-    /// How long after it was asked for a write may begin. One that waited longer (for its turn, for a lock, in a process
-    /// that stood still) is refused: its client has given up, and may have written again since.
+    /// How long after it was asked for a write may begin. One that waited longer (for its turn, for a lock, in a
+    /// process that stood still) is refused: its client has given up, and may have written again since.
     pub write_timeout: Duration,
     /// How long to try to find out what became of a commit whose connection broke.
     pub settle_timeout: Duration,
@@ -113,8 +113,8 @@ pub fn exposure(url: &str, tls: &MysqlTls) -> Option<&'static str> {
     }
 }
 
-/// Prepared statements of a connection. A server has 16,382 for all connections by default (`max_prepared_stmt_count`): 500
-/// connections stay below that.
+/// Prepared statements of a connection. A server has 16,382 for all connections by default (`max_prepared_stmt_count`):
+/// 500 connections stay below that.
 const STATEMENTS_MAX: usize = 32;
 
 impl fmt::Debug for MysqlOptions {

@@ -1,11 +1,12 @@
 //! Connections to the server: a bounded number, made when they are needed, kept when they are good.
 //!
-//! A connection may be stale: the server was restarted, or something between cut it. One that was not asked for a while,
-//! and after any failure every one, is asked first whether it lives. So a restart of the server costs nobody an error who
-//! comes after it.
+//! A connection may be stale: the server was restarted, or something between cut it. One that was not asked for a
+//! while, and after any failure every one, is asked first whether it lives. So a restart of the server costs nobody an
+//! error who comes after it.
 //!
-//! Nor does a server stay the primary for ever. One that another has taken the place of lives on as its replica, takes no writes,
-//! and answers reads with what was there some time ago. So it is asked whether it takes writes, and left if it does not.
+//! Nor does a server stay the primary for ever. One that another has taken the place of lives on as its replica, takes
+//! no writes, and answers reads with what was there some time ago. So it is asked whether it takes writes, and left if
+//! it does not.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -81,7 +82,8 @@ struct Inner {
 #[derive(Clone)]
 pub struct Pool(Arc<Inner>);
 
-/// A connection in use. Only [`Lease::give_back`] brings it back: a lease that is dropped closes it, with what was going on.
+/// A connection in use. Only [`Lease::give_back`] brings it back: a lease that is dropped closes it, with what was
+/// going on.
 pub(super) struct Lease {
     conn: Option<MySqlConnection>,
     /// When it was asked last.
@@ -121,9 +123,9 @@ impl Pool {
     pub(super) fn new(options: MysqlOptions) -> Result<Self, OpenError> {
         let connect = options.connect()?;
         let lock_seconds = options.lock_timeout.as_secs().max(1);
-        // The server takes the locks of a node that vanished without a word, and it waits no longer for one that stands still
-        // between two statements. Connections that idle here as long are asked before they are used again.
-        // READ COMMITTED: each statement sees what was committed before it, and locks no gaps between rows.
+        // The server takes the locks of a node that vanished without a word, and it waits no longer for one that stands
+        // still between two statements. Connections that idle here as long are asked before they are used again. READ
+        // COMMITTED: each statement sees what was committed before it, and locks no gaps between rows.
         let settings = format!(
             "SET SESSION innodb_lock_wait_timeout = {lock_seconds}, wait_timeout = {IDLE_SECONDS_MAX}, autocommit = 1, \
              sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'; \
@@ -158,8 +160,8 @@ impl Pool {
         &self.0.kept
     }
 
-    /// The server gave out a number that is no new one. A connection of its own looks what became of what was acknowledged;
-    /// one, however many transactions find that at the same time.
+    /// The server gave out a number that is no new one. A connection of its own looks what became of what was
+    /// acknowledged; one, however many transactions find that at the same time.
     pub(super) fn doubt(&self) {
         if self.0.kept.doubt() {
             let pool = self.clone();
@@ -219,8 +221,8 @@ impl Pool {
                 Ok(Ok(())) => return Ok(lease(conn, Instant::now())),
                 // It broke, or is one to a replica; the next one may be good.
                 Ok(Err(_)) => {}
-                // The server stands still, or what is on the way to it. The others would be waited for as long, one after the
-                // other; a new connection shows how it is, and they are asked by who comes next.
+                // The server stands still, or what is on the way to it. The others would be waited for as long, one
+                // after the other; a new connection shows how it is, and they are asked by who comes next.
                 Err(_) => {
                     *self.0.failed.lock() = Some(Instant::now());
                     break;

@@ -1,7 +1,8 @@
 //! All of metadata as it was at one moment, to be read at leisure while others write.
 //!
-//! One connection with one transaction, `START TRANSACTION WITH CONSISTENT SNAPSHOT`: every statement in it sees what was
-//! committed before it began, and nothing later. The server keeps old versions of changed rows for as long as it lasts.
+//! One connection with one transaction, `START TRANSACTION WITH CONSISTENT SNAPSHOT`: every statement in it sees what
+//! was committed before it began, and nothing later. The server keeps old versions of changed rows for as long as it
+//! lasts.
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -31,8 +32,8 @@ pub struct Session {
 }
 
 impl SqlMetadataStore<Mysql> {
-    /// Metadata as of now, whatever is written from here on. It reads on one connection beside the pool, so one verb after
-    /// the other; when that breaks, every further verb fails.
+    /// Metadata as of now, whatever is written from here on. It reads on one connection beside the pool, so one verb
+    /// after the other; when that breaks, every further verb fails.
     ///
     /// # Errors
     /// `Unavailable`.

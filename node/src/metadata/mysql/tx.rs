@@ -1,7 +1,7 @@
 //! One transaction of a verb: locks, statements, commit, and what became of a commit whose connection broke.
 //!
-//! BEGIN, all locks, and the transaction's row in `commits` go to the server in one trip. The row's number, given after the
-//! locks were granted, orders all transactions that shared a lock: sequence numbers are made from it.
+//! BEGIN, all locks, and the transaction's row in `commits` go to the server in one trip. The row's number, given after
+//! the locks were granted, orders all transactions that shared a lock: sequence numbers are made from it.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -165,11 +165,11 @@ impl Tx {
 
 /// Whether a transaction was committed; `None` if that could not be learned in time.
 ///
-/// The token is inserted again. That waits for a transaction that is still open, and fails if it was committed. If it succeeds
-/// the transaction can no longer be committed, not even if its last words are still on their way: its own insert stands
-/// before its COMMIT. An insert of this very function may have happened without an answer, so a row that is there counts only
-/// under the transaction's own `number`. And where rows as old as the transaction's were removed already, that nothing is
-/// there says nothing.
+/// The token is inserted again. That waits for a transaction that is still open, and fails if it was committed. If it
+/// succeeds the transaction can no longer be committed, not even if its last words are still on their way: its own
+/// insert stands before its COMMIT. An insert of this very function may have happened without an answer, so a row that
+/// is there counts only under the transaction's own `number`. And where rows as old as the transaction's were removed
+/// already, that nothing is there says nothing.
 async fn settle(pool: &Pool, token: &[u8; 16], number: i64) -> Option<bool> {
     let deadline = Instant::now() + pool.options().settle_timeout;
     while Instant::now() < deadline {

@@ -1,8 +1,8 @@
 //! How values stand in the cache: one byte that says what follows, then fields in a fixed order, each with its length.
 //!
-//! Nothing here outlives a keyspace for long. Another version of the program that finds a form that it does not know takes it
-//! for nothing, and forgets it. So whoever changes the fields of an entry gives it a new [`Entry::FORM`], or two versions that
-//! run side by side would misread each other.
+//! Nothing here outlives a keyspace for long. Another version of the program that finds a form that it does not know
+//! takes it for nothing, and forgets it. So whoever changes the fields of an entry gives it a new [`Entry::FORM`], or
+//! two versions that run side by side would misread each other.
 
 use holdfast_actors::ports::metadata::MetadataError;
 use serde::Serialize;
@@ -26,7 +26,8 @@ pub(super) trait Entry: Sized + Send + Sync + 'static {
     /// Tells its keys from others.
     const KIND: char;
 
-    /// The first byte of a value, which says which fields follow: not that of [`ABSENT`], and another one with each change.
+    /// The first byte of a value, which says which fields follow: not that of [`ABSENT`], and another one with each
+    /// change.
     const FORM: u8 = 1;
 
     /// The error that says that there is none.

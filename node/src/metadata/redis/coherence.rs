@@ -25,8 +25,9 @@ mod write;
 use write::Marks;
 pub(super) use write::Write;
 
-/// How long a mark counts after its writer was heard of last. A writer that says nothing for so long is dead, and so is its
-/// transaction: the database ends a session that says nothing for 30 s, and an unknown outcome is settled in a minute.
+/// How long a mark counts after its writer was heard of last. A writer that says nothing for so long is dead, and so is
+/// its transaction: the database ends a session that says nothing for 30 s, and an unknown outcome is settled in a
+/// minute.
 const MARK_TTL: Duration = Duration::from_secs(180);
 /// How long a reader may take from finding nothing to filling.
 const FILL_TTL: Duration = Duration::from_secs(15);
@@ -102,8 +103,8 @@ impl Core {
         key
     }
 
-    /// The value of an entry, from the cache or by `load`. Readers that find nothing while no write is in progress share one
-    /// load. Errors other than that there is nothing are not kept.
+    /// The value of an entry, from the cache or by `load`. Readers that find nothing while no write is in progress
+    /// share one load. Errors other than that there is nothing are not kept.
     pub(super) async fn read<E: Entry>(
         self: &Arc<Self>,
         flights: &Arc<Flights<E>>,
@@ -138,7 +139,8 @@ impl Core {
             },
             Looked::Fill(nonce) => {
                 metrics::counter!("holdfast_metadata_cache_misses_total", "cache" => E::CACHE).increment(1);
-                // The nonce was good a moment ago, so no write has begun since whoever was given it first began to load.
+                // The nonce was good a moment ago, so no write has begun since whoever was given it first began to
+                // load.
                 let flight = [&key[..], nonce.as_bytes()].concat();
                 let shared = flights.join(flight.clone(), || {
                     let (core, flights, load) = (self.clone(), flights.clone(), load());

@@ -18,8 +18,8 @@ use super::options::{HostPort, RedisCacheOptions, RedisPlace};
 /// Scripts with clocks and effects of their own need this.
 const VERSION_MIN: u64 = 7;
 
-/// A connection, which is closed when this is dropped. By itself it would stay until everything asked on it is answered, which a
-/// server that hangs never does.
+/// A connection, which is closed when this is dropped. By itself it would stay until everything asked on it is
+/// answered, which a server that hangs never does.
 pub(super) struct Connected {
     pub(super) connection: MultiplexedConnection,
     driver: JoinHandle<()>,

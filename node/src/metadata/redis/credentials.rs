@@ -1,5 +1,5 @@
-//! Access keys and users. A key is kept without its user, tied to one reading of the user, so that what changes a user ends all
-//! of the user's keys at once.
+//! Access keys and users. A key is kept without its user, tied to one reading of the user, so that what changes a user
+//! ends all of the user's keys at once.
 
 use std::sync::Arc;
 

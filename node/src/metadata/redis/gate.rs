@@ -1,8 +1,8 @@
 //! What this node may do with the cache right now.
 //!
 //! The gate holds the newest state that the node acts by and counts the writes that were begun under each. A write is
-//! counted before it asks what it has to do, under one lock with the change of the state, so that "all writes that were begun
-//! before warming have ended" is a fact and not a guess.
+//! counted before it asks what it has to do, under one lock with the change of the state, so that "all writes that were
+//! begun before warming have ended" is a fact and not a guess.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -221,8 +221,8 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// Whether this node was waited for all the time since the write began, so that no change that matters to it can have
-    /// been made without it.
+    /// Whether this node was waited for all the time since the write began, so that no change that matters to it can
+    /// have been made without it.
     pub(super) fn was_watched(&self) -> bool {
         self.term.is_some() && self.gate.standing() == self.term
     }

@@ -1,12 +1,12 @@
 //! The connection to the server that holds the cache.
 //!
-//! A connection is to one process for all its life and is never made anew behind anybody's back: what was marked over one
-//! counts only for that process. So each new one asks the server who it is ([`Identity`]), and users name the server that
-//! they mean; a connection to any other is no connection for them.
+//! A connection is to one process for all its life and is never made anew behind anybody's back: what was marked over
+//! one counts only for that process. So each new one asks the server who it is ([`Identity`]), and users name the
+//! server that they mean; a connection to any other is no connection for them.
 //!
 //! **Breaker.** While there is no connection nobody waits for one: calls fail at once, and one task tries to connect. A
-//! connection is given up when it breaks, when [`SILENCES_MAX`] calls in a row were not answered in time, or when the look
-//! after it ([`CHECK_EVERY`]) finds that the server does not answer, is no primary any more, or refuses writes.
+//! connection is given up when it breaks, when [`SILENCES_MAX`] calls in a row were not answered in time, or when the
+//! look after it ([`CHECK_EVERY`]) finds that the server does not answer, is no primary any more, or refuses writes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use super::connect::{self, Connected};
 use super::entry::{Answer, SCRIPT, Step, nonce};
 use super::options::RedisCacheOptions;
 
-/// How often a connection is looked after, and how long the server may take to answer then if readers and writers do not
-/// wait for longer.
+/// How often a connection is looked after, and how long the server may take to answer then if readers and writers do
+/// not wait for longer.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Pauses between tries to connect.
 const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(2);
@@ -32,8 +32,8 @@ const SILENCES_MAX: u32 = 4;
 /// A mark made only to see whether it can be made.
 const PROBE_TTL: Duration = Duration::from_secs(10);
 
-/// Which process a server is, and since when it is a primary: its `run_id` and `master_replid`. A restart changes the first,
-/// a promotion the second.
+/// Which process a server is, and since when it is a primary: its `run_id` and `master_replid`. A restart changes the
+/// first, a promotion the second.
 pub(super) type Identity = String;
 
 /// Why a step was not carried out, or perhaps was.

@@ -46,8 +46,8 @@ impl fmt::Display for HostPort {
 }
 
 impl RedisAddress {
-    /// Reads `redis://[user@]host[:port]` or `redis+sentinel://[user@]host[:port],…/name`; `rediss` in place of `redis` for
-    /// TLS.
+    /// Reads `redis://[user@]host[:port]` or `redis+sentinel://[user@]host[:port],…/name`; `rediss` in place of `redis`
+    /// for TLS.
     ///
     /// # Errors
     /// What is wrong, for the operator.

@@ -78,8 +78,8 @@ struct Nodes {
     redis: Server,
 }
 
-/// Patient: no stall turns a hit into a read of the database, or has the cache switched off. Tests of what happens when Redis
-/// is silent set limits of their own.
+/// Patient: no stall turns a hit into a read of the database, or has the cache switched off. Tests of what happens when
+/// Redis is silent set limits of their own.
 fn options(at: std::net::SocketAddr) -> RedisCacheOptions {
     let mut options = RedisCacheOptions::new(RedisAddress::parse(&format!("redis://{at}")).unwrap());
     options.retry = Duration::from_millis(20);

@@ -1,5 +1,5 @@
-//! The verbs of the port that a cache has to do with. Those that write what is cached mark it first; those that read what is
-//! cached read it through.
+//! The verbs of the port that a cache has to do with. Those that write what is cached mark it first; those that read
+//! what is cached read it through.
 
 use std::sync::Arc;
 

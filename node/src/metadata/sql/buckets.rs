@@ -24,7 +24,8 @@ fn from_row(row: &impl Fields) -> MetadataResult<Bucket> {
     })
 }
 
-/// Rows of a bucket joined with its documents (`kind` and `value` in columns 6 and 7), grouped by bucket in their order.
+/// Rows of a bucket joined with its documents (`kind` and `value` in columns 6 and 7), grouped by bucket in their
+/// order.
 fn group(found: &[impl Fields]) -> MetadataResult<Vec<Bucket>> {
     let mut buckets: Vec<Bucket> = Vec::new();
     for row in found {
@@ -136,8 +137,8 @@ async fn write_config<S: Session>(
     Ok(())
 }
 
-/// Of the notes only as many as a transaction can remove at once: rules must be removable however much waits. What is left is
-/// judged by later rules, or by none.
+/// Of the notes only as many as a transaction can remove at once: rules must be removable however much waits. What is
+/// left is judged by later rules, or by none.
 async fn forget_lifecycle<S: Session>(tx: &mut S, bucket: BucketId) -> MetadataResult<()> {
     for statement in [
         "DELETE FROM lifecycle_cursors WHERE bucket = ?",

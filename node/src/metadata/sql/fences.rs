@@ -1,8 +1,8 @@
 //! The highest fencing token seen of each lock.
 //!
-//! A verb that a lock guards checks its token first, in its own transaction and under the lock of the row: of two holders, one
-//! of which is over without knowing, the later one's first write shuts the earlier one out. Names are few and known beforehand
-//! (a duty, not a thing), so the table does not grow.
+//! A verb that a lock guards checks its token first, in its own transaction and under the lock of the row: of two
+//! holders, one of which is over without knowing, the later one's first write shuts the earlier one out. Names are few
+//! and known beforehand (a duty, not a thing), so the table does not grow.
 
 use holdfast_actors::ports::coordination::{Fence, FencingToken};
 use holdfast_actors::ports::metadata::{MetadataError, MetadataResult};

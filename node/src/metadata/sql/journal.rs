@@ -1,7 +1,7 @@
 //! The journal: the error log, the audit log, and messages that were given up.
 //!
-//! Logs are bounded by number through their ids, which the database gives in order: gaps only make them shorter. Rows are
-//! removed from the oldest on, a bounded number at a time.
+//! Logs are bounded by number through their ids, which the database gives in order: gaps only make them shorter. Rows
+//! are removed from the oldest on, a bounded number at a time.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! Operations on the versions of keys, many at a time: one statement loads the rows of all keys, the rules of
 //! `domain::objects::versioning` decide each, and few statements apply all decisions.
 //!
-//! A group never holds a key twice, so its decisions do not depend on each other; what they share, the reference counts of
-//! contents, is added up before it is applied.
+//! A group never holds a key twice, so its decisions do not depend on each other; what they share, the reference counts
+//! of contents, is added up before it is applied.
 //!
 //! | module | what |
 //! |---|---|

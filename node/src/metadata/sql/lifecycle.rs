@@ -1,7 +1,8 @@
-//! What lifecycle rules ask for: versions in order of age, how far walks over them have come, and keys to be looked at again.
+//! What lifecycle rules ask for: versions in order of age, how far walks over them have come, and keys to be looked at
+//! again.
 //!
-//! Each page is one range scan of an index that is named in the statement: without it a database may find it cheaper to sort
-//! a whole bucket.
+//! Each page is one range scan of an index that is named in the statement: without it a database may find it cheaper to
+//! sort a whole bucket.
 
 use holdfast_actors::ports::metadata::{
     AgePosition, AgedKind, AgedVersion, BucketConfigKind, BucketId, MetadataError, MetadataResult, OnlyNoncurrent,
@@ -13,17 +14,18 @@ use sqlx::AssertSqlSafe;
 use super::{Fields, Reader, Session, Shape, values};
 use crate::metadata::rows;
 
-/// What an [`AgedVersion`] is read from, but for the time since when it is what it is, and the two numbers of [`standing`].
+/// What an [`AgedVersion`] is read from, but for the time since when it is what it is, and the two numbers of
+/// [`standing`].
 const COLUMNS: &str = "o.key, o.sequence, o.version, o.modified_ms, o.tags, c.size_bytes, o.content, o.class";
 
-/// Whether a row of history has others beside it. A marker that is said to be the latest may have a current row beside it, where
-/// a program put that one which knows nothing of `latest`.
+/// Whether a row of history has others beside it. A marker that is said to be the latest may have a current row beside
+/// it, where a program put that one which knows nothing of `latest`.
 const HAS_OTHERS: &str = "(EXISTS (SELECT 1 FROM history n WHERE n.bucket = o.bucket AND n.key = o.key \
      AND n.sequence <> o.sequence) \
      OR EXISTS (SELECT 1 FROM objects n WHERE n.bucket = o.bucket AND n.key = o.key))";
 
-/// Of rows of history `n` those that count as noncurrent. Markers of such a program may be the latest version: better one
-/// version too many is kept.
+/// Of rows of history `n` those that count as noncurrent. Markers of such a program may be the latest version: better
+/// one version too many is kept.
 const COUNTS: &str = "n.latest + 0 = 0 AND (n.content IS NOT NULL OR n.since_ms < 9223372036854775807)";
 
 /// How many columns an [`AgedVersion`] is read from in all.

@@ -1,8 +1,8 @@
 //! What a verb locks before it reads, where several nodes write to one server.
 //!
-//! A lock on something that may not exist yet (a key, a content, a name) is a lock on one of a fixed number of rows that
-//! stand for everything. They are taken in one statement and in the order of their numbers, so that verbs wait for each other
-//! in one order and do not deadlock. Two things that share a row by chance wait for each other; that is all.
+//! A lock on something that may not exist yet (a key, a content, a name) is a lock on one of a fixed number of rows
+//! that stand for everything. They are taken in one statement and in the order of their numbers, so that verbs wait for
+//! each other in one order and do not deadlock. Two things that share a row by chance wait for each other; that is all.
 
 use std::collections::BTreeSet;
 
@@ -40,7 +40,8 @@ impl Locks {
         Self::default()
     }
 
-    /// The number of a thing is stable: nodes of other versions lock the same row. It is hashed from the kind and the name.
+    /// The number of a thing is stable: nodes of other versions lock the same row. It is hashed from the kind and the
+    /// name.
     fn slot(mut self, kind: u8, parts: &[&[u8]]) -> Self {
         let bytes = std::iter::once(&kind).chain(parts.iter().copied().flatten());
         self.slots.insert(fnv1a_folded(bytes.copied()) % SLOTS);

@@ -1,8 +1,9 @@
 //! Moves of bytes between the cluster's disks and cold tiers: how one is asked for, and how it ends.
 //!
-//! A move has a row as long as it is wanted. Whoever asks for another one of the same version replaces that row, with another
-//! number, so that who is at work on the old one is told that it is over. A version's row changes only here and at the end of
-//! a move, by comparison with the content that was moved: overwrites, deletions and other moves win by themselves.
+//! A move has a row as long as it is wanted. Whoever asks for another one of the same version replaces that row, with
+//! another number, so that who is at work on the old one is told that it is over. A version's row changes only here and
+//! at the end of a move, by comparison with the content that was moved: overwrites, deletions and other moves win by
+//! themselves.
 //!
 //! A change of the latest version gives it a new sequence number, as in [`super::versions`].
 
@@ -150,15 +151,17 @@ async fn forget<S: Session>(tx: &mut S, id: u64) -> MetadataResult<()> {
     tx.execute("DELETE FROM moves WHERE id = ?", values![rows::signed(id)]).await.map(drop)
 }
 
-/// What an attempt that is over has stored may be deleted at once, unless that was begun: no commit takes it off the list any
-/// more. It stays unsure, and so is deleted once more after the grace: a request that was sent may take effect until then.
+/// What an attempt that is over has stored may be deleted at once, unless that was begun: no commit takes it off the
+/// list any more. It stays unsure, and so is deleted once more after the grace: a request that was sent may take effect
+/// until then.
 pub(super) async fn release_pieces<S: Session>(tx: &mut S, attempt: u64) -> MetadataResult<()> {
     let sql = "UPDATE tier_pieces SET due_ms = 0 WHERE attempt = ? AND claimed = 0";
     tx.execute(sql, values![rows::signed(attempt)]).await.map(drop)
 }
 
-/// Takes the pieces of a content that comes with its place, not by a move, off the list of what is to be deleted: on top of a dump
-/// that was put back, they are those of an attempt that was under way when it was made, and was committed since.
+/// Takes the pieces of a content that comes with its place, not by a move, off the list of what is to be deleted: on
+/// top of a dump that was put back, they are those of an attempt that was under way when it was made, and was committed
+/// since.
 pub(super) async fn keep_pieces<S: Session>(tx: &mut S, place: &ColdPlace) -> MetadataResult<()> {
     let head = values![place.tier.as_str()];
     tx.execute_many(Shape::KeepPieces, &head, &place.names, |name| values![name.as_str()]).await
@@ -244,7 +247,8 @@ async fn request_class<S: Session>(
     }
     let Some(lane) = request.to.as_ref().or(found.lies_in.as_ref()).filter(|_| request.to != found.lies_in) else {
         let before = before.map(|before| (before.id, before.content == content && is_restore(before.reason)));
-        // A restore that is under way is not what somebody changed his mind about. One that is over lies where it is to stay.
+        // A restore that is under way is not what somebody changed his mind about. One that is over lies where it is to
+        // stay.
         let restore = found.restore.filter(|_| matches!(before, Some((_, true))));
         if found.class != request.to || found.restore != restore {
             change(tx, place, found, Change { content, class: request.to.as_ref(), restore }).await?;

@@ -1,8 +1,8 @@
 //! The outbox: messages that are committed with what they tell of.
 //!
-//! A row's `id` is a sequence number of its transaction, taken under the locks that the transaction holds: of two changes of
-//! one key the later one has the higher id. Rows of different keys may become visible in another order than that of their ids,
-//! so nothing here goes on from an id: the lowest rows are read, and taken out by name.
+//! A row's `id` is a sequence number of its transaction, taken under the locks that the transaction holds: of two
+//! changes of one key the later one has the higher id. Rows of different keys may become visible in another order than
+//! that of their ids, so nothing here goes on from an id: the lowest rows are read, and taken out by name.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -136,8 +136,9 @@ async fn finish<S: Session>(tx: &mut S, finished: &[(u16, u64)], keep_at_ms: Opt
 /// How many values one look may bind: SQLite takes 32,766, MySQL twice as many.
 const LOOK_VALUES_MAX: usize = 16_000;
 
-/// Looks that go into one statement, and its text and values. Texts stay prepared, and a connection keeps few of them: so the
-/// number of looks and of what they leave out are rounded up, by partitions that there are not, and ids that stand twice.
+/// Looks that go into one statement, and its text and values. Texts stay prepared, and a connection keeps few of them:
+/// so the number of looks and of what they leave out are rounded up, by partitions that there are not, and ids that
+/// stand twice.
 fn look_statement(dialect: Dialect, looks: &[Look]) -> (usize, String, Vec<Value>) {
     let rounded = |count: usize, steps: &[usize]| steps.iter().copied().find(|step| *step >= count).unwrap_or(count);
     let most = looks.iter().map(|look| look.except.len()).max().unwrap_or(0);
@@ -158,8 +159,8 @@ fn look_statement(dialect: Dialect, looks: &[Look]) -> (usize, String, Vec<Value
     (count, shapes::look(dialect, padded, except), values)
 }
 
-/// The rows of a look. Of a key with a row that this program cannot read (a newer one wrote it, or it is damaged) nothing later
-/// goes either.
+/// The rows of a look. Of a key with a row that this program cannot read (a newer one wrote it, or it is damaged)
+/// nothing later goes either.
 fn rows_from(partition: u16, found: &[&impl Fields]) -> MetadataResult<Vec<OutboxRow>> {
     let mut read = Vec::with_capacity(found.len());
     let mut held: Vec<&[u8]> = Vec::new();

@@ -1,5 +1,5 @@
-//! Rows to values, and the reads of single objects. Each is one statement, so each sees one state of the database, and one
-//! that starts after a commit sees it.
+//! Rows to values, and the reads of single objects. Each is one statement, so each sees one state of the database, and
+//! one that starts after a commit sees it.
 
 use std::sync::{Arc, LazyLock};
 
@@ -18,7 +18,8 @@ pub(super) enum Cold {
     NotLoaded,
 }
 
-/// A content from the columns `manifest, etag_md5, etag_parts, checksum, parts, tier` and perhaps `cold`, the first at `at`.
+/// A content from the columns `manifest, etag_md5, etag_parts, checksum, parts, tier` and perhaps `cold`, the first at
+/// `at`.
 pub(super) fn content_from_row(row: &impl Fields, id: ContentId, at: usize, cold: Cold) -> MetadataResult<Content> {
     let place = match (row.text_or_null(at + 5)?, cold) {
         (None, _) => ContentPlace::Cluster,

@@ -1,8 +1,8 @@
 //! The queue of contents to reclaim.
 //!
-//! A content that lost its last reference keeps its row in `contents`, and a copy may take it, until [`due`] or [`claim`] claims
-//! it by removing that row. From then on only the row in `reclaims` knows its chunks, until [`finish`]. Of a content in a tier,
-//! the claim puts its pieces on the list of what that tier is to delete.
+//! A content that lost its last reference keeps its row in `contents`, and a copy may take it, until [`due`] or
+//! [`claim`] claims it by removing that row. From then on only the row in `reclaims` knows its chunks, until
+//! [`finish`]. Of a content in a tier, the claim puts its pieces on the list of what that tier is to delete.
 //!
 //! `queued_ms` is by the clock of the node that committed, and held against that of the node that deletes: a wrong one
 //! makes the grace shorter or longer. Only reads that are open lean on the grace, and they break off; whether a content
@@ -84,7 +84,8 @@ pub(super) async fn waiting<R: Reader>(reads: &R, before_ms: u64, limit: u32) ->
     found.iter().map(|row| item(row.number(0)?, row.bytes(1)?)).collect()
 }
 
-/// Claims those of `items` that are due. They keep their place in the queue: who hands them out remembers what is tried.
+/// Claims those of `items` that are due. They keep their place in the queue: who hands them out remembers what is
+/// tried.
 pub(super) async fn claim<S: Session>(
     tx: &mut S,
     items: &[ReclaimItem],
@@ -110,8 +111,8 @@ async fn claim_candidates<S: Session>(
     before_ms: u64,
 ) -> MetadataResult<Vec<Reclaim>> {
     if S::DIALECT != Dialect::Sqlite {
-        // What was read may be over: a copy may be taking a content at this moment (after this none can), or have taken it and
-        // been dropped again, and then the grace begins anew, with another row in the queue.
+        // What was read may be over: a copy may be taking a content at this moment (after this none can), or have taken
+        // it and been dropped again, and then the grace begins anew, with another row in the queue.
         let mut taken = HashSet::new();
         let contents = |candidate: &Candidate| values![candidate.content.as_bytes()];
         for row in tx.fetch_many(Shape::LockContents, &candidates, contents).await? {

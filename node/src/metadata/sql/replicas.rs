@@ -1,8 +1,8 @@
-//! What a cluster keeps about replicas: epochs under which chunks must have been written, repairs that wait, and contents
-//! that were condemned as orphans.
+//! What a cluster keeps about replicas: epochs under which chunks must have been written, repairs that wait, and
+//! contents that were condemned as orphans.
 //!
-//! A content is condemned in the table that commits look into, under the lock that its commit holds: of a condemnation and a
-//! commit of the same content the one that comes first stands, and the other learns it.
+//! A content is condemned in the table that commits look into, under the lock that its commit holds: of a condemnation
+//! and a commit of the same content the one that comes first stands, and the other learns it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -12,8 +12,8 @@ use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId};
 use super::{Dialect, Fields as _, Reader, Session, Shape, Value, values};
 use crate::metadata::rows;
 
-/// Stands among the fences of locks (no lock has such a name) while the database is known to have lost commits that were
-/// acknowledged: what it does not know may be what it lost.
+/// Stands among the fences of locks (no lock has such a name) while the database is known to have lost commits that
+/// were acknowledged: what it does not know may be what it lost.
 pub(in crate::metadata) const SET_BACK: &str = "SET-BACK";
 const IS_SET_BACK: &str = "SELECT 1 FROM lock_fences WHERE name = ?";
 

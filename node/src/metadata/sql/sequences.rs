@@ -1,7 +1,7 @@
 //! Sequence numbers after metadata were lost and put back.
 //!
-//! They are counted by the database, so one that is new counts from the beginning. What was told to the outside before must
-//! stay behind: who compares the `sequencer` of two events of an object would take the newer one for the older.
+//! They are counted by the database, so one that is new counts from the beginning. What was told to the outside before
+//! must stay behind: who compares the `sequencer` of two events of an object would take the newer one for the older.
 
 use holdfast_actors::ports::metadata::MetadataResult;
 
@@ -9,7 +9,8 @@ use super::store::boxed;
 use super::{Backend, Dialect, Fields as _, Locks, Session, SqlMetadataStore, values};
 use crate::metadata::rows;
 
-/// Transactions a millisecond that sequence numbers stay ahead of, on the average of all time: far more than one server commits.
+/// Transactions a millisecond that sequence numbers stay ahead of, on the average of all time: far more than one server
+/// commits.
 const COMMITS_PER_MS: u64 = 8;
 
 /// Sequence numbers of one transaction on a server.
@@ -17,8 +18,8 @@ const SEQUENCES_PER_COMMIT: u64 = 1 << 12;
 
 #[allow(private_bounds, reason = "the backends are this module's own")]
 impl<B: Backend> SqlMetadataStore<B> {
-    /// Lets the sequence numbers that are given from the next start on begin beyond all that any database can have given
-    /// before `now_ms`. To be called before metadata that were lost are put back, while no node runs.
+    /// Lets the sequence numbers that are given from the next start on begin beyond all that any database can have
+    /// given before `now_ms`. To be called before metadata that were lost are put back, while no node runs.
     ///
     /// # Errors
     /// Those of a write.

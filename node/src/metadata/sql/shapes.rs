@@ -24,8 +24,8 @@ pub(in crate::metadata) const ROWS_MAX: usize = 64;
 pub(in crate::metadata) const OBJECT_COLUMNS: &str =
     "bucket, `key`, sequence, version, content, modified_ms, owner, attributes, tags, acl, class, restore_ms";
 
-/// What a row of a listed version is read from: the columns of `objects` or `history` (as `o`), then those of its content (as
-/// `c`). Where in a tier the content is may be long, and no listing asks for it.
+/// What a row of a listed version is read from: the columns of `objects` or `history` (as `o`), then those of its
+/// content (as `c`). Where in a tier the content is may be long, and no listing asks for it.
 pub(in crate::metadata) const LISTED_COLUMNS: &str = "o.key, o.sequence, o.version, o.content, o.modified_ms, o.owner, o.attributes, \
      o.tags, o.acl, o.class, o.restore_ms, c.manifest, c.etag_md5, c.etag_parts, c.checksum, c.parts, c.tier";
 
@@ -43,7 +43,8 @@ fn is_piece(rows: usize) -> String {
     vec!["(id = ? AND name = ?)"; rows].join(" OR ")
 }
 
-/// A look at the outbox: `(partition, ids that are left out × except, limit)` × looks → the columns of a row, then its partition.
+/// A look at the outbox: `(partition, ids that are left out × except, limit)` × looks → the columns of a row, then its
+/// partition.
 pub(in crate::metadata) fn look(dialect: Dialect, looks: usize, except: usize) -> String {
     let columns = "id, nonce, topic, queued_ms, order_key, tag, words, body, part";
     let except = if except == 0 { String::new() } else { format!(" AND id NOT IN ({})", list("?", except)) };

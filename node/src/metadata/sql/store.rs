@@ -29,8 +29,8 @@ pub(in crate::metadata) trait Backend: Send + Sync + 'static {
 
     fn reads(&self) -> &Self::Reads;
 
-    /// Runs a verb in a transaction that holds `locks`, and answers when it is durable. A verb that fails has no effect; one
-    /// that met another transaction may be run again. Dropping the future does not stop it.
+    /// Runs a verb in a transaction that holds `locks`, and answers when it is durable. A verb that fails has no
+    /// effect; one that met another transaction may be run again. Dropping the future does not stop it.
     fn write<T, F>(&self, locks: Locks, run: F) -> impl Future<Output = MetadataResult<T>> + Send
     where
         T: Send + 'static,

@@ -1,7 +1,7 @@
 //! The ledger of cold tiers: which there are, the queue of moves, and the pieces that tiers are to delete.
 //!
-//! What is given out is given out under a lock of its lane or tier, and for a while. Attempt numbers are sequence numbers: each
-//! is given once, and of one lane they rise.
+//! What is given out is given out under a lock of its lane or tier, and for a while. Attempt numbers are sequence
+//! numbers: each is given once, and of one lane they rise.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,8 +32,8 @@ const ERROR_BYTES_MAX: usize = 1024;
 const CLAIMED_MAX: u32 = 1000;
 /// Moves that are made due in one transaction.
 const RETRIED_MAX: i64 = 1000;
-/// Nothing but the end of a restore is so far away: claims take an hour at most, pauses and graces hours. What seems so was
-/// written by a clock that was ahead.
+/// Nothing but the end of a restore is so far away: claims take an hour at most, pauses and graces hours. What seems so
+/// was written by a clock that was ahead.
 const FAR_MS: u64 = 7 * 24 * 3_600_000;
 /// What is given out: its table, the column with the tier, and the index in order of time.
 const MOVES: [&str; 3] = ["moves", "lane", "moves_by_due"];
@@ -85,8 +85,8 @@ async fn give_out<S: Session>(tx: &mut S, found: &[Move], claim: Claim) -> Metad
     Ok(claims)
 }
 
-/// Whether something of a lane or tier is due. Asked before the transaction that gives it out: every node looks every few seconds,
-/// nearly always for nothing, and those transactions wait for each other.
+/// Whether something of a lane or tier is due. Asked before the transaction that gives it out: every node looks every
+/// few seconds, nearly always for nothing, and those transactions wait for each other.
 async fn is_any_due<R: Reader>(
     reads: &R,
     [table, column, index]: [&str; 3],

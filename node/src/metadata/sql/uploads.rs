@@ -14,7 +14,8 @@ use super::key_ops::{KeyDone, KeyOp, run_group};
 use super::{Fields, Reader, Session, reclaims, replicas, values};
 use crate::metadata::rows;
 
-/// An upload from `id, bucket, key, owner, created_ms, attributes, tags, acl, checksum`, its bucket's name, and `class`.
+/// An upload from `id, bucket, key, owner, created_ms, attributes, tags, acl, checksum`, its bucket's name, and
+/// `class`.
 pub(super) fn from_row(row: &impl Fields) -> MetadataResult<Upload> {
     let new = NewUpload {
         id: rows::upload_id(row.bytes(0)?)?,
@@ -260,8 +261,8 @@ pub(super) async fn complete<S: Session>(tx: &mut S, completion: CompleteUpload)
         )
         .await?;
     }
-    // The chunks of the parts are known by the object from now on. Before its commit, which then need not say it of each. A part
-    // of no bytes has none, and stands in no manifest.
+    // The chunks of the parts are known by the object from now on. Before its commit, which then need not say it of
+    // each. A part of no bytes has none, and stands in no manifest.
     tx.execute(
         "INSERT INTO extents (extent, content) SELECT content, ? FROM parts WHERE upload = ? AND size_bytes > 0",
         values![content.as_bytes(), completion.upload.as_bytes()],

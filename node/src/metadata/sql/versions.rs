@@ -1,7 +1,7 @@
 //! Changes of a version that is there: tags and ACL.
 //!
-//! A change of the latest version gives it a new sequence number, as caches order a key's latest version by it. One of an
-//! older version does not: its number is its place in the history.
+//! A change of the latest version gives it a new sequence number, as caches order a key's latest version by it. One of
+//! an older version does not: its number is its place in the history.
 
 use holdfast_actors::domain::events::{EventDraft, EventOutcome};
 use holdfast_actors::ports::metadata::{BucketId, CannedAcl, MetadataError, MetadataResult, Tag, Versioning};

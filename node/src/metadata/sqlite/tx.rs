@@ -14,10 +14,12 @@ use crate::metadata::sql::{Dialect, Done, Fields, Reader, Session, Value};
 
 /// Sequence numbers that one batch can use at most; the writer makes sure of so many before it starts.
 const SEQUENCES_PER_BATCH_MAX: i64 = 1 << 20;
-/// How many sequence numbers are taken from the database at once. Those left over at the end of the process are skipped.
+/// How many sequence numbers are taken from the database at once. Those left over at the end of the process are
+/// skipped.
 const SEQUENCES_TAKEN: i64 = 1 << 24;
 
-/// How long a read may take: its disk may hang without a word. The connection is of use again when the disk answers after all.
+/// How long a read may take: its disk may hang without a word. The connection is of use again when the disk answers
+/// after all.
 const READ_MAX: Duration = Duration::from_secs(120);
 
 /// The one connection that writes. Its transaction spans a batch of verbs, each under the savepoint `verb`.

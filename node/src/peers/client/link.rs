@@ -1,4 +1,5 @@
-//! The connection to one peer: dialled by whoever needs it first, kept, and dialled again when it is of no use any more.
+//! The connection to one peer: dialled by whoever needs it first, kept, and dialled again when it is of no use any
+//! more.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -85,7 +86,8 @@ impl Link {
         }
     }
 
-    /// The peer, if one of the two does not accept the other's certificate at present, as far as this node noticed, and why.
+    /// The peer, if one of the two does not accept the other's certificate at present, as far as this node noticed, and
+    /// why.
     pub(super) fn distrusted(&self) -> Option<(NodeId, String)> {
         Some((self.node, self.distrust.lock().clone()?))
     }
@@ -132,8 +134,8 @@ impl QuicPeers {
             return Err(PeerError::Unreachable { node, detail: backoff.last.clone() });
         }
         let options = &self.inner.options;
-        // Whoever answers looks at the certificate of whoever dialled only after that one believes that the connection stands:
-        // its refusal shows here.
+        // Whoever answers looks at the certificate of whoever dialled only after that one believes that the connection
+        // stands: its refusal shows here.
         if let Some(refused) = refused_late(link) {
             link.live.store(None);
             link.distrusts(Some(&refused));

@@ -232,8 +232,8 @@ async fn two_completions_at_once_make_one_object_and_are_answered_alike() {
     assert_eq!(world.get("/bucket/k").send().await.expect(200).text(), "x");
 }
 
-/// Only the upload that became the object may be answered as if it was completed just now: whoever completes another one would
-/// take its headers for stored, and in a bucket with versions a version for their own.
+/// Only the upload that became the object may be answered as if it was completed just now: whoever completes another
+/// one would take its headers for stored, and in a bucket with versions a version for their own.
 #[tokio::test]
 async fn an_upload_that_was_aborted_is_not_answered_with_the_object_of_another() {
     let world = World::new().await;

@@ -71,8 +71,8 @@ impl Signer {
         self.sign_text(&text)
     }
 
-    /// A request signed in its Authorization header. `path` is encoded; `headers` are all signed. One with a `date` among them
-    /// has no `x-amz-date`.
+    /// A request signed in its Authorization header. `path` is encoded; `headers` are all signed. One with a `date`
+    /// among them has no `x-amz-date`.
     pub fn request(
         &self,
         method: &str,

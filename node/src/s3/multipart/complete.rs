@@ -134,8 +134,8 @@ impl S3Front {
         }
     }
 
-    /// Waits for whoever completes the same upload, where that is much work: a client that lost patience asks again, often
-    /// another node. Metadata lets only one of them through in any case, so without the lock it goes on too.
+    /// Waits for whoever completes the same upload, where that is much work: a client that lost patience asks again,
+    /// often another node. Metadata lets only one of them through in any case, so without the lock it goes on too.
     async fn completion_lock(&self, upload: UploadId, parts: usize) -> Option<Lease> {
         if parts < LOCKED_PARTS_MIN {
             return None;

@@ -248,8 +248,8 @@ impl FormReader {
         }
     }
 
-    /// The file's length: known if the file ends within the next `ahead` bytes, else by the request's length. Whether it
-    /// was right shows when the file ends.
+    /// The file's length: known if the file ends within the next `ahead` bytes, else by the request's length. Whether
+    /// it was right shows when the file ends.
     pub(super) async fn file_length(&mut self, ahead: usize, total_bytes: Option<u64>) -> Result<u64, FormError> {
         let mut from = 0;
         loop {

@@ -1,8 +1,8 @@
 //! `DaysSinceLastAccess` of a Transition, an extension that s3s does not know.
 //!
-//! s3s is given `<Days>-30</Days>` in its place, and writes that where it is to stand in an answer. Nothing else is written so:
-//! negative Days of a Transition are refused, and days that are shown are not negative otherwise. In texts of answers `<` is
-//! escaped.
+//! s3s is given `<Days>-30</Days>` in its place, and writes that where it is to stand in an answer. Nothing else is
+//! written so: negative Days of a Transition are refused, and days that are shown are not negative otherwise. In texts
+//! of answers `<` is escaped.
 
 use bytes::Bytes;
 use http::Response;

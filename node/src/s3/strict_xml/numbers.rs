@@ -1,8 +1,9 @@
 //! Characters that a document has by their numbers (`&#128512;`).
 //!
-//! s3s refuses those beyond U+FFFF, by mistake, and those that XML cannot hold. Programs in Python write all that is not ASCII so,
-//! minio-py for one: a list of keys to delete with one such key was refused as a whole. So they are written out before s3s
-//! reads the document. Where a document has no references, in comments and CDATA sections, nothing is read anyway.
+//! s3s refuses those beyond U+FFFF, by mistake, and those that XML cannot hold. Programs in Python write all that is
+//! not ASCII so, minio-py for one: a list of keys to delete with one such key was refused as a whole. So they are
+//! written out before s3s reads the document. Where a document has no references, in comments and CDATA sections,
+//! nothing is read anyway.
 
 /// How long a number may be, with the `x` before it.
 const DIGITS_MAX: usize = 10;

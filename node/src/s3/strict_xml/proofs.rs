@@ -1,7 +1,7 @@
 //! What the headers of a request say about its document: the hash that is signed, `Content-MD5`, a checksum.
 //!
-//! s3s compares the hash only, and answers 500 when it differs. A list of keys to delete that was damaged on its way must
-//! not be carried out, so all of them are compared before anything reads the document.
+//! s3s compares the hash only, and answers 500 when it differs. A list of keys to delete that was damaged on its way
+//! must not be carried out, so all of them are compared before anything reads the document.
 
 use holdfast_actors::domain::objects::digests::Digester;
 use holdfast_protocol::ChecksumAlgorithm;

@@ -1,13 +1,14 @@
 //! The body of a request that is looked at on its way to s3s.
 //!
-//! s3s reads a body only after it has found the operation and the caller, and access control had nothing against it. The body
-//! is looked at there, so that nobody else can make the node keep a document in memory, and so that it is s3s who says which
-//! operation it is. What the headers say of the body is compared for every document ([`super::proofs`]). Bodies in the framing of
-//! `aws-chunked` are refused: clients use it for objects, and s3s has no document from them either (it then says `IncompleteBody`).
+//! s3s reads a body only after it has found the operation and the caller, and access control had nothing against it.
+//! The body is looked at there, so that nobody else can make the node keep a document in memory, and so that it is s3s
+//! who says which operation it is. What the headers say of the body is compared for every document ([`super::proofs`]).
+//! Bodies in the framing of `aws-chunked` are refused: clients use it for objects, and s3s has no document from them
+//! either (it then says `IncompleteBody`).
 //!
-//! s3s has one error for a body that fails, so the true one is left in [`Outcome`]. A document with an element that s3s does not
-//! know, or with a character that it does not read, is left there too, written as s3s can read it: the request is then given to s3s
-//! once more ([`Watched::again`]), as the one that was allowed.
+//! s3s has one error for a body that fails, so the true one is left in [`Outcome`]. A document with an element that s3s
+//! does not know, or with a character that it does not read, is left there too, written as s3s can read it: the request
+//! is then given to s3s once more ([`Watched::again`]), as the one that was allowed.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -59,7 +60,8 @@ pub(in crate::s3) struct Watched {
 }
 
 impl Watched {
-    /// What to do, whatever s3s made of the body: answer with the error, or give it this request. `None`: s3s has answered.
+    /// What to do, whatever s3s made of the body: answer with the error, or give it this request. `None`: s3s has
+    /// answered.
     pub(in crate::s3) fn again(self, context: &RequestContext) -> Option<Result<Request<Body>, S3Error>> {
         let text = match self.outcome.0.lock().take()? {
             Ok(text) => text,
@@ -101,8 +103,8 @@ fn may_have_document(method: &Method, uri: &Uri) -> bool {
     }
 }
 
-/// How many tags, opening and closing ones, the document of an operation may have: more than any within the limits of S3 has. What
-/// s3s makes of an element of a few bytes takes hundreds.
+/// How many tags, opening and closing ones, the document of an operation may have: more than any within the limits of
+/// S3 has. What s3s makes of an element of a few bytes takes hundreds.
 fn tags_max(operation: &str) -> usize {
     match operation {
         // 1,000 keys, each with what there is to say of it.

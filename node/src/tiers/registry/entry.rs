@@ -61,8 +61,8 @@ impl Entry {
         }
     }
 
-    /// The same tier with other settings: its adapter goes on until there is a new one. One that was removed and added again
-    /// is another tier.
+    /// The same tier with other settings: its adapter goes on until there is a new one. One that was removed and added
+    /// again is another tier.
     pub(super) fn replaced_by(self, record: TierRecord) -> Self {
         let is_same = self.record.created_ms == record.created_ms;
         Self { tier: self.tier.filter(|_| is_same), told: self.told, ..Self::new(record) }

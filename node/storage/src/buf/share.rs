@@ -1,7 +1,8 @@
 //! A disk's share of the buffers.
 //!
-//! A buffer is leased until the kernel is done with it. The reads of a disk that hangs would so take, one after another, every
-//! buffer of the process, and no other disk could be read. So each of several disks reads into half of them at most.
+//! A buffer is leased until the kernel is done with it. The reads of a disk that hangs would so take, one after
+//! another, every buffer of the process, and no other disk could be read. So each of several disks reads into half of
+//! them at most.
 
 use std::sync::Arc;
 

@@ -1,12 +1,13 @@
 //! Compaction: moves what is alive out of segments that holes cannot shrink any further, and removes them.
 //!
-//! Punching gives the blocks of dead records back at once, so compaction has little to do: segments of which little is alive
-//! (files, descriptors and mappings are not free), and, where the file system has no holes, segments that are half dead.
+//! Punching gives the blocks of dead records back at once, so compaction has little to do: segments of which little is
+//! alive (files, descriptors and mappings are not free), and, where the file system has no holes, segments that are
+//! half dead.
 //!
 //! A chunk is copied with its sequence number, read back from the disk with all its checksums, and only then does the
-//! index name the copy and is the original dead (promise D5). Until its original is settled, each tombstone outlives the old
-//! segment too. A deletion that runs at the same time wins: the copy is erased. A record that cannot be verified stays where
-//! it is, and its segment with it, until it is deleted.
+//! index name the copy and is the original dead (promise D5). Until its original is settled, each tombstone outlives
+//! the old segment too. A deletion that runs at the same time wins: the copy is erased. A record that cannot be
+//! verified stays where it is, and its segment with it, until it is deleted.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

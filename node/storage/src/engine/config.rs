@@ -18,13 +18,14 @@ pub struct EngineConfig {
     pub segment_size_bytes: u64,
     /// Free space that chunks leave on the file system, so that tombstones and index files can always be written.
     pub reserve_bytes: u64,
-    /// A disk with an operation in flight for longer is unresponsive: it gets no new chunks until it answers. `None`: never.
+    /// A disk with an operation in flight for longer is unresponsive: it gets no new chunks until it answers. `None`:
+    /// never.
     pub unresponsive_after: Option<Duration>,
-    /// A disk with an operation in flight for so long is fenced, if at least as many others of its [`crate::DiskSet`] answer as do
-    /// not. `None`: never; nor without `unresponsive_after`.
+    /// A disk with an operation in flight for so long is fenced, if at least as many others of its [`crate::DiskSet`]
+    /// answer as do not. `None`: never; nor without `unresponsive_after`.
     pub fence_unresponsive_after: Option<Duration>,
-    /// Whether other disks use the same buffers: this one then reads into half of them at most, and has fewer writes in flight, so
-    /// that it leaves some to them when it hangs.
+    /// Whether other disks use the same buffers: this one then reads into half of them at most, and has fewer writes in
+    /// flight, so that it leaves some to them when it hangs.
     pub shares_buffers: bool,
     /// Whether the engine runs its jobs and its watch on threads of its own. Off in simulations, which call
     /// [`crate::Engine::run_jobs`] and [`crate::Engine::tick`].
@@ -34,8 +35,8 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
-    /// Settings for production: segments of 1 GiB, 256 MiB in reserve, jobs in the background; a disk may take 30 seconds to
-    /// answer, and is fenced after ten minutes.
+    /// Settings for production: segments of 1 GiB, 256 MiB in reserve, jobs in the background; a disk may take 30
+    /// seconds to answer, and is fenced after ten minutes.
     pub fn new(dir: impl Into<PathBuf>, cluster: [u8; 16], node: [u8; 16]) -> Self {
         Self {
             dir: dir.into(),

@@ -2,8 +2,8 @@
 //!
 //! The number in a tombstone's entry is drawn under the lock of the index shard while the chunk stands there. So it is
 //! above the number of the record that it kills, and below that of any record that is written under the same id later,
-//! because such a record is reserved only after the chunk has left the index. While a deletion runs, compaction does not
-//! move the chunk.
+//! because such a record is reserved only after the chunk has left the index. While a deletion runs, compaction does
+//! not move the chunk.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! What an error of the disk does to the engine, or that there is no answer: it is fenced, or full, or neither. And who is told
-//! of damage.
+//! What an error of the disk does to the engine, or that there is no answer: it is fenced, or full, or neither. And who
+//! is told of damage.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -58,8 +58,9 @@ impl Inner {
         tracing::error!(disk = %self.config.dir.display(), context, %error, "disk fenced: it takes no writes any more");
     }
 
-    /// The disk has not answered for so long that it counts as one that failed, unless it is not silent by itself. What was asked
-    /// of it may yet be done, as after any other fence: nothing of that is in the index, nor was it called durable.
+    /// The disk has not answered for so long that it counts as one that failed, unless it is not silent by itself. What
+    /// was asked of it may yet be done, as after any other fence: nothing of that is in the index, nor was it called
+    /// durable.
     pub(super) fn fence_unresponsive(&self, age: Duration) {
         if self.fenced.load(Ordering::SeqCst) {
             return;
@@ -72,10 +73,10 @@ impl Inner {
         self.fence_off("wait for the disk", &io::Error::new(io::ErrorKind::TimedOut, detail));
     }
 
-    /// Whether this disk alone is to blame for its silence: at least as many disks of the node answer as do not. What disks share
-    /// (a hypervisor, a file server, the kernel's workers, a thread of this process) may stand still for long and go on, on all
-    /// nodes of a cluster at once. So the last disk of a node is never fenced for its silence: nothing would be won, and it could
-    /// not come back by itself.
+    /// Whether this disk alone is to blame for its silence: at least as many disks of the node answer as do not. What
+    /// disks share (a hypervisor, a file server, the kernel's workers, a thread of this process) may stand still for
+    /// long and go on, on all nodes of a cluster at once. So the last disk of a node is never fenced for its silence:
+    /// nothing would be won, and it could not come back by itself.
     fn is_silent_by_itself(&self) -> bool {
         let (mut silent, mut answering) = (1, 0);
         for other in self.neighbours.lock().iter().filter_map(Weak::upgrade) {
@@ -108,7 +109,8 @@ impl Inner {
         );
     }
 
-    /// Bytes in all and bytes free on the file system, zeros if it does not say. Does not wait for a disk that has a watch.
+    /// Bytes in all and bytes free on the file system, zeros if it does not say. Does not wait for a disk that has a
+    /// watch.
     pub(super) fn known_space(&self) -> (u64, u64) {
         if self.config.background {
             return self.watch.space();

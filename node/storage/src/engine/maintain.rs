@@ -130,7 +130,8 @@ impl Inner {
     async fn erase_durably(self: &Arc<Self>, segment: &Segment, offset: u64, len: u64, sync: bool) -> io::Result<()> {
         self.erase(segment, offset, len).await?;
         if sync {
-            // With the writers of the segment: a sync beside theirs might fail, and theirs succeed without what it lost.
+            // With the writers of the segment: a sync beside theirs might fail, and theirs succeed without what it
+            // lost.
             self.sync_segment(segment).await.map_err(io::Error::other)?;
         }
         Ok(())
@@ -183,8 +184,8 @@ impl Inner {
         }
     }
 
-    /// Writes the segment's index file anew without the dead records whose holes are durable, and lets go of the tombstones
-    /// that this makes unneeded.
+    /// Writes the segment's index file anew without the dead records whose holes are durable, and lets go of the
+    /// tombstones that this makes unneeded.
     async fn settle(self: &Arc<Self>, segment: &Arc<Segment>) {
         let _one_at_a_time = self.settling.lock().await;
         if self.fenced.load(Ordering::SeqCst) {

@@ -1,8 +1,8 @@
 //! Making segments.
 //!
-//! A segment is allocated at its full length, its header written, synced and read back, and its name made durable, before
-//! anything is reserved in it. Where space is short, shorter ones are made, and tombstones may make small ones out of the
-//! reserve. What a cancelled or failed making leaves is removed, at the latest by the next start.
+//! A segment is allocated at its full length, its header written, synced and read back, and its name made durable,
+//! before anything is reserved in it. Where space is short, shorter ones are made, and tombstones may make small ones
+//! out of the reserve. What a cancelled or failed making leaves is removed, at the latest by the next start.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -153,8 +153,9 @@ pub(super) async fn open(
 
 /// Takes the lock of the data directory.
 ///
-/// The kernel ends what a killed process had in its rings only after the process is gone, and its files, with their locks,
-/// stay open until then: a start right after a kill -9 waits a moment before it takes the directory for somebody else's.
+/// The kernel ends what a killed process had in its rings only after the process is gone, and its files, with their
+/// locks, stay open until then: a start right after a kill -9 waits a moment before it takes the directory for somebody
+/// else's.
 async fn lock_dir(io: &Arc<dyn BlockIo>, config: &EngineConfig) -> Result<Box<dyn Send + Sync>, OpenError> {
     let dir = &config.dir;
     let patience = if config.background { LOCK_PATIENCE } else { Duration::ZERO };

@@ -1,13 +1,13 @@
 //! Which tombstones are still needed.
 //!
-//! A tombstone in segment T kills a record in segment X. If T disappeared while the record's header could still be read in X,
-//! by a scan or in X's index file, the next start would bring the chunk back. So **T outlives X**: T is removed, by death or
-//! by compaction, only after X was removed, or *settled*: all its dead records were punched, the holes are durable, and its
-//! index file was rewritten without them. (Compaction may also copy T's tombstones; the copy's segment then outlives X.)
+//! A tombstone in segment T kills a record in segment X. If T disappeared while the record's header could still be read
+//! in X, by a scan or in X's index file, the next start would bring the chunk back. So **T outlives X**: T is removed,
+//! by death or by compaction, only after X was removed, or *settled*: all its dead records were punched, the holes are
+//! durable, and its index file was rewritten without them. (Compaction may also copy T's tombstones; the copy's segment
+//! then outlives X.)
 //!
-//! A chunk may have more records than the one that the index names: compaction copied it, and the original is dead but not yet
-//! settled. Such segments are marked
-//! (`stale_copies`), and every tombstone outlives them too.
+//! A chunk may have more records than the one that the index names: compaction copied it, and the original is dead but
+//! not yet settled. Such segments are marked (`stale_copies`), and every tombstone outlives them too.
 //!
 //! This state is rebuilt at each start from the dead records that are really found. So the disk names no
 //! dependencies, and a crash between any two steps is healed by looking.

@@ -1,8 +1,8 @@
 //! Reading a whole segment for its records, where no index file says what is in it.
 //!
 //! Each block that holds a valid record header starts a record, whose label and payload are then compared with their
-//! checksums: a header may have become durable before its payload. What a record that does not match means is for the caller
-//! to say.
+//! checksums: a header may have become durable before its payload. What a record that does not match means is for the
+//! caller to say.
 //!
 //! What the disk cannot read is passed over block by block. Within a chunk whose header is good it damages that chunk
 //! and nothing else, since a record's space holds no other record. Anywhere else it is listed as *unread*: there may be

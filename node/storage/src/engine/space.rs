@@ -1,11 +1,12 @@
 //! Where the next record goes: reservations and sequence numbers.
 //!
-//! Writers append concurrently: each reserves the space of its whole record in the active segment under a short lock, and
-//! then writes its own range. When a record does not fit, a new segment becomes active, prepared ahead in the background
-//! if possible, and the old one is sealed.
+//! Writers append concurrently: each reserves the space of its whole record in the active segment under a short lock,
+//! and then writes its own range. When a record does not fit, a new segment becomes active, prepared ahead in the
+//! background if possible, and the old one is sealed.
 //!
 //! **Full disks.** A segment is made only if the file system keeps its reserve ([`super::make`]). The last part of each
-//! segment takes tombstones only, and tombstones may make small segments out of the reserve: a full disk can always delete.
+//! segment takes tombstones only, and tombstones may make small segments out of the reserve: a full disk can always
+//! delete.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -300,8 +301,8 @@ impl Inner {
 
     /// Makes the next segment before it is needed.
     pub(super) async fn prepare_segment(self: &Arc<Self>) {
-        // Numbers must rise with use: of two copies of a chunk, the start takes that in the higher segment for the one that stands.
-        // A writer that needed a segment meanwhile would use one with a higher number first.
+        // Numbers must rise with use: of two copies of a chunk, the start takes that in the higher segment for the one
+        // that stands. A writer that needed a segment meanwhile would use one with a higher number first.
         let _rotating = self.space.rotation.lock().await;
         let wanted = self.check_writable().is_ok();
         let made = if wanted { self.make_segment(0, Purpose::Chunk).await.ok() } else { None };
@@ -329,8 +330,9 @@ impl Inner {
         }
     }
 
-    /// Does `work`, which blocks now and then, on a thread of its own: where the disk hangs, that thread hangs with it, and not one
-    /// that serves others. Dropped, it drops `work`, as soon as the disk lets it. `None` when the runtime ends.
+    /// Does `work`, which blocks now and then, on a thread of its own: where the disk hangs, that thread hangs with it,
+    /// and not one that serves others. Dropped, it drops `work`, as soon as the disk lets it. `None` when the runtime
+    /// ends.
     pub(super) async fn apart<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
         let runtime = match tokio::runtime::Handle::try_current() {
             Ok(runtime) if self.config.background => runtime,

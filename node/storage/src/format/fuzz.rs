@@ -1,8 +1,8 @@
-//! Entry points for fuzzing, one a parser of disk bytes: whatever the bytes are, nothing panics, and what is read is written
-//! back as it was.
+//! Entry points for fuzzing, one a parser of disk bytes: whatever the bytes are, nothing panics, and what is read is
+//! written back as it was.
 //!
-//! Bytes that were changed have a wrong checksum, behind which nothing is looked at. So each body runs twice: on the bytes as
-//! they are, and with checksums that fit them, as a bug of a writer or a forgery would have.
+//! Bytes that were changed have a wrong checksum, behind which nothing is looked at. So each body runs twice: on the
+//! bytes as they are, and with checksums that fit them, as a bug of a writer or a forgery would have.
 //!
 //! The crate `fuzz` runs them under libFuzzer; in CI they run on damaged copies of good bytes.
 

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The table holds a CRC32C for each 64 KiB of payload; it and the label start on multiples of 16. The payload is one
-//! run: in the same block as the header if everything fits there, else from the next block boundary on, so that it can be
-//! mapped, spliced and written with `O_DIRECT`.
+//! run: in the same block as the header if everything fits there, else from the next block boundary on, so that it can
+//! be mapped, spliced and written with `O_DIRECT`.
 //!
 //! | offset | bytes | header field |
 //! |---|---|---|
@@ -27,11 +27,12 @@
 //! | 68 | 56 | zero |
 //! | 124 | 4 | CRC32C of bytes 0 to 123, then the segment's salt (8), its number (4), the record's offset in it (8) |
 //!
-//! The salt makes it impossible to forge a record by uploading one (a scan walks over payloads of records whose header is
-//! lost); number and offset make a write that went astray, or a stale block, worthless where it landed.
+//! The salt makes it impossible to forge a record by uploading one (a scan walks over payloads of records whose header
+//! is lost); number and offset make a write that went astray, or a stale block, worthless where it landed.
 //!
 //! The **stable sequence number** says: all records of this disk up to it were durable or given up when this header was
-//! built. A damaged payload at or below it is damage and is reported; above, it is a torn write that nobody was told of.
+//! built. A damaged payload at or below it is damage and is reported; above, it is a torn write that nobody was told
+//! of.
 
 use holdfast_protocol::ChunkId;
 

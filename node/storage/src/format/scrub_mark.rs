@@ -1,5 +1,5 @@
-//! The scrub's mark: the file `scrub` of a data directory, rewritten by rename as the scrub goes on. A cache: without it
-//! the scrub starts from the beginning.
+//! The scrub's mark: the file `scrub` of a data directory, rewritten by rename as the scrub goes on. A cache: without
+//! it the scrub starts from the beginning.
 //!
 //! | offset | bytes | field |
 //! |---|---|---|

@@ -1,8 +1,8 @@
 //! One shard of the index: an array sorted by (hash, id) with gaps; see the parent module.
 //!
 //! A hash points to a *home* slot, monotonically. An entry stands at its home or after it, with no gap between, and the
-//! array is sorted throughout; some slots past the last home take what is pushed over the end. The home is computed from
-//! the hash each time instead of being stored.
+//! array is sorted throughout; some slots past the last home take what is pushed over the end. The home is computed
+//! from the hash each time instead of being stored.
 
 use holdfast_protocol::ChunkId;
 

@@ -140,8 +140,8 @@ pub(super) fn is_end_after_short_read(error: &io::Error, done: usize) -> bool {
     error.kind() == io::ErrorKind::InvalidInput && done > 0
 }
 
-/// The operations of [`super::BlockIo`] that are the same for all real files, of a type with `flights: Option<Arc<Flights>>`. Each
-/// is counted while it blocks.
+/// The operations of [`super::BlockIo`] that are the same for all real files, of a type with
+/// `flights: Option<Arc<Flights>>`. Each is counted while it blocks.
 macro_rules! real_directory_operations {
     () => {
         fn block_size(&self, dir: &::std::path::Path) -> ::std::io::Result<usize> {

@@ -1,19 +1,21 @@
 //! Operations of one disk that are in flight, by age.
 //!
-//! Whoever starts an operation counts itself into the slot that is open just then, and out of it when the operation has really
-//! ended: an operation that nobody waits for any more still counts while the kernel has it. Two atomic counters an operation,
-//! no lock and no look at a clock. The age of the oldest operation is that of the oldest slot with something in it.
+//! Whoever starts an operation counts itself into the slot that is open just then, and out of it when the operation has
+//! really ended: an operation that nobody waits for any more still counts while the kernel has it. Two atomic counters
+//! an operation, no lock and no look at a clock. The age of the oldest operation is that of the oldest slot with
+//! something in it.
 //!
-//! **Time** is what the disk's watch says ([`Flights::advance`]), in steps of its own: a process that stood still for an hour
-//! has not waited for its disk for an hour.
+//! **Time** is what the disk's watch says ([`Flights::advance`]), in steps of its own: a process that stood still for
+//! an hour has not waited for its disk for an hour.
 
 use ::std::array;
 use ::std::sync::Arc;
 use ::std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use ::std::time::Duration;
 
-/// Slots: they span about twice what the watch is patient for. Where operations are in flight in each of them, new ones are
-/// counted into the last that was opened, and so taken for older than they are; the disk has long been judged by then.
+/// Slots: they span about twice what the watch is patient for. Where operations are in flight in each of them, new ones
+/// are counted into the last that was opened, and so taken for older than they are; the disk has long been judged by
+/// then.
 const SLOTS: usize = 64;
 
 /// Operations that began at about the same time.

@@ -1,15 +1,16 @@
 //! [`BlockIo`] on a disk in memory that fails as disks do, by a seed.
 //!
-//! * **Crash**: each write, punch and extension that no sync covered is kept, lost, or (writes) torn at 512 or 4096 bytes;
-//!   each directory change that no `sync_dir` covered is kept or lost, on its own. Operations in flight may have reached
-//!   the platter. Open files are dead from then on, also after [`SimIo::recover`]. Creating directories is durable at once.
+//! * **Crash**: each write, punch and extension that no sync covered is kept, lost, or (writes) torn at 512 or 4096
+//!   bytes; each directory change that no `sync_dir` covered is kept or lost, on its own. Operations in flight may have
+//!   reached the platter. Open files are dead from then on, also after [`SimIo::recover`]. Creating directories is
+//!   durable at once.
 //! * **Failed sync**: as in a real kernel, what it should have written is there by chance, and no later sync writes it.
 //! * **Lost flushes**: syncs succeed and do nothing. **Lost writes**: a write succeeds and does nothing. **Misdirected
 //!   write**: it lands elsewhere in the file. **Bit rot**: [`SimIo::rot`]. **Full**: [`SimIo::set_capacity`].
 //!   **Unreadable sectors**: [`SimIo::set_unreadable`]. **Silence**: [`SimIo::hold`].
 //!
-//! Operations complete in an order shuffled by the seed. On a current-thread runtime all is deterministic: the same seed and
-//! the same calls give the same run, so that a failing seed can be replayed.
+//! Operations complete in an order shuffled by the seed. On a current-thread runtime all is deterministic: the same
+//! seed and the same calls give the same run, so that a failing seed can be replayed.
 
 use ::std::io;
 use ::std::ops::Range;
@@ -115,13 +116,14 @@ impl SimIo {
         self.disk.lock().sync_turns = turns;
     }
 
-    /// Reads, writes and syncs that begin from now on do not end, until [`SimIo::release`]. Control operations, which block, are not
-    /// held.
+    /// Reads, writes and syncs that begin from now on do not end, until [`SimIo::release`]. Control operations, which
+    /// block, are not held.
     pub fn hold(&self) {
         self.disk.lock().holding = true;
     }
 
-    /// Lets what is held take effect and end, in the order in which it began, whether or not anybody waits for it any more.
+    /// Lets what is held take effect and end, in the order in which it began, whether or not anybody waits for it any
+    /// more.
     pub fn release(&self) {
         let mut disk = self.disk.lock();
         disk.holding = false;

@@ -1,9 +1,9 @@
 //! [`BlockIo`] by `pread` and `pwrite` on a small pool of threads.
 //!
-//! Used where io_uring is refused (old kernels, most container runtimes' seccomp profiles). Each disk has a pool of its own, so
-//! that one that hangs uses up its own threads. Their number is fixed, so that a slow disk delays operations and does not grow
-//! the process; operations queue in the order in which they were asked for. The queue is bounded by what is behind it: an
-//! operation holds a buffer of the pool, or is the one sync that its disk has in flight.
+//! Used where io_uring is refused (old kernels, most container runtimes' seccomp profiles). Each disk has a pool of its
+//! own, so that one that hangs uses up its own threads. Their number is fixed, so that a slow disk delays operations
+//! and does not grow the process; operations queue in the order in which they were asked for. The queue is bounded by
+//! what is behind it: an operation holds a buffer of the pool, or is the one sync that its disk has in flight.
 
 use ::std::fs::File;
 use ::std::io;
@@ -73,7 +73,8 @@ struct StdFile {
 }
 
 impl StdFile {
-    /// Runs `job` on a thread of the pool. It is in flight from when a thread has it: who waits for a thread waits for others.
+    /// Runs `job` on a thread of the pool. It is in flight from when a thread has it: who waits for a thread waits for
+    /// others.
     fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> IoFuture<T> {
         let flights = self.flights.clone();
         self.pool.run(move || {

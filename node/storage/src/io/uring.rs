@@ -1,19 +1,21 @@
 //! [`BlockIo`] by io_uring, through tokio-uring.
 //!
-//! **Threads.** A ring belongs to one thread. [`block_on`] runs a runtime with a ring on the calling thread; the data plane
-//! does so once a core. An operation polled on such a thread goes to that thread's ring and comes back without a switch;
-//! polled anywhere else (the multi-threaded runtime, tests) it is handed to a background ring. Each ring has one task, the
-//! dispatcher, that owns the operations with their buffers and files; results travel through oneshots. This makes the
-//! caller's future `Send` and cancel safe, though what the ring needs is neither.
+//! **Threads.** A ring belongs to one thread. [`block_on`] runs a runtime with a ring on the calling thread; the data
+//! plane does so once a core. An operation polled on such a thread goes to that thread's ring and comes back without a
+//! switch; polled anywhere else (the multi-threaded runtime, tests) it is handed to a background ring. Each ring has
+//! one task, the dispatcher, that owns the operations with their buffers and files; results travel through oneshots.
+//! This makes the caller's future `Send` and cancel safe, though what the ring needs is neither.
 //!
-//! **Registered buffers.** Each ring registers the whole arena of the [`BufferPool`] as one fixed buffer, so that the kernel
-//! does not pin and unpin pages for each operation. Where that is refused (`RLIMIT_MEMLOCK`; the default of 8 MiB is below
-//! the arena) the same operations run unregistered, which is logged once a ring.
+//! **Registered buffers.** Each ring registers the whole arena of the [`BufferPool`] as one fixed buffer, so that the
+//! kernel does not pin and unpin pages for each operation. Where that is refused (`RLIMIT_MEMLOCK`; the default of 8
+//! MiB is below the arena) the same operations run unregistered, which is logged once a ring.
 //!
-//! **Submission.** tokio-uring submits when its thread parks, which a busy thread may never do; so the dispatcher submits
-//! what it has started itself ([`submit`](mod@submit)). Where the ring's descriptor cannot be found, parking must do.
+//! **Submission.** tokio-uring submits when its thread parks, which a busy thread may never do; so the dispatcher
+//! submits what it has started itself ([`submit`](mod@submit)). Where the ring's descriptor cannot be found, parking
+//! must do.
 //!
-//! **Ending.** An operation must not outlive its ring: [`block_on`] waits for all of them before it lets go of the ring.
+//! **Ending.** An operation must not outlive its ring: [`block_on`] waits for all of them before it lets go of the
+//! ring.
 
 use ::std::cell::{Cell, RefCell};
 use ::std::collections::VecDeque;
@@ -51,7 +53,8 @@ mod submit;
 /// Entries of a submission queue; more operations than this in one turn are submitted early.
 const ENTRIES: u32 = 256;
 
-/// How long the operations of a ring may take to finish when its runtime ends. After that the ring is abandoned, not freed.
+/// How long the operations of a ring may take to finish when its runtime ends. After that the ring is abandoned, not
+/// freed.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 /// Pause before entries that the kernel did not take are submitted again.

@@ -1,14 +1,15 @@
 //! Who takes a copy of resident pages right now.
 //!
-//! A read that does not wait makes the kernel begin to read what is not there, and to count it as resident, before the reader is
-//! told and can clear the marks of what was verified there. So a copy is made under the lock of its part of the mapping, marks and
-//! all, and whoever asks whether pages may be sent waits, between residency and marks, for the copies that are being made there:
-//! pages that a copy brought in have lost their marks by then.
+//! A read that does not wait makes the kernel begin to read what is not there, and to count it as resident, before the
+//! reader is told and can clear the marks of what was verified there. So a copy is made under the lock of its part of
+//! the mapping, marks and all, and whoever asks whether pages may be sent waits, between residency and marks, for the
+//! copies that are being made there: pages that a copy brought in have lost their marks by then.
 //!
-//! Who asks waits, and does not take a copy that is under way for a no: a no has the range read and compared anew, which clears its
-//! marks meanwhile, so that the next copy is refused and does the same. Senders and peers that share one hot chunk would keep
-//! each other busy with reading what is there all the time. But a copy may hang after all, where a full queue of a disk keeps the
-//! kernel from beginning to read: then patience ends, and reading anew, which no thread waits for, is the better way.
+//! Who asks waits, and does not take a copy that is under way for a no: a no has the range read and compared anew,
+//! which clears its marks meanwhile, so that the next copy is refused and does the same. Senders and peers that share
+//! one hot chunk would keep each other busy with reading what is there all the time. But a copy may hang after all,
+//! where a full queue of a disk keeps the kernel from beginning to read: then patience ends, and reading anew, which no
+//! thread waits for, is the better way.
 
 use std::ops::Range;
 use std::sync::atomic::{Ordering, fence};
@@ -41,8 +42,8 @@ pub(super) struct Turn<'a> {
 }
 
 impl Copying {
-    /// Waits for other copies from the same part, which takes as long as copying some memory. `None`: the range is too long, or
-    /// another copy hangs.
+    /// Waits for other copies from the same part, which takes as long as copying some memory. `None`: the range is too
+    /// long, or another copy hangs.
     pub(super) fn begin(&self, range: &Range<u64>) -> Option<Turn<'_>> {
         let (first, last) = regions(range);
         if last - first > 1 {
@@ -57,8 +58,8 @@ impl Copying {
         Some(Turn { _slots: [Some(lower), higher] })
     }
 
-    /// Waits for the copies that are being made of something near; each takes as long as copying some memory. `false`: one hangs.
-    /// To be called after residency was asked and before the marks are.
+    /// Waits for the copies that are being made of something near; each takes as long as copying some memory. `false`:
+    /// one hangs. To be called after residency was asked and before the marks are.
     pub(super) fn wait(&self, range: &Range<u64>) -> bool {
         self.wait_for(range, PATIENCE)
     }

@@ -1,5 +1,5 @@
-//! Asking the kernel whether a range of a file is in the page cache: `cachestat` (Linux 6.5), which counts without looking
-//! at each page, or else `mincore`. And taking what is there without waiting: `preadv2` with `RWF_NOWAIT`.
+//! Asking the kernel whether a range of a file is in the page cache: `cachestat` (Linux 6.5), which counts without
+//! looking at each page, or else `mincore`. And taking what is there without waiting: `preadv2` with `RWF_NOWAIT`.
 
 use std::io::IoSliceMut;
 use std::ops::Range;

@@ -1,11 +1,11 @@
 //! Sending ranges of a mapped segment to a socket without copying them: file → pipe → socket by `splice(2)`.
 //!
-//! Pipes are leased from a pool of the process while a slice is being sent. What the socket did not take stays in the pipe
-//! and belongs to the slice at hand: the connection keeps the [`Splicer`] between its turns and goes on at the same place.
-//! A pipe that is given up with bytes in it is closed, so that no connection ever finds bytes of another.
+//! Pipes are leased from a pool of the process while a slice is being sent. What the socket did not take stays in the
+//! pipe and belongs to the slice at hand: the connection keeps the [`Splicer`] between its turns and goes on at the
+//! same place. A pipe that is given up with bytes in it is closed, so that no connection ever finds bytes of another.
 //!
-//! When all pipes are leased (each slow reader may hold one), [`Splicer::prepare`] says so and the caller writes from the
-//! mapping instead: slower, never wrong, never waiting.
+//! When all pipes are leased (each slow reader may hold one), [`Splicer::prepare`] says so and the caller writes from
+//! the mapping instead: slower, never wrong, never waiting.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,8 +19,8 @@ use crate::mapping::Located;
 /// Bytes that a pipe is asked to hold: measured to be the best on loopback, and what an ordinary user may ask for.
 pub const PIPE_BYTES: usize = 1 << 20;
 
-/// Pipes of a process. Each takes two descriptors; 64 MiB of such pipes is what the kernel grants a user without privileges
-/// before it makes them smaller, which [`Pipe::open`] accepts.
+/// Pipes of a process. Each takes two descriptors; 64 MiB of such pipes is what the kernel grants a user without
+/// privileges before it makes them smaller, which [`Pipe::open`] accepts.
 const PIPES_MAX: usize = 256;
 
 /// Idle pipes that are kept.
@@ -116,8 +116,8 @@ pub struct Splicer {
 }
 
 impl Splicer {
-    /// Whether `located` begins where the last [`Splicer::send`] ended: the rest of the same slice, of which a part may be in
-    /// the pipe.
+    /// Whether `located` begins where the last [`Splicer::send`] ended: the rest of the same slice, of which a part may
+    /// be in the pipe.
     pub fn continues(&self, located: &Located) -> bool {
         self.reached == Some((address(located), located.range.start))
     }
@@ -142,14 +142,15 @@ impl Splicer {
         Prepared::Empty(capacity.min((located.range.end - located.range.start) as usize))
     }
 
-    /// Fills the pipe from the file if it is empty, and moves on to the socket what that takes. Returns how many bytes the
-    /// socket took, at least one. Does not wait for the socket; may wait for the disk if the bytes are not resident.
+    /// Fills the pipe from the file if it is empty, and moves on to the socket what that takes. Returns how many bytes
+    /// the socket took, at least one. Does not wait for the socket; may wait for the disk if the bytes are not
+    /// resident.
     ///
     /// A short count does not mean that the socket is full: call again until `WouldBlock`.
     ///
     /// # Errors
-    /// `WouldBlock` when the socket takes nothing now; `UnexpectedEof` when the file ends before the range does; those of
-    /// `splice`. After an error other than `WouldBlock` the connection must be closed.
+    /// `WouldBlock` when the socket takes nothing now; `UnexpectedEof` when the file ends before the range does; those
+    /// of `splice`. After an error other than `WouldBlock` the connection must be closed.
     ///
     /// # Panics
     /// When [`Splicer::prepare`] did not lease a pipe for `located`.
@@ -187,7 +188,8 @@ impl Splicer {
         Ok(sent)
     }
 
-    /// Gives the pipe back if it is empty: at the end of each turn, so that pipes are leased only while bytes are in them.
+    /// Gives the pipe back if it is empty: at the end of each turn, so that pipes are leased only while bytes are in
+    /// them.
     pub fn rest(&mut self) {
         if let Some(leased) = self.leased.take_if(|leased| leased.held == 0) {
             leased.pipe.give_back();

@@ -1,5 +1,5 @@
-//! Which parts of a mapping may be in the process's page tables: one bit for what one fault maps. What is read again and again
-//! is mapped once, and counted once.
+//! Which parts of a mapping may be in the process's page tables: one bit for what one fault maps. What is read again
+//! and again is mapped once, and counted once.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};

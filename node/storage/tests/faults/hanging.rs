@@ -109,7 +109,8 @@ async fn a_disk_that_hangs_does_not_hold_up_the_end() {
     assert!(matches!(engine.shutdown().await, Err(WriteError::Unresponsive)));
 }
 
-/// What was asked of the disk before it was fenced for its silence happens afterwards, and then the node ends, by a crash or not.
+/// What was asked of the disk before it was fenced for its silence happens afterwards, and then the node ends, by a
+/// crash or not.
 #[tokio::test]
 async fn what_a_fenced_disk_does_late_harms_nothing() {
     for seed in 0..40 {

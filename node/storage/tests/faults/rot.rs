@@ -19,8 +19,8 @@ use super::flip;
 /// Tells that something is about to be done, and waits until it may be.
 type Hold = (mpsc::Sender<()>, mpsc::Receiver<()>);
 
-/// The files of a disk that rots beneath the page cache: what is read past it has one wrong byte. It may also take its time
-/// to make a file.
+/// The files of a disk that rots beneath the page cache: what is read past it has one wrong byte. It may also take its
+/// time to make a file.
 struct Rotten {
     inner: Arc<dyn BlockIo>,
     /// Where, in any file, once it is set.

@@ -1,4 +1,5 @@
-//! Where a piece lies below the root: two levels of 256 directories by the last bytes of the content's id, which are random.
+//! Where a piece lies below the root: two levels of 256 directories by the last bytes of the content's id, which are
+//! random.
 
 use holdfast_actors::ports::tiers::{PieceName, PieceSpec, TierError, TierResult};
 use holdfast_protocol::ContentId;

@@ -22,8 +22,8 @@ use super::config::FastdfsConfig;
 use super::failure::{Failure, Outcome};
 use super::wire::{HEADER_BYTES, Header, status};
 
-/// What a body is given out in: enough to keep a fast network busy, little enough to have many. Readers who begin at a block
-/// get whole blocks by it, each in a buffer of its own, and have nothing to put together.
+/// What a body is given out in: enough to keep a fast network busy, little enough to have many. Readers who begin at a
+/// block get whole blocks by it, each in a buffer of its own, and have nothing to put together.
 const PART_BYTES: usize = BLOCK_BYTES_MIN as usize;
 
 /// How long to wait for a server.
@@ -115,8 +115,8 @@ impl Connection {
         Ok(bytes)
     }
 
-    /// The next part of a body of which `left` bytes have not been given out: whole, and alone in its buffer. The last one makes the
-    /// connection clean. Dropped, it has lost nothing.
+    /// The next part of a body of which `left` bytes have not been given out: whole, and alone in its buffer. The last
+    /// one makes the connection clean. Dropped, it has lost nothing.
     pub(super) async fn read(&mut self, left: u64) -> Outcome<Bytes> {
         let count = usize::try_from(left).unwrap_or(usize::MAX).min(PART_BYTES);
         if self.part.capacity() < count {

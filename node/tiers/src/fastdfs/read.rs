@@ -1,5 +1,5 @@
-//! Reading: from the server that took a piece, and from the others of its group when it gives no answer, or when what it
-//! gave was damaged.
+//! Reading: from the server that took a piece, and from the others of its group when it gives no answer, or when what
+//! it gave was damaged.
 //!
 //! Replicas lag: only the source can say that a piece is missing or short. What another server says about that only
 //! means that it is not the one to ask.

@@ -236,9 +236,9 @@ impl Cluster {
         Ok(())
     }
 
-    /// One change of a piece at a time, within this process. A `put` that its caller dropped may still be waiting for the
-    /// server's answer, and the server may be about to give the file its name: a `delete` of that piece has to wait until
-    /// that is over, or it finds nothing and the file appears behind it.
+    /// One change of a piece at a time, within this process. A `put` that its caller dropped may still be waiting for
+    /// the server's answer, and the server may be about to give the file its name: a `delete` of that piece has to wait
+    /// until that is over, or it finds nothing and the file appears behind it.
     async fn lock(&self, name: &PieceName) -> TierResult<KeyLock<PieceName>> {
         let locked = self.locks.lock_within(name.clone(), self.pool.limits().overall()).await;
         locked.ok_or_else(|| TierError::Unavailable(format!("another change of {name} does not end")))

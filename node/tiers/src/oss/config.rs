@@ -45,13 +45,13 @@ pub enum Encryption {
 /// Where the credentials come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CredentialsSource {
-    /// A file that nobody else may read: JSON or lines of `key=value`, with `access_key_id`, `secret_access_key` and, if need
-    /// be, `session_token`. It is read again every few minutes, so that keys can be replaced.
+    /// A file that nobody else may read: JSON or lines of `key=value`, with `access_key_id`, `secret_access_key` and,
+    /// if need be, `session_token`. It is read again every few minutes, so that keys can be replaced.
     File(PathBuf),
     /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, if need be, `AWS_SESSION_TOKEN`.
     Environment,
-    /// The role of the EC2 instance that the node runs on. Alibaba's instances tell theirs in another way, which is not known
-    /// here.
+    /// The role of the EC2 instance that the node runs on. Alibaba's instances tell theirs in another way, which is not
+    /// known here.
     InstanceRole,
     /// These.
     Keys(AccessKeys),
@@ -99,12 +99,13 @@ pub struct OssConfig {
     pub part_bytes: u64,
     /// Parts of one piece on their way at a time. Memory for a put: this and one more, times `part_bytes`.
     pub parts_in_flight: usize,
-    /// Whether an ETag of 32 hexadecimal digits is the MD5 of what was sent, as at S3 and OSS; it is compared then, unless the
-    /// store encrypts with KMS.
+    /// Whether an ETag of 32 hexadecimal digits is the MD5 of what was sent, as at S3 and OSS; it is compared then,
+    /// unless the store encrypts with KMS.
     pub etag_is_md5: bool,
     /// How long a connection may take.
     pub connect_timeout: Duration,
-    /// How long the store may be silent, and how long one request may take. A part must fit through the line in this time.
+    /// How long the store may be silent, and how long one request may take. A part must fit through the line in this
+    /// time.
     pub request_timeout: Duration,
     /// How often a request is tried, the first time included.
     pub attempts_max: u32,
@@ -113,8 +114,8 @@ pub struct OssConfig {
 }
 
 impl OssConfig {
-    /// The defaults: virtual-hosted addresses, credentials of the environment, pieces of 5 GiB, parts of 8 MiB, three at a
-    /// time, a minute for a request and four tries.
+    /// The defaults: virtual-hosted addresses, credentials of the environment, pieces of 5 GiB, parts of 8 MiB, three
+    /// at a time, a minute for a request and four tries.
     pub fn new(endpoint: impl Into<String>, region: impl Into<String>, bucket: impl Into<String>) -> Self {
         Self {
             endpoint: endpoint.into(),

@@ -1,8 +1,8 @@
 //! Keys: `<prefix>/<xx>/<content>-<index>-<attempt>[-m]`.
 //!
-//! `xx` is the last byte of the content's id, which is random: a listing of the prefix by `/` gives 256 folders of even size.
-//! The `-m` says that the piece goes in parts. So whoever deletes it knows that there may be uploads without an end, and need not
-//! ask for them for the many small pieces that go in one request.
+//! `xx` is the last byte of the content's id, which is random: a listing of the prefix by `/` gives 256 folders of even
+//! size. The `-m` says that the piece goes in parts. So whoever deletes it knows that there may be uploads without an
+//! end, and need not ask for them for the many small pieces that go in one request.
 
 use holdfast_actors::ports::tiers::{PieceName, PieceSpec, TierError, TierResult};
 use holdfast_protocol::ContentId;

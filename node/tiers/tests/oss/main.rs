@@ -1,4 +1,5 @@
-//! The OSS adapter against a server that checks signatures: the conformance suite, and what happens when the server fails.
+//! The OSS adapter against a server that checks signatures: the conformance suite, and what happens when the server
+//! fails.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;

@@ -1,4 +1,5 @@
-//! An S3 server in memory, on a free port: s3s checks the signatures, this keeps the objects and breaks what it is told to.
+//! An S3 server in memory, on a free port: s3s checks the signatures, this keeps the objects and breaks what it is told
+//! to.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -235,15 +235,16 @@ impl Condition {
         match quantifier {
             Quantifier::All => values.iter().all(|v| holds(v)),
             Quantifier::Any => values.iter().any(|v| holds(v)),
-            // Several values under a plain operator: a negated one must hold for each, else one value could hide another.
+            // Several values under a plain operator: a negated one must hold for each, else one value could hide
+            // another.
             Quantifier::Plain if negated => values.iter().all(|v| holds(v)),
             Quantifier::Plain => values.iter().any(|v| holds(v)),
         }
     }
 
     fn equals(&self, value: &str, operand: &Operand, facts: &dyn Facts, work: &Work) -> bool {
-        // Texts are charged for as far as they are looked at. Once the work is exhausted nothing counts that is found, and
-        // what is equal ends the search.
+        // Texts are charged for as far as they are looked at. Once the work is exhausted nothing counts that is found,
+        // and what is equal ends the search.
         let looked_at = if matches!(operand, Operand::Text(_)) { 0 } else { value.len() };
         if !work.spend(1 + looked_at) {
             return true;

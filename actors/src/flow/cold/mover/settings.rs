@@ -11,11 +11,11 @@ pub struct MoverSettings {
     pub poll: Duration,
     /// Moves at once, of one lane and on this node; of small objects four times as many.
     pub moves_per_tier: usize,
-    /// Bytes a second, of all lanes on this node: those that go out or come in, and those that are read back. `None`: as fast
-    /// as it goes.
+    /// Bytes a second, of all lanes on this node: those that go out or come in, and those that are read back. `None`:
+    /// as fast as it goes.
     pub bytes_per_second: Option<u64>,
-    /// For how long after the end of a claim pieces that its attempt reserved are left alone: longer than a request that was
-    /// sent may take effect.
+    /// For how long after the end of a claim pieces that its attempt reserved are left alone: longer than a request
+    /// that was sent may take effect.
     pub piece_grace: Duration,
     /// The pause after the first failure of a move.
     pub backoff_min: Duration,
@@ -31,8 +31,8 @@ pub struct MoverSettings {
     pub piece_pause: Duration,
     /// Time for one call of the metadata, or for a tier to say whether it works.
     pub call_timeout: Duration,
-    /// For how long after a leap of the clock nothing is claimed, and after the start nothing that was restored and goes back: by
-    /// a wrong clock all restores are over, and the claims of others; none: clocks are not compared.
+    /// For how long after a leap of the clock nothing is claimed, and after the start nothing that was restored and
+    /// goes back: by a wrong clock all restores are over, and the claims of others; none: clocks are not compared.
     pub hold: Duration,
 }
 

@@ -11,7 +11,8 @@ pub struct MoverStats {
     pub moved_bytes: u64,
     /// Moves done without moving anything: there were no bytes, or they lay there already.
     pub in_place: u64,
-    /// Moves that had become pointless, before or while the bytes were moved: the version is gone or has another content.
+    /// Moves that had become pointless, before or while the bytes were moved: the version is gone or has another
+    /// content.
     pub overtaken: u64,
     /// Moves that somebody else has taken over, or that this node must leave.
     pub lost: u64,

@@ -1,7 +1,8 @@
 //! Verified blocks of cold contents in memory, bounded by their bytes; the one that was used longest ago goes first.
 //!
-//! The bound is strict, which is why this is no general cache: those evict some time after the insertion, and a few blocks too
-//! many are megabytes. Contents never change and their ids are never used again, so nothing here becomes wrong.
+//! The bound is strict, which is why this is no general cache: those evict some time after the insertion, and a few
+//! blocks too many are megabytes. Contents never change and their ids are never used again, so nothing here becomes
+//! wrong.
 
 use std::collections::{BTreeMap, HashMap};
 

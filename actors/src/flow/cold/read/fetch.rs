@@ -1,7 +1,8 @@
 //! One run of blocks out of one piece of a tier, each verified before it is given out.
 //!
-//! The run is one request, begun when the first block is asked for. Should it break off, another one begins at the first block
-//! that was not given out; how often, and for how long, has limits, which start anew with each block that comes.
+//! The run is one request, begun when the first block is asked for. Should it break off, another one begins at the
+//! first block that was not given out; how often, and for how long, has limits, which start anew with each block that
+//! comes.
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::fetch::Fetch;
 use super::{ColdReadError, Shared};
 
-/// A reader waits for a stream that is at most so many bytes before what it wants: bringing those costs less than a request.
+/// A reader waits for a stream that is at most so many bytes before what it wants: bringing those costs less than a
+/// request.
 const AHEAD_BYTES_MAX: u64 = 1 << 20;
 /// Fewer contents than these are not worth looking for those that nobody reads any more.
 const SWEPT_MIN: usize = 64;
@@ -48,8 +49,8 @@ impl Flight {
         !position.failed && block < self.end && (position.next..=position.next + self.ahead_max).contains(&block)
     }
 
-    /// Whether a reader that comes to `block` may still have a use for it: it is there, or ahead, with blocks in the cache behind
-    /// it.
+    /// Whether a reader that comes to `block` may still have a use for it: it is there, or ahead, with blocks in the
+    /// cache behind it.
     pub(super) fn may_bring(&self, block: usize) -> bool {
         let position = self.position.lock();
         !position.failed && block < self.end && block <= position.next + self.ahead_max

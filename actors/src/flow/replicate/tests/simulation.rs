@@ -1,5 +1,6 @@
-//! Random interleavings of writes, reads, cuts, moves of shards and restarts. Afterwards every acknowledged chunk is whole on
-//! members of its epoch that intersect every quorum, so that whoever lists all live members of a shard finds it.
+//! Random interleavings of writes, reads, cuts, moves of shards and restarts. Afterwards every acknowledged chunk is
+//! whole on members of its epoch that intersect every quorum, so that whoever lists all live members of a shard finds
+//! it.
 
 use std::collections::BTreeMap;
 

@@ -34,7 +34,8 @@ async fn chunk_is_on_every_replica_when_all_are_well() {
     }
 }
 
-/// Every replication factor, every set of failing replicas, every way to fail, through a member and through another node.
+/// Every replication factor, every set of failing replicas, every way to fail, through a member and through another
+/// node.
 #[tokio::test(start_paused = true)]
 async fn write_succeeds_exactly_when_a_quorum_of_members_does() {
     for members in 1..=3_usize {
@@ -168,8 +169,8 @@ async fn content_is_told_of_as_long_as_it_is_being_written() {
     assert_eq!(report.oldest_write_seconds(), None);
 }
 
-/// The stub of a cold content is a chunk like others: on every replica, with the evidence that its commit is judged by, and one
-/// deletion reaches all.
+/// The stub of a cold content is a chunk like others: on every replica, with the evidence that its commit is judged by,
+/// and one deletion reaches all.
 #[tokio::test(start_paused = true)]
 async fn a_stub_is_on_every_replica_and_is_deleted_from_all() {
     use crate::flow::cold::stub::write_stub;
@@ -280,7 +281,8 @@ async fn stalled_peer_that_is_needed_is_waited_for_and_fails_the_write_in_the_en
     eventually("nothing is left", || nothing_left(&cluster)).await;
 }
 
-/// However many writes there are, what waits for a stalled peer stays within the node's budget, and the others are written.
+/// However many writes there are, what waits for a stalled peer stays within the node's budget, and the others are
+/// written.
 #[tokio::test(start_paused = true)]
 async fn queued_bytes_are_bounded_and_a_stalled_peer_does_not_starve_the_others() {
     let cluster = TestCluster::new(3, 3);

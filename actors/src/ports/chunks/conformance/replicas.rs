@@ -51,8 +51,8 @@ pub async fn label_is_what_was_written(store: Store) {
     assert!(matches!(store.label(id(0)).await, Err(ChunkError::NotFound(_))));
 }
 
-/// Chunks of all forms (beside their header, behind it, of several blocks) are whole once they are written, and unknown once
-/// they are deleted.
+/// Chunks of all forms (beside their header, behind it, of several blocks) are whole once they are written, and unknown
+/// once they are deleted.
 pub async fn what_was_written_is_whole(store: Store) {
     let sizes = [1, 3_000, 4_096, 65_536, 65_537, 2_000_000, 5_000_001];
     for (index, size) in sizes.into_iter().enumerate() {

@@ -177,8 +177,8 @@ async fn check_key(store: &Store, id: BucketId, model: &Model, key: &str) {
     }
 }
 
-/// Puts, copies, deletions with and without versions, conditions and changes of versioning; after each step the key, and
-/// now and then all listings, are what the model says. At the end exactly the contents that nothing holds are due.
+/// Puts, copies, deletions with and without versions, conditions and changes of versioning; after each step the key,
+/// and now and then all listings, are what the model says. At the end exactly the contents that nothing holds are due.
 pub async fn random_histories_match_a_naive_model(store: Store) {
     for (round, seed) in seeds(3).into_iter().enumerate() {
         println!("HOLDFAST_TEST_SEED={seed}");

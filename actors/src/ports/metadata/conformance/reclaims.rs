@@ -104,8 +104,8 @@ pub async fn a_copy_saves_a_queued_content_until_it_is_claimed(store: Store) {
     assert!(matches!(store.commit_object(copy_of(id, "c", content)).await, Err(MetadataError::NoSuchContent)));
 }
 
-/// The grace is that of the last dereference, also where a claim was on its way when a copy took the content and was dropped
-/// again.
+/// The grace is that of the last dereference, also where a claim was on its way when a copy took the content and was
+/// dropped again.
 pub async fn a_copy_that_is_dropped_again_begins_the_grace_anew(store: Store) {
     let id = bucket(&store, "b").await.id;
     let content = content_of(&put(&store, id, "a", 1).await.object);

@@ -346,8 +346,8 @@ pub async fn a_refused_commit_queues_no_repair(store: Store) {
     assert_eq!(store.repair_backlog().await.unwrap(), [(node(1), 1)]);
 }
 
-/// However often it is noticed. What is noticed while it is carried out is not finished with it; what is noticed after it was
-/// finished is another one.
+/// However often it is noticed. What is noticed while it is carried out is not finished with it; what is noticed after
+/// it was finished is another one.
 pub async fn a_repair_is_queued_once_and_finished_once(store: Store) {
     let id = bucket(&store, "b").await.id;
     let mut new = object(id, "k", 1);

@@ -102,7 +102,8 @@ pub async fn moving_one_copy_leaves_the_other(world: World) {
     assert_eq!((&due[0].manifest, due[0].stub), (&hot.content.as_ref().unwrap().manifest, None));
 }
 
-/// How clients end a restore for good, and take back a class: what was asked of the version before is not done to the new one.
+/// How clients end a restore for good, and take back a class: what was asked of the version before is not done to the
+/// new one.
 pub async fn a_copy_onto_itself_stays_where_its_class_says(world: World) {
     let id = bucket(&world.store, "b").await.id;
     // Its way back waits.

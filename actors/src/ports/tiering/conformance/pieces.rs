@@ -58,8 +58,8 @@ pub async fn a_piece_that_is_being_deleted_refuses_the_commit(world: World) {
     assert_eq!(world.store.known_contents(&[content.id]).await.unwrap(), []);
 }
 
-/// A dump that was put back knows of an attempt that was under way, and not that it was committed since. A rebuild on top of it
-/// brings the content.
+/// A dump that was put back knows of an attempt that was under way, and not that it was committed since. A rebuild on
+/// top of it brings the content.
 pub async fn a_content_that_comes_with_its_place_keeps_its_pieces(world: World) {
     let id = bucket(&world.store, "b").await.id;
     let hot = world.put(id, "k", 1, Some(oss())).await.object;

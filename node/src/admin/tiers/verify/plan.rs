@@ -158,7 +158,8 @@ impl Plan {
     }
 }
 
-/// The blocks from `first` on that are in so many bytes, at least one. Whoever asks says which the first is: there may be none.
+/// The blocks from `first` on that are in so many bytes, at least one. Whoever asks says which the first is: there may
+/// be none.
 fn fitting(place: &ColdPlace, first: usize, bytes: u64) -> Range<usize> {
     let count = (bytes / u64::from(place.block_bytes)).max(1) as usize;
     first..first.saturating_add(count).min(place.sums.len())

@@ -101,7 +101,8 @@ async fn wrong(tier: &dyn ColdTier, place: &ColdPlace, index: u32, piece: &Piece
     }
 }
 
-/// Reads what seems damaged once more, since it may have been the way; if it is, it looks whether the tier has another copy.
+/// Reads what seems damaged once more, since it may have been the way; if it is, it looks whether the tier has another
+/// copy.
 async fn read_well(name: &TierName, tier: &Arc<dyn ColdTier>, reading: &Reading) -> Result<u64, Wrong> {
     let read = || read(tier, &reading.place, &reading.blocks);
     match read().await {

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Counts;
 
-/// The format that this program writes, and the newest that it reads. From 2 on contents may lie in tiers: a program that knows
-/// only 1 would take them for contents on the cluster's disks, and must refuse.
+/// The format that this program writes, and the newest that it reads. From 2 on contents may lie in tiers: a program
+/// that knows only 1 would take them for contents on the cluster's disks, and must refuse.
 pub(super) const FORMAT: u32 = 2;
 
 #[derive(Serialize, Deserialize)]

@@ -15,7 +15,8 @@ use holdfast_protocol::{ColdPlace, ContentId, Manifest, UploadId, VersionId};
 use super::Counts;
 use super::format::{ContentLine, FORMAT, Line, PartLine, UploadLine, VersionLine};
 
-/// Longest line that is read: an object of 10,000 parts is about 2 MB, the place in a tier at most twice the 16 MiB of a stub.
+/// Longest line that is read: an object of 10,000 parts is about 2 MB, the place in a tier at most twice the 16 MiB of
+/// a stub.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 
 /// Puts a backup into `metadata`, and its tiers into `ledger`.
@@ -201,7 +202,8 @@ impl Loader<'_> {
         Ok((bucket.clone(), *versioning))
     }
 
-    /// Versions with and without an id are made under different states of the bucket; the last one is the one it is to have.
+    /// Versions with and without an id are made under different states of the bucket; the last one is the one it is to
+    /// have.
     async fn close_bucket(&mut self) -> anyhow::Result<()> {
         if let Some((bucket, versioning)) = self.bucket.take()
             && versioning != Versioning::Unversioned

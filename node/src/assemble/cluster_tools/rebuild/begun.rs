@@ -66,7 +66,8 @@ async fn follow_version(
     let failed = || format!("rebuild {bucket}/{key}");
     let id = metadata.bucket(bucket).await.with_context(failed)?.id;
     let before = version_before(metadata, id, key, version).await.with_context(failed)?;
-    // It was there by its end: a run broke off when it had taken the version out to put it back. Nothing else knows of its content.
+    // It was there by its end: a run broke off when it had taken the version out to put it back. Nothing else knows of
+    // its content.
     if before.is_none() && !metadata.known_contents(&[found.content]).await.with_context(failed)?.is_empty() {
         return commit(run, (bucket, key, version), found).await;
     }

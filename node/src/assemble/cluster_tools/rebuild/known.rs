@@ -2,9 +2,10 @@
 //!
 //! Of two contents of one version the one counts that would count if both lay on one node. And a version takes its
 //! place by its time: those of its key that are newer are put over it again, each removed and put back with the content
-//! that it had. A run that breaks off in between has taken one out whose label may be on another node: so that run is made again,
-//! and then those before it. They put right the order of the keys that they find to be there ([`put_in_order`]). No label brings an
-//! object back that was made of parts, which something seems to have: where uploads were completed one begins anew.
+//! that it had. A run that breaks off in between has taken one out whose label may be on another node: so that run is
+//! made again, and then those before it. They put right the order of the keys that they find to be there
+//! ([`put_in_order`]). No label brings an object back that was made of parts, which something seems to have: where
+//! uploads were completed one begins anew.
 
 use std::collections::VecDeque;
 
@@ -47,8 +48,8 @@ fn tells_more(found: &Found, before: &ObjectVersion) -> bool {
     found.has_head && found.size_bytes > CHUNK_SIZE_MAX && is_bare && is_other
 }
 
-/// What is to take the place of the content of a version that is there, and whether it is of a later write, whose label counts;
-/// `None`: nothing, the one that is there counts.
+/// What is to take the place of the content of a version that is there, and whether it is of a later write, whose label
+/// counts; `None`: nothing, the one that is there counts.
 pub(super) async fn successor(
     chunks: &dyn ReplicaStore,
     found: &Found,
@@ -62,8 +63,8 @@ pub(super) async fn successor(
     }
     if found.is_ended && outranks(found, before, there) {
         let made = made_of(chunks, found, report).await?;
-        // With the MD5 that the stub tells, it was proven to be whole on the node where it was found. A backup proves nothing: what it
-        // names may be gone.
+        // With the MD5 that the stub tells, it was proven to be whole on the node where it was found. A backup proves
+        // nothing: what it names may be gone.
         let is_proven =
             !options.moved_only && made.cold().is_some() && there.cold().is_none() && made.etag == there.etag;
         let made = if is_proven && made.size_bytes() == there.size_bytes() { there.clone() } else { made };

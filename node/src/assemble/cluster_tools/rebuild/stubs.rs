@@ -6,8 +6,8 @@ use holdfast_actors::ports::chunks::ReplicaStore;
 use holdfast_actors::ports::metadata::Content;
 use holdfast_protocol::{ColdStub, ContentId, STUB_INDEX};
 
-/// What the stub of a content of `size_bytes` tells; `None`: it is not here, not whole, or cannot be understood. Another node's
-/// may be.
+/// What the stub of a content of `size_bytes` tells; `None`: it is not here, not whole, or cannot be understood.
+/// Another node's may be.
 pub(super) async fn read(chunks: &dyn ReplicaStore, content: ContentId, size_bytes: u64) -> Option<Content> {
     let id = content.chunk(STUB_INDEX);
     let mut payload = Vec::new();

@@ -1,7 +1,7 @@
 //! Parts of multipart uploads, and objects made of them.
 //!
-//! Each node of a cluster holds a part of the chunks, so an upload is put together by one run after the other: each adds the
-//! parts that it finds. What some object has already is left alone.
+//! Each node of a cluster holds a part of the chunks, so an upload is put together by one run after the other: each
+//! adds the parts that it finds. What some object has already is left alone.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -123,8 +123,9 @@ async fn all_parts(metadata: &dyn MetadataStore, id: UploadId) -> Result<Vec<Par
     }
 }
 
-/// Completes every unfinished upload whose parts make an object: numbered from 1 without a gap, all but the last of 5 MiB at
-/// least. Those of one key in the order in which their last parts were stored, so that the latest is the latest again.
+/// Completes every unfinished upload whose parts make an object: numbered from 1 without a gap, all but the last of 5
+/// MiB at least. Those of one key in the order in which their last parts were stored, so that the latest is the latest
+/// again.
 ///
 /// An upload stays as it is when one of its parts is `begun` here and whole nowhere: without that part the object may
 /// be cut short.
@@ -191,8 +192,9 @@ fn is_whole(parts: &[Part]) -> Option<u64> {
     (numbered && large).then(|| parts.iter().map(|part| part.last_modified_ms).max().unwrap_or(0))
 }
 
-/// Whether the latest version of the key is, by all that can be told, the same object, whose bytes were moved to a tier, and not all
-/// parts are proven to be whole: others may be reclaimed already. They end as those of an upload that nobody finished.
+/// Whether the latest version of the key is, by all that can be told, the same object, whose bytes were moved to a
+/// tier, and not all parts are proven to be whole: others may be reclaimed already. They end as those of an upload that
+/// nobody finished.
 async fn is_moved(metadata: &dyn MetadataStore, completion: &CompleteUpload) -> Result<bool, MetadataError> {
     let latest = match metadata.object(completion.bucket, &completion.key, None).await {
         Ok(latest) => latest,
@@ -206,8 +208,8 @@ async fn is_moved(metadata: &dyn MetadataStore, completion: &CompleteUpload) -> 
     Ok(moved.is_some_and(|cold| is_same(cold) && cold.etag != parts.etag))
 }
 
-/// Whether completing would put an older object in the place of a newer one, where only one has place. Such an upload stays
-/// unfinished. The same object, moved to a tier since, is not newer.
+/// Whether completing would put an older object in the place of a newer one, where only one has place. Such an upload
+/// stays unfinished. The same object, moved to a tier since, is not newer.
 async fn is_overwritten(
     metadata: &dyn MetadataStore,
     bucket: &Bucket,

@@ -38,8 +38,8 @@ pub(super) async fn walk(chunks: &dyn ReplicaStore, options: RebuildOptions, rep
     walk.contents
 }
 
-/// All chunks that are here. Also what lies on a disk only that takes no writes, as one that could not be read whole: without
-/// metadata it would be deleted when that disk is back.
+/// All chunks that are here. Also what lies on a disk only that takes no writes, as one that could not be read whole:
+/// without metadata it would be deleted when that disk is back.
 fn pages(chunks: &dyn ReplicaStore) -> impl Iterator<Item = Vec<ChunkInfo>> {
     // In this order: a disk that fails meanwhile is walked once more.
     pages_of(move |after| chunks.list(after, PAGE)).chain(pages_of(move |after| chunks.list_stranded(after, PAGE)))

@@ -24,8 +24,8 @@ pub(super) struct Marks {
     pub(super) renewed: bool,
 }
 
-/// A write in progress. It has to be ended by one of the methods that take it; a process that dies leaves its marks, which
-/// keep readers away from the entries until they no longer count.
+/// A write in progress. It has to be ended by one of the methods that take it; a process that dies leaves its marks,
+/// which keep readers away from the entries until they no longer count.
 pub(in crate::metadata::redis) struct Write {
     pub(super) core: Arc<Core>,
     pub(super) ticket: Ticket,

@@ -142,8 +142,8 @@ impl World {
         }
     }
 
-    /// A reader is given a version: never one older than what was acknowledged when it asked. If no mark is lost, never one
-    /// older than what any other reader was given before.
+    /// A reader is given a version: never one older than what was acknowledged when it asked. If no mark is lost, never
+    /// one older than what any other reader was given before.
     fn give(&mut self, version: u8, floor: u8, is_strict: bool) -> Result<(), String> {
         if version < floor {
             return Err(format!("version {version} was read after {floor} was acknowledged"));
@@ -286,8 +286,8 @@ fn entries_that_vanish_at_any_step_are_never_older_than_an_acknowledged_write() 
     assert!(worlds > 10_000, "{worlds}");
 }
 
-/// The exploration finds what it is there to find: without the check of the mark at the end of a write, a lost mark is a
-/// stale value.
+/// The exploration finds what it is there to find: without the check of the mark at the end of a write, a lost mark is
+/// a stale value.
 #[test]
 fn the_exploration_notices_an_entry_that_keeps_an_old_value() {
     let mut world = World::new(1, 1, 1, 0, 0);

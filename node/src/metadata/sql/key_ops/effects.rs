@@ -215,8 +215,8 @@ pub(in crate::metadata::sql) async fn insert_contents<S: Session>(
     .await
 }
 
-/// Makes the extents of contents known that are made of others: else their chunks would be orphans. An upload that is completed
-/// has done that.
+/// Makes the extents of contents known that are made of others: else their chunks would be orphans. An upload that is
+/// completed has done that.
 async fn insert_extents<S: Session>(tx: &mut S, contents: &[&Content]) -> MetadataResult<()> {
     for content in contents {
         let extents = content.manifest.extents.iter().map(|extent| extent.content).filter(|id| *id != content.id);

@@ -113,8 +113,8 @@ fn note_class<'a>(effects: &mut Effects<'a>, object: &NewObject, key: Key<'a>, v
             due_ms: object.now_ms,
         });
     } else if matches!(object.content, ContentSource::Shared(_)) {
-        // A copy onto itself has the content that a move of the version before is about: that move is over. Of a new content a
-        // move finds that out by itself.
+        // A copy onto itself has the content that a move of the version before is about: that move is over. Of a new
+        // content a move finds that out by itself.
         effects.settled.push((key, version));
     }
 }

@@ -1,5 +1,5 @@
-//! The end of a move, in one transaction: the version's content is exchanged if it is the one that was moved, and all that
-//! follows from that.
+//! The end of a move, in one transaction: the version's content is exchanged if it is the one that was moved, and all
+//! that follows from that.
 
 use holdfast_actors::ports::metadata::{
     CommitMove, Content, MetadataError, MetadataResult, MoveEnd, MoveReason, Moved, ReplicaEvidence, Restore,

@@ -130,8 +130,9 @@ impl<B: Backend> MetadataUpkeep for SqlMetadataStore<B> {
     async fn known_contents(&self, contents: &[ContentId]) -> MetadataResult<Vec<ContentId>> {
         let mut known = reclaims::known(self.backend.reads(), contents).await?;
         let unknown: Vec<ContentId> = contents.iter().copied().filter(|content| !known.contains(content)).collect();
-        // Whoever asks deletes what is not known. The second question waits for every commit that is under way: SQLite's
-        // writer answers it behind them, and not at all after one of unknown outcome; a server has them locked.
+        // Whoever asks deletes what is not known. The second question waits for every commit that is under way:
+        // SQLite's writer answers it behind them, and not at all after one of unknown outcome; a server has them
+        // locked.
         if !unknown.is_empty() {
             let late = self.run(Locks::none().contents(&unknown), unknown, |tx, unknown| {
                 boxed(async move { reclaims::known_to_writer(tx, &unknown).await })

@@ -136,8 +136,8 @@ async fn a_full_database_refuses_writes_and_recovers() {
     assert!(store.object(id, "again", None).await.is_ok());
 }
 
-/// After a COMMIT that failed nobody knows what is on the disk until the log has been read anew. Above all the reaper must not
-/// take the contents of that commit for orphans: the next start may find it done.
+/// After a COMMIT that failed nobody knows what is on the disk until the log has been read anew. Above all the reaper
+/// must not take the contents of that commit for orphans: the next start may find it done.
 #[tokio::test]
 async fn a_commit_of_unknown_outcome_stops_writes_and_the_search_for_orphans_until_the_next_start() {
     use std::sync::atomic::{AtomicBool, Ordering};

@@ -133,8 +133,8 @@ async fn age(store: &SqliteMetadataStore, every: u32, young_ms: u64) {
     .unwrap();
 }
 
-/// A thousand objects that are due among ten thousand, and among a million that are not: prefixes, keys of each, and which of
-/// those are old.
+/// A thousand objects that are due among ten thousand, and among a million that are not: prefixes, keys of each, and
+/// which of those are old.
 const DUE_AMONG: [(u32, u32, u32); 2] = [(10, 1_000, 10), (1_000, 1_000, 1_000)];
 
 /// Finding what is due.
@@ -169,8 +169,8 @@ impl Clock for FixedClock {
     }
 }
 
-/// Finding what a rule is to move, judging it, putting it on the queue of moves, and claiming it there: by age, and by the time
-/// since the last read, which nobody noted.
+/// Finding what a rule is to move, judging it, putting it on the queue of moves, and claiming it there: by age, and by
+/// the time since the last read, which nobody noted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn measure_finding_what_is_due_to_be_moved() {

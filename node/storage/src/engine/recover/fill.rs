@@ -1,7 +1,7 @@
 //! Filling the index from what was found, segment by segment in the order of the log.
 //!
-//! A tombstone kills the records before it; of two copies the later one stands; dead records that are still listed get their
-//! holes, and decide which tombstones are needed ([`super::super::retention`]).
+//! A tombstone kills the records before it; of two copies the later one stands; dead records that are still listed get
+//! their holes, and decide which tombstones are needed ([`super::super::retention`]).
 
 use std::sync::Arc;
 

@@ -30,8 +30,8 @@ impl Kill {
     /// Reads a list.
     ///
     /// # Errors
-    /// [`FormatError::Invalid`] when the length is no multiple of an entry's, and for impossible sequence numbers: one would
-    /// kill all that its chunk ever had and will have.
+    /// [`FormatError::Invalid`] when the length is no multiple of an entry's, and for impossible sequence numbers: one
+    /// would kill all that its chunk ever had and will have.
     pub fn decode_list(bytes: &[u8]) -> Result<Vec<Self>, FormatError> {
         if !bytes.len().is_multiple_of(Self::BYTES) {
             return Err(FormatError::Invalid { what: "tombstones", detail: "odd length" });

@@ -54,8 +54,8 @@ impl RecordLayout {
         self.label_offset as usize..(self.label_offset + self.label_len) as usize
     }
 
-    /// The payload's place in one byte, for the index: 1 to 7 count the blocks before it, more is its offset in the first
-    /// block in units of 16 bytes.
+    /// The payload's place in one byte, for the index: 1 to 7 count the blocks before it, more is its offset in the
+    /// first block in units of 16 bytes.
     pub fn place_code(&self) -> u8 {
         let offset = self.payload_offset as usize;
         if offset >= BLOCK_BYTES { (offset / BLOCK_BYTES) as u8 } else { (offset / 16) as u8 }

@@ -1,4 +1,5 @@
-//! The state of a simulated disk: what is in its cache, what is on its platter, and what a crash makes of the difference.
+//! The state of a simulated disk: what is in its cache, what is on its platter, and what a crash makes of the
+//! difference.
 //!
 //! Synchronous and deterministic: the same calls with the same seed give the same disk.
 
@@ -298,7 +299,8 @@ impl Disk {
         };
         for pending in file.pending.extract_if(.., |pending| covered.contains(&pending.ticket)) {
             if failed {
-                // As a kernel does: the pages are now clean, no later sync writes them, and what is on the platter is chance.
+                // As a kernel does: the pages are now clean, no later sync writes them, and what is on the platter is
+                // chance.
                 settle(&pending.change, &mut file.durable, &mut self.rng);
             } else {
                 pending.change.apply(&mut file.durable);

@@ -1,9 +1,9 @@
 //! Submitting what is queued without waiting for the thread to park.
 //!
 //! tokio-uring enters the kernel only when its thread parks, and a thread whose tasks keep each other runnable (a fast
-//! reader of a large object wakes itself) never does: writes queued behind it would wait for ever. The crate does not lend
-//! its ring out, so this module finds the ring's descriptor among those of the process and enters the kernel itself. That
-//! is sound: entering only moves on what the queue already holds, on the thread that owns the ring.
+//! reader of a large object wakes itself) never does: writes queued behind it would wait for ever. The crate does not
+//! lend its ring out, so this module finds the ring's descriptor among those of the process and enters the kernel
+//! itself. That is sound: entering only moves on what the queue already holds, on the thread that owns the ring.
 
 use ::std::collections::BTreeSet;
 use ::std::fs;
@@ -44,8 +44,8 @@ impl Submitter {
 
     /// Submits up to `count` queued entries and returns how many there were.
     pub(super) fn submit(self, count: u32) -> io::Result<u32> {
-        // SAFETY: without flags and without waiting, the call takes no memory of ours; a descriptor that is no ring is an
-        // error. The kernel consumes only entries that were published by the queue's owner, which is this thread.
+        // SAFETY: without flags and without waiting, the call takes no memory of ours; a descriptor that is no ring is
+        // an error. The kernel consumes only entries that were published by the queue's owner, which is this thread.
         let entered = unsafe {
             libc::syscall(libc::SYS_io_uring_enter, self.ring, count, 0, 0, ::std::ptr::null::<libc::sigset_t>(), 0)
         };
