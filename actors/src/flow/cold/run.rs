@@ -5,8 +5,9 @@
 //! their matter. A run holds one block and what the tier gives at once; a block that the tier gives in one buffer stays
 //! where it is.
 //!
-//! Whoever wants the bytes has the tier told of damage and of silence at once, so that it takes another copy. Whoever
-//! wants to know whether a copy is damaged reads it again first, and tells the tier himself.
+//! Whoever wants the bytes has the tier told of damage and of silence at once, so that it takes another copy; where
+//! there are several, that one has nothing is not the last word. Whoever wants to know whether a copy is damaged reads
+//! it again first, and tells the tier himself.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -100,7 +101,14 @@ impl Run {
         let name = place.names.get(run.index as usize);
         let name = name.ok_or_else(|| TierError::Invalid(format!("piece {} has no name", run.index)))?;
         let name = PieceName::new(name.as_str())?;
-        let body = match tier.get(&name, run.start..run.end).await {
+        let mut opened = tier.get(&name, run.start..run.end).await;
+        let is_missing = matches!(opened, Err(TierError::NotFound(_)));
+        if is_missing && tells && tier.keeps_copies() {
+            tracing::warn!(tier = %place.tier, piece = %name, "a piece is missing, another copy is asked for");
+            tier.doubt(&name);
+            opened = tier.get(&name, run.start..run.end).await;
+        }
+        let body = match opened {
             Ok(body) => body,
             Err(error) => {
                 if tells {

@@ -115,6 +115,8 @@ async fn that_a_source_has_nothing_counts_only_when_the_trackers_name_it() {
         assert_eq!(tier.size_bytes(&name).await.unwrap(), 5);
         double.set_status(source, 7);
         assert!(matches!(read(&tier, &name, 0..5).await, Err(TierError::NotFound(_))));
+        tier.doubt(&name);
+        assert_eq!(read(&tier, &name, 0..5).await.unwrap(), b"bytes", "who doubts it gets another copy");
     }
 }
 
