@@ -5,9 +5,8 @@
 //! their matter. A run holds one block and what the tier gives at once; a block that the tier gives in one buffer stays
 //! where it is.
 //!
-//! Whoever wants the bytes has the tier told of damage and of silence at once, so that it takes another copy; where
-//! there are several, that one has nothing is not the last word. Whoever wants to know whether a copy is damaged reads
-//! it again first, and tells the tier himself.
+//! Whoever wants the bytes has the tier told of damage and of silence at once, so that it takes another copy. Whoever
+//! wants to know whether a copy is damaged reads it again first, and tells the tier himself.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -59,6 +58,8 @@ pub struct Run {
     fault: Option<RunError>,
     /// Whether the tier is told of damage.
     tells: bool,
+    /// Whether the copy that was asked first has lost the piece.
+    is_other_copy: bool,
 }
 
 impl Run {
@@ -76,7 +77,29 @@ impl Run {
         Self::begin(tier, place, blocks, received, true).await
     }
 
-    /// The same, but the tier is not told of damage.
+    /// The same, for who is content with any copy: where the tier keeps several, that one has nothing is not the last
+    /// word.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_any(
+        tier: Arc<dyn ColdTier>,
+        place: &Arc<ColdPlace>,
+        blocks: Range<usize>,
+        received: Counter,
+    ) -> TierResult<Self> {
+        match Self::open(tier.clone(), place, blocks.clone(), received.clone()).await {
+            Err(TierError::NotFound(piece)) if tier.keeps_copies() => {
+                tracing::warn!(tier = %place.tier, %piece, "a piece is missing, another copy is asked for");
+                tier.doubt(&piece);
+                let other = Self::open(tier, place, blocks, received).await?;
+                Ok(Self { is_other_copy: true, ..other })
+            }
+            opened => opened,
+        }
+    }
+
+    /// The same as [`Self::open`], but the tier is not told of damage.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -101,14 +124,7 @@ impl Run {
         let name = place.names.get(run.index as usize);
         let name = name.ok_or_else(|| TierError::Invalid(format!("piece {} has no name", run.index)))?;
         let name = PieceName::new(name.as_str())?;
-        let mut opened = tier.get(&name, run.start..run.end).await;
-        let is_missing = matches!(opened, Err(TierError::NotFound(_)));
-        if is_missing && tells && tier.keeps_copies() {
-            tracing::warn!(tier = %place.tier, piece = %name, "a piece is missing, another copy is asked for");
-            tier.doubt(&name);
-            opened = tier.get(&name, run.start..run.end).await;
-        }
-        let body = match opened {
+        let body = match tier.get(&name, run.start..run.end).await {
             Ok(body) => body,
             Err(error) => {
                 if tells {
@@ -119,12 +135,29 @@ impl Run {
         };
         let check = BlockCheck::new(Arc::clone(place), blocks.start);
         let blocks = blocks.start..end;
-        Ok(Self { tier, name, body, check, blocks, left, received_bytes: 0, received, fault: None, tells })
+        Ok(Self {
+            tier,
+            name,
+            body,
+            check,
+            blocks,
+            left,
+            received_bytes: 0,
+            received,
+            fault: None,
+            tells,
+            is_other_copy: false,
+        })
     }
 
     /// What the tier calls the piece.
     pub fn name(&self) -> &PieceName {
         &self.name
+    }
+
+    /// Whether the piece comes from another copy, as the one that was asked first has lost it.
+    pub fn is_other_copy(&self) -> bool {
+        self.is_other_copy
     }
 
     /// Whether all blocks were given out.

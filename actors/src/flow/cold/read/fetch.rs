@@ -176,8 +176,12 @@ impl Fetch {
         let place = &self.place;
         let tier = self.shared.tiers.tier(&place.tier).map_err(|error| Fault::of(place, error))?;
         let received = metrics::counter!("holdfast_tier_read_bytes_total", "tier" => place.tier.to_string());
-        let run =
-            Run::open(tier, place, self.next..self.end, received).await.map_err(|error| Fault::of(place, error))?;
+        let run = Run::open_any(tier, place, self.next..self.end, received).await;
+        let run = run.map_err(|error| Fault::of(place, error))?;
+        if run.is_other_copy() {
+            metrics::counter!("holdfast_tier_corrupt_total", "tier" => place.tier.to_string()).increment(1);
+            self.report_damage(&format!("one copy of {} is missing, another one is read", run.name()));
+        }
         Ok(Stream { run, place: Arc::clone(place), outcome: "dropped", _permit: permit })
     }
 
