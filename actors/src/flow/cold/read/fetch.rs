@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{ColdReadError, Shared};
 use crate::flow::cold::run::{Run, RunError};
-use crate::ports::tiers::TierError;
+use crate::ports::tiers::{ColdTier, PieceName, TierError};
 
 /// How often a block is asked for when the tier cannot be reached.
 const UNAVAILABLE_MAX: u32 = 4;
@@ -176,8 +176,14 @@ impl Fetch {
         let place = &self.place;
         let tier = self.shared.tiers.tier(&place.tier).map_err(|error| Fault::of(place, error))?;
         let received = metrics::counter!("holdfast_tier_read_bytes_total", "tier" => place.tier.to_string());
-        let run = Run::open_any(tier, place, self.next..self.end, received).await;
-        let run = run.map_err(|error| Fault::of(place, error))?;
+        let stall_max = self.shared.settings.stall_max;
+        // Adapters wait for longer, as movers can: they try again by themselves, and other copies after that.
+        let opening = Run::open_any(Arc::clone(&tier), place, self.next..self.end, received);
+        let Ok(opened) = timeout(stall_max, opening).await else {
+            doubt(&*tier, place, self.next);
+            return Err(Fault::Unavailable(format!("no answer for {stall_max:?}")));
+        };
+        let run = opened.map_err(|error| Fault::of(place, error))?;
         if run.is_other_copy() {
             metrics::counter!("holdfast_tier_corrupt_total", "tier" => place.tier.to_string()).increment(1);
             self.report_damage(&format!("one copy of {} is missing, another one is read", run.name()));
@@ -260,6 +266,15 @@ impl Fetch {
 impl Drop for Stream {
     fn drop(&mut self) {
         count_read(&self.place, self.outcome);
+    }
+}
+
+/// The tier is to take another copy of the piece that a block lies in.
+fn doubt(tier: &dyn ColdTier, place: &ColdPlace, block: usize) {
+    let index = place.locate(place.block(block).start, place.size_bytes).index;
+    let name = place.names.get(index as usize).map(|name| PieceName::new(name.as_str()));
+    if let Some(Ok(name)) = name {
+        tier.doubt(&name);
     }
 }
 

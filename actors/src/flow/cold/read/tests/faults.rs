@@ -79,6 +79,20 @@ async fn tier_that_stays_away_is_asked_a_few_times() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn tier_that_does_not_answer_is_told_to_take_another_copy_and_given_up() {
+    let world = World::of_blocks(9, 100, ColdReadSettings::default());
+    world.tier.fail_get(0, GetFault::Silent);
+    let reading = world.assert_reads(0..world.data.len() as u64);
+    tokio::time::timeout(Duration::from_secs(100), reading).await.expect("another try");
+    assert_eq!((starts(&world).len(), world.tier.doubts()), (2, 1));
+
+    world.tier.fail_all_gets(Some(GetFault::Silent));
+    let mut reader = world.reads.open(store(&world.tier, 2, &world.data, BLOCK_BYTES_MIN, 100), 0..10);
+    let ended = tokio::time::timeout(Duration::from_secs(100), reader.prefetch()).await.expect("an end");
+    assert!(matches!(ended, Err(ColdReadError::Unavailable { .. })), "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_another_try_cannot_help_is_not_tried_again() {
     let world = World::of_blocks(9, 100, ColdReadSettings::default());
     world.tier.fail_get(0, GetFault::Missing);
