@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_protocol::journal::ErrorKind;
 use holdfast_protocol::{ColdPlace, ContentId};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{ColdReadError, Shared};
@@ -56,7 +56,14 @@ struct Stream {
     place: Arc<ColdPlace>,
     /// How it ended, for the metrics.
     outcome: &'static str,
-    _permit: OwnedSemaphorePermit,
+    _permits: Permits,
+}
+
+/// That there may be one more stream.
+struct Permits {
+    /// Of the tier's share, if it has one.
+    _share: Option<OwnedSemaphorePermit>,
+    _stream: OwnedSemaphorePermit,
 }
 
 /// Why a stream ended early.
@@ -172,7 +179,7 @@ impl Fetch {
 
     /// Asks the tier for what is left of the run.
     async fn begin(&mut self) -> Result<Stream, Fault> {
-        let permit = self.permit().await?;
+        let permits = self.permits().await?;
         let place = &self.place;
         let tier = self.shared.tiers.tier(&place.tier).map_err(|error| Fault::of(place, error))?;
         let received = metrics::counter!("holdfast_tier_read_bytes_total", "tier" => place.tier.to_string());
@@ -188,18 +195,25 @@ impl Fetch {
             metrics::counter!("holdfast_tier_corrupt_total", "tier" => place.tier.to_string()).increment(1);
             self.report_damage(&format!("one copy of {} is missing, another one is read", run.name()));
         }
-        Ok(Stream { run, place: Arc::clone(place), outcome: "dropped", _permit: permit })
+        Ok(Stream { run, place: Arc::clone(place), outcome: "dropped", _permits: permits })
     }
 
     /// Waits for one of the node's streams.
-    async fn permit(&mut self) -> Result<OwnedSemaphorePermit, Fault> {
+    async fn permits(&mut self) -> Result<Permits, Fault> {
         let settings = &self.shared.settings;
         let deadline = Instant::now() + settings.stream_wait_max;
-        let mut acquire = pin!(Arc::clone(&self.shared.streams).acquire_owned());
+        let (share, streams) = (self.shared.share_of(&self.place.tier), Arc::clone(&self.shared.streams));
+        let mut acquire = pin!(async move {
+            let share = match share {
+                Some(share) => Some(share.acquire_owned().await?),
+                None => None,
+            };
+            Ok::<_, AcquireError>(Permits { _share: share, _stream: streams.acquire_owned().await? })
+        });
         let mut step = Duration::ZERO;
         loop {
             match timeout(step, &mut acquire).await {
-                Ok(Ok(permit)) => return Ok(permit),
+                Ok(Ok(permits)) => return Ok(permits),
                 Ok(Err(_)) => return Err(self.no_stream("the node ends")),
                 Err(_) if Instant::now() >= deadline => {
                     return Err(self.no_stream("as many objects as the node may read at once are being read"));

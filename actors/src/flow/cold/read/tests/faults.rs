@@ -124,6 +124,32 @@ async fn streams_of_a_node_have_a_limit_and_those_that_stand_still_are_taken() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn tier_that_stalls_leaves_streams_to_the_others() {
+    let world = World::of_blocks(9, 100, no_cache());
+    let (two, other): (TierName, _) = ("TWO".parse().unwrap(), Arc::new(MemoryTier::new(1 << 30)));
+    let tiers = MemoryTiers::of([(tier_name(), world.tier.clone() as _), (two.clone(), other.clone() as _)]);
+    let reads = ColdReads::new(Arc::new(tiers), ColdReadSettings { streams_max: 4, ..no_cache() });
+    world.tier.fail_all_gets(Some(GetFault::Silent));
+    let stalled: Vec<_> = (0..8)
+        .map(|_| {
+            let mut reader = reads.open(Arc::clone(&world.content), 0..1);
+            tokio::spawn(async move { reader.prefetch().await })
+        })
+        .collect();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.tier.gets().len(), 3, "three quarters of the streams");
+    let stored = store(&other, 2, &world.data, BLOCK_BYTES_MIN, 100);
+    let place = ColdPlace { tier: two, ..ColdPlace::clone(stored.cold().unwrap()) };
+    let content = Content { place: ContentPlace::Tier(Arc::new(place)), ..Content::clone(&stored) };
+    assert_whole(reads.open(Arc::new(content), 0..u64::MAX), &world.data).await;
+    for reader in stalled {
+        assert!(matches!(reader.await.unwrap(), Err(ColdReadError::Unavailable { .. })));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn streams_that_are_read_are_not_taken() {
     let settings = ColdReadSettings { streams_max: 1, cache_bytes_max: 0, ..ColdReadSettings::default() };
     let world = World::of_blocks(9, 100, settings);
