@@ -204,6 +204,24 @@ async fn a_fixed_group_is_the_only_one_stored_in() {
 }
 
 #[tokio::test]
+async fn what_is_there_is_read_from_a_storage_that_is_known_while_no_tracker_answers() {
+    let (double, tier) = single().await;
+    let name = store(&tier, b"bytes").await;
+    assert_eq!(read(&tier, &name, 0..5).await.unwrap(), b"bytes", "its address is known now");
+    double.stop_tracker(0).await;
+    for _ in 0..2 {
+        tier.0.sources.expire();
+        assert_eq!(read(&tier, &name, 0..5).await.unwrap(), b"bytes");
+    }
+    assert!(matches!(tier.delete(&name).await, Err(TierError::Unavailable(_))));
+    double.wipe(0);
+    let answer = read(&tier, &name, 0..5).await;
+    assert!(matches!(answer, Err(TierError::Unavailable(_))), "it may be elsewhere by now: {answer:?}");
+    double.start_tracker(0).await;
+    assert!(matches!(read(&tier, &name, 0..5).await, Err(TierError::NotFound(_))));
+}
+
+#[tokio::test]
 async fn another_tracker_is_asked_when_one_is_dead_silent_or_knows_nothing() {
     let double = Double::start(DoubleConfig { trackers: 3, ..PAIR }).await;
     let config = FastdfsConfig { idle_timeout: Duration::from_secs(5), ..double.config() };
