@@ -213,6 +213,12 @@ pub trait ColdTier: Send + Sync + 'static {
         false
     }
 
+    /// Whether the store keeps several copies of a piece, each of which can be lost or damaged by itself: where the one
+    /// that is asked first has nothing, a doubt may bring another.
+    fn keeps_copies(&self) -> bool {
+        false
+    }
+
     /// Bytes of this piece that [`ColdTier::get`] gave are not those that were stored, or did not come. Where there are
     /// several copies, the next `get` of it begins with another one. Never waits.
     fn doubt(&self, _name: &PieceName) {}

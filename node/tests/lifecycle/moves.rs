@@ -265,6 +265,30 @@ async fn rules_wait_for_a_tier_that_is_not_there() {
 }
 
 #[tokio::test]
+async fn what_comes_to_be_due_while_its_tier_is_not_there_moves_when_it_is() {
+    let mut world = World::with_tiers(Versioning::Enabled).await;
+    let named = Arc::new(Named(Mutex::new(vec![tier("OSS")])));
+    world.parts.tiers = Some(named.clone());
+    let wanted = RuleFilter { tags: tags_of(&[("cold", "yes")]), ..RuleFilter::default() };
+    let older = NoncurrentTransition { days: 1, keep: None, to: Some(tier("OSS")) };
+    let rule = LifecycleRule { noncurrent_transitions: vec![older], ..moves(vec![days(1, "OSS")]) };
+    world.rules(vec![LifecycleRule { filter: wanted, ..rule }]).await;
+    let first = world.put_large("k").await;
+    world.put_large("k").await;
+    world.at(NOON + 3 * DAY);
+    let stats = world.pass().await;
+    assert_eq!((stats.transitions, stats.examined), (0, 2), "the walks have passed what has no such tag");
+    named.0.lock().clear();
+    world.tag("k", None, &[("cold", "yes")]).await;
+    world.tag("k", Some(first), &[("cold", "yes")]).await;
+    assert_eq!(world.pass().await.transitions, 0);
+    named.0.lock().push(tier("OSS"));
+    assert_eq!(world.pass().await.transitions, 2, "the walks have gone back to them");
+    assert_eq!(world.asked().await, asked(&[("k", "OSS"), ("k", "OSS")]));
+    assert_eq!(world.pass().await.examined, 0);
+}
+
+#[tokio::test]
 async fn what_was_not_read_for_so_long_moves_and_what_was_read_does_not() {
     let world = World::with_tiers(Versioning::Unversioned).await;
     world.set(LifecycleRules { rules: vec![moves(vec![idle(2, "OSS")])], ..LifecycleRules::default() }).await;

@@ -137,6 +137,10 @@ impl ColdTier for FastdfsColdTier {
         self.0.get(name, range).await
     }
 
+    fn keeps_copies(&self) -> bool {
+        true
+    }
+
     fn doubt(&self, name: &PieceName) {
         self.0.doubts.add(name);
     }

@@ -85,9 +85,11 @@ impl Streams {
         }
     }
 
-    /// Up to what is so old.
+    /// Up to what is so old. What is due at the midnight after it was made is looked at a little later: just after
+    /// that midnight something may still commit that is older than what is there.
     fn aged(&self, days: u32) -> Option<u64> {
-        self.day.last_due_ms(self.now_ms, days)
+        let now_ms = if days == 0 { self.day.settled_ms(self.now_ms) } else { self.now_ms };
+        self.day.last_due_ms(now_ms, days)
     }
 
     /// Up to the present, from a date on: what is made after it is concerned too.

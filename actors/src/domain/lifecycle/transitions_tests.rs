@@ -346,12 +346,28 @@ fn meets(streams: &[Stream], kind: StreamKind, at_ms: u64) -> bool {
     streams.iter().any(|stream| stream.kind == kind && at_ms <= stream.until_ms)
 }
 
+#[test]
+fn what_is_due_at_the_next_midnight_is_met_when_all_of_the_day_is_there() {
+    let rule = LifecycleRule { noncurrent_transitions: vec![noncurrent(0, None, "OSS")], ..rule(vec![days(0, "OSS")]) };
+    let rules = rules(vec![rule]);
+    let (midnight, quarter) = (NOON + HALF, DAY_MS / 96);
+    for (now_ms, last_ms) in [
+        (midnight + quarter - 1, midnight - DAY_MS - 1),
+        (midnight + quarter, midnight - 1),
+        (midnight + DAY_MS, midnight - 1),
+    ] {
+        let streams = rules.streams(now_ms, Day::REAL);
+        assert!(streams.iter().all(|stream| stream.until_ms == last_ms), "{streams:?}");
+        assert_eq!(streams.len(), 2);
+    }
+}
+
 proptest! {
     /// What should move by its age lies within a walk, and what lies beyond all walks is not due: so walks that go on
     /// from where they stood pass nothing by.
     #[test]
     fn walks_end_where_no_more_moves_are_due(
-        ages in prop::collection::vec((0u32..20, prop::bool::ANY), 1..6),
+        ages in prop::collection::vec((1u32..20, prop::bool::ANY), 1..6),
         day_ms in 1_000u64..DAY_MS,
         age_ms in 0u64..40 * DAY_MS,
     ) {

@@ -31,10 +31,12 @@
 //! the same block.
 //!
 //! # Limits
-//! The node has at most [`ColdReadSettings::streams_max`] streams from tiers. Who needs one more waits for a limited
-//! time; while somebody waits, readers that have not read for [`ColdReadSettings::idle_max`] lose their stream, and
-//! begin another when they go on.
+//! The node has at most [`ColdReadSettings::streams_max`] streams from tiers, and of one tier three quarters of them
+//! where there are others: one that stalls leaves the rest to those. Who needs one more waits for a limited time; while
+//! somebody waits, readers that have not read for [`ColdReadSettings::idle_max`] lose their stream, and begin another
+//! when they go on.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -46,6 +48,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream};
 use holdfast_protocol::journal::ErrorKind;
 use holdfast_protocol::{ColdPlace, ContentId, TierName};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use self::cache::BlockCache;
@@ -154,12 +157,24 @@ struct Shared {
     cache: BlockCache,
     flights: Flights,
     streams: Arc<Semaphore>,
+    /// What each tier may have of the streams.
+    shares: Mutex<HashMap<TierName, Arc<Semaphore>>>,
 }
 
 impl Shared {
     /// Whether blocks of this content are cached, and so shared.
     fn caches(&self, place: &ColdPlace) -> bool {
         self.cache.takes(u64::from(place.block_bytes).min(place.size_bytes))
+    }
+
+    /// What a tier may have of the streams; `None`: all, as there is no other.
+    fn share_of(&self, tier: &TierName) -> Option<Arc<Semaphore>> {
+        if self.tiers.names().len() < 2 {
+            return None;
+        }
+        let all = self.settings.streams_max;
+        let new = || Arc::new(Semaphore::new((all - all / 4).max(1)));
+        Some(Arc::clone(self.shares.lock().entry(tier.clone()).or_insert_with(new)))
     }
 
     fn report(&self, kind: ErrorKind, subject: String, detail: &str) {
@@ -179,7 +194,8 @@ impl ColdReads {
     pub fn with_reporter(tiers: Arc<dyn Tiers>, settings: ColdReadSettings, reporter: Option<Reporter>) -> Self {
         let cache = BlockCache::new(settings.cache_bytes_max);
         let streams = Arc::new(Semaphore::new(settings.streams_max));
-        let shared = Shared { tiers, settings, reporter, cache, flights: Flights::default(), streams };
+        let (flights, shares) = (Flights::default(), Mutex::default());
+        let shared = Shared { tiers, settings, reporter, cache, flights, streams, shares };
         Self { shared: Arc::new(shared) }
     }
 

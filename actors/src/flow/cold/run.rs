@@ -58,6 +58,8 @@ pub struct Run {
     fault: Option<RunError>,
     /// Whether the tier is told of damage.
     tells: bool,
+    /// Whether the copy that was asked first has lost the piece.
+    is_other_copy: bool,
 }
 
 impl Run {
@@ -75,7 +77,29 @@ impl Run {
         Self::begin(tier, place, blocks, received, true).await
     }
 
-    /// The same, but the tier is not told of damage.
+    /// The same, for who is content with any copy: where the tier keeps several, that one has nothing is not the last
+    /// word.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_any(
+        tier: Arc<dyn ColdTier>,
+        place: &Arc<ColdPlace>,
+        blocks: Range<usize>,
+        received: Counter,
+    ) -> TierResult<Self> {
+        match Self::open(tier.clone(), place, blocks.clone(), received.clone()).await {
+            Err(TierError::NotFound(piece)) if tier.keeps_copies() => {
+                tracing::warn!(tier = %place.tier, %piece, "a piece is missing, another copy is asked for");
+                tier.doubt(&piece);
+                let other = Self::open(tier, place, blocks, received).await?;
+                Ok(Self { is_other_copy: true, ..other })
+            }
+            opened => opened,
+        }
+    }
+
+    /// The same as [`Self::open`], but the tier is not told of damage.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -111,12 +135,29 @@ impl Run {
         };
         let check = BlockCheck::new(Arc::clone(place), blocks.start);
         let blocks = blocks.start..end;
-        Ok(Self { tier, name, body, check, blocks, left, received_bytes: 0, received, fault: None, tells })
+        Ok(Self {
+            tier,
+            name,
+            body,
+            check,
+            blocks,
+            left,
+            received_bytes: 0,
+            received,
+            fault: None,
+            tells,
+            is_other_copy: false,
+        })
     }
 
     /// What the tier calls the piece.
     pub fn name(&self) -> &PieceName {
         &self.name
+    }
+
+    /// Whether the piece comes from another copy, as the one that was asked first has lost it.
+    pub fn is_other_copy(&self) -> bool {
+        self.is_other_copy
     }
 
     /// Whether all blocks were given out.

@@ -184,7 +184,12 @@ impl TierReader {
         let mut run = match self.run.take() {
             Some(run) if !run.is_over() => run,
             _ => {
-                let opened = Run::open(self.tier.clone(), &self.place, blocks.clone(), Counter::noop()).await;
+                let (tier, blocks) = (self.tier.clone(), blocks.clone());
+                // Who tries once wants to know whether what was stored is there, where it was stored.
+                let opened = match self.tries {
+                    0 | 1 => Run::open(tier, &self.place, blocks, Counter::noop()).await,
+                    _ => Run::open_any(tier, &self.place, blocks, Counter::noop()).await,
+                };
                 opened.map_err(|error| self.failed(error))?
             }
         };

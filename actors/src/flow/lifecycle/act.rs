@@ -56,6 +56,7 @@ impl LifecycleParts {
     ) -> Result<Vec<usize>, LifecycleError> {
         stats.examined += versions.len() as u64;
         let reads = self.last_reads(job, versions).await?;
+        self.wait_for_tiers(job, versions, &reads).await?;
         // First, for the number of newer versions says more than their age alone.
         let mut trimmed: HashMap<&str, Trimmed> = HashMap::new();
         for version in versions.iter().filter(|version| version.standing == Standing::Noncurrent) {

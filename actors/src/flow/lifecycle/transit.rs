@@ -1,15 +1,15 @@
 //! Versions that are due to be moved to another storage class.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use futures::future::join_all;
 use holdfast_protocol::TierName;
 
 use super::act::Judged;
 use super::{Job, LifecycleError, LifecycleParts, LifecycleStats, tell};
-use crate::domain::lifecycle::{LifecycleAction, LifecycleRules, Stream, StreamKind};
+use crate::domain::lifecycle::{Known, LifecycleAction, LifecycleRules, Stream, StreamKind};
 use crate::ports::MetadataError;
-use crate::ports::metadata::{Bucket, MoveQueued, MoveReason, MoveRequest, Standing};
+use crate::ports::metadata::{AgePosition, AgedVersion, Bucket, MoveQueued, MoveReason, MoveRequest, Standing};
 
 /// Moves that are asked for at once: each is a short transaction of its own.
 const REQUESTS_AT_ONCE: usize = 8;
@@ -42,6 +42,55 @@ impl LifecycleParts {
     pub(super) fn can_walk(&self, job: &Job, stream: &Stream) -> bool {
         stream.tier.as_ref().is_none_or(|tier| !job.missing.contains(tier))
             && (stream.kind != StreamKind::Read || self.reads.is_some())
+    }
+
+    /// What is due to be moved to a tier that is not there is to be judged again when it is. The walk for that tier
+    /// stands still, but may have passed it before: what is looked at again, for its tags have changed or a restore is
+    /// over, is older than that walk is far. Then the walk goes back to it.
+    pub(super) async fn wait_for_tiers(
+        &self,
+        job: &Job,
+        versions: &[&AgedVersion],
+        reads: &HashMap<String, u64>,
+    ) -> Result<(), LifecycleError> {
+        if job.missing.is_empty() {
+            return Ok(());
+        }
+        // From when on the versions of a kind wait for a tier.
+        let mut waiting: HashMap<(StreamKind, TierName), u64> = HashMap::new();
+        for version in versions {
+            let kind = match version.standing {
+                Standing::Current => StreamKind::Current,
+                Standing::Noncurrent => StreamKind::Noncurrent,
+                Standing::Marker { .. } => continue,
+            };
+            let read_ms = reads.get(&version.key).copied();
+            // How many versions are newer is not known here. A walk over what is not due does no harm.
+            for newer in [0, u32::MAX] {
+                let target = job.rules.target(version, Known { newer, read_ms }, job.now_ms, self.settings.day);
+                if let Some((_, Some(tier))) = target
+                    && job.missing.contains(tier)
+                    && version.class.as_ref() != Some(tier)
+                {
+                    let from_ms = waiting.entry((kind, tier.clone())).or_insert(version.since_ms);
+                    *from_ms = version.since_ms.min(*from_ms);
+                }
+            }
+        }
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let cursors = self.metadata.lifecycle_cursors(job.bucket.id, job.rules.generation);
+        let cursors = self.timed("read lifecycle cursors", cursors).await?;
+        for stream in job.rules.streams(job.now_ms, self.settings.day) {
+            let Some(tier) = stream.tier.clone() else { continue };
+            let Some(from_ms) = waiting.get(&(stream.kind, tier)) else { continue };
+            let before = AgePosition { at_ms: *from_ms, ..AgePosition::default() };
+            if cursors.iter().any(|(name, at)| *name == stream.name && *at > before) {
+                self.save(job, &stream, &before).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts what was judged on the queue of moves, if it is still what it was. Returns the places of those that were

@@ -27,6 +27,8 @@ pub enum GetFault {
     Denied,
     /// It does not have the piece.
     Missing,
+    /// It takes the request, and does not answer.
+    Silent,
     /// The connection breaks before this byte.
     BreakAt(u64),
     /// The body ends before this byte, as if that were all.
@@ -184,7 +186,7 @@ fn body_of(bytes: &Bytes, fault: Option<GetFault>, step_bytes: usize) -> Vec<Tie
             }
             bytes = damaged.into();
         }
-        Some(GetFault::Unavailable | GetFault::Denied | GetFault::Missing) | None => {}
+        Some(GetFault::Unavailable | GetFault::Denied | GetFault::Missing | GetFault::Silent) | None => {}
     }
     let steps = bytes.chunks(step_bytes).map(|step| Ok(bytes.slice_ref(step)));
     steps.chain(end).collect()
@@ -233,6 +235,9 @@ impl ColdTier for MemoryTier {
             let bytes = piece.slice(range.start as usize..range.end as usize);
             (body_of(&bytes, fault, state.step_bytes), fault, state.pause)
         };
+        if fault == Some(GetFault::Silent) {
+            std::future::pending::<()>().await;
+        }
         let open = OpenBody::new(&self.open);
         let (sent, held) = (Arc::clone(&self.sent_bytes), Arc::clone(&self.held_bytes));
         let steps = match fault {

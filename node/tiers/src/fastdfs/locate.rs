@@ -3,7 +3,7 @@
 //! The id of a file tells who took it, but neither its port nor whether it still has that address, so a tracker is
 //! asked. Its answer is kept for [`KEPT`]: enough to save a round trip for most pieces. An address out of that memory
 //! is good for asking, but what is said there of a piece that is missing counts only when a tracker has just confirmed
-//! who is asked.
+//! who is asked. While no tracker answers, an older one is good for reading, too: what is read is compared.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -45,15 +45,28 @@ pub(super) enum Place {
 /// A server, and what for.
 type Wanted = (Usage, GroupName, Source);
 
-/// The servers whose addresses are known, and since when.
+/// The servers whose addresses are known, and how long they count.
 #[derive(Debug, Default)]
 pub(super) struct Sources(Mutex<HashMap<Wanted, (String, Instant)>>);
 
 impl Sources {
     fn get(&self, usage: Usage, id: &FileId) -> Option<String> {
         let known = self.0.lock();
-        let (address, since) = known.get(&(usage, id.group.clone(), id.source))?;
-        (since.elapsed() < KEPT).then(|| address.clone())
+        let (address, until) = known.get(&(usage, id.group.clone(), id.source))?;
+        (Instant::now() < *until).then(|| address.clone())
+    }
+
+    /// Where it was the last time, however long ago.
+    fn last(&self, usage: Usage, id: &FileId) -> Option<String> {
+        self.0.lock().get(&(usage, id.group.clone(), id.source)).map(|(address, _)| address.clone())
+    }
+
+    /// As if all were known for too long.
+    #[cfg(test)]
+    pub(super) fn expire(&self) {
+        for (_, until) in self.0.lock().values_mut() {
+            *until = Instant::now();
+        }
     }
 
     fn keep(&self, usage: Usage, id: &FileId, address: &str) {
@@ -61,7 +74,7 @@ impl Sources {
         if known.len() >= KEPT_MAX {
             known.clear();
         }
-        known.insert((usage, id.group.clone(), id.source), (address.into(), Instant::now()));
+        known.insert((usage, id.group.clone(), id.source), (address.into(), Instant::now() + KEPT));
     }
 
     /// It did not answer there.
@@ -95,7 +108,16 @@ impl Cluster {
             Usage::Read => command::FETCH,
             Usage::Change => command::UPDATE,
         };
-        let named = match self.trackers.fetch_or_update(command, id).await? {
+        let answer = self.trackers.fetch_or_update(command, id).await;
+        if let (Usage::Read, false, Err(TierError::Unavailable(why))) = (usage, fresh, &answer)
+            && let Some(address) = self.sources.last(usage, id)
+        {
+            tracing::debug!(why, storage = %address, "no tracker answers, the storage is where it was");
+            // For as long as otherwise: trackers that do not answer take their time.
+            self.sources.keep(usage, id, &address);
+            return Ok((Place::Source(address), true));
+        }
+        let named = match answer? {
             Answer::Known(address) => Some(address),
             Answer::Unknown => {
                 self.expect_group(&id.group).await?;

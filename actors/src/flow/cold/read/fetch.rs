@@ -11,12 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_protocol::journal::ErrorKind;
 use holdfast_protocol::{ColdPlace, ContentId};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{ColdReadError, Shared};
 use crate::flow::cold::run::{Run, RunError};
-use crate::ports::tiers::TierError;
+use crate::ports::tiers::{ColdTier, PieceName, TierError};
 
 /// How often a block is asked for when the tier cannot be reached.
 const UNAVAILABLE_MAX: u32 = 4;
@@ -56,7 +56,14 @@ struct Stream {
     place: Arc<ColdPlace>,
     /// How it ended, for the metrics.
     outcome: &'static str,
-    _permit: OwnedSemaphorePermit,
+    _permits: Permits,
+}
+
+/// That there may be one more stream.
+struct Permits {
+    /// Of the tier's share, if it has one.
+    _share: Option<OwnedSemaphorePermit>,
+    _stream: OwnedSemaphorePermit,
 }
 
 /// Why a stream ended early.
@@ -172,24 +179,41 @@ impl Fetch {
 
     /// Asks the tier for what is left of the run.
     async fn begin(&mut self) -> Result<Stream, Fault> {
-        let permit = self.permit().await?;
+        let permits = self.permits().await?;
         let place = &self.place;
         let tier = self.shared.tiers.tier(&place.tier).map_err(|error| Fault::of(place, error))?;
         let received = metrics::counter!("holdfast_tier_read_bytes_total", "tier" => place.tier.to_string());
-        let run =
-            Run::open(tier, place, self.next..self.end, received).await.map_err(|error| Fault::of(place, error))?;
-        Ok(Stream { run, place: Arc::clone(place), outcome: "dropped", _permit: permit })
+        let stall_max = self.shared.settings.stall_max;
+        // Adapters wait for longer, as movers can: they try again by themselves, and other copies after that.
+        let opening = Run::open_any(Arc::clone(&tier), place, self.next..self.end, received);
+        let Ok(opened) = timeout(stall_max, opening).await else {
+            doubt(&*tier, place, self.next);
+            return Err(Fault::Unavailable(format!("no answer for {stall_max:?}")));
+        };
+        let run = opened.map_err(|error| Fault::of(place, error))?;
+        if run.is_other_copy() {
+            metrics::counter!("holdfast_tier_corrupt_total", "tier" => place.tier.to_string()).increment(1);
+            self.report_damage(&format!("one copy of {} is missing, another one is read", run.name()));
+        }
+        Ok(Stream { run, place: Arc::clone(place), outcome: "dropped", _permits: permits })
     }
 
     /// Waits for one of the node's streams.
-    async fn permit(&mut self) -> Result<OwnedSemaphorePermit, Fault> {
+    async fn permits(&mut self) -> Result<Permits, Fault> {
         let settings = &self.shared.settings;
         let deadline = Instant::now() + settings.stream_wait_max;
-        let mut acquire = pin!(Arc::clone(&self.shared.streams).acquire_owned());
+        let (share, streams) = (self.shared.share_of(&self.place.tier), Arc::clone(&self.shared.streams));
+        let mut acquire = pin!(async move {
+            let share = match share {
+                Some(share) => Some(share.acquire_owned().await?),
+                None => None,
+            };
+            Ok::<_, AcquireError>(Permits { _share: share, _stream: streams.acquire_owned().await? })
+        });
         let mut step = Duration::ZERO;
         loop {
             match timeout(step, &mut acquire).await {
-                Ok(Ok(permit)) => return Ok(permit),
+                Ok(Ok(permits)) => return Ok(permits),
                 Ok(Err(_)) => return Err(self.no_stream("the node ends")),
                 Err(_) if Instant::now() >= deadline => {
                     return Err(self.no_stream("as many objects as the node may read at once are being read"));
@@ -256,6 +280,15 @@ impl Fetch {
 impl Drop for Stream {
     fn drop(&mut self) {
         count_read(&self.place, self.outcome);
+    }
+}
+
+/// The tier is to take another copy of the piece that a block lies in.
+fn doubt(tier: &dyn ColdTier, place: &ColdPlace, block: usize) {
+    let index = place.locate(place.block(block).start, place.size_bytes).index;
+    let name = place.names.get(index as usize).map(|name| PieceName::new(name.as_str()));
+    if let Some(Ok(name)) = name {
+        tier.doubt(&name);
     }
 }
 

@@ -17,11 +17,13 @@ struct Slices {
     /// So many requests are answered with a wrong byte, and how often it was told so.
     damages: usize,
     doubts: AtomicUsize,
+    /// So many requests find nothing: there are several copies, and those before have lost it.
+    missing: usize,
 }
 
 impl Slices {
     fn new(pieces: Vec<Bytes>, step: usize) -> Self {
-        Self { pieces, step, gets: AtomicUsize::new(0), damages: 0, doubts: AtomicUsize::new(0) }
+        Self { pieces, step, gets: AtomicUsize::new(0), damages: 0, doubts: AtomicUsize::new(0), missing: 0 }
     }
 }
 
@@ -45,6 +47,9 @@ impl ColdTier for Slices {
 
     async fn get(&self, name: &PieceName, range: Range<u64>) -> TierResult<ColdBody> {
         let number = self.gets.fetch_add(1, Ordering::Relaxed);
+        if number < self.missing {
+            return Err(TierError::NotFound(name.clone()));
+        }
         let piece = &self.pieces[name.as_str().parse::<usize>().unwrap()];
         // A short piece ends early without an error.
         let data = piece.slice((range.start as usize).min(piece.len())..(range.end as usize).min(piece.len()));
@@ -61,6 +66,10 @@ impl ColdTier for Slices {
 
     async fn delete(&self, _: &PieceName) -> TierResult<()> {
         unreachable!("it is only read")
+    }
+
+    fn keeps_copies(&self) -> bool {
+        self.missing > 0
     }
 
     fn doubt(&self, _: &PieceName) {
@@ -177,6 +186,22 @@ async fn block_that_came_damaged_is_asked_for_again_as_often_as_is_allowed() {
         let got = read(&source, 0..data.len() as u64).await;
         assert_eq!(got.is_ok_and(|got| got == data), is_read, "{damages}");
         assert_eq!(tier.doubts.load(Ordering::Relaxed), damages, "the tier is told, so that it takes another copy");
+    }
+}
+
+#[tokio::test]
+async fn what_one_copy_lost_is_read_from_another() {
+    let data = pattern(3 * BLOCK);
+    let (slices, source) = stored(&data, 3, 50_000);
+    let Source::Tier { place, .. } = source else { unreachable!("it is in a tier") };
+    // What was just stored is wanted where it was stored: that is tried once.
+    for (missing, tries, is_read, expected) in [(1, 4, true, (2, 1)), (2, 4, false, (2, 1)), (1, 1, false, (1, 0))] {
+        let tier = Arc::new(Slices { missing, ..Slices::new(slices.pieces.clone(), slices.step) });
+        let source = Source::Tier { tier: tier.clone(), place: place.clone(), tries };
+        let got = read(&source, 0..data.len() as u64).await;
+        assert_eq!(got.is_ok_and(|got| got == data), is_read, "{missing} {tries}");
+        let asked = (tier.gets.load(Ordering::Relaxed), tier.doubts.load(Ordering::Relaxed));
+        assert_eq!(asked, expected, "{missing} {tries}");
     }
 }
 

@@ -115,6 +115,8 @@ async fn that_a_source_has_nothing_counts_only_when_the_trackers_name_it() {
         assert_eq!(tier.size_bytes(&name).await.unwrap(), 5);
         double.set_status(source, 7);
         assert!(matches!(read(&tier, &name, 0..5).await, Err(TierError::NotFound(_))));
+        tier.doubt(&name);
+        assert_eq!(read(&tier, &name, 0..5).await.unwrap(), b"bytes", "who doubts it gets another copy");
     }
 }
 
@@ -199,6 +201,24 @@ async fn a_fixed_group_is_the_only_one_stored_in() {
     for _ in 0..6 {
         assert!(store(&tier, b"bytes").await.as_str().starts_with("group2/"));
     }
+}
+
+#[tokio::test]
+async fn what_is_there_is_read_from_a_storage_that_is_known_while_no_tracker_answers() {
+    let (double, tier) = single().await;
+    let name = store(&tier, b"bytes").await;
+    assert_eq!(read(&tier, &name, 0..5).await.unwrap(), b"bytes", "its address is known now");
+    double.stop_tracker(0).await;
+    for _ in 0..2 {
+        tier.0.sources.expire();
+        assert_eq!(read(&tier, &name, 0..5).await.unwrap(), b"bytes");
+    }
+    assert!(matches!(tier.delete(&name).await, Err(TierError::Unavailable(_))));
+    double.wipe(0);
+    let answer = read(&tier, &name, 0..5).await;
+    assert!(matches!(answer, Err(TierError::Unavailable(_))), "it may be elsewhere by now: {answer:?}");
+    double.start_tracker(0).await;
+    assert!(matches!(read(&tier, &name, 0..5).await, Err(TierError::NotFound(_))));
 }
 
 #[tokio::test]

@@ -79,6 +79,20 @@ async fn tier_that_stays_away_is_asked_a_few_times() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn tier_that_does_not_answer_is_told_to_take_another_copy_and_given_up() {
+    let world = World::of_blocks(9, 100, ColdReadSettings::default());
+    world.tier.fail_get(0, GetFault::Silent);
+    let reading = world.assert_reads(0..world.data.len() as u64);
+    tokio::time::timeout(Duration::from_secs(100), reading).await.expect("another try");
+    assert_eq!((starts(&world).len(), world.tier.doubts()), (2, 1));
+
+    world.tier.fail_all_gets(Some(GetFault::Silent));
+    let mut reader = world.reads.open(store(&world.tier, 2, &world.data, BLOCK_BYTES_MIN, 100), 0..10);
+    let ended = tokio::time::timeout(Duration::from_secs(100), reader.prefetch()).await.expect("an end");
+    assert!(matches!(ended, Err(ColdReadError::Unavailable { .. })), "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_another_try_cannot_help_is_not_tried_again() {
     let world = World::of_blocks(9, 100, ColdReadSettings::default());
     world.tier.fail_get(0, GetFault::Missing);
@@ -107,6 +121,32 @@ async fn streams_of_a_node_have_a_limit_and_those_that_stand_still_are_taken() {
     // They go on where they were.
     assert_whole(first, &world.data).await;
     assert_whole(second, &world.data).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn tier_that_stalls_leaves_streams_to_the_others() {
+    let world = World::of_blocks(9, 100, no_cache());
+    let (two, other): (TierName, _) = ("TWO".parse().unwrap(), Arc::new(MemoryTier::new(1 << 30)));
+    let tiers = MemoryTiers::of([(tier_name(), world.tier.clone() as _), (two.clone(), other.clone() as _)]);
+    let reads = ColdReads::new(Arc::new(tiers), ColdReadSettings { streams_max: 4, ..no_cache() });
+    world.tier.fail_all_gets(Some(GetFault::Silent));
+    let stalled: Vec<_> = (0..8)
+        .map(|_| {
+            let mut reader = reads.open(Arc::clone(&world.content), 0..1);
+            tokio::spawn(async move { reader.prefetch().await })
+        })
+        .collect();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.tier.gets().len(), 3, "three quarters of the streams");
+    let stored = store(&other, 2, &world.data, BLOCK_BYTES_MIN, 100);
+    let place = ColdPlace { tier: two, ..ColdPlace::clone(stored.cold().unwrap()) };
+    let content = Content { place: ContentPlace::Tier(Arc::new(place)), ..Content::clone(&stored) };
+    assert_whole(reads.open(Arc::new(content), 0..u64::MAX), &world.data).await;
+    for reader in stalled {
+        assert!(matches!(reader.await.unwrap(), Err(ColdReadError::Unavailable { .. })));
+    }
 }
 
 #[tokio::test(start_paused = true)]
