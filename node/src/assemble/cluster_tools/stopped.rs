@@ -73,6 +73,18 @@ impl Stopped {
         self.coordination.close().await;
     }
 
+    /// The nodes of the layout. None where there is no cluster any more.
+    ///
+    /// # Errors
+    /// When the coordination service does not answer.
+    pub(super) async fn nodes(&self) -> Result<Vec<NodeId>, CoordinationError> {
+        match self.coordination.layout().await {
+            Ok(layout) => Ok(layout.value.applied.nodes.into_keys().collect()),
+            Err(CoordinationError::NotFound(_)) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Takes the lease, if it is not held, and looks for nodes.
     async fn take(&mut self) -> anyhow::Result<()> {
         let is_held = self.lease.as_ref().is_some_and(|lease| lease.watch_lost().now_or_never().is_none());
