@@ -208,6 +208,9 @@ async fn note_walked(
     metadata: &dyn MetadataStore,
     node: NodeId,
 ) -> anyhow::Result<BTreeSet<String>> {
+    if !metadata.lost_commits().await.context("ask whether the database has lost commits")? {
+        return Ok(BTreeSet::new());
+    }
     let nodes = stopped.nodes().await.context("ask which nodes the cluster has")?;
     let left = metadata.note_walked(node, &nodes).await.context("note which nodes were walked")?;
     Ok(left.iter().map(NodeId::to_string).collect())
