@@ -57,6 +57,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use holdfast_actors::ports::chunks::ReplicaStore;
+use holdfast_actors::ports::coordination::{Coordination, CoordinationError};
 use holdfast_actors::ports::metadata::{CannedAcl, NewBucket, User, Versioning};
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
 use holdfast_protocol::{NodeId, TierName, VersionId};
@@ -169,9 +170,10 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     }
     let rebuilding = from_chunks(&chunks, &*metadata, owner, options);
     let rebuilt = Stopped::during(stopped.as_mut(), rebuilding).await;
-    let rebuilt = match (rebuilt, &stopped) {
-        (Ok(report), Some(stopped)) if !options.moved_only => {
-            let unwalked = note_walked(stopped, &*metadata, data_dir.node_id()).await;
+    let coordination = stopped.as_ref().filter(|_| !options.moved_only).map(Stopped::coordination);
+    let rebuilt = match (rebuilt, coordination) {
+        (Ok(report), Some(coordination)) => {
+            let unwalked = note_walked(&*coordination, &*metadata, data_dir.node_id()).await;
             unwalked.map(|unwalked| RebuildReport { unwalked, ..report })
         }
         (rebuilt, _) => rebuilt,
@@ -204,14 +206,19 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
 
 /// Notes that the disks of this node were walked for what the database lost. The nodes that are still to be.
 async fn note_walked(
-    stopped: &Stopped,
+    coordination: &dyn Coordination,
     metadata: &dyn MetadataStore,
     node: NodeId,
 ) -> anyhow::Result<BTreeSet<String>> {
     if !metadata.lost_commits().await.context("ask whether the database has lost commits")? {
         return Ok(BTreeSet::new());
     }
-    let nodes = stopped.nodes().await.context("ask which nodes the cluster has")?;
+    let nodes: Vec<NodeId> = match coordination.layout().await {
+        Ok(layout) => layout.value.applied.nodes.into_keys().collect(),
+        // There is no cluster any more.
+        Err(CoordinationError::NotFound(_)) => Vec::new(),
+        Err(error) => return Err(error).context("ask which nodes the cluster has"),
+    };
     let left = metadata.note_walked(node, &nodes).await.context("note which nodes were walked")?;
     Ok(left.iter().map(NodeId::to_string).collect())
 }

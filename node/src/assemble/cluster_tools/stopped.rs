@@ -73,16 +73,9 @@ impl Stopped {
         self.coordination.close().await;
     }
 
-    /// The nodes of the layout. None where there is no cluster any more.
-    ///
-    /// # Errors
-    /// When the coordination service does not answer.
-    pub(super) async fn nodes(&self) -> Result<Vec<NodeId>, CoordinationError> {
-        match self.coordination.layout().await {
-            Ok(layout) => Ok(layout.value.applied.nodes.into_keys().collect()),
-            Err(CoordinationError::NotFound(_)) => Ok(Vec::new()),
-            Err(error) => Err(error),
-        }
+    /// Where the cluster is agreed upon.
+    pub(super) fn coordination(&self) -> Arc<dyn Coordination> {
+        self.coordination.clone()
     }
 
     /// Takes the lease, if it is not held, and looks for nodes.
