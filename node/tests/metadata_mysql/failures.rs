@@ -10,6 +10,7 @@ use holdfast_actors::ports::metadata::{CannedAcl, MetadataUpkeep as _, Versionin
 use holdfast_actors::ports::{MetadataError, MetadataStore};
 use holdfast_actors::wait::{eventually, until};
 use holdfast_node::metadata::MysqlOptions;
+use holdfast_protocol::NodeId;
 
 use super::mariadb::Server;
 use super::services::tcp_proxy::{Flow, TcpProxy};
@@ -149,7 +150,10 @@ async fn nothing_is_given_up_as_an_orphan_after_the_database_lost_a_commit() {
     assert!(later - last > 1 << 32, "no number that others were given comes a second time");
     store.raise_sequences(1).await.unwrap();
     assert!(store.condemn(&[orphan()], 1).await.is_err(), "until somebody looks");
-    store.forget_lost_commits().await.unwrap();
+    let nodes = [NodeId::from(1), NodeId::from(2)];
+    assert_eq!(store.note_walked(nodes[0], &nodes).await.unwrap(), [nodes[1]]);
+    assert!(other.condemn(&[orphan()], 1).await.is_err(), "what was lost may be on the other node");
+    assert_eq!(other.note_walked(nodes[1], &nodes).await.unwrap(), []);
     assert!(!store.lost_commits().await.unwrap());
     let content = orphan();
     assert_eq!(other.condemn(&[content], 1).await.unwrap(), [content]);

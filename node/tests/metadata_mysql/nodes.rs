@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use holdfast_actors::ports::metadata::{CannedAcl, MetadataUpkeep as _, NewBucket, User};
+use holdfast_actors::ports::accesses::ReadNote;
+use holdfast_actors::ports::metadata::{BucketConfigKind, CannedAcl, MetadataUpkeep as _, NewBucket, User};
 use holdfast_actors::ports::tiering::Claim;
-use holdfast_actors::ports::{MetadataError, MetadataStore, TierLedger as _};
+use holdfast_actors::ports::{AccessLog as _, MetadataError, MetadataStore, TierLedger as _};
 use holdfast_actors::wait::PATIENCE;
 use holdfast_protocol::{NodeId, TierName};
 use sqlx::Connection as _;
@@ -186,4 +187,29 @@ async fn a_look_for_moves_and_pieces_that_finds_none_waits_for_no_lock() {
     assert_eq!(store.claim_moves(&lane, claim, 10).await.unwrap(), []);
     assert_eq!(store.due_pieces(&lane, 1_000, 2_000, 10).await.unwrap(), []);
     holding.rollback().await.unwrap();
+}
+
+/// Rows of others that a transaction under way has are no reason to wait, nor to look at: where many are removed or
+/// changed a few at a time, each time is about those few.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_done_in_steps_leaves_other_rows_alone() {
+    let server = server().await;
+    let database = server.database().await;
+    let store = open(server.options(&database)).await;
+    let id = bucket(&*store).await;
+    let note = |key: &str| ReadNote { bucket: id, key: key.into(), day_ms: 1 };
+    store.note_reads(&[note("a"), note("b"), note("c"), note("z")]).await.unwrap();
+    let other = "INSERT INTO lifecycle_rechecks (bucket, `key`) VALUES (1000000, x'61')";
+    sqlx::raw_sql(other).execute(&mut server.connect(&database).await).await.unwrap();
+    // As a transaction of another node has them, for longer than anybody waits.
+    let mut busy = server.connect(&database).await;
+    let held = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; BEGIN; \
+                SELECT 1 FROM accesses WHERE `key` = x'7a' FOR UPDATE; \
+                SELECT 1 FROM lifecycle_rechecks WHERE bucket = 1000000 FOR UPDATE";
+    sqlx::raw_sql(held).execute(&mut busy).await.unwrap();
+    assert_eq!(store.forget_bucket_reads(id, 2).await.unwrap(), 2);
+    store.set_bucket_config("b", BucketConfigKind::Lifecycle, None).await.unwrap();
+    sqlx::raw_sql("ROLLBACK").execute(&mut busy).await.unwrap();
+    assert_eq!(store.forget_bucket_reads(id, 10).await.unwrap(), 2);
+    store.close().await;
 }

@@ -10,7 +10,7 @@ use holdfast_actors::ports::metadata::{
 use holdfast_node::assemble::cluster_tools::{RebuildOptions, backup_to, dump, from_chunks, load, rebuild, restore};
 use holdfast_node::config::Config;
 use holdfast_protocol::label::PartLabel;
-use holdfast_protocol::{ContentId, UploadId, VersionId};
+use holdfast_protocol::{ContentId, NodeId, UploadId, VersionId};
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::{WRITE, cold_content, label, latest, md5, store, versions, write, write_committed_stub};
@@ -185,7 +185,23 @@ async fn orphans_are_kept_until_what_the_database_lost_was_brought_back() {
         assert!(metadata.lost_commits().await.expect("an answer"));
         assert!(metadata.condemn(&orphan, 1).await.is_err());
     }
+    // Of a cluster all nodes have to be walked.
+    let (first, second) = (NodeId::from(1), NodeId::from(2));
     from_chunks(&chunks, &*metadata, "root", ADD).await.expect("rebuilt");
+    for _ in 0..2 {
+        assert_eq!(metadata.note_walked(first, &[first, second]).await.expect("noted"), [second]);
+        assert!(metadata.condemn(&orphan, 1).await.is_err(), "what the other node has may be what was lost");
+    }
+    assert_eq!(metadata.note_walked(second, &[first, second]).await.expect("noted"), []);
+    assert!(!metadata.lost_commits().await.expect("an answer"));
+    // Nothing is left of it for the next time.
+    let mut conn = SqliteConnection::connect(&url).await.expect("opened");
+    let left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM lock_fences").fetch_one(&mut conn).await.expect("counted");
+    assert_eq!(left, 0);
+    sqlx::raw_sql(lost).execute(&mut conn).await.expect("written");
+    conn.close().await.expect("closed");
+    let alone = RebuildOptions { alone: true, ..ADD };
+    from_chunks(&chunks, &*metadata, "root", alone).await.expect("rebuilt");
     assert!(!metadata.lost_commits().await.expect("an answer"));
     assert_eq!(metadata.condemn(&orphan, 1).await.expect("given up"), orphan);
     assert_eq!(versions(&*metadata).await.len(), 1);

@@ -229,6 +229,10 @@ impl<D: Decorator> MetadataUpkeep for D {
     async fn forget_lost_commits(&self) -> MetadataResult<()> {
         self.inner().forget_lost_commits().await
     }
+
+    async fn note_walked(&self, walked: NodeId, nodes: &[NodeId]) -> MetadataResult<Vec<NodeId>> {
+        self.inner().note_walked(walked, nodes).await
+    }
 }
 
 #[cfg(test)]

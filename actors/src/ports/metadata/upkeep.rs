@@ -152,6 +152,10 @@ pub trait MetadataUpkeep: Send + Sync + 'static {
 
     /// Lets contents be condemned again after that: what the lost commits brought is back, or given up.
     async fn forget_lost_commits(&self) -> MetadataResult<()>;
+
+    /// The same once the disks of all `nodes` were walked for what the lost commits brought: notes that those of
+    /// `walked` were. Gives back the nodes whose disks are still to be walked; none if no commits are known to be lost.
+    async fn note_walked(&self, walked: NodeId, nodes: &[NodeId]) -> MetadataResult<Vec<NodeId>>;
 }
 
 /// A replica that lacks a chunk, or has it damaged.

@@ -57,9 +57,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use holdfast_actors::ports::chunks::ReplicaStore;
+use holdfast_actors::ports::coordination::{Coordination, CoordinationError};
 use holdfast_actors::ports::metadata::{CannedAcl, NewBucket, User, Versioning};
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock};
-use holdfast_protocol::{TierName, VersionId};
+use holdfast_protocol::{NodeId, TierName, VersionId};
 
 use super::super::data_dir::DataDir;
 use super::super::storage;
@@ -169,6 +170,14 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     }
     let rebuilding = from_chunks(&chunks, &*metadata, owner, options);
     let rebuilt = Stopped::during(stopped.as_mut(), rebuilding).await;
+    let coordination = stopped.as_ref().filter(|_| !options.moved_only).map(Stopped::coordination);
+    let rebuilt = match (rebuilt, coordination) {
+        (Ok(report), Some(coordination)) => {
+            let unwalked = note_walked(&*coordination, &*metadata, data_dir.node_id()).await;
+            unwalked.map(|unwalked| RebuildReport { unwalked, ..report })
+        }
+        (rebuilt, _) => rebuilt,
+    };
     // Last, so that no node of the cluster starts with what a run that broke off has left, or has not even begun.
     let claimed = match cluster.filter(|_| leaves_mark && rebuilt.is_ok()) {
         Some(cluster) => storage::claim(&*metadata, cluster, &config.metadata.url).await,
@@ -193,6 +202,25 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
         stopped.end().await;
     }
     Ok(report)
+}
+
+/// Notes that the disks of this node were walked for what the database lost. The nodes that are still to be.
+async fn note_walked(
+    coordination: &dyn Coordination,
+    metadata: &dyn MetadataStore,
+    node: NodeId,
+) -> anyhow::Result<BTreeSet<String>> {
+    if !metadata.lost_commits().await.context("ask whether the database has lost commits")? {
+        return Ok(BTreeSet::new());
+    }
+    let nodes: Vec<NodeId> = match coordination.layout().await {
+        Ok(layout) => layout.value.applied.nodes.into_keys().collect(),
+        // There is no cluster any more.
+        Err(CoordinationError::NotFound(_)) => Vec::new(),
+        Err(error) => return Err(error).context("ask which nodes the cluster has"),
+    };
+    let left = metadata.note_walked(node, &nodes).await.context("note which nodes were walked")?;
+    Ok(left.iter().map(NodeId::to_string).collect())
 }
 
 /// What to do after a run that broke off in a cluster's database.
@@ -265,8 +293,11 @@ pub async fn from_chunks(
     if options.complete_uploads {
         uploads::complete(metadata, &begun_parts, &mut run.report).await?;
     }
-    // At the end: until then, or where only moves are brought back, what the database lost is on the disks alone.
-    metadata.forget_lost_commits().await.context("forget that the database has lost commits")?;
+    if options.alone {
+        // At the end: until then, or where only moves are brought back, what the database lost is on the disks alone. In
+        // a cluster on those of the other nodes, too: see `note_walked`.
+        metadata.forget_lost_commits().await.context("forget that the database has lost commits")?;
+    }
     Ok(run.report)
 }
 

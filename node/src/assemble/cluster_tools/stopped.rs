@@ -73,6 +73,11 @@ impl Stopped {
         self.coordination.close().await;
     }
 
+    /// Where the cluster is agreed upon.
+    pub(super) fn coordination(&self) -> Arc<dyn Coordination> {
+        self.coordination.clone()
+    }
+
     /// Takes the lease, if it is not held, and looks for nodes.
     async fn take(&mut self) -> anyhow::Result<()> {
         let is_held = self.lease.as_ref().is_some_and(|lease| lease.watch_lost().now_or_never().is_none());

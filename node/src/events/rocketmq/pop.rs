@@ -193,7 +193,10 @@ impl PopSubscription {
                         offset,
                         "a message that is not Holdfast's is passed over"
                     );
-                    self.end(&handle).await?;
+                    // Those that came with it must not wait for their leases to end.
+                    if let Err(error) = self.end(&handle).await {
+                        tracing::debug!(%error, "a message that is not Holdfast's comes again");
+                    }
                 }
             }
         }

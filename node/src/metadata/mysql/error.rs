@@ -61,7 +61,7 @@ const ACCESS_DENIED: [u16; 3] = [1044, 1045, 1698];
 /// The server ends, or this connection does: too many connections, shutdown, killed, idle for too long, too many
 /// prepared statements; or the server takes no writes (any more), and another one does, or it has left its Galera
 /// cluster (1047).
-const GOING: [u16; 10] = [1040, 1047, 1053, 1077, 1079, 1290, 1461, 1836, 1927, 4031];
+const GOING: [u16; 11] = [1040, 1047, 1053, 1077, 1079, 1290, 1461, 1836, 1927, 3169, 4031];
 
 pub(super) fn number(error: &sqlx::Error) -> Option<u16> {
     let sqlx::Error::Database(error) = error else { return None };

@@ -91,8 +91,10 @@ impl Kept {
             }
             let (number, ahead) = (commit.number, commit.number.saturating_add(AHEAD));
             let token = hex::encode(rand::random::<[u8; 16]>());
+            // Whatever disks were walked before, they were not for this.
             let sql = format!(
-                "INSERT IGNORE INTO lock_fences (name, token) VALUES ('{SET_BACK}', {number}); \
+                "DELETE FROM lock_fences WHERE name > '{SET_BACK}' AND name < '{SET_BACK}.'; \
+                 INSERT IGNORE INTO lock_fences (name, token) VALUES ('{SET_BACK}', {number}); \
                  INSERT IGNORE INTO commits (id, token) VALUES ({ahead}, x'{token}')"
             );
             match sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *conn).await {

@@ -11,7 +11,7 @@ use sqlx::AssertSqlSafe;
 
 use super::lifecycle::{AGED_COLUMNS, aged_version, current_columns};
 use super::store::boxed;
-use super::{Backend, Fields as _, Locks, Reader, Session as _, Shape, SqlMetadataStore, values};
+use super::{Backend, Dialect, Fields as _, Locks, Reader, Session, Shape, SqlMetadataStore, Value, values};
 use crate::metadata::rows;
 
 /// Keys of one statement.
@@ -54,17 +54,14 @@ impl<B: Backend> AccessLog for SqlMetadataStore<B> {
         until_ms: u64,
         limit: u32,
     ) -> MetadataResult<Vec<ReadKey>> {
-        let sql = format!(
-            "SELECT {}, a.day_ms, a.key FROM accesses a {} \
-             LEFT JOIN objects o ON o.bucket = a.bucket AND o.key = a.key LEFT JOIN contents c ON c.id = o.content \
-             WHERE a.bucket = ? AND a.day_ms >= ? AND a.day_ms <= ? AND (a.day_ms > ? OR a.key > ?) \
-             ORDER BY a.day_ms, a.key LIMIT ?",
-            current_columns(),
-            <B::Reads as Reader>::DIALECT.by_index("accesses_by_day")
-        );
-        let at_ms = rows::signed(after.at_ms);
-        let (until_ms, limit) = (rows::signed(until_ms), i64::from(limit));
-        let values = values![rows::signed(bucket.0), at_ms, until_ms, at_ms, after.name.as_bytes(), limit];
+        let dialect = <B::Reads as Reader>::DIALECT;
+        let (bucket, until_ms, at_ms) = (rows::signed(bucket.0), rows::signed(until_ms), rows::signed(after.at_ms));
+        let mut values = values![bucket, until_ms, at_ms];
+        if dialect == Dialect::Mysql {
+            values.push(at_ms.into());
+        }
+        values.extend(values![after.name.as_bytes(), i64::from(limit)]);
+        let sql = read_keys_statement(dialect);
         let found = self.backend.reads().fetch(AssertSqlSafe(sql), values).await?;
         let key = |row: &<B::Reads as Reader>::Row| {
             let version = row.bytes_or_null(0)?.map(|_| aged_version(row)).transpose()?;
@@ -95,20 +92,41 @@ impl<B: Backend> AccessLog for SqlMetadataStore<B> {
     }
 
     async fn forget_bucket_reads(&self, bucket: BucketId, limit: u32) -> MetadataResult<u64> {
-        self.backend
-            .write(Locks::none(), move |tx| {
-                boxed(async move {
-                    // Neither database deletes by a limit as the other does.
-                    let sql = "DELETE FROM accesses WHERE bucket = ? AND `key` IN \
-                         (SELECT k FROM (SELECT `key` AS k FROM accesses WHERE bucket = ? ORDER BY `key` LIMIT ?) some)";
-                    let bucket = rows::signed(bucket.0);
-                    Ok(tx.execute(sql, values![bucket, bucket, i64::from(limit)]).await?.rows_affected)
-                })
-            })
-            .await
+        self.backend.write(Locks::none(), move |tx| boxed(forget_bucket(tx, bucket, limit))).await
     }
 }
 
-fn bind(note: &ReadNote) -> Vec<super::Value> {
+/// Finds what was read up to a day, from a place on: bucket, until when, the place, how many. One day has as many keys
+/// as were read: so the index has to lead to the key, too, and each database does that for its own way to say it. For
+/// MySQL the place has its time twice.
+pub(in crate::metadata) fn read_keys_statement(dialect: Dialect) -> String {
+    let behind = match dialect {
+        Dialect::Sqlite => "(a.day_ms, a.key) > (?, ?)",
+        Dialect::Mysql => "(a.day_ms > ? OR a.day_ms = ? AND a.key > ?)",
+    };
+    format!(
+        "SELECT {}, a.day_ms, a.key FROM accesses a {} \
+         LEFT JOIN objects o ON o.bucket = a.bucket AND o.key = a.key LEFT JOIN contents c ON c.id = o.content \
+         WHERE a.bucket = ? AND a.day_ms <= ? AND {behind} ORDER BY a.day_ms, a.key LIMIT ?",
+        current_columns(),
+        dialect.by_index("accesses_by_day")
+    )
+}
+
+async fn forget_bucket<S: Session>(tx: &mut S, bucket: BucketId, limit: u32) -> MetadataResult<u64> {
+    let (bucket, limit) = (rows::signed(bucket.0), i64::from(limit));
+    // SQLite has no LIMIT here. MariaDB would look through all that a subquery found, for each note of the bucket.
+    let (sql, values) = match S::DIALECT {
+        Dialect::Sqlite => (
+            "DELETE FROM accesses WHERE bucket = ? AND `key` IN \
+             (SELECT `key` FROM accesses WHERE bucket = ? ORDER BY `key` LIMIT ?)",
+            values![bucket, bucket, limit],
+        ),
+        Dialect::Mysql => ("DELETE FROM accesses WHERE bucket = ? ORDER BY `key` LIMIT ?", values![bucket, limit]),
+    };
+    Ok(tx.execute(sql, values).await?.rows_affected)
+}
+
+fn bind(note: &ReadNote) -> Vec<Value> {
     values![rows::signed(note.bucket.0), note.key.as_bytes(), rows::signed(note.day_ms)]
 }

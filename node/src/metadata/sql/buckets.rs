@@ -8,7 +8,7 @@ use holdfast_actors::ports::metadata::{
 use sqlx::AssertSqlSafe;
 
 use super::users::USER_EXISTS;
-use super::{Fields, Reader, Session, values};
+use super::{Dialect, Fields, Reader, Session, values};
 use crate::metadata::rows;
 
 /// Without its configuration documents.
@@ -140,11 +140,15 @@ async fn write_config<S: Session>(
 /// Of the notes only as many as a transaction can remove at once: rules must be removable however much waits. What is
 /// left is judged by later rules, or by none.
 async fn forget_lifecycle<S: Session>(tx: &mut S, bucket: BucketId) -> MetadataResult<()> {
-    for statement in [
-        "DELETE FROM lifecycle_cursors WHERE bucket = ?",
-        "DELETE FROM lifecycle_rechecks WHERE id IN \
-         (SELECT id FROM (SELECT id FROM lifecycle_rechecks WHERE bucket = ? ORDER BY id LIMIT 10000) some)",
-    ] {
+    let rechecks = match S::DIALECT {
+        Dialect::Sqlite => {
+            "DELETE FROM lifecycle_rechecks WHERE id IN \
+             (SELECT id FROM lifecycle_rechecks WHERE bucket = ? ORDER BY id LIMIT 10000)"
+        }
+        // By a subquery MariaDB would look at, and lock, the notes of all buckets.
+        Dialect::Mysql => "DELETE FROM lifecycle_rechecks WHERE bucket = ? ORDER BY id LIMIT 10000",
+    };
+    for statement in ["DELETE FROM lifecycle_cursors WHERE bucket = ?", rechecks] {
         tx.execute(statement, values![rows::signed(bucket.0)]).await?;
     }
     Ok(())

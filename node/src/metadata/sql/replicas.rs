@@ -150,7 +150,36 @@ pub(super) async fn lost_commits<R: Reader>(reads: &R) -> MetadataResult<bool> {
     Ok(reads.fetch_optional(IS_SET_BACK, values![SET_BACK.as_bytes()]).await?.is_some())
 }
 
-/// Takes [`SET_BACK`] away.
+/// Takes [`SET_BACK`] away, with the names of nodes that were walked: no other name begins so.
 pub(super) async fn forget_lost_commits<S: Session>(tx: &mut S) -> MetadataResult<()> {
-    tx.execute("DELETE FROM lock_fences WHERE name = ?", values![SET_BACK.as_bytes()]).await.map(drop)
+    let end = format!("{SET_BACK}.");
+    let sql = "DELETE FROM lock_fences WHERE name >= ? AND name < ?";
+    tx.execute(sql, values![SET_BACK.as_bytes(), end.as_bytes()]).await.map(drop)
+}
+
+/// Stands beside [`SET_BACK`] for a node whose disks were walked since.
+fn walked_name(node: NodeId) -> Vec<u8> {
+    format!("{SET_BACK}-{node}").into_bytes()
+}
+
+/// Notes that the disks of a node were walked; takes [`SET_BACK`] away when those of all were. Gives back the others.
+pub(super) async fn note_walked<S: Session>(
+    tx: &mut S,
+    walked: NodeId,
+    nodes: &[NodeId],
+) -> MetadataResult<Vec<NodeId>> {
+    if tx.fetch_optional(IS_SET_BACK, values![SET_BACK.as_bytes()]).await?.is_none() {
+        return Ok(Vec::new());
+    }
+    tx.execute("REPLACE INTO lock_fences (name, token) VALUES (?, 0)", values![walked_name(walked)]).await?;
+    let mut left = Vec::new();
+    for node in nodes {
+        if tx.fetch_optional(IS_SET_BACK, values![walked_name(*node)]).await?.is_none() {
+            left.push(*node);
+        }
+    }
+    if left.is_empty() {
+        forget_lost_commits(tx).await?;
+    }
+    Ok(left)
 }

@@ -70,7 +70,10 @@ pub(in crate::metadata) enum Shape {
     PutObjects,
     /// Time, then `(bucket, key)` × n: current rows to history.
     Archive,
-    /// Time, then `(bucket, key)` × n: delete markers that are the latest version are that no more.
+    /// `(bucket, key)` × n → bucket, key and sequence of the newest row of history, and whether it is a delete marker
+    /// that is the latest version.
+    NewestPast,
+    /// Time, then `(bucket, key, sequence)` × n: delete markers that are the latest version are that no more.
     SupersedeMarkers,
     /// `(bucket, key)` × n.
     RemoveObjects,
@@ -189,10 +192,18 @@ impl Shape {
                  WHERE {}",
                 has_key(dialect, rows)
             ),
-            // The sum keeps the database from going by the index on what is latest.
+            Self::NewestPast => {
+                let newest = "SELECT bucket, `key`, sequence, latest FROM history WHERE bucket = ? AND `key` = ? \
+                     ORDER BY sequence DESC LIMIT 1";
+                let newest = match dialect {
+                    Dialect::Sqlite => format!("SELECT * FROM ({newest})"),
+                    Dialect::Mysql => format!("({newest})"),
+                };
+                vec![newest; rows].join(" UNION ALL ")
+            }
             Self::SupersedeMarkers => format!(
-                "UPDATE history SET latest = 0, since_ms = ? WHERE latest + 0 = 1 AND ({})",
-                has_key(dialect, rows)
+                "UPDATE history SET latest = 0, since_ms = ? WHERE {}",
+                vec!["(bucket = ? AND `key` = ? AND sequence = ?)"; rows].join(" OR ")
             ),
             Self::RemoveObjects => format!("DELETE FROM objects WHERE {}", has_key(dialect, rows)),
             Self::InsertMarkers => format!(

@@ -125,6 +125,26 @@ async fn postpone<S: Session>(
     release_pieces(tx, attempt).await
 }
 
+/// Makes moves due that failed, or that a clock which was ahead put off; a bounded number of them. Returns how many.
+async fn retry_some<S: Session>(tx: &mut S, lane: &TierName, now_ms: u64) -> MetadataResult<u64> {
+    const WAIT: &str = "lane = ? AND due_ms > ? AND (owner IS NULL AND failures > 0 \
+         OR due_ms > ? AND (owner IS NOT NULL OR reason <> ?)) LIMIT ?";
+    // SQLite has no LIMIT for UPDATE. By a subquery MariaDB would look at, and lock, the moves of all lanes.
+    let sql = match S::DIALECT {
+        Dialect::Sqlite => {
+            format!("UPDATE moves SET due_ms = ? WHERE id IN (SELECT id FROM moves WHERE {WAIT})")
+        }
+        Dialect::Mysql => format!("UPDATE moves SET due_ms = ? WHERE {WAIT}"),
+    };
+    let (now, far) = (rows::signed(now_ms), rows::signed(now_ms.saturating_add(FAR_MS)));
+    let (returns, _) = rows::reason_code(MoveReason::Return);
+    let lane = lane.as_str();
+    let done = tx.execute(AssertSqlSafe(sql), values![now, lane, now, far, returns, RETRIED_MAX]).await?;
+    let sql = "UPDATE tier_pieces SET due_ms = ? WHERE tier = ? AND due_ms > ?";
+    tx.execute(sql, values![now, lane, far]).await?;
+    Ok(done.rows_affected)
+}
+
 #[async_trait]
 #[allow(private_bounds, reason = "the backends are this module's own")]
 impl<B: Backend> TierLedger for SqlMetadataStore<B> {
@@ -315,19 +335,7 @@ impl<B: Backend> TierLedger for SqlMetadataStore<B> {
             let lane = lane.clone();
             let done = self.backend.write(Locks::none(), move |tx| {
                 let lane = lane.clone();
-                boxed(async move {
-                    // SQLite has no LIMIT for UPDATE, MySQL none in a subquery of IN.
-                    let sql = "UPDATE moves SET due_ms = ? WHERE (owner IS NULL OR due_ms > ?) AND id IN (SELECT id FROM \
-                         (SELECT id FROM moves WHERE lane = ? AND due_ms > ? AND (owner IS NULL AND failures > 0 \
-                         OR due_ms > ? AND (owner IS NOT NULL OR reason <> ?)) LIMIT ?) some)";
-                    let (now, far) = (rows::signed(now_ms), rows::signed(now_ms.saturating_add(FAR_MS)));
-                    let (returns, _) = rows::reason_code(MoveReason::Return);
-                    let lane = lane.as_str();
-                    let done = tx.execute(sql, values![now, far, lane, now, far, returns, RETRIED_MAX]).await?;
-                    let sql = "UPDATE tier_pieces SET due_ms = ? WHERE tier = ? AND due_ms > ?";
-                    tx.execute(sql, values![now, lane, far]).await?;
-                    Ok(done.rows_affected)
-                })
+                boxed(async move { retry_some(tx, &lane, now_ms).await })
             });
             let done = done.await?;
             retried += done;

@@ -396,4 +396,8 @@ impl MetadataUpkeep for TestStore {
     async fn forget_lost_commits(&self) -> MetadataResult<()> {
         not_here()
     }
+
+    async fn note_walked(&self, _: NodeId, _: &[NodeId]) -> MetadataResult<Vec<NodeId>> {
+        not_here()
+    }
 }

@@ -1,6 +1,7 @@
 //! Metadata to lines.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use anyhow::Context;
 use holdfast_actors::ports::metadata::{
@@ -8,12 +9,16 @@ use holdfast_actors::ports::metadata::{
 };
 use holdfast_actors::ports::tiering::TierRecord;
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore, SystemClock, TierLedger};
+use holdfast_protocol::VersionId;
 
 use super::Counts;
 use super::format::{ContentLine, FORMAT, Line, PartLine, UploadLine, VersionLine};
 
 /// Rows a page.
 const PAGE: u32 = 1_000;
+/// Versions of a key whose lines are kept until all are known. A key may have more than memory has room for, and each
+/// may be of ten thousand parts: of more only their names are kept, and each is read once more.
+const KEPT_LINES_MAX: usize = 256;
 
 fn put(out: &mut impl Write, line: &Line) -> anyhow::Result<()> {
     serde_json::to_writer(&mut *out, line)?;
@@ -82,7 +87,7 @@ pub async fn dump(
                 },
             )?;
             counts.buckets += 1;
-            dump_versions(metadata, bucket, out, &mut counts).await?;
+            dump_versions(metadata, bucket, out, &mut counts, KEPT_LINES_MAX).await?;
             dump_uploads(metadata, bucket, out, &mut counts).await?;
         }
         let Some(last) = buckets.last() else { break };
@@ -93,45 +98,76 @@ pub async fn dump(
     Ok(counts)
 }
 
+/// The versions of one key. They come newest first and are written oldest first.
+#[derive(Default)]
+struct OfKey {
+    key: String,
+    names: Vec<VersionId>,
+    /// None if they are too many to be kept.
+    lines: Vec<Line>,
+}
+
+impl OfKey {
+    async fn write(&self, metadata: &dyn MetadataStore, bucket: &Bucket, out: &mut impl Write) -> anyhow::Result<()> {
+        if self.lines.len() == self.names.len() {
+            return self.lines.iter().rev().try_for_each(|line| put(out, line));
+        }
+        for name in self.names.iter().rev() {
+            let version = metadata.object(bucket.id, &self.key, Some(*name)).await;
+            let version = version.with_context(|| format!("read {}/{}", bucket.name, self.key))?;
+            put(out, &version_line(&bucket.name, &version))?;
+        }
+        Ok(())
+    }
+}
+
+/// `lines_max`: see [`KEPT_LINES_MAX`].
 async fn dump_versions(
     metadata: &dyn MetadataStore,
     bucket: &Bucket,
     out: &mut impl Write,
     counts: &mut Counts,
+    lines_max: usize,
 ) -> anyhow::Result<()> {
     let mut query = ListVersionsQuery { limit: PAGE, ..ListVersionsQuery::default() };
-    // Versions of one key come newest first and are written oldest first.
-    let mut of_key: Vec<Line> = Vec::new();
-    let mut key: Option<String> = None;
+    let mut of_key = OfKey::default();
     loop {
         let page = metadata.list_versions(bucket.id, query.clone()).await;
         let page = page.with_context(|| format!("read bucket {}", bucket.name))?;
         for version in &page.entries {
-            if key.as_deref() != Some(version.key.as_str()) {
-                for line in of_key.drain(..).rev() {
-                    put(out, &line)?;
-                }
-                key = Some(version.key.clone());
+            if of_key.key != version.key {
+                of_key.write(metadata, bucket, out).await?;
+                of_key = OfKey { key: version.key.clone(), ..OfKey::default() };
             }
-            // Pages do not say where in a tier contents are.
-            let whole = match &version.content {
-                Some(content) if content.place == ContentPlace::NotLoaded => {
-                    let whole = metadata.object(bucket.id, &version.key, Some(version.version)).await;
-                    whole.with_context(|| format!("read {}/{}", bucket.name, version.key))?
-                }
-                _ => version.clone(),
-            };
-            of_key.push(version_line(&bucket.name, &whole));
+            of_key.names.push(version.version);
+            if of_key.names.len() > lines_max {
+                of_key.lines = Vec::new();
+            } else {
+                let whole = whole(metadata, bucket, version).await?;
+                of_key.lines.push(version_line(&bucket.name, &whole));
+            }
             counts.versions += 1;
         }
         let Some((after, after_version)) = page.next else { break };
         query.after = after;
         query.after_version = after_version;
     }
-    for line in of_key.drain(..).rev() {
-        put(out, &line)?;
+    of_key.write(metadata, bucket, out).await
+}
+
+/// A version with where in a tier its content is, which pages do not say.
+async fn whole(
+    metadata: &dyn MetadataStore,
+    bucket: &Bucket,
+    version: &Arc<ObjectVersion>,
+) -> anyhow::Result<Arc<ObjectVersion>> {
+    match &version.content {
+        Some(content) if content.place == ContentPlace::NotLoaded => {
+            let whole = metadata.object(bucket.id, &version.key, Some(version.version)).await;
+            whole.with_context(|| format!("read {}/{}", bucket.name, version.key))
+        }
+        _ => Ok(version.clone()),
     }
-    Ok(())
 }
 
 fn version_line(bucket: &str, version: &ObjectVersion) -> Line {
@@ -228,5 +264,90 @@ async fn dump_upload(
         }
         let Some(last) = parts.last() else { return Ok(()) };
         after = last.number;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_actors::ports::metadata::{
+        CannedAcl, Content, ContentSource, DeleteRequest, ETag, MetadataDirect as _, NewBucket, NewObject,
+        ObjectAttributes, ReplicaEvidence, Versioning, WritePrecondition,
+    };
+    use holdfast_protocol::{ContentId, Manifest};
+
+    use super::*;
+    use crate::metadata::{SqliteMetadataStore, SqliteOptions};
+
+    fn object(bucket: &Bucket, at_ms: u64) -> NewObject {
+        let id = ContentId([at_ms as u8; 12]);
+        NewObject {
+            bucket: bucket.id,
+            key: if at_ms < 5 { "few".into() } else { "many".into() },
+            version: VersionId::generate(at_ms),
+            now_ms: at_ms,
+            owner: "root".into(),
+            content: ContentSource::New(Content {
+                id,
+                manifest: Manifest::single(id, 5),
+                etag: ETag { md5: [1; 16], parts: None },
+                checksum: None,
+                parts: vec![],
+                place: ContentPlace::Cluster,
+            }),
+            attributes: ObjectAttributes::default(),
+            tags: vec![],
+            acl: CannedAcl::Private,
+            precondition: WritePrecondition::default(),
+            event: None,
+            evidence: ReplicaEvidence::default(),
+            class: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn versions_come_oldest_first_however_few_are_kept_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteMetadataStore::open(&dir.path().join("metadata"), SqliteOptions::default()).await.unwrap();
+        store.create_user(User { name: "root".into(), admin: true, enabled: true, created_ms: 1 }).await.unwrap();
+        let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: 1 };
+        store.create_bucket(new).await.unwrap();
+        store.set_versioning("bucket", Versioning::Enabled).await.unwrap();
+        let bucket = store.bucket("bucket").await.unwrap();
+        for at_ms in [2, 3, 5, 6, 7, 8] {
+            store.commit_object(object(&bucket, at_ms)).await.unwrap();
+        }
+        let marker = DeleteRequest {
+            key: "many".into(),
+            version: None,
+            marker_version: VersionId::generate(9),
+            owner: "root".into(),
+            precondition: WritePrecondition::default(),
+            only_if: None,
+            event: None,
+        };
+        for deleted in store.delete_objects(bucket.id, vec![marker], 9).await.unwrap() {
+            deleted.unwrap();
+        }
+        let listed =
+            store.list_versions(bucket.id, ListVersionsQuery { limit: 10, ..Default::default() }).await.unwrap();
+        assert_eq!(listed.entries.len(), 7);
+        let mut dumps = Vec::new();
+        for lines_max in [0, 1, 2, 4, 100] {
+            let (mut out, mut counts) = (Vec::new(), Counts::default());
+            dump_versions(&store, &bucket, &mut out, &mut counts, lines_max).await.unwrap();
+            assert_eq!(counts.versions, 7);
+            dumps.push(String::from_utf8(out).unwrap());
+        }
+        let times: Vec<u64> = dumps[0]
+            .lines()
+            .map(|line| match serde_json::from_str::<Line>(line).unwrap() {
+                Line::Version(version) => version.last_modified_ms,
+                _ => unreachable!("there are versions only"),
+            })
+            .collect();
+        assert_eq!(times, [2, 3, 5, 6, 7, 8, 9]);
+        dumps.dedup();
+        assert_eq!(dumps.len(), 1, "they are the same");
+        store.close().await;
     }
 }

@@ -40,6 +40,8 @@ pub struct RebuildReport {
     pub parts: u64,
     /// Uploads that were completed after that, and are objects now.
     pub completed: u64,
+    /// Where the database has lost commits: nodes that are to be walked, too, before orphans are given up again.
+    pub unwalked: BTreeSet<String>,
     /// Whether nothing was written.
     pub dry_run: bool,
 }
@@ -83,6 +85,13 @@ impl RebuildReport {
                 self.without_head, self.waiting
             ));
         }
+        if !self.unwalked.is_empty() {
+            let nodes: Vec<&str> = self.unwalked.iter().map(String::as_str).collect();
+            text.push_str(&format!(
+                "The database has lost commits: orphans are kept until these nodes were walked, too: {}\n",
+                nodes.join(", ")
+            ));
+        }
         if !self.tiers.is_empty() {
             let names: Vec<&str> = self.tiers.iter().map(String::as_str).collect();
             text.push_str(&format!(
@@ -106,5 +115,13 @@ mod tests {
         let counted = RebuildReport { dry_run: true, ..report };
         assert!(counted.text().contains("3 contents") && !counted.text().contains("broke off"), "{}", counted.text());
         assert!(!RebuildReport::default().text().contains("contents begin"));
+    }
+
+    #[test]
+    fn nodes_that_are_still_to_be_walked_are_named() {
+        let nodes = BTreeSet::from(["00000000000000aa".to_owned(), "00000000000000bb".to_owned()]);
+        let report = RebuildReport { unwalked: nodes, ..RebuildReport::default() };
+        assert!(report.text().contains("00000000000000aa, 00000000000000bb"), "{}", report.text());
+        assert!(!RebuildReport::default().text().contains("lost commits"));
     }
 }

@@ -12,7 +12,7 @@ use crate::metadata::rows;
 use crate::metadata::sql::moves::NewMove;
 use crate::metadata::sql::outbox::NewRow;
 use crate::metadata::sql::shapes::OBJECT_COLUMNS;
-use crate::metadata::sql::{Session, Shape, lifecycle, moves, outbox, replicas, values};
+use crate::metadata::sql::{Fields as _, Session, Shape, lifecycle, moves, outbox, replicas, values};
 
 /// Effects of a group, by the statement that applies them, in the order they are applied.
 #[derive(Default)]
@@ -85,7 +85,7 @@ pub(super) async fn apply<S: Session>(tx: &mut S, effects: &Effects<'_>) -> Meta
         remove_past(tx, *key, *version).await?;
     }
     let now = values![rows::signed(effects.now_ms)];
-    tx.execute_many(Shape::SupersedeMarkers, &now, &effects.supersede, |key| key_values(*key)).await?;
+    supersede_markers(tx, effects).await?;
     tx.execute_many(Shape::Archive, &now, &effects.archive, |key| key_values(*key)).await?;
     tx.execute_many(Shape::RemoveObjects, &[], &effects.remove, |key| key_values(*key)).await?;
     tx.execute_many(Shape::PutObjects, &[], &effects.put, |(object, version, sequence, content)| {
@@ -147,6 +147,22 @@ pub(super) async fn apply<S: Session>(tx: &mut S, effects: &Effects<'_>) -> Meta
         lifecycle::queue_recheck(tx, *bucket, key, None).await?;
     }
     apply_references(tx, effects).await
+}
+
+/// The newest row of history of a key without a current row is the marker that was its latest version. It is looked for
+/// first: a key may have very many rows, and an update that names the key alone looks at all of them.
+async fn supersede_markers<S: Session>(tx: &mut S, effects: &Effects<'_>) -> MetadataResult<()> {
+    let mut markers = Vec::new();
+    for row in tx.fetch_many(Shape::NewestPast, &effects.supersede, |key| key_values(*key)).await? {
+        if row.number(3)? != 0 {
+            markers.push((row.number(0)?, row.bytes(1)?.to_vec(), row.number(2)?));
+        }
+    }
+    let now = values![rows::signed(effects.now_ms)];
+    tx.execute_many(Shape::SupersedeMarkers, &now, &markers, |(bucket, key, sequence)| {
+        values![*bucket, key.as_slice(), *sequence]
+    })
+    .await
 }
 
 async fn remove_past<S: Session>(tx: &mut S, key: Key<'_>, version: VersionId) -> MetadataResult<()> {

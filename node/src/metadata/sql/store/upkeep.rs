@@ -208,4 +208,11 @@ impl<B: Backend> MetadataUpkeep for SqlMetadataStore<B> {
     async fn forget_lost_commits(&self) -> MetadataResult<()> {
         self.backend.write(Locks::none(), |tx| boxed(replicas::forget_lost_commits(tx))).await
     }
+
+    async fn note_walked(&self, walked: NodeId, nodes: &[NodeId]) -> MetadataResult<Vec<NodeId>> {
+        self.run(Locks::none(), nodes.to_vec(), move |tx, nodes| {
+            boxed(async move { replicas::note_walked(tx, walked, &nodes).await })
+        })
+        .await
+    }
 }

@@ -1,6 +1,7 @@
 //! What goes by an index, and how much is read.
 
 use super::*;
+use crate::metadata::sql::accesses::read_keys_statement;
 
 /// No hot statement scans a table or sorts.
 #[tokio::test]
@@ -19,10 +20,7 @@ async fn hot_statements_go_by_index() {
         "SELECT id, chunk, queued_ms FROM repairs WHERE node = ? AND id > ? ORDER BY id LIMIT ?".to_owned(),
         shapes::Shape::ClaimPieces.text(shapes::Dialect::Sqlite, 3),
         shapes::Shape::ForgetReads.text(shapes::Dialect::Sqlite, 3),
-        "SELECT a.key FROM accesses a INDEXED BY accesses_by_day LEFT JOIN objects o ON o.bucket = a.bucket AND o.key = a.key \
-         WHERE a.bucket = ? AND a.day_ms >= ? AND a.day_ms <= ? AND (a.day_ms > ? OR a.key > ?) \
-         ORDER BY a.day_ms, a.key LIMIT ?"
-            .to_owned(),
+        read_keys_statement(shapes::Dialect::Sqlite),
         "SELECT bucket FROM accesses WHERE bucket > ? ORDER BY bucket LIMIT 1".to_owned(),
         shapes::Shape::NotePieces.text(shapes::Dialect::Sqlite, 3),
         shapes::Shape::RemovePieces.text(shapes::Dialect::Sqlite, 3),
@@ -92,16 +90,26 @@ async fn pages_in_order_of_age_are_scans_of_an_index() {
     let plans = write(&store, move |tx| {
         boxed(async move {
             let mut plans = Vec::new();
+            let read_keys = read_keys_statement(shapes::Dialect::Sqlite);
+            // However many versions a key has, one is looked at.
+            let supersede = shapes::Shape::SupersedeMarkers.text(shapes::Dialect::Sqlite, 2);
+            let newest = shapes::Shape::NewestPast.text(shapes::Dialect::Sqlite, 2);
             for sql in [
                 "SELECT o.key FROM objects o INDEXED BY objects_by_age WHERE o.bucket = ?1 AND o.modified_ms >= 1 \
                  AND o.modified_ms <= 9 AND (o.modified_ms > 1 OR o.key > x'') ORDER BY o.modified_ms, o.key LIMIT 5",
                 "SELECT o.key FROM history o INDEXED BY history_by_age WHERE o.bucket = ?1 AND o.latest = 0 \
                  AND o.since_ms >= 1 AND o.since_ms <= 9 AND (o.since_ms > 1 OR o.key > x'' OR (o.key = x'' AND \
                  o.sequence > 1)) ORDER BY o.since_ms, o.key, o.sequence LIMIT 5",
-                "UPDATE history SET latest = 0, since_ms = 1 WHERE latest + 0 = 1 AND ((bucket, key) IN (VALUES (?1, x'61')))",
+                supersede.as_str(),
+                read_keys.as_str(),
+                newest.as_str(),
             ] {
-                let plan = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")));
-                let steps = plan.bind(bucket).fetch_all(tx.conn()).await.map_err(refused)?;
+                let mut plan = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")));
+                let parameters = if sql.contains("?1") { 1 } else { sql.matches('?').count() };
+                for _ in 0..parameters {
+                    plan = plan.bind(bucket);
+                }
+                let steps = plan.fetch_all(tx.conn()).await.map_err(refused)?;
                 let text: Vec<String> = steps.iter().map(|row| row.get::<String, _>("detail")).collect();
                 plans.push(text.join("; "));
             }
@@ -109,10 +117,13 @@ async fn pages_in_order_of_age_are_scans_of_an_index() {
         })
     });
     let plans = plans.await.unwrap();
+    assert!(plans[3].contains("accesses_by_day (bucket=? AND (day_ms,key)>(?,?) AND day_ms<?)"), "{}", plans[3]);
     assert!(plans[0].contains("objects_by_age (bucket=? AND modified_ms>? AND modified_ms<?)"), "{}", plans[0]);
     assert!(plans[1].contains("history_by_age (bucket=? AND latest=? AND since_ms>? AND since_ms<?)"), "{}", plans[1]);
-    assert!(plans[2].contains("(bucket=? AND key=?)"), "{}", plans[2]);
-    for plan in &plans[..2] {
+    assert!(plans[2].contains("(bucket=? AND key=? AND sequence=?)"), "{}", plans[2]);
+    assert!(!plans[2].contains("SCAN"), "{}", plans[2]);
+    assert!(plans[4].contains("SEARCH history USING PRIMARY KEY (bucket=? AND key=?)"), "{}", plans[4]);
+    for plan in [&plans[0], &plans[1], &plans[3], &plans[4]] {
         assert!(!plan.contains("TEMP B-TREE"), "{plan}");
     }
 }
