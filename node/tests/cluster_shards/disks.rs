@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holdfast_actors::domain::admission::DiskHealth;
 use holdfast_actors::ports::ChunkStore as _;
 use holdfast_actors::ports::chunks::ReplicaStore as _;
 use holdfast_actors::ports::chunks::memory::Fault;
@@ -174,6 +175,32 @@ async fn a_node_of_which_every_disk_failed_is_replaced_though_it_lives() {
         if holds == 0 { world.settled().await } else { Err(format!("it still has {holds} shards")) }
     };
     eventually("its shards are rebuilt on the others", replaced).await;
+    world.check_nothing_is_lost().await;
+    world.stop().await;
+}
+
+/// It is not fenced, since it may be back in a moment, with everything that is on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_disks_are_silent_alone_is_replaced_and_has_a_part_again_when_they_answer() {
+    let soon = ClusterSettings { give_up_silent_after: Some(Duration::from_millis(100)), ..settings() };
+    let world = World::new(4, soon).await;
+    world.put_many(60, 700).await;
+    world.settle("the cluster is healthy").await;
+    let held = || world.shards().values().filter(|state| state.write_set().any(|node| node == id(2))).count();
+    world.disks[&2].tell(DiskHealth::Unresponsive);
+    let replaced = async || match held() {
+        0 => world.settled().await,
+        shards => Err(format!("it still has {shards} shards")),
+    };
+    eventually("its shards are rebuilt on the others", replaced).await;
+    world.check_nothing_is_lost().await;
+    assert!(world.nodes[&2].handle.membership().registered, "it lives, and is asked for what only it has");
+    world.disks[&2].tell(DiskHealth::Healthy);
+    let back = async || match held() {
+        0 => Err("it has no shard yet".to_owned()),
+        _ => world.settled().await,
+    };
+    eventually("it has its part again", back).await;
     world.check_nothing_is_lost().await;
     world.stop().await;
 }

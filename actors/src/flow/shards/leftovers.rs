@@ -143,8 +143,8 @@ async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mu
     let ids: Vec<ChunkId> = infos.iter().map(|info| info.id).collect();
     let mut holders: Vec<Vec<NodeId>> = vec![Vec::new(); ids.len()];
     let mut lacking: Vec<(ChunkId, NodeId)> = Vec::new();
-    // A member of which a disk failed may have it there only.
-    let counted = |member: &&NodeId| view.is_alive(**member) && !view.is_short(**member);
+    // A member of which a disk failed may have it there only, and one whose disks are silent may never have it again.
+    let counted = |member: &&NodeId| view.holds_data(**member) && !view.is_short(**member);
     for member in before.members.iter().filter(counted) {
         let Ok(found) = context.parts.peers.probe(*member, &ids).await else { continue };
         let doubted = doubted(context, *member).await.map_err(|error| format!("look for repairs: {error}"))?;

@@ -24,7 +24,7 @@ use holdfast_protocol::NodeId;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Backoff, ClusterShared, Context};
+use super::{Backoff, ClusterShared, Context, silence};
 use crate::ports::coordination::{
     CacheSeen, CacheState, CoordinationError, Membership, NodeAnnouncement, SessionState, filler, filler_before,
     turn_cache_off,
@@ -43,12 +43,19 @@ const FREE_SPACE_PARTS: u64 = 100;
 
 /// Runs until it cannot go on.
 pub async fn run(context: Context) -> String {
+    tokio::select! {
+        reason = keep(&context) => reason,
+        never = silence::watch(&context) => match never {},
+    }
+}
+
+async fn keep(context: &Context) -> String {
     let mut backoff = context.backoff();
     context.parts.coordination.ownership().require_registration();
     // A loop that was started again does not know whether its registration still stands.
     forget(&context.shared);
     loop {
-        let error = match stay(&context, &mut backoff).await {
+        let error = match stay(context, &mut backoff).await {
             Ok(()) => return "the coordination service is gone".into(),
             Err(error) => error,
         };
@@ -102,12 +109,14 @@ fn announcement(context: &Context) -> NodeAnnouncement {
     announcement
 }
 
-/// How many disks work, and how many failed of which something is not on the others.
+/// How many disks work, as far as others may count on them, and how many failed of which something is not on the
+/// others.
 fn disks(context: &Context) -> (Option<u32>, u32) {
     let disks = context.parts.chunks.disk_count();
     // From when they fail until the walk for what is stranded says that nothing is left there.
     let unrebuilt = if *context.shared.rescued.borrow() == disks { 0 } else { disks.fenced };
-    (Some(disks.working), unrebuilt)
+    let working = if *context.shared.silent.borrow() { 0 } else { disks.working };
+    (Some(working), unrebuilt)
 }
 
 /// What is to be told now: the free space as it was `said` before while it differs little.
@@ -175,12 +184,14 @@ async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), Coordinati
     let mut session = coordination.session();
     let mut state = context.shared.state.subscribe();
     let mut rescued = context.shared.rescued.subscribe();
+    let mut silent = context.shared.silent.subscribe();
     loop {
         if *session.borrow_and_update() == SessionState::Expired {
             return Err(CoordinationError::SessionExpired);
         }
         state.mark_unchanged();
         rescued.mark_unchanged();
+        silent.mark_unchanged();
         match tell(context, &mut cache, &mut said).await {
             Ok(()) => {
                 backoff.reset();
@@ -209,6 +220,7 @@ async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), Coordinati
             changed = cache.changed() => if !changed { return Ok(()) },
             changed = state.changed() => if changed.is_err() { return Ok(()) },
             changed = rescued.changed() => if changed.is_err() { return Ok(()) },
+            changed = silent.changed() => if changed.is_err() { return Ok(()) },
             () = news_of_disks(context, &said) => {}
         }
     }
