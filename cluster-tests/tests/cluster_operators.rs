@@ -187,7 +187,9 @@ fn registrations_are_made_again(cluster: &mut Cluster, put_in: impl Fn(&Cluster,
     // The session that the killed one leaves goes on for most of a minute.
     let node = &mut cluster.members[1].node;
     node.stop();
-    node.set_variable("HOLDFAST_CLUSTER_SESSION_TIMEOUT", Some("60 s"));
+    for name in ["HOLDFAST_CLUSTER_SESSION_TIMEOUT", "HOLDFAST_CLUSTER_REBUILD_DELAY"] {
+        node.set_variable(name, Some("60 s"));
+    }
     node.restart();
     let session = registration(cluster, 1).unwrap().ephemeral_owner;
     eventually("it stands in a queue", HEAL, || competes(cluster, session));
