@@ -35,6 +35,8 @@ pub enum Fault {
     Finish,
     /// What the disk keeps of a chunk: [`ChunkSink::finish`] finds nothing wrong.
     Keep,
+    /// [`ChunkStore::delete`], with [`ChunkError::Unavailable`].
+    Delete,
 }
 
 #[derive(Debug, Clone)]
@@ -289,6 +291,9 @@ impl ChunkStore for MemoryChunkStore {
         self.shared.begin().await;
         if self.shared.disks().working == 0 {
             return Err(ChunkError::Unavailable("every disk failed".into()));
+        }
+        if self.shared.check(Fault::Delete) {
+            return Err(ChunkError::Unavailable("injected".into()));
         }
         let mut chunks = self.shared.chunks.lock();
         for id in ids {
