@@ -220,7 +220,7 @@ impl World {
             coordination: Arc::new(coordination.clone()),
             metadata: self.metadata.clone(),
             chunks: store,
-            disks: vec![disk],
+            disks: vec![disk as Arc<dyn Disk>],
             peers: Arc::new(self.network.peers_of(me)),
             clock: Arc::new(SystemClock),
             reports,
