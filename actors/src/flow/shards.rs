@@ -60,8 +60,8 @@ pub use status::{
 pub struct ClusterSettings {
     /// How long a node may be gone before its replicas are rebuilt elsewhere.
     pub rebuild_delay: Duration,
-    /// How long no disk of this node may answer until it counts as gone, if those of most others answer; `None`: it never
-    /// does.
+    /// How long no disk of this node may answer until it counts as gone, if those of most others answer; `None`: it
+    /// never does.
     pub give_up_silent_after: Option<Duration>,
     /// How long a replica that was replaced still serves readers that have not heard of it.
     pub leave_grace: Duration,

@@ -4,8 +4,8 @@
 //! Another process under the same node id may live: in a copy of the directory. It counts on its registration, and must
 //! not be replaced. So what is remembered of a process, in `node.processes`, says under which lock it ran: the start of
 //! the machine (the kernel's boot id) and the lock file's device and inode. While a process has that file open, neither
-//! number is given to anything else under this kernel, and while it has its lock nobody else gets it. Whoever has a lock
-//! with these three has the very same one, and who had it before is dead, or has given it up and serves nobody.
+//! number is given to anything else under this kernel, and while it has its lock nobody else gets it. Whoever has a
+//! lock with these three has the very same one, and who had it before is dead, or has given it up and serves nobody.
 //!
 //! A copy has another lock file, a snapshot another device, another machine and a later start another boot id: there
 //! nothing is known of who lives, and the end of the session is waited for. So it is where the file system is none of
