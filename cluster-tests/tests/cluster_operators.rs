@@ -7,9 +7,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use holdfast_cluster_tests::client::Client;
-use holdfast_cluster_tests::cluster::{Cluster, HEAL, Options};
+use holdfast_cluster_tests::cluster::{CHROOT, Cluster, HEAL, Options};
 use holdfast_cluster_tests::disk::{SmallDisk, flip_bytes, locate};
 use holdfast_cluster_tests::{content, eventually};
+use zookeeper_client as zk;
 
 const BUCKET: &str = "disks";
 
@@ -145,6 +146,60 @@ fn on_other_ports(command: &mut Command) {
         .env("HOLDFAST_CLUSTER_PEER_ADDR", "127.0.0.1:0");
 }
 
+/// Does something in ZooKeeper beside the nodes.
+fn in_zookeeper<T>(cluster: &Cluster, work: impl AsyncFnOnce(zk::Client) -> T) -> T {
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let client = zk::Client::connect(&cluster.ensemble.connect_string()).await.unwrap();
+        work(client).await
+    })
+}
+
+fn registration(cluster: &Cluster, at: usize) -> Option<zk::Stat> {
+    let path = format!("{CHROOT}/nodes/{}", cluster.members[at].id);
+    in_zookeeper(cluster, async |client| client.check_stat(&path).await.unwrap())
+}
+
+/// Whether something of a session is left: each node stands in the queue of those who would be the controller.
+fn competes(cluster: &Cluster, session: i64) -> bool {
+    in_zookeeper(cluster, async |client| {
+        let queue = format!("{CHROOT}/controller");
+        for candidate in client.list_children(&queue).await.unwrap() {
+            let stat = client.check_stat(&format!("{queue}/{candidate}")).await.unwrap();
+            if stat.is_some_and(|stat| stat.ephemeral_owner == session) {
+                return true;
+            }
+        }
+        false
+    })
+}
+
+/// A node whose registration goes though it lives, and one that is killed: both come back by themselves, and soon.
+fn registrations_are_made_again(cluster: &mut Cluster, put_in: impl Fn(&Cluster, u64)) {
+    let before = registration(cluster, 0).unwrap();
+    let path = format!("{CHROOT}/nodes/{}", cluster.members[0].id);
+    in_zookeeper(cluster, async |client| client.delete(&path, None).await.unwrap());
+    eventually("a node whose registration was removed registers again", HEAL, || {
+        registration(cluster, 0).is_some_and(|now| now.czxid > before.czxid)
+    });
+    put_in(cluster, 0);
+    cluster.wait_until_healthy("it is registered again", HEAL);
+
+    // The session that the killed one leaves goes on for most of a minute.
+    let node = &mut cluster.members[1].node;
+    node.stop();
+    for name in ["HOLDFAST_CLUSTER_SESSION_TIMEOUT", "HOLDFAST_CLUSTER_REBUILD_DELAY"] {
+        node.set_variable(name, Some("60 s"));
+    }
+    node.restart();
+    let session = registration(cluster, 1).unwrap().ephemeral_owner;
+    eventually("it stands in a queue", HEAL, || competes(cluster, session));
+    cluster.members[1].node.kill();
+    cluster.members[1].node.restart();
+    assert!(competes(cluster, session), "the old session was over when the node came back");
+    put_in(cluster, 1);
+    assert_ne!(registration(cluster, 1).unwrap().ephemeral_owner, session);
+}
+
 #[test]
 fn nodes_that_do_not_belong_are_refused_and_harm_nobody() {
     let mut cluster = Cluster::start(3);
@@ -242,6 +297,7 @@ fn nodes_that_do_not_belong_are_refused_and_harm_nobody() {
         }
     }
     cluster.wait_until_healthy("after all of them", HEAL);
+    registrations_are_made_again(&mut cluster, put_in);
 }
 
 /// Exit code, what was printed, and what was complained of.

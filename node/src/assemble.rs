@@ -11,7 +11,7 @@
 //! | `tasks` | slow work that is given out to all nodes, and the loop that carries it out |
 //! | `lifecycle` | the loops that carry lifecycle rules out, and note reads for them |
 //! | `tiers` | cold tiers, and the loops that move objects to and from them |
-//! | `zookeeper` | a cluster of ZooKeeper, MySQL and QUIC |
+//! | `zookeeper`, `predecessors` | a cluster of ZooKeeper, MySQL and QUIC, and whom a node that was killed replaces |
 //! | `dev` | a cluster in one process |
 //! | `cluster_tools` | what is done to a node that is stopped: make a cluster, join one, save and rebuild metadata |
 //!
@@ -53,6 +53,7 @@ mod lifecycle;
 mod limits;
 mod locks;
 mod parts;
+mod predecessors;
 mod root;
 mod running;
 mod start;

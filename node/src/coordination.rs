@@ -7,7 +7,7 @@ pub mod in_process;
 pub mod zookeeper;
 
 pub use in_process::{InProcessCluster, InProcessCoordination};
-pub use zookeeper::{Digest, ZookeeperConfig, ZookeeperCoordination};
+pub use zookeeper::{Claim, Digest, ZookeeperConfig, ZookeeperCoordination};
 
 use holdfast_actors::ports::coordination::{ClusterIdentity, CoordinationError, CoordinationResult, FORMAT};
 

@@ -74,7 +74,7 @@ pub struct PeerOptions {
     pub durable_timeout: Duration,
     /// For the next piece of a payload from the caller. A client of S3 may be slow, so this is long.
     pub payload_timeout: Duration,
-    /// A silent connection is dead after this.
+    /// A silent connection is dead after this, unless its peer is back and says before that it knows nothing of it.
     pub idle_timeout: Duration,
     /// An idle connection is kept alive so often.
     pub keep_alive: Duration,
@@ -163,7 +163,7 @@ impl PeerEndpoint {
     /// [`StartError`].
     pub fn bind(parts: PeerParts) -> Result<Self, StartError> {
         let bind_error = |source| StartError::Bind { address: parts.bind, source };
-        let endpoint = quic::endpoint(&parts.runtime, parts.bind, &parts.options).map_err(bind_error)?;
+        let endpoint = quic::node_endpoint(&parts.runtime, parts.bind, &parts.identity).map_err(bind_error)?;
         let address = endpoint.local_addr().map_err(bind_error)?;
         let peers = QuicPeers::new(endpoint.clone(), &parts)?;
         Ok(Self { endpoint, address, parts, peers, handshakes: Handshakes::default(), tasks: Vec::new() })

@@ -27,13 +27,13 @@ use holdfast_actors::ports::coordination::{
     ClusterIdentity, Coordination, CoordinationError, FORMAT, LeaseName, SessionState,
 };
 use holdfast_actors::wait::{eventually, until_ok};
-use holdfast_node::coordination::{Digest, ZookeeperConfig, ZookeeperCoordination};
+use holdfast_node::coordination::{Claim, Digest, ZookeeperConfig, ZookeeperCoordination};
 use holdfast_protocol::cluster::{LayoutDocument, ShardState};
 use holdfast_protocol::{Epoch, NodeId, ShardId};
 use proxy::{Flow, Proxy};
 use rustix::process::{Pid, Signal, kill_process};
 use services::zookeeper::Ensemble;
-use sessions::{connect, try_connect};
+use sessions::{connect, connect_as, try_connect};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
@@ -319,6 +319,50 @@ async fn an_id_that_is_in_use_is_waited_for_anew_after_the_ensemble_was_away() {
     }
     a.close().await;
     timeout(PATIENCE, waiting).await.expect("the id is free").unwrap().unwrap();
+}
+
+/// Its session goes on all the time, so whoever waited for its end would be refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dead_process_registered_is_replaced_while_its_session_goes_on() {
+    let own = config(server().await.connect_string());
+    let names = |claim: &Claim| claim.names().map(str::to_owned).collect::<Vec<_>>();
+    let dead = Claim::default();
+    let a = connect_as(&own, dead.clone()).await;
+    let identity = ClusterIdentity::new(16, 0);
+    a.create_cluster(&identity, &LayoutDocument::new(3)).await.unwrap();
+    let first = a.register(identity.id, announcement(1)).await.unwrap();
+
+    let successor = Claim::replacing(names(&dead));
+    let b = connect_as(&own, successor.clone()).await;
+    let second = b.register(identity.id, announcement(1)).await.unwrap();
+    assert!(second.incarnation > first.incarnation);
+    until(b.membership(), |m| m.nodes.values().any(|node| node.incarnation == second.incarnation)).await;
+    let replaced = a.announce(announcement(1)).await;
+    assert!(matches!(replaced, Err(CoordinationError::NotFound(_))), "{replaced:?}");
+    a.close().await;
+    b.announce(announcement(1)).await.expect("what is there now is not of the old session");
+
+    // The one after was killed before it registered; one that knows only of that one waits.
+    let third = connect_as(&own, Claim::replacing(names(&Claim::replacing(names(&successor))))).await;
+    third.register(identity.id, announcement(1)).await.unwrap();
+    let stranger = connect_as(&own, Claim::replacing(names(&dead))).await;
+    let refused = stranger.register(identity.id, announcement(1)).await;
+    assert!(matches!(refused, Err(CoordinationError::NodeIdTaken { .. })), "{refused:?}");
+}
+
+/// As when somebody removes one in ZooKeeper by hand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_registration_is_replaced() {
+    let own = config(server().await.connect_string());
+    let a = connect(&own).await;
+    let identity = ClusterIdentity::new(16, 0);
+    a.create_cluster(&identity, &LayoutDocument::new(3)).await.unwrap();
+    a.register(identity.id, announcement(1)).await.unwrap();
+    let raw = sessions::raw(&own.servers).await;
+    for half in ["nodes", "seen"] {
+        raw.delete(&format!("{}/{half}/{}", own.chroot, NodeId::from(1)), None).await.unwrap();
+        a.register(identity.id, announcement(1)).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@
 //!
 //! | loop | does |
 //! |---|---|
-//! | [`membership`] | keeps this node registered |
+//! | [`membership`] | keeps this node registered, and gives it up while its disks are silent ([`silence`]) |
 //! | [`controller`] | competes to be the controller, and is it |
 //! | [`rebuild`] | copies the shards that this node joins; tells when its disks lost what they held |
 //! | [`leftovers`] | deletes what this node no longer has to hold |
@@ -41,6 +41,7 @@ pub mod membership;
 pub mod rebuild;
 pub mod repair;
 mod reports;
+mod silence;
 mod status;
 mod stranded;
 mod transfer;
@@ -59,6 +60,9 @@ pub use status::{
 pub struct ClusterSettings {
     /// How long a node may be gone before its replicas are rebuilt elsewhere.
     pub rebuild_delay: Duration,
+    /// How long no disk of this node may answer until it counts as gone, if those of most others answer; `None`: it
+    /// never does.
+    pub give_up_silent_after: Option<Duration>,
     /// How long a replica that was replaced still serves readers that have not heard of it.
     pub leave_grace: Duration,
     /// Bytes a second that this node fetches for joins and repairs together.
@@ -92,6 +96,7 @@ impl Default for ClusterSettings {
     fn default() -> Self {
         Self {
             rebuild_delay: Duration::from_secs(15 * 60),
+            give_up_silent_after: Some(Duration::from_secs(10 * 60)),
             leave_grace: Duration::from_secs(5 * 60),
             repair_bandwidth_bytes: 100 << 20,
             repair_bytes_in_flight_max: 64 << 20,

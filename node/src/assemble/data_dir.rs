@@ -9,6 +9,7 @@
 //! | `admin.token` | bearer token of the admin API, mode 0600 |
 //! | `metadata.sqlite` | metadata |
 //! | `metadata.unfinished` | there while a tool fills the metadata: no node starts with half of them |
+//! | `node.processes` | under which names processes registered here ([`super::predecessors`]), mode 0600 |
 //! | `disks.known` | the directories that were disks of the node ([`super::known_disks`]) |
 //! | `disks/0` | the first disk, unless the configuration names others |
 
@@ -33,7 +34,7 @@ pub struct InUse(PathBuf);
 pub(crate) struct DataDir {
     path: PathBuf,
     id: [u8; 16],
-    _lock: File,
+    lock: File,
 }
 
 impl DataDir {
@@ -60,12 +61,17 @@ impl DataDir {
             Err(error) => return Err(error).with_context(|| format!("lock data directory {}", path.display())),
         }
         let id = read_or_make_id(path)?;
-        Ok(Self { path: path.to_owned(), id, _lock: lock })
+        Ok(Self { path: path.to_owned(), id, lock })
     }
 
     /// The directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file whose lock keeps other processes out.
+    pub(super) fn lock(&self) -> &File {
+        &self.lock
     }
 
     /// A file in the directory.

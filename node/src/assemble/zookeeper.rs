@@ -13,9 +13,9 @@ use super::cluster::{ClusterPorts, check_identity};
 use super::cluster_tools::Stopped;
 use super::data_dir::DataDir;
 use super::transport::Transport;
-use super::{locks, storage};
+use super::{locks, predecessors, storage};
 use crate::config::{Config, MetadataTls};
-use crate::coordination::{Digest, ZookeeperConfig, ZookeeperCoordination};
+use crate::coordination::{Claim, Digest, ZookeeperConfig, ZookeeperCoordination};
 use crate::locks::ZookeeperLocks;
 use crate::metadata::mysql::{MysqlMetadataStore, MysqlOptions, MysqlTls, OpenError, exposure};
 use crate::metadata::redis::RedisPlace;
@@ -36,7 +36,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// # Errors
 /// When a service cannot be reached, or the cluster is another one, or there is none.
 pub(super) async fn connect(config: &Config, data_dir: &DataDir) -> anyhow::Result<ClusterPorts> {
-    let coordination = coordinate(config).await?;
+    let coordination = coordinate_as(config, predecessors::claim(data_dir)).await?;
     super::cluster_tools::adopt(data_dir)?;
     let identity = existing(&coordination, config, data_dir).await?;
     check_identity(data_dir, &identity, &config.cluster.zookeeper)?;
@@ -147,11 +147,16 @@ pub(super) async fn require_stopped(config: &Config, node: NodeId) -> anyhow::Re
     Stopped::begin(coordination, node, patience).await.map(Some)
 }
 
-/// Connects to ZooKeeper.
+/// Connects to ZooKeeper, for a tool: it registers nowhere.
 ///
 /// # Errors
 /// When it does not answer, or refuses the credentials.
 pub(super) async fn coordinate(config: &Config) -> anyhow::Result<ZookeeperCoordination> {
+    coordinate_as(config, Claim::default()).await
+}
+
+/// The same for a node that registers.
+async fn coordinate_as(config: &Config, claim: Claim) -> anyhow::Result<ZookeeperCoordination> {
     let Some((servers, chroot)) = config.cluster.ensemble() else {
         bail!("cluster.zookeeper is not set: name ZooKeeper's servers and the cluster's place there");
     };
@@ -166,7 +171,7 @@ pub(super) async fn coordinate(config: &Config) -> anyhow::Result<ZookeeperCoord
     }
     let begun = tokio::time::Instant::now();
     loop {
-        match ZookeeperCoordination::connect(zookeeper.clone()).await {
+        match ZookeeperCoordination::connect_as(zookeeper.clone(), claim.clone()).await {
             Ok(coordination) => return Ok(coordination),
             // A session that ended before it was of use: the ensemble has only just begun to answer.
             Err(error @ (CoordinationError::Unavailable(_) | CoordinationError::SessionExpired))

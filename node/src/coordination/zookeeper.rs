@@ -7,9 +7,10 @@
 //! * `queue`: leases and leadership, and the locks of [`crate::locks`].
 //! * `stored`: paths and formats.
 //! * `config`: how to reach the ensemble.
+//! * `claim`: by which name a process registers, and whom it replaces.
 //!
 //! Dropping the adapter ends its session. A node that is closed or dropped is seen leaving at once; one that is killed,
-//! after the session timeout.
+//! after the session timeout, or when its successor takes its place.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zookeeper_client as zk;
 
 mod calls;
+mod claim;
 mod config;
 mod mirror;
 mod nodes;
@@ -39,11 +41,12 @@ mod session;
 mod stored;
 
 use calls::Outcome;
+pub use claim::Claim;
 pub use config::{Digest, ZookeeperConfig};
 use session::{Command, Shared, refused};
 use stored::{
     CLUSTER, CONTROLLERS, GENERATION, LAYOUT, LEASES, NODES, NodeRecord, PAUSES, SEEN, SHARDS, StoredCache, StoredSeen,
-    StoredShard, decode, encode, node_path, nonce, seen_path, shard_path,
+    StoredShard, decode, encode, node_path, seen_path, shard_path,
 };
 
 /// How often somebody who waits looks again, in case an event was lost.
@@ -64,8 +67,16 @@ impl ZookeeperCoordination {
     /// [`CoordinationError::Invalid`] for a configuration that cannot work; [`CoordinationError::Unavailable`],
     /// [`CoordinationError::Denied`].
     pub async fn connect(config: ZookeeperConfig) -> CoordinationResult<Self> {
+        Self::connect_as(config, Claim::default()).await
+    }
+
+    /// The same under a name that others may have to know.
+    ///
+    /// # Errors
+    /// As [`ZookeeperCoordination::connect`].
+    pub async fn connect_as(config: ZookeeperConfig, claim: Claim) -> CoordinationResult<Self> {
         config.check()?;
-        let shared = Arc::new(Shared::new(config, nonce()));
+        let shared = Arc::new(Shared::new(config, claim));
         let client = session::first(&shared).await?;
         let (commands, receiver) = mpsc::channel(16);
         tokio::spawn(session::run(shared.clone(), client, receiver));
@@ -251,7 +262,8 @@ impl Coordination for ZookeeperCoordination {
             if stat.ephemeral_owner != session.0 {
                 return Err(missing());
             }
-            let record = encode(&NodeRecord { owner: self.shared.owner.clone(), announcement: node.clone() })?;
+            let record =
+                encode(&NodeRecord { owner: self.shared.claim.owner().to_owned(), announcement: node.clone() })?;
             let expected = Some(Version(stat.version));
             match self.shared.compare_and_set(&path, "the registration", expected, &record, None).await {
                 // Another call of this process was faster.

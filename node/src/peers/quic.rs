@@ -4,6 +4,10 @@
 //! where the path allows it, ten of them in one call (GSO), which stays below the 64 KiB that a datagram may have.
 //! AES-128-GCM is asked for first. Acknowledgements are asked for less often than the default, since they cost as much
 //! as data.
+//!
+//! A process that was killed said nothing to its peers. When the next one has the socket it answers what they send on
+//! connections that it does not have by a reset, which they believe, since the key for it is the same ([`reset_key`]).
+//! Otherwise each of them would wait until the connection has been silent for long.
 
 use std::future::Future;
 use std::io;
@@ -14,9 +18,10 @@ use std::time::{Duration, Instant};
 
 use quinn::congestion::CubicConfig;
 use quinn::{
-    AckFrequencyConfig, AsyncTimer, AsyncUdpSocket, ConnectionError, Endpoint, EndpointConfig, MtuDiscoveryConfig,
-    Runtime, TokioRuntime, TransportConfig, VarInt,
+    AckFrequencyConfig, AsyncTimer, AsyncUdpSocket, ConnectionError, ConnectionId, ConnectionIdGenerator, Endpoint,
+    EndpointConfig, MtuDiscoveryConfig, Runtime, TokioRuntime, TransportConfig, VarInt,
 };
+use ring::hmac;
 use rustix::net::sockopt;
 use tokio::runtime::Handle;
 
@@ -31,6 +36,10 @@ const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 const INITIAL_WINDOW_BYTES: u64 = 256 << 10;
 /// Connections that wait to be looked at; packets of further ones are dropped.
 const INCOMING_MAX: usize = 256;
+/// Of a connection id: as many as quinn takes by itself.
+const CONNECTION_ID_BYTES: usize = 8;
+/// What a node's key for resets is made from, beside its id and the cluster's key.
+const RESET_LABEL: &[u8] = b"holdfast: resets of peers' connections";
 
 /// The node stops, or does not need the connection any more.
 pub(crate) const CODE_CLOSED: VarInt = VarInt::from_u32(0);
@@ -60,11 +69,47 @@ impl Runtime for ControlRuntime {
     }
 }
 
-/// Binds a socket. It answers nobody before it is given a server's configuration.
+/// Ids of connections that say nothing, not even which process made them.
+struct RandomIds;
+
+impl ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&rand::random::<[u8; CONNECTION_ID_BYTES]>())
+    }
+
+    fn cid_len(&self) -> usize {
+        CONNECTION_ID_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// A node's key for resets: the same after a restart, another one for each node, and known to the cluster alone.
+fn reset_key(identity: &NodeIdentity) -> hmac::Key {
+    let of_cluster = hmac::Key::new(hmac::HMAC_SHA256, identity.ca().key_pem().as_bytes());
+    let mut context = hmac::Context::with_key(&of_cluster);
+    context.update(RESET_LABEL);
+    context.update(&identity.node().0);
+    hmac::Key::new(hmac::HMAC_SHA256, context.sign().as_ref())
+}
+
+/// Binds a socket of somebody who is nobody's peer.
 pub(crate) fn endpoint(runtime: &Handle, bind: SocketAddr, _options: &PeerOptions) -> io::Result<Endpoint> {
+    make(runtime, bind, EndpointConfig::default())
+}
+
+/// Binds a node's socket. It answers nobody before it is given a server's configuration.
+pub(super) fn node_endpoint(runtime: &Handle, bind: SocketAddr, identity: &NodeIdentity) -> io::Result<Endpoint> {
+    let mut config = EndpointConfig::new(Arc::new(reset_key(identity)));
+    config.cid_generator(|| Box::new(RandomIds));
+    make(runtime, bind, config)
+}
+
+fn make(runtime: &Handle, bind: SocketAddr, mut config: EndpointConfig) -> io::Result<Endpoint> {
     let socket = UdpSocket::bind(bind)?;
     enlarge_buffers(&socket);
-    let mut config = EndpointConfig::default();
     config.max_udp_payload_size(MTU_MAX).expect("6,500 is a valid size");
     Endpoint::new(config, None, socket, Arc::new(ControlRuntime(runtime.clone())))
 }

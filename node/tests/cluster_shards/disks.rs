@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use holdfast_actors::domain::admission::DiskHealth;
 use holdfast_actors::ports::ChunkStore as _;
 use holdfast_actors::ports::chunks::ReplicaStore as _;
 use holdfast_actors::ports::chunks::memory::Fault;
 use holdfast_actors::service::cluster::ClusterSettings;
-use holdfast_protocol::ChunkId;
+use holdfast_protocol::{ChunkId, ContentId};
 
 use super::world::{World, eventually, id, settings};
 use super::{chunk_and_outsider, slow_to_give_up};
@@ -174,6 +176,38 @@ async fn a_node_of_which_every_disk_failed_is_replaced_though_it_lives() {
         if holds == 0 { world.settled().await } else { Err(format!("it still has {holds} shards")) }
     };
     eventually("its shards are rebuilt on the others", replaced).await;
+    world.check_nothing_is_lost().await;
+    world.stop().await;
+}
+
+/// It is not fenced, since it may be back in a moment, with everything that is on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_disks_are_silent_alone_is_replaced_and_has_a_part_again_when_they_answer() {
+    let soon = ClusterSettings { give_up_silent_after: Some(Duration::from_millis(100)), ..settings() };
+    let world = World::new(4, soon).await;
+    world.put_many(60, 700).await;
+    world.settle("the cluster is healthy").await;
+    let held = || world.shards().values().filter(|state| state.write_set().any(|node| node == id(2))).count();
+    // What was deleted meanwhile is on the disks that are silent still, and in lists. Nobody can give it.
+    for _ in 0..60 {
+        world.stores[&2].insert(ContentId::generate(1).chunk(0), Bytes::from_static(b"deleted elsewhere"));
+    }
+    world.stores[&2].refuse_reads(true);
+    world.disks[&2].tell(DiskHealth::Unresponsive);
+    let replaced = async || match held() {
+        0 => world.settled().await,
+        shards => Err(format!("it still has {shards} shards")),
+    };
+    eventually("its shards are rebuilt on the others", replaced).await;
+    world.check_nothing_is_lost().await;
+    assert!(world.nodes[&2].handle.membership().registered, "it lives, and is asked for what only it has");
+    world.stores[&2].refuse_reads(false);
+    world.disks[&2].tell(DiskHealth::Healthy);
+    let back = async || match held() {
+        0 => Err("it has no shard yet".to_owned()),
+        _ => world.settled().await,
+    };
+    eventually("it has its part again", back).await;
     world.check_nothing_is_lost().await;
     world.stop().await;
 }

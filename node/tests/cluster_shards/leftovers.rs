@@ -1,11 +1,15 @@
 //! What a node that left a shard still has goes only once the members have it.
 
+use std::time::Duration;
+
 use holdfast_actors::ports::ChunkStore as _;
+use holdfast_actors::ports::chunks::memory::Fault;
+use holdfast_actors::service::cluster::ClusterSettings;
 use holdfast_protocol::ContentId;
 use holdfast_protocol::cluster::Layout;
 
-use super::chunk_and_outsider;
 use super::world::{World, eventually, id, settings};
+use super::{chunk_and_outsider, slow_to_give_up};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leftovers_go_only_once_the_members_have_them() {
@@ -92,5 +96,24 @@ async fn the_only_replica_that_is_to_be_left_is_read_before_the_others_go() {
         if copies == [1] { Ok(()) } else { Err(format!("it lies on {copies:?}")) }
     };
     eventually("it is whole where it is to be, and nowhere else", moved).await;
+    world.stop().await;
+}
+
+/// The walks between those that follow a failure are an hour apart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_could_not_be_deleted_is_tried_again_soon() {
+    let seldom = ClusterSettings { leftovers_interval: Duration::from_secs(3_600), ..slow_to_give_up() };
+    let mut world = World::new(4, seldom).await;
+    let (chunk, payload, _, outsider) = chunk_and_outsider(&world).await;
+    world.kill(outsider).await;
+    world.stores[&outsider].insert(chunk, payload);
+    world.stores[&outsider].fail(Fault::Delete, 0);
+    world.start(outsider).await;
+    let gone = async || {
+        let is_there = world.stores[&outsider].stat(chunk).is_some();
+        if is_there { Err(format!("{:?}", world.nodes[&outsider].handle.rebuild())) } else { Ok(()) }
+    };
+    eventually("it is deleted after all", gone).await;
+    world.settle("all is well").await;
     world.stop().await;
 }

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
+use holdfast_actors::domain::admission::DiskHealth;
 use holdfast_actors::domain::placement::ShardHealth;
 use holdfast_actors::flow::cluster_view::{ClusterView, Placement};
 use holdfast_actors::flow::key_locks::ChunkLocks;
@@ -22,7 +24,9 @@ use holdfast_actors::ports::metadata::{
 };
 use holdfast_actors::ports::peers::in_process::InProcessNetwork;
 use holdfast_actors::ports::peers::{Peers, ReplicaService, ReplicaWrite};
-use holdfast_actors::ports::{ChunkStore, Clock, MetadataError, MetadataStore, SystemClock};
+use holdfast_actors::ports::{
+    ChunkError, ChunkStore, Clock, Disk, DiskStatus, MetadataError, MetadataStore, ScrubStep, SystemClock,
+};
 use holdfast_actors::service::cluster::{self, ClusterHandle, Findings, ReportInbox};
 use holdfast_actors::service::{ClusterParts, ClusterSettings};
 use holdfast_actors::wait::{PATIENCE, until_ok};
@@ -35,6 +39,43 @@ use rand::Rng;
 
 /// Shards of the clusters here.
 pub const SHARDS: u32 = 12;
+
+/// A disk that says how it is. What is on it is in a store that knows nothing of that.
+pub struct ToldDisk(Mutex<DiskHealth>);
+
+impl ToldDisk {
+    fn healthy() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(DiskHealth::Healthy)))
+    }
+
+    pub fn tell(&self, health: DiskHealth) {
+        *self.0.lock() = health;
+    }
+}
+
+#[async_trait]
+impl Disk for ToldDisk {
+    fn name(&self) -> &str {
+        "told"
+    }
+
+    fn status(&self) -> DiskStatus {
+        let health = *self.0.lock();
+        DiskStatus { health, detail: None, total_bytes: 1, free_bytes: 1, live_bytes: 0, chunks: 0, segments: 0 }
+    }
+
+    async fn checkpoint(&self) -> Result<(), ChunkError> {
+        Ok(())
+    }
+
+    async fn scrub_step(&self, _bytes_max: u64) -> Result<ScrubStep, ChunkError> {
+        Ok(ScrubStep::default())
+    }
+
+    async fn compact_step(&self, _bytes_max: u64) -> Result<u64, ChunkError> {
+        Ok(0)
+    }
+}
 
 /// A node that runs.
 pub struct TestNode {
@@ -58,6 +99,8 @@ pub struct World {
     pub nodes: BTreeMap<u64, TestNode>,
     /// Disks outlive the processes on them.
     pub stores: BTreeMap<u64, Arc<MemoryChunkStore>>,
+    /// Likewise.
+    pub disks: BTreeMap<u64, Arc<ToldDisk>>,
     /// What was acknowledged.
     pub written: Mutex<BTreeMap<ChunkId, Bytes>>,
     identity: ClusterIdentity,
@@ -133,6 +176,7 @@ impl World {
             admin,
             nodes: BTreeMap::new(),
             stores: BTreeMap::new(),
+            disks: BTreeMap::new(),
             written: Mutex::default(),
             identity,
             bucket,
@@ -144,6 +188,7 @@ impl World {
     pub fn parts(&mut self, node: u64) -> (ClusterParts, InProcessCoordination, Arc<LocalReplicas>) {
         let me = id(node);
         let store = self.stores.entry(node).or_default().clone();
+        let disk = self.disks.entry(node).or_insert_with(ToldDisk::healthy).clone();
         let coordination = self.coordination.participant();
         let view =
             ClusterView::new(me, SHARDS, coordination.shards(), coordination.membership(), coordination.ownership());
@@ -152,6 +197,8 @@ impl World {
         let chunk_locks = ChunkLocks::new();
         let self_report = SelfReport::new();
         let replicas = replicas.with_reports(reports.clone()).with_chunk_locks(chunk_locks.clone());
+        let told = disk.clone();
+        let replicas = replicas.with_writable(move || told.status().health == DiskHealth::Healthy);
         let replicas = Arc::new(replicas.with_self_report(self_report.clone()));
         let address = || format!("node-{node}:1");
         let announcement = NodeAnnouncement {
@@ -173,7 +220,7 @@ impl World {
             coordination: Arc::new(coordination.clone()),
             metadata: self.metadata.clone(),
             chunks: store,
-            disks: vec![],
+            disks: vec![disk as Arc<dyn Disk>],
             peers: Arc::new(self.network.peers_of(me)),
             clock: Arc::new(SystemClock),
             reports,

@@ -13,6 +13,7 @@ use holdfast_actors::ports::{ChunkError, PeerError, Peers as _};
 use holdfast_actors::wait::{eventually, until_ok};
 use holdfast_node::peers::PeerOptions;
 use holdfast_protocol::{CHUNK_SIZE_MAX, ClusterId, ContentId};
+use parking_lot::Mutex;
 use tokio::net::UdpSocket;
 
 use super::support::Cluster;
@@ -79,12 +80,19 @@ async fn peer_that_stops_mid_stream_is_unreachable() {
     assert!(service.store.payload(id).is_none());
 }
 
-/// A relay of datagrams between two sockets, until it is cut.
-async fn relay(to: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
+/// A relay of datagrams between two sockets, while it is not cut.
+struct Relay {
+    address: SocketAddr,
+    cut: Arc<AtomicBool>,
+    to: Arc<Mutex<SocketAddr>>,
+}
+
+async fn relay(to: SocketAddr) -> Relay {
     let front = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let back = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let (address, cut) = (front.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
-    let is_cut = Arc::clone(&cut);
+    let (cut, to) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(to)));
+    let relay = Relay { address: front.local_addr().unwrap(), cut: Arc::clone(&cut), to: Arc::clone(&to) };
+    let is_cut = cut;
     tokio::spawn(async move {
         let (mut out, mut home) = (vec![0; 65_536], vec![0; 65_536]);
         let mut client = None;
@@ -93,6 +101,7 @@ async fn relay(to: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
                 Ok((size, from)) = front.recv_from(&mut out) => {
                     client = Some(from);
                     if !is_cut.load(Ordering::Relaxed) {
+                        let to = *to.lock();
                         back.send_to(&out[..size], to).await.ok();
                     }
                 }
@@ -105,14 +114,14 @@ async fn relay(to: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
             }
         }
     });
-    (address, cut)
+    relay
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peer_that_falls_silent_is_noticed_and_found_again() {
     let mut cluster = Cluster::new(ClusterId::generate());
     let (a, b) = (cluster.node(impatient()), cluster.node(impatient()));
-    let (address, cut) = relay(b.address()).await;
+    let Relay { address, cut, .. } = relay(b.address()).await;
     cluster.addresses.lock().insert(b.id, address.to_string());
     let peers = a.peers();
     let mut sink = peers.create(b.id, write_of(ContentId([1; 12]).chunk(0), 10_000_000)).await.unwrap();
@@ -133,6 +142,25 @@ async fn peer_that_falls_silent_is_noticed_and_found_again() {
     cut.store(false, Ordering::Relaxed);
     let ask = async || peers.health(b.id).await.inspect_err(|error| assert!(error.is_transient(), "{error}"));
     until_ok("it is reached again", ask).await;
+}
+
+/// Nobody was told, and no connection ends by its silence here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peer_that_was_killed_says_so_itself_when_it_is_back() {
+    let endless = PeerOptions { idle_timeout: Duration::from_secs(3_600), ..impatient() };
+    let mut cluster = Cluster::new(ClusterId::generate());
+    let (a, b) = (cluster.node(endless.clone()), cluster.node(endless.clone()));
+    let relay = relay(b.address()).await;
+    cluster.addresses.lock().insert(b.id, relay.address.to_string());
+    let peers = a.peers();
+    until_ok("it is reached", async || peers.health(b.id).await).await;
+    relay.cut.store(true, Ordering::Relaxed);
+    let (id, membership) = b.stop().await;
+    let b = cluster.start_again(id, membership, endless);
+    *relay.to.lock() = b.address();
+    cluster.addresses.lock().insert(id, relay.address.to_string());
+    relay.cut.store(false, Ordering::Relaxed);
+    until_ok("it is found again", async || peers.health(id).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use holdfast_actors::ports::coordination::{CoordinationError, CoordinationResult};
 use holdfast_actors::wait::PATIENCE;
-use holdfast_node::coordination::{ZookeeperConfig, ZookeeperCoordination};
+use holdfast_node::coordination::{Claim, ZookeeperConfig, ZookeeperCoordination};
 use tokio::time::{Instant, sleep};
 
 const PAUSE: Duration = Duration::from_millis(50);
@@ -15,9 +15,13 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Connects, or says why not. One try has to end within the session timeout, which is short in tests: that the servers
 /// were too slow for it is no answer.
 pub async fn try_connect(config: &ZookeeperConfig) -> CoordinationResult<ZookeeperCoordination> {
+    try_connect_as(config, Claim::default()).await
+}
+
+async fn try_connect_as(config: &ZookeeperConfig, claim: Claim) -> CoordinationResult<ZookeeperCoordination> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match ZookeeperCoordination::connect(config.clone()).await {
+        match ZookeeperCoordination::connect_as(config.clone(), claim.clone()).await {
             Err(CoordinationError::Unavailable(_) | CoordinationError::SessionExpired) if Instant::now() < deadline => {
                 sleep(PAUSE).await;
             }
@@ -29,6 +33,11 @@ pub async fn try_connect(config: &ZookeeperConfig) -> CoordinationResult<Zookeep
 /// Connects.
 pub async fn connect(config: &ZookeeperConfig) -> ZookeeperCoordination {
     try_connect(config).await.unwrap()
+}
+
+/// Connects under a name.
+pub async fn connect_as(config: &ZookeeperConfig, claim: Claim) -> ZookeeperCoordination {
+    try_connect_as(config, claim).await.unwrap()
 }
 
 /// A client without the adapter. It is waited for here, since a harness needs a future that may go from thread to

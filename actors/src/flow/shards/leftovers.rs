@@ -15,6 +15,9 @@
 //! exclude each other ([`crate::flow::key_locks`]). The epoch is admitted like that of any write, before the members
 //! are asked and again before the deletion, so a node that heard of a newer epoch, or cannot prove its membership,
 //! deletes nothing.
+//!
+//! What cannot be deleted now, as on a disk that does not answer, is kept, and the others go on; after a while all are
+//! walked again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,6 +40,8 @@ const REPAIRS_MAX: u32 = 4_096;
 struct Walk {
     deleted: u64,
     kept: u64,
+    /// Why the last of those that could not be deleted is kept.
+    failed: Option<String>,
 }
 
 /// Runs until it cannot go on.
@@ -53,23 +58,24 @@ pub async fn run(context: Context) -> String {
         }
         let held = parts(&context, &shards.borrow_and_update());
         let mut backoff = context.backoff();
-        match walk(&context).await {
+        let (failed, is_broken_off) = match walk(&context).await {
             Ok(walk) => {
                 if walk.deleted > 0 || walk.kept > 0 {
                     tracing::info!(deleted = walk.deleted, kept = walk.kept, "chunks that need not be here");
                 }
-                let mut status = context.shared.rebuild.lock();
-                status.leftovers_kept = walk.kept;
+                context.shared.rebuild.lock().leftovers_kept = walk.kept;
+                (walk.failed, false)
             }
-            Err(error) => {
-                tracing::warn!(error, "leftovers are looked at again later");
-                context.shared.rebuild.lock().last_error = Some(error);
-            }
+            Err(error) => (Some(error), true),
+        };
+        if let Some(error) = failed {
+            tracing::warn!(error, "leftovers are looked at again later");
+            context.shared.rebuild.lock().last_error = Some(error);
         }
-        // What was kept may be healed soon.
-        let kept = context.shared.rebuild.lock().leftovers_kept > 0;
+        // What was kept may be healed soon, and what failed may pass.
+        let is_left = is_broken_off || context.shared.rebuild.lock().leftovers_kept > 0;
         let settings = &context.parts.settings;
-        let pause = if kept { settings.retry_max } else { settings.leftovers_interval };
+        let pause = if is_left { settings.retry_max } else { settings.leftovers_interval };
         let pause = tokio::time::sleep(pause);
         tokio::pin!(pause);
         loop {
@@ -143,8 +149,8 @@ async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mu
     let ids: Vec<ChunkId> = infos.iter().map(|info| info.id).collect();
     let mut holders: Vec<Vec<NodeId>> = vec![Vec::new(); ids.len()];
     let mut lacking: Vec<(ChunkId, NodeId)> = Vec::new();
-    // A member of which a disk failed may have it there only.
-    let counted = |member: &&NodeId| view.is_alive(**member) && !view.is_short(**member);
+    // A member of which a disk failed may have it there only, and one whose disks are silent may never have it again.
+    let counted = |member: &&NodeId| view.holds_data(**member) && !view.is_short(**member);
     for member in before.members.iter().filter(counted) {
         let Ok(found) = context.parts.peers.probe(*member, &ids).await else { continue };
         let doubted = doubted(context, *member).await.map_err(|error| format!("look for repairs: {error}"))?;
@@ -180,10 +186,19 @@ async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mu
         let _lock = lock;
         chunks.delete(&ids).await.map_err(TransferError::Local)
     };
-    context.disk_changes.run(deletion).await.map_err(|error| format!("delete leftovers: {error}"))?;
-    walk.deleted += deletable.len() as u64;
-    context.shared.rebuild.lock().leftovers_deleted += deletable.len() as u64;
-    metrics::counter!("holdfast_leftovers_deleted_total").increment(deletable.len() as u64);
+    let count = deletable.len() as u64;
+    match context.disk_changes.run(deletion).await {
+        Ok(()) => {
+            walk.deleted += count;
+            context.shared.rebuild.lock().leftovers_deleted += count;
+            metrics::counter!("holdfast_leftovers_deleted_total").increment(count);
+        }
+        // One sick disk does not keep what lies on the others.
+        Err(error) => {
+            walk.kept += count;
+            walk.failed = Some(format!("delete leftovers: {error}"));
+        }
+    }
     heal(context, lacking).await.map_err(|error| format!("queue repairs of members: {error}"))
 }
 

@@ -8,21 +8,26 @@
 //! ([`Ownership::require_registration`](crate::ports::coordination::Ownership::require_registration)): in one in which
 //! this node is not registered yet the others do not wait for it, and it acknowledges nothing.
 //!
+//! What was registered may go though the session lives: somebody removed it, or a process that takes this one for dead
+//! replaced it. The others do not count on this node then, so it owns nothing until it is registered again.
+//!
 //! Nor does a node register whose session ended, since it stood still, and whose cluster was taken for stopped by a
 //! tool that fills the metadata: it is registered when that has ended.
 //!
 //! What this node has to say of the shared cache is said here too, since it belongs to the registration. A node that
 //! has no cache configured keeps it off for all: its writes would not be marked there.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_protocol::NodeId;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Backoff, ClusterShared, Context};
+use super::{Backoff, ClusterShared, Context, silence};
 use crate::ports::coordination::{
-    CacheSeen, CacheState, CoordinationError, NodeAnnouncement, SessionState, filler, filler_before, turn_cache_off,
+    CacheSeen, CacheState, CoordinationError, Membership, NodeAnnouncement, SessionState, filler, filler_before,
+    turn_cache_off,
 };
 
 /// How long the others may take to see that the cache is off: one that does not answer loses its session by then.
@@ -38,12 +43,19 @@ const FREE_SPACE_PARTS: u64 = 100;
 
 /// Runs until it cannot go on.
 pub async fn run(context: Context) -> String {
+    tokio::select! {
+        reason = keep(&context) => reason,
+        never = silence::watch(&context) => match never {},
+    }
+}
+
+async fn keep(context: &Context) -> String {
     let mut backoff = context.backoff();
     context.parts.coordination.ownership().require_registration();
     // A loop that was started again does not know whether its registration still stands.
     forget(&context.shared);
     loop {
-        let error = match stay(&context, &mut backoff).await {
+        let error = match stay(context, &mut backoff).await {
             Ok(()) => return "the coordination service is gone".into(),
             Err(error) => error,
         };
@@ -97,12 +109,14 @@ fn announcement(context: &Context) -> NodeAnnouncement {
     announcement
 }
 
-/// How many disks work, and how many failed of which something is not on the others.
+/// How many disks work, as far as others may count on them, and how many failed of which something is not on the
+/// others.
 fn disks(context: &Context) -> (Option<u32>, u32) {
     let disks = context.parts.chunks.disk_count();
     // From when they fail until the walk for what is stranded says that nothing is left there.
     let unrebuilt = if *context.shared.rescued.borrow() == disks { 0 } else { disks.fenced };
-    (Some(disks.working), unrebuilt)
+    let working = if *context.shared.silent.borrow() { 0 } else { disks.working };
+    (Some(working), unrebuilt)
 }
 
 /// What is to be told now: the free space as it was `said` before while it differs little.
@@ -128,6 +142,24 @@ fn stay_away(filler: Option<NodeId>) -> Result<(), CoordinationError> {
     Err(CoordinationError::Unavailable(why))
 }
 
+/// Resolves when this node is seen no more as it was registered; false: nothing will be seen any more. Not to be asked
+/// before it was seen.
+async fn unseen(membership: &mut watch::Receiver<Arc<Membership>>, me: NodeId, incarnation: u64) -> bool {
+    let is_gone = |known: &Arc<Membership>| known.nodes.get(&me).is_none_or(|node| node.incarnation != incarnation);
+    membership.wait_for(is_gone).await.is_ok()
+}
+
+/// This node is not registered any more. If that is not by the end of its session, it would prove its ownership all the
+/// same.
+fn not_registered(context: &Context) -> CoordinationError {
+    let coordination = &context.parts.coordination;
+    if *coordination.session().borrow() == SessionState::Expired {
+        return CoordinationError::SessionExpired;
+    }
+    coordination.ownership().registers_anew();
+    CoordinationError::NotFound("registration of this node".into())
+}
+
 /// Registers, and says what changes until something fails.
 async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), CoordinationError> {
     let coordination = &context.parts.coordination;
@@ -147,15 +179,19 @@ async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), Coordinati
         m.incarnation = registration.incarnation;
         m.last_error = None;
     });
+    let (me, incarnation) = (said.id, registration.incarnation);
+    let mut membership = coordination.membership();
     let mut session = coordination.session();
     let mut state = context.shared.state.subscribe();
     let mut rescued = context.shared.rescued.subscribe();
+    let mut silent = context.shared.silent.subscribe();
     loop {
         if *session.borrow_and_update() == SessionState::Expired {
             return Err(CoordinationError::SessionExpired);
         }
         state.mark_unchanged();
         rescued.mark_unchanged();
+        silent.mark_unchanged();
         match tell(context, &mut cache, &mut said).await {
             Ok(()) => {
                 backoff.reset();
@@ -167,6 +203,9 @@ async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), Coordinati
                 context.shared.membership.send_modify(|m| m.last_error = Some(error.to_string()));
                 tokio::select! {
                     changed = session.changed() => if changed.is_err() { return Ok(()) },
+                    gone = unseen(&mut membership, me, incarnation) => {
+                        return if gone { Err(not_registered(context)) } else { Ok(()) };
+                    }
                     () = backoff.wait() => {}
                 }
                 continue;
@@ -175,9 +214,13 @@ async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), Coordinati
         }
         tokio::select! {
             changed = session.changed() => if changed.is_err() { return Ok(()) },
+            gone = unseen(&mut membership, me, incarnation) => {
+                return if gone { Err(not_registered(context)) } else { Ok(()) };
+            }
             changed = cache.changed() => if !changed { return Ok(()) },
             changed = state.changed() => if changed.is_err() { return Ok(()) },
             changed = rescued.changed() => if changed.is_err() { return Ok(()) },
+            changed = silent.changed() => if changed.is_err() { return Ok(()) },
             () = news_of_disks(context, &said) => {}
         }
     }

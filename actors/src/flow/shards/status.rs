@@ -226,6 +226,8 @@ pub struct ClusterShared {
     pub shard_locks: Arc<KeyLocks<ShardId>>,
     /// The disks of this node for which nothing was found stranded; see [`super::stranded`].
     pub rescued: watch::Sender<DiskCount>,
+    /// Whether this node counts as gone since its disks are silent; see [`super::silence`].
+    pub silent: watch::Sender<bool>,
     /// Why this node cannot take part, once that is certain: it must stop.
     pub failed: watch::Sender<Option<String>>,
 }
@@ -244,6 +246,7 @@ impl ClusterShared {
             repairs_queued: Notify::new(),
             shard_locks: KeyLocks::new(),
             rescued: watch::Sender::default(),
+            silent: watch::Sender::default(),
             failed: watch::Sender::new(None),
         })
     }

@@ -97,6 +97,8 @@ pub(super) async fn fetch(context: &Context, info: ChunkInfo, sources: &[NodeId]
                 tracing::warn!(%source, %error, "a chunk that is to be copied is damaged there");
                 damaged = Some(error.to_string());
             }
+            // Its disks are silent, and it says itself that nobody is to wait for them: it is as good as damaged there.
+            Err(error) if !context.parts.view.holds_data(*source) => damaged = Some(error.to_string()),
             Err(error) => unreachable = Some(error.to_string()),
         }
     }

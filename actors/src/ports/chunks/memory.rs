@@ -35,6 +35,8 @@ pub enum Fault {
     Finish,
     /// What the disk keeps of a chunk: [`ChunkSink::finish`] finds nothing wrong.
     Keep,
+    /// [`ChunkStore::delete`], with [`ChunkError::Unavailable`].
+    Delete,
 }
 
 #[derive(Debug, Clone)]
@@ -79,6 +81,7 @@ struct Shared {
     disks: Mutex<Option<DiskCount>>,
     poisoned: Mutex<Option<ChunkId>>,
     hangs: AtomicBool,
+    refuses: AtomicBool,
     slow_for: Mutex<Duration>,
 }
 
@@ -100,6 +103,11 @@ impl Shared {
             }
             None => false,
         }
+    }
+
+    fn answers(&self) -> Result<(), ChunkError> {
+        let refuses = self.refuses.load(Ordering::Relaxed);
+        if refuses { Err(ChunkError::Unavailable("the disk does not answer".into())) } else { Ok(()) }
     }
 
     async fn begin(&self) {
@@ -191,6 +199,11 @@ impl MemoryChunkStore {
         self.shared.hangs.store(true, Ordering::Relaxed);
     }
 
+    /// Whether reads that are begun from now on fail, as those of a disk that does not answer.
+    pub fn refuse_reads(&self, refuses: bool) {
+        self.shared.refuses.store(refuses, Ordering::Relaxed);
+    }
+
     /// Reads that are begun from now on give nothing for so long.
     pub fn slow_reads(&self, pause: Duration) {
         *self.shared.slow_for.lock() = pause;
@@ -265,6 +278,9 @@ impl ChunkStore for MemoryChunkStore {
         if self.shared.hangs.load(Ordering::Relaxed) {
             return Ok(Box::pin(stream::pending()));
         }
+        if let Err(error) = self.shared.answers() {
+            return Ok(Box::pin(stream::iter([Err(error)])));
+        }
         if stored.is_unreadable() {
             let error = ChunkError::Corrupt { chunk: id, detail: "damaged by a test".into() };
             return Ok(Box::pin(stream::iter([Err(error)])));
@@ -289,6 +305,9 @@ impl ChunkStore for MemoryChunkStore {
         self.shared.begin().await;
         if self.shared.disks().working == 0 {
             return Err(ChunkError::Unavailable("every disk failed".into()));
+        }
+        if self.shared.check(Fault::Delete) {
+            return Err(ChunkError::Unavailable("injected".into()));
         }
         let mut chunks = self.shared.chunks.lock();
         for id in ids {
@@ -315,6 +334,7 @@ impl ReplicaStore for MemoryChunkStore {
         self.shared.begin().await;
         let poisoned = *self.shared.poisoned.lock();
         assert!(poisoned != Some(id), "poisoned by a test");
+        self.shared.answers()?;
         let stored = self.shared.chunks.lock().get(&key(id)).cloned().ok_or(ChunkError::NotFound(id))?;
         if stored.is_unreadable() {
             return Err(ChunkError::Corrupt { chunk: id, detail: "damaged by a test".into() });
@@ -324,6 +344,7 @@ impl ReplicaStore for MemoryChunkStore {
 
     async fn verify(&self, id: ChunkId) -> Result<ChunkInfo, ChunkError> {
         self.shared.begin().await;
+        self.shared.answers()?;
         let stored = self.shared.chunks.lock().get(&key(id)).cloned().ok_or(ChunkError::NotFound(id))?;
         if stored.stranded {
             return Err(ChunkError::NotFound(id));

@@ -89,7 +89,7 @@ impl Ownership {
 
     /// For adapters: the registration of this session is about to be replaced by one that counts as having seen what
     /// the others changed until then. A node has to take that in, and say again that it is [`Ownership::registered`],
-    /// before it owns anything.
+    /// before it owns anything. Likewise for a node that finds its registration gone.
     pub fn registers_anew(&self) {
         if self.admitted.load(Ordering::Acquire) != ANY_TERM {
             self.admitted.store(NO_TERM, Ordering::Release);

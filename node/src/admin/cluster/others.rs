@@ -115,24 +115,31 @@ impl ClusterAdmin {
         absent.map(|node| Reason { code: "absent".into(), message: message(node) }).collect()
     }
 
-    /// The live nodes of which disks failed, each with what becomes of what was on them.
+    /// The live nodes of which disks failed or no disk answers, each with what becomes of what was on them.
     pub(super) fn short(&self) -> Vec<Reason> {
         let membership = self.view.membership().borrow().clone();
-        let message = |node: &NodeId| {
+        let failed = |message: String| Reason { code: "disk_failed".into(), message };
+        let reason = |node: &NodeId| {
             let said = &membership.nodes.get(node)?.announcement;
             match (said.disks_working, said.disks_unrebuilt) {
-                (Some(0), _) => Some(format!(
+                (Some(0), 0) => Some(Reason {
+                    code: "disk_unresponsive".into(),
+                    message: format!(
+                        "no disk of node {node} answers. What it held is rebuilt on other nodes after cluster.rebuild_delay, if there \
+                         are enough; it takes part again when a disk answers"
+                    ),
+                }),
+                (Some(0), _) => Some(failed(format!(
                     "every disk of node {node} failed. What it held is rebuilt on other nodes after cluster.rebuild_delay, if there \
                      are enough; replace the disks and start it again"
-                )),
+                ))),
                 (_, 0) => None,
-                (_, failed) => Some(format!(
-                    "disks of node {node} failed ({failed}), and what was only there is being put on its others"
-                )),
+                (_, count) => Some(failed(format!(
+                    "disks of node {node} failed ({count}), and what was only there is being put on its others"
+                ))),
             }
         };
-        let messages = membership.nodes.keys().filter_map(message);
-        messages.map(|message| Reason { code: "disk_failed".into(), message }).collect()
+        membership.nodes.keys().filter_map(reason).collect()
     }
 
     /// Shards that no comparison has proven, wherever it was made, with why not.

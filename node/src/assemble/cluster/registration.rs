@@ -138,6 +138,7 @@ fn settings(config: &Config) -> ClusterSettings {
     let defaults = ClusterSettings::default();
     ClusterSettings {
         rebuild_delay: cluster.rebuild_delay.duration(),
+        give_up_silent_after: config.storage.fence_unresponsive_after.nonzero(),
         leave_grace: cluster.leave_grace.duration(),
         repair_bandwidth_bytes: cluster.repair_bandwidth.get(),
         announce_interval: cluster.session_timeout.duration().max(Duration::from_secs(5)),

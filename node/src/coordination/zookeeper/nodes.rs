@@ -35,15 +35,21 @@ impl ZookeeperCoordination {
             None => None,
             Some((bytes, stat)) => {
                 let record: NodeRecord = decode(&node_path, &bytes)?;
-                if record.owner != shared.owner {
+                if !shared.claim.covers(&record.owner) {
                     return Ok(Err(record.announcement.addresses.peer));
+                }
+                if record.owner != shared.claim.owner() {
+                    tracing::info!(node = %node.id, "taking the place of the process that was killed");
                 }
                 Some(stat.version)
             }
         };
+        // Both halves are made and end together; somebody may have removed one by hand.
+        let (session, seen) = (shared.client()?.session_id(), shared.latest(deadline, &seen_path).await?);
+        let has_seen = seen.is_some_and(|(_, stat)| existing.is_some() || stat.ephemeral_owner == session.0);
         let cache: Versioned<StoredCache> = self.value(GENERATION, "cluster").await?;
         let generation = CacheState::from(cache.value).generation;
-        let record = encode(&NodeRecord { owner: shared.owner.clone(), announcement: node.clone() })?;
+        let record = encode(&NodeRecord { owner: shared.claim.owner().to_owned(), announcement: node.clone() })?;
         let seen = encode(&CacheSeen { generation, ..CacheSeen::default() })?;
         let options = zk::CreateMode::Ephemeral.with_acls(shared.config.acls());
         if existing.is_some() {
@@ -55,6 +61,8 @@ impl ZookeeperCoordination {
                 writer.add_check_version(GENERATION, cache.version.0)?;
                 if let Some(version) = existing {
                     writer.add_delete(&node_path, Some(version))?;
+                }
+                if has_seen {
                     writer.add_delete(&seen_path, None)?;
                 }
                 writer.add_create(&node_path, &record.bytes, &options)?;

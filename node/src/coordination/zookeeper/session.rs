@@ -23,7 +23,7 @@ use zookeeper_client as zk;
 
 use super::mirror::Views;
 use super::stored::ROOT;
-use super::{Digest, ZookeeperConfig};
+use super::{Claim, Digest, ZookeeperConfig};
 
 /// How long a try to connect may take before the caller is told to try again.
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Shared {
     pub(super) config: ZookeeperConfig,
     /// Tells this process's registrations from those of another one with the same node id.
-    pub(super) owner: String,
+    pub(super) claim: Claim,
     /// The present session; `None` when it is over.
     pub(super) current: watch::Sender<Option<zk::Client>>,
     pub(super) state: watch::Sender<SessionState>,
@@ -45,10 +45,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(config: ZookeeperConfig, owner: String) -> Self {
+    pub(super) fn new(config: ZookeeperConfig, claim: Claim) -> Self {
         Self {
             config,
-            owner,
+            claim,
             current: watch::Sender::new(None),
             state: watch::Sender::new(SessionState::Expired),
             ownership: Ownership::default(),
