@@ -305,6 +305,29 @@ async fn a_copy_needs_to_read_its_source() {
 }
 
 #[tokio::test]
+async fn a_policy_on_the_source_of_a_copy_holds_however_the_source_is_written() {
+    let fixture = Fixture::new();
+    for pattern in ["drafts/secret/*", "/drafts/secret/*"] {
+        let put = r#""Principal":{"AWS":"bob"},"Action":"s3:PutObject","Resource":"arn:aws:s3:::photos/*""#;
+        let condition = format!(r#""Condition":{{"StringLike":{{"s3:x-amz-copy-source":"{pattern}"}}}}"#);
+        fixture.put_policy(&format!(r#"{{"Effect":"Allow",{put}}},{{"Effect":"Deny",{put},{condition}}}"#)).await;
+        for (source, may) in [
+            ("drafts/open/k", true),
+            ("/drafts/open/k", true),
+            ("drafts/secret/k", false),
+            ("/drafts/secret/k", false),
+            ("drafts/%73ecret/k", false),
+            ("%64rafts%2Fsecret%2Fk", false),
+            ("drafts/secret/a+b", false),
+            ("drafts/secret/k?versionId=null", false),
+        ] {
+            let answer = fixture.call("bob", "PUT", "/photos/copy", &[("x-amz-copy-source", source)], b"").await;
+            assert_eq!(allowed(&answer), may, "{pattern} {source} {answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_copy_takes_tags_over_only_for_who_may_read_and_set_them() {
     let fixture = Fixture::new();
     fixture.put_object("tagged", CannedAcl::Private, &[("state", "released")]);
