@@ -218,7 +218,8 @@ mod tests {
     async fn what_a_path_or_a_query_says_wrongly_is_told_as_every_error_is() {
         let mut routes = axum::Router::new().route("/dead/{number}", get(show));
         for (path, expected) in [("7?force=true", 200), ("x", 400), ("7?froce=true", 400), ("%ff", 400)] {
-            let request = Request::builder().uri(format!("/dead/{path}")).body(axum::body::Body::empty()).unwrap();
+            let request =
+                http::Request::builder().uri(format!("/dead/{path}")).body(axum::body::Body::empty()).unwrap();
             let answer = routes.call(request).await.unwrap();
             assert_eq!(answer.status().as_u16(), expected, "{path}");
             let body = answer.into_body().collect().await.unwrap().to_bytes();
