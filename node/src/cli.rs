@@ -90,7 +90,13 @@ type CliResult<T = ()> = Result<T, Failure>;
 
 /// Private cloud storage for machines that you own.
 #[derive(Parser)]
-#[command(name = "holdfast", version, max_term_width = 100, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(
+    name = "holdfast",
+    version,
+    max_term_width = HELP_CHARS_MAX,
+    arg_required_else_help = true,
+    after_help = EXAMPLES
+)]
 struct Cli {
     /// Print results as JSON.
     #[arg(long, global = true)]
@@ -98,6 +104,9 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// The longest line of help. A longer one is broken where it ends, an example in the middle of its command.
+const HELP_CHARS_MAX: usize = 100;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -109,7 +118,8 @@ Examples:
   holdfast cluster status                         how the cluster is, and what is wrong
   holdfast node list                              its nodes
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not found, 4 exists or in use, 5 unreachable.";
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not found, 4 exists or in use,
+5 unreachable.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -393,6 +403,20 @@ mod tests {
         for line in ["holdfast --help", "holdfast user --json", "holdfast --version"] {
             assert!(wrong(line).is_none(), "{line}");
         }
+    }
+
+    #[test]
+    fn no_line_of_an_example_is_broken() {
+        fn look(command: &clap::Command) {
+            for text in [command.get_after_help(), command.get_after_long_help()].into_iter().flatten() {
+                for line in text.to_string().lines() {
+                    let chars = line.chars().count();
+                    assert!(chars <= HELP_CHARS_MAX, "{}: {chars} characters: {line}", command.get_name());
+                }
+            }
+            command.get_subcommands().for_each(look);
+        }
+        look(&Cli::command());
     }
 
     #[test]
