@@ -400,7 +400,7 @@ mod tests {
         let text = failure.error.to_string();
         assert!(failure.exit == Exit::Usage && text.contains("shwo"), "{text}");
         assert!(!text.starts_with("error") && !text.ends_with('\n'), "{text}");
-        for line in ["holdfast --help", "holdfast user --json", "holdfast --version"] {
+        for line in ["holdfast --help", "holdfast user", "holdfast --version"] {
             assert!(wrong(line).is_none(), "{line}");
         }
     }
