@@ -216,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_path_or_a_query_says_wrongly_is_told_as_every_error_is() {
-        let mut routes = axum::Router::new().route("/dead/{number}", get(show));
+        let mut routes: axum::Router = axum::Router::new().route("/dead/{number}", get(show));
         for (path, expected) in [("7?force=true", 200), ("x", 400), ("7?froce=true", 400), ("%ff", 400)] {
             let request =
                 http::Request::builder().uri(format!("/dead/{path}")).body(axum::body::Body::empty()).unwrap();
