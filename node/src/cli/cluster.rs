@@ -207,16 +207,15 @@ pub(super) async fn run(command: ClusterCommand, out: Output) -> CliResult {
         }
         ClusterCommand::BackupMetadata { out: file, config } => {
             let config = quiet(&config)?;
-            let counts = if file == Path::new("-") {
-                tools::backup(&config, &mut std::io::stdout().lock()).await?
-            } else {
-                tools::backup_to(&config, &file).await?
-            };
-            let text = serde_json::to_string(&counts)?;
-            // Standard output may be the backup itself.
-            // And is whole, whether or not anybody can be told.
-            drop(writeln!(std::io::stderr(), "{text}"));
-            Ok(())
+            if file == Path::new("-") {
+                let counts = tools::backup(&config, &mut std::io::stdout().lock()).await?;
+                let told = if out.json { serde_json::to_string(&counts)? } else { counts.text() };
+                // Standard output is the backup itself, and whole, whether or not anybody can be told.
+                drop(writeln!(std::io::stderr(), "{told}"));
+                return Ok(());
+            }
+            let counts = tools::backup_to(&config, &file).await?;
+            Ok(out.print(&counts, |counts| format!("{}\n", counts.text()))?)
         }
         ClusterCommand::RestoreMetadata { from, config } => {
             let config = quiet(&config)?;
