@@ -504,6 +504,41 @@ async fn an_object_that_is_overwritten_after_the_decision_is_not_given_out_by_it
 }
 
 #[tokio::test]
+async fn an_object_that_comes_after_a_deletion_of_nothing_was_allowed_stays() {
+    let cold = ColdReads::new(Arc::new(EmptyTiers), ColdReadSettings::default());
+    let fixture = Fixture::of_front(Arc::new(MemoryChunkStore::new()), cold);
+    let delete = r#""Principal":{"AWS":"bob"},"Action":"s3:DeleteObject","Resource":"arn:aws:s3:::photos/*""#;
+    let held = r#""Condition":{"StringEquals":{"s3:ExistingObjectTag/state":"held"}}"#;
+    fixture.put_policy(&format!(r#"{{"Effect":"Allow",{delete}}},{{"Effect":"Deny",{delete},{held}}}"#)).await;
+    fixture.store.add_object("photos", "k", CannedAcl::Private, &[("state", "held")]);
+    let held = Arc::clone(fixture.store.objects.lock().values().next().unwrap());
+    // Nothing is there, until somebody has looked.
+    let comes = || {
+        fixture.store.objects.lock().clear();
+        *fixture.store.overwriting.lock() = Some(Arc::clone(&held));
+    };
+    comes();
+    let answer = fixture.call("bob", "DELETE", "/photos/k", &[], b"").await;
+    assert_eq!(answer.code(), "OperationAborted", "{answer:?}");
+    comes();
+    let list = b"<Delete><Object><Key>k</Key></Object></Delete>";
+    let answer = fixture.call("bob", "POST", "/photos?delete", &[], list).await;
+    assert!(answer.body.contains("<Code>OperationAborted</Code>"), "{answer:?}");
+    assert_eq!(fixture.call("ann", "HEAD", "/photos/k", &[], b"").await.status, StatusCode::OK, "it is still there");
+
+    fixture.store.objects.lock().clear();
+    assert_eq!(fixture.call("bob", "DELETE", "/photos/k", &[], b"").await.status, StatusCode::NO_CONTENT);
+    for etag in ["*", "\"5d41402abc4b2a76b9719d911017c592\""] {
+        let answer = fixture.call("bob", "DELETE", "/photos/k", &[("if-match", etag)], b"").await;
+        assert_eq!(answer.code(), "NoSuchKey", "{etag}: {answer:?}");
+        comes();
+        let answer = fixture.call("bob", "DELETE", "/photos/k", &[("if-match", etag)], b"").await;
+        assert_eq!(answer.code(), "OperationAborted", "{etag}: {answer:?}");
+        fixture.store.objects.lock().clear();
+    }
+}
+
+#[tokio::test]
 async fn a_deletion_that_was_allowed_by_tags_says_why_it_did_not_happen() {
     let cold = ColdReads::new(Arc::new(EmptyTiers), ColdReadSettings::default());
     let fixture = Fixture::of_front(Arc::new(MemoryChunkStore::new()), cold);
