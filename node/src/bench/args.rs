@@ -45,7 +45,7 @@ pub(super) enum Payload {
 }
 
 /// An endpoint as somebody writes it; a host and a port alone would be taken for a scheme and a path.
-fn endpoint(text: &str) -> Result<String, String> {
+fn checked_endpoint(text: &str) -> Result<String, String> {
     let is_endpoint = url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     if is_endpoint { Ok(text.to_owned()) } else { Err("write a URL, such as http://127.0.0.1:9000".to_owned()) }
 }
@@ -53,7 +53,7 @@ fn endpoint(text: &str) -> Result<String, String> {
 #[derive(Args, Clone, Debug)]
 pub(super) struct LoadArgs {
     /// The server, as a URL. https checks the certificate against --ca-file.
-    #[arg(long, env = "HOLDFAST_ENDPOINT", default_value = "http://127.0.0.1:9000", value_parser = endpoint)]
+    #[arg(long, env = "HOLDFAST_ENDPOINT", default_value = "http://127.0.0.1:9000", value_parser = checked_endpoint)]
     pub(super) endpoint: String,
     /// The access key.
     #[arg(long, env = "HOLDFAST_ACCESS_KEY", required_unless_present = "unsigned")]
@@ -190,10 +190,10 @@ mod tests {
     #[test]
     fn endpoint_is_a_url_and_what_is_none_is_told_how_to_write_it() {
         for good in ["http://127.0.0.1:9000", "https://s3.example.com", "http://[::1]:9000"] {
-            assert_eq!(endpoint(good).as_deref(), Ok(good));
+            assert_eq!(checked_endpoint(good).as_deref(), Ok(good));
         }
         for wrong in ["", "127.0.0.1:9000", "localhost:9000", "s3.example.com", "ftp://host", "http://"] {
-            assert!(endpoint(wrong).is_err_and(|error| error.contains("http://")), "{wrong}");
+            assert!(checked_endpoint(wrong).is_err_and(|error| error.contains("http://")), "{wrong}");
         }
     }
 }
