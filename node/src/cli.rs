@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use holdfast_storage::error::OpenError;
 use rustix::fs::Mode;
@@ -89,7 +90,13 @@ type CliResult<T = ()> = Result<T, Failure>;
 
 /// Private cloud storage for machines that you own.
 #[derive(Parser)]
-#[command(name = "holdfast", version, max_term_width = 100, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(
+    name = "holdfast",
+    version,
+    max_term_width = HELP_CHARS_MAX,
+    arg_required_else_help = true,
+    after_help = EXAMPLES
+)]
 struct Cli {
     /// Print results as JSON.
     #[arg(long, global = true)]
@@ -97,6 +104,9 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// The longest line of help. A longer one is broken where it ends, an example in the middle of its command.
+const HELP_CHARS_MAX: usize = 100;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -108,7 +118,8 @@ Examples:
   holdfast cluster status                         how the cluster is, and what is wrong
   holdfast node list                              its nodes
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not found, 4 exists or in use, 5 unreachable.";
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not found, 4 exists or in use,
+5 unreachable.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -213,7 +224,10 @@ pub fn main() -> ExitCode {
     // Whatever is written is for this user only, also what a library writes: SQLite asks for files that everybody may
     // read.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_understood(&error),
+    };
     let out = output::Output { json: cli.json };
     match dispatch(cli.command, out) {
         Ok(code) => code,
@@ -222,6 +236,27 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.exit as u8)
         }
     }
+}
+
+/// Answers a command line that is none, or that asks for help. Whoever asked for JSON gets it here, too.
+fn not_understood(error: &clap::Error) -> ExitCode {
+    match wrong_usage(error).filter(|_| std::env::args_os().any(|word| word == "--json")) {
+        Some(failure) => output::Output { json: true }.failure(&failure),
+        // Where nobody can be told, the exit code tells.
+        None => drop(error.print()),
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Failed as u8))
+}
+
+/// What is wrong with a command line; nothing with one that asks for help.
+fn wrong_usage(error: &clap::Error) -> Option<Failure> {
+    let asks = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::DisplayVersion
+    );
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned();
+    (!asks).then(|| Failure::usage(anyhow::anyhow!(text)))
 }
 
 fn dispatch(command: Command, out: output::Output) -> CliResult<ExitCode> {
@@ -356,6 +391,32 @@ mod tests {
         for nodes in ["1", "8"] {
             assert!(Cli::try_parse_from(["holdfast", "dev", "--nodes", nodes]).is_err(), "{nodes}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_command_line_is_told_without_a_heading_and_help_is_not_wrong() {
+        let wrong = |line: &str| wrong_usage(&Cli::try_parse_from(line.split(' ')).err().expect("no command"));
+        let failure = wrong("holdfast user shwo --json").expect("it is wrong");
+        let text = failure.error.to_string();
+        assert!(failure.exit == Exit::Usage && text.contains("shwo"), "{text}");
+        assert!(!text.starts_with("error") && !text.ends_with('\n'), "{text}");
+        for line in ["holdfast --help", "holdfast user", "holdfast --version"] {
+            assert!(wrong(line).is_none(), "{line}");
+        }
+    }
+
+    #[test]
+    fn no_line_of_an_example_is_broken() {
+        fn look(command: &clap::Command) {
+            for text in [command.get_after_help(), command.get_after_long_help()].into_iter().flatten() {
+                for line in text.to_string().lines() {
+                    let chars = line.chars().count();
+                    assert!(chars <= HELP_CHARS_MAX, "{}: {chars} characters: {line}", command.get_name());
+                }
+            }
+            command.get_subcommands().for_each(look);
+        }
+        look(&Cli::command());
     }
 
     #[test]

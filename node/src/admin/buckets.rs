@@ -1,13 +1,13 @@
 //! `/v1/buckets`
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use holdfast_actors::ports::metadata::{self, BucketConfigKind, CannedAcl, Versioning};
 use holdfast_protocol::admin::{Bucket, ErrorBody, NewBucket, Page, SetStorageClass};
 use holdfast_protocol::tiers::STANDARD;
 
-use super::error::Body;
+use super::error::{Body, Path};
 use super::page::{List, Params};
 use super::{AdminState, ApiError};
 

@@ -1,8 +1,8 @@
 //! Errors of the admin API, and how the ports' errors become them.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{FromRequest, Request};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use holdfast_actors::domain::placement::LayoutError;
@@ -156,6 +156,24 @@ impl From<QueryRejection> for ApiError {
     }
 }
 
+impl From<PathRejection> for ApiError {
+    fn from(rejection: PathRejection) -> Self {
+        Self::invalid(rejection.body_text())
+    }
+}
+
+/// What the path of a request names, with errors as ours.
+pub(super) struct Path<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut http::request::Parts, state: &S) -> Result<Self, ApiError> {
+        let axum::extract::Path(named) = axum::extract::Path::<T>::from_request_parts(parts, state).await?;
+        Ok(Self(named))
+    }
+}
+
 /// JSON from a request, with errors as ours.
 pub(super) struct Body<T>(pub(super) T);
 
@@ -174,4 +192,39 @@ pub(super) async fn no_such_route() -> ApiError {
 
 pub(super) async fn no_such_method() -> ApiError {
     ApiError::invalid("this path does not take this method")
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use http_body_util::BodyExt as _;
+    use tower::Service as _;
+
+    use super::super::page::Params;
+    use super::*;
+
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Which {
+        #[serde(default)]
+        force: bool,
+    }
+
+    async fn show(Path(number): Path<u64>, Params(which): Params<Which>) -> String {
+        format!("{number} {}", which.force)
+    }
+
+    #[tokio::test]
+    async fn what_a_path_or_a_query_says_wrongly_is_told_as_every_error_is() {
+        let mut routes: axum::Router = axum::Router::new().route("/dead/{number}", get(show));
+        for (path, expected) in [("7?force=true", 200), ("x", 400), ("7?froce=true", 400), ("%ff", 400)] {
+            let request =
+                http::Request::builder().uri(format!("/dead/{path}")).body(axum::body::Body::empty()).unwrap();
+            let answer = routes.call(request).await.unwrap();
+            assert_eq!(answer.status().as_u16(), expected, "{path}");
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            let error = serde_json::from_slice::<ErrorBody>(&body).map(|body| body.error.code);
+            assert_eq!(error.is_ok_and(|code| matches!(code, ErrorCode::InvalidRequest)), expected != 200, "{path}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::journal::{AuditFilter, ErrorFilter};
@@ -12,6 +12,7 @@ use holdfast_protocol::journal::{AuditRecord, DeadLetter, Entry, ErrorKind, Erro
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use super::error::Path;
 use super::page::{self, Asked, Params};
 use super::{AdminState, ApiError};
 

@@ -1,14 +1,14 @@
 //! `/v1/keys`
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use holdfast_actors::ports::metadata::{AccessKey, User};
 use holdfast_protocol::admin::{CreatedKey, ErrorBody, Key, NewKey, Page, RotateKey, SetEnabled};
 use zeroize::Zeroizing;
 
 use super::credentials::{Pair, add_key, new_pair};
-use super::error::Body;
+use super::error::{Body, Path};
 use super::page::{List, Params};
 use super::{AdminState, ApiError};
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use futures::{StreamExt, stream};
 use holdfast_actors::domain::placement::layout;
@@ -16,6 +16,8 @@ use holdfast_protocol::cluster::{LayoutChange, LayoutDocument};
 use serde::Deserialize;
 
 use super::cluster::{ClusterAdmin, roles};
+use super::error::Path;
+use super::page::Params;
 use super::{AdminState, ApiError};
 
 /// Time for metadata to tell what repairs wait; it is shown without that otherwise.
@@ -263,7 +265,7 @@ pub(super) struct Removal {
 pub(super) async fn remove(
     State(state): State<AdminState>,
     Path(node): Path<String>,
-    Query(Removal { force }): Query<Removal>,
+    Params(Removal { force }): Params<Removal>,
 ) -> Result<StatusCode, ApiError> {
     let cluster = state.cluster()?;
     let node = parse(&node)?;

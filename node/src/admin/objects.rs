@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use futures::future::join_all;
 use holdfast_actors::flow::cold::stub::stub_of;
 use holdfast_actors::ports::chunks::ChunkInfo;
@@ -14,6 +14,8 @@ use holdfast_protocol::{CHUNK_SIZE_MAX, ChunkId, Manifest, NodeId, STUB_INDEX, T
 use serde::Deserialize;
 
 use super::cluster::ClusterAdmin;
+use super::error::Path;
+use super::page::Params;
 use super::{AdminState, ApiError};
 
 /// Chunks that are looked up: as many as one question to a peer may name.
@@ -43,7 +45,7 @@ pub(super) struct Which {
 pub(super) async fn stat(
     State(state): State<AdminState>,
     Path((bucket, key)): Path<(String, String)>,
-    Query(which): Query<Which>,
+    Params(which): Params<Which>,
 ) -> Result<Json<ObjectStat>, ApiError> {
     let version = which.version_id.map(|text| text.parse::<VersionId>()).transpose();
     let version = version.map_err(|_| ApiError::invalid("that is no version id"))?;

@@ -1,7 +1,7 @@
 //! `/v1/shards`
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use futures::future::join_all;
 use holdfast_actors::domain::placement::ShardHealth;
 use holdfast_actors::ports::peers::{Fence, ShardDigest};
@@ -10,6 +10,7 @@ use holdfast_protocol::admin::{ErrorBody, ErrorCode, ShardInfo, ShardReplica};
 use holdfast_protocol::cluster::ShardState;
 
 use super::cluster::ClusterAdmin;
+use super::error::Path;
 use super::{AdminState, ApiError};
 
 fn health_name(health: ShardHealth) -> &'static str {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use holdfast_actors::ports::metadata::MoveReason;
 use holdfast_actors::ports::tiering::{LaneBacklog, TierRecord, TierUsage};
@@ -20,7 +20,7 @@ use holdfast_protocol::admin::{
 use holdfast_protocol::tiers::STANDARD;
 use tokio::time::Instant;
 
-use super::error::Body;
+use super::error::{Body, Path};
 use super::{AdminState, ApiError};
 use crate::tiers::TierState;
 

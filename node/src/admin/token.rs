@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::header::AUTHORIZATION;
@@ -11,9 +12,14 @@ use holdfast_protocol::admin::ErrorCode;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use super::audit::Client;
 use super::{AdminState, ApiError};
 use crate::secret_file::{self, Exposed};
 use crate::secrets;
+use crate::telemetry::seldom::Seldom;
+
+/// Whoever tries tokens is told of, and does not fill the log.
+static WRONG_TOKENS: Seldom = Seldom::new(Duration::from_secs(10));
 
 /// Longest token file that is read.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
@@ -106,7 +112,13 @@ pub(super) async fn require(State(state): State<AdminState>, request: Request, n
         .map(|(_, token)| token.trim());
     match presented {
         Some(token) if state.token.matches(token) => next.run(request).await,
-        Some(_) => ApiError::new(ErrorCode::Unauthorized, "the admin token is wrong").into_response(),
+        Some(_) => {
+            if let Some(untold) = WRONG_TOKENS.untold() {
+                let from = request.extensions().get::<Client>().map(|Client(from)| *from);
+                tracing::warn!(?from, untold, "an admin request had a wrong token");
+            }
+            ApiError::new(ErrorCode::Unauthorized, "the admin token is wrong").into_response()
+        }
         None => ApiError::new(ErrorCode::Unauthorized, "send the admin token: Authorization: Bearer …").into_response(),
     }
 }

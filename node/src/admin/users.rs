@@ -1,12 +1,12 @@
 //! `/v1/users`
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use holdfast_actors::ports::metadata;
 use holdfast_protocol::admin::{ErrorBody, NewUser, Page, SetEnabled, User};
 
-use super::error::Body;
+use super::error::{Body, Path};
 use super::page::{List, Params};
 use super::{AdminState, ApiError};
 

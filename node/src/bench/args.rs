@@ -44,15 +44,21 @@ pub(super) enum Payload {
     Unsigned,
 }
 
+/// An endpoint as somebody writes it; a host and a port alone would be taken for a scheme and a path.
+fn checked_endpoint(text: &str) -> Result<String, String> {
+    let is_endpoint = url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    if is_endpoint { Ok(text.to_owned()) } else { Err("write a URL, such as http://127.0.0.1:9000".to_owned()) }
+}
+
 #[derive(Args, Clone, Debug)]
 pub(super) struct LoadArgs {
     /// The server, as a URL. https checks the certificate against --ca-file.
-    #[arg(long, env = "HOLDFAST_ENDPOINT", default_value = "http://127.0.0.1:9000")]
+    #[arg(long, env = "HOLDFAST_ENDPOINT", default_value = "http://127.0.0.1:9000", value_parser = checked_endpoint)]
     pub(super) endpoint: String,
     /// The access key.
     #[arg(long, env = "HOLDFAST_ACCESS_KEY", required_unless_present = "unsigned")]
     pub(super) access_key: Option<String>,
-    /// The secret key.
+    /// The secret key. Everybody on this machine can read it here, in the list of processes: better use the variable.
     #[arg(long, env = "HOLDFAST_SECRET_KEY", hide_env_values = true, required_unless_present = "unsigned")]
     pub(super) secret_key: Option<String>,
     /// The region that requests are signed for.
@@ -175,4 +181,19 @@ pub(super) struct BaselineArgs {
     /// Where to listen; the address is printed.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub(super) addr: std::net::SocketAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoint_is_a_url_and_what_is_none_is_told_how_to_write_it() {
+        for good in ["http://127.0.0.1:9000", "https://s3.example.com", "http://[::1]:9000"] {
+            assert_eq!(checked_endpoint(good).as_deref(), Ok(good));
+        }
+        for wrong in ["", "127.0.0.1:9000", "localhost:9000", "s3.example.com", "ftp://host", "http://"] {
+            assert!(checked_endpoint(wrong).is_err_and(|error| error.contains("http://")), "{wrong}");
+        }
+    }
 }

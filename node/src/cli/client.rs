@@ -238,7 +238,7 @@ impl ApiClient {
         let (status, body) = tokio::time::timeout(self.timeout, exchange)
             .await
             .map_err(|_| unreachable(anyhow::anyhow!("no answer within {} s", self.timeout.as_secs())))??;
-        if status.is_success() { Ok(body) } else { Err(failure_of(status, &body)) }
+        if status.is_success() { Ok(body) } else { Err(failure_of(status, &body, &self.base)) }
     }
 }
 
@@ -261,7 +261,7 @@ fn operator() -> String {
     if user.chars().all(|c| c.is_ascii_graphic()) { user } else { String::new() }
 }
 
-fn failure_of(status: StatusCode, body: &[u8]) -> Failure {
+fn failure_of(status: StatusCode, body: &[u8], base: &str) -> Failure {
     let Ok(ErrorBody { error }) = serde_json::from_slice(body) else {
         let error = anyhow::anyhow!("the answer was {status}: is this the admin API of a Holdfast node?");
         return Failure { exit: Exit::Failed, error };
@@ -273,8 +273,15 @@ fn failure_of(status: StatusCode, body: &[u8]) -> Failure {
         ErrorCode::Unavailable => Exit::Unreachable,
         ErrorCode::Unauthorized | ErrorCode::NotPossible | ErrorCode::Internal | ErrorCode::Other => Exit::Failed,
     };
-    let internal = matches!(error.code, ErrorCode::Internal | ErrorCode::Other);
-    let message = if internal { format!("{} (request {})", error.message, error.request_id) } else { error.message };
+    let message = match error.code {
+        ErrorCode::Internal | ErrorCode::Other => format!("{} (request {})", error.message, error.request_id),
+        ErrorCode::Unauthorized => format!(
+            "{}: each node has one of its own; give that of the node at {base} with --config, --data-dir or \
+             --admin-token-file, or in {ADMIN_TOKEN}",
+            error.message
+        ),
+        _ => error.message,
+    };
     Failure { exit, error: anyhow::anyhow!(message) }
 }
 
@@ -315,6 +322,20 @@ mod tests {
             assert!(text.parse::<AdminUrl>().is_err(), "{text}");
         }
         assert!("https://node1:9001".parse::<AdminUrl>().unwrap_err().contains("plain HTTP"));
+    }
+
+    #[test]
+    fn who_comes_with_the_token_of_another_node_is_told_what_to_give() {
+        let told = |code: &str| {
+            let body = format!(r#"{{"error":{{"code":"{code}","message":"it is wrong","request_id":"7"}}}}"#);
+            let failure = failure_of(StatusCode::UNAUTHORIZED, body.as_bytes(), "http://node2:9001/v1");
+            (failure.exit, failure.error.to_string())
+        };
+        let (exit, text) = told("unauthorized");
+        assert!(exit == Exit::Failed && text.starts_with("it is wrong: "), "{text}");
+        assert!(text.contains("http://node2:9001") && text.contains("--admin-token-file"), "{text}");
+        assert_eq!(told("internal"), (Exit::Failed, "it is wrong (request 7)".to_owned()));
+        assert_eq!(told("not_found"), (Exit::NotFound, "it is wrong".to_owned()));
     }
 
     #[test]

@@ -38,8 +38,8 @@ pub(super) enum ClusterCommand {
     /// Show how the cluster is: nodes, shards, repairs, and what is wrong.
     #[command(
         after_help = "It ends with 0 whatever it shows; with --wait it ends with 0 when the cluster is healthy, and
-with 1 when it is not after --timeout. A node that is starting is waited for; it ends with 5 if that does not answer in all
-that time. Examples:
+with 1 when it is not after --timeout. A node that is starting is waited for; it ends with 5 if that
+does not answer in all that time. Examples:
   holdfast cluster status
   holdfast cluster status --wait --timeout \"10 min\"
   holdfast cluster status --json | jq -r .health"
@@ -48,13 +48,15 @@ that time. Examples:
     /// Make a cluster, on its first node, which must be stopped.
     #[command(
         after_help = "The configuration names ZooKeeper (cluster.zookeeper) and the database (metadata.url). What is
-made: the cluster's identity in ZooKeeper, its certificate authority and its secret in this node's data directory. Then
-start the node, and let others join:
+made: the cluster's identity in ZooKeeper, its certificate authority and its secret in this node's
+data directory. Then start the node, and let others join:
 
   holdfast cluster init --config /etc/holdfast/holdfast.toml --replicas 3
   holdfast root create  --config /etc/holdfast/holdfast.toml
   holdfast node         --config /etc/holdfast/holdfast.toml &
-  holdfast cluster join-token --config /etc/holdfast/holdfast.toml --out token      copy it to the next machine"
+  holdfast cluster join-token --config /etc/holdfast/holdfast.toml --out token
+
+Copy the token to the next machine."
     )]
     Init(InitArgs),
     /// Make a token that lets one machine join. Whoever has it is given the cluster's keys: keep it secret.
@@ -96,12 +98,14 @@ process could read it. Afterwards start the node, and give it data:
     /// Rebuild metadata that is lost, without a backup, from the labels of the chunks on this node's disks.
     #[command(
         after_help = "The metadata store must be empty of buckets and all nodes stopped. In a cluster run it on one
-node after the other, and then on all once more: each has a part of the chunks, and of an object of several chunks one node may have
-the beginning and another one the end. Start no node before. docs/operations.md says what labels do not hold and what is therefore
-not rebuilt. Example, on the first node, on all others and then on all again, and at last on the last one:
-  holdfast cluster rebuild-metadata --config /etc/holdfast/holdfast.toml --owner root
-  holdfast cluster rebuild-metadata --config /etc/holdfast/holdfast.toml --owner root --add
-  holdfast cluster rebuild-metadata --config /etc/holdfast/holdfast.toml --owner root --add --complete-uploads"
+node after the other, and then on all once more: each has a part of the chunks, and of an object of
+several chunks one node may have the beginning and another one the end. Start no node before.
+docs/operations.md says what labels do not hold and what is therefore not rebuilt. Example, on the
+first node, on all others and then on all again, and at last on the last one:
+  C=/etc/holdfast/holdfast.toml
+  holdfast cluster rebuild-metadata --config $C --owner root
+  holdfast cluster rebuild-metadata --config $C --owner root --add
+  holdfast cluster rebuild-metadata --config $C --owner root --add --complete-uploads"
     )]
     RebuildMetadata(RebuildArgs),
 }
@@ -203,16 +207,15 @@ pub(super) async fn run(command: ClusterCommand, out: Output) -> CliResult {
         }
         ClusterCommand::BackupMetadata { out: file, config } => {
             let config = quiet(&config)?;
-            let counts = if file == Path::new("-") {
-                tools::backup(&config, &mut std::io::stdout().lock()).await?
-            } else {
-                tools::backup_to(&config, &file).await?
-            };
-            let text = serde_json::to_string(&counts)?;
-            // Standard output may be the backup itself.
-            // And is whole, whether or not anybody can be told.
-            drop(writeln!(std::io::stderr(), "{text}"));
-            Ok(())
+            if file == Path::new("-") {
+                let counts = tools::backup(&config, &mut std::io::stdout().lock()).await?;
+                let told = if out.json { serde_json::to_string(&counts)? } else { counts.text() };
+                // Standard output is the backup itself, and whole, whether or not anybody can be told.
+                drop(writeln!(std::io::stderr(), "{told}"));
+                return Ok(());
+            }
+            let counts = tools::backup_to(&config, &file).await?;
+            Ok(out.print(&counts, |counts| format!("{}\n", counts.text()))?)
         }
         ClusterCommand::RestoreMetadata { from, config } => {
             let config = quiet(&config)?;

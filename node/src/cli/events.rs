@@ -8,7 +8,7 @@ use holdfast_protocol::admin::{EventsLag, EventsPage, ReplayEvents, ReplayedEven
 use super::CliResult;
 use super::client::ClientArgs;
 use super::journal::DeadCommand;
-use super::output::{Output, print_line, table, timestamp};
+use super::output::{Output, one_line, print_line, table, timestamp};
 use crate::config::Span;
 
 /// How long the node waits for an event before it answers without one.
@@ -120,7 +120,7 @@ async fn tail(
             let line = if out.json {
                 serde_json::to_string(&event)?
             } else {
-                format!("{}  {:<40} {}", event.id, event.tag, event.order_key)
+                one_line(&format!("{}  {:<40} {}", event.id, event.tag, event.order_key)).into_owned()
             };
             if !print_line(&line)? {
                 return Ok(());

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::client::{ApiClient, ClientArgs};
-use super::output::{Output, table, timestamp};
+use super::output::{Output, one_line, table, timestamp};
 use super::{CliResult, Exit, Failure};
 use crate::config::Span;
 
@@ -216,10 +216,10 @@ fn text(letter: &DeadLetter) -> String {
         letter.topic,
         letter.tag,
         letter.group,
-        letter.order_key,
+        one_line(&letter.order_key),
         letter.attempts,
         timestamp(letter.buried_ms),
-        letter.error,
+        one_line(&letter.error),
         letter.body.as_deref().unwrap_or("(not text)"),
     )
 }

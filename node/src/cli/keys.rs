@@ -4,11 +4,15 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use holdfast_protocol::admin::{CreatedKey, Key, NewKey, RotateKey, SetEnabled};
+use zeroize::Zeroizing;
 
 use super::client::{ClientArgs, segment};
 use super::output::{Output, table, timestamp};
 use super::secret::secret;
 use super::{CliResult, Failure};
+
+/// The secret half of a given pair, where the list of processes does not show it.
+const SECRET_KEY: &str = "HOLDFAST_SECRET_KEY";
 
 #[derive(Subcommand)]
 pub(super) enum KeyCommand {
@@ -78,11 +82,11 @@ pub(super) struct NewKeyArgs {
     #[arg(long, default_value = "")]
     description: String,
     /// The public half of a given pair.
-    #[arg(long, env = "HOLDFAST_ACCESS_KEY", requires = "secret")]
+    #[arg(long)]
     access_key: Option<String>,
     /// The secret half of a given pair. Everybody on this machine can read it here, in the list of processes: better
-    /// use --secret-key-file, or the variable.
-    #[arg(long, env = "HOLDFAST_SECRET_KEY", hide_env_values = true, requires = "access_key", group = "secret")]
+    /// use --secret-key-file, or the variable HOLDFAST_SECRET_KEY.
+    #[arg(long, requires = "access_key", group = "secret")]
     secret_key: Option<String>,
     /// A file of mode 0600 that holds the secret half; - is standard input.
     #[arg(long, value_name = "PATH", requires = "access_key", group = "secret")]
@@ -124,10 +128,31 @@ pub(super) async fn run(command: KeyCommand, out: Output) -> CliResult {
 }
 
 async fn create(args: NewKeyArgs, out: Output) -> CliResult {
-    let secret_key = secret(args.secret_key, args.secret_key_file)?.map(|secret| secret.to_string());
+    let is_given = args.access_key.is_some();
+    let variable = std::env::var(SECRET_KEY).ok();
+    let secret_key = secret_of_pair(is_given, secret(args.secret_key, args.secret_key_file)?, variable)?;
+    let secret_key = secret_key.map(|secret| secret.to_string());
     let new = NewKey { user: args.user, description: args.description, access_key: args.access_key, secret_key };
     let created: CreatedKey = args.client.connect()?.post("/keys", &new).await?;
-    Ok(out.print(&created, created_text)?)
+    Ok(out.print(&created, |created| if is_given { imported_text(created) } else { created_text(created) })?)
+}
+
+/// The secret half of a pair, if one is given. The variable is also that of `holdfast dev` and of `holdfast bench`, so
+/// it counts only where the public half is named: else whoever tries those would be told that a new key exists.
+fn secret_of_pair(
+    is_given: bool,
+    secret: Option<Zeroizing<String>>,
+    variable: Option<String>,
+) -> CliResult<Option<Zeroizing<String>>> {
+    if !is_given {
+        return Ok(None);
+    }
+    match secret.or_else(|| variable.filter(|value| !value.is_empty()).map(Zeroizing::new)) {
+        Some(secret) => Ok(Some(secret)),
+        None => Err(Failure::usage(anyhow::anyhow!(
+            "--access-key names a pair: give its secret half with --secret-key-file, or in {SECRET_KEY}"
+        ))),
+    }
 }
 
 async fn set_enabled(access_key: &str, enabled: bool, client: &ClientArgs, out: Output) -> CliResult {
@@ -144,10 +169,36 @@ fn created_text(created: &CreatedKey) -> String {
     )
 }
 
+/// Who imports a pair has its secret, which need not come onto a screen or into the log of a script.
+fn imported_text(created: &CreatedKey) -> String {
+    format!("access key {} of {} is imported with the given secret\n", created.key.access_key, created.key.user)
+}
+
 fn rows(keys: &[Key]) -> String {
     let row = |key: &Key| {
         let state = if key.enabled { "enabled" } else { "disabled" };
         [key.access_key.clone(), key.user.clone(), state.into(), timestamp(key.created_ms), key.description.clone()]
     };
     table(["ACCESS KEY", "USER", "STATE", "CREATED", "DESCRIPTION"], keys.iter().map(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Exit;
+    use super::*;
+
+    #[test]
+    fn a_secret_in_the_environment_counts_only_with_the_key_that_it_is_of() {
+        let of = |is_given, secret: Option<&str>, variable: Option<&str>| {
+            let secret = secret.map(|secret| Zeroizing::new(secret.to_owned()));
+            secret_of_pair(is_given, secret, variable.map(str::to_owned)).map(|secret| secret.map(|s| s.to_string()))
+        };
+        assert_eq!(of(false, None, Some("of dev")).unwrap(), None);
+        assert_eq!(of(true, None, Some("variable")).unwrap().as_deref(), Some("variable"));
+        assert_eq!(of(true, Some("file"), Some("variable")).unwrap().as_deref(), Some("file"));
+        for none in [None, Some("")] {
+            let failure = of(true, None, none).unwrap_err();
+            assert!(failure.exit == Exit::Usage && failure.error.to_string().contains("--secret-key-file"));
+        }
+    }
 }

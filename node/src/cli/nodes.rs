@@ -23,7 +23,8 @@ pub(super) enum NodeCommand {
     /// Move everything off a node, which stays in the layout. Applied at once.
     #[command(
         after_help = "A node is drained when no shard names it and it holds no chunk; only then does this say so.
-What it held is deleted there after cluster.leave_grace, and only once other nodes were seen to have it.
+What it held is deleted there after cluster.leave_grace, and only once other nodes were seen to
+have it.
 
 Examples:
   holdfast node drain 5f3a --wait

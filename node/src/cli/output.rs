@@ -1,5 +1,9 @@
 //! What commands print: one JSON document with `--json`, else aligned text.
+//!
+//! What is shown may be a client's: keys of objects, and messages that name them. A terminal obeys some characters, and
+//! whoever may put an object must not write on an operator's screen by them. In text they are shown as `\u{1b}`.
 
+use std::borrow::Cow;
 use std::io::Write;
 
 use serde::Serialize;
@@ -21,7 +25,7 @@ impl Output {
         let written = if self.json {
             serde_json::to_writer(&mut out, value).map_err(std::io::Error::from).and_then(|()| out.write_all(b"\n"))
         } else {
-            out.write_all(text(value).as_bytes())
+            out.write_all(harmless(&text(value), true).as_bytes())
         };
         still_read(written.and_then(|()| out.flush())).map(|_is_read| ())
     }
@@ -34,10 +38,37 @@ impl Output {
             });
             writeln!(std::io::stderr(), "{error}")
         } else {
-            writeln!(std::io::stderr(), "error: {:#}", failure.error)
+            writeln!(std::io::stderr(), "error: {}", harmless(&format!("{:#}", failure.error), true))
         };
         drop(told);
     }
+}
+
+/// Text without what a terminal obeys; line ends and tabs stay if they are the command's own.
+fn harmless(text: &str, keeps_layout: bool) -> Cow<'_, str> {
+    let is_obeyed = |c: char| c.is_control() && !(keeps_layout && matches!(c, '\n' | '\t'));
+    if !text.chars().any(is_obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_obeyed(c) {
+            shown.extend(c.escape_debug());
+        } else {
+            shown.push(c);
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// A name or message that stays within its line, whatever is in it.
+pub(super) fn one_line(text: &str) -> Cow<'_, str> {
+    harmless(text, false)
+}
+
+/// A word for a shell, to be copied from a message.
+pub(super) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Prints one of many results in a line of its own, at once. `false` when nobody reads them any more.
@@ -63,7 +94,7 @@ pub(super) fn still_read(written: std::io::Result<()>) -> std::io::Result<bool> 
 /// Rows under a heading, columns aligned.
 pub(super) fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut lines = vec![heading.map(str::to_owned)];
-    lines.extend(rows);
+    lines.extend(rows.into_iter().map(|row| row.map(|cell| one_line(&cell).into_owned())));
     let mut widths = [0; N];
     for line in &lines {
         for (width, cell) in widths.iter_mut().zip(line) {
@@ -108,6 +139,24 @@ mod tests {
     fn columns_are_aligned_and_lines_not_padded() {
         let text = table(["NAME", "ON"], [["a".into(), "yes".into()], ["longer".into(), "no".into()]]);
         assert_eq!(text, "NAME    ON\na       yes\nlonger  no\n");
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown_and_not_done() {
+        let key = "a\u{1b}]0;mine\u{7}\u{9b}2J\nerror: fake\r";
+        let shown = r"a\u{1b}]0;mine\u{7}\u{9b}2J\nerror: fake\r";
+        assert_eq!(one_line(key), shown);
+        assert_eq!(table(["KEY"], [[key.to_owned()]]), format!("KEY\n{shown}\n"));
+        assert_eq!(harmless("two\nlines\t\u{1b}", true), "two\nlines\t\\u{1b}");
+        for plain in ["bild-\u{e4}.jpg", "\u{1f980}", "a b/c"] {
+            assert!(matches!(one_line(plain), Cow::Borrowed(_)), "{plain}");
+        }
+    }
+
+    #[test]
+    fn what_is_copied_into_a_shell_is_one_word() {
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted("a'; reboot '"), r"'a'\''; reboot '\'''");
     }
 
     #[test]

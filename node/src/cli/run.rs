@@ -34,8 +34,8 @@ const DEV_DOMAIN: &str = "localhost";
   holdfast dev --nodes 3
   holdfast dev --data-dir /tmp/try --s3-addr 127.0.0.1:0 --admin-addr 127.0.0.1:0 --json
 
-With --json, one line tells addresses and credentials as soon as requests are served. Buckets are found at
-BUCKET.localhost too, unless s3.domains names other domains.")]
+With --json, one line tells addresses and credentials as soon as requests are served. Buckets are
+found at BUCKET.localhost too, unless s3.domains names other domains.")]
 pub(super) struct DevArgs {
     #[command(flatten)]
     config: ConfigArgs,

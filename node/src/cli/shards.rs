@@ -4,7 +4,7 @@ use clap::Subcommand;
 use holdfast_protocol::admin::{ObjectChunk, ObjectRestore, ObjectStat, ShardInfo};
 
 use super::client::{ClientArgs, segment};
-use super::output::{Output, bytes, table, timestamp};
+use super::output::{Output, bytes, one_line, table, timestamp};
 use super::{CliResult, Failure, nodes};
 
 #[derive(Subcommand)]
@@ -156,7 +156,7 @@ fn object_text(stat: &ObjectStat) -> String {
     let mut text = format!(
         "{}/{}\n  version   {}{}\n  size      {}\n  etag      {}\n  modified  {}\n  owner     {}\n",
         stat.bucket,
-        stat.key,
+        one_line(&stat.key),
         stat.version,
         if stat.is_latest { " (latest)" } else { "" },
         bytes(stat.size_bytes),
@@ -225,7 +225,7 @@ mod tests {
         let stub = ObjectChunk { chunk: "0a".into(), size_bytes: 100, shard: Some(7), replicas: vec![replica] };
         let stat = ObjectStat {
             bucket: "b".into(),
-            key: "k".into(),
+            key: "k\n  owner     mallory".into(),
             version: "null".into(),
             is_latest: true,
             is_delete_marker: false,
@@ -240,6 +240,7 @@ mod tests {
             chunks: vec![],
         };
         let text = object_text(&stat);
+        assert!(!text.contains("\n  owner     mallory"), "the key goes on in a line of its own: {text}");
         for told in ["class     OSS", "restore   under way", "lies in   OSS: 3 pieces", "5f3a member present"] {
             assert!(text.contains(told), "{told} in {text}");
         }

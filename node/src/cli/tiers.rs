@@ -58,9 +58,9 @@ pub(super) enum TierCommand {
     },
     /// Remove a tier that nothing lies in.
     #[command(after_help = "What is in the way is named. Examples:
-  holdfast tier recall photos --all --wait   then, when cleanup.grace is over and the tier's copies are deleted:
-  holdfast tier remove OSS
-  holdfast tier remove OSS --force           rules that name it wait until there is a tier of that name again")]
+  holdfast tier recall photos --all --wait
+  holdfast tier remove OSS             when cleanup.grace is over and the tier's copies are deleted
+  holdfast tier remove OSS --force     rules that name it wait for a tier of that name")]
     Remove {
         /// The tier.
         name: String,
@@ -119,7 +119,8 @@ It can be interrupted and given again: objects that wait or are there already ar
   holdfast tier verify OSS --sample 1%
   holdfast tier verify FASTDFS --all
 
-Damage goes to `holdfast errors list --kind corruption` too. It can be interrupted; it tells how to go on.")]
+Damage goes to `holdfast errors list --kind corruption` too. It can be interrupted; it tells how to
+go on.")]
     Verify(verify::VerifyArgs),
 }
 

@@ -11,7 +11,7 @@ use s3s::dto::{CopySource, ParseCopySourceError};
 use super::errors::invalid_argument;
 
 /// Where the version begins in the header.
-const VERSION: &str = "?versionId=";
+pub(super) const VERSION: &str = "?versionId=";
 
 /// What a header says.
 ///

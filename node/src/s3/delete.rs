@@ -128,8 +128,13 @@ impl S3Front {
             Ok(object) => object.is_delete_marker(),
             Err(error) => matches!(error, MetadataError::NoSuchKey | MetadataError::NoSuchVersion),
         };
-        // Somebody was faster, perhaps the same list of keys.
-        if is_gone && !terms.is_conditional { Ok(NOTHING_DELETED) } else { Err(judged::changed()) }
+        match (is_gone, terms.is_conditional) {
+            // Somebody was faster, perhaps the same list of keys.
+            (true, false) => Ok(NOTHING_DELETED),
+            // Nor was there anything before that could have the ETag.
+            (true, true) if Judged::is_of_nothing(only_if) => Err(MetadataError::NoSuchKey.to_s3()),
+            _ => Err(judged::changed()),
+        }
     }
 }
 

@@ -9,9 +9,11 @@ use std::net::IpAddr;
 use holdfast_actors::domain::access::policy::{ConditionKey, Facts};
 use holdfast_actors::ports::metadata::Tag;
 use http::{HeaderMap, Uri};
+use s3s::dto::CopySource;
 use url::form_urlencoded;
 
 use super::auth::Caller;
+use super::copy_source;
 use super::judged::Judged;
 
 /// How the client is connected. The HTTP server puts it into each request's extensions; without it a request has no
@@ -64,6 +66,8 @@ pub(crate) struct RequestFacts<'a> {
     pub(crate) judged: Judged,
 }
 
+const COPY_SOURCE: &str = "x-amz-copy-source";
+
 /// What a tag in a body counts for, in bytes that are looked through.
 const TAG_COST: usize = 16;
 
@@ -73,8 +77,20 @@ pub(crate) fn query_value<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>
 }
 
 impl RequestFacts<'_> {
+    /// A header. One that is not ASCII is there, too: operations read it, and a Deny on it must see it.
     fn header(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).map(Cow::Borrowed)
+        self.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()))
+    }
+
+    /// The source of a copy, however a client writes it: decoded, as it is with a slash before it and without. A
+    /// policy that knows one way to write it must not be passed by by another one.
+    fn copy_sources(&self) -> Vec<Cow<'_, str>> {
+        let Some(text) = self.header(COPY_SOURCE) else { return Vec::new() };
+        // What is none is refused later, and a policy sees it as it is.
+        let Ok(CopySource::Bucket { bucket, key, version_id }) = copy_source::parse(&text) else { return vec![text] };
+        let version = version_id.map(|id| format!("{}{id}", copy_source::VERSION)).unwrap_or_default();
+        let plain = format!("{bucket}/{key}{version}");
+        vec![format!("/{plain}").into(), plain.into()]
     }
 
     fn request_tags(&self) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
@@ -138,6 +154,7 @@ impl Facts for RequestFacts<'_> {
     fn values(&self, key: &ConditionKey) -> Vec<Cow<'_, str>> {
         match key {
             ConditionKey::RequestObjectTagKeys => self.request_tags().into_iter().map(|(key, _)| key).collect(),
+            ConditionKey::Header(COPY_SOURCE) => self.copy_sources(),
             key => self.value(key).into_iter().collect(),
         }
     }
@@ -152,6 +169,7 @@ impl Facts for RequestFacts<'_> {
                 Some(tags) => tags.len() * TAG_COST,
                 None => self.headers.get("x-amz-tagging").map_or(0, http::HeaderValue::len),
             },
+            ConditionKey::Header(COPY_SOURCE) => self.headers.get(COPY_SOURCE).map_or(0, http::HeaderValue::len),
             _ => 0,
         }
     }

@@ -5,12 +5,17 @@
 //! leaves a note of what it saw, and the operation compares it with the object at hand. Where both are alike, so would
 //! be the decision.
 //!
-//! A deletion reads nothing: it is carried out only on the version that was looked at ([`Judged::only_if`]). That an
-//! object is overwritten is decided by the one that was there before.
+//! A deletion reads nothing: it is carried out only on the version that was looked at, and where there was none, on
+//! none ([`Judged::only_if`]). That an object is overwritten is decided by the one that was there before.
 
-use holdfast_actors::ports::metadata::{Bucket, BucketId, CannedAcl, ObjectVersion, OnlyIf, OnlyNoncurrent, Tag};
+use holdfast_actors::ports::metadata::{
+    Bucket, BucketId, CannedAcl, ObjectVersion, OnlyIf, OnlyNoncurrent, Tag, Versioning,
+};
 use http::Extensions;
 use s3s::{S3Error, S3Result, s3_error};
+
+/// A sequence number that no version gets.
+const NO_SEQUENCE: u64 = u64::MAX;
 
 /// Notes of what was looked at. In the extensions of a request.
 #[derive(Debug, Clone, Default)]
@@ -112,6 +117,9 @@ impl Judged {
     /// On which version alone a deletion may be carried out that was allowed by its tags; `version` as the request
     /// names it. If another one is there, it fails with `PreconditionFailed`, which is to be told as [`changed`]. A new
     /// sequence number tells of new tags, but for those of a noncurrent version.
+    ///
+    /// Where there was none, it is carried out on none: it fails likewise, and what is there then tells why
+    /// ([`Judged::is_of_nothing`]). Not where a deletion keeps the bytes.
     pub(super) fn only_if(
         extensions: &Extensions,
         bucket: &Bucket,
@@ -119,14 +127,29 @@ impl Judged {
         version: Option<&str>,
     ) -> Option<OnlyIf> {
         let version = version.filter(|version| !version.is_empty());
-        extensions.get::<Self>()?.0.iter().find_map(|look| match &look.seen {
-            Seen::Tags(tags, Some(which)) if look.is_of(bucket, key, version) => Some(OnlyIf {
-                sequence: which.sequence,
-                noncurrent: (!which.is_latest).then(|| OnlyNoncurrent { tags: tags.clone(), newer: 0 }),
-                ..OnlyIf::default()
-            }),
+        let (tags, which) = extensions.get::<Self>()?.0.iter().find_map(|look| match &look.seen {
+            Seen::Tags(tags, which) if look.is_of(bucket, key, version) => Some((tags, which)),
             _ => None,
+        })?;
+        let Some(which) = which else {
+            let takes_bytes = match bucket.versioning {
+                Versioning::Unversioned => true,
+                // A version that is named may be a delete marker, which is no object either.
+                Versioning::Suspended => version.is_none(),
+                Versioning::Enabled => false,
+            };
+            return takes_bytes.then(|| OnlyIf { sequence: NO_SEQUENCE, ..OnlyIf::default() });
+        };
+        Some(OnlyIf {
+            sequence: which.sequence,
+            noncurrent: (!which.is_latest).then(|| OnlyNoncurrent { tags: tags.clone(), newer: 0 }),
+            ..OnlyIf::default()
         })
+    }
+
+    /// Whether there was nothing when a deletion was allowed.
+    pub(super) fn is_of_nothing(only_if: &OnlyIf) -> bool {
+        only_if.sequence == NO_SEQUENCE
     }
 
     /// Whether an object is the one on which alone a deletion may be carried out.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use axum::Json;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::metadata::{BucketId, ListAfter, ListQuery, MoveQueued, MoveReason, MoveRequest};
@@ -13,7 +13,7 @@ use holdfast_protocol::tiers::STANDARD;
 use holdfast_protocol::{TierName, VersionId};
 use serde::Deserialize;
 
-use super::{AdminState, ApiError, BUCKETS, Body};
+use super::{AdminState, ApiError, BUCKETS, Body, Path};
 use crate::admin::audit::GoesOn;
 use crate::admin::page::{self, Asked, Params};
 

@@ -4,7 +4,7 @@
 //! *names* it, a bucket's default class or a lifecycle rule, is refused too, unless that is forced: then writes that
 //! rely on the default get 503, and the rules wait, until there is a tier of that name again.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use holdfast_actors::domain::lifecycle::{LifecycleRule, LifecycleRules};
 use holdfast_actors::ports::MetadataError;
@@ -13,7 +13,8 @@ use holdfast_protocol::TierName;
 use holdfast_protocol::admin::{ErrorBody, ErrorCode};
 use serde::Deserialize;
 
-use super::{AdminState, ApiError, BUCKETS, backlog_of, take_over, use_of};
+use super::super::page::Params;
+use super::{AdminState, ApiError, BUCKETS, Path, backlog_of, take_over, use_of};
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,7 +38,7 @@ pub(in crate::admin) struct Removal {
 pub(in crate::admin) async fn remove(
     State(state): State<AdminState>,
     Path(tier): Path<String>,
-    Query(Removal { force }): Query<Removal>,
+    Params(Removal { force }): Params<Removal>,
 ) -> Result<StatusCode, ApiError> {
     let name = state.tier_record(&tier).await?.name;
     if !force {

@@ -7,13 +7,13 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use futures::{StreamExt as _, stream};
 use holdfast_actors::ports::tiers::{ColdTier, Tiers as _};
 use holdfast_protocol::admin::{ErrorBody, VerifiedTier, VerifyTier};
 use tokio::time::{Instant, timeout};
 
-use super::{AdminState, ApiError, Body};
+use super::{AdminState, ApiError, Body, Path};
 use crate::admin::audit::GoesOn;
 
 mod plan;

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, sleep};
 
 use super::super::client::{ApiClient, ClientArgs, segment};
-use super::super::output::{Output, bytes};
+use super::super::output::{Output, bytes, one_line, quoted};
 use super::super::{CliResult, Exit, Failure};
 
 /// A page is a few hundred transactions.
@@ -172,7 +172,7 @@ async fn ask(api: &ApiClient, bucket: &str, mut request: RequestMoves, out: Outp
 fn with_way_on(failure: Failure, all: &RequestedMoves, after: Option<&str>) -> Failure {
     match after {
         Some(after) if all.objects > 0 => {
-            let note = format!("{} objects were asked for; go on with --after '{after}'", all.objects);
+            let note = format!("{} objects were asked for; go on with --after {}", all.objects, quoted(after));
             Failure { exit: failure.exit, error: failure.error.context(note) }
         }
         _ => failure,
@@ -240,7 +240,9 @@ async fn wait(api: &ApiClient, bucket: &str, request: &RequestMoves, queued: u64
         progress.set_length(queued.max(left.moves));
         progress.set_position(queued.saturating_sub(left.moves));
         progress.set_message(match left.error {
-            Some(error) if left.failing > 0 => format!("; {} fail and are tried again: {error}", left.failing),
+            Some(error) if left.failing > 0 => {
+                format!("; {} fail and are tried again: {}", left.failing, one_line(&error))
+            }
             _ => String::new(),
         });
         sleep((begun.elapsed() * LOOK_SHARE).clamp(PAUSES[0], PAUSES[1])).await;

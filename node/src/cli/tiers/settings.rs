@@ -21,14 +21,14 @@ use crate::secret_file;
 /// Shown below the help of `tier add`.
 pub(super) const ADD_EXAMPLES: &str = "\
 Examples:
-  holdfast tier add ARCHIVE --directory /mnt/archive                  an empty directory that every node sees
-  holdfast tier add OSS --oss-endpoint https://oss-cn-hangzhou.aliyuncs.com --oss-bucket cold-data \\
-           --oss-access-key LTAI5tEXAMPLE --secret-key-file /root/oss.secret
+  holdfast tier add ARCHIVE --directory /mnt/archive        empty, and every node sees it
+  holdfast tier add OSS --oss-endpoint https://oss-cn-hangzhou.aliyuncs.com \\
+           --oss-bucket cold-data --oss-access-key LTAI5tEXAMPLE --secret-key-file oss.secret
   holdfast tier add OSS --oss-endpoint http://10.0.0.9:9000 --oss-path-style --oss-bucket cold \\
-           --oss-credentials-file /etc/holdfast/oss.keys              a file on each node, read again when it changes
+           --oss-credentials-file /etc/holdfast/oss.keys    on each node; read again when it changes
   holdfast tier add FASTDFS --fastdfs-tracker 10.0.0.5:22122 --fastdfs-tracker 10.0.0.6:22122 \\
-           --fastdfs-map 172.17.0.2=10.0.0.7                          storages behind NAT
-  holdfast tier add OSS --settings-file oss.json                      everything that the API takes
+           --fastdfs-map 172.17.0.2=10.0.0.7                storages behind NAT
+  holdfast tier add OSS --settings-file oss.json            everything that the API takes
 
 See docs/tiers.md.";
 

@@ -2,6 +2,7 @@
 //! carry.
 
 use http::HeaderMap;
+use url::form_urlencoded;
 
 use super::super::operations::Operation;
 use super::super::presigned;
@@ -60,12 +61,32 @@ pub(super) fn unknown_subresource<'q>(operation: &str, query: &'q str) -> Option
 }
 
 /// A parameter that belongs to another operation, which the request was meant to be: `uploadId` without `partNumber`
-/// must not replace the object by the part.
-pub(super) fn misplaced_parameter<'q>(operation: &str, query: &'q str) -> Option<&'q str> {
-    let others: &[&str] = match operation {
+/// must not replace the object by the part. However it is written: s3s finds operations by decoded names.
+pub(super) fn misplaced_parameter(operation: &str, query: &str) -> Option<&'static str> {
+    let others: &[&'static str] = match operation {
         "PutObject" | "CopyObject" => &["partNumber", "uploadId", "versionId"],
         "DeleteObject" => &["partNumber"],
         _ => return None,
     };
-    query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name)).find(|name| others.contains(name))
+    form_urlencoded::parse(query.as_bytes()).find_map(|(name, _)| others.iter().copied().find(|other| *other == name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_of_another_operation_is_found_however_it_is_written() {
+        for (operation, query, expected) in [
+            ("PutObject", "uploadId=u", Some("uploadId")),
+            ("PutObject", "x=y&%75ploadId=u", Some("uploadId")),
+            ("CopyObject", "%70artNumber=1", Some("partNumber")),
+            ("DeleteObject", "partNumber", Some("partNumber")),
+            ("DeleteObject", "uploadId=u", None),
+            ("PutObject", "x-id=PutObject", None),
+            ("UploadPart", "partNumber=1&uploadId=u", None),
+        ] {
+            assert_eq!(misplaced_parameter(operation, query), expected, "{operation} {query}");
+        }
+    }
 }

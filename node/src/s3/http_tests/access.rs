@@ -305,6 +305,29 @@ async fn a_copy_needs_to_read_its_source() {
 }
 
 #[tokio::test]
+async fn a_policy_on_the_source_of_a_copy_holds_however_the_source_is_written() {
+    let fixture = Fixture::new();
+    for pattern in ["drafts/secret/*", "/drafts/secret/*"] {
+        let put = r#""Principal":{"AWS":"bob"},"Action":"s3:PutObject","Resource":"arn:aws:s3:::photos/*""#;
+        let condition = format!(r#""Condition":{{"StringLike":{{"s3:x-amz-copy-source":"{pattern}"}}}}"#);
+        fixture.put_policy(&format!(r#"{{"Effect":"Allow",{put}}},{{"Effect":"Deny",{put},{condition}}}"#)).await;
+        for (source, may) in [
+            ("drafts/open/k", true),
+            ("/drafts/open/k", true),
+            ("drafts/secret/k", false),
+            ("/drafts/secret/k", false),
+            ("drafts/%73ecret/k", false),
+            ("%64rafts%2Fsecret%2Fk", false),
+            ("drafts/secret/a+b", false),
+            ("drafts/secret/k?versionId=null", false),
+        ] {
+            let answer = fixture.call("bob", "PUT", "/photos/copy", &[("x-amz-copy-source", source)], b"").await;
+            assert_eq!(allowed(&answer), may, "{pattern} {source} {answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_copy_takes_tags_over_only_for_who_may_read_and_set_them() {
     let fixture = Fixture::new();
     fixture.put_object("tagged", CannedAcl::Private, &[("state", "released")]);
@@ -478,6 +501,41 @@ async fn an_object_that_is_overwritten_after_the_decision_is_not_given_out_by_it
     fixture.store.add_object("photos", "k", shut, released);
     assert_eq!(fixture.call("bob", "DELETE", "/photos/k", &[], b"").await.status, StatusCode::NO_CONTENT);
     assert_eq!(fixture.call("ann", "HEAD", "/photos/k", &[], b"").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn an_object_that_comes_after_a_deletion_of_nothing_was_allowed_stays() {
+    let cold = ColdReads::new(Arc::new(EmptyTiers), ColdReadSettings::default());
+    let fixture = Fixture::of_front(Arc::new(MemoryChunkStore::new()), cold);
+    let delete = r#""Principal":{"AWS":"bob"},"Action":"s3:DeleteObject","Resource":"arn:aws:s3:::photos/*""#;
+    let held = r#""Condition":{"StringEquals":{"s3:ExistingObjectTag/state":"held"}}"#;
+    fixture.put_policy(&format!(r#"{{"Effect":"Allow",{delete}}},{{"Effect":"Deny",{delete},{held}}}"#)).await;
+    fixture.store.add_object("photos", "k", CannedAcl::Private, &[("state", "held")]);
+    let held = Arc::clone(fixture.store.objects.lock().values().next().unwrap());
+    // Nothing is there, until somebody has looked.
+    let comes = || {
+        fixture.store.objects.lock().clear();
+        *fixture.store.overwriting.lock() = Some(Arc::clone(&held));
+    };
+    comes();
+    let answer = fixture.call("bob", "DELETE", "/photos/k", &[], b"").await;
+    assert_eq!(answer.code(), "OperationAborted", "{answer:?}");
+    comes();
+    let list = b"<Delete><Object><Key>k</Key></Object></Delete>";
+    let answer = fixture.call("bob", "POST", "/photos?delete", &[], list).await;
+    assert!(answer.body.contains("<Code>OperationAborted</Code>"), "{answer:?}");
+    assert_eq!(fixture.call("ann", "HEAD", "/photos/k", &[], b"").await.status, StatusCode::OK, "it is still there");
+
+    fixture.store.objects.lock().clear();
+    assert_eq!(fixture.call("bob", "DELETE", "/photos/k", &[], b"").await.status, StatusCode::NO_CONTENT);
+    for etag in ["*", "\"5d41402abc4b2a76b9719d911017c592\""] {
+        let answer = fixture.call("bob", "DELETE", "/photos/k", &[("if-match", etag)], b"").await;
+        assert_eq!(answer.code(), "NoSuchKey", "{etag}: {answer:?}");
+        comes();
+        let answer = fixture.call("bob", "DELETE", "/photos/k", &[("if-match", etag)], b"").await;
+        assert_eq!(answer.code(), "OperationAborted", "{etag}: {answer:?}");
+        fixture.store.objects.lock().clear();
+    }
 }
 
 #[tokio::test]

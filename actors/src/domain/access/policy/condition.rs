@@ -170,6 +170,9 @@ pub(super) enum Operand {
     Network(Network),
 }
 
+/// How many bits of an IPv6 address say that it is a mapped IPv4 address.
+const MAPPED_BITS: u8 = 96;
+
 /// A block of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Network {
@@ -187,7 +190,13 @@ impl Network {
             Some(bits) if bits.bytes().all(|b| b.is_ascii_digit()) => bits.parse().ok().filter(|b| *b <= bits_max)?,
             Some(_) => return None,
         };
-        Some(Self { base, prefix_bits })
+        // Clients are compared by their IPv4 addresses, so that a block of mapped ones would be nobody's.
+        match base.to_canonical() {
+            canonical if canonical != base && prefix_bits >= MAPPED_BITS => {
+                Some(Self { base: canonical, prefix_bits: prefix_bits - MAPPED_BITS })
+            }
+            _ => Some(Self { base, prefix_bits }),
+        }
     }
 
     fn contains(&self, address: IpAddr) -> bool {

@@ -231,6 +231,12 @@ fn every_condition_operator_compares_as_iam_says() {
 fn ipv4_clients_of_a_dual_stack_socket_match_ipv4_networks() {
     let request = facts([("aws:SourceIp", "::ffff:203.0.113.7")]);
     assert!(holds(r#"{"IpAddress":{"aws:SourceIp":"203.0.113.0/24"}}"#, &request));
+    for (mapped, expected) in
+        [("::ffff:203.0.113.0/120", true), ("::ffff:0:0/96", true), ("::ffff:10.0.0.0/104", false)]
+    {
+        let condition = format!(r#"{{"IpAddress":{{"aws:SourceIp":"{mapped}"}}}}"#);
+        assert_eq!(holds(&condition, &request), expected, "{mapped}");
+    }
     let request = facts([("aws:SourceIp", "2001:db8:1::5")]);
     assert!(holds(r#"{"IpAddress":{"aws:SourceIp":"2001:db8::/32"}}"#, &request));
     assert!(holds(r#"{"IpAddress":{"aws:SourceIp":"::/0"}}"#, &request));
