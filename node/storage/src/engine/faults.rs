@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Inner;
-use crate::error::{WriteError, is_full};
+use crate::error::{WriteError, is_full, is_out_of_descriptors};
 use crate::finding::{Finding, FindingSource};
 use crate::segment::Segment;
 
@@ -43,8 +43,14 @@ impl Inner {
         Ok(())
     }
 
-    /// Takes no writes from now on: the disk failed one.
+    /// Takes no writes from now on: the disk failed one. Unless it is only that there are no descriptors: a flood of
+    /// connections would take all disks of a node away, until it is started anew.
     pub(crate) fn fence_off(&self, context: &str, error: &io::Error) {
+        if is_out_of_descriptors(error) {
+            let disk = self.config.dir.display();
+            tracing::warn!(%disk, context, %error, "no descriptors left for the disk: compare process_open_fds with process_max_fds");
+            return;
+        }
         {
             let mut fence = self.fence.lock();
             if fence.is_some() {
@@ -118,7 +124,8 @@ impl Inner {
         self.io.space(&self.config.dir).unwrap_or_default()
     }
 
-    /// Turns the failure of a write into what the caller gets, and fences the disk unless it is only full.
+    /// Turns the failure of a write into what the caller gets, and fences the disk unless it is only full, or there are
+    /// no descriptors.
     pub(crate) fn write_failed(&self, context: &'static str, error: io::Error) -> WriteError {
         if is_full(&error) {
             self.set_full(true);
