@@ -50,7 +50,7 @@ use crate::buf::{ArenaView, BufferPool, IoBuf, SharedBuf};
 mod operations;
 mod submit;
 
-/// Entries of a submission queue; more operations than this in one turn are submitted early.
+/// Entries of a submission queue; more operations than this in one turn wait for the next.
 const ENTRIES: u32 = 256;
 
 /// How long the operations of a ring may take to finish when its runtime ends. After that the ring is abandoned, not
@@ -162,6 +162,8 @@ struct Ring {
     submitter: Option<Submitter>,
     /// Entries that were pushed since the dispatcher last submitted.
     unsubmitted: Cell<u32>,
+    /// Told when the queue takes entries again.
+    room: Notify,
     /// Operations that the dispatcher has yet to start.
     queue: RefCell<VecDeque<Request>>,
     dispatcher: RefCell<Option<Waker>>,
@@ -195,6 +197,7 @@ impl RingGuard {
             registered,
             submitter,
             unsubmitted: Cell::new(0),
+            room: Notify::new(),
             queue: RefCell::default(),
             dispatcher: RefCell::default(),
             in_flight: Cell::new(0),
@@ -260,6 +263,12 @@ impl Ring {
         .await;
     }
 
+    /// Whether the submission queue takes no more entries. Only what this module submits is counted: parking may have
+    /// made room already.
+    fn is_full(&self) -> bool {
+        self.submitter.is_some() && self.unsubmitted.get() >= ENTRIES
+    }
+
     /// Submits what was pushed. What the kernel does not take (it is out of memory, or has completions to hand over
     /// first) is tried again soon: a thread that never parks would leave it behind for ever, and one that parks would
     /// not be woken.
@@ -269,8 +278,13 @@ impl Ring {
             return;
         };
         loop {
+            let was_full = self.is_full();
             let (left, result) = submit::submit_all(self.unsubmitted.get(), |count| submitter.submit(count));
             self.unsubmitted.set(left);
+            if was_full && !self.is_full() {
+                // Wakes this task, too.
+                self.room.notify_waiters();
+            }
             let Err(error) = result else {
                 *retry = None;
                 return;
