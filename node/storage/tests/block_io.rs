@@ -191,7 +191,7 @@ async fn allocated_and_punched_ranges_read_as_zeros(universe: Universe) {
 
 async fn operations_of_a_disk_are_counted_until_their_end(universe: Universe) {
     let flights = Flights::new(Duration::from_secs(64));
-    let io = universe.io.for_disk(&flights).unwrap();
+    let io = universe.io.for_disk(&universe.dir, &flights).unwrap();
     let file = io.create(&universe.path("a"), OpenMode::Direct).unwrap();
     let buf = universe.filled(4096, |_| 9).await.freeze();
     drop(file.write_at(0, buf.clone(), 0..4096));

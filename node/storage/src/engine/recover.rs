@@ -122,7 +122,7 @@ pub(super) async fn open(
     check_config(&config)?;
     let dir = config.dir.clone();
     let watch = Watch::new(&dir, config.unresponsive_after, config.fence_unresponsive_after);
-    let io = io.for_disk(watch.flights()).map_err(failed("start I/O for", &dir))?;
+    let io = io.for_disk(&dir, watch.flights()).map_err(failed("start I/O for", &dir))?;
     io.create_dir(&dir).map_err(failed("create data directory", &dir))?;
     let lock = lock_dir(&io, &config).await?;
     let block = io.block_size(&dir).map_err(failed("ask for the block size", &dir))?;

@@ -17,6 +17,19 @@ const LOCK_NAME: &str = "lock";
 /// What `block_size` answers when the file system does not say: right for every disk with blocks of up to 4 KiB.
 const BLOCK_BYTES_FALLBACK: usize = 4096;
 
+/// File systems on which a server, or another process, answers (`f_type` of `statfs`): NFS, SMB, CIFS, SMB2, FUSE, Ceph,
+/// 9P, AFS, Lustre.
+const REMOTE_TYPES: [u32; 9] =
+    [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x6573_5546, 0x00c3_6400, 0x0102_1997, 0x5346_414f, 0x0bd0_0bd0];
+
+/// Whether the kernel asks somebody else for the files of `dir`, which need not be there yet. `false` if it does not
+/// tell.
+pub(super) fn is_remote(dir: &Path) -> bool {
+    // Of a relative path the last one is empty.
+    let told = dir.ancestors().chain([Path::new(".")]).find_map(|dir| rustix::fs::statfs(dir).ok());
+    told.is_some_and(|stat| REMOTE_TYPES.contains(&(stat.f_type as u32)))
+}
+
 pub(super) fn open(path: &Path, mode: OpenMode, create: bool) -> io::Result<File> {
     let mut options = File::options();
     options.read(true).write(true).create_new(create).mode(0o600);

@@ -214,7 +214,7 @@ impl BlockIo for SimIo {
         "sim"
     }
 
-    fn for_disk(&self, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>> {
+    fn for_disk(&self, _dir: &Path, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>> {
         Ok(Arc::new(SimIo { disk: Arc::clone(&self.disk), flights: Some(Arc::clone(flights)) }))
     }
 
