@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream;
+use futures::TryStreamExt as _;
 use holdfast_actors::domain::admission::DiskHealth;
 use holdfast_actors::ports::chunks::{ChunkInfo, ChunkReceipt, DiskCount, ReplicaStore};
 use holdfast_actors::ports::peers::ShardDigest;
@@ -103,10 +103,7 @@ impl ReplicaStore for DiskChunks {
 }
 
 fn body(reader: ChunkReader) -> ChunkBody {
-    Box::pin(stream::unfold(reader, |mut reader| async move {
-        let piece = reader.next().await?;
-        Some((piece.map_err(of_read), reader))
-    }))
+    Box::pin(reader.map_err(of_read))
 }
 
 struct Sink {
