@@ -150,12 +150,12 @@ impl Inner {
     pub(crate) async fn sync_segment(self: &Arc<Self>, segment: &Segment) -> Result<(), WriteError> {
         let file = segment.direct().unwrap_or_else(|| Arc::clone(&segment.file));
         self.sync_waiters.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!("holdfast_storage_sync_waiters_total").increment(1);
+        self.write_meters.sync_waiters.increment(1);
         // Not the engine itself: a batch that everybody left would keep it alive.
-        let syncs = Arc::clone(&self.syncs);
+        let (syncs, meter) = (Arc::clone(&self.syncs), self.write_meters.syncs.clone());
         let on_sync = move || {
             syncs.fetch_add(1, Ordering::Relaxed);
-            metrics::counter!("holdfast_storage_syncs_total").increment(1);
+            meter.increment(1);
         };
         segment.commit.sync(&file, on_sync).await.map_err(|error| {
             self.fence_off("sync segment", &error);

@@ -40,7 +40,7 @@ use super::retention::Retention;
 use super::scan::Scan;
 use super::small_files::{read_file, replace_file};
 use super::space::{Sequences, Space};
-use super::{Engine, EngineConfig, Inner, ReadMeters};
+use super::{Engine, EngineConfig, Inner, ReadMeters, WriteMeters};
 use crate::buf::{BufferPool, Share};
 use crate::error::OpenError;
 use crate::finding::{Finding, FindingSource};
@@ -358,6 +358,7 @@ impl Opener {
             syncs: Arc::default(),
             sync_waiters: AtomicU64::new(0),
             read_meters: ReadMeters::default(),
+            write_meters: WriteMeters::default(),
             segments: RwLock::new(segments),
             config: self.config,
             io: self.io,
