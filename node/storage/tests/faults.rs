@@ -224,6 +224,32 @@ async fn full_disk_refuses_writes_serves_reads_takes_deletes_and_recovers() {
     assert!(!engine.stats().full);
 }
 
+#[tokio::test]
+async fn the_last_segment_goes_on_only_where_that_leaves_room_for_deletions() {
+    let io = SimIo::new(4);
+    let engine = sim_engine(&io).await;
+    put(&engine, id(0), b"first").await.unwrap();
+    drop(engine);
+    io.crash();
+    io.recover();
+    // This start gives the unused end of the segment back, and the next one would go on there.
+    let engine = sim_engine(&io).await;
+    engine.run_jobs().await;
+    engine.shutdown().await.unwrap();
+    drop(engine);
+    io.set_capacity(io.allocated_bytes() + (300 << 10));
+    let engine = sim_engine(&io).await;
+    for n in 1..1000 {
+        match put(&engine, id(n), b"more").await {
+            Ok(()) => {}
+            Err(WriteError::NoSpace) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    engine.delete(&[id(0)]).await.unwrap();
+    assert!(matches!(get(&engine, id(0)).await, Err(ReadError::NotFound(_))));
+}
+
 /// Flips a bit of a file.
 fn flip(path: &Path, offset: u64) {
     use std::os::unix::fs::FileExt;

@@ -292,7 +292,7 @@ impl Opener {
             state.indexed && state.cursor <= segment.header.len_bytes / 4 * 3
         };
         // A header that was taken from the index file is worth nothing without it.
-        if !due || segment.header.created_ms == 0 {
+        if !due || segment.header.created_ms == 0 || !self.has_space_for_rest(segment) {
             return None;
         }
         match self.reopen(segment).await {
@@ -300,6 +300,27 @@ impl Opener {
             Err(error) => {
                 tracing::warn!(segment = segment.number(), %error, "last segment not continued: a new one is made");
                 None
+            }
+        }
+    }
+
+    /// Whether the unused end of a segment may be written. A start after a crash gave its blocks back: written then, it
+    /// would come out of the reserve, and a disk without any space takes no deletion. Else it is given back, and where
+    /// new records go is decided by what is free.
+    fn has_space_for_rest(&self, segment: &Segment) -> bool {
+        let tail = segment.state.lock().cursor;
+        let rest = segment.header.len_bytes.saturating_sub(tail);
+        let free = self.io.space(&self.config.dir).map_or(0, |(_, free)| free);
+        if free >= rest.saturating_add(self.config.reserve_bytes) {
+            return true;
+        }
+        match segment.file.punch_hole(tail, rest) {
+            Ok(()) => false,
+            // It never was given back.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => true,
+            Err(error) => {
+                tracing::warn!(segment = segment.number(), %error, "the unused end of the last segment is not given back");
+                false
             }
         }
     }
