@@ -48,7 +48,7 @@ impl Inner {
     pub(crate) fn fence_off(&self, context: &str, error: &io::Error) {
         if is_out_of_descriptors(error) {
             let disk = self.config.dir.display();
-            tracing::warn!(%disk, context, %error, "no descriptors left for the disk: compare process_open_fds with process_max_fds");
+            tracing::warn!(%disk, context, %error, "no descriptors left: see process_open_fds and process_max_fds");
             return;
         }
         {

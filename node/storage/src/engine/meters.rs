@@ -1,5 +1,5 @@
-//! What is counted for each read and write: looked up in the registry once, since what is small takes hardly longer than
-//! the lookup.
+//! What is counted for each read and write: looked up in the registry once, since what is small takes hardly longer
+//! than the lookup.
 
 /// Bytes read, by where they were.
 pub(crate) struct ReadMeters {

@@ -319,7 +319,7 @@ impl Opener {
             // It never was given back.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => true,
             Err(error) => {
-                tracing::warn!(segment = segment.number(), %error, "the unused end of the last segment is not given back");
+                tracing::warn!(segment = segment.number(), %error, "the last segment's unused end is not given back");
                 false
             }
         }
