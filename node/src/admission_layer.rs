@@ -37,9 +37,14 @@ use head::{announced_bytes, is_unsigned, kind_of, stores_nothing};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 
-/// The S3 service behind admission. Cheap to clone: one a connection.
-#[derive(Clone)]
+/// The S3 service behind admission. One a connection, whose requests share it: what all connections share they would
+/// count in and out for each request, and the cores of the data plane would wait for each other.
 pub struct Admitted<S> {
+    shared: Arc<Shared<S>>,
+}
+
+#[derive(Clone)]
+struct Shared<S> {
     inner: S,
     admission: Admission,
     write_window_bytes: u64,
@@ -50,6 +55,13 @@ pub struct Admitted<S> {
     meters: Arc<Meters>,
 }
 
+impl<S> Clone for Admitted<S> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+#[derive(Clone)]
 struct Meters {
     in_flight: Gauge,
     received_bytes: Counter,
@@ -70,15 +82,24 @@ impl<S: Clone> Admitted<S> {
         let writes = admission.limits().write;
         let places = u64::from(writes.jobs_max).min(writes.bytes_max / write_window_bytes.max(1));
         let unsigned = Arc::new(Semaphore::new((places / UNSIGNED_SHARE).max(1) as usize));
-        let meters = Arc::new(meters);
-        Self { inner, admission, write_window_bytes, connection: None, ownership: None, unsigned, meters }
+        let (connection, ownership, meters) = (None, None, Arc::new(meters));
+        let shared = Shared { inner, admission, write_window_bytes, connection, ownership, unsigned, meters };
+        Self { shared: Arc::new(shared) }
     }
 
     /// With a proof that is needed to answer a write.
     pub fn owned_by(self, ownership: Option<Ownership>) -> Self {
-        Self { ownership, ..self }
+        Self { shared: Arc::new(Shared { ownership, ..(*self.shared).clone() }) }
     }
 
+    /// The service for one connection.
+    pub fn on(&self, connection: ClientConnection) -> Self {
+        let (connection, meters) = (Some(connection), Arc::new(Meters::clone(&self.shared.meters)));
+        Self { shared: Arc::new(Shared { connection, meters, ..(*self.shared).clone() }) }
+    }
+}
+
+impl<S> Shared<S> {
     fn is_full(&self) -> bool {
         self.admission.limits().write.refused == Some(Refusal::NoSpace)
     }
@@ -86,16 +107,11 @@ impl<S: Clone> Admitted<S> {
     fn may_write(&self) -> bool {
         self.ownership.as_ref().is_none_or(Ownership::is_proven)
     }
-
-    /// The service for one connection.
-    pub fn on(&self, connection: ClientConnection) -> Self {
-        Self { connection: Some(connection), ..self.clone() }
-    }
 }
 
 impl<S, B, R> hyper::service::Service<Request<B>> for Admitted<S>
 where
-    S: tower::Service<Request<Received<B>>, Response = Response<R>, Error = Infallible> + Clone + Send + 'static,
+    S: tower::Service<Request<Received<B>>, Response = Response<R>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
     B: Send + 'static,
 {
@@ -104,7 +120,7 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<B>) -> Self::Future {
-        let this = self.clone();
+        let this = Arc::clone(&self.shared);
         Box::pin(async move {
             let started = Instant::now();
             let kind = kind_of(request.method());
@@ -118,7 +134,7 @@ where
                 return Ok(slow_down(FENCED));
             }
             let unsigned = if kind == JobKind::Write && is_unsigned(&request) {
-                let Ok(place) = this.unsigned.try_acquire_owned() else { return Ok(slow_down(UNSIGNED)) };
+                let Ok(place) = Arc::clone(&this.unsigned).try_acquire_owned() else { return Ok(slow_down(UNSIGNED)) };
                 Some(place)
             } else {
                 None
@@ -128,15 +144,14 @@ where
                 Err(rejected) => return Ok(slow_down(rejected)),
             };
             let guard = Guard::new((permit, unsigned), kind, started, &this.meters);
-            let mut request =
-                request.map(|body| Received { body, bytes: 0, counter: this.meters.received_bytes.clone() });
+            let mut request = request.map(|body| Received { body, bytes: 0, meters: Arc::clone(&this.meters) });
             if let Some(connection) = this.connection {
                 request.extensions_mut().insert(connection);
             }
-            let fence = this.ownership;
-            let response = this.inner.oneshot(request).await?;
-            let is_owner = fence.as_ref().is_none_or(Ownership::is_proven);
-            if kind == JobKind::Write && response.status().is_success() && !is_owner {
+            let mut inner = this.inner.clone();
+            let ready = ServiceExt::<Request<Received<B>>>::ready(&mut inner).await?;
+            let response = tower::Service::call(ready, request).await?;
+            if kind == JobKind::Write && response.status().is_success() && !this.may_write() {
                 return Ok(slow_down(FENCED));
             }
             Ok(response.map(|body| Answer { inner: Inner::Passed { body, guard } }))

@@ -138,6 +138,8 @@ struct Shared {
     heal: Heal,
     self_report: Arc<SelfReport>,
     reporter: Option<Reporter>,
+    /// Counts nearly every chunk that is read: looked up once.
+    local_reads: metrics::Counter,
 }
 
 /// See the module's page.
@@ -161,6 +163,7 @@ impl ReplicatedChunks {
             heal: Heal::start(repairs),
             self_report,
             reporter,
+            local_reads: metrics::counter!("holdfast_replica_reads_total", "from" => "local"),
         };
         Self { shared: Arc::new(shared) }
     }

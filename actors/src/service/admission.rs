@@ -49,6 +49,8 @@ struct State {
 struct Class {
     budget: Budget,
     queue: VecDeque<Waiter>,
+    /// Bytes and waiters as the gauges show them.
+    shown: (u64, usize),
 }
 
 struct Waiter {
@@ -157,7 +159,7 @@ impl Admission {
             }
             let (sender, receiver) = oneshot::channel();
             queue.push_back(Waiter { bytes, answer: sender });
-            self.inner.meters[kind.index()].queued.set(queue.len() as f64);
+            self.inner.measure(kind, &mut state.classes[kind.index()]);
             (receiver, wait)
         };
         match tokio::time::timeout(wait, answer).await {
@@ -233,11 +235,19 @@ impl Inner {
         self.measure(kind, class);
     }
 
-    fn measure(&self, kind: JobKind, class: &Class) {
+    /// Shows a class. What did not change is left alone: reads have no bytes and seldom wait, all cores write to these
+    /// gauges, and each holds the lock meanwhile.
+    fn measure(&self, kind: JobKind, class: &mut Class) {
         let meters = &self.meters[kind.index()];
         meters.jobs.set(f64::from(class.budget.jobs()));
-        meters.bytes.set(class.budget.bytes() as f64);
-        meters.queued.set(class.queue.len() as f64);
+        let now = (class.budget.bytes(), class.queue.len());
+        let shown = std::mem::replace(&mut class.shown, now);
+        if shown.0 != now.0 {
+            meters.bytes.set(now.0 as f64);
+        }
+        if shown.1 != now.1 {
+            meters.queued.set(now.1 as f64);
+        }
     }
 }
 

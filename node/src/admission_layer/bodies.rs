@@ -9,7 +9,6 @@ use bytes::Bytes;
 use holdfast_actors::domain::admission::JobKind;
 use holdfast_actors::service::Permit;
 use http_body::{Body, Frame, SizeHint};
-use metrics::Counter;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Meters;
@@ -47,7 +46,7 @@ impl Drop for Guard {
 pub struct Received<B> {
     pub(super) body: B,
     pub(super) bytes: u64,
-    pub(super) counter: Counter,
+    pub(super) meters: Arc<Meters>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Received<B> {
@@ -73,7 +72,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Received<B> {
 
 impl<B> Drop for Received<B> {
     fn drop(&mut self) {
-        self.counter.increment(self.bytes);
+        // Most requests have none, and the counter is of all cores.
+        if self.bytes > 0 {
+            self.meters.received_bytes.increment(self.bytes);
+        }
     }
 }
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream;
 use holdfast_actors::domain::admission::DiskHealth;
 use holdfast_actors::ports::chunks::{ChunkInfo, ChunkReceipt, DiskCount, ReplicaStore};
 use holdfast_actors::ports::peers::ShardDigest;
@@ -103,10 +102,7 @@ impl ReplicaStore for DiskChunks {
 }
 
 fn body(reader: ChunkReader) -> ChunkBody {
-    Box::pin(stream::unfold(reader, |mut reader| async move {
-        let piece = reader.next().await?;
-        Some((piece.map_err(of_read), reader))
-    }))
+    Box::pin(futures::TryStreamExt::map_err(reader, of_read))
 }
 
 struct Sink {
@@ -137,12 +133,21 @@ fn of_write(error: WriteError) -> ChunkError {
             ChunkError::Unavailable(error.to_string())
         }
         WriteError::Invalid(detail) => ChunkError::Invalid(detail),
+        // Of the process, not of the disk: a later attempt may find some.
+        WriteError::Io { ref source, .. } if is_out_of_descriptors(source) => {
+            ChunkError::Unavailable(format!("{error}: {source}"))
+        }
         WriteError::Io { context, source } => ChunkError::Io {
             context: context.to_owned(),
             // One failed sync is told to many waiters, so the error is shared; its kind is what callers look at.
             source: std::io::Error::new(source.kind(), source.to_string()),
         },
     }
+}
+
+fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn of_read(error: ReadError) -> ChunkError {
@@ -298,6 +303,16 @@ mod tests {
     async fn one_disk_keeps_the_contract_of_replicas() {
         let stores = Stores::default();
         conformance::replicas::all(|| async { stores.make(1).await as Arc<dyn ReplicaStore> }).await;
+    }
+
+    #[test]
+    fn a_write_that_found_no_descriptor_may_be_made_again() {
+        let failed = |errno: rustix::io::Errno| {
+            let source = Arc::new(std::io::Error::from(errno));
+            of_write(WriteError::Io { context: "allocate segment", source })
+        };
+        assert!(matches!(failed(rustix::io::Errno::MFILE), ChunkError::Unavailable(_)));
+        assert!(matches!(failed(rustix::io::Errno::IO), ChunkError::Io { .. }));
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use holdfast_actors::ports::{Clock, MetadataStore};
@@ -126,22 +126,13 @@ impl S3HttpService {
         let context = Arc::new(RequestContext::new(id));
         request.extensions_mut().insert(Arc::clone(&context));
         let span = tracing::info_span!("s3", request_id = %id);
-        let response = self.inner.answer(request, &context).instrument(span.clone()).await;
-        let (operation, status) = (context.operation(), response.status());
-        self.inner.meters.answered(operation, status, started.elapsed());
-        span.in_scope(|| {
-            let user = context.user().unwrap_or("-");
-            let elapsed_us = started.elapsed().as_micros();
-            if status.is_server_error()
-                && status != StatusCode::SERVICE_UNAVAILABLE
-                && status != StatusCode::NOT_IMPLEMENTED
-            {
-                tracing::warn!(operation, user, status = status.as_u16(), elapsed_us, "request failed");
-            } else {
-                tracing::debug!(operation, user, status = status.as_u16(), elapsed_us, "request answered");
-            }
+        // In its place from the start: what holds it is large, and would be moved with it.
+        let answered = std::pin::pin!(async {
+            let response = self.inner.answer(request, &context).await;
+            self.inner.note(&context, response.status(), started.elapsed());
+            response
         });
-        response
+        answered.instrument(span).await
     }
 }
 
@@ -155,6 +146,21 @@ fn host_of<'a>(headers: &'a HeaderMap, uri: &'a Uri, version: Version) -> &'a st
 }
 
 impl Inner {
+    /// Counts and logs a request that is answered.
+    fn note(&self, context: &RequestContext, status: StatusCode, took: Duration) {
+        let operation = context.operation();
+        self.meters.answered(operation, status, took);
+        let (user, elapsed_us) = (context.user().unwrap_or("-"), took.as_micros());
+        if status.is_server_error()
+            && status != StatusCode::SERVICE_UNAVAILABLE
+            && status != StatusCode::NOT_IMPLEMENTED
+        {
+            tracing::warn!(operation, user, status = status.as_u16(), elapsed_us, "request failed");
+        } else {
+            tracing::debug!(operation, user, status = status.as_u16(), elapsed_us, "request answered");
+        }
+    }
+
     async fn answer(&self, request: Request<Body>, context: &Arc<RequestContext>) -> Response<Body> {
         let method = request.method().clone();
         let uri = request.uri().clone();
@@ -231,10 +237,11 @@ impl Inner {
                 _ => None,
             };
             if let Some(next) = next {
-                response = self.s3(next).await;
+                // These are rare, and would have every request's future be longer: it is moved more often than once.
+                response = Box::pin(self.s3(next)).await;
             }
             let response = match watched.and_then(|watched| watched.again(context)) {
-                Some(again) => self.s3(again?).await,
+                Some(again) => Box::pin(self.s3(again?)).await,
                 None => response,
             };
             return Ok(strict_xml::with_idle_days(context.operation(), response?));
@@ -252,7 +259,7 @@ impl Inner {
             host: host_of(request.headers(), request.uri(), request.version()).to_owned(),
             now_ms: self.clock.now_ms(),
         };
-        post::upload(form_context, request, |put| self.s3(put)).await
+        Box::pin(post::upload(form_context, request, |put| self.s3(put))).await
     }
 
     async fn s3(&self, mut request: Request<Body>) -> S3Result<Response<Body>> {
@@ -294,17 +301,18 @@ impl Inner {
 
     /// Adds what every answer carries.
     fn finish(&self, response: &mut Response<Body>, id: RequestId, uri: &Uri, kept: &Kept) {
-        let id = id.to_string();
+        let id = id.digits();
         let status = response.status();
         if status.is_client_error() || status.is_server_error() {
             let node = self.node_name.to_str().unwrap_or_default();
-            answers::complete_error(response, &id, node, uri.path(), |code| self.details(code, uri, kept));
+            let id = std::str::from_utf8(&id).unwrap_or_default();
+            answers::complete_error(response, id, node, uri.path(), |code| self.details(code, uri, kept));
             if status == StatusCode::SERVICE_UNAVAILABLE && !response.headers().contains_key(RETRY_AFTER) {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
         }
         let headers = response.headers_mut();
-        headers.insert(X_AMZ_REQUEST_ID, HeaderValue::from_str(&id).expect("hex digits are a header value"));
+        headers.insert(X_AMZ_REQUEST_ID, HeaderValue::from_bytes(&id).expect("hex digits are a header value"));
         headers.insert(X_AMZ_ID_2, self.node_name.clone());
         headers.insert(SERVER, HeaderValue::from_static("Holdfast"));
     }

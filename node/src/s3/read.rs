@@ -219,7 +219,8 @@ impl S3Front {
             reader.prefetch().await.s3()?;
             Some(StreamingBlob::new(ObjectBody(Mutex::new(reader))))
         };
-        self.lifecycle.note_read(&bucket, &object, self.clock.now_ms());
+        let now_ms = self.clock.now_ms();
+        self.lifecycle.note_read(&bucket, &object, now_ms);
         let attributes = &object.attributes;
         let mut output = GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
@@ -237,7 +238,7 @@ impl S3Front {
             last_modified: Some(timestamp(object.last_modified_ms)),
             metadata: user_metadata(&object),
             parts_count: selection.parts_count,
-            restore: classes::restore_header(object.restore, self.clock.now_ms()),
+            restore: classes::restore_header(object.restore, now_ms),
             storage_class: classes::header(object.class.as_ref()),
             tag_count: (!object.tags.is_empty()).then_some(object.tags.len() as i32),
             version_id: shown_version(&bucket, &object),

@@ -1,20 +1,28 @@
 //! The `s3s::S3` trait mapped onto the operations of [`S3Front`]. What is not here answers `NotImplemented`, which is
 //! the trait's default.
 
-use async_trait::async_trait;
+use std::pin::Pin;
+
 use s3s::dto::*;
 use s3s::{S3, S3Request, S3Response, S3Result};
 
 use super::S3Front;
 
-/// Implements the trait by handing every operation named to the inherent method of the same name.
+/// Implements the trait by handing every operation named to the inherent method of the same name. As `async_trait` has
+/// it, but without a future around the method's: that would hold the request once more, and requests are large.
 macro_rules! operations {
     ($($method:ident($input:ident) -> $output:ident;)*) => {
-        #[async_trait]
         impl S3 for S3Front {
             $(
-                async fn $method(&self, req: S3Request<$input>) -> S3Result<S3Response<$output>> {
-                    S3Front::$method(self, req).await
+                fn $method<'life0, 'async_trait>(
+                    &'life0 self,
+                    req: S3Request<$input>,
+                ) -> Pin<Box<dyn Future<Output = S3Result<S3Response<$output>>> + Send + 'async_trait>>
+                where
+                    'life0: 'async_trait,
+                    Self: 'async_trait,
+                {
+                    Box::pin(S3Front::$method(self, req))
                 }
             )*
         }

@@ -5,6 +5,7 @@
 //! | `config` | settings |
 //! | `space` | reservations and sequence numbers |
 //! | `make` | making segments |
+//! | `meters` | what is counted for each read and write |
 //! | `record_io` | writing a whole record, reading and verifying one |
 //! | `delete` | tombstones |
 //! | `faults` | what an error of the disk does, or that there is no answer; who is told of damage |
@@ -53,6 +54,7 @@ mod delete;
 mod faults;
 mod maintain;
 mod make;
+mod meters;
 mod record_io;
 mod recover;
 mod retention;
@@ -63,6 +65,7 @@ mod stats;
 
 pub use compact::CompactionReport;
 pub use config::EngineConfig;
+pub(crate) use meters::{ReadMeters, WriteMeters};
 pub(crate) use record_io::{Verdict, verify_record};
 pub use recover::RecoveryReport;
 pub(crate) use space::{Purpose, Reservation, start};
@@ -89,19 +92,6 @@ pub struct RecordLocation {
     pub record: std::ops::Range<u64>,
     /// The payload.
     pub payload: std::ops::Range<u64>,
-}
-
-/// Bytes read, by where they were: looked up once, since small reads take hardly longer than the lookup.
-pub(crate) struct ReadMeters {
-    pub(crate) from_memory: metrics::Counter,
-    pub(crate) from_disk: metrics::Counter,
-}
-
-impl Default for ReadMeters {
-    fn default() -> Self {
-        let bytes_from = |from| metrics::counter!("holdfast_storage_read_bytes_total", "from" => from);
-        Self { from_memory: bytes_from("memory"), from_disk: bytes_from("disk") }
-    }
 }
 
 /// The engine of one disk. Cheap to clone; the directory is let go of when the last clone and the last reader and
@@ -152,6 +142,7 @@ pub(crate) struct Inner {
     syncs: Arc<AtomicU64>,
     sync_waiters: AtomicU64,
     pub(crate) read_meters: ReadMeters,
+    pub(crate) write_meters: WriteMeters,
     _lock: Box<dyn Send + Sync>,
 }
 

@@ -29,7 +29,8 @@ pub enum WriteError {
     /// The caller broke a rule (more bytes than announced, an impossible size).
     #[error("invalid chunk: {0}")]
     Invalid(String),
-    /// This operation failed in the disk (which is fenced now, unless it was full).
+    /// This operation failed in the disk, which is fenced now, unless it was full or the process has no descriptors
+    /// left.
     #[error("{context}")]
     Io {
         /// What was being done.
@@ -129,6 +130,13 @@ pub enum OpenError {
 /// Whether an error says that the disk is full rather than broken.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether an error says that the process, or the system, has no descriptors left: the disk is not to blame, and nothing
+/// was done.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Whether an error says that the disk cannot give what is stored there, or that the file system knows it to be

@@ -81,12 +81,13 @@ pub trait BlockIo: Send + Sync + 'static {
     /// For the log and metrics: `uring`, `std` or `sim`.
     fn name(&self) -> &'static str;
 
-    /// The same for one disk, whose operations are counted in `flights` from their start to their real end, whether or
-    /// not somebody waits for them. What disks share, one that hangs may use up: it is as little as possible.
+    /// The same for the disk of `dir` (which need not be there yet), whose operations are counted in `flights` from
+    /// their start to their real end, whether or not somebody waits for them. What disks share, one that hangs may use
+    /// up: it is as little as possible.
     ///
     /// # Errors
     /// When threads cannot be started.
-    fn for_disk(&self, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>>;
+    fn for_disk(&self, dir: &Path, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>>;
 
     /// Alignment that `Direct` operations on files below `dir` need; a power of two between 512 and 4096.
     ///

@@ -229,7 +229,7 @@ impl ChunkWriter {
     fn submit(&mut self, offset: u64, buf: SharedBuf, len: usize) -> Result<(), WriteError> {
         let file = self.reservation.segment.direct().expect("a segment with a writer keeps its file");
         let write = file.write_at(offset, buf, 0..len);
-        metrics::counter!("holdfast_storage_written_bytes_total").increment(len as u64);
+        self.inner.write_meters.written_bytes.increment(len as u64);
         start(&mut self.reservation.writes, write).map_err(|error| self.inner.write_failed("write chunk", error))
     }
 
@@ -277,8 +277,8 @@ impl ChunkWriter {
         reservation.settle();
         // Only now may the id be looked for elsewhere.
         drop((mark, kept));
-        metrics::counter!("holdfast_storage_chunks_written_total").increment(1);
-        metrics::counter!("holdfast_storage_payload_written_bytes_total").increment(u64::from(layout.payload_len));
+        inner.write_meters.chunks.increment(1);
+        inner.write_meters.payload_bytes.increment(u64::from(layout.payload_len));
         Ok(())
     }
 }

@@ -191,7 +191,7 @@ async fn allocated_and_punched_ranges_read_as_zeros(universe: Universe) {
 
 async fn operations_of_a_disk_are_counted_until_their_end(universe: Universe) {
     let flights = Flights::new(Duration::from_secs(64));
-    let io = universe.io.for_disk(&flights).unwrap();
+    let io = universe.io.for_disk(&universe.dir, &flights).unwrap();
     let file = io.create(&universe.path("a"), OpenMode::Direct).unwrap();
     let buf = universe.filled(4096, |_| 9).await.freeze();
     drop(file.write_at(0, buf.clone(), 0..4096));
@@ -260,6 +260,13 @@ async fn many_operations_share_the_device(universe: Universe) {
     assert!(universe.pool.is_idle());
 }
 
+/// More than a submission queue holds.
+async fn many_operations_at_once_all_end(universe: Universe) {
+    let file = universe.io.create(&universe.path("a"), OpenMode::Direct).unwrap();
+    let synced = futures::future::join_all((0..400).map(|_| file.sync_data())).await;
+    assert!(synced.iter().all(Result::is_ok));
+}
+
 macro_rules! conformance {
     ($($test:ident),* $(,)?) => {
         mod std_io {
@@ -299,6 +306,7 @@ conformance!(
     directory_is_locked_for_one_owner,
     block_size_and_space_are_plausible,
     many_operations_share_the_device,
+    many_operations_at_once_all_end,
 );
 
 #[test]

@@ -114,6 +114,48 @@ async fn write_error_fences_the_disk() {
 }
 
 #[tokio::test]
+async fn a_process_without_descriptors_blames_no_disk_for_it() {
+    let mut refused = 0;
+    for at in (0..400).step_by(8) {
+        let io = SimIo::new(at);
+        let engine = sim_engine(&io).await;
+        io.inject(io.ops() + at, Fault::NoDescriptors);
+        let mut stored = vec![];
+        for n in 0..24 {
+            match put(&engine, id(n), &payload(u64::from(n), 60_000)).await {
+                Ok(()) => stored.push(n),
+                Err(WriteError::Io { .. }) => refused += 1,
+                Err(error) => panic!("none at {at}: {error}"),
+            }
+        }
+        let (doomed, kept) = stored.split_at(20);
+        let doomed: Vec<_> = doomed.iter().copied().map(id).collect();
+        let deleted = engine.delete(&doomed).await;
+        // Index files, removal of segments, compaction.
+        engine.run_jobs().await;
+        engine.settle().await;
+        let _ = engine.compact(u64::MAX).await;
+        engine.run_jobs().await;
+        assert!(engine.fenced().is_none(), "none at {at}");
+        io.clear_faults();
+        put(&engine, id(99), b"after").await.unwrap();
+        engine.settle().await;
+        drop(engine);
+        io.crash();
+        io.recover();
+        let engine = sim_engine(&io).await;
+        for n in kept {
+            assert_eq!(get(&engine, id(*n)).await.unwrap(), payload(u64::from(*n), 60_000), "none at {at}");
+        }
+        for id in doomed.iter().filter(|_| deleted.is_ok()) {
+            assert!(matches!(get(&engine, *id).await, Err(ReadError::NotFound(_))), "none at {at}: {id} is back");
+        }
+        assert_eq!(get(&engine, id(99)).await.unwrap(), b"after");
+    }
+    assert!(refused > 0, "no write was struck");
+}
+
+#[tokio::test]
 async fn a_sector_of_an_index_file_or_a_segment_header_that_cannot_be_read_keeps_no_disk_from_opening() {
     let io = SimIo::new(8);
     let engine = sim_engine(&io).await;
@@ -180,6 +222,32 @@ async fn full_disk_refuses_writes_serves_reads_takes_deletes_and_recovers() {
     engine.run_jobs().await;
     put(&engine, id(9999), &payload(1, 60_000)).await.unwrap();
     assert!(!engine.stats().full);
+}
+
+#[tokio::test]
+async fn the_last_segment_goes_on_only_where_that_leaves_room_for_deletions() {
+    let io = SimIo::new(4);
+    let engine = sim_engine(&io).await;
+    put(&engine, id(0), b"first").await.unwrap();
+    drop(engine);
+    io.crash();
+    io.recover();
+    // This start gives the unused end of the segment back, and the next one would go on there.
+    let engine = sim_engine(&io).await;
+    engine.run_jobs().await;
+    engine.shutdown().await.unwrap();
+    drop(engine);
+    io.set_capacity(io.allocated_bytes() + (300 << 10));
+    let engine = sim_engine(&io).await;
+    for n in 1..1000 {
+        match put(&engine, id(n), b"more").await {
+            Ok(()) => {}
+            Err(WriteError::NoSpace) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    engine.delete(&[id(0)]).await.unwrap();
+    assert!(matches!(get(&engine, id(0)).await, Err(ReadError::NotFound(_))));
 }
 
 /// Flips a bit of a file.

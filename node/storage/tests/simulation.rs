@@ -159,6 +159,7 @@ impl World {
             11 => Fault::Eio,
             12 => Fault::MisdirectedWrite,
             13 => Fault::LostWrite,
+            14 => Fault::NoDescriptors,
             _ => return,
         };
         if matches!(fault, Fault::MisdirectedWrite | Fault::LostWrite) {

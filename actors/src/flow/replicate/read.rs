@@ -73,7 +73,7 @@ pub(super) fn read(
     let (mut current, mut failures) = (None, Vec::new());
     match local(&*shared.local, range.clone()) {
         Ok(body) => {
-            metrics::counter!("holdfast_replica_reads_total", "from" => "local").increment(1);
+            shared.local_reads.increment(1);
             current = Some(body);
         }
         Err(error @ ChunkError::Invalid(_)) => return Err(error),

@@ -22,8 +22,9 @@ use crate::ports::{ChunkError, MetadataError};
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a disk that failed may give nothing.
 const FAILED_DISK_PATIENCE: Duration = Duration::from_secs(60);
-/// What a disk says of a sector that it cannot read.
-const EIO: i32 = 5;
+/// What a disk says of a sector that it cannot read (EIO), and a file system of what it knows to be damaged (EBADMSG,
+/// EUCLEAN).
+const UNREADABLE: [i32; 3] = [5, 74, 117];
 /// Contents or repairs in one call of metadata.
 pub(super) const METADATA_BATCH: usize = 500;
 
@@ -249,7 +250,9 @@ async fn verify(context: &Context, id: ChunkId) -> Result<bool, TransferError> {
         // A sector that cannot be read is as lost as one that reads back wrong. A dead disk shows when the chunk is
         // deleted.
         Err(ChunkError::Corrupt { .. } | ChunkError::NotFound(_)) => Ok(false),
-        Err(ChunkError::Io { source, .. }) if source.raw_os_error() == Some(EIO) => Ok(false),
+        Err(ChunkError::Io { source, .. }) if source.raw_os_error().is_some_and(|no| UNREADABLE.contains(&no)) => {
+            Ok(false)
+        }
         // Anything else (no file handles, no memory) says nothing about the chunk.
         Err(error) => Err(TransferError::Local(error)),
     }

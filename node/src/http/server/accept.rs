@@ -57,6 +57,9 @@ where
             return;
         }
     };
+    // Of this listener's own: each turn of a connection asks whether it is to end, under the token's lock, and those of
+    // other threads are not to wait for it.
+    let shared = Shared { drain: shared.drain.child_token(), cut: shared.cut.child_token(), ..shared };
     let tracker = TaskTracker::new();
     let gauge = metrics::gauge!("holdfast_http_connections");
     while let Some((stream, peer, place)) = next(&listener, &shared).await {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Inner;
-use crate::error::{WriteError, is_full};
+use crate::error::{WriteError, is_full, is_out_of_descriptors};
 use crate::finding::{Finding, FindingSource};
 use crate::segment::Segment;
 
@@ -43,8 +43,14 @@ impl Inner {
         Ok(())
     }
 
-    /// Takes no writes from now on: the disk failed one.
+    /// Takes no writes from now on: the disk failed one. Unless it is only that there are no descriptors: a flood of
+    /// connections would take all disks of a node away, until it is started anew.
     pub(crate) fn fence_off(&self, context: &str, error: &io::Error) {
+        if is_out_of_descriptors(error) {
+            let disk = self.config.dir.display();
+            tracing::warn!(%disk, context, %error, "no descriptors left: see process_open_fds and process_max_fds");
+            return;
+        }
         {
             let mut fence = self.fence.lock();
             if fence.is_some() {
@@ -118,7 +124,8 @@ impl Inner {
         self.io.space(&self.config.dir).unwrap_or_default()
     }
 
-    /// Turns the failure of a write into what the caller gets, and fences the disk unless it is only full.
+    /// Turns the failure of a write into what the caller gets, and fences the disk unless it is only full, or there are
+    /// no descriptors.
     pub(crate) fn write_failed(&self, context: &'static str, error: io::Error) -> WriteError {
         if is_full(&error) {
             self.set_full(true);
@@ -143,12 +150,12 @@ impl Inner {
     pub(crate) async fn sync_segment(self: &Arc<Self>, segment: &Segment) -> Result<(), WriteError> {
         let file = segment.direct().unwrap_or_else(|| Arc::clone(&segment.file));
         self.sync_waiters.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!("holdfast_storage_sync_waiters_total").increment(1);
+        self.write_meters.sync_waiters.increment(1);
         // Not the engine itself: a batch that everybody left would keep it alive.
-        let syncs = Arc::clone(&self.syncs);
+        let (syncs, meter) = (Arc::clone(&self.syncs), self.write_meters.syncs.clone());
         let on_sync = move || {
             syncs.fetch_add(1, Ordering::Relaxed);
-            metrics::counter!("holdfast_storage_syncs_total").increment(1);
+            meter.increment(1);
         };
         segment.commit.sync(&file, on_sync).await.map_err(|error| {
             self.fence_off("sync segment", &error);

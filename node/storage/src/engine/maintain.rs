@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Inner, small_files, space};
-use crate::error::{WriteError, is_full};
+use crate::error::{WriteError, is_full, is_out_of_descriptors};
 use crate::format::BLOCK_BYTES;
 use crate::format::index_file::{IndexEntry, IndexFile};
 use crate::format::record::RecordKind;
@@ -260,12 +260,16 @@ impl Inner {
     ///
     /// # Errors
     /// When the scan cannot read the segment whole, or finds tombstones damaged: who goes on without them forgets
-    /// deletions.
+    /// deletions. And when there are no descriptors.
     pub(crate) async fn listed(
         &self,
         segment: &Segment,
     ) -> io::Result<(Vec<IndexEntry>, Vec<crate::format::record::Kill>)> {
-        if let Ok(bytes) = small_files::read_file(&self.io, &self.pool, &segment.index_path).await
+        let bytes = match small_files::read_file(&self.io, &self.pool, &segment.index_path).await {
+            Err(error) if is_out_of_descriptors(&error) => return Err(error),
+            read => read.ok(),
+        };
+        if let Some(bytes) = bytes
             && let Ok(file) = IndexFile::decode(&bytes)
             && (file.segment, file.salt) == (segment.number(), segment.header.salt)
         {
@@ -322,10 +326,18 @@ impl Inner {
             _ => {}
         }
         self.io.unlink(&segment.path)?;
-        self.io.sync_dir(&self.config.dir)?;
+        let synced = self.io.sync_dir(&self.config.dir);
+        let is_durable = match synced {
+            Err(error) if !is_out_of_descriptors(&error) => return Err(error),
+            synced => synced.is_ok(),
+        };
         self.segments.write().remove(&segment.number());
         metrics::counter!("holdfast_storage_segments_removed_total").increment(1);
         tracing::debug!(disk = %self.config.dir.display(), segment = segment.number(), "dead segment removed");
+        if !is_durable {
+            // A crash may bring it back: what says that it is dead stays, until the next start looks.
+            return Ok(vec![]);
+        }
         Ok(self.retention.lock().removed(segment.number()))
     }
 

@@ -40,7 +40,7 @@ use super::retention::Retention;
 use super::scan::Scan;
 use super::small_files::{read_file, replace_file};
 use super::space::{Sequences, Space};
-use super::{Engine, EngineConfig, Inner, ReadMeters};
+use super::{Engine, EngineConfig, Inner, ReadMeters, WriteMeters};
 use crate::buf::{BufferPool, Share};
 use crate::error::OpenError;
 use crate::finding::{Finding, FindingSource};
@@ -122,7 +122,7 @@ pub(super) async fn open(
     check_config(&config)?;
     let dir = config.dir.clone();
     let watch = Watch::new(&dir, config.unresponsive_after, config.fence_unresponsive_after);
-    let io = io.for_disk(watch.flights()).map_err(failed("start I/O for", &dir))?;
+    let io = io.for_disk(&dir, watch.flights()).map_err(failed("start I/O for", &dir))?;
     io.create_dir(&dir).map_err(failed("create data directory", &dir))?;
     let lock = lock_dir(&io, &config).await?;
     let block = io.block_size(&dir).map_err(failed("ask for the block size", &dir))?;
@@ -292,7 +292,7 @@ impl Opener {
             state.indexed && state.cursor <= segment.header.len_bytes / 4 * 3
         };
         // A header that was taken from the index file is worth nothing without it.
-        if !due || segment.header.created_ms == 0 {
+        if !due || segment.header.created_ms == 0 || !self.has_space_for_rest(segment) {
             return None;
         }
         match self.reopen(segment).await {
@@ -300,6 +300,27 @@ impl Opener {
             Err(error) => {
                 tracing::warn!(segment = segment.number(), %error, "last segment not continued: a new one is made");
                 None
+            }
+        }
+    }
+
+    /// Whether the unused end of a segment may be written. A start after a crash gave its blocks back: written then, it
+    /// would come out of the reserve, and a disk without any space takes no deletion. Else it is given back, and where
+    /// new records go is decided by what is free.
+    fn has_space_for_rest(&self, segment: &Segment) -> bool {
+        let tail = segment.state.lock().cursor;
+        let rest = segment.header.len_bytes.saturating_sub(tail);
+        let free = self.io.space(&self.config.dir).map_or(0, |(_, free)| free);
+        if free >= rest.saturating_add(self.config.reserve_bytes) {
+            return true;
+        }
+        match segment.file.punch_hole(tail, rest) {
+            Ok(()) => false,
+            // It never was given back.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => true,
+            Err(error) => {
+                tracing::warn!(segment = segment.number(), %error, "the last segment's unused end is not given back");
+                false
             }
         }
     }
@@ -358,6 +379,7 @@ impl Opener {
             syncs: Arc::default(),
             sync_waiters: AtomicU64::new(0),
             read_meters: ReadMeters::default(),
+            write_meters: WriteMeters::default(),
             segments: RwLock::new(segments),
             config: self.config,
             io: self.io,

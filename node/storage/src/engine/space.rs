@@ -25,6 +25,10 @@ use crate::format::BLOCK_BYTES;
 use crate::jobs::{Abandoned, Job, Writes};
 use crate::segment::Segment;
 
+/// Tombstones that one segment takes, or a few more: they are kept in memory until its index file is written, and that
+/// file, and each start, are to stay small. Without a bound, millions of deletions in a row would be in one segment.
+const KILLS_MAX: usize = if cfg!(test) { 64 } else { 1 << 19 };
+
 /// What a record is reserved for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -161,17 +165,23 @@ impl Inner {
         }
         loop {
             self.check_writable()?;
-            if let Some(reservation) = self.try_reserve(len, purpose) {
+            if let Some(reservation) = self.try_reserve(len, purpose, KILLS_MAX) {
                 return Ok(reservation);
             }
             let _rotating = self.space.rotation.lock().await;
-            if let Some(reservation) = self.try_reserve(len, purpose) {
+            if let Some(reservation) = self.try_reserve(len, purpose, KILLS_MAX) {
                 return Ok(reservation);
             }
             let standby = self.space.active.lock().standby.take();
             let segment = match standby {
                 Some(segment) => segment,
-                None => self.make_segment(len, purpose).await?,
+                None => match self.make_segment(len, purpose).await {
+                    // Deletions are what makes room: what is left in the segment at hand is for them.
+                    Err(WriteError::NoSpace) if purpose == Purpose::Tombstones => {
+                        return self.try_reserve(len, purpose, usize::MAX).ok_or(WriteError::NoSpace);
+                    }
+                    made => made?,
+                },
             };
             self.activate(segment);
             if purpose == Purpose::Chunk {
@@ -186,7 +196,7 @@ impl Inner {
         len - BLOCK_BYTES as u64 - tombstone_share(len)
     }
 
-    fn try_reserve(self: &Arc<Self>, len: u64, purpose: Purpose) -> Option<Reservation> {
+    fn try_reserve(self: &Arc<Self>, len: u64, purpose: Purpose, kills_max: usize) -> Option<Reservation> {
         let mut active = self.space.active.lock();
         let segment = Arc::clone(active.segment.as_ref()?);
         let mut state = segment.state.lock();
@@ -194,7 +204,8 @@ impl Inner {
             Purpose::Chunk => segment.header.len_bytes - tombstone_share(segment.header.len_bytes),
             Purpose::Tombstones => segment.header.len_bytes,
         };
-        if state.sealed || state.cursor + len > limit {
+        let is_full_of_kills = purpose == Purpose::Tombstones && state.kills.len() >= kills_max;
+        if state.sealed || is_full_of_kills || state.cursor + len > limit {
             return None;
         }
         let offset = state.cursor;
@@ -394,18 +405,4 @@ pub(crate) fn start(writes: &mut Writes, mut write: crate::io::IoFuture<io::Resu
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stable_is_below_the_oldest_unsettled_number() {
-        let mut sequences = Sequences::starting_at(5);
-        assert_eq!(sequences.stable(), 4);
-        let (a, b) = (sequences.draw_unsettled(), sequences.draw_unsettled());
-        assert_eq!((a, b, sequences.stable()), (5, 6, 4));
-        sequences.settle(b);
-        assert_eq!(sequences.stable(), 4);
-        sequences.settle(a);
-        assert_eq!(sequences.stable(), 6);
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, StatxFlags};
+use rustix::io::retry_on_intr;
 
 use super::OpenMode;
 
@@ -15,6 +16,19 @@ const LOCK_NAME: &str = "lock";
 
 /// What `block_size` answers when the file system does not say: right for every disk with blocks of up to 4 KiB.
 const BLOCK_BYTES_FALLBACK: usize = 4096;
+
+/// File systems on which a server, or another process, answers (`f_type` of `statfs`): NFS, SMB, CIFS, SMB2, FUSE, Ceph,
+/// 9P, AFS, Lustre.
+const REMOTE_TYPES: [u32; 9] =
+    [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x6573_5546, 0x00c3_6400, 0x0102_1997, 0x5346_414f, 0x0bd0_0bd0];
+
+/// Whether the kernel asks somebody else for the files of `dir`, which need not be there yet. `false` if it does not
+/// tell.
+pub(super) fn is_remote(dir: &Path) -> bool {
+    // Of a relative path the last one is empty.
+    let told = dir.ancestors().chain([Path::new(".")]).find_map(|dir| rustix::fs::statfs(dir).ok());
+    told.is_some_and(|stat| REMOTE_TYPES.contains(&(stat.f_type as u32)))
+}
 
 pub(super) fn open(path: &Path, mode: OpenMode, create: bool) -> io::Result<File> {
     let mut options = File::options();
@@ -67,7 +81,8 @@ pub(super) fn allocate(file: &File, len: u64) -> io::Result<()> {
     if len == 0 {
         return Ok(());
     }
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
+    // A signal to the process ends the call on some file systems.
+    match retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len)) {
         // Without allocation ahead, ENOSPC shows at the write instead.
         Err(rustix::io::Errno::OPNOTSUPP) => {
             if self::len(file)? < len {
@@ -83,7 +98,8 @@ pub(super) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     if len == 0 {
         return Ok(());
     }
-    Ok(rustix::fs::fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)?)
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    Ok(retry_on_intr(|| rustix::fs::fallocate(file, flags, offset, len))?)
 }
 
 pub(super) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {

@@ -43,14 +43,17 @@ pub enum Fault {
     MisdirectedWrite,
     /// A write succeeds and is never done.
     LostWrite,
+    /// A file, or a directory to be synced, cannot be opened, since the process has no descriptors left (`EMFILE`).
+    NoDescriptors,
 }
 
 impl Fault {
     fn strikes(self, kind: OpKind) -> bool {
         match self {
             Fault::Crash | Fault::Eio => true,
-            Fault::FailedSync => kind == OpKind::Sync,
+            Fault::FailedSync => matches!(kind, OpKind::Sync | OpKind::SyncDir),
             Fault::MisdirectedWrite | Fault::LostWrite => kind == OpKind::Write,
+            Fault::NoDescriptors => matches!(kind, OpKind::Open | OpKind::SyncDir),
         }
     }
 }
@@ -60,6 +63,8 @@ enum OpKind {
     Read,
     Write,
     Sync,
+    SyncDir,
+    Open,
     Control,
 }
 
@@ -174,8 +179,12 @@ impl SimIo {
     }
 
     fn control<T>(&self, run: impl FnOnce(&mut Disk) -> io::Result<T>) -> io::Result<T> {
+        self.operation(OpKind::Control, run)
+    }
+
+    fn operation<T>(&self, kind: OpKind, run: impl FnOnce(&mut Disk) -> io::Result<T>) -> io::Result<T> {
         let mut disk = self.disk.lock();
-        disk.begin(OpKind::Control, None)?;
+        disk.begin(kind, None)?;
         run(&mut disk)
     }
 
@@ -205,7 +214,7 @@ impl BlockIo for SimIo {
         "sim"
     }
 
-    fn for_disk(&self, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>> {
+    fn for_disk(&self, _dir: &Path, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>> {
         Ok(Arc::new(SimIo { disk: Arc::clone(&self.disk), flights: Some(Arc::clone(flights)) }))
     }
 
@@ -214,12 +223,12 @@ impl BlockIo for SimIo {
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn BlockFile>> {
-        let (id, generation) = self.control(|disk| Ok((disk.open(path)?, disk.generation)))?;
+        let (id, generation) = self.operation(OpKind::Open, |disk| Ok((disk.open(path)?, disk.generation)))?;
         Ok(self.handle(id, generation, mode))
     }
 
     fn create(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn BlockFile>> {
-        let (id, generation) = self.control(|disk| Ok((disk.create(path)?, disk.generation)))?;
+        let (id, generation) = self.operation(OpKind::Open, |disk| Ok((disk.create(path)?, disk.generation)))?;
         Ok(self.handle(id, generation, mode))
     }
 
@@ -244,7 +253,7 @@ impl BlockIo for SimIo {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        let fault = disk.begin(OpKind::Sync, None)?;
+        let fault = disk.begin(OpKind::SyncDir, None)?;
         disk.sync_dir(dir, fault)
     }
 

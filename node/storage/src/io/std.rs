@@ -51,7 +51,7 @@ impl BlockIo for StdIo {
         "std"
     }
 
-    fn for_disk(&self, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>> {
+    fn for_disk(&self, _dir: &Path, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>> {
         Ok(Arc::new(StdIo { pool: Pool::start(THREADS)?, flights: Some(Arc::clone(flights)) }))
     }
 

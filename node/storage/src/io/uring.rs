@@ -14,6 +14,10 @@
 //! submits what it has started itself ([`submit`](mod@submit)). Where the ring's descriptor cannot be found, parking
 //! must do.
 //!
+//! **Disks that may hang.** What the kernel cannot do asynchronously it does on a few workers that belong to the thread
+//! of the ring: all of NFS and its like, and `fsync`. A mount that hangs would keep them all, and no other disk of the
+//! ring would be read or written. So a disk on such a file system has a ring, with a thread, of its own.
+//!
 //! **Ending.** An operation must not outlive its ring: [`block_on`] waits for all of them before it lets go of the
 //! ring.
 
@@ -50,7 +54,7 @@ use crate::buf::{ArenaView, BufferPool, IoBuf, SharedBuf};
 mod operations;
 mod submit;
 
-/// Entries of a submission queue; more operations than this in one turn are submitted early.
+/// Entries of a submission queue; more operations than this in one turn wait for the next.
 const ENTRIES: u32 = 256;
 
 /// How long the operations of a ring may take to finish when its runtime ends. After that the ring is abandoned, not
@@ -162,6 +166,8 @@ struct Ring {
     submitter: Option<Submitter>,
     /// Entries that were pushed since the dispatcher last submitted.
     unsubmitted: Cell<u32>,
+    /// Told when the queue takes entries again.
+    room: Notify,
     /// Operations that the dispatcher has yet to start.
     queue: RefCell<VecDeque<Request>>,
     dispatcher: RefCell<Option<Waker>>,
@@ -195,6 +201,7 @@ impl RingGuard {
             registered,
             submitter,
             unsubmitted: Cell::new(0),
+            room: Notify::new(),
             queue: RefCell::default(),
             dispatcher: RefCell::default(),
             in_flight: Cell::new(0),
@@ -260,6 +267,12 @@ impl Ring {
         .await;
     }
 
+    /// Whether the submission queue takes no more entries. Only what this module submits is counted: parking may have
+    /// made room already.
+    fn is_full(&self) -> bool {
+        self.submitter.is_some() && self.unsubmitted.get() >= ENTRIES
+    }
+
     /// Submits what was pushed. What the kernel does not take (it is out of memory, or has completions to hand over
     /// first) is tried again soon: a thread that never parks would leave it behind for ever, and one that parks would
     /// not be woken.
@@ -269,8 +282,13 @@ impl Ring {
             return;
         };
         loop {
+            let was_full = self.is_full();
             let (left, result) = submit::submit_all(self.unsubmitted.get(), |count| submitter.submit(count));
             self.unsubmitted.set(left);
+            if was_full && !self.is_full() {
+                // Wakes this task, too.
+                self.room.notify_waiters();
+            }
             let Err(error) = result else {
                 *retry = None;
                 return;
@@ -289,7 +307,10 @@ impl Ring {
 
 /// `BlockIo` on io_uring.
 pub struct UringIo {
+    pool: Arc<BufferPool>,
     background: mpsc::UnboundedSender<Request>,
+    /// The background ring is this disk's own, and takes all of its operations.
+    has_own_ring: bool,
     flights: Option<Arc<Flights>>,
 }
 
@@ -302,9 +323,9 @@ impl UringIo {
         // Unbounded, since what is behind it is not: an operation holds a leased buffer, or is its disk's one sync.
         let (background, mut requests) = mpsc::unbounded_channel::<Request>();
         let (started, start) = ::std::sync::mpsc::channel();
-        let pool = Arc::clone(pool);
+        let registered = Arc::clone(pool);
         thread::Builder::new().name("ring-background".to_owned()).spawn(move || {
-            let ended = block_on(&pool, async {
+            let ended = block_on(&registered, async {
                 let _ = started.send(Ok(()));
                 let ring = RING.with_borrow(Clone::clone).expect("block_on attached it");
                 while let Some(request) = requests.recv().await {
@@ -316,13 +337,19 @@ impl UringIo {
             }
         })?;
         start.recv().map_err(|_| io::Error::other("the thread of the background ring ended"))??;
-        Ok(UringIo { background, flights: None })
+        Ok(UringIo { pool: Arc::clone(pool), background, has_own_ring: false, flights: None })
+    }
+
+    /// For one disk on a ring of its own.
+    fn on_own_ring(&self, flights: &Arc<Flights>) -> io::Result<UringIo> {
+        Ok(UringIo { has_own_ring: true, flights: Some(Arc::clone(flights)), ..UringIo::new(&self.pool)? })
     }
 
     fn file(&self, path: &Path, mode: OpenMode, create: bool) -> io::Result<Arc<dyn BlockFile>> {
         let _flight = self.flights.as_ref().map(Flights::begin);
         let file = Arc::new(files::open(path, mode, create)?);
-        Ok(Arc::new(UringFile { file, background: self.background.clone(), flights: self.flights.clone() }))
+        let (background, flights) = (self.background.clone(), self.flights.clone());
+        Ok(Arc::new(UringFile { file, background, has_own_ring: self.has_own_ring, flights }))
     }
 }
 
@@ -331,8 +358,13 @@ impl BlockIo for UringIo {
         "uring"
     }
 
-    fn for_disk(&self, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>> {
-        Ok(Arc::new(UringIo { background: self.background.clone(), flights: Some(Arc::clone(flights)) }))
+    fn for_disk(&self, dir: &Path, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>> {
+        if files::is_remote(dir) {
+            tracing::info!(disk = %dir.display(), "a server answers for this disk: it has a ring of its own");
+            return Ok(Arc::new(self.on_own_ring(flights)?));
+        }
+        let (pool, background) = (Arc::clone(&self.pool), self.background.clone());
+        Ok(Arc::new(UringIo { pool, background, has_own_ring: false, flights: Some(Arc::clone(flights)) }))
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn BlockFile>> {
@@ -349,22 +381,25 @@ impl BlockIo for UringIo {
 struct UringFile {
     file: Arc<File>,
     background: mpsc::UnboundedSender<Request>,
+    has_own_ring: bool,
     flights: Option<Arc<Flights>>,
 }
 
 impl UringFile {
-    /// At the first poll, sends the request to the ring of the polling thread, or to the background.
+    /// At the first poll, sends the request to the ring of the polling thread, or to the background, or to the disk's
+    /// own.
     fn run<T: Send + 'static>(
         &self,
         request: impl FnOnce(Arc<File>, Done<T>) -> Request + Send + 'static,
     ) -> IoFuture<T> {
         let (file, background, flights) = (Arc::clone(&self.file), self.background.clone(), self.flights.clone());
+        let has_own_ring = self.has_own_ring;
         Box::pin(async move {
             let (done, result) = oneshot::channel();
             let request = request(file, Done { result: done, flight: flights.as_ref().map(Flights::begin) });
             // A block of its own: the `Rc` must not be held across the wait.
             {
-                match RING.with_borrow(Clone::clone) {
+                match RING.with_borrow(Clone::clone).filter(|_| !has_own_ring) {
                     Some(ring) => ring.push(request),
                     None => {
                         let sent = background.send(request);
@@ -394,3 +429,6 @@ impl BlockFile for UringFile {
 
     real_file_operations!();
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,8 +85,8 @@ impl BlockIo for Rotten {
         self.inner.name()
     }
 
-    fn for_disk(&self, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>> {
-        let inner = self.inner.for_disk(flights)?;
+    fn for_disk(&self, dir: &Path, flights: &Arc<Flights>) -> io::Result<Arc<dyn BlockIo>> {
+        let inner = self.inner.for_disk(dir, flights)?;
         Ok(Arc::new(Rotten { inner, at: self.at.clone(), hold: self.hold.clone() }))
     }
 

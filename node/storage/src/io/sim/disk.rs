@@ -212,6 +212,7 @@ impl Disk {
                 Err(errno(rustix::io::Errno::IO))
             }
             Fault::Eio => Err(errno(rustix::io::Errno::IO)),
+            Fault::NoDescriptors => Err(errno(rustix::io::Errno::MFILE)),
             fault => Ok(Some(fault)),
         }
     }

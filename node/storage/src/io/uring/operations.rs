@@ -107,6 +107,11 @@ impl Ring {
 
     /// Runs one entry, made of a descriptor of `file` and of memory in `buf` that does not move when `buf` does.
     async fn submit<T: Unpin + 'static>(&self, file: Arc<File>, buf: T, entry: squeue::Entry) -> (io::Result<u32>, T) {
+        // Where the queue is full tokio-uring submits, and panics if the kernel takes nothing, for want of memory: the
+        // operations of this ring would all be lost, and those after them never start.
+        while self.is_full() {
+            self.room.notified().await;
+        }
         let held = Held { _file: file, buf };
         let operation = UnsubmittedOneshot::new(held, Completion(PhantomData), entry).submit();
         self.unsubmitted.set(self.unsubmitted.get() + 1);
