@@ -5,16 +5,17 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Every regular file below `dir`.
+/// Every regular file below `dir`. Others may come and go meanwhile.
 ///
 /// # Panics
-/// When it cannot be read.
+/// When it is no directory.
 pub fn files(dir: &Path) -> Vec<PathBuf> {
+    assert!(dir.is_dir(), "{} is no directory", dir.display());
     let mut found = Vec::new();
     let mut todo = vec![dir.to_owned()];
     while let Some(next) = todo.pop() {
-        for entry in fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(next).into_iter().flatten().flatten() {
+            let path = entry.path();
             if path.is_dir() { todo.push(path) } else { found.push(path) }
         }
     }

@@ -10,7 +10,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use holdfast_cluster_tests::client::{Client, Request, Response};
+use holdfast_cluster_tests::client::{Client, Request, Response, is_broken};
 use holdfast_cluster_tests::cluster::private_file;
 use holdfast_cluster_tests::content;
 use holdfast_cluster_tests::node::Node;
@@ -84,8 +84,10 @@ fn credentials_that_a_tier_refuses_cost_no_object_and_can_be_replaced() {
     assert_eq!(head(&client, "cold").status, 200);
     let check = node.try_cli(&["tier", "check", "OSS"]);
     assert_eq!(check.status.code(), Some(1), "{}", String::from_utf8_lossy(&check.stdout));
-    let errors = node.cli(&["errors", "list", "--kind", "tier-failed"]);
-    assert!(errors.contains("tier OSS") && errors.contains("refuses"), "{errors}");
+    eventually("it is among the errors", PATIENCE, || {
+        let errors = node.cli(&["errors", "list", "--kind", "tier-failed"]);
+        errors.contains("tier OSS") && errors.contains("refuses")
+    });
 
     store.cli(&["key", "enable", SITE_KEY]);
     assert_whole(&client, "cold", &body);
@@ -213,7 +215,7 @@ fn fastdfs_whose_group_vanishes_is_slow_or_loses_ends_keeps_every_object() {
     double.damage(0, |bytes| ends.extend(bytes.pop()));
     match client.get(BUCKET, "first") {
         Ok(response) => assert_ne!(response.status, 200),
-        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "the connection is cut short"),
+        Err(error) => assert!(is_broken(&error), "the connection is cut short, and not: {error}"),
     }
     assert!(node.corruption_found() > 0.0);
     let mut ends = ends.into_iter();
@@ -375,8 +377,8 @@ fn thousands_of_tiny_objects_go_to_fastdfs_and_come_back() {
     let quiet = || status(&node, "FASTDFS")["backlog"]["due"] == 0;
     eventually("all are moved", PATIENCE, || contents(&node, "FASTDFS") == cold as u64 && quiet());
     told("moved");
-    // The name and its bytes, and nothing else.
-    assert_eq!(double.files(0).len(), 2 * cold);
+    // What a mover began again whose claim ended on a busy machine goes a moment later.
+    eventually("the name and its bytes, and nothing else", PATIENCE, || double.files(0).len() == 2 * cold);
     read_all();
     told("read");
     eventually("the cluster has a stub each", PATIENCE, || chunks() == cold as f64);
