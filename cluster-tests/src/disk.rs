@@ -22,11 +22,21 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Where `needle` lies: the file and the offset in it. Holes are skipped, so a sparse file of 1 GiB costs little.
+/// Where `needle` lies: the file and the offset in it.
 ///
 /// # Panics
 /// When it lies nowhere.
 pub fn locate(dir: &Path, needle: &[u8]) -> (PathBuf, u64) {
+    locate_all(dir, needle).swap_remove(0)
+}
+
+/// The same in each file that has it: what was just moved lies in two. Holes are skipped, so a sparse file of 1 GiB costs
+/// little.
+///
+/// # Panics
+/// When it lies nowhere.
+pub fn locate_all(dir: &Path, needle: &[u8]) -> Vec<(PathBuf, u64)> {
+    let mut places = Vec::new();
     for path in files(dir) {
         let file = fs::File::open(&path).unwrap();
         let length = file.metadata().unwrap().len();
@@ -40,12 +50,14 @@ pub fn locate(dir: &Path, needle: &[u8]) -> (PathBuf, u64) {
             }
             let got = file.read_at(&mut window, at).unwrap();
             if let Some(found) = window[..got].windows(needle.len()).position(|bytes| bytes == needle) {
-                return (path, at + found as u64);
+                places.push((path, at + found as u64));
+                break;
             }
             at += 4 << 20;
         }
     }
-    panic!("the content is in no file below {}", dir.display());
+    assert!(!places.is_empty(), "the content is in no file below {}", dir.display());
+    places
 }
 
 /// Overwrites bytes in the middle of a file by their complement.

@@ -17,7 +17,7 @@ use rustix::process::Signal;
 /// Changes that must be acknowledged while a fault lasts, to call the cluster available.
 const PROGRESS: u64 = 40;
 /// Time for them, from the fault on: sessions end, connections time out, clients find other nodes.
-const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
+const PROGRESS_LIMIT: Duration = Duration::from_secs(120);
 /// Longer than what a paused writer left is kept for: sessions end, its shards move elsewhere, its orphans are
 /// condemned.
 const LONGER: Duration = Duration::from_secs(24);
