@@ -3,7 +3,7 @@
 //! is, an object that was not moved yet stays on the cluster, one that lies in the tier is served whole or not at all,
 //! an operator sees why, and everything goes on when it is put right.
 //!
-//! `HOLDFAST_TEST_TINY_OBJECTS` (default 5,000: more than a pass of deletions takes) may be set.
+//! `HOLDFAST_TEST_TINY_OBJECTS` (default 4,400: more than a pass of deletions takes) may be set.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -349,7 +349,7 @@ fn tiny(number: usize) -> Vec<u8> {
 
 #[test]
 fn thousands_of_tiny_objects_go_to_fastdfs_and_come_back() {
-    let count = parameter("HOLDFAST_TEST_TINY_OBJECTS", 5_000) as usize;
+    let count = parameter("HOLDFAST_TEST_TINY_OBJECTS", 4_400) as usize;
     let fastdfs = Fastdfs::start();
     let double = &fastdfs.double;
     let (node, client) = node_with_bucket();
