@@ -124,7 +124,7 @@ fn a_cluster_with_a_cache_is_one_register_a_key_whatever_becomes_of_redis() {
         redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
 
         // Killed at any point of a write: before the commit, and between it and the cache.
-        for _ in 0..4 {
+        for _ in 0..3 {
             let victim = random.below(NODES as u64) as usize;
             cluster.members[victim].node.kill();
             load.make_progress("a node is killed", PROGRESS / 2, PROGRESS_LIMIT);

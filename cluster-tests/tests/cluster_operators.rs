@@ -44,13 +44,13 @@ fn repairs_waiting(cluster: &Cluster, at: usize) -> Option<u64> {
 fn disks_that_fill_up_rot_or_are_replaced_cost_no_object() {
     const SIZE: usize = 4 << 20;
     let scratch = tempfile::tempdir_in(holdfast_cluster_tests::node::binary().parent().unwrap()).unwrap();
-    let disk = SmallDisk::new(scratch.path(), 400);
+    let disk = SmallDisk::new(scratch.path(), 300);
     let options = Options { disks: vec![None, None, Some(disk.path().join("disk"))], ..Options::default() };
     let mut cluster = Cluster::start_with(3, options);
     cluster.client(0).create_bucket(BUCKET);
 
     // One disk of three is full: writes go on, reads too, also through the node that has no room.
-    let objects = 110;
+    let objects = 80;
     let clients = [0, 1, 2].map(|at| cluster.client(at));
     by_each(&clients, |at, client| {
         for n in (at as u64..objects).step_by(3) {

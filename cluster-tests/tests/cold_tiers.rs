@@ -2,7 +2,7 @@
 //! double, with its traps) and back, while nodes are killed and tiers fail. After every run each object is there byte
 //! for byte, nothing that is referred to is missing in a tier, and nothing else is left in it.
 //!
-//! `HOLDFAST_TEST_TIER_ROUNDS` (default 4), `HOLDFAST_TEST_COLD_MIB` (default 48) and `HOLDFAST_TEST_SEED` may be set.
+//! `HOLDFAST_TEST_TIER_ROUNDS` (default 3), `HOLDFAST_TEST_COLD_MIB` (default 48) and `HOLDFAST_TEST_SEED` may be set.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -121,7 +121,7 @@ fn kill_9_of_movers_loses_no_object_and_leaves_nothing_in_any_tier() {
     let mut writers: Vec<Writer> = (0..4)
         .map(|id| Writer { id, client: node.client(), random: Random::new(seed ^ (id << 40)), model: Model::default() })
         .collect();
-    for round in 0..parameter("HOLDFAST_TEST_TIER_ROUNDS", 4) {
+    for round in 0..parameter("HOLDFAST_TEST_TIER_ROUNDS", 3) {
         let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
         let kill_at = 20 + random.below(60);
         std::thread::scope(|scope| {

@@ -254,7 +254,9 @@ fn memory_stays_bounded_with_64_large_uploads_at_once() {
                             }
                             Ok(response) => assert_eq!(response.status, 503, "{}", response.text()),
                             // Refused before all of the body was read, and closed: what is on its way is lost then.
-                            Err(error) => assert!(sent.is_err() || error.kind() == ErrorKind::ConnectionReset, "{error}"),
+                            Err(error) => {
+                                assert!(sent.is_err() || error.kind() == ErrorKind::ConnectionReset, "{error}")
+                            }
                         }
                         assert!(attempt < 200, "refused 200 times");
                         // A client that was told to slow down does, each in its own time.
@@ -385,7 +387,7 @@ fn bench_measures_a_node_checks_it_and_cleans_up() {
     for workload in ["put", "get", "list", "mixed"] {
         let pid = node.pid().to_string();
         let output = node
-            .command(&["bench", workload, "--size", "4KiB,300KiB", "-c", "4", "-d", "3s", "--warmup", "0s"])
+            .command(&["bench", workload, "--size", "4KiB,300KiB", "-c", "4", "-d", "2s", "--warmup", "0s"])
             .args([
                 "--objects",
                 "40",
