@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::HashSet;
-use std::sync::{LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use holdfast_cluster_tests::client::{Client, Request};
@@ -20,17 +20,13 @@ use serde_json::Value;
 
 mod apart;
 
-/// One name server and broker for all tests, each with topics of its own.
-static SERVICE: LazyLock<RwLock<RocketMq>> = LazyLock::new(|| RwLock::new(RocketMq::start()));
+/// One name server and broker for all tests that leave them alone, each with topics of its own.
+static SHARED: LazyLock<RocketMq> = LazyLock::new(RocketMq::start);
+/// The same for those that kill or pause the broker, one after the other.
+static OWN: LazyLock<Mutex<RocketMq>> = LazyLock::new(|| Mutex::new(RocketMq::start()));
 
-/// For a test that leaves the broker alone.
-fn shared_service() -> RwLockReadGuard<'static, RocketMq> {
-    SERVICE.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// For a test that kills or pauses it.
-fn own_service() -> RwLockWriteGuard<'static, RocketMq> {
-    SERVICE.write().unwrap_or_else(PoisonError::into_inner)
+fn own_service() -> MutexGuard<'static, RocketMq> {
+    OWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How many events of objects the broker took from a node.
@@ -182,10 +178,9 @@ fn broker_that_is_gone_under_load_costs_no_memory_and_no_event() {
 
 #[test]
 fn wrong_credentials_are_told_and_writes_go_on_until_they_are_right() {
-    let service = shared_service();
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let node = start_on(&data, &environment(&service, dir.path(), "credentials", "wrong"));
+    let node = start_on(&data, &environment(&SHARED, dir.path(), "credentials", "wrong"));
     let client = node.client();
     client.create_bucket(BUCKET);
     for n in 0..20 {
@@ -202,7 +197,7 @@ fn wrong_credentials_are_told_and_writes_go_on_until_they_are_right() {
     });
     drop(node);
 
-    let node = start_on(&data, &environment(&service, dir.path(), "credentials", SECRET_KEY));
+    let node = start_on(&data, &environment(&SHARED, dir.path(), "credentials", SECRET_KEY));
     wait_until_published(&node);
     eventually("the error is gone", PATIENCE, || lag(&node)["bus_error"].is_null());
     let events = all_told(&node, 20);
@@ -221,10 +216,9 @@ fn wrong_credentials_are_told_and_writes_go_on_until_they_are_right() {
 
 #[test]
 fn topic_that_is_missing_and_may_not_be_made_is_told() {
-    let service = shared_service();
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let allowed = environment(&service, dir.path(), "missing", SECRET_KEY);
+    let allowed = environment(&SHARED, dir.path(), "missing", SECRET_KEY);
     let mut forbidden = allowed.clone();
     forbidden.push(("HOLDFAST_EVENTS_CREATE_TOPICS", "false".into()));
     let node = start_on(&data, &forbidden);
@@ -243,9 +237,8 @@ fn topic_that_is_missing_and_may_not_be_made_is_told() {
 
 #[test]
 fn bucket_notification_configuration_chooses_what_is_told() {
-    let service = shared_service();
     let dir = tempfile::tempdir().unwrap();
-    let node = start_on(&dir.path().join("data"), &environment(&service, dir.path(), "chosen", SECRET_KEY));
+    let node = start_on(&dir.path().join("data"), &environment(&SHARED, dir.path(), "chosen", SECRET_KEY));
     let client = node.client();
     client.create_bucket(BUCKET);
     let configure = |xml: &str| {
@@ -291,9 +284,8 @@ fn bucket_notification_configuration_chooses_what_is_told() {
 
 #[test]
 fn what_lifecycle_rules_delete_is_told_where_a_bucket_wants_it() {
-    let service = shared_service();
     let dir = tempfile::tempdir().unwrap();
-    let mut environment = environment(&service, dir.path(), "lifecycle", SECRET_KEY);
+    let mut environment = environment(&SHARED, dir.path(), "lifecycle", SECRET_KEY);
     environment.push(("HOLDFAST_LIFECYCLE_DAY", "3 s".into()));
     environment.push(("HOLDFAST_LIFECYCLE_INTERVAL", "500 ms".into()));
     let node = start_on(&dir.path().join("data"), &environment);
