@@ -42,7 +42,7 @@ fn several_nodes_in_one_process_are_linearizable_through_kill_9() {
             load.make_progress("it runs", 60, PATIENCE);
             node.kill();
             node.restart();
-            // Ports that the system gave may be others now.
+            // A port that somebody took meanwhile is another one now.
             load.set_nodes(node.s3_of_all());
         }
         load.make_progress("it runs again", 60, PATIENCE);

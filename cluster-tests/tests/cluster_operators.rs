@@ -157,7 +157,7 @@ fn on_other_ports(command: &mut Command) {
 #[test]
 fn nodes_that_do_not_belong_are_refused_and_harm_nobody() {
     // No node dies here, and one that lost its session would make room for those that are to be refused.
-    let environment = vec![("HOLDFAST_CLUSTER_SESSION_TIMEOUT", "15 s")];
+    let environment = vec![("HOLDFAST_CLUSTER_SESSION_TIMEOUT", "6 s")];
     let mut cluster = Cluster::start_with(3, Options { environment, ..Options::default() });
     cluster.client(0).create_bucket(BUCKET);
     let put_in = |cluster: &Cluster, n: u64| {
