@@ -32,7 +32,12 @@ fn a_node_alone_is_linearizable_through_kill_9() {
 #[test]
 fn several_nodes_in_one_process_are_linearizable_through_kill_9() {
     let seed = seed("several in one process");
-    let small = [("HOLDFAST_STORAGE_SEGMENT_SIZE", "64MiB"), ("HOLDFAST_STORAGE_LARGE_BUFFERS", "24")];
+    let small = [
+        ("HOLDFAST_STORAGE_SEGMENT_SIZE", "64MiB"),
+        ("HOLDFAST_STORAGE_LARGE_BUFFERS", "24"),
+        // Pauses are in proportion to it.
+        ("HOLDFAST_CLUSTER_SESSION_TIMEOUT", "2 s"),
+    ];
     let mut node = Node::start_several(3, &small);
     node.client().create_bucket(BUCKET);
     assert_eq!(node.s3_of_all().len(), 3);
