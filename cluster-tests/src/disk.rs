@@ -30,8 +30,8 @@ pub fn locate(dir: &Path, needle: &[u8]) -> (PathBuf, u64) {
     locate_all(dir, needle).swap_remove(0)
 }
 
-/// The same in each file that has it: what was just moved lies in two. Holes are skipped, so a sparse file of 1 GiB costs
-/// little.
+/// The same in each file that has it: what was just moved lies in two. Holes are skipped, so a sparse file of 1 GiB
+/// costs little.
 ///
 /// # Panics
 /// When it lies nowhere.
