@@ -44,7 +44,8 @@ fn a_cluster_grows_loses_a_node_rebuilds_and_drains_while_clients_write() {
         let begin = Instant::now();
         cluster.members[lost].node.kill();
         let observer = 0;
-        // Before anything else: it is over when all is rebuilt. That takes seconds, and so may asking on a busy machine.
+        // Before anything else: it is over when all is rebuilt. That takes seconds, and so may asking on a busy
+        // machine.
         eventually("the loss is said, or made good", HEAL, || {
             shards_of(&cluster, observer, "degraded") > 0 || shards_that_count_on(&cluster, observer, lost) == 0
         });

@@ -168,8 +168,8 @@ fn answer(shared: &Shared, front: &UdpSocket, back: &UdpSocket, pair: (Node, Opt
 mod tests {
     use super::*;
 
-    /// Who sent what comes to a socket. What is to come is waited for: the threads of a relay may have to wait for their
-    /// turn. What is not to come would have come in a third of a second, mostly.
+    /// Who sent what comes to a socket. What is to come is waited for: the threads of a relay may have to wait for
+    /// their turn. What is not to come would have come in a third of a second, mostly.
     fn heard(socket: &UdpSocket, wanted: bool) -> Option<SocketAddr> {
         let patience = if wanted { Duration::from_secs(60) } else { Duration::from_millis(300) };
         socket.set_read_timeout(Some(patience)).unwrap();
