@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::HashSet;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use holdfast_cluster_tests::client::{Client, Request};
@@ -20,14 +20,9 @@ use serde_json::Value;
 
 mod apart;
 
-/// One name server and broker for all tests that leave them alone, each with topics of its own.
+/// One name server and broker for all tests that leave them alone, each with topics of its own. Whoever kills or pauses
+/// the broker has one of its own.
 static SHARED: LazyLock<RocketMq> = LazyLock::new(RocketMq::start);
-/// The same for those that kill or pause the broker, one after the other.
-static OWN: LazyLock<Mutex<RocketMq>> = LazyLock::new(|| Mutex::new(RocketMq::start()));
-
-fn own_service() -> MutexGuard<'static, RocketMq> {
-    OWN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// How many events of objects the broker took from a node.
 fn published(node: &Node) -> f64 {
@@ -57,7 +52,7 @@ fn all_told(node: &Node, count: usize) -> Vec<Value> {
 
 #[test]
 fn every_acknowledged_change_is_told_in_order_whatever_dies() {
-    let mut service = own_service();
+    let mut service = RocketMq::start();
     let dir = tempfile::tempdir().unwrap();
     let environment = environment(&service, dir.path(), "cluster", SECRET_KEY);
     // For as long as the process lives.
@@ -139,7 +134,7 @@ fn broker_that_is_gone_under_load_costs_no_memory_and_no_event() {
 
     // An hour by hand, where that is wanted.
     let load = Duration::from_secs(parameter("HOLDFAST_TEST_OUTAGE_SECONDS", 10));
-    let mut service = own_service();
+    let mut service = RocketMq::start();
     let dir = tempfile::tempdir().unwrap();
     let node = start_on(&dir.path().join("data"), &environment(&service, dir.path(), "outage", SECRET_KEY));
     node.client().create_bucket(BUCKET);
