@@ -73,10 +73,12 @@ class Presigned(S3Test):
 
     def test_replayed_while_valid_and_refused_after(self):
         self.put("k")
-        # The stamp is cut to whole seconds.
+        begun = time.monotonic()
         url = self.presign("get_object", seconds=6)
-        self.assertEqual(fetch(url)[0], 200)
-        self.assertEqual(fetch(url)[0], 200)
+        for _ in range(2):
+            status = fetch(url)[0]
+            # The stamp is cut to whole seconds. A machine that stands still may let it expire meanwhile.
+            self.assertTrue(status == 200 or time.monotonic() - begun > 4, status)
         deadline = time.monotonic() + 30
         while (answer := fetch(url))[0] == 200 and time.monotonic() < deadline:
             time.sleep(0.2)

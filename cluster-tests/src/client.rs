@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 /// No answer takes longer than this in a healthy test.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// For how long a node may refuse by 503 what it is asked again and again, while others come and go.
-const REFUSED_MAX: Duration = Duration::from_secs(60);
+const REFUSED_MAX: Duration = Duration::from_secs(120);
 /// Pause of a client that was refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -142,21 +142,23 @@ impl Client {
         connection.read_response(request.method).map_err(|error| sent.err().unwrap_or(error))
     }
 
-    /// The answer to a request that is made again while it is 503, as every client does it. A cluster may answer so
-    /// while one of its nodes is lost, refused or comes back, and not for ever.
+    /// The answer to a request that is made again while it is 503 or its connection breaks, as every client does it: it
+    /// may be repeated, as putting the same bytes. A cluster may answer so while one of its nodes is lost, refused or
+    /// comes back, and on a busy machine any node may lose its session at any time; but not for ever.
     ///
     /// # Panics
-    /// When nothing else is answered in a minute, or nothing at all.
+    /// When nothing else is answered in two minutes, or nothing at all.
     pub fn send_until_served(&self, request: &Request<'_>) -> Response {
-        let begin = Instant::now();
+        let (method, path, begin) = (request.method, request.path, Instant::now());
         loop {
-            let response = self.send(request).unwrap();
-            if response.status != 503 {
-                return response;
-            }
-            let (method, path, text) = (request.method, request.path, response.text());
-            assert!(begin.elapsed() < REFUSED_MAX, "{method} {path} is refused for {REFUSED_MAX:?}: {text}");
-            println!("{method} {path}: 503 {}", response.code());
+            let refusal = match self.send(request) {
+                Ok(response) if response.status != 503 => return response,
+                Ok(response) => format!("503 {}", response.text()),
+                Err(error) if is_broken(&error) => error.to_string(),
+                Err(error) => panic!("{method} {path}: {error}"),
+            };
+            assert!(begin.elapsed() < REFUSED_MAX, "{method} {path} is refused for {REFUSED_MAX:?}: {refusal}");
+            println!("{method} {path}: {refusal}");
             std::thread::sleep(REFUSED_PAUSE);
         }
     }
@@ -170,6 +172,12 @@ impl Client {
     pub fn put_until_served(&self, bucket: &str, key: &str, body: &[u8]) -> Response {
         let path = format!("/{bucket}/{key}");
         self.send_until_served(&Request { method: "PUT", path: &path, body, ..Request::default() })
+    }
+
+    /// DELETE of a key by [`Client::send_until_served`].
+    pub fn delete_until_served(&self, bucket: &str, key: &str) -> Response {
+        let path = format!("/{bucket}/{key}");
+        self.send_until_served(&Request { method: "DELETE", path: &path, ..Request::default() })
     }
 
     /// GET of a key.
@@ -190,10 +198,18 @@ impl Client {
     /// Creates a bucket.
     ///
     /// # Panics
-    /// When the server does not answer 200.
+    /// When the server does not answer 200, or 503 for too long.
     pub fn create_bucket(&self, bucket: &str) {
-        let response =
-            self.send(&Request { method: "PUT", path: &format!("/{bucket}"), ..Request::default() }).unwrap();
+        let path = format!("/{bucket}");
+        let request = Request { method: "PUT", path: &path, ..Request::default() };
+        let mut response = self.send(&request).unwrap();
+        if response.status == 503 {
+            response = self.send_until_served(&request);
+            // What was refused may have been done all the same.
+            if response.code() == "BucketAlreadyOwnedByYou" {
+                return;
+            }
+        }
         assert_eq!(response.status, 200, "create bucket: {}", response.text());
     }
 
@@ -279,6 +295,12 @@ impl Client {
         );
         head
     }
+}
+
+/// Whether the other end closed the connection, and did not just say nothing.
+pub fn is_broken(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {

@@ -28,7 +28,7 @@ pub const SESSION: Duration = Duration::from_secs(3);
 /// How long a node may be gone before its data is rebuilt.
 pub const REBUILD_DELAY: Duration = Duration::from_secs(5);
 /// How long becoming healthy may take on a loaded machine.
-pub const HEAL: Duration = Duration::from_secs(90);
+pub const HEAL: Duration = Duration::from_secs(180);
 /// Name and password under which the nodes of a secured cluster come to ZooKeeper.
 pub const ZOOKEEPER_AUTH: &str = "holdfast:a secret of the tests";
 /// Where the cluster is in ZooKeeper.

@@ -5,27 +5,38 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Every regular file below `dir`.
+/// Every regular file below `dir`. Others may come and go meanwhile.
 ///
 /// # Panics
-/// When it cannot be read.
+/// When it is no directory.
 pub fn files(dir: &Path) -> Vec<PathBuf> {
+    assert!(dir.is_dir(), "{} is no directory", dir.display());
     let mut found = Vec::new();
     let mut todo = vec![dir.to_owned()];
     while let Some(next) = todo.pop() {
-        for entry in fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(next).into_iter().flatten().flatten() {
+            let path = entry.path();
             if path.is_dir() { todo.push(path) } else { found.push(path) }
         }
     }
     found
 }
 
-/// Where `needle` lies: the file and the offset in it. Holes are skipped, so a sparse file of 1 GiB costs little.
+/// Where `needle` lies: the file and the offset in it.
 ///
 /// # Panics
 /// When it lies nowhere.
 pub fn locate(dir: &Path, needle: &[u8]) -> (PathBuf, u64) {
+    locate_all(dir, needle).swap_remove(0)
+}
+
+/// The same in each file that has it: what was just moved lies in two. Holes are skipped, so a sparse file of 1 GiB
+/// costs little.
+///
+/// # Panics
+/// When it lies nowhere.
+pub fn locate_all(dir: &Path, needle: &[u8]) -> Vec<(PathBuf, u64)> {
+    let mut places = Vec::new();
     for path in files(dir) {
         let file = fs::File::open(&path).unwrap();
         let length = file.metadata().unwrap().len();
@@ -39,12 +50,14 @@ pub fn locate(dir: &Path, needle: &[u8]) -> (PathBuf, u64) {
             }
             let got = file.read_at(&mut window, at).unwrap();
             if let Some(found) = window[..got].windows(needle.len()).position(|bytes| bytes == needle) {
-                return (path, at + found as u64);
+                places.push((path, at + found as u64));
+                break;
             }
             at += 4 << 20;
         }
     }
-    panic!("the content is in no file below {}", dir.display());
+    assert!(!places.is_empty(), "the content is in no file below {}", dir.display());
+    places
 }
 
 /// Overwrites bytes in the middle of a file by their complement.

@@ -17,12 +17,16 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::client::{Client, Connection, Response};
-use crate::services::process::Process;
+use crate::services::process::{Process, free_ports};
 
 /// How long a node may take from its start to its ready line. A second is promised; a loaded test machine gets more.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a node may take to stop after SIGTERM.
-const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(120);
+/// The exit code of a command to which a node that runs gave no answer, or none for now.
+const UNAVAILABLE: i32 = 5;
+/// For how long it may be so, while other nodes come and go.
+const UNAVAILABLE_MAX: Duration = Duration::from_secs(120);
 /// The last bytes of the log that a failing test prints.
 const LOG_SHOWN_BYTES: usize = 24 << 10;
 
@@ -103,7 +107,7 @@ impl Node {
     pub fn start_several(count: usize, environment: &[(&str, &str)]) -> Self {
         let scratch = scratch();
         let data_dir = scratch.path().join("data");
-        let mut node = Self::stopped(scratch, data_dir, environment);
+        let mut node = Self::stopped(scratch, data_dir, environment, count);
         node.arguments = vec!["--nodes".into(), count.to_string()];
         node.restart();
         node
@@ -118,14 +122,18 @@ impl Node {
     }
 
     fn start_in(scratch: TempDir, data_dir: PathBuf, environment: &[(&str, &str)]) -> Self {
-        let mut node = Self::stopped(scratch, data_dir, environment);
+        let mut node = Self::stopped(scratch, data_dir, environment, 1);
         node.restart();
         node
     }
 
-    fn stopped(scratch: TempDir, data_dir: PathBuf, environment: &[(&str, &str)]) -> Self {
+    /// Its ports stay its own while it is down, and are none that a client may connect from: one that tries again and
+    /// again to reach a port which the system gives away may come to be connected with itself.
+    fn stopped(scratch: TempDir, data_dir: PathBuf, environment: &[(&str, &str)], count: usize) -> Self {
         let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        // Each further node of the process takes the two ports behind.
+        let first = free_ports(2 * count as u16);
+        let [s3, admin] = [first, first + 1].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         Self {
             child: None,
             scratch,
@@ -135,8 +143,8 @@ impl Node {
             arguments: Vec::new(),
             ready: serde_json::Value::Null,
             environment,
-            s3: nowhere,
-            admin: nowhere,
+            s3,
+            admin,
             starts: 0,
         }
     }
@@ -212,7 +220,7 @@ impl Node {
         self.child.is_some()
     }
 
-    /// Starts the process (again), on the same directory and, if they are free, the same ports.
+    /// Starts the process (again), on the same directory and the same ports.
     ///
     /// # Panics
     /// When it does not become ready.
@@ -288,12 +296,19 @@ impl Node {
         command
     }
 
-    /// Runs a command of the binary against this node's admin API and gives back its standard output.
+    /// Runs a command of the binary against this node's admin API and gives back its standard output. It is run again
+    /// while a node that runs has no answer: in a cluster it may lose its session at any time on a busy machine.
     ///
     /// # Panics
     /// When it fails.
     pub fn cli(&self, arguments: &[&str]) -> String {
-        let output = self.try_cli(arguments);
+        let begin = Instant::now();
+        let mut output = self.try_cli(arguments);
+        while output.status.code() == Some(UNAVAILABLE) && self.is_running() && begin.elapsed() < UNAVAILABLE_MAX {
+            println!("holdfast {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+            std::thread::sleep(Duration::from_millis(200));
+            output = self.try_cli(arguments);
+        }
         assert!(
             output.status.success(),
             "holdfast {arguments:?}: {}\n{}",

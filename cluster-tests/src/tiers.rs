@@ -16,7 +16,7 @@ pub const BUCKET: &str = "cold";
 /// The bucket of a store that is a tier.
 pub const STORE_BUCKET: &str = "tier";
 /// How long moves and deletions may take on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 /// Times short enough for a test: a claim of a mover that was killed ends after two seconds.
 pub const FAST: [(&str, &str); 7] = [
     ("HOLDFAST_TIERING_POLL", "200 ms"),
@@ -133,7 +133,10 @@ pub fn contents(node: &Node, tier: &str) -> u64 {
 /// # Panics
 /// When that takes too long.
 pub fn settle(node: &Node, tier: &str) {
-    let quiet = |status: &Value| number(status, "/backlog/due") == 0 && number(status, "/usage/pieces_to_delete") == 0;
+    // A move that failed is not due before its next turn.
+    let quiet = |status: &Value| {
+        ["/backlog/due", "/backlog/failing", "/usage/pieces_to_delete"].iter().all(|name| number(status, name) == 0)
+    };
     // Twice: what was overtaken leaves pieces a moment later.
     eventually(&format!("{tier} has settled: {}", status(node, tier)), PATIENCE, || {
         quiet(&status(node, tier)) && {
@@ -151,6 +154,17 @@ pub fn settle(node: &Node, tier: &str) {
 pub fn put(client: &Client, key: &str, class: &str, body: &[u8]) -> io::Result<Response> {
     let (path, headers) = (format!("/{BUCKET}/{key}"), [("x-amz-storage-class", class)]);
     client.send(&Request { method: "PUT", path: &path, headers: &headers, body, ..Request::default() })
+}
+
+/// The same, again and again while it is refused ([`Client::send_until_served`]).
+///
+/// # Panics
+/// When it is not stored.
+pub fn put_until_served(client: &Client, key: &str, class: &str, body: &[u8]) {
+    let (path, headers) = (format!("/{BUCKET}/{key}"), [("x-amz-storage-class", class)]);
+    let request = Request { method: "PUT", path: &path, headers: &headers, body, ..Request::default() };
+    let response = client.send_until_served(&request);
+    assert_eq!(response.status, 200, "{key}: {}", response.text());
 }
 
 /// HEAD of an object.
@@ -185,13 +199,16 @@ pub fn restore(client: &Client, key: &str, days: u32) -> u16 {
 /// Every file of a directory tier that holds a piece, with its size.
 ///
 /// # Panics
-/// When it cannot be read.
+/// When the directory is not there, or a name is not in UTF-8.
 pub fn files(root: &std::path::Path) -> BTreeMap<String, u64> {
+    assert!(root.is_dir(), "{} is no directory", root.display());
     let mut found = BTreeMap::new();
     let mut open = vec![root.to_owned()];
     while let Some(directory) = open.pop() {
-        for entry in std::fs::read_dir(directory).unwrap().flatten() {
-            let (path, data) = (entry.path(), entry.metadata().unwrap());
+        // What a mover has just removed is no file any more.
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            let Ok(data) = entry.metadata() else { continue };
+            let path = entry.path();
             if data.is_dir() {
                 open.push(path);
             } else if !path.file_name().unwrap().to_str().unwrap().starts_with(['.', 'H']) {

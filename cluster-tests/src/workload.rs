@@ -27,7 +27,7 @@ const OPERATIONS_A_KEY: u64 = 24;
 /// A node that says nothing for so long is left; what was asked of it is unknown.
 const PATIENCE: Duration = Duration::from_secs(12);
 /// Time for a node to give a definite answer when all is well again.
-const SETTLE: Duration = Duration::from_secs(60);
+const SETTLE: Duration = Duration::from_secs(120);
 
 /// See the module's page.
 #[derive(Debug)]

@@ -288,18 +288,30 @@ fn slow_senders_are_cut_off_in_the_head_and_in_the_body() {
 
 #[test]
 fn slow_but_steady_senders_are_served() {
-    // A window of three seconds wants 16 KiB: any piece is enough for one, so that no stall of the sender is its end.
-    // All of them take longer than two windows.
+    // A window of three seconds wants 16 KiB: any piece is enough for one. All of them take longer than two windows.
     let (_node, client) = start(&[("HOLDFAST_LIMITS_IDLE_TIMEOUT", "3s")]);
     let body = content::bytes(8, 800_000);
-    let mut connection = client.connect().unwrap();
-    connection.write(put_head(&client, "steady", body.len(), UNSIGNED).as_bytes()).unwrap();
-    for piece in body.chunks(40_000) {
-        connection.write(piece).unwrap();
-        // It is slow and steady.
-        std::thread::sleep(Duration::from_millis(400));
-    }
-    assert_eq!(connection.read_response("PUT").unwrap().status, 200);
+    let send = |longest: &mut Duration| -> io::Result<u16> {
+        let mut connection = client.connect()?;
+        connection.write(put_head(&client, "steady", body.len(), UNSIGNED).as_bytes())?;
+        for piece in body.chunks(40_000) {
+            let before = Instant::now();
+            connection.write(piece)?;
+            // It is slow and steady.
+            std::thread::sleep(Duration::from_millis(400));
+            *longest = before.elapsed().max(*longest);
+        }
+        Ok(connection.read_response("PUT")?.status)
+    };
+    let served = (0..10).any(|_| {
+        let mut longest = Duration::ZERO;
+        let answer = send(&mut longest);
+        let served = matches!(answer, Ok(200));
+        // A sender to whom the machine gave no time for a while was not steady.
+        assert!(served || longest > Duration::from_secs(2), "{answer:?} though no pause was longer than {longest:?}");
+        served
+    });
+    assert!(served, "the machine is too busy for any pace");
     assert_eq!(client.get("bad", "steady").unwrap().body, body);
 }
 

@@ -16,7 +16,7 @@ use rustix::process::Signal;
 
 /// Changes that must be acknowledged while a fault lasts.
 const PROGRESS: u64 = 25;
-const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
+const PROGRESS_LIMIT: Duration = Duration::from_secs(120);
 const NODES: usize = 3;
 /// What the server may hold beyond what it does, when memory is short: some hundred entries.
 const SCARCE_BYTES: u64 = 200 << 10;
@@ -111,18 +111,20 @@ fn a_cluster_with_a_cache_is_one_register_a_key_whatever_becomes_of_redis() {
         redis.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
         redis.command(&["CONFIG", "SET", "maxmemory", &(used_bytes(&cluster) + SCARCE_BYTES).to_string()]);
         cluster.wait_until_cached("Redis evicts");
-        let filler = "x".repeat(1_000);
-        for at in 0..1_000 {
-            redis.command(&["SET", &format!("filler-{at}"), &filler]);
-        }
+        let (filler, mut fillers) = ("x".repeat(1_000), 0..);
+        eventually("Redis throws entries out", PROGRESS_LIMIT, || {
+            for at in fillers.by_ref().take(200) {
+                redis.command(&["SET", &format!("filler-{at}"), &filler]);
+            }
+            let stats = redis.command(&["INFO", "stats"]);
+            let evicted = stats.lines().find_map(|line| line.strip_prefix("evicted_keys:")).unwrap().trim();
+            evicted.parse::<u64>().unwrap() > 500
+        });
         is_used(&cluster, &load, "Redis evicts");
-        let evicted = redis.command(&["INFO", "stats"]);
-        let evicted = evicted.lines().find_map(|line| line.strip_prefix("evicted_keys:")).unwrap().trim().to_owned();
-        assert!(evicted.parse::<u64>().unwrap() > 100, "{evicted} keys were evicted");
         redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
 
         // Killed at any point of a write: before the commit, and between it and the cache.
-        for _ in 0..4 {
+        for _ in 0..3 {
             let victim = random.below(NODES as u64) as usize;
             cluster.members[victim].node.kill();
             load.make_progress("a node is killed", PROGRESS / 2, PROGRESS_LIMIT);

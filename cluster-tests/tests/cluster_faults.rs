@@ -17,7 +17,7 @@ use rustix::process::Signal;
 /// Changes that must be acknowledged while a fault lasts, to call the cluster available.
 const PROGRESS: u64 = 40;
 /// Time for them, from the fault on: sessions end, connections time out, clients find other nodes.
-const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
+const PROGRESS_LIMIT: Duration = Duration::from_secs(120);
 /// Longer than what a paused writer left is kept for: sessions end, its shards move elsewhere, its orphans are
 /// condemned.
 const LONGER: Duration = Duration::from_secs(24);
@@ -47,8 +47,8 @@ fn nodes_killed_and_paused_in_the_middle_of_writes_lose_nothing() {
     let mut random = Random::new(seed);
     load.run(|| {
         load.make_progress("before any fault", PROGRESS, PROGRESS_LIMIT);
-        for round in 0..3 {
-            // The controller, the others, and each of them in the middle of what its clients asked of it.
+        for round in 0..2 {
+            // The controller, then any, each in the middle of what its clients asked of it.
             let victim = if round == 0 { cluster.controller() } else { random.below(4) as usize };
             cluster.members[victim].node.kill();
             load.make_progress("one node killed", PROGRESS, PROGRESS_LIMIT);
@@ -121,7 +121,7 @@ fn zookeeper_and_the_database_killed_in_the_middle_of_commits_lose_nothing() {
     let (mut cluster, load, _) = cluster("services", 3);
     load.run(|| {
         load.make_progress("before any fault", PROGRESS, PROGRESS_LIMIT);
-        for _ in 0..3 {
+        for _ in 0..2 {
             cluster.mariadb.kill();
             // So long that nodes try to connect in vain.
             std::thread::sleep(Duration::from_millis(500));

@@ -172,7 +172,16 @@ fn clocks_apart(cluster: &mut Cluster) {
     }
     load.run(|| {
         load.make_progress("clocks an hour apart", 100, HEAL);
-        assert!([AHEAD, BEHIND].contains(&cluster.controller()), "the controller has a wrong clock");
+        // One that lost its session on a busy machine stands at the end of the queue, too.
+        eventually("the controller has a wrong clock", HEAL, || {
+            let controller = cluster.controller();
+            let is_wrong = [AHEAD, BEHIND].contains(&controller);
+            if !is_wrong {
+                cluster.members[controller].node.stop();
+                cluster.members[controller].node.restart();
+            }
+            is_wrong
+        });
         // A token of a node whose clock is ahead, for one whose clock is behind.
         let joined = cluster.add_node_by(AHEAD, |node| node.set_clock(-HOUR));
         load.set_clock(cluster.members[joined].node.s3(), time::Duration::seconds(-HOUR));

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use holdfast_cluster_tests::client::Client;
 use holdfast_cluster_tests::cluster::{CHROOT, Cluster, HEAL, Options};
-use holdfast_cluster_tests::disk::{SmallDisk, flip_bytes, locate};
+use holdfast_cluster_tests::disk::{SmallDisk, flip_bytes, locate_all};
 use holdfast_cluster_tests::{content, eventually};
 use zookeeper_client as zk;
 
@@ -45,17 +45,17 @@ fn repairs_waiting(cluster: &Cluster, at: usize) -> Option<u64> {
 fn disks_that_fill_up_rot_or_are_replaced_cost_no_object() {
     const SIZE: usize = 4 << 20;
     let scratch = tempfile::tempdir_in(holdfast_cluster_tests::node::binary().parent().unwrap()).unwrap();
-    let disk = SmallDisk::new(scratch.path(), 400);
+    let disk = SmallDisk::new(scratch.path(), 300);
     let options = Options { disks: vec![None, None, Some(disk.path().join("disk"))], ..Options::default() };
     let mut cluster = Cluster::start_with(3, options);
     cluster.client(0).create_bucket(BUCKET);
 
     // One disk of three is full: writes go on, reads too, also through the node that has no room.
-    let objects = 110;
+    let objects = 80;
     let clients = [0, 1, 2].map(|at| cluster.client(at));
     by_each(&clients, |at, client| {
         for n in (at as u64..objects).step_by(3) {
-            let put = client.put(BUCKET, &format!("k{n}"), &content::bytes(n, SIZE)).unwrap();
+            let put = client.put_until_served(BUCKET, &format!("k{n}"), &content::bytes(n, SIZE));
             assert_eq!(put.status, 200, "k{n} of {objects}: {}", put.text());
         }
     });
@@ -64,7 +64,7 @@ fn disks_that_fill_up_rot_or_are_replaced_cost_no_object() {
         cluster.status(0).is_some_and(|status| status["health"] != "healthy")
     });
     for n in 20..objects {
-        assert_eq!(cluster.client(0).delete(BUCKET, &format!("k{n}")).unwrap().status, 204);
+        assert_eq!(cluster.client(0).delete_until_served(BUCKET, &format!("k{n}")).status, 204);
     }
     let objects = 20;
     cluster.wait_until_healthy("the full disk has room again", HEAL);
@@ -73,13 +73,22 @@ fn disks_that_fill_up_rot_or_are_replaced_cost_no_object() {
     // Rot in one replica: never served, told of, repaired.
     cluster.members[0].node.stop();
     let bytes = content::bytes(7, SIZE);
-    let (file, at) = locate(cluster.members[0].node.data_dir(), &bytes[SIZE / 2..SIZE / 2 + 64]);
-    flip_bytes(&file, at, 16);
+    // Compaction may have left it behind in another place.
+    for (file, at) in locate_all(cluster.members[0].node.data_dir(), &bytes[SIZE / 2..SIZE / 2 + 64]) {
+        flip_bytes(&file, at, 16);
+    }
     cluster.members[0].node.restart();
     read_all(&cluster, 0, objects, SIZE);
-    assert!(cluster.members[0].node.corruption_found() > 0.0, "the corruption was not counted");
+    eventually("the corruption is counted", HEAL, || {
+        // A node that came back has others read for it until it belongs again.
+        read_all(&cluster, 0, objects, SIZE);
+        cluster.members[0].node.corruption_found() > 0.0
+    });
     cluster.wait_until_healthy("the bad replica was replaced", HEAL);
-    assert_eq!(cluster.members[0].node.try_cli(&["scrub", "run"]).status.code(), Some(0), "it is still there");
+    eventually("no repair waits", HEAL, || repairs_waiting(&cluster, 0) == Some(0));
+    eventually("scrub finds nothing any more", HEAL, || {
+        cluster.members[0].node.try_cli(&["scrub", "run"]).status.code() == Some(0)
+    });
 
     // A disk that is not mounted is not taken for an empty one.
     cluster.members[1].node.stop();
@@ -117,7 +126,7 @@ fn run_briefly(cluster: &Cluster, at: usize, change: impl FnOnce(&mut Command)) 
     change(&mut command);
     // A node that starts after all would never end by itself.
     let mut limited = Command::new("timeout");
-    limited.args(["-s", "KILL", "60"]).arg(command.get_program()).args(command.get_args());
+    limited.args(["-s", "KILL", "120"]).arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
             Some(value) => limited.env(name, value),
@@ -202,7 +211,9 @@ fn registrations_are_made_again(cluster: &mut Cluster, put_in: impl Fn(&Cluster,
 
 #[test]
 fn nodes_that_do_not_belong_are_refused_and_harm_nobody() {
-    let mut cluster = Cluster::start(3);
+    // No node dies here, and one that lost its session would make room for those that are to be refused.
+    let environment = vec![("HOLDFAST_CLUSTER_SESSION_TIMEOUT", "6 s")];
+    let mut cluster = Cluster::start_with(3, Options { environment, ..Options::default() });
     cluster.client(0).create_bucket(BUCKET);
     let put_in = |cluster: &Cluster, n: u64| {
         let client = cluster.client(n as usize % 3);
@@ -300,11 +311,24 @@ fn nodes_that_do_not_belong_are_refused_and_harm_nobody() {
     registrations_are_made_again(&mut cluster, put_in);
 }
 
+/// The exit code of a command that nobody can answer for now.
+const UNAVAILABLE: Option<i32> = Some(5);
+
 /// Exit code, what was printed, and what was complained of.
-fn told(cluster: &Cluster, at: usize, arguments: &[&str]) -> (Option<i32>, String, String) {
+fn told_at_once(cluster: &Cluster, at: usize, arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = cluster.members[at].node.try_cli(arguments);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// The same of a node that may have lost its session for a moment, as on a busy machine any may.
+fn told(cluster: &Cluster, at: usize, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut told = (None, String::new(), String::new());
+    eventually(&format!("{arguments:?} has an answer"), HEAL, || {
+        told = told_at_once(cluster, at, arguments);
+        told.0 != UNAVAILABLE
+    });
+    told
 }
 
 fn has_reason(status: &serde_json::Value, code: &str) -> bool {
@@ -384,16 +408,18 @@ fn what_the_cli_tells_is_true_at_each_step_of_losing_a_node_and_zookeeper() {
     let (code, _, complaint) = told(&cluster, 0, &["cluster", "init"]);
     assert!(code == Some(4) && complaint.contains("in use"), "{code:?} {complaint}");
     assert_eq!(told(&cluster, 0, &["repair", "pause"]).0, Some(0));
-    assert!(has_reason(&cluster.status(0).unwrap(), "repairs_paused"));
     // The operator means the cluster, whichever node was asked.
-    eventually("another node follows", HEAL, || {
-        cluster.status(1).is_some_and(|status| has_reason(&status, "repairs_paused"))
-    });
+    for at in [0, 1] {
+        eventually("each node says so", HEAL, || {
+            cluster.status(at).is_some_and(|status| has_reason(&status, "repairs_paused"))
+        });
+    }
     assert_eq!(told(&cluster, 1, &["repair", "resume"]).0, Some(0));
-    assert!(!has_reason(&cluster.status(1).unwrap(), "repairs_paused"));
-    eventually("the first one follows", HEAL, || {
-        cluster.status(0).is_some_and(|status| !has_reason(&status, "repairs_paused"))
-    });
+    for at in [1, 0] {
+        eventually("each node says that it is over", HEAL, || {
+            cluster.status(at).is_some_and(|status| !has_reason(&status, "repairs_paused"))
+        });
+    }
 
     // Healthy is not said of a node that is gone, although its session goes on for a while; nor may another one go now.
     cluster.members[3].node.kill();
@@ -404,27 +430,27 @@ fn what_the_cli_tells_is_true_at_each_step_of_losing_a_node_and_zookeeper() {
     assert!(asked.clone().any(|status| status == 412), "{:?}", asked.collect::<Vec<_>>());
 
     // Its shards are rebuilt on the others: that is said, and what to do if it will not come back.
-    let (code, status, _) = told(&cluster, 0, &["cluster", "status", "--wait", "--timeout", "90 s"]);
+    let (code, status, _) = told(&cluster, 0, &["cluster", "status", "--wait", "--timeout", "180 s"]);
     assert!(code == Some(0) && status.contains("is healthy"), "{code:?} {status}");
     assert!(status.contains(&format!("holdfast node remove {lost} --force")), "{status}");
 
     // A node that starts is waited for.
     cluster.members[1].node.stop();
     let mut waiting =
-        cluster.members[1].node.command(&["cluster", "status", "--wait", "--timeout", "90 s"]).spawn().unwrap();
+        cluster.members[1].node.command(&["cluster", "status", "--wait", "--timeout", "180 s"]).spawn().unwrap();
     cluster.members[1].node.restart();
     assert!(waiting.wait().unwrap().success(), "`cluster status --wait` did not wait for the node");
 
     // Without ZooKeeper nothing is certain.
     cluster.ensemble.kill_all();
     eventually("the loss of ZooKeeper is told of", HEAL, || {
-        let status = cluster.status(0).unwrap();
+        let Some(status) = cluster.status(0) else { return false };
         let noticed = status["session"] != "connected";
         assert!(!noticed || status["health"] == "unknown", "{status:#}");
         noticed
     });
-    let (code, _, complaint) = told(&cluster, 0, &["node", "undrain", &lost]);
-    assert!(code == Some(5) && complaint.contains("cluster.zookeeper"), "{code:?} {complaint}");
+    let (code, _, complaint) = told_at_once(&cluster, 0, &["node", "undrain", &lost]);
+    assert!(code == UNAVAILABLE && complaint.contains("cluster.zookeeper"), "{code:?} {complaint}");
     cluster.ensemble.start_all();
     cluster.wait_until_healthy("after all of them", HEAL);
 

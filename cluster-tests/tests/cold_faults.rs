@@ -3,14 +3,14 @@
 //! is, an object that was not moved yet stays on the cluster, one that lies in the tier is served whole or not at all,
 //! an operator sees why, and everything goes on when it is put right.
 //!
-//! `HOLDFAST_TEST_TINY_OBJECTS` (default 5,000: more than a pass of deletions takes) may be set.
+//! `HOLDFAST_TEST_TINY_OBJECTS` (default 4,400: more than a pass of deletions takes) may be set.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use holdfast_cluster_tests::client::{Client, Request, Response};
+use holdfast_cluster_tests::client::{Client, Request, Response, is_broken};
 use holdfast_cluster_tests::cluster::private_file;
 use holdfast_cluster_tests::content;
 use holdfast_cluster_tests::node::Node;
@@ -84,8 +84,10 @@ fn credentials_that_a_tier_refuses_cost_no_object_and_can_be_replaced() {
     assert_eq!(head(&client, "cold").status, 200);
     let check = node.try_cli(&["tier", "check", "OSS"]);
     assert_eq!(check.status.code(), Some(1), "{}", String::from_utf8_lossy(&check.stdout));
-    let errors = node.cli(&["errors", "list", "--kind", "tier-failed"]);
-    assert!(errors.contains("tier OSS") && errors.contains("refuses"), "{errors}");
+    eventually("it is among the errors", PATIENCE, || {
+        let errors = node.cli(&["errors", "list", "--kind", "tier-failed"]);
+        errors.contains("tier OSS") && errors.contains("refuses")
+    });
 
     store.cli(&["key", "enable", SITE_KEY]);
     assert_whole(&client, "cold", &body);
@@ -213,7 +215,7 @@ fn fastdfs_whose_group_vanishes_is_slow_or_loses_ends_keeps_every_object() {
     double.damage(0, |bytes| ends.extend(bytes.pop()));
     match client.get(BUCKET, "first") {
         Ok(response) => assert_ne!(response.status, 200),
-        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "the connection is cut short"),
+        Err(error) => assert!(is_broken(&error), "the connection is cut short, and not: {error}"),
     }
     assert!(node.corruption_found() > 0.0);
     let mut ends = ends.into_iter();
@@ -263,7 +265,14 @@ fn node_whose_clock_leaps_between_its_starts_loses_nothing_and_leaves_nothing() 
         for key in keys.iter().map(String::as_str).chain(["restored"]) {
             let path = format!("/{BUCKET}/{key}");
             let request = Request { method: "GET", path: &path, ..Request::default() };
-            let got = client.send_on_at(&mut client.connect().unwrap(), &request, later).unwrap();
+            // A reader is cut off whom a busy machine holds up while its object moves.
+            let mut got = None;
+            eventually("there is an answer", PATIENCE, || {
+                let answer = client.send_on_at(&mut client.connect().unwrap(), &request, later);
+                got = answer.ok().filter(|answer| answer.status != 503);
+                got.is_some()
+            });
+            let got = got.unwrap();
             assert!(got.status == 200 && got.body == body, "{key}: {} {}", got.status, got.text());
         }
         if next == YEAR_SECONDS {
@@ -347,7 +356,7 @@ fn tiny(number: usize) -> Vec<u8> {
 
 #[test]
 fn thousands_of_tiny_objects_go_to_fastdfs_and_come_back() {
-    let count = parameter("HOLDFAST_TEST_TINY_OBJECTS", 5_000) as usize;
+    let count = parameter("HOLDFAST_TEST_TINY_OBJECTS", 4_400) as usize;
     let fastdfs = Fastdfs::start();
     let double = &fastdfs.double;
     let (node, client) = node_with_bucket();
@@ -375,8 +384,8 @@ fn thousands_of_tiny_objects_go_to_fastdfs_and_come_back() {
     let quiet = || status(&node, "FASTDFS")["backlog"]["due"] == 0;
     eventually("all are moved", PATIENCE, || contents(&node, "FASTDFS") == cold as u64 && quiet());
     told("moved");
-    // The name and its bytes, and nothing else.
-    assert_eq!(double.files(0).len(), 2 * cold);
+    // What a mover began again whose claim ended on a busy machine goes a moment later.
+    eventually("the name and its bytes, and nothing else", PATIENCE, || double.files(0).len() == 2 * cold);
     read_all();
     told("read");
     eventually("the cluster has a stub each", PATIENCE, || chunks() == cold as f64);

@@ -4,7 +4,7 @@
 //! copies, multipart uploads, uploads that stop in the middle. When the node is killed, each writer has at most one
 //! request whose outcome it does not know. After the restart everything is read back byte for byte and listed.
 //!
-//! `HOLDFAST_TEST_CRASH_ROUNDS` (default 6) and `HOLDFAST_TEST_SEED` may be set.
+//! `HOLDFAST_TEST_CRASH_ROUNDS` (default 4) and `HOLDFAST_TEST_SEED` may be set.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -221,7 +221,7 @@ impl Writer {
 fn kill_9_under_mixed_load_loses_nothing_acknowledged_and_shows_nothing_unfinished() {
     let seed = seed("crash");
     let mut random = Random::new(seed);
-    let rounds = parameter("HOLDFAST_TEST_CRASH_ROUNDS", 6);
+    let rounds = parameter("HOLDFAST_TEST_CRASH_ROUNDS", 4);
     let mut node = Node::start();
     node.client().create_bucket(BUCKET);
     let acknowledged = Arc::new(AtomicU64::new(0));

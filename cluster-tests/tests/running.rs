@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs::{self, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -155,7 +156,8 @@ fn a_node_becomes_ready_and_says_how_it_is() {
     assert_eq!(metrics.status, 200);
     let text = metrics.text();
     for wanted in ["holdfast_s3_requests_total", "holdfast_s3_request_seconds_bucket", "holdfast_storage_syncs_total"] {
-        assert!(node.metric(wanted, &[]).unwrap().unwrap_or(0.0) > 0.0, "{wanted} is missing or zero in:\n{text}");
+        // Counted a moment after the answer.
+        eventually(wanted, Duration::from_secs(60), || node.metric(wanted, &[]).unwrap().unwrap_or(0.0) > 0.0);
     }
     for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
         assert!(line.starts_with("holdfast_") || line.starts_with("process_"), "`{line}`");
@@ -173,25 +175,29 @@ fn large_resident_bodies_leave_without_being_copied() {
     client.create_bucket("zerocopy");
     let body = content::bytes(3, 8 << 20);
     assert_eq!(client.put("zerocopy", "k", &body).unwrap().status, 200);
-    // The first GET after an O_DIRECT write is cold: it brings the pages in.
-    for _ in 0..3 {
-        assert_eq!(client.get("zerocopy", "k").unwrap().body, body);
-    }
     let copied = || node.metric("holdfast_http_copied_bytes_total", &[]).unwrap().expect("the metric exists");
-    let before = copied();
     let range = Request {
         method: "GET",
         path: "/zerocopy/k",
         headers: &[("range", "bytes=4096-266239")],
         ..Request::default()
     };
-    for _ in 0..10 {
-        assert_eq!(client.get("zerocopy", "k").unwrap().body.len(), 8 << 20);
-        assert_eq!(client.send(&range).unwrap().body, body[4096..266_240]);
-    }
-    // Twenty heads, and the same for the scrapes' own; far below one body.
-    let more = copied() - before;
-    assert!(more < 40_000.0, "{more} bytes copied while 82.5 MiB were sent");
+    // A machine that is short of memory may take pages away at any moment.
+    eventually("a round in which nothing but heads is copied", Duration::from_secs(60), || {
+        // The first GET after an O_DIRECT write is cold: it brings the pages in.
+        for _ in 0..3 {
+            assert_eq!(client.get("zerocopy", "k").unwrap().body, body);
+        }
+        let before = copied();
+        for _ in 0..10 {
+            assert_eq!(client.get("zerocopy", "k").unwrap().body.len(), 8 << 20);
+            assert_eq!(client.send(&range).unwrap().body, body[4096..266_240]);
+        }
+        // Twenty heads, and the same for the scrapes' own; far below one body.
+        let more = copied() - before;
+        println!("{more} bytes copied while 82.5 MiB were sent");
+        more < 40_000.0
+    });
 }
 
 /// Samples the node's memory until `done`, and gives back the largest anonymous part.
@@ -247,8 +253,10 @@ fn memory_stays_bounded_with_64_large_uploads_at_once() {
                                 return;
                             }
                             Ok(response) => assert_eq!(response.status, 503, "{}", response.text()),
-                            // Refused before the body was sent, and closed.
-                            Err(_) => assert!(sent.is_err()),
+                            // Refused before all of the body was read, and closed: what is on its way is lost then.
+                            Err(error) => {
+                                assert!(sent.is_err() || error.kind() == ErrorKind::ConnectionReset, "{error}")
+                            }
                         }
                         assert!(attempt < 200, "refused 200 times");
                         // A client that was told to slow down does, each in its own time.
@@ -325,8 +333,9 @@ fn users_and_keys_are_made_used_disabled_and_rotated_by_the_cli() {
     assert_eq!(alice.get("alices", "k").unwrap().status, 403, "a disabled key still opens");
     let mut directories = vec![node.data_dir().to_owned()];
     while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
-            let about = entry.metadata().unwrap();
+        // Files come and go while the node runs.
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            let Ok(about) = entry.metadata() else { continue };
             assert_eq!(about.permissions().mode() & 0o077, 0, "others may use {}", entry.path().display());
             directories.extend(about.is_dir().then(|| entry.path()));
         }
@@ -379,7 +388,7 @@ fn bench_measures_a_node_checks_it_and_cleans_up() {
     for workload in ["put", "get", "list", "mixed"] {
         let pid = node.pid().to_string();
         let output = node
-            .command(&["bench", workload, "--size", "4KiB,300KiB", "-c", "4", "-d", "3s", "--warmup", "0s"])
+            .command(&["bench", workload, "--size", "4KiB,300KiB", "-c", "4", "-d", "2s", "--warmup", "0s"])
             .args([
                 "--objects",
                 "40",

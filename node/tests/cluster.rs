@@ -34,6 +34,9 @@ struct Cluster {
 
 fn config(dir: &std::path::Path) -> Config {
     let mut config = support::config(dir);
+    // A node that crashed is gone after it, and pauses are in proportion to it. Sessions in this process need no
+    // heartbeats.
+    config.cluster.session_timeout = "2 s".parse().expect("a duration");
     // Set, so that nothing is chosen for people who watch.
     config.cluster.rebuild_delay = "60 s".parse().expect("a duration");
     config.cluster.leave_grace = "1 s".parse().expect("a duration");

@@ -123,7 +123,7 @@ impl Writes {
             breaks: AtomicU64::new(0),
             wanted: AtomicU64::new(wanted),
             wanted_breaks,
-            deadline: Instant::now() + PATIENCE,
+            deadline: Instant::now() + PATIENCE * 3,
         })
     }
 
@@ -253,7 +253,7 @@ async fn no_write_is_lost_or_done_twice_while_connections_break() {
             }
         });
     }
-    timeout(PATIENCE * 2, writers.join_all()).await.unwrap();
+    timeout(PATIENCE * 4, writers.join_all()).await.unwrap();
     // Until here: a proxy that nobody holds breaks connections for good.
     drop(participants);
     writes.check(layout_version(&*first).await);
@@ -293,8 +293,10 @@ async fn what_changes_after_a_connection_broke_is_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_that_is_in_use_is_waited_for_anew_after_the_ensemble_was_away() {
     let harness = ZookeeperHarness::new().await;
-    let a = harness.participant().await;
-    let cluster = found(&a).await;
+    // Whose session is not over before it closes it, on a busy machine either.
+    let a = connect(&ZookeeperConfig { session_timeout: PATIENCE, ..harness.config.clone() }).await;
+    a.create_cluster(&ClusterIdentity::new(16, 0), &LayoutDocument::new(3)).await.unwrap();
+    let cluster = a.cluster().await.unwrap().id;
     a.register(cluster, announcement(1)).await.unwrap();
     let (b, proxy) = harness.behind_proxy().await;
     let mut waiting = tokio::spawn(async move {
@@ -443,7 +445,7 @@ async fn killed_leader_and_restarted_ensemble_lose_nothing() {
     // The old leader's last answers may still be on their way to both of them: these are more.
     writes.wanted.store(before + 20, Ordering::SeqCst);
     for writer in writers {
-        timeout(PATIENCE * 2, writer).await.unwrap().unwrap();
+        timeout(PATIENCE * 4, writer).await.unwrap().unwrap();
     }
     assert!(before > 0 && writes.acknowledged() >= before + 20, "writes go on with a new leader");
     let last = layout_version(&*b).await;
@@ -492,15 +494,26 @@ async fn leader_without_a_majority_proves_nothing() {
     // The others are paused, not gone: for five seconds the leader believes that it leads, and answers what needs no
     // majority.
     let followers = || ensemble.servers.iter().enumerate().filter(|(i, _)| *i != leader).map(|(_, s)| s);
-    let start = Instant::now();
-    followers().for_each(|s| s.signal(Signal::STOP));
-    let state = until(a.session(), |s| s.is_fenced()).await;
-    let elapsed = start.elapsed();
-    // A machine that was busy for a while comes to this late.
-    let is_led = ensemble.servers[leader].mode().as_deref() == Some("leader");
-    assert!(!a.ownership().is_proven(), "{state:?}");
-    followers().for_each(|s| s.signal(Signal::CONT));
-    assert!(is_led || elapsed < Duration::from_secs(4), "fenced after {elapsed:?}: not by the session's end");
+    let mut late = Vec::new();
+    while late.len() < 5 {
+        let start = Instant::now();
+        followers().for_each(|s| s.signal(Signal::STOP));
+        let state = until(a.session(), |s| s.is_fenced()).await;
+        let elapsed = start.elapsed();
+        let is_led = ensemble.servers[leader].mode().as_deref() == Some("leader");
+        let is_proven = a.ownership().is_proven();
+        followers().for_each(|s| s.signal(Signal::CONT));
+        assert!(!is_proven, "{state:?}");
+        if is_led || elapsed < Duration::from_secs(4) {
+            return;
+        }
+        // A machine that was busy for a while comes to this late, when the session may have ended.
+        late.push(elapsed);
+        until_ok("a session", async || a.renew_session().await).await;
+        until_ok("it is proven again", async || if a.ownership().is_proven() { Ok(()) } else { Err("not proven") })
+            .await;
+    }
+    panic!("fenced after {late:?}: not before the session's end");
 }
 
 /// The program of the test below: an owner that writes and says what it believes. Run by itself it does nothing.
@@ -533,7 +546,9 @@ async fn paused_owner_program() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paused_process_is_fenced_when_it_continues() {
-    let harness = ZookeeperHarness::new().await;
+    // Whose session lasts, on a busy machine as well: the child has a short one.
+    let patient = ZookeeperConfig { session_timeout: PATIENCE, ..config(server().await.connect_string()) };
+    let harness = ZookeeperHarness { config: patient };
     let b = harness.participant().await;
     found(&b).await;
     let mut child = Command::new(std::env::current_exe().unwrap())

@@ -19,6 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use holdfast_actors::ports::events::conformance::{Harness, message, publish_one};
 use holdfast_actors::ports::events::{EventBus, EventError, Position, Topic};
+use holdfast_actors::wait::until_ok;
 use holdfast_node::events::rocketmq::{Credentials, RocketMqEventBus, RocketMqOptions, Secret};
 use services::rocketmq::{ACCESS_KEY, RocketMq, SECRET_KEY};
 use tokio::time::Instant;
@@ -78,8 +79,9 @@ async fn missing_topic_is_told_where_it_may_not_be_made() {
     assert!(missing.to_string().contains(&format!("{}-objects", options.topic_prefix)), "{missing}");
     options.create_topics = true;
     let bus = RocketMqEventBus::new(options);
-    bus.check(Topic::Objects).await.unwrap();
-    bus.publish(Topic::Objects, &message(1, "key"), soon()).await.unwrap();
+    // The broker has just been told of the topic.
+    until_ok("there is the topic", async || bus.check(Topic::Objects).await).await;
+    publish_one(&bus, Topic::Objects, &message(1, "key")).await;
 }
 
 #[tokio::test]
@@ -123,7 +125,7 @@ async fn keys_of_a_named_broker_that_is_missing_wait_for_it_and_tasks_do_not() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_messages_on_their_way_at_once_are_all_acknowledged() {
     let bus = harness().await.0;
-    bus.check(Topic::Objects).await.unwrap();
+    until_ok("there is the topic", async || bus.check(Topic::Objects).await).await;
     let begun = std::time::Instant::now();
     let chains = (0..64).map(|chain| {
         let bus = bus.clone();

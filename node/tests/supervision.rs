@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use holdfast_actors::ports::MetadataStore as _;
@@ -32,10 +32,10 @@ async fn killed_actors_come_back_and_nothing_acknowledged_is_lost() {
     let s3 = S3::of(&node);
     assert_eq!(s3.put("/bucket", Bytes::new()).await.expect("an answer").0, StatusCode::OK);
 
-    let stop = Arc::new(AtomicBool::new(false));
+    let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let mut writers = JoinSet::new();
     for writer in 0..4 {
-        let (s3, stop) = (s3.clone(), stop.clone());
+        let (s3, stop, written) = (s3.clone(), stop.clone(), written.clone());
         writers.spawn(async move {
             let mut acknowledged = Vec::new();
             for number in 0.. {
@@ -45,7 +45,10 @@ async fn killed_actors_come_back_and_nothing_acknowledged_is_lost() {
                 let path = format!("/bucket/{writer}-{number}");
                 let (status, body) = s3.put(&path, content(writer, number)).await.expect("an answer");
                 match status {
-                    StatusCode::OK => acknowledged.push((writer, number)),
+                    StatusCode::OK => {
+                        acknowledged.push((writer, number));
+                        written.fetch_add(1, Ordering::Relaxed);
+                    }
                     StatusCode::SERVICE_UNAVAILABLE => {}
                     other => panic!("PUT {path}: {other} {body:?}"),
                 }
@@ -75,6 +78,7 @@ async fn killed_actors_come_back_and_nothing_acknowledged_is_lost() {
     eventually("scrub ends", || node.actors().scrub_report().iter().all(|disk| !disk.running && disk.passes > 0)).await;
     assert!(node.actors().scrub_report().iter().all(|disk| disk.corrupt == 0));
 
+    eventually("some objects are written", || written.load(Ordering::Relaxed) > 20).await;
     stop.store(true, Ordering::Relaxed);
     let mut acknowledged = BTreeMap::new();
     while let Some(written) = writers.join_next().await {

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 
 const INSTALL: &str =
     "these tests need MariaDB: apt-get install --no-install-recommends mariadb-server-core mariadb-client-core";
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The database's name.
 pub const DATABASE: &str = "holdfast";

@@ -38,6 +38,21 @@ pub fn free_port() -> u16 {
     panic!("no port of {PORTS:?} is free");
 }
 
+/// The first of `count` such ports in a row.
+///
+/// # Panics
+/// When there are none.
+pub fn free_ports(count: u16) -> u16 {
+    // Whoever asks at the same time may have got one in between.
+    for _ in PORTS {
+        let first = free_port();
+        if (1..count).all(|further| free_port() == first + further) {
+            return first;
+        }
+    }
+    panic!("no {count} ports in a row of {PORTS:?} are free");
+}
+
 /// Waits until a service that was started is as `what` says. Blocks.
 ///
 /// # Panics

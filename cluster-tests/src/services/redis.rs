@@ -10,7 +10,7 @@ use super::process::{Process, free_port, wait_until};
 use rustix::process::Signal;
 
 const INSTALL: &str = "these tests need Redis: apt-get install --no-install-recommends redis-server";
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_PATIENCE: Duration = Duration::from_secs(120);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// One server, running or not. It writes nothing to its disk unless it is told to ([`Server::save`]).

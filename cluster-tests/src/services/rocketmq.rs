@@ -41,7 +41,7 @@ pub const SECRET_KEY: &str = "a-secret-of-the-tests";
 /// How to get the jars.
 pub const INSTALL: &str = "these tests need RocketMQ's jars: mvn -B -q -f cluster-tests/rocketmq/pom.xml \
      dependency:copy-dependencies -DoutputDirectory=$PWD/target/cluster-tests/rocketmq";
-const START_PATIENCE: Duration = Duration::from_secs(90);
+const START_PATIENCE: Duration = Duration::from_secs(180);
 
 /// What differs from an unencrypted broker that stores in a directory of its own.
 #[derive(Debug, Clone, Default)]

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 
 const JARS: [&str; 2] = ["/usr/share/java/zookeeper.jar", "/usr/share/java/slf4j-simple.jar"];
 const INSTALL: &str = "these tests need ZooKeeper: apt-get install --no-install-recommends zookeeper";
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_PATIENCE: Duration = Duration::from_secs(120);
 
 /// One server, running or not.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::HashSet;
-use std::sync::{LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use holdfast_cluster_tests::client::{Client, Request};
@@ -20,37 +20,39 @@ use serde_json::Value;
 
 mod apart;
 
-/// One name server and broker for all tests, each with topics of its own.
-static SERVICE: LazyLock<RwLock<RocketMq>> = LazyLock::new(|| RwLock::new(RocketMq::start()));
-
-/// For a test that leaves the broker alone.
-fn shared_service() -> RwLockReadGuard<'static, RocketMq> {
-    SERVICE.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// For a test that kills or pauses it.
-fn own_service() -> RwLockWriteGuard<'static, RocketMq> {
-    SERVICE.write().unwrap_or_else(PoisonError::into_inner)
-}
+/// One name server and broker for all tests that leave them alone, each with topics of its own. Whoever kills or pauses
+/// the broker has one of its own.
+static SHARED: LazyLock<RocketMq> = LazyLock::new(RocketMq::start);
 
 /// How many events of objects the broker took from a node.
 fn published(node: &Node) -> f64 {
     node.metric("holdfast_events_published_total", &["topic=\"objects\""]).unwrap().unwrap_or(0.0)
 }
 
+/// What the broker has of objects. An event is there twice when the broker took it and the node did not hear of that.
+fn kept(node: &Node) -> Vec<Value> {
+    let tail = node.cli(&["events", "tail", "--oldest", "--idle", "1 s", "--json"]);
+    tail.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 /// All that was told of objects: nothing waits any more, and these are `count` events.
-fn all_told(node: &Node, count: u32) -> Vec<Value> {
+#[track_caller]
+fn all_told(node: &Node, count: usize) -> Vec<Value> {
     wait_until_published(node);
-    assert_eq!(published(node), f64::from(count), "{:#}", lag(node));
-    let tail = node.cli(&["events", "tail", "--oldest", "--count", &count.to_string(), "--json"]);
-    let events: Vec<Value> = tail.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(events.len(), count as usize, "{tail}");
-    events
+    let mut told = Vec::new();
+    eventually("all that was published is read", PATIENCE, || {
+        let mut seen = HashSet::new();
+        told = kept(node);
+        told.retain(|event| seen.insert(event["id"].to_string()));
+        told.len() >= count
+    });
+    assert_eq!(told.len(), count, "{told:#?}\n{:#}", lag(node));
+    told
 }
 
 #[test]
 fn every_acknowledged_change_is_told_in_order_whatever_dies() {
-    let mut service = own_service();
+    let mut service = RocketMq::start();
     let dir = tempfile::tempdir().unwrap();
     let environment = environment(&service, dir.path(), "cluster", SECRET_KEY);
     // For as long as the process lives.
@@ -113,9 +115,9 @@ fn every_acknowledged_change_is_told_in_order_whatever_dies() {
     writers.wait_until_all_is_told(&consumer);
 
     eventually("the nodes share the partitions", PATIENCE, || {
-        let lag = lag(&cluster.members[0].node);
+        let lag = try_lag(&cluster.members[0].node).unwrap_or_default();
         let owners: HashSet<&str> =
-            lag["partitions"].as_array().unwrap().iter().filter_map(|p| p["owner"].as_str()).collect();
+            lag["partitions"].as_array().into_iter().flatten().filter_map(|p| p["owner"].as_str()).collect();
         owners.len() > 1
     });
     // The same by the command line, which reads in nobody's name.
@@ -131,8 +133,8 @@ fn broker_that_is_gone_under_load_costs_no_memory_and_no_event() {
     const MEMORY_GROWTH_MAX: u64 = 160 << 20;
 
     // An hour by hand, where that is wanted.
-    let load = Duration::from_secs(parameter("HOLDFAST_TEST_OUTAGE_SECONDS", 15));
-    let mut service = own_service();
+    let load = Duration::from_secs(parameter("HOLDFAST_TEST_OUTAGE_SECONDS", 10));
+    let mut service = RocketMq::start();
     let dir = tempfile::tempdir().unwrap();
     let node = start_on(&dir.path().join("data"), &environment(&service, dir.path(), "outage", SECRET_KEY));
     node.client().create_bucket(BUCKET);
@@ -144,18 +146,20 @@ fn broker_that_is_gone_under_load_costs_no_memory_and_no_event() {
         writers.make_progress("without a broker", 1_000);
         let (before, already, begun) = (node.memory().1, writers.acknowledged(), Instant::now());
         let mut peak = before;
-        while begun.elapsed() < load {
+        let changes = || writers.acknowledged() - already;
+        // However long that takes on a busy machine.
+        while begun.elapsed() < load || changes() < 500 {
+            assert!(begun.elapsed() < load + PATIENCE, "writes do not go on: {} in {load:?}", changes());
             peak = peak.max(node.memory().1);
             // A sample now and then.
             std::thread::sleep(Duration::from_millis(50));
         }
-        let changes = writers.acknowledged() - already;
+        let changes = changes();
         println!(
             "{changes} changes without a broker, anonymous memory {} MiB and {} at most",
             before >> 20,
             peak >> 20
         );
-        assert!(changes >= 500, "writes do not go on: {changes} in {load:?}");
         assert!(peak - before <= MEMORY_GROWTH_MAX, "it grew by {} MiB", (peak - before) >> 20);
         // Counted in each partition up to a number that this does not reach.
         assert!(lag(&node)["rows"].as_u64().unwrap() >= changes, "the outbox has less than was acknowledged");
@@ -169,10 +173,9 @@ fn broker_that_is_gone_under_load_costs_no_memory_and_no_event() {
 
 #[test]
 fn wrong_credentials_are_told_and_writes_go_on_until_they_are_right() {
-    let service = shared_service();
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let node = start_on(&data, &environment(&service, dir.path(), "credentials", "wrong"));
+    let node = start_on(&data, &environment(&SHARED, dir.path(), "credentials", "wrong"));
     let client = node.client();
     client.create_bucket(BUCKET);
     for n in 0..20 {
@@ -189,12 +192,10 @@ fn wrong_credentials_are_told_and_writes_go_on_until_they_are_right() {
     });
     drop(node);
 
-    let node = start_on(&data, &environment(&service, dir.path(), "credentials", SECRET_KEY));
+    let node = start_on(&data, &environment(&SHARED, dir.path(), "credentials", SECRET_KEY));
     wait_until_published(&node);
     eventually("the error is gone", PATIENCE, || lag(&node)["bus_error"].is_null());
-    let tail = node.cli(&["events", "tail", "--oldest", "--count", "20", "--json"]);
-    let events: Vec<Value> = tail.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(events.len(), 20, "{tail}");
+    let events = all_told(&node, 20);
     assert_eq!(events[0]["body"]["Records"][0]["s3"]["bucket"]["name"], BUCKET);
 
     // Published again, with the ids that they had.
@@ -204,20 +205,15 @@ fn wrong_credentials_are_told_and_writes_go_on_until_they_are_right() {
     .unwrap();
     assert_eq!(replayed["events"], 7);
     wait_until_published(&node);
-    let tail = node.cli(&["events", "tail", "--oldest", "--count", "27", "--json"]);
-    let ids: HashSet<String> = tail
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned())
-        .collect();
-    assert_eq!((tail.lines().count(), ids.len()), (27, 20), "{tail}");
+    eventually("what was published again is there", PATIENCE, || kept(&node).len() >= 27);
+    assert_eq!(all_told(&node, 20).len(), 20);
 }
 
 #[test]
 fn topic_that_is_missing_and_may_not_be_made_is_told() {
-    let service = shared_service();
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let allowed = environment(&service, dir.path(), "missing", SECRET_KEY);
+    let allowed = environment(&SHARED, dir.path(), "missing", SECRET_KEY);
     let mut forbidden = allowed.clone();
     forbidden.push(("HOLDFAST_EVENTS_CREATE_TOPICS", "false".into()));
     let node = start_on(&data, &forbidden);
@@ -236,9 +232,8 @@ fn topic_that_is_missing_and_may_not_be_made_is_told() {
 
 #[test]
 fn bucket_notification_configuration_chooses_what_is_told() {
-    let service = shared_service();
     let dir = tempfile::tempdir().unwrap();
-    let node = start_on(&dir.path().join("data"), &environment(&service, dir.path(), "chosen", SECRET_KEY));
+    let node = start_on(&dir.path().join("data"), &environment(&SHARED, dir.path(), "chosen", SECRET_KEY));
     let client = node.client();
     client.create_bucket(BUCKET);
     let configure = |xml: &str| {
@@ -284,9 +279,8 @@ fn bucket_notification_configuration_chooses_what_is_told() {
 
 #[test]
 fn what_lifecycle_rules_delete_is_told_where_a_bucket_wants_it() {
-    let service = shared_service();
     let dir = tempfile::tempdir().unwrap();
-    let mut environment = environment(&service, dir.path(), "lifecycle", SECRET_KEY);
+    let mut environment = environment(&SHARED, dir.path(), "lifecycle", SECRET_KEY);
     environment.push(("HOLDFAST_LIFECYCLE_DAY", "3 s".into()));
     environment.push(("HOLDFAST_LIFECYCLE_INTERVAL", "500 ms".into()));
     let node = start_on(&dir.path().join("data"), &environment);
@@ -331,6 +325,8 @@ fn what_lifecycle_rules_delete_is_told_where_a_bucket_wants_it() {
         .collect();
     let names = ["LifecycleExpiration:DeleteMarkerCreated", "LifecycleExpiration:Delete", "LifecycleExpiration:Delete"];
     assert_eq!(told, names.map(|name| (name.to_owned(), "gone".to_owned())));
-    let done = node.metric("holdfast_lifecycle_actions_total", &["remove_noncurrent", "done"]).unwrap();
-    assert_eq!(done, Some(1.0));
+    // Counted at the end of its pass.
+    eventually("it is counted", PATIENCE, || {
+        node.metric("holdfast_lifecycle_actions_total", &["remove_noncurrent", "done"]).unwrap() == Some(1.0)
+    });
 }

@@ -21,7 +21,7 @@ use super::{bucket, check, content_of, object, open, server};
 async fn a_killed_server_loses_nothing_acknowledged_and_no_error_lies() {
     let mut server = tokio::task::spawn_blocking(Server::start).await.unwrap();
     let database = server.database().await;
-    let options = MysqlOptions { settle_timeout: Duration::from_secs(30), ..server.options(&database) };
+    let options = MysqlOptions { settle_timeout: Duration::from_secs(120), ..server.options(&database) };
     let store = open(options).await;
     let id = bucket(&*store).await;
     let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));

@@ -25,7 +25,7 @@ pub mod pauses;
 pub mod shards;
 
 /// Longer than anything here takes, expiry of a session included.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The connection of one participant, to be disturbed.
 #[async_trait]

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// The shortest lease.
 const LEASE: Duration = Duration::from_secs(1);
 /// One that a busy service answers within, and whose end can be waited for.

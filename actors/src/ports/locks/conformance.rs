@@ -17,7 +17,7 @@ use crate::ports::coordination::conformance::Connection;
 use crate::wait::{eventually, until};
 
 /// Longer than anything here takes, the end of a silent holder included.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One node's access.
 #[derive(Clone)]

@@ -50,7 +50,8 @@ mod tests {
         let to_meant = tokio::net::TcpStream::connect(meant.local_addr().unwrap()).await.unwrap();
         let to_other = tokio::net::TcpStream::connect(other.local_addr().unwrap()).await.unwrap();
         assert!(!to_meant.nodelay().unwrap(), "this test shows nothing");
-        assert_eq!(set_towards(meant.local_addr().unwrap().port()), 1);
+        // Other tests of this process may have a socket whose other end had this port before.
+        assert!(set_towards(meant.local_addr().unwrap().port()) >= 1);
         assert!(to_meant.nodelay().unwrap());
         assert!(!to_other.nodelay().unwrap());
     }
