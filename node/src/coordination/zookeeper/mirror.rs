@@ -10,6 +10,7 @@
 //! missed. One task writes the channels, and reads of a session never go back in time, so neither do the channels.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,8 +69,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 }
                 continue;
             };
-            if let Err(error) = follow(&shared, client).await {
-                tracing::debug!(%error, "coordination mirror");
+            // The client library panics in whoever waits for an event when its own task is gone. A node that went on
+            // without this one would prove its ownership and hear of no change.
+            match AssertUnwindSafe(follow(&shared, client)).catch_unwind().await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "coordination mirror"),
+                Err(_) => tracing::error!("the coordination mirror panicked, it begins anew"),
             }
             sleep(RETRY_PAUSE).await;
         }
