@@ -138,7 +138,7 @@ fn presigned_parameters(query: &str) -> S3Result<Option<Presigned>> {
             _ => {}
         }
     }
-    // Whoever names an algorithm means to sign: without the signature the request is none that somebody else sent.
+    // Whoever names an algorithm means to sign: without a signature that is a mistake, and no anonymous request.
     Ok((presigned.is_signed || presigned.algorithm.is_some()).then_some(presigned))
 }
 

@@ -101,9 +101,10 @@ mod tests {
                         </CreateBucketConfiguration>";
         let expected = [("a & b", "\u{1F600}"), ("c", "")];
         assert_eq!(tags(document), expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
-        assert_eq!(tags(""), []);
-        assert_eq!(tags("<CreateBucketConfiguration/>"), []);
-        assert_eq!(tags("<CreateBucketConfiguration><Tag><Key>a</Key></Tag></CreateBucketConfiguration>"), []);
+        assert!(tags("").is_empty());
+        assert!(tags("<CreateBucketConfiguration/>").is_empty());
+        let elsewhere = "<CreateBucketConfiguration><Tag><Key>a</Key></Tag></CreateBucketConfiguration>";
+        assert!(tags(elsewhere).is_empty());
         assert!(read(b"<CreateBucketConfiguration><Tags></CreateBucketConfiguration>").is_err());
     }
 }
