@@ -96,9 +96,12 @@ mod tests {
 
     #[test]
     fn tags_are_read_where_they_belong() {
-        let document = "<?xml version=\"1.0\"?><CreateBucketConfiguration xmlns=\"x\">\n<LocationConstraint>eu</LocationConstraint>\
-                        <Tags>\n<Tag><Key>a &amp; b</Key>\n<Value>&#x1F600;</Value></Tag><Tag><Value/><Key>c</Key></Tag></Tags>\
-                        </CreateBucketConfiguration>";
+        let document = concat!(
+            "<?xml version=\"1.0\"?><CreateBucketConfiguration xmlns=\"x\">\n",
+            "<LocationConstraint>eu</LocationConstraint><Tags>\n",
+            "<Tag><Key>a &amp; b</Key>\n<Value>&#x1F600;</Value></Tag><Tag><Value/><Key>c</Key></Tag>",
+            "</Tags></CreateBucketConfiguration>",
+        );
         let expected = [("a & b", "\u{1F600}"), ("c", "")];
         assert_eq!(tags(document), expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
         assert!(tags("").is_empty());
