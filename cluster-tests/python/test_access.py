@@ -127,14 +127,14 @@ class Presigned(S3Test):
 
 
 class PostForms(S3Test):
-    def fields(self, key, conditions=(), seconds=300):
+    def fields(self, key, conditions=(), seconds=300, bucket=True):
         now = datetime.datetime.now(datetime.timezone.utc)
         day, stamp = now.strftime("%Y%m%d"), now.strftime("%Y%m%dT%H%M%SZ")
         scope = f"{day}/us-east-1/s3/aws4_request"
         fields = {"key": key, "x-amz-algorithm": "AWS4-HMAC-SHA256", "x-amz-credential": f"{ACCESS_KEY}/{scope}",
                   "x-amz-date": stamp}
         policy = {"expiration": (now + datetime.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.000Z"),
-                  "conditions": [{"bucket": self.bucket}, ["starts-with", "$key", key.split("$")[0][:3]],
+                  "conditions": [*[{"bucket": self.bucket}][:bucket], ["starts-with", "$key", key.split("$")[0][:3]],
                                  *[{name: fields[name]} for name in fields if name != "key"], *conditions]}
         encoded = base64.b64encode(json.dumps(policy).encode()).decode()
         secret = ("AWS4" + SECRET_KEY).encode()
@@ -172,6 +172,7 @@ class PostForms(S3Test):
         status, _, body = self.post(good, b"")
         self.assertIn(b"EntityTooSmall", body)
         self.assertEqual(self.post(self.fields("forms/a", seconds=-10), b"x")[0], 403)
+        self.assertEqual(self.post(self.fields("forms/a", bucket=False), b"x")[0], 403, "it is for any bucket")
         self.assertEqual(self.keys(), [])
         self.assertEqual(self.post(good, b"x")[0], 204)
 

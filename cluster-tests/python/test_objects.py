@@ -1,9 +1,10 @@
 """Buckets and objects: what every client does all day."""
 
 import datetime
+import hashlib
 import time
 
-from s3test import ACCESS_KEY, DEFAULT_CHECKSUMS, ENDPOINT, S3Test, client, content, fetch, md5
+from s3test import ACCESS_KEY, DEFAULT_CHECKSUMS, ENDPOINT, S3Test, client, content, fetch, md5, signed
 
 
 class Buckets(S3Test):
@@ -36,6 +37,16 @@ class Buckets(S3Test):
             self.s3.create_bucket(Bucket=self.bucket)
         except self.s3.exceptions.BucketAlreadyOwnedByYou:
             pass
+
+    def test_tags_of_a_new_bucket(self):
+        # Not every boto3 knows them.
+        name = f"{self.bucket}-tagged"
+        tag = b"<Tag><Key>a</Key><Value>b c</Value></Tag>"
+        body = b"<CreateBucketConfiguration><Tags>" + tag + b"</Tags></CreateBucketConfiguration>"
+        status, _, answer = signed("PUT", f"/{name}", {}, body, hashlib.sha256(body).hexdigest())
+        self.assertEqual(status, 200, answer)
+        self.addCleanup(self.s3.delete_bucket, Bucket=name)
+        self.assertEqual(self.s3.get_bucket_tagging(Bucket=name)["TagSet"], [{"Key": "a", "Value": "b c"}])
 
     def test_bad_bucket_names(self):
         for name in ["ab", "Upper-case", "with_underscore", "a..b", "192.168.1.1", "-dash", "dash-", "x" * 64]:

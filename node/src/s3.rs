@@ -44,6 +44,7 @@ mod notify;
 mod presigned;
 mod put;
 mod read;
+mod repeated;
 mod restore;
 mod service;
 mod strict_xml;

@@ -18,6 +18,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use holdfast_storage::mapping::splice;
 use hyper::rt::ReadBufCursor;
 use hyper_util::rt::TokioIo;
 use metrics::Counter;
@@ -62,6 +63,20 @@ enum Transport {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Transport {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Transport::Plain(stream) => stream,
+            Transport::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// How much of what was sent the peer has not taken; nothing, if the kernel does not say.
+    fn untaken_bytes(&self) -> u64 {
+        splice::untaken_bytes(self.socket()).unwrap_or_default()
+    }
+}
+
 /// One connection.
 pub struct Conn {
     /// `TokioIo` turns hyper's read buffers into tokio's.
@@ -91,10 +106,7 @@ impl Conn {
     /// # Errors
     /// When the connection is gone.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        match self.io.inner() {
-            Transport::Plain(stream) => stream.peer_addr(),
-            Transport::Tls(stream) => stream.get_ref().0.peer_addr(),
-        }
+        self.io.inner().socket().peer_addr()
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
@@ -125,7 +137,8 @@ impl Conn {
                 Wrote::Full => {
                     (out.fresh, out.refreshes) = (None, 0);
                     out.turn_bytes = 0;
-                    return out.guard.poll_too_slow(cx).map(|()| {
+                    let slow = out.guard.poll_slower_than_queue(cx, || self.io.inner().untaken_bytes());
+                    return slow.map(|()| {
                         out.metrics.too_slow.increment(1);
                         Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads too slowly"))
                     });
@@ -162,7 +175,10 @@ impl hyper::rt::Write for Conn {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Conn { io, out, .. } = &mut *self;
         match Pin::new(io.inner_mut()).poll_flush(cx) {
-            Poll::Pending => out.guard.poll_too_slow(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => {
+                let slow = out.guard.poll_slower_than_queue(cx, || io.inner().untaken_bytes());
+                slow.map(|()| Err(io::ErrorKind::TimedOut.into()))
+            }
             flushed => flushed,
         }
     }
@@ -171,7 +187,10 @@ impl hyper::rt::Write for Conn {
         let Conn { io, out, linger, shut } = &mut *self;
         if !*shut {
             match Pin::new(io.inner_mut()).poll_shutdown(cx) {
-                Poll::Pending => return out.guard.poll_too_slow(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+                Poll::Pending => {
+                    let slow = out.guard.poll_slower_than_queue(cx, || io.inner().untaken_bytes());
+                    return slow.map(|()| Err(io::ErrorKind::TimedOut.into()));
+                }
                 Poll::Ready(result) => result?,
             }
             *shut = true;

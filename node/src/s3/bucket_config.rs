@@ -72,7 +72,7 @@ pub(super) fn to_bounded_json<T: serde::Serialize>(value: &T, bytes_max: usize) 
 ///
 /// # Errors
 /// `InvalidTag` with what is wrong.
-fn check_tags(tag_set: &[dto::Tag]) -> S3Result<Vec<Tag>> {
+pub(super) fn check_tags(tag_set: &[dto::Tag]) -> S3Result<Vec<Tag>> {
     if tag_set.len() > BUCKET_TAGS_MAX {
         return Err(s3_error!(InvalidTag, "Tag count cannot be greater than {BUCKET_TAGS_MAX}"));
     }

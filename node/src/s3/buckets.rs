@@ -8,7 +8,8 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use holdfast_actors::domain::access::names::validate_bucket_name;
 use holdfast_actors::domain::objects::PAGE_SIZE_MAX;
 use holdfast_actors::ports::metadata::{
-    BucketId, ListAfter, ListUploadsQuery, ListVersionsQuery, MetadataError, NewBucket, Upload, Versioning,
+    BucketConfigKind, BucketId, ListAfter, ListUploadsQuery, ListVersionsQuery, MetadataError, NewBucket, Upload,
+    Versioning,
 };
 use s3s::dto::{
     self, BucketLocationConstraint, BucketVersioningStatus, CreateBucketInput, CreateBucketOutput, DeleteBucketInput,
@@ -20,8 +21,10 @@ use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::S3Front;
 use super::auth::{Caller, unknown_access_key};
+use super::bucket_config::{check_tags, to_json};
 use super::convert::{canned_acl, owner, timestamp};
 use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, not_implemented};
+use super::request_id::RequestContext;
 
 /// Most buckets of one ListBuckets page.
 const BUCKETS_PAGE_MAX: i32 = 10_000;
@@ -75,6 +78,10 @@ impl S3Front {
                 self.region
             ));
         }
+        let tags = match req.extensions.get::<Arc<RequestContext>>() {
+            Some(context) => check_tags(&context.take_bucket_tags())?,
+            None => Vec::new(),
+        };
         let bucket =
             NewBucket { name: input.bucket.clone(), owner: caller.to_owned(), acl, now_ms: self.clock.now_ms() };
         self.metadata.create_bucket(bucket).await.map_err(|error| match error {
@@ -82,6 +89,15 @@ impl S3Front {
             MetadataError::NotFound(_) => unknown_access_key(),
             error => error.to_s3(),
         })?;
+        if !tags.is_empty()
+            && let Err(error) = self.set_config(&input.bucket, BucketConfigKind::Tagging, Some(to_json(&tags))).await
+        {
+            // Who is told of an error tries again, and is not to find a bucket that lacks its tags.
+            if let Err(left) = self.metadata.delete_bucket(&input.bucket).await {
+                tracing::warn!(error = ?left, bucket = input.bucket, "a bucket without its tags is left");
+            }
+            return Err(error);
+        }
         Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{}", input.bucket)) }))
     }
 

@@ -39,6 +39,7 @@ use super::ignored::Again;
 use super::meters::Meters;
 use super::post::{self, FormContext};
 use super::presigned;
+use super::repeated;
 use super::request_id::{RequestContext, RequestId};
 use super::restore::Accepted;
 use super::signature;
@@ -227,6 +228,7 @@ impl Inner {
         signature::check_form(request.headers(), request.uri(), &self.region)?;
         if !is_form {
             signature::take_date(request.headers_mut())?;
+            repeated::join_metadata(request.headers_mut());
             presigned::take_headers(&mut request)?;
             chunked::bound(&mut request);
             let again = Again::of(&mut request, context);

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use holdfast_actors::ports::metadata::Bucket;
 use parking_lot::Mutex;
+use s3s::dto;
 
 use super::auth::Caller;
 use super::judged::Judged;
@@ -53,6 +54,8 @@ pub struct RequestContext {
     granted: Mutex<Option<Granted>>,
     /// Whether a grant is kept, whatever the operation.
     keeps_grant: AtomicBool,
+    /// What a bucket is to be made with.
+    bucket_tags: Mutex<Vec<dto::Tag>>,
 }
 
 impl RequestContext {
@@ -64,6 +67,7 @@ impl RequestContext {
             user: OnceLock::new(),
             granted: Mutex::new(None),
             keeps_grant: AtomicBool::new(false),
+            bucket_tags: Mutex::default(),
         }
     }
 
@@ -105,6 +109,16 @@ impl RequestContext {
     /// Called once access control had nothing against a request that may be given to s3s once more.
     pub(crate) fn set_granted(&self, granted: Granted) {
         *self.granted.lock() = Some(granted);
+    }
+
+    /// Called with the tags in the document of a CreateBucket.
+    pub(crate) fn set_bucket_tags(&self, tags: Vec<dto::Tag>) {
+        *self.bucket_tags.lock() = tags;
+    }
+
+    /// Those tags, once.
+    pub(crate) fn take_bucket_tags(&self) -> Vec<dto::Tag> {
+        std::mem::take(&mut *self.bucket_tags.lock())
     }
 
     /// What was granted, once.

@@ -89,6 +89,11 @@ fn check_authorization(value: &str, headers: &HeaderMap, region: &str) -> S3Resu
         return Err(other_region(wrong, region));
     }
     let signed = field("SignedHeaders").ok_or_else(|| malformed("has no SignedHeaders"))?;
+    if field("Signature").is_none() {
+        return Err(malformed("has no Signature"));
+    }
+    let date = headers.get(X_AMZ_DATE).and_then(|date| date.to_str().ok());
+    check_day(credential, date).map_err(|problem| malformed(&problem))?;
     check_signed_headers(signed, headers)?;
     check_payload_hash(headers)
 }
@@ -111,6 +116,9 @@ fn check_payload_hash(headers: &HeaderMap) -> S3Result<()> {
 /// What of a presigned URL is checked here.
 #[derive(Default)]
 struct Presigned {
+    is_signed: bool,
+    algorithm: Option<String>,
+    date: Option<String>,
     expires: Option<String>,
     signed_headers: Option<String>,
     credential: Option<String>,
@@ -118,23 +126,26 @@ struct Presigned {
 
 fn presigned_parameters(query: &str) -> S3Result<Option<Presigned>> {
     let mut presigned = Presigned::default();
-    let mut is_signed = false;
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         match name.as_ref() {
             "Signature" => return Err(version_2()),
-            "X-Amz-Signature" => is_signed = true,
+            "X-Amz-Signature" => presigned.is_signed = true,
+            "X-Amz-Algorithm" => presigned.algorithm = Some(value.into_owned()),
+            "X-Amz-Date" => presigned.date = Some(value.into_owned()),
             "X-Amz-Expires" => presigned.expires = Some(value.into_owned()),
             "X-Amz-SignedHeaders" => presigned.signed_headers = Some(value.into_owned()),
             "X-Amz-Credential" => presigned.credential = Some(value.into_owned()),
             _ => {}
         }
     }
-    Ok(is_signed.then_some(presigned))
+    // Whoever names an algorithm means to sign: without a signature that is a mistake, and no anonymous request.
+    Ok((presigned.is_signed || presigned.algorithm.is_some()).then_some(presigned))
 }
 
 impl Presigned {
     fn check(&self, headers: &HeaderMap, region: &str) -> S3Result<()> {
-        let (Some(expires), Some(signed), Some(credential)) = (&self.expires, &self.signed_headers, &self.credential)
+        let (true, Some(algorithm), Some(date), Some(expires), Some(signed), Some(credential)) =
+            (self.is_signed, &self.algorithm, &self.date, &self.expires, &self.signed_headers, &self.credential)
         else {
             return Err(s3_error!(
                 AuthorizationQueryParametersError,
@@ -142,6 +153,18 @@ impl Presigned {
                  X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters."
             ));
         };
+        if algorithm != ALGORITHM {
+            return Err(s3_error!(
+                AuthorizationQueryParametersError,
+                "X-Amz-Algorithm only supports \"AWS4-HMAC-SHA256\""
+            ));
+        }
+        if parse_amz_date_ms(date).is_none() {
+            return Err(s3_error!(
+                AuthorizationQueryParametersError,
+                "X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\""
+            ));
+        }
         match expires.parse::<u64>() {
             Err(_) => {
                 return Err(s3_error!(AuthorizationQueryParametersError, "X-Amz-Expires should be a number"));
@@ -164,6 +187,8 @@ impl Presigned {
             );
             return Err(with_region(error, region));
         }
+        check_day(credential, Some(date))
+            .map_err(|problem| s3_error!(AuthorizationQueryParametersError, "X-Amz-Credential {problem}"))?;
         check_signed_headers(signed, headers)
     }
 }
@@ -175,6 +200,20 @@ fn check_service(credential: &str) -> Result<(), &'static str> {
         (Some("aws4_request"), Some("s3")) => Ok(()),
         (Some("aws4_request"), Some(_)) => Err("is for another service; it must be for \"s3\""),
         _ => Err("is malformed; expecting \"<YOUR-AKID>/YYYYMMDD/REGION/s3/aws4_request\""),
+    }
+}
+
+/// Whether a credential has a day, and that of the request's date. A date that is none is told by [`take_date`].
+fn check_day(credential: &str, date: Option<&str>) -> Result<(), String> {
+    let day = credential.rsplit('/').nth(3).unwrap_or_default();
+    if day.len() != 8 || !day.bytes().all(|c| c.is_ascii_digit()) {
+        return Err("has no date of the form YYYYMMDD in its credential".to_owned());
+    }
+    match date {
+        Some(date) if parse_amz_date_ms(date).is_some() && !date.starts_with(day) => {
+            Err(format!("is of another date ({day}) than X-Amz-Date ({date})"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -252,17 +291,19 @@ pub(super) fn invalid_token() -> S3Error {
 /// is signed in any case: with another one the signature does not match.
 ///
 /// # Errors
-/// `AccessDenied` for a signed request without a time.
+/// `AccessDenied` for a signed request without a time, or with one that is none.
 pub(super) fn take_date(headers: &mut HeaderMap) -> S3Result<()> {
     let is_version_4 =
         headers.get(AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(ALGORITHM.as_bytes()));
-    if !is_version_4 || headers.contains_key(X_AMZ_DATE) {
+    if !is_version_4 {
         return Ok(());
     }
-    let date = headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(amz_date);
-    let Some(date) = date else {
-        return Err(s3_error!(AccessDenied, "AWS authentication requires a valid Date or x-amz-date header"));
-    };
+    let invalid = || s3_error!(AccessDenied, "AWS authentication requires a valid Date or x-amz-date header");
+    if let Some(date) = headers.get(X_AMZ_DATE) {
+        let is_date = date.to_str().is_ok_and(|date| parse_amz_date_ms(date).is_some());
+        return if is_date { Ok(()) } else { Err(invalid()) };
+    }
+    let date = headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(amz_date).ok_or_else(invalid)?;
     headers.insert(X_AMZ_DATE, date);
     Ok(())
 }
@@ -299,13 +340,17 @@ mod tests {
 
     const SCOPE: &str = "AK/20260102/us-east-1/s3/aws4_request";
 
+    /// Of a presigned URL all but its credential and its validity.
+    const PRESIGNED: &str = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Date=20260102T030405Z&X-Amz-SignedHeaders=host\
+                             &X-Amz-Signature=0";
+
     #[test]
     fn requests_of_the_right_form_and_unsigned_ones_pass() {
         let auth = format!("AWS4-HMAC-SHA256 Credential={SCOPE}, SignedHeaders=host;x-amz-acl;x-amz-date, Signature=0");
         assert_eq!(code(&[("authorization", &auth), ("x-amz-acl", "private"), ("x-amz-date", "d")], "/b/k"), None);
         assert_eq!(code(&[], "/b/k?prefix=Signature-less"), None);
-        let query = "/b/k?X-Amz-Credential=a%2Fb%2Fc%2Fs3%2Faws4_request&X-Amz-Expires=604800\
-                     &X-Amz-SignedHeaders=host&X-Amz-Signature=0";
+        let query = "/b/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=a%2F20260102%2Fc%2Fs3%2Faws4_request\
+                     &X-Amz-Date=20260102T030405Z&X-Amz-Expires=604800&X-Amz-SignedHeaders=host&X-Amz-Signature=0";
         assert_eq!(code(&[], query), None);
     }
 
@@ -332,15 +377,45 @@ mod tests {
         assert_eq!(hash("UNSIGNED-PAYLOAD"), None);
         assert_eq!(hash("STREAMING-AWS4-HMAC-SHA256-PAYLOAD"), None);
         assert_eq!(hash("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"), None);
-        let query = |expires: &str| {
-            format!("/b/k?X-Amz-Credential={SCOPE}&X-Amz-Expires={expires}&X-Amz-SignedHeaders=host&X-Amz-Signature=0")
-        };
+        let query = |expires: &str| format!("/b/k?{PRESIGNED}&X-Amz-Credential={SCOPE}&X-Amz-Expires={expires}");
         assert_eq!(code(&[], &query("604801")).as_deref(), Some("AuthorizationQueryParametersError"));
         assert_eq!(code(&[], &query("-1")).as_deref(), Some("AuthorizationQueryParametersError"));
         assert_eq!(code(&[("authorization", &signed)], &query("60")).as_deref(), Some("InvalidArgument"));
         assert_eq!(code(&[("x-amz-acl", "public-read")], &query("60")).as_deref(), Some("AccessDenied"));
         assert_eq!(code(&[], "/b/k?AWSAccessKeyId=AK&Expires=1&Signature=x").as_deref(), Some("InvalidRequest"));
         assert_eq!(code(&[], "/b/k?%53ignature=x").as_deref(), Some("InvalidRequest"));
+    }
+
+    #[test]
+    fn what_a_signature_lacks_is_named_by_the_error_of_its_kind() {
+        let header = |value: &str, date: &str| code(&[("authorization", value), ("x-amz-date", date)], "/b/k");
+        let auth = |scope: &str| format!("AWS4-HMAC-SHA256 Credential={scope},SignedHeaders=host,Signature=0");
+        let date = "20260102T030405Z";
+        assert_eq!(header(&auth(SCOPE), date), None);
+        for (value, date) in [
+            (format!("AWS4-HMAC-SHA256 Credential={SCOPE},SignedHeaders=host"), date),
+            (auth("AK/3223423234/us-east-1/s3/aws4_request"), date),
+            (auth("AK/today/us-east-1/s3/aws4_request"), date),
+            (auth(SCOPE), "20260103T030405Z"),
+        ] {
+            assert_eq!(header(&value, date).as_deref(), Some("AuthorizationHeaderMalformed"), "{value} {date}");
+        }
+        let whole = format!("{PRESIGNED}&X-Amz-Credential={SCOPE}&X-Amz-Expires=60");
+        assert_eq!(code(&[], &format!("/b/k?{whole}")), None);
+        for (part, other) in [
+            ("&X-Amz-Signature=0", ""),
+            ("X-Amz-Algorithm=AWS4-HMAC-SHA256", ""),
+            ("AWS4-HMAC-SHA256", "AWS4-ECDSA-P256-SHA256"),
+            ("&X-Amz-Date=20260102T030405Z", ""),
+            ("20260102T030405Z", "2026-01-02"),
+            ("20260102T030405Z", "20260103T030405Z"),
+            (SCOPE, "AK/3223423234/us-east-1/s3/aws4_request"),
+        ] {
+            let query = whole.replace(part, other);
+            assert_ne!(query, whole, "{part}");
+            let code = code(&[], &format!("/b/k?{query}"));
+            assert_eq!(code.as_deref(), Some("AuthorizationQueryParametersError"), "{query}");
+        }
     }
 
     #[test]
@@ -398,10 +473,9 @@ mod tests {
             assert_eq!(error.code().as_str(), "AuthorizationHeaderMalformed", "{region}");
             assert_eq!(error.headers().unwrap()[BUCKET_REGION], "eu-1");
         }
-        let url = "/b?X-Amz-Credential=AK/20260102/US/s3/aws4_request&X-Amz-Expires=9&X-Amz-SignedHeaders=host\
-                   &X-Amz-Signature=0";
-        assert_eq!(code(&[], url).as_deref(), Some("AuthorizationQueryParametersError"));
-        let error = check_form(&HeaderMap::new(), &Uri::from_static(url), "eu-1").unwrap_err();
+        let url = format!("/b?{PRESIGNED}&X-Amz-Credential=AK/20260102/US/s3/aws4_request&X-Amz-Expires=9");
+        assert_eq!(code(&[], &url).as_deref(), Some("AuthorizationQueryParametersError"));
+        let error = check_form(&HeaderMap::new(), &url.parse().unwrap(), "eu-1").unwrap_err();
         assert_eq!(error.headers().unwrap()[BUCKET_REGION], "eu-1");
         assert!(error.message().unwrap().contains("'US' is wrong; expecting 'eu-1'"), "{error}");
     }

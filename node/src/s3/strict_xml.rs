@@ -9,6 +9,7 @@
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
+mod bucket_tags;
 mod idle;
 mod numbers;
 mod proofs;

@@ -9,6 +9,8 @@ use super::super::presigned;
 
 /// What S3 tells of a bucket and s3s does not know.
 const UNKNOWN_READS: [&str; 2] = ["abac", "metadataConfiguration"];
+/// And of an object.
+const UNKNOWN_READS_OF_OBJECTS: [&str; 1] = ["annotation"];
 
 /// The actions that a request needs, all of them. Writes that also set tags or an ACL need those permissions too.
 pub(super) fn needed_actions(
@@ -42,7 +44,7 @@ pub(super) fn has_streaming_payload(headers: &HeaderMap) -> bool {
 /// ones (`?renameObject`), and carrying one out as PutObject with an empty body would destroy the object.
 ///
 /// Of a read S3 passes over what it does not know, so there only those are refused that S3 has: a program that asks how
-/// a bucket is configured would take a listing for the answer.
+/// a bucket is configured would take a listing for the answer, and one that asks for an annotation the object itself.
 pub(super) fn unknown_subresource<'q>(operation: &str, query: &'q str) -> Option<&'q str> {
     if query.is_empty() {
         return None;
@@ -52,6 +54,7 @@ pub(super) fn unknown_subresource<'q>(operation: &str, query: &'q str) -> Option
             |name| !name.is_empty() && name != "versionId" && !presigned::is_amz(name)
         }
         "ListObjects" => |name| UNKNOWN_READS.contains(&name),
+        "GetObject" | "HeadObject" => |name| UNKNOWN_READS_OF_OBJECTS.contains(&name),
         _ => return None,
     };
     query.split('&').find_map(|pair| {

@@ -60,6 +60,21 @@ async fn a_cdata_section_is_not_passed_over() {
 }
 
 #[tokio::test]
+async fn a_bucket_is_made_with_its_tags_or_not_at_all() {
+    let world = World::new().await;
+    let document = |tags: &str| format!("<CreateBucketConfiguration><Tags>{tags}</Tags></CreateBucketConfiguration>");
+    let tag = |key: &str| format!("<Tag><Key>{key}</Key><Value>of {key}</Value></Tag>");
+    world.put("/tagged").body(document(&tag("a"))).send().await.expect(200);
+    assert_eq!(world.get("/tagged?tagging").send().await.expect(200).tag("Value"), "of a");
+    for bad in [tag("a").repeat(2), tag("aws:a"), tag("")] {
+        world.put("/untagged").body(document(&bad)).send().await.expect_error(400, "InvalidTag");
+    }
+    world.get("/untagged?location").send().await.expect_error(404, "NoSuchBucket");
+    world.put("/untagged").body(document("")).send().await.expect(200);
+    world.get("/untagged?tagging").send().await.expect_error(404, "NoSuchTagSet");
+}
+
+#[tokio::test]
 async fn characters_may_be_written_by_their_numbers() {
     let world = World::new().await;
     let target = "/bucket/%F0%9F%98%80";

@@ -438,7 +438,12 @@ async fn a_subresource_that_nobody_knows_is_not_taken_for_a_write() {
     ] {
         assert_eq!(fixture.call("ann", method, path, &[], b"").await.code(), "NotImplemented", "{method} {path}");
     }
-    for path in ["/photos?abac", "/photos?x-id=GetBucketMetadataConfiguration&metadataConfiguration="] {
+    for path in [
+        "/photos?abac",
+        "/photos?x-id=GetBucketMetadataConfiguration&metadataConfiguration=",
+        "/photos/k?annotation",
+        "/photos/k?annotation=&annotationName=a",
+    ] {
         assert_eq!(fixture.call("ann", "GET", path, &[], b"").await.code(), "NotImplemented", "{path}");
     }
     assert!(fixture.call("ann", "GET", "/photos?nobody-knows", &[], b"").await.status.is_success());

@@ -91,8 +91,12 @@ impl PostPolicy {
                 Condition::Size { .. } => false,
             })
         };
+        // The bucket is a field that each form has, by its address: who signs must say which one is meant.
+        if !covered("bucket") {
+            return Err(violated("Extra input fields: bucket"));
+        }
         for (name, _) in form.fields() {
-            let exempt = matches!(name.as_str(), "policy" | "x-amz-signature" | "file" | "submit" | "bucket")
+            let exempt = matches!(name.as_str(), "policy" | "x-amz-signature" | "file" | "submit")
                 || name.starts_with("x-ignore-");
             if !exempt && !covered(name) {
                 return Err(violated(format_args!("Extra input fields: {name}")));
@@ -235,6 +239,17 @@ mod tests {
         assert!(policy.check(&Form::of(&good), "other", NOW_MS).is_err(), "a policy is for one bucket");
         assert!(policy.check(&Form::of(&good), "photos", NOW_MS + 86_400_000).is_err(), "it expires");
         assert_eq!(policy.size_range(), (1, 10));
+    }
+
+    #[test]
+    fn a_policy_names_its_bucket() {
+        let check = |conditions: &str| {
+            let policy = policy(conditions).unwrap();
+            policy.check(&Form::of(&[("key", "a")]), "photos", NOW_MS).map_err(|e| e.message().unwrap().to_owned())
+        };
+        assert!(check(r#"[{"key":"a"}]"#).unwrap_err().contains("bucket"), "it would hold for every bucket");
+        assert_eq!(check(r#"[{"key":"a"},{"bucket":"photos"}]"#), Ok(()));
+        assert_eq!(check(r#"[{"key":"a"},["starts-with","$bucket",""]]"#), Ok(()));
     }
 
     #[test]

@@ -31,7 +31,7 @@ use super::super::http_service::XML_BODY_BYTES_MAX;
 use super::super::ignored::without_signature;
 use super::super::request_id::RequestContext;
 use super::proofs::Proofs;
-use super::{Document, idle, may_rewrite, numbers, read};
+use super::{Document, bucket_tags, idle, may_rewrite, numbers, read};
 
 /// Headers that prove who sent which body.
 const PROOFS: [&str; 3] = ["authorization", "x-amz-content-sha256", "content-md5"];
@@ -97,7 +97,9 @@ fn may_have_document(method: &Method, uri: &Uri) -> bool {
         _ => return false,
     };
     match uri.query() {
-        Some(query) => form_urlencoded::parse(query.as_bytes()).any(|(name, _)| parameters.contains(&name.as_ref())),
+        Some(query) => form_urlencoded::parse(query.as_bytes()).any(|(name, value)| {
+            parameters.contains(&name.as_ref()) || (*method == Method::PUT && name == "x-id" && value == "CreateBucket")
+        }),
         // Of CreateBucket.
         None => *method == Method::PUT && !uri.path().trim_matches('/').contains('/'),
     }
@@ -154,14 +156,15 @@ pub(in crate::s3) fn watch(request: &mut Request<Body>, context: &Arc<RequestCon
         if has_content(operation) {
             return Ok(body);
         }
-        looked_at(body, operation, &proofs, &kept).await
+        looked_at(body, &context, &proofs, &kept).await
     };
     let pieces = stream::once(first).try_flatten().boxed();
     *request.body_mut() = Body::http_body_unsync(Pieces { pieces, size_hint });
     Some(Watched { outcome, head })
 }
 
-async fn looked_at(body: Body, operation: &str, proofs: &Proofs, outcome: &Outcome) -> Result<Body, StdError> {
+async fn looked_at(body: Body, context: &RequestContext, proofs: &Proofs, outcome: &Outcome) -> Result<Body, StdError> {
+    let operation = context.operation();
     let document = Document::of(operation);
     if proofs.is_chunked() {
         return match document {
@@ -186,6 +189,15 @@ async fn looked_at(body: Body, operation: &str, proofs: &Proofs, outcome: &Outco
             "The XML you provided was not well-formed or did not validate against our published schema: it has a CDATA \
              section, which is not taken"
         )));
+    }
+    if operation == "CreateBucket" {
+        let tags = bucket_tags::read(&bytes).map_err(|what| {
+            outcome.refuse(s3_error!(
+                MalformedXML,
+                "The XML you provided was not well-formed or did not validate against our published schema: {what}"
+            ))
+        })?;
+        context.set_bucket_tags(tags);
     }
     let written_out = if may_rewrite(operation) { numbers::written_out(&bytes).map(Bytes::from) } else { None };
     let text = written_out.as_ref().unwrap_or(&bytes);
@@ -248,6 +260,8 @@ mod tests {
             (Method::PUT, "/b?policy", true),
             (Method::PUT, "/b", true),
             (Method::PUT, "/b/", true),
+            (Method::PUT, "/b?x-id=CreateBucket", true),
+            (Method::PUT, "/b/k?x-id=PutObject", false),
             (Method::PUT, "/b/k", false),
             (Method::PUT, "/b?delete", false),
             (Method::PUT, "/b/k?restore", false),

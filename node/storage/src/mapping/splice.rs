@@ -26,8 +26,21 @@ const PIPES_MAX: usize = 256;
 /// Idle pipes that are kept.
 const PIPES_IDLE_MAX: usize = 64;
 
+/// The request for what a socket has not got rid of: the same number on x86-64, ARM64 and RISC-V.
+const TIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
+
 static IDLE: Mutex<Vec<Pipe>> = Mutex::new(Vec::new());
 static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// How many bytes that were written to a TCP socket its peer has not acknowledged.
+///
+/// # Errors
+/// When the socket is gone, or none.
+pub fn untaken_bytes(socket: impl AsFd) -> io::Result<u64> {
+    // SAFETY: the request takes nothing but the place of its answer, which is an `int`.
+    let bytes = unsafe { rustix::ioctl::ioctl(socket, rustix::ioctl::Getter::<TIOCOUTQ, std::ffi::c_int>::new()) }?;
+    Ok(u64::try_from(bytes).unwrap_or_default())
+}
 
 struct Pipe {
     read: OwnedFd,
@@ -237,10 +250,12 @@ pub fn ktls_is_available() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{ErrorKind, Read};
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::{TcpListener, TcpStream};
     use std::os::unix::fs::FileExt;
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::mapping::{self, Mapping};
@@ -290,6 +305,34 @@ mod tests {
         reader.read_to_end(&mut received).unwrap();
         assert!(full > 0, "the socket never filled up");
         assert!(received == contents()[start as usize..end as usize]);
+    }
+
+    #[test]
+    fn what_a_peer_has_not_taken_is_counted_until_it_reads() {
+        const SENT: usize = 64 << 20;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut writer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut reader = listener.accept().unwrap().0;
+        assert_eq!(untaken_bytes(&writer).unwrap(), 0);
+        writer.set_nonblocking(true).unwrap();
+        let mut written = 0;
+        while written < SENT {
+            match writer.write(&[1; 1 << 16]) {
+                Ok(bytes) => written += bytes,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(written < SENT, "the socket never filled up");
+        let untaken = untaken_bytes(&writer).unwrap();
+        assert!(untaken > 0 && untaken <= written as u64, "{untaken} of {written}");
+        reader.read_exact(&mut vec![0; written]).unwrap();
+        // The last acknowledgement may be on its way.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while untaken_bytes(&writer).unwrap() > 0 {
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
     }
 
     #[test]
