@@ -262,7 +262,7 @@ impl Rotten {
         let mut headers: Vec<(&str, &str)> = self.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
         headers.push(("if-match", &self.etag));
         let request = Request { method: "PUT", path: &self.path, headers: &headers, body, ..Request::default() };
-        let put = client.send(&request).unwrap_or_else(|error| panic!("the store does not answer: {error}"));
+        let put = client.send_until_served(&request);
         match put.status {
             200 => put.header("etag").map(str::to_owned),
             404 | 412 => None,
