@@ -125,38 +125,41 @@ impl Trapped {
     }
 
     fn cut(&self, random: &mut Random) -> String {
-        let one = random.below(2) as usize;
-        let fault = match random.below(5) {
-            0 => Faults { cut_downloads_at: Some(random.below(10_000) as usize), ..Faults::default() },
-            1 => Faults { lose_answers: vec![UPLOAD_SLAVE, DELETE, DOWNLOAD], ..Faults::default() },
-            2 => Faults { hang: vec![DELETE, DOWNLOAD], ..Faults::default() },
-            3 => Faults { hold_uploads: true, ..Faults::default() },
+        let (one, bytes) = (random.below(2) as usize, random.below(10_000) as usize);
+        let what = match random.below(5) {
+            0 => self.fault(one, |faults| faults.cut_downloads_at = Some(bytes), "breaks off downloads"),
+            1 => self.fault(one, |faults| faults.lose_answers = vec![UPLOAD_SLAVE, DELETE, DOWNLOAD], "loses answers"),
+            2 => self.fault(one, |faults| faults.hang = vec![DELETE, DOWNLOAD], "does not answer"),
+            3 => self.fault(one, |faults| faults.hold_uploads = true, "holds uploads"),
             _ => {
                 self.double.close_idle_connections();
-                return "connections that are idle end".into();
+                "closes idle connections"
             }
         };
-        self.double.storage_faults(one, |faults| *faults = fault.clone());
-        format!("storage {one} has {fault:?}")
+        format!("storage {one} {what}")
     }
 
     fn corrupt(&self, random: &mut Random) -> String {
         let one = random.below(2) as usize;
-        let fault = match random.below(5) {
-            0 => Faults { corrupt_uploads: true, ..Faults::default() },
-            1 => Faults { truncate_uploads: true, ..Faults::default() },
-            2 => Faults { babble: true, ..Faults::default() },
+        let what = match random.below(5) {
+            0 => self.fault(one, |faults| faults.corrupt_uploads = true, "flips a bit of uploads"),
+            1 => self.fault(one, |faults| faults.truncate_uploads = true, "loses the end of uploads"),
+            2 => self.fault(one, |faults| faults.babble = true, "answers nonsense"),
             _ => {
                 let damaged = &mut *self.damaged.lock().unwrap();
                 self.double.damage(one, |bytes| {
                     flip(bytes);
                     damaged.insert(hash(bytes));
                 });
-                return format!("all files of storage {one} are other bytes: {} of them", damaged.len());
+                "has other bytes in all files"
             }
         };
-        self.double.storage_faults(one, |faults| *faults = fault.clone());
-        format!("storage {one} has {fault:?}")
+        format!("storage {one} {what}")
+    }
+
+    fn fault(&self, storage: usize, change: impl FnOnce(&mut Faults), what: &'static str) -> &'static str {
+        self.double.storage_faults(storage, change);
+        what
     }
 }
 

@@ -152,7 +152,7 @@ impl Victim<'_> {
             }
             "full" => self.fill(away, round, random),
             "rot" if round.may_damage(at) => self.rot(round, random),
-            "rot-index" => {
+            "rot-index" if has_index(&self.disk) => {
                 self.member.node.kill();
                 let count = 1 + random.below(ROTTEN);
                 let rotten: Vec<String> = (0..count).filter_map(|_| rot_index(&self.disk, random)).collect();
@@ -256,10 +256,18 @@ impl Victim<'_> {
     }
 }
 
+fn is_index(path: &Path) -> bool {
+    path.extension() == Some("index".as_ref())
+}
+
+/// Whether some segment of the disk has an index file.
+fn has_index(disk: &Path) -> bool {
+    fs::read_dir(disk).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| is_index(&entry.path()))))
+}
+
 /// Flips some bytes of an index file, or cuts its end off; says where.
 fn rot_index(disk: &Path, random: &mut Random) -> Option<String> {
-    let mut indexes: Vec<PathBuf> =
-        files(disk).into_iter().filter(|path| path.extension() == Some("index".as_ref())).collect();
+    let mut indexes: Vec<PathBuf> = files(disk).into_iter().filter(|path| is_index(path)).collect();
     indexes.sort();
     let path = indexes.get(random.below(indexes.len().max(1) as u64) as usize)?;
     let length = fs::metadata(path).ok()?.len();
