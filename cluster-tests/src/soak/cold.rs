@@ -180,8 +180,8 @@ impl Keeper<'_> {
             0..=32 => ("put", self.put(&key)),
             33..=35 => ("multipart", self.multipart(&key)),
             36..=49 => ("copy", self.copy(&key, &live)),
-            50..=57 => ("restore", self.restore(&key)),
-            58..=64 => ("delete", self.delete(&key)),
+            50..=53 => ("restore", self.restore(&key)),
+            54..=64 => ("delete", self.delete(&key)),
             65..=77 => ("range", self.range(&key)),
             _ => ("get", self.get(&key)),
         };
@@ -263,7 +263,12 @@ impl Keeper<'_> {
             let number = (at + 1).to_string();
             let query = [("partNumber", number.as_str()), ("uploadId", upload.as_str())];
             let request = Request { method: "PUT", path: &path, query: &query, body: part, ..Request::default() };
-            let Answer::Is(response) = self.ask(&request) else { return false };
+            // A part may be sent again.
+            let response = (0..3).find_map(|_| match self.ask(&request) {
+                Answer::Is(response) => Some(response),
+                _ => None,
+            });
+            let Some(response) = response else { return false };
             let etag = response.header("etag").unwrap_or_default().to_owned();
             xml.push_str(&format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"));
         }
