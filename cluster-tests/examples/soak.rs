@@ -9,6 +9,7 @@
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -31,6 +32,12 @@ fn main() -> ExitCode {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     match parse(std::env::args().skip(1), now.as_nanos() as u64 % 1_000_000_000) {
         Ok(Command::Run(plan)) => {
+            if let Some(binary) = std::env::var_os("HOLDFAST_BIN").map(PathBuf::from)
+                && !(binary.is_absolute() && binary.is_file())
+            {
+                eprintln!("soak: HOLDFAST_BIN has to be the absolute path of a program, not `{}`", binary.display());
+                return ExitCode::from(2);
+            }
             run(&plan, &Trapped::start());
             ExitCode::SUCCESS
         }
