@@ -7,8 +7,8 @@
 //!
 //! The search is Wing and Gong's with Lowe's memory of configurations (what was ordered already, and the state after
 //! it). Operations of unknown outcome may be left out, and are ordered only directly before one that cannot be without
-//! them: elsewhere they would change nothing that anybody saw. Those that differ in nothing that anybody saw (deletions;
-//! writes of which no answer and no condition tells) stand for each other: one of them is tried, not each.
+//! them: elsewhere they would change nothing that anybody saw. Those that differ in nothing that anybody saw
+//! (deletions; writes of which no answer and no condition tells) stand for each other: one of them is tried, not each.
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -30,8 +30,8 @@ const ATTEMPT: Duration = Duration::from_secs(20);
 const ROOM_BYTES: u64 = 24 << 20;
 /// Places of one disk that rot, at most.
 const ROTTEN: u64 = 6;
-/// A clock is off by so many seconds at most: what is deleted by one that is ahead gives its space back later by as much,
-/// and is waited for at the end.
+/// A clock is off by so many seconds at most: what is deleted by one that is ahead gives its space back later by as
+/// much, and is waited for at the end.
 const LEAP_MAX_S: u64 = 60;
 
 const OF_NODES: [&str; 13] = [
