@@ -176,12 +176,22 @@ impl<'a> Tiers<'a> {
         for tier in [OSS, FASTDFS] {
             println!("{}", node.cli(&["tier", "verify", tier, "--all"]).trim_end());
         }
-        let stored = self.store.client().list(STORE_BUCKET, "").unwrap();
-        assert_eq!(stored.len() as u64, contents(node, OSS), "in the store of S3: {stored:?}");
-        let (wanted, files) = (contents(node, FASTDFS) as usize, self.fastdfs.files());
-        for files in files {
-            let full = files.iter().filter(|(_, bytes)| *bytes > 0).count();
-            assert_eq!(full, wanted, "in FastDFS: {files:?}");
+        // What was deleted under a clock that is ahead waits for as much longer.
+        let begin = Instant::now();
+        loop {
+            let stored = self.store.client().list(STORE_BUCKET, "").unwrap();
+            let full = |files: &Vec<(String, u64)>| files.iter().filter(|(_, bytes)| *bytes > 0).count() as u64;
+            let (files, wanted) = (self.fastdfs.files(), [contents(node, OSS), contents(node, FASTDFS)]);
+            if stored.len() as u64 == wanted[0] && files.iter().all(|files| full(files) == wanted[1]) {
+                println!("tiers hold what metadata knows after {:?}", begin.elapsed());
+                return;
+            }
+            assert!(
+                begin.elapsed() < EMPTY,
+                "tiers do not hold {wanted:?} contents, but the store of S3 {stored:?}\nand FastDFS {files:?}; tables:\n{}",
+                tables(cluster)
+            );
+            std::thread::sleep(Duration::from_millis(500));
         }
     }
 
@@ -206,11 +216,22 @@ impl<'a> Tiers<'a> {
             assert!(
                 begin.elapsed() < EMPTY,
                 "although everything was deleted there are in the store of S3 {stored:?}\nand in FastDFS {full:?}\n{}",
-                cluster.mariadb.sql("SELECT * FROM holdfast.tier_pieces")
+                tables(cluster)
             );
             std::thread::sleep(Duration::from_millis(500));
         }
     }
+}
+
+/// What metadata knows of pieces, of what is to be deleted, and of moves.
+fn tables(cluster: &Cluster) -> String {
+    let queries = [
+        "SELECT HEX(id), tier, HEX(cold) FROM holdfast.contents WHERE tier IS NOT NULL",
+        "SELECT * FROM holdfast.tier_pieces",
+        "SELECT COUNT(*), tier FROM holdfast.reclaims GROUP BY tier",
+        "SELECT id, `key`, HEX(content), lane, target, attempt, due_ms, error FROM holdfast.moves",
+    ];
+    queries.map(|query| cluster.mariadb.sql(query)).join("\n--\n")
 }
 
 /// Until the round is over: pauses, and does `fault` with a kind that may be.
