@@ -271,6 +271,19 @@ mod tests {
     }
 
     #[test]
+    fn many_unknown_writes_that_nobody_saw_do_not_make_a_history_too_hard() {
+        let mut events: Vec<_> = (1..=40).map(|number| (number, 0, put(number))).collect();
+        events.extend((41..=60).map(|begin| (begin, 0, Op::Delete)));
+        events.extend([(100, 110, put(100)), (101, 111, put(101)), (102, 112, put(102))]);
+        events.extend([(103, 104, listed(100)), (120, 121, Op::Get(Some(102)))]);
+        good(&events);
+        events.push((130, 131, Op::Get(Some(101))));
+        bad(&events);
+        let refused = (62, 63, Op::Refused(Condition::Absent));
+        good(&[(1, 0, put(1)), (2, 0, put(2)), (3, 0, Op::Delete), refused, (64, 65, Op::Get(None))]);
+    }
+
+    #[test]
     fn unknown_writes_may_build_on_each_other() {
         good(&[(1, 0, put(1)), (2, 0, replace(2, 1)), (3, 0, replace(3, 2)), (4, 5, Op::Get(Some(3)))]);
         bad(&[(1, 0, replace(2, 1)), (4, 5, Op::Get(Some(2)))]);

@@ -10,23 +10,29 @@
 //! The seed decides who suffers what and for how long, not the moment at which a node gets there: a seed that failed is
 //! likely to fail again, not certain to.
 
+pub mod arguments;
 pub mod checks;
+pub mod cold;
 pub mod nodes;
 pub mod operator;
 pub mod round;
 pub mod services;
 pub mod stories;
+pub mod tiers;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use self::cold::Cold;
 use self::nodes::Victim;
 use self::operator::Desk;
 use self::round::Round;
 use self::stories::Stories;
+use self::tiers::{Fastdfs, Tiers};
 use crate::client::Request;
 use crate::cluster::{Cluster, Options, REBUILD_DELAY, private_file};
 use crate::content::Random;
@@ -63,11 +69,11 @@ pub struct Plan {
     pub logs: PathBuf,
 }
 
-/// Runs a soak.
+/// Runs a soak, with a FastDFS for a cold tier.
 ///
 /// # Panics
 /// When anything is not as promised; what, is printed, and the logs of the nodes are kept.
-pub fn run(plan: &Plan) {
+pub fn run(plan: &Plan, fastdfs: &dyn Fastdfs) {
     println!("soak: --seed {} with {:?}", plan.seed, plan.kinds);
     let place = tempfile::tempdir_in(crate::node::binary().parent().unwrap()).unwrap();
     let small: Vec<(PathBuf, SmallDisk)> = (0..if plan.kinds.contains(&"full") { SMALL } else { 0 })
@@ -79,7 +85,7 @@ pub fn run(plan: &Plan) {
         })
         .collect();
     let mut rocketmq = plan.events.then(RocketMq::start);
-    let mut environment = Vec::new();
+    let mut environment: Vec<_> = tiers::environment().collect();
     if let Some(rocketmq) = &rocketmq {
         let secret = place.path().join("secret");
         private_file(&secret, rocketmq::SECRET_KEY);
@@ -88,11 +94,12 @@ pub fn run(plan: &Plan) {
         environment.push(("HOLDFAST_EVENTS_ACCESS_KEY", rocketmq::ACCESS_KEY));
         environment.push(("HOLDFAST_EVENTS_SECRET_KEY_FILE", &*String::leak(secret.display().to_string())));
     }
+    let mut tiers = Tiers::start(fastdfs);
     let disks = small.iter().map(|(path, _)| Some(path.join("disk"))).collect();
     let mut cluster =
         Cluster::start_with(plan.nodes, Options { environment, disks, cache: true, ..Options::default() });
     let small: Vec<PathBuf> = small.iter().map(|(path, _)| path.clone()).collect();
-    let result = catch_unwind(AssertUnwindSafe(|| soak(plan, &mut cluster, rocketmq.as_mut(), &small)));
+    let result = catch_unwind(AssertUnwindSafe(|| soak(plan, &mut cluster, rocketmq.as_mut(), &mut tiers, &small)));
     if let Err(panic) = result {
         fs::create_dir_all(&plan.logs).unwrap();
         for (at, member) in cluster.members.iter().enumerate() {
@@ -104,22 +111,38 @@ pub fn run(plan: &Plan) {
     println!("soak: --seed {} found nothing wrong", plan.seed);
 }
 
-fn soak(plan: &Plan, cluster: &mut Cluster, mut rocketmq: Option<&mut RocketMq>, small: &[PathBuf]) {
+fn soak(
+    plan: &Plan,
+    cluster: &mut Cluster,
+    mut rocketmq: Option<&mut RocketMq>,
+    tiers: &mut Tiers<'_>,
+    small: &[PathBuf],
+) {
     let mut random = Random::new(plan.seed);
     let client = cluster.client(0);
-    [BUCKET, stories::BUCKET, stories::VERSIONED].into_iter().for_each(|bucket| client.create_bucket(bucket));
+    [BUCKET, stories::BUCKET, stories::VERSIONED, cold::BUCKET]
+        .into_iter()
+        .for_each(|bucket| client.create_bucket(bucket));
     let body = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
     let (path, query) = (format!("/{}", stories::VERSIONED), [("versioning", "")]);
     let enabled =
         client.send_until_served(&Request { method: "PUT", path: &path, query: &query, body, ..Request::default() });
     assert_eq!(enabled.status, 200, "{}", enabled.text());
 
+    tiers.add_to(cluster);
+
     let load = Workload::new(plan.seed, cluster.addresses());
-    let tales = Stories::new(plan.seed, cluster.addresses());
+    let clients = Clients {
+        load: &load,
+        tales: &Stories::new(plan.seed, cluster.addresses()),
+        cold: &Cold::new(plan.seed, cluster.addresses()),
+    };
+    let mut faults = 0;
     let (began, stop) = (Instant::now(), AtomicBool::new(false));
     load.run(|| {
         std::thread::scope(|scope| {
-            scope.spawn(|| tales.run(&stop));
+            scope.spawn(|| clients.tales.run(&stop));
+            scope.spawn(|| clients.cold.run(&stop));
             let _stop = StopAtEnd(&stop);
             for number in 1.. {
                 load.make_progress("all is well", PROGRESS.0, PROGRESS.1);
@@ -127,35 +150,61 @@ fn soak(plan: &Plan, cluster: &mut Cluster, mut rocketmq: Option<&mut RocketMq>,
                     break;
                 }
                 // A node that was lost for good is the damage of its round.
-                let lost = number > 1 && membership(plan, cluster, &mut random, (&load, &tales), began);
+                let lost = number > 1 && membership(plan, cluster, &mut random, clients, began);
                 let victims: Vec<usize> = present(cluster);
                 let damaged = victims[random.below(victims.len() as u64) as usize];
                 let round = Round::new(began, plan.round, &plan.kinds, (!lost).then_some(damaged));
                 round.say(&format!("round {number} of nodes {victims:?}; node {damaged} may be damaged: {}", !lost));
-                torment(cluster, rocketmq.as_deref_mut(), small, &round, &mut random);
+                torment(cluster, rocketmq.as_deref_mut(), tiers, small, &round, &mut random);
+                faults += round.faults() + usize::from(lost);
                 round.say("the faults have ended");
                 // On a busy machine a replica is late at any time, and then a repair waits.
-                load.rest(true);
-                tales.rest(true);
+                clients.rest(true);
                 cluster.wait_until_healthy("after the faults", HEAL);
                 checks::no_rot_is_left(cluster);
                 cluster.wait_until_healthy("after scrubs", HEAL);
+                tiers.settle(cluster);
                 checks::nodes_are_bounded(cluster);
-                load.rest(false);
-                tales.rest(false);
+                clients.rest(false);
             }
         });
     });
     cluster.wait_until_healthy("at the end", HEAL);
     load.verify();
-    tales.verify();
+    clients.tales.verify();
+    clients.cold.verify();
+    tiers.settle(cluster);
+    tiers.verify(cluster);
     if plan.events {
         checks::everything_is_told(cluster);
     }
     checks::all_space_comes_back(cluster);
+    tiers.become_empty(cluster, faults);
     cluster.wait_until_healthy("when all is deleted", HEAL);
     checks::nodes_are_bounded(cluster);
     checks::nobody_panicked(cluster);
+}
+
+/// All clients, beside each other.
+#[derive(Debug, Clone, Copy)]
+struct Clients<'a> {
+    load: &'a Workload,
+    tales: &'a Stories,
+    cold: &'a Cold,
+}
+
+impl Clients<'_> {
+    fn rest(self, rest: bool) {
+        self.load.rest(rest);
+        self.tales.rest(rest);
+        self.cold.rest(rest);
+    }
+
+    fn set_nodes(self, addresses: &[SocketAddr]) {
+        self.load.set_nodes(addresses.to_vec());
+        self.tales.set_nodes(addresses.to_vec());
+        self.cold.set_nodes(addresses.to_vec());
+    }
 }
 
 /// Ends the clients also when what runs beside them panics.
@@ -173,13 +222,7 @@ fn present(cluster: &Cluster) -> Vec<usize> {
 }
 
 /// A node comes, or one is lost for good, or neither; true when one was lost.
-fn membership(
-    plan: &Plan,
-    cluster: &mut Cluster,
-    random: &mut Random,
-    (load, tales): (&Workload, &Stories),
-    began: Instant,
-) -> bool {
+fn membership(plan: &Plan, cluster: &mut Cluster, random: &mut Random, clients: Clients<'_>, began: Instant) -> bool {
     if !plan.kinds.contains(&"membership") {
         return false;
     }
@@ -207,8 +250,7 @@ fn membership(
         _ => false,
     };
     let addresses: Vec<_> = present(cluster).into_iter().map(|at| cluster.members[at].node.s3()).collect();
-    load.set_nodes(addresses.clone());
-    tales.set_nodes(addresses);
+    clients.set_nodes(&addresses);
     lost
 }
 
@@ -216,6 +258,7 @@ fn membership(
 fn torment(
     cluster: &mut Cluster,
     rocketmq: Option<&mut RocketMq>,
+    tiers: &mut Tiers<'_>,
     small: &[PathBuf],
     round: &Round<'_>,
     random: &mut Random,
@@ -247,6 +290,8 @@ fn torment(
         if let Some(rocketmq) = rocketmq {
             scope.spawn(move || services::broker(rocketmq, round, random));
         }
+        let (of_store, of_fastdfs) = (next(), next());
+        scope.spawn(move || tiers.suffer(round, of_store, of_fastdfs));
         let random = next();
         scope.spawn(move || operator::work(&desks, round, random));
     });

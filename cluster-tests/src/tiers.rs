@@ -51,6 +51,14 @@ pub fn add_oss(node: &Node, name: &str, store: &Node) {
 /// # Panics
 /// When that fails.
 pub fn add_oss_with(node: &Node, name: &str, store: &Node, access_key: &str, secret_key: &str) {
+    add_oss_at(node, name, &store.endpoint(), access_key, secret_key);
+}
+
+/// The same at another endpoint than the store's own.
+///
+/// # Panics
+/// When that fails.
+pub fn add_oss_at(node: &Node, name: &str, endpoint: &str, access_key: &str, secret_key: &str) {
     let secret = node.scratch().join(format!("{name}.secret"));
     private_file(&secret, secret_key);
     node.cli(&[
@@ -58,7 +66,7 @@ pub fn add_oss_with(node: &Node, name: &str, store: &Node, access_key: &str, sec
         "add",
         name,
         "--oss-endpoint",
-        &store.endpoint(),
+        endpoint,
         "--oss-bucket",
         STORE_BUCKET,
         "--oss-prefix",

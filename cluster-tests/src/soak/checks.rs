@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use super::cold;
 use super::stories::{BUCKET, VERSIONED};
 use crate::client::{Client, Request, elements};
 use crate::cluster::Cluster;
@@ -96,12 +97,14 @@ pub fn everything_is_told(cluster: &Cluster) {
 pub fn all_space_comes_back(cluster: &Cluster) {
     let nodes: Vec<usize> = running(cluster).collect();
     let client = cluster.client(nodes[0]);
-    for bucket in [workload::BUCKET, BUCKET] {
+    for bucket in [workload::BUCKET, BUCKET, cold::BUCKET] {
         let keys = client.list(bucket, "").unwrap();
         remove(&client, keys.into_iter().map(|key| (format!("/{bucket}/{key}"), None)).collect());
     }
     remove(&client, pages(&client, VERSIONED, ("versions", ""), "Key", "VersionId", "versionId"));
-    remove(&client, pages(&client, BUCKET, ("uploads", ""), "Key", "UploadId", "uploadId"));
+    for bucket in [BUCKET, cold::BUCKET] {
+        remove(&client, pages(&client, bucket, ("uploads", ""), "Key", "UploadId", "uploadId"));
+    }
     let begin = Instant::now();
     for at in nodes {
         loop {

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use super::round::{Round, up_to};
 use crate::cluster::{Member, SESSION};
 use crate::content::Random;
-use crate::disk::files;
+use crate::disk::{files, flip_bytes};
 use crate::services::tcp_proxy::Flow;
 use crate::services::udp_network::UdpNetwork;
 
@@ -30,8 +30,11 @@ const ATTEMPT: Duration = Duration::from_secs(20);
 const ROOM_BYTES: u64 = 24 << 20;
 /// Places of one disk that rot, at most.
 const ROTTEN: u64 = 6;
+/// A clock is off by so many seconds at most: what is deleted by one that is ahead gives its space back later by as
+/// much, and is waited for at the end.
+const LEAP_MAX_S: u64 = 60;
 
-const OF_NODES: [&str; 11] = [
+const OF_NODES: [&str; 13] = [
     "kill",
     "crash-loop",
     "pause",
@@ -42,7 +45,9 @@ const OF_NODES: [&str; 11] = [
     "cut-redis",
     "full",
     "rot",
+    "rot-index",
     "replace",
+    "clock",
 ];
 
 /// A node with what its faults need.
@@ -147,6 +152,22 @@ impl Victim<'_> {
             }
             "full" => self.fill(away, round, random),
             "rot" if round.may_damage(at) => self.rot(round, random),
+            "rot-index" if has_index(&self.disk) => {
+                self.member.node.kill();
+                let count = 1 + random.below(ROTTEN);
+                let rotten: Vec<String> = (0..count).filter_map(|_| rot_index(&self.disk, random)).collect();
+                round.say(&format!("node {at}: index files rot while it is down: {}", rotten.join(", ")));
+                self.bring_back(round);
+            }
+            "clock" => {
+                let ahead = random.below(2 * LEAP_MAX_S + 1) as i64 - LEAP_MAX_S as i64;
+                // Right again, half the time.
+                let ahead = if random.chance(50) { 0 } else { ahead };
+                round.say(&format!("node {at} is killed; its clock is {ahead:+} s off from now on"));
+                self.member.node.kill();
+                self.member.node.set_clock(ahead);
+                self.bring_back(round);
+            }
             "replace" if round.may_damage(at) => {
                 round.say(&format!("node {at} is given an empty disk"));
                 self.member.node.kill();
@@ -233,6 +254,31 @@ impl Victim<'_> {
             self.bring_back(round);
         }
     }
+}
+
+fn is_index(path: &Path) -> bool {
+    path.extension() == Some("index".as_ref())
+}
+
+/// Whether some segment of the disk has an index file.
+fn has_index(disk: &Path) -> bool {
+    fs::read_dir(disk).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| is_index(&entry.path()))))
+}
+
+/// Flips some bytes of an index file, or cuts its end off; says where.
+fn rot_index(disk: &Path, random: &mut Random) -> Option<String> {
+    let mut indexes: Vec<PathBuf> = files(disk).into_iter().filter(|path| is_index(path)).collect();
+    indexes.sort();
+    let path = indexes.get(random.below(indexes.len().max(1) as u64) as usize)?;
+    let length = fs::metadata(path).ok()?.len();
+    let at = random.below(length.max(1));
+    let name = path.file_name()?.to_string_lossy();
+    if random.chance(20) {
+        OpenOptions::new().write(true).open(path).ok()?.set_len(at).ok()?;
+        return Some(format!("{name} ends at {at} of {length}"));
+    }
+    flip_bytes(path, at, (length - at).min(1 + random.below(16)) as usize);
+    Some(format!("{name}@{at}"))
 }
 
 /// Flips 16 bytes somewhere in what a segment holds; says where.

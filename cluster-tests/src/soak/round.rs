@@ -1,13 +1,13 @@
 //! A round of faults: how long it lasts, which faults it may have, and what all who make them share.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::content::Random;
 
 /// Every kind of fault, by the name that `--faults` takes.
-pub const KINDS: [&str; 17] = [
+pub const KINDS: [&str; 23] = [
     "kill",
     "crash-loop",
     "pause",
@@ -18,11 +18,17 @@ pub const KINDS: [&str; 17] = [
     "cut-redis",
     "full",
     "rot",
+    "rot-index",
     "replace",
+    "clock",
     "zookeeper",
     "database",
     "redis",
     "broker",
+    "tier-down",
+    "tier-slow",
+    "tier-cut",
+    "tier-corrupt",
     "drain",
     "membership",
 ];
@@ -36,6 +42,8 @@ pub struct Round<'a> {
     kinds: &'a [&'static str],
     /// Set by whoever panics, so that the others end and the panic is seen.
     failed: AtomicBool,
+    /// How many faults there were.
+    faults: AtomicUsize,
     /// The place of the node whose replicas may be damaged in this round, and whether they were.
     damage: Mutex<Option<usize>>,
 }
@@ -45,7 +53,8 @@ impl<'a> Round<'a> {
     /// is on two nodes, so one good copy of it remains.
     pub fn new(began: Instant, length: Duration, kinds: &'a [&'static str], victim: Option<usize>) -> Self {
         let until = Instant::now() + length;
-        Self { began, until, kinds, failed: AtomicBool::new(false), damage: Mutex::new(victim) }
+        let (failed, faults) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Self { began, until, kinds, failed, faults, damage: Mutex::new(victim) }
     }
 
     /// Whether it is over.
@@ -76,10 +85,16 @@ impl<'a> Round<'a> {
         println!("{:8.3} {what}", self.began.elapsed().as_secs_f64());
     }
 
-    /// One of `candidates` that may be, if any.
+    /// How many faults there were so far.
+    pub fn faults(&self) -> usize {
+        self.faults.load(Ordering::Relaxed)
+    }
+
+    /// One of `candidates` that may be, if any: it counts as a fault.
     pub fn choose(&self, random: &mut Random, candidates: &[&'static str]) -> Option<&'static str> {
         let may: Vec<_> = candidates.iter().filter(|kind| self.kinds.contains(*kind)).collect();
         let count = may.len() as u64;
+        self.faults.fetch_add(usize::from(count > 0), Ordering::Relaxed);
         (count > 0).then(|| *may[random.below(count) as usize])
     }
 

@@ -29,7 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SETTLE: Duration = Duration::from_secs(60);
 
 /// What became of a request.
-enum Answer {
+#[derive(Debug)]
+pub enum Answer {
+    /// This, for certain.
     Is(Response),
     /// It may have happened, or may yet.
     Unknown,
@@ -169,11 +171,13 @@ impl Stories {
     }
 }
 
-fn client(node: SocketAddr) -> Client {
+/// A client of the node at an address.
+pub(super) fn client(node: SocketAddr) -> Client {
     Client { addr: node, access_key: ACCESS_KEY.into(), secret_key: SECRET_KEY.into() }
 }
 
-fn send(node: SocketAddr, request: &Request<'_>) -> Answer {
+/// Sends a request on a connection of its own.
+pub(super) fn send(node: SocketAddr, request: &Request<'_>) -> Answer {
     let opened = Connection::open(node).and_then(|connection| {
         connection.stream().set_read_timeout(Some(PATIENCE))?;
         connection.stream().set_write_timeout(Some(PATIENCE))?;
