@@ -60,7 +60,7 @@ pub use status::{
 pub struct ClusterSettings {
     /// How long a node may be gone before its replicas are rebuilt elsewhere.
     pub rebuild_delay: Duration,
-    /// How long no disk of this node may answer until it counts as gone, if those of most others answer; `None`: it
+    /// How long no disk of this node may answer until it counts as gone, if those of most nodes answer; `None`: it
     /// never does.
     pub give_up_silent_after: Option<Duration>,
     /// How long a replica that was replaced still serves readers that have not heard of it.

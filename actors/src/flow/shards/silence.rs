@@ -3,7 +3,7 @@
 //! The last disk of a node is never fenced for its silence (docs/adr/0019): the node alone cannot tell a dead disk from
 //! a hypervisor or a file server that stands still, and goes on, on all nodes at once. Together they can. When no disk
 //! of this node has answered for [`ClusterSettings::give_up_silent_after`](super::ClusterSettings), it asks the others;
-//! if most of them have disks that take writes, it says that it has none that works. The controller takes it for
+//! if most of all nodes have disks that take writes, it says that it has none that works. The controller takes it for
 //! absent then, and what it held is rebuilt elsewhere after the usual delay. Nothing is decided for good: the node
 //! takes that back as soon as a disk answers, and what it has counts again.
 //!
@@ -80,9 +80,10 @@ async fn ask(context: &Context) -> (usize, usize) {
     (count, answers.into_iter().filter(|writable| *writable).count())
 }
 
-/// What silences half of the nodes may be something that they share, and ends.
+/// Whether more than half of all nodes write; this one does not. What silences half of them may be something that they
+/// share, and ends.
 fn most_write(others: usize, writable: usize) -> bool {
-    2 * writable > others
+    2 * writable > others + 1
 }
 
 #[cfg(test)]
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_is_given_up_only_when_no_disk_answers_and_most_others_write() {
+    fn a_node_is_given_up_only_when_no_disk_answers_and_most_nodes_write() {
         use DiskHealth::{Fenced, Full, Healthy, Unresponsive};
         for silent in [&[Unresponsive][..], &[Unresponsive, Unresponsive], &[Fenced, Unresponsive]] {
             assert!(are_silent(silent), "{silent:?}");
@@ -99,7 +100,8 @@ mod tests {
             assert!(!are_silent(others), "{others:?}");
         }
         assert!(!most_write(0, 0), "a node alone knows of nobody whose disks answer");
-        assert!(most_write(1, 1) && most_write(2, 2) && most_write(3, 2) && most_write(4, 3));
+        assert!(most_write(2, 2) && most_write(3, 3) && most_write(4, 3) && most_write(5, 4));
         assert!(!most_write(2, 1) && !most_write(4, 2) && !most_write(3, 0));
+        assert!(!most_write(1, 1) && !most_write(3, 2), "half of two, and of four");
     }
 }

@@ -87,6 +87,12 @@ pub(super) async fn guarded<T>(
 
 /// Fetches a chunk of a known size from the first of `sources` that has it whole.
 pub(super) async fn fetch(context: &Context, info: ChunkInfo, sources: &[NodeId]) -> Result<Fetched, TransferError> {
+    // Of a node that is gone nothing is known: it may be back in a moment, with the chunk.
+    let membership = context.parts.view.membership();
+    let has_given_up = |node: &NodeId| {
+        let known = membership.borrow();
+        known.nodes.contains_key(node) && !known.holds(*node)
+    };
     let (mut unreachable, mut damaged) = (None, None);
     for source in sources {
         match fetch_from(context, info, *source).await {
@@ -99,7 +105,7 @@ pub(super) async fn fetch(context: &Context, info: ChunkInfo, sources: &[NodeId]
                 damaged = Some(error.to_string());
             }
             // Its disks are silent, and it says itself that nobody is to wait for them: it is as good as damaged there.
-            Err(error) if !context.parts.view.holds_data(*source) => damaged = Some(error.to_string()),
+            Err(error) if has_given_up(source) => damaged = Some(error.to_string()),
             Err(error) => unreachable = Some(error.to_string()),
         }
     }
