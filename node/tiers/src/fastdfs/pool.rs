@@ -23,6 +23,9 @@ use super::failure::{Failure, Outcome};
 pub(super) const IDLE: Duration = Duration::from_secs(20);
 /// How long a server that did not answer is asked after the others.
 const AVOID: Duration = Duration::from_secs(5);
+/// Who gives up after this part of the idle timeout has found out that a server does not answer: readers wait for less
+/// long than the idle timeout, and each of them would wait for the same server.
+const SILENT_PART: u32 = 3;
 /// Servers remembered: as many as a large cluster has. What a tracker says must not fill the memory.
 const SERVERS_KEPT: usize = 1024;
 
@@ -63,6 +66,21 @@ impl Deref for Lease {
 impl DerefMut for Lease {
     fn deref_mut(&mut self) -> &mut Connection {
         self.connection.as_mut().expect("a connection until the drop")
+    }
+}
+
+/// Somebody waits for a server's answer, or gives up when this is dropped.
+struct Waiting {
+    server: Arc<Server>,
+    since: Instant,
+    silent: Duration,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.since.elapsed() >= self.silent {
+            self.server.failed();
+        }
     }
 }
 
@@ -141,11 +159,13 @@ impl Pool {
         body_bytes_max: usize,
     ) -> Outcome<(Lease, Result<Bytes, u8>)> {
         let mut lease = self.lease(address, true).await?;
+        let waiting = self.waiting(&lease);
         let mut answer = lease.exchange(frame, body_bytes_max).await;
         if matches!(answer, Err(Failure::Closed(_))) && lease.reused {
             lease = self.renew(lease, address).await?;
             answer = lease.exchange(frame, body_bytes_max).await;
         }
+        drop(waiting);
         lease.server.note(answer.as_ref().err());
         match answer {
             Ok(body) => Ok((lease, Ok(body))),
@@ -163,13 +183,20 @@ impl Pool {
     /// Sends a request whose reply may be large, and gives the reply's length and the connection to read it from.
     pub(super) async fn ask(&self, address: &str, frame: &[u8]) -> Outcome<(Lease, u64)> {
         let mut lease = self.lease(address, true).await?;
+        let waiting = self.waiting(&lease);
         let mut answer = lease.ask(frame).await;
         if matches!(answer, Err(Failure::Closed(_))) && lease.reused {
             lease = self.renew(lease, address).await?;
             answer = lease.ask(frame).await;
         }
+        drop(waiting);
         lease.server.note(answer.as_ref().err());
         Ok((lease, answer?))
+    }
+
+    fn waiting(&self, lease: &Lease) -> Waiting {
+        let silent = self.limits.idle() / SILENT_PART;
+        Waiting { server: Arc::clone(&lease.server), since: Instant::now(), silent }
     }
 
     /// A new connection in place of one that turned out to be closed: those that lay beside it are not better.

@@ -6,7 +6,7 @@ use holdfast_actors::ports::tiers::TierError;
 
 use super::*;
 use crate::fastdfs::names::Piece;
-use crate::fastdfs::wire::Source;
+use crate::fastdfs::wire::{Source, command};
 
 const PAIR: DoubleConfig =
     DoubleConfig { trackers: 1, groups: 1, storages_a_group: 2, long_addresses: false, server_ids: false };
@@ -219,6 +219,24 @@ async fn what_is_there_is_read_from_a_storage_that_is_known_while_no_tracker_ans
     assert!(matches!(answer, Err(TierError::Unavailable(_))), "it may be elsewhere by now: {answer:?}");
     double.start_tracker(0).await;
     assert!(matches!(read(&tier, &name, 0..5).await, Err(TierError::NotFound(_))));
+}
+
+#[tokio::test]
+async fn a_tracker_of_which_a_reader_has_had_enough_is_asked_after_the_others() {
+    let double = Double::start(DoubleConfig { trackers: 2, ..PAIR }).await;
+    let config = FastdfsConfig { idle_timeout: Duration::from_secs(60), ..double.config() };
+    let tier = FastdfsColdTier::new(config).unwrap();
+    let name = store(&tier, b"bytes").await;
+    double.tracker_faults(0, |faults| faults.hang = vec![command::FETCH]);
+    tier.0.sources.expire();
+    let mut reading = Box::pin(tier.get(&name, 0..5));
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut reading).await.is_err(), "it waits");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(25)).await;
+    tokio::time::resume();
+    drop(reading);
+    assert!(tier.0.pool.failed_lately(&tier.0.trackers.addresses()[0]));
+    assert_eq!(read(&tier, &name, 0..5).await.unwrap(), b"bytes");
 }
 
 #[tokio::test]
