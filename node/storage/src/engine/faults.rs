@@ -51,6 +51,12 @@ impl Inner {
             tracing::warn!(%disk, context, %error, "no descriptors left: see process_open_fds and process_max_fds");
             return;
         }
+        self.fence_anyway(context, error);
+    }
+
+    /// The same whatever the error says: a sync needs no descriptor of ours, but a file system in user space may answer
+    /// so, and what a failed sync has lost no later one writes.
+    fn fence_anyway(&self, context: &str, error: &io::Error) {
         {
             let mut fence = self.fence.lock();
             if fence.is_some() {
@@ -158,7 +164,7 @@ impl Inner {
             meter.increment(1);
         };
         segment.commit.sync(&file, on_sync).await.map_err(|error| {
-            self.fence_off("sync segment", &error);
+            self.fence_anyway("sync segment", &error);
             WriteError::Io { context: "sync segment", source: error }
         })?;
         // A sync that failed meanwhile, of whatever file, may have lost what this one had nothing left to do for.
