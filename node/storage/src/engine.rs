@@ -111,6 +111,8 @@ pub(crate) struct Inner {
     space: Space,
     sequences: Mutex<Sequences>,
     retention: Mutex<Retention>,
+    /// Segments that were unlinked and may come back by a crash: there was no descriptor to sync the directory by.
+    unsynced_removals: Mutex<Vec<u32>>,
     /// Ids that are being created.
     creating: Mutex<HashSet<ChunkId>>,
     /// Ids that are being deleted, and by how many: compaction must not move them. Taken under the index shard's lock.

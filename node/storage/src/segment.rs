@@ -69,6 +69,8 @@ pub(crate) struct SegmentState {
     pub(crate) payload_bytes: u64,
     /// Bytes of tombstone records.
     pub(crate) tombstone_bytes: u64,
+    /// Tombstones, for as long as the segment lives.
+    pub(crate) kill_count: usize,
     /// Dead records whose hole is still to be punched: block → bytes.
     pub(crate) unpunched: BTreeMap<u32, u64>,
     /// Dead records that were punched and that the index file still lists.

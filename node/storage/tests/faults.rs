@@ -156,6 +156,36 @@ async fn a_process_without_descriptors_blames_no_disk_for_it() {
 }
 
 #[tokio::test]
+async fn tombstones_are_not_kept_for_ever_for_a_segment_that_went_without_a_descriptor() {
+    for at in 0..100 {
+        let io = SimIo::new(at);
+        let engine = sim_engine(&io).await;
+        for round in 0..2 {
+            let ids: Vec<_> = (0..12).map(|n| id(round * 12 + n)).collect();
+            for id in &ids {
+                put(&engine, *id, &[7; 100_000]).await.unwrap();
+            }
+            if round == 0 {
+                io.inject(io.ops() + at, Fault::NoDescriptors);
+            }
+            let _ = engine.delete(&ids).await;
+            for _ in 0..2 {
+                engine.run_jobs().await;
+                engine.settle().await;
+            }
+            io.clear_faults();
+            engine.delete(&ids).await.unwrap();
+        }
+        for _ in 0..2 {
+            engine.run_jobs().await;
+            engine.settle().await;
+        }
+        assert!(engine.fenced().is_none(), "none at {at}");
+        assert!(engine.stats().segments <= 1, "none at {at}: {:#?}", engine.segments());
+    }
+}
+
+#[tokio::test]
 async fn a_sector_of_an_index_file_or_a_segment_header_that_cannot_be_read_keeps_no_disk_from_opening() {
     let io = SimIo::new(8);
     let engine = sim_engine(&io).await;

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 use super::Inner;
 use super::record_io::{Verdict, verify_record};
-use super::space::{Purpose, Reservation, start};
+use super::space::{KILLS_MAX, Purpose, Reservation, start};
 use crate::buf::LARGE_BYTES;
 use crate::error::WriteError;
 use crate::finding::{Finding, FindingSource};
@@ -99,7 +99,11 @@ impl Inner {
             let half_dead = no_holes && state.cursor.saturating_sub(state.live_bytes) > len / 2;
             // Only tombstones that are needed: moving them gains something only if a whole segment comes free.
             let worth = (sparse || half_dead) && (state.live_count > 0 || state.cursor > len / 2);
-            worth.then_some((state.live_bytes, segment.number()))
+            let candidate = worth.then_some((state.live_bytes, segment.number()));
+            let full_of_kills = state.kill_count >= KILLS_MAX;
+            drop(state);
+            // Moved while they are needed, they would fill another segment, which then would be as sparse, without end.
+            candidate.filter(|(_, number)| !(full_of_kills && self.retention.lock().is_needed(*number)))
         };
         let segments = self.segments_sorted();
         let (_, number) = segments.iter().filter(|segment| !self.is_active(segment)).filter_map(worth).min()?;

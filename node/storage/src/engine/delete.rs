@@ -46,6 +46,7 @@ impl Inner {
             let mut state = reservation.segment.state.lock();
             state.kills.extend_from_slice(kills);
             state.tombstone_bytes += u64::from(layout.record_len);
+            state.kill_count += kills.len();
             let highest = kills.iter().map(|kill| kill.sequence).max().unwrap_or(0);
             state.sequence_max = state.sequence_max.max(reservation.sequence).max(highest);
         }

@@ -4,7 +4,9 @@
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::Inner;
 use crate::error::{WriteError, is_full, is_out_of_descriptors};
@@ -13,6 +15,12 @@ use crate::segment::Segment;
 
 /// How often it is said again, in the watch's own time, that a disk is spared though it has been silent for long.
 const SPARED_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// How often it is said again that there are no descriptors: each write near the end of a segment finds it out.
+const NO_DESCRIPTORS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// When that was said last, of whatever disk: they are the process's.
+static NO_DESCRIPTORS_TOLD: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// Starts the threads of the watch. They do not keep the engine alive.
 pub(super) fn start_watch(inner: &Arc<Inner>) -> io::Result<()> {
@@ -47,10 +55,15 @@ impl Inner {
     /// connections would take all disks of a node away, until it is started anew.
     pub(crate) fn fence_off(&self, context: &str, error: &io::Error) {
         if is_out_of_descriptors(error) {
-            let disk = self.config.dir.display();
-            tracing::warn!(%disk, context, %error, "no descriptors left: see process_open_fds and process_max_fds");
+            self.tell_no_descriptors(context, error);
             return;
         }
+        self.fence_anyway(context, error);
+    }
+
+    /// The same whatever the error says: a sync needs no descriptor of ours, but a file system in user space may answer
+    /// so, and what a failed sync has lost no later one writes.
+    fn fence_anyway(&self, context: &str, error: &io::Error) {
         {
             let mut fence = self.fence.lock();
             if fence.is_some() {
@@ -96,6 +109,19 @@ impl Inner {
             }
         }
         silent <= answering
+    }
+
+    /// Says that something was not done for want of a descriptor.
+    fn tell_no_descriptors(&self, context: &str, error: &io::Error) {
+        {
+            let mut told = NO_DESCRIPTORS_TOLD.lock();
+            if told.is_some_and(|told| told.elapsed() < NO_DESCRIPTORS_INTERVAL) {
+                return;
+            }
+            *told = Some(Instant::now());
+        }
+        let disk = self.config.dir.display();
+        tracing::warn!(%disk, context, %error, "no descriptors left: see process_open_fds and process_max_fds");
     }
 
     /// Says that the disk is not fenced, and why.
@@ -158,7 +184,7 @@ impl Inner {
             meter.increment(1);
         };
         segment.commit.sync(&file, on_sync).await.map_err(|error| {
-            self.fence_off("sync segment", &error);
+            self.fence_anyway("sync segment", &error);
             WriteError::Io { context: "sync segment", source: error }
         })?;
         // A sync that failed meanwhile, of whatever file, may have lost what this one had nothing left to do for.

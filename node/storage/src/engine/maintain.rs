@@ -326,6 +326,9 @@ impl Inner {
             _ => {}
         }
         self.io.unlink(&segment.path)?;
+        // Taken before the sync, which covers them then.
+        let mut gone = std::mem::take(&mut *self.unsynced_removals.lock());
+        gone.push(segment.number());
         let synced = self.io.sync_dir(&self.config.dir);
         let is_durable = match synced {
             Err(error) if !is_out_of_descriptors(&error) => return Err(error),
@@ -335,10 +338,12 @@ impl Inner {
         metrics::counter!("holdfast_storage_segments_removed_total").increment(1);
         tracing::debug!(disk = %self.config.dir.display(), segment = segment.number(), "dead segment removed");
         if !is_durable {
-            // A crash may bring it back: what says that it is dead stays, until the next start looks.
+            // A crash may bring it back: what says that it is dead stays, until a later removal syncs the directory.
+            self.unsynced_removals.lock().extend(gone);
             return Ok(vec![]);
         }
-        Ok(self.retention.lock().removed(segment.number()))
+        let mut retention = self.retention.lock();
+        Ok(gone.into_iter().flat_map(|number| retention.removed(number)).collect())
     }
 
     pub(super) async fn shutdown(self: &Arc<Self>) -> Result<(), WriteError> {

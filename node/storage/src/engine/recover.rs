@@ -360,6 +360,7 @@ impl Opener {
             space: Space::new(next_segment, resumed),
             sequences: Mutex::new(Sequences::starting_at(self.sequence_max + 1)),
             retention: Mutex::new(retention),
+            unsynced_removals: Mutex::default(),
             creating: Mutex::default(),
             deleting: Mutex::default(),
             running_jobs: tokio::sync::Mutex::new(()),

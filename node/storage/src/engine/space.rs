@@ -27,7 +27,7 @@ use crate::segment::Segment;
 
 /// Tombstones that one segment takes, or a few more: they are kept in memory until its index file is written, and that
 /// file, and each start, are to stay small. Without a bound, millions of deletions in a row would be in one segment.
-const KILLS_MAX: usize = if cfg!(test) { 64 } else { 1 << 19 };
+pub(super) const KILLS_MAX: usize = if cfg!(test) { 64 } else { 1 << 19 };
 
 /// What a record is reserved for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

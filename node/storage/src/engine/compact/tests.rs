@@ -111,3 +111,33 @@ async fn a_settling_amid_a_deletion_lists_what_is_not_punched() {
     assert!(listed(&engine, &segment).await.is_empty());
     assert!(!engine.inner.retention.lock().is_needed(active.number()));
 }
+
+#[tokio::test]
+async fn tombstones_that_fill_segments_are_not_moved_in_circles() {
+    let mut config = EngineConfig::new(Path::new("/disk"), [1; 16], [2; 16]);
+    (config.segment_size_bytes, config.reserve_bytes, config.background) = (4 << 20, 1 << 20, false);
+    let pool = BufferPool::new(BufferPoolConfig { large_count: 8, small_count: 16 }).unwrap();
+    let (engine, _) = Engine::open(config, Arc::new(SimIo::new(3)), pool).await.unwrap();
+    for n in 0..500 {
+        put(&engine, n, 4).await;
+    }
+    // What is read is not punched: until then the tombstones of its segment are needed.
+    let reader = engine.read(id(0), 0..4).unwrap();
+    for n in 0..4 * KILLS_MAX as u32 {
+        engine.delete(&[id(n)]).await.unwrap();
+        if n % 16 == 0 {
+            put(&engine, 1000 + n, 4).await;
+        }
+    }
+    engine.run_jobs().await;
+    engine.settle().await;
+    let report = engine.compact(1 << 20).await.unwrap();
+    assert!(report.finished, "{report:?}");
+
+    drop(reader);
+    engine.run_jobs().await;
+    engine.settle().await;
+    let report = engine.compact(1 << 20).await.unwrap();
+    assert!(report.finished && report.segments_emptied > 0, "{report:?}");
+    assert_eq!(engine.stats().segments, 2, "the first, of which much is alive, and the active one");
+}

@@ -63,6 +63,7 @@ impl Opener {
         };
         self.sequence_max = self.sequence_max.max(state.sequence_max);
         state.tombstone_bytes = (kills.len() * Kill::BYTES) as u64;
+        state.kill_count = kills.len();
         let mapping = map(&*file, header.len_bytes);
         let segment = Segment::new(header, path, index_path, file, None, mapping, state, Arc::clone(&self.jobs));
         segment.set_refresh(&self.pool, &self.watch);
