@@ -191,7 +191,8 @@ impl<'a> Tiers<'a> {
             }
             assert!(
                 begin.elapsed() < EMPTY,
-                "tiers do not hold {wanted:?} contents, but the store of S3 {stored:?}\nand FastDFS {files:?}; tables:\n{}",
+                "tiers do not hold {wanted:?} contents, but the store of S3 {stored:?}\n\
+                 and FastDFS {files:?}; tables:\n{}",
                 tables(cluster)
             );
             std::thread::sleep(Duration::from_millis(500));

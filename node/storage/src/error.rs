@@ -132,8 +132,8 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Whether an error says that the process, or the system, has no descriptors left: the disk is not to blame, and nothing
-/// was done.
+/// Whether an error says that the process, or the system, has no descriptors left: the disk is not to blame, and
+/// nothing was done.
 pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     use rustix::io::Errno;
     [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))

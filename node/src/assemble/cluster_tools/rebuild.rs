@@ -294,8 +294,8 @@ pub async fn from_chunks(
         uploads::complete(metadata, &begun_parts, &mut run.report).await?;
     }
     if options.alone {
-        // At the end: until then, or where only moves are brought back, what the database lost is on the disks alone. In
-        // a cluster on those of the other nodes, too: see `note_walked`.
+        // At the end: until then, or where only moves are brought back, what the database lost is on the disks alone.
+        // In a cluster on those of the other nodes, too: see `note_walked`.
         metadata.forget_lost_commits().await.context("forget that the database has lost commits")?;
     }
     Ok(run.report)

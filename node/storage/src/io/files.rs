@@ -17,8 +17,8 @@ const LOCK_NAME: &str = "lock";
 /// What `block_size` answers when the file system does not say: right for every disk with blocks of up to 4 KiB.
 const BLOCK_BYTES_FALLBACK: usize = 4096;
 
-/// File systems on which a server, or another process, answers (`f_type` of `statfs`): NFS, SMB, CIFS, SMB2, FUSE, Ceph,
-/// 9P, AFS, Lustre.
+/// File systems on which a server, or another process, answers (`f_type` of `statfs`): NFS, SMB, CIFS, SMB2, FUSE,
+/// Ceph, 9P, AFS, Lustre.
 const REMOTE_TYPES: [u32; 9] =
     [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x6573_5546, 0x00c3_6400, 0x0102_1997, 0x5346_414f, 0x0bd0_0bd0];
 
