@@ -212,7 +212,8 @@ fn registrations_are_made_again(cluster: &mut Cluster, put_in: impl Fn(&Cluster,
 #[test]
 fn nodes_that_do_not_belong_are_refused_and_harm_nobody() {
     // No node dies here, and one that lost its session would make room for those that are to be refused.
-    let environment = vec![("HOLDFAST_CLUSTER_SESSION_TIMEOUT", "6 s")];
+    let environment = ["HOLDFAST_CLUSTER_SESSION_TIMEOUT", "HOLDFAST_CLUSTER_REBUILD_DELAY"].map(|name| (name, "6 s"));
+    let environment = environment.to_vec();
     let mut cluster = Cluster::start_with(3, Options { environment, ..Options::default() });
     cluster.client(0).create_bucket(BUCKET);
     let put_in = |cluster: &Cluster, n: u64| {
