@@ -2,8 +2,8 @@
 //!
 //! A renewed certificate takes effect within [`CHECK_EVERY`] without a restart; files that cannot be used leave the old
 //! one in place and are reported in the log, as is a certificate whose end comes near, or whose time has not begun:
-//! nobody but the clients would notice. Bodies are encrypted in user space: kTLS, which splice would need, is looked for
-//! and logged, but not used.
+//! nobody but the clients would notice. Bodies are encrypted in user space: kTLS, which splice would need, is looked
+//! for and logged, but not used.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;

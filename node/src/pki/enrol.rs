@@ -74,6 +74,15 @@ pub enum EnrolError {
     /// The issuer does not want this node.
     #[error("the cluster refused: {0}")]
     Refused(String),
+    /// By this machine's clock the token's day has not come.
+    #[error(
+        "this machine's clock is more than a day behind that of node {issuer}, which issued the token: set it right and \
+         try again, the token was not used"
+    )]
+    ClockBehind {
+        /// The node.
+        issuer: NodeId,
+    },
     /// The issuer's answer does not fit the token.
     #[error("the issuer's answer is wrong: {0}")]
     WrongAnswer(String),
@@ -284,7 +293,11 @@ fn ca_of(token: &Token) -> Result<CertificateDer<'static>, EnrolError> {
 }
 
 async fn ask(token: &Token, request: &EnrolRequest) -> Result<Enrolled, EnrolError> {
-    let (certified, _) = identity::certified(&token.certificate_pem, &token.key_pem)?;
+    let (certified, facts) = identity::certified(&token.certificate_pem, &token.key_pem)?;
+    // The issuer would take the token, and the certificate that it gives for it would be refused here.
+    if is_before(facts.not_before_unix_seconds, SystemTime::now()) {
+        return Err(EnrolError::ClockBehind { issuer: token.issuer });
+    }
     let verifier = PeerVerifier::new(token.cluster, ca_of(token)?, tls::provider())?;
     let tls = tls::client(verifier, Arc::new(certified), ALPN_ENROL)?;
     let options = PeerOptions::default();
@@ -296,8 +309,13 @@ async fn ask(token: &Token, request: &EnrolRequest) -> Result<Enrolled, EnrolErr
         Ok(Ok(answer)) => answer,
         // What TLS on the other side had against the token shows only now.
         Ok(Err(error)) => {
-            let reason = connection.close_reason().map(|reason| quic::describe(&reason));
-            return Err(unreachable(reason.unwrap_or_else(|| error.to_string())));
+            let reason = connection.close_reason();
+            // Of the two certificates it is the token's that ends soon.
+            if reason.as_ref().is_some_and(quic::says_expired) {
+                let reason = "the join token has expired, or is not valid yet, by the clock of the node that issued it: make another";
+                return Err(EnrolError::Refused(reason.to_owned()));
+            }
+            return Err(unreachable(reason.map_or_else(|| error.to_string(), |reason| quic::describe(&reason))));
         }
         Err(_) => return Err(unreachable("it does not answer".to_owned())),
     };
@@ -309,6 +327,12 @@ async fn ask(token: &Token, request: &EnrolRequest) -> Result<Enrolled, EnrolErr
             Err(EnrolError::Refused(format!("it speaks version {known} of the enrolment, this node version {found}")))
         }
     }
+}
+
+/// Whether it is not yet so late as that.
+fn is_before(unix_seconds: i64, now: SystemTime) -> bool {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).is_ok_and(|now| now < unix_seconds)
 }
 
 async fn exchange(connection: &Connection, request: &EnrolRequest) -> Result<EnrolAnswer, StreamError> {
@@ -373,6 +397,25 @@ mod tests {
             key_pem: "K".into(),
         };
         serde_json::to_vec(&token).unwrap()
+    }
+
+    #[tokio::test]
+    async fn clock_that_is_days_behind_is_told_before_the_token_is_used() {
+        let ca = ClusterCa::generate(ClusterId([7; 16])).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let (hour, now) = (Duration::from_secs(3600), SystemTime::now());
+        let made = ca.issue(Role::Enrol, &key, Validity { from: now + hour, until: now + hour * 26 }).unwrap();
+        let token = Token {
+            cluster: ca.cluster(),
+            issuer: NodeId::from(1),
+            addresses: vec![],
+            ca_pem: ca.certificate_pem().to_owned(),
+            certificate_pem: made.pem(),
+            key_pem: key.serialize_pem(),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let error = join(dir.path(), NodeId::from(2), &token).await.unwrap_err();
+        assert!(matches!(error, EnrolError::ClockBehind { .. }), "{error}");
     }
 
     #[test]
