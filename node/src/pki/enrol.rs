@@ -41,7 +41,7 @@ use super::files::{self, NewFile, SECRET_FILE};
 use super::identity::{self, NodeIdentity};
 use super::verify::{self, PeerVerifier, server_name};
 use crate::peers::stream::{Call, StreamError, read_frame, write_frame};
-use crate::peers::{PeerOptions, quic, tls};
+use crate::peers::{AddressBook, PeerOptions, quic, tls};
 
 /// Tokens that an issuer remembers at a time.
 const TOKENS_MAX: usize = 1_000;
@@ -138,6 +138,8 @@ impl FromStr for Token {
 pub struct Issuer {
     identity: Arc<NodeIdentity>,
     secret_path: PathBuf,
+    /// Where the nodes are that run.
+    running: Option<AddressBook>,
     /// Serials of tokens that were not used, and when they expire.
     outstanding: Mutex<HashMap<Vec<u8>, SystemTime>>,
 }
@@ -145,7 +147,14 @@ pub struct Issuer {
 impl Issuer {
     /// An issuer that hands the secret in `data_dir` over.
     pub fn new(identity: Arc<NodeIdentity>, data_dir: &Path) -> Self {
-        Self { identity, secret_path: data_dir.join(SECRET_FILE), outstanding: Mutex::default() }
+        Self { identity, secret_path: data_dir.join(SECRET_FILE), running: None, outstanding: Mutex::default() }
+    }
+
+    /// Gives nobody the id of a node that runs, which `running` knows: a machine that asks for it has a copy of that
+    /// node's data directory, and would pass for that node whenever that one is off.
+    #[must_use]
+    pub fn knowing(self, running: AddressBook) -> Self {
+        Self { running: Some(running), ..self }
     }
 
     /// Makes a token that is good for `lifetime` and one use. `addresses` are this node's, `host:port`.
@@ -213,6 +222,12 @@ impl Issuer {
     async fn enrol(&self, request: &EnrolRequest, serial: &[u8]) -> Result<Enrolled, String> {
         if request.node == self.identity.node() {
             return Err(format!("{} is this node's own id", request.node));
+        }
+        if self.running.as_ref().is_some_and(|running| running(request.node).is_some()) {
+            return Err(format!(
+                "node {} is running: is node.id of this data directory a copy of that node's? Use an empty directory",
+                request.node
+            ));
         }
         let csr = CertificateSigningRequestParams::from_pem(&request.csr_pem).map_err(|error| error.to_string())?;
         let path = self.secret_path.clone();

@@ -135,6 +135,20 @@ async fn issuers_own_id_is_not_given_away() {
     assert_eq!(load(dir.path(), id, Duration::from_secs(60)).node(), id);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn id_of_a_node_that_runs_is_not_given_away() {
+    let (mut cluster, first) = issuer();
+    let second = cluster.node(PeerOptions::default());
+    let (dir, token) = (tempfile::tempdir().unwrap(), token(&first));
+    let error = join(dir.path(), second.id, &token).await.unwrap_err();
+    assert!(matches!(&error, EnrolError::Refused(reason) if reason.contains("is running")), "{error}");
+    assert_eq!(cluster_of(dir.path()).unwrap(), None);
+    // When it is gone its machine may be set up anew under its id. And it cost no token.
+    let (id, _gone) = second.stop().await;
+    cluster.addresses.lock().remove(&id);
+    join(dir.path(), id, &token).await.unwrap();
+}
+
 #[test]
 fn damaged_tokens_are_refused() {
     for text in ["", "hfjoin1.", "hfjoin1.%%%", "hfjoin2.abcd", "hfjoin1.e30", &"x".repeat(100_000)] {
