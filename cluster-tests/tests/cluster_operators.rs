@@ -297,6 +297,15 @@ fn nodes_that_do_not_belong_are_refused_and_harm_nobody() {
     refused("a member with a foreign authority", &output, &["cluster"]);
     fs::remove_dir_all(&own).unwrap();
     fs::rename(&kept, &own).unwrap();
+
+    // A member that has lost the cluster's secret makes none of its own: what it sealed would open nowhere else.
+    let secret = cluster.members[2].node.data_dir().join("node.secret");
+    let kept = cluster.members[2].node.scratch().join("node.secret");
+    fs::rename(&secret, &kept).unwrap();
+    let output = run_briefly(&cluster, 2, |_| {});
+    refused("a member without the cluster's secret", &output, &["copy it from another node"]);
+    assert!(!secret.exists(), "it made one");
+    fs::rename(&kept, &secret).unwrap();
     let put = cluster.client(0).put_until_served(BUCKET, "k9", &content::bytes(9, 200_000));
     assert_eq!(put.status, 200, "{}", put.text());
     cluster.members[2].node.restart();

@@ -10,8 +10,10 @@
 //! for 2³² seals under one node secret.
 //!
 //! # On failure
-//! A missing file is made; a file that others may read, or of a wrong length, is refused with a message that says so.
-//! If the file is lost the keys cannot be used again and must be made anew; the objects are not affected.
+//! A node that runs alone makes a missing file; one of a cluster refuses to start without it, since what it would seal
+//! under a secret of its own opens nowhere else. A file that others may read, or of a wrong length, is refused with a
+//! message that says so. If the secret is lost everywhere the keys cannot be used again and must be made anew; the
+//! objects are not affected.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -50,6 +52,13 @@ pub enum SecretError {
     /// Others may read the file.
     #[error("node secret {0}")]
     TooOpen(Exposed),
+    /// There is no file, where one must be.
+    #[error(
+        "node secret {} is missing, and a new one would open no access key: all nodes of a cluster have the same, copy \
+         it from another node, with mode 0600",
+        .0.display()
+    )]
+    Missing(PathBuf),
     /// The file is not what Holdfast wrote.
     #[error("node secret {path} has {found} bytes instead of {NODE_SECRET_BYTES}: restore it from a backup")]
     WrongLength {
@@ -82,6 +91,18 @@ impl fmt::Debug for NodeSecret {
 }
 
 impl NodeSecret {
+    /// Reads the secret from `path`, where it must be.
+    ///
+    /// # Errors
+    /// See [`SecretError`].
+    pub fn load(path: &Path) -> Result<Self, SecretError> {
+        match File::open(path) {
+            Ok(file) => Self::load_opened(path, file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SecretError::Missing(path.to_owned())),
+            Err(source) => Err(SecretError::File { path: path.to_owned(), source }),
+        }
+    }
+
     /// Reads the secret from `path`, or makes it there: durable, mode 0600, and whole or not at all.
     ///
     /// # Errors
@@ -89,7 +110,7 @@ impl NodeSecret {
     pub fn load_or_create(path: &Path) -> Result<Self, SecretError> {
         let at_path = |source| SecretError::File { path: path.to_owned(), source };
         match File::open(path) {
-            Ok(file) => Self::load(path, file),
+            Ok(file) => Self::load_opened(path, file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let mut bytes = Zeroizing::new([0; NODE_SECRET_BYTES]);
                 SystemRandom::new().fill(&mut bytes[..]).map_err(|_| SecretError::NoRandomness)?;
@@ -97,7 +118,7 @@ impl NodeSecret {
                     Ok(()) => Ok(Self::from_bytes(&bytes)),
                     // Another process was faster: its secret counts.
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                        Self::load(path, File::open(path).map_err(at_path)?)
+                        Self::load_opened(path, File::open(path).map_err(at_path)?)
                     }
                     Err(error) => Err(at_path(error)),
                 }
@@ -106,7 +127,7 @@ impl NodeSecret {
         }
     }
 
-    fn load(path: &Path, mut file: File) -> Result<Self, SecretError> {
+    fn load_opened(path: &Path, mut file: File) -> Result<Self, SecretError> {
         let at_path = |source| SecretError::File { path: path.to_owned(), source };
         secret_file::check(path, &file.metadata().map_err(at_path)?).map_err(SecretError::TooOpen)?;
         // One byte more than expected, to see that there is more. A buffer of fixed size, so that no reallocation
@@ -293,6 +314,17 @@ mod tests {
         assert_eq!(*second.open("A", &sealed).unwrap(), "s");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_file_that_must_be_there_is_not_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("node.secret");
+        let error = NodeSecret::load(&path).unwrap_err();
+        assert!(matches!(error, SecretError::Missing(_)), "{error}");
+        assert!(!path.exists(), "it was made");
+        let sealed = NodeSecret::load_or_create(&path).unwrap().seal("A", "s").unwrap();
+        assert_eq!(*NodeSecret::load(&path).unwrap().open("A", &sealed).unwrap(), "s");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The way between the nodes of a cluster: within the process, or by QUIC.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -30,7 +31,7 @@ pub(super) enum Transport {
 /// What a node needs to be served by QUIC.
 pub(super) struct QuicTransport {
     identity: Arc<NodeIdentity>,
-    issuer: Arc<Issuer>,
+    data_dir: PathBuf,
     bind: SocketAddr,
     advertised: Option<String>,
 }
@@ -57,8 +58,8 @@ impl Transport {
             bail!("this node has no certificate: run `holdfast cluster init` or `holdfast cluster join` first");
         };
         Ok(Self::Quic(QuicTransport {
-            issuer: Arc::new(Issuer::new(identity.clone(), data_dir.path())),
             identity,
+            data_dir: data_dir.path().to_owned(),
             bind: config.cluster.peer_addr,
             advertised: config.cluster.advertise_peer.clone(),
         }))
@@ -95,6 +96,7 @@ impl QuicTransport {
         let addresses: AddressBook = Arc::new(move |node| {
             membership.borrow().nodes.get(&node).map(|live| live.announcement.addresses.peer.clone())
         });
+        let issuer = Arc::new(Issuer::new(self.identity.clone(), &self.data_dir).knowing(addresses.clone()));
         let mut endpoint = PeerEndpoint::bind(PeerParts {
             runtime: Handle::current(),
             bind: self.bind,
@@ -103,14 +105,14 @@ impl QuicTransport {
             options: PeerOptions::default(),
         })
         .with_context(|| format!("listen on cluster.peer_addr {}", self.bind))?;
-        endpoint.serve(service.clone(), Some(self.issuer.clone())).context("serve peers")?;
+        endpoint.serve(service.clone(), Some(issuer.clone())).context("serve peers")?;
         let addr = self.advertised.unwrap_or_else(|| endpoint.local_addr().to_string());
         Ok(Served {
             peers: Arc::new(endpoint.peers()),
             addr: addr.clone(),
             in_process: None,
             endpoint: Some(endpoint),
-            enrolment: Some(Arc::new(Tokens { issuer: self.issuer, addr })),
+            enrolment: Some(Arc::new(Tokens { issuer, addr })),
         })
     }
 }

@@ -309,7 +309,12 @@ async fn join_token(args: JoinTokenArgs, out: Output) -> CliResult {
         .mode(0o600)
         .open(&args.out)
         .map_err(|error| cannot_make(&args.out, error))?;
-    file.write_all(made.token.as_bytes()).and_then(|()| file.write_all(b"\n")).context("write the token")?;
+    let written = file.write_all(made.token.as_bytes()).and_then(|()| file.write_all(b"\n"));
+    if written.is_err() {
+        // The next try would find the name taken, by half a token.
+        std::fs::remove_file(&args.out).ok();
+    }
+    written.context("write the token")?;
     let value = serde_json::json!({ "file": args.out, "expires_ms": made.expires_ms });
     Ok(out.print(&value, |_| {
         format!("{} lets machines join until {}\n", args.out.display(), timestamp(made.expires_ms))

@@ -1,14 +1,15 @@
 //! HTTPS by rustls, from PEM files that are read again when they change.
 //!
 //! A renewed certificate takes effect within [`CHECK_EVERY`] without a restart; files that cannot be used leave the old
-//! one in place and are reported in the log, as is a certificate whose end comes near: nobody but the clients would
-//! notice. Bodies are encrypted in user space: kTLS, which splice would need, is looked for and logged, but not used.
+//! one in place and are reported in the log, as is a certificate whose end comes near, or whose time has not begun:
+//! nobody but the clients would notice. Bodies are encrypted in user space: kTLS, which splice would need, is looked
+//! for and logged, but not used.
 
 use std::fs;
-use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -78,6 +79,8 @@ pub struct Tls {
 struct Current {
     files: TlsFiles,
     key: ArcSwap<CertifiedKey>,
+    /// How the files were just before they were read first. A start may take long, and they may change meanwhile.
+    first: Stamps,
 }
 
 impl ResolvesServerCert for Current {
@@ -92,8 +95,9 @@ impl Tls {
     /// # Errors
     /// When the files cannot be used.
     pub fn load(files: TlsFiles) -> Result<Tls, TlsError> {
+        let first = stamps(&files);
         let key = load(&files)?;
-        let current = Arc::new(Current { files, key: ArcSwap::from_pointee(key) });
+        let current = Arc::new(Current { files, key: ArcSwap::from_pointee(key), first });
         let versions = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("ring supports the default protocol versions");
@@ -122,38 +126,47 @@ impl Tls {
 
     /// Watches the files until the future is dropped.
     pub(super) async fn watch(self) {
-        let (mut seen, mut told) = (stamps(&self.current.files), Validity::Good);
+        let (mut seen, mut told) = (Seen { stamps: self.current.first, refused: false }, Validity::Good);
         let mut ticks = tokio::time::interval(CHECK_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for look in 1_u64.. {
             ticks.tick().await;
+            let again = look.is_multiple_of(LOOKS_A_DAY);
             let (tls, before) = (self.clone(), seen);
-            let checked = tokio::task::spawn_blocking(move || tls.check(before)).await;
+            let checked = tokio::task::spawn_blocking(move || tls.check(before, again)).await;
             seen = checked.unwrap_or(seen);
-            told = self.look_at_end(if look.is_multiple_of(LOOKS_A_DAY) { Validity::Good } else { told });
+            told = self.look_at_dates(if again { Validity::Good } else { told });
         }
     }
 
-    /// Says that the certificate ends soon, or that it has ended, where that was not told. Gives back what it found.
-    fn look_at_end(&self, told: Validity) -> Validity {
-        let Some(until) = valid_until(&self.current.key.load()) else { return told };
-        telemetry::show_certificate("s3", until);
-        let now = validity(until, process::unix_seconds() as i64);
+    /// Says that the certificate ends soon, that it has ended, or that its time has not begun, where that was not told.
+    /// Gives back what it found.
+    fn look_at_dates(&self, told: Validity) -> Validity {
+        let Some(dates) = dates(&self.current.key.load()) else { return told };
+        telemetry::show_certificate("s3", dates.until_unix_seconds);
+        let now = validity(dates, process::unix_seconds() as i64);
         let certificate = self.current.files.certificate.display();
         match now {
             _ if now == told => {}
             Validity::Good => {}
+            Validity::NotYet => {
+                tracing::error!(
+                    %certificate,
+                    from_unix_seconds = dates.from_unix_seconds,
+                    "the certificate is not valid yet, clients refuse it: look at the clock of this machine"
+                );
+            }
             Validity::EndsSoon => {
                 tracing::warn!(
                     %certificate,
-                    until_unix_seconds = until,
+                    until_unix_seconds = dates.until_unix_seconds,
                     "the certificate ends within two weeks: renew it"
                 );
             }
             Validity::Over => {
                 tracing::error!(
                     %certificate,
-                    until_unix_seconds = until,
+                    until_unix_seconds = dates.until_unix_seconds,
                     "the certificate has expired, clients refuse it: put a new one in its place, no restart is needed"
                 );
             }
@@ -161,50 +174,95 @@ impl Tls {
         now
     }
 
-    fn check(&self, before: Stamps) -> Stamps {
-        let now = stamps(&self.current.files);
-        if now != before {
-            let certificate = self.current.files.certificate.display();
-            match self.reload() {
-                Ok(()) => tracing::info!(%certificate, "certificate reloaded"),
-                Err(error) => tracing::error!(%error, "the new certificate cannot be used, the old one stays"),
-            }
+    /// Reads the files again if they have changed, or could not be used before: what was in the way may be gone
+    /// without a trace in them. `again`: what is wrong still is told once more.
+    fn check(&self, before: Seen, again: bool) -> Seen {
+        let stamps = stamps(&self.current.files);
+        let changed = stamps != before.stamps;
+        if !changed && !before.refused {
+            return before;
         }
-        now
+        let certificate = self.current.files.certificate.display();
+        let reloaded = self.reload();
+        match &reloaded {
+            Ok(()) => tracing::info!(%certificate, "certificate reloaded"),
+            Err(error) if changed || again => {
+                tracing::error!(%error, "the new certificate cannot be used, the old one stays");
+            }
+            Err(_) => {}
+        }
+        Seen { stamps, refused: reloaded.is_err() }
     }
 }
 
-/// How a certificate's end is from now.
+/// What the last look at the files found.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    stamps: Stamps,
+    /// They could not be used.
+    refused: bool,
+}
+
+/// How a certificate's dates are from now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Validity {
     Good,
+    NotYet,
     EndsSoon,
     Over,
 }
 
-fn validity(until_unix_seconds: i64, now_unix_seconds: i64) -> Validity {
-    match until_unix_seconds.saturating_sub(now_unix_seconds) {
+/// From when until when a certificate is valid.
+#[derive(Debug, Clone, Copy)]
+struct Dates {
+    from_unix_seconds: i64,
+    until_unix_seconds: i64,
+}
+
+fn validity(dates: Dates, now_unix_seconds: i64) -> Validity {
+    if now_unix_seconds < dates.from_unix_seconds {
+        return Validity::NotYet;
+    }
+    match dates.until_unix_seconds.saturating_sub(now_unix_seconds) {
         ..=0 => Validity::Over,
         1..WARN_BEFORE_SECONDS => Validity::EndsSoon,
         _ => Validity::Good,
     }
 }
 
-/// Until when the certificate that clients are shown is valid, in seconds since 1970; `None` where it does not tell.
-fn valid_until(key: &CertifiedKey) -> Option<i64> {
+/// When the certificate that clients are shown is valid; `None` where it does not tell.
+fn dates(key: &CertifiedKey) -> Option<Dates> {
     let (_, parsed) = x509_parser::parse_x509_certificate(key.cert.first()?).ok()?;
-    Some(parsed.validity().not_after.timestamp())
+    let validity = parsed.validity();
+    Some(Dates {
+        from_unix_seconds: validity.not_before.timestamp(),
+        until_unix_seconds: validity.not_after.timestamp(),
+    })
 }
 
-type Stamps = [Option<(SystemTime, u64)>; 2];
+type Stamps = [Option<Stamp>; 2];
 
-/// When the files changed, and their lengths.
+/// By what a change of a file is seen, its permissions included: those are what a refusal asks to change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    size_bytes: u64,
+    /// Seconds and nanoseconds, of what is in the file and of what is known about it.
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
 fn stamps(files: &TlsFiles) -> Stamps {
-    let stamp = |path: &Path| -> io::Result<_> {
-        let metadata = fs::metadata(path)?;
-        Ok((metadata.modified()?, metadata.len()))
+    let stamp = |path: &Path| {
+        let about = fs::metadata(path).ok()?;
+        Some(Stamp {
+            inode: about.ino(),
+            size_bytes: about.size(),
+            modified: (about.mtime(), about.mtime_nsec()),
+            changed: (about.ctime(), about.ctime_nsec()),
+        })
     };
-    [stamp(&files.certificate).ok(), stamp(&files.key).ok()]
+    [stamp(&files.certificate), stamp(&files.key)]
 }
 
 fn load(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
@@ -247,15 +305,43 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = write_certificate(dir.path(), "first.example");
         let tls = Tls::load(files(dir.path())).unwrap();
-        let stamps_before = stamps(&tls.current.files);
+        let seen = Seen { stamps: tls.current.first, refused: false };
+        assert!(!tls.check(seen, false).refused);
         assert_eq!(tls.current.key.load().cert, std::slice::from_ref(&first));
 
         fs::write(dir.path().join("cert.pem"), "no certificate").unwrap();
-        let seen = tls.check(stamps_before);
+        let seen = tls.check(seen, false);
+        assert!(seen.refused);
         assert_eq!(tls.current.key.load().cert, [first]);
 
         let second = write_certificate(dir.path(), "second.example");
-        tls.check(seen);
+        assert!(!tls.check(seen, false).refused);
+        assert_eq!(tls.current.key.load().cert, [second]);
+    }
+
+    #[test]
+    fn key_is_taken_once_others_cannot_read_it_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        write_certificate(dir.path(), "first.example");
+        let tls = Tls::load(files(dir.path())).unwrap();
+        let second = write_certificate(dir.path(), "a.much.longer.name.than.the.first.example");
+        let key = dir.path().join("key.pem");
+        fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+        let seen = tls.check(Seen { stamps: tls.current.first, refused: false }, false);
+        assert!(seen.refused);
+        // As the refusal asks for: it changes nothing in the file.
+        fs::set_permissions(&key, Permissions::from_mode(0o640)).unwrap();
+        assert!(!tls.check(seen, false).refused);
+        assert_eq!(tls.current.key.load().cert, [second]);
+    }
+
+    #[test]
+    fn files_that_change_while_the_node_starts_are_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        write_certificate(dir.path(), "first.example");
+        let tls = Tls::load(files(dir.path())).unwrap();
+        let second = write_certificate(dir.path(), "a.much.longer.name.than.the.first.example");
+        tls.check(Seen { stamps: tls.current.first, refused: false }, false);
         assert_eq!(tls.current.key.load().cert, [second]);
     }
 
@@ -283,22 +369,24 @@ mod tests {
     }
 
     #[test]
-    fn certificate_is_told_of_when_it_ends_soon_and_when_it_is_over() {
+    fn certificate_is_told_of_before_its_time_when_it_ends_soon_and_when_it_is_over() {
         let dir = tempfile::tempdir().unwrap();
         write_certificate(dir.path(), "first.example");
         let tls = Tls::load(files(dir.path())).unwrap();
-        let until = valid_until(&tls.current.key.load()).unwrap();
-        let day = 24 * 3600;
+        let dates = dates(&tls.current.key.load()).unwrap();
+        let (from, until, day) = (dates.from_unix_seconds, dates.until_unix_seconds, 24 * 3600);
         for (now, expected) in [
+            (from - 1, Validity::NotYet),
+            (from, Validity::Good),
             (until - 15 * day, Validity::Good),
             (until - 13 * day, Validity::EndsSoon),
             (until - 1, Validity::EndsSoon),
             (until, Validity::Over),
             (until + day, Validity::Over),
         ] {
-            assert_eq!(validity(until, now), expected, "{now} of {until}");
+            assert_eq!(validity(dates, now), expected, "{now} of {dates:?}");
         }
-        assert_eq!(tls.look_at_end(Validity::Over), Validity::Good, "a new one is in its place");
+        assert_eq!(tls.look_at_dates(Validity::Over), Validity::Good, "a new one is in its place");
     }
 
     #[test]

@@ -190,6 +190,15 @@ pub(crate) fn is_distrust(error: &ConnectionError) -> bool {
     code.checked_sub(TLS_ALERTS).is_some_and(|alert| CERTIFICATE_ALERTS.contains(&alert))
 }
 
+/// TLS's alert about a certificate that is not valid at the time.
+const EXPIRED_ALERT: u64 = 45;
+
+/// Whether the other side says that this one's certificate has expired, or is not valid yet, which TLS tells alike.
+pub(crate) fn says_expired(error: &ConnectionError) -> bool {
+    matches!(error, ConnectionError::ConnectionClosed(close)
+        if u64::from(close.error_code) == TLS_ALERTS + EXPIRED_ALERT)
+}
+
 /// What ended a connection, for people.
 pub(crate) fn describe(error: &ConnectionError) -> String {
     match error {
@@ -209,7 +218,7 @@ pub(crate) fn describe(error: &ConnectionError) -> String {
         // 0x100 and TLS's alert.
         ConnectionError::ConnectionClosed(close) => match u64::from(close.error_code) {
             0x12a | 0x12b | 0x12e => "it does not accept this node's certificate".to_owned(),
-            0x12d => "it says that this node's certificate has expired: compare the clocks of both".to_owned(),
+            0x12d => "this node's certificate is not valid by its clock: compare the clocks of both".to_owned(),
             0x130 | 0x133 => {
                 "this node's certificate was not signed by its CA: it belongs to another cluster".to_owned()
             }

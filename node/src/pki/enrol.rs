@@ -41,7 +41,7 @@ use super::files::{self, NewFile, SECRET_FILE};
 use super::identity::{self, NodeIdentity};
 use super::verify::{self, PeerVerifier, server_name};
 use crate::peers::stream::{Call, StreamError, read_frame, write_frame};
-use crate::peers::{PeerOptions, quic, tls};
+use crate::peers::{AddressBook, PeerOptions, quic, tls};
 
 /// Tokens that an issuer remembers at a time.
 const TOKENS_MAX: usize = 1_000;
@@ -74,6 +74,15 @@ pub enum EnrolError {
     /// The issuer does not want this node.
     #[error("the cluster refused: {0}")]
     Refused(String),
+    /// By this machine's clock the token's day has not come.
+    #[error(
+        "this machine's clock is more than a day behind that of node {issuer}, which issued the token: set it right \
+         and try again, the token was not used"
+    )]
+    ClockBehind {
+        /// The node.
+        issuer: NodeId,
+    },
     /// The issuer's answer does not fit the token.
     #[error("the issuer's answer is wrong: {0}")]
     WrongAnswer(String),
@@ -129,6 +138,8 @@ impl FromStr for Token {
 pub struct Issuer {
     identity: Arc<NodeIdentity>,
     secret_path: PathBuf,
+    /// Where the nodes are that run.
+    running: Option<AddressBook>,
     /// Serials of tokens that were not used, and when they expire.
     outstanding: Mutex<HashMap<Vec<u8>, SystemTime>>,
 }
@@ -136,7 +147,14 @@ pub struct Issuer {
 impl Issuer {
     /// An issuer that hands the secret in `data_dir` over.
     pub fn new(identity: Arc<NodeIdentity>, data_dir: &Path) -> Self {
-        Self { identity, secret_path: data_dir.join(SECRET_FILE), outstanding: Mutex::default() }
+        Self { identity, secret_path: data_dir.join(SECRET_FILE), running: None, outstanding: Mutex::default() }
+    }
+
+    /// Gives nobody the id of a node that runs, which `running` knows: a machine that asks for it has a copy of that
+    /// node's data directory, and would pass for that node whenever that one is off.
+    #[must_use]
+    pub fn knowing(self, running: AddressBook) -> Self {
+        Self { running: Some(running), ..self }
     }
 
     /// Makes a token that is good for `lifetime` and one use. `addresses` are this node's, `host:port`.
@@ -204,6 +222,12 @@ impl Issuer {
     async fn enrol(&self, request: &EnrolRequest, serial: &[u8]) -> Result<Enrolled, String> {
         if request.node == self.identity.node() {
             return Err(format!("{} is this node's own id", request.node));
+        }
+        if self.running.as_ref().is_some_and(|running| running(request.node).is_some()) {
+            return Err(format!(
+                "node {} is running: is node.id of this data directory a copy of that node's? Use an empty directory",
+                request.node
+            ));
         }
         let csr = CertificateSigningRequestParams::from_pem(&request.csr_pem).map_err(|error| error.to_string())?;
         let path = self.secret_path.clone();
@@ -284,7 +308,11 @@ fn ca_of(token: &Token) -> Result<CertificateDer<'static>, EnrolError> {
 }
 
 async fn ask(token: &Token, request: &EnrolRequest) -> Result<Enrolled, EnrolError> {
-    let (certified, _) = identity::certified(&token.certificate_pem, &token.key_pem)?;
+    let (certified, facts) = identity::certified(&token.certificate_pem, &token.key_pem)?;
+    // The issuer would take the token, and the certificate that it gives for it would be refused here.
+    if is_before(facts.not_before_unix_seconds, SystemTime::now()) {
+        return Err(EnrolError::ClockBehind { issuer: token.issuer });
+    }
     let verifier = PeerVerifier::new(token.cluster, ca_of(token)?, tls::provider())?;
     let tls = tls::client(verifier, Arc::new(certified), ALPN_ENROL)?;
     let options = PeerOptions::default();
@@ -296,8 +324,14 @@ async fn ask(token: &Token, request: &EnrolRequest) -> Result<Enrolled, EnrolErr
         Ok(Ok(answer)) => answer,
         // What TLS on the other side had against the token shows only now.
         Ok(Err(error)) => {
-            let reason = connection.close_reason().map(|reason| quic::describe(&reason));
-            return Err(unreachable(reason.unwrap_or_else(|| error.to_string())));
+            let reason = connection.close_reason();
+            // Of the two certificates it is the token's that ends soon.
+            if reason.as_ref().is_some_and(quic::says_expired) {
+                let reason = "the join token has expired, or is not valid yet, by the clock of the node that issued \
+                              it: make another";
+                return Err(EnrolError::Refused(reason.to_owned()));
+            }
+            return Err(unreachable(reason.map_or_else(|| error.to_string(), |reason| quic::describe(&reason))));
         }
         Err(_) => return Err(unreachable("it does not answer".to_owned())),
     };
@@ -309,6 +343,12 @@ async fn ask(token: &Token, request: &EnrolRequest) -> Result<Enrolled, EnrolErr
             Err(EnrolError::Refused(format!("it speaks version {known} of the enrolment, this node version {found}")))
         }
     }
+}
+
+/// Whether it is not yet so late as that.
+fn is_before(unix_seconds: i64, now: SystemTime) -> bool {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).is_ok_and(|now| now < unix_seconds)
 }
 
 async fn exchange(connection: &Connection, request: &EnrolRequest) -> Result<EnrolAnswer, StreamError> {
@@ -358,36 +398,4 @@ async fn dial_one(
 }
 
 #[cfg(test)]
-mod tests {
-    use holdfast_protocol::fuzz::{Target, damage};
-
-    use super::*;
-
-    fn json() -> Vec<u8> {
-        let token = Token {
-            cluster: ClusterId([7; 16]),
-            issuer: NodeId::from(1),
-            addresses: vec!["node1.example.com:9002".into(), "[::1]:9002".into()],
-            ca_pem: "-----BEGIN CERTIFICATE-----".into(),
-            certificate_pem: "C".into(),
-            key_pem: "K".into(),
-        };
-        serde_json::to_vec(&token).unwrap()
-    }
-
-    #[test]
-    fn damaged_join_tokens_are_refused_and_no_harm() {
-        fn body(bytes: &[u8]) {
-            let encoded = format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes));
-            for text in [&*String::from_utf8_lossy(bytes), &encoded] {
-                if let Ok(token) = text.parse::<Token>() {
-                    let again: Token = token.to_text().parse().unwrap();
-                    assert_eq!(*again.to_text(), *token.to_text());
-                    let _ = ca_of(&token);
-                }
-            }
-        }
-        let seeds = || vec![json(), format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(json())).into_bytes()];
-        damage::run(&[Target { name: "join_token", body, seeds }], 5_000);
-    }
-}
+mod tests;

@@ -45,13 +45,23 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> PkiError + '_ {
     move |source| PkiError::File { path: path.to_owned(), source }
 }
 
+/// Whether there is anything at `path`. A disk that cannot be read must not pass for one without a membership.
+pub(super) fn is_there(path: &Path) -> Result<bool, PkiError> {
+    path.try_exists().map_err(at(path))
+}
+
 fn sync_dir(dir: &Path) -> Result<(), PkiError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))
 }
 
 fn write_new(path: &Path, content: &[u8]) -> Result<(), PkiError> {
     let write = || {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+        // One that an attempt left may have got another mode since, as from a backup.
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
         file.write_all(content)?;
         file.sync_all()
     };
@@ -129,7 +139,7 @@ pub(super) fn become_member(data_dir: &Path, files: Vec<NewFile>) -> Result<(), 
 /// [`PkiError::File`].
 pub fn settle(data_dir: &Path) -> Result<(), PkiError> {
     let (brought, place) = (data_dir.join(CLUSTER_DIR).join(SECRET_FILE), data_dir.join(SECRET_FILE));
-    if !brought.exists() {
+    if !is_there(&brought)? {
         return Ok(());
     }
     match fs::hard_link(&place, data_dir.join(REPLACED_SECRET_FILE)) {
@@ -227,6 +237,18 @@ mod tests {
         assert!(NodeIdentity::load(dir.path(), node, IdentityOptions::default()).unwrap().is_none());
         become_member(dir.path(), new_files(node)).unwrap();
         assert!(NodeIdentity::load(dir.path(), node, IdentityOptions::default()).unwrap().is_some());
+    }
+
+    #[test]
+    fn file_that_others_can_read_is_not_written_into() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let left = dir.path().join("node.key.new");
+        fs::write(&left, "left by an attempt").unwrap();
+        fs::set_permissions(&left, fs::Permissions::from_mode(0o644)).unwrap();
+        replace(dir.path(), &NewFile::text("node.key", "secret")).unwrap();
+        let mode = fs::metadata(dir.path().join("node.key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! The certificate is renewed at two thirds of its lifetime, by the node itself, with a fresh key. Connections made
 //! from then on show the new one, on either side; those that stand go on. Where the two files of certificate and key do
 //! not belong together (a crash came between) or the certificate has expired (the node was off for long), loading makes
-//! a new pair: the CA's key is what proves the membership.
+//! a new pair: the CA's key is what proves the membership. For the same reason a new pair is used even if it cannot be
+//! stored.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -84,7 +85,7 @@ pub struct NodeIdentity {
 /// When there is a membership that cannot be read.
 pub fn cluster_of(data_dir: &Path) -> Result<Option<ClusterId>, PkiError> {
     let dir = data_dir.join(CLUSTER_DIR);
-    if !dir.exists() {
+    if !files::is_there(&dir)? {
         return Ok(None);
     }
     Ok(Some(read_ca(&dir)?.cluster()))
@@ -151,7 +152,7 @@ impl NodeIdentity {
     /// [`PkiError`].
     pub fn load(data_dir: &Path, node: NodeId, options: IdentityOptions) -> Result<Option<Arc<Self>>, PkiError> {
         let dir = data_dir.join(CLUSTER_DIR);
-        if !dir.exists() {
+        if !files::is_there(&dir)? {
             return Ok(None);
         }
         files::settle(data_dir)?;
@@ -193,7 +194,8 @@ impl NodeIdentity {
         self.current.load().until
     }
 
-    /// Renews the certificate now. Blocks on files.
+    /// Renews the certificate now. One that cannot be stored is used all the same, and told of in the log: the next
+    /// start makes another. Blocks on files.
     ///
     /// # Errors
     /// [`PkiError`]; the old one stays in use.
@@ -245,8 +247,13 @@ fn make_current(dir: &Path, ca: &ClusterCa, node: NodeId, options: IdentityOptio
     let made = SystemTime::now();
     let certificate_pem = ca.issue(Role::Node(node), &key, Validity::from_now(options.lifetime))?.pem();
     let key_pem = zeroize::Zeroizing::new(key.serialize_pem());
-    files::replace(dir, &NewFile::text(NODE_KEY_FILE, &key_pem))?;
-    files::replace(dir, &NewFile::text(NODE_FILE, &certificate_pem))?;
+    let stored = files::replace(dir, &NewFile::text(NODE_KEY_FILE, &key_pem))
+        .and_then(|()| files::replace(dir, &NewFile::text(NODE_FILE, &certificate_pem)));
+    if let Err(error) = stored {
+        // It is the authority's key that proves the membership. Without a new certificate a node whose disk stays full
+        // would be refused by all others in the end.
+        tracing::error!(%error, "this node's new certificate cannot be stored: it is used until the node stops");
+    }
     let (key, facts) = certified(&certificate_pem, &key_pem)?;
     Ok(Current { key: Arc::new(key), made, until: unix(facts.not_after_unix_seconds) })
 }
@@ -312,6 +319,25 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(600), replaced).await.expect("it is looked at");
         keeping.abort();
+    }
+
+    #[test]
+    fn certificate_is_renewed_though_it_cannot_be_stored() {
+        let (dir, identity) = member();
+        let cluster = dir.path().join(CLUSTER_DIR);
+        // Something stands in the way of the new files.
+        for name in [NODE_KEY_FILE, NODE_FILE] {
+            std::fs::create_dir(cluster.join(format!("{name}.new"))).unwrap();
+        }
+        let before = identity.certified_key();
+        identity.renew().unwrap();
+        assert_ne!(identity.certified_key().cert, before.cert);
+        verify::check_own(identity.ca(), &identity.certified_key().cert[0]).unwrap();
+
+        // Nor does it keep a node from starting.
+        std::fs::remove_file(cluster.join(NODE_FILE)).unwrap();
+        let again = NodeIdentity::load(dir.path(), node(), IdentityOptions::default()).unwrap().unwrap();
+        verify::check_own(again.ca(), &again.certified_key().cert[0]).unwrap();
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl Cluster {
     fn start(&self, id: NodeId, dir: tempfile::TempDir, options: PeerOptions, store: Arc<MemoryChunkStore>) -> Node {
         let identity = load(dir.path(), id, self.lifetime);
         let service = Arc::new(MemoryReplica::new(id, store, SHARD_COUNT));
-        let issuer = Arc::new(Issuer::new(Arc::clone(&identity), dir.path()));
+        let issuer = Arc::new(Issuer::new(Arc::clone(&identity), dir.path()).knowing(self.book()));
         let parts = PeerParts {
             runtime: Handle::current(),
             bind: "127.0.0.1:0".parse().unwrap(),

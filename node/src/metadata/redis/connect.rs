@@ -126,9 +126,18 @@ fn tls(options: &RedisCacheOptions) -> Result<TlsConnector, String> {
             for certificate in certificates.map_err(|error| format!("{}: {error}", file.display()))? {
                 roots.add(certificate).map_err(|error| format!("{}: {error}", file.display()))?;
             }
+            if roots.is_empty() {
+                return Err(format!(
+                    "{} has no certificate in it: cache.tls_ca must name the server's CA",
+                    file.display()
+                ));
+            }
         }
         None => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err("this system has no CAs: name the server's in cache.tls_ca".into());
+            }
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());

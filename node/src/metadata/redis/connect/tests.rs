@@ -32,6 +32,15 @@ fn what_cannot_hold_it_is_told_why() {
     }
 }
 
+#[test]
+fn a_file_without_a_certificate_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut options = RedisCacheOptions::new(RedisAddress::parse("rediss://127.0.0.1").unwrap());
+    options.tls_ca = Some(file.path().to_owned());
+    let refused = tls(&options).err().expect("nobody could be trusted");
+    assert!(refused.contains("cache.tls_ca"), "{refused}");
+}
+
 /// A certificate of `127.0.0.1` by an authority of its own: `ca.pem`, `cert.pem` and `key.pem`.
 fn certify(dir: &Path) {
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
