@@ -36,8 +36,8 @@ pub(super) struct QuicTransport {
     options: PeerOptions,
 }
 
-/// How peers are talked to. One that brings a chunk waits for a client, and says nothing until it has a piece, which may
-/// be all of the chunk: it is given as long as the client is.
+/// How peers are talked to. One that brings a chunk waits for a client, and says nothing until it has a piece, which
+/// may be all of the chunk: it is given as long as the client is.
 fn peer_options(config: &Config) -> PeerOptions {
     let options = PeerOptions::default();
     let payload_timeout = options.payload_timeout.max(config.limits.chunk_timeout.duration());
