@@ -22,8 +22,8 @@
 //! is queued for repair.
 //!
 //! # What is local only
-//! `stat` and `list` tell of this node's disks. `delete` reaches every replica that can be reached, and is `Ok` unless
-//! this node's own failed: what an unreachable node keeps is an orphan there, which its own walk finds.
+//! `stat` and `list` tell of this node's disks. `delete` reaches every replica that can be reached, and is always `Ok`:
+//! what a node keeps that cannot be reached, or cannot delete now, is an orphan there, which its own walk finds.
 //!
 //! # Memory
 //! Bytes that wait for a peer hold buffers of the local disks where these exist. They are bounded for each replica of a

@@ -34,6 +34,15 @@ pub(super) struct QuicTransport {
     data_dir: PathBuf,
     bind: SocketAddr,
     advertised: Option<String>,
+    options: PeerOptions,
+}
+
+/// How peers are talked to. One that brings a chunk waits for a client, and says nothing until it has a piece, which
+/// may be all of the chunk: it is given as long as the client is.
+fn peer_options(config: &Config) -> PeerOptions {
+    let options = PeerOptions::default();
+    let payload_timeout = options.payload_timeout.max(config.limits.chunk_timeout.duration());
+    PeerOptions { payload_timeout, ..options }
 }
 
 /// A node that is served to its peers, until this is dropped.
@@ -62,6 +71,7 @@ impl Transport {
             data_dir: data_dir.path().to_owned(),
             bind: config.cluster.peer_addr,
             advertised: config.cluster.advertise_peer.clone(),
+            options: peer_options(config),
         }))
     }
 
@@ -102,7 +112,7 @@ impl QuicTransport {
             bind: self.bind,
             identity: self.identity,
             addresses,
-            options: PeerOptions::default(),
+            options: self.options,
         })
         .with_context(|| format!("listen on cluster.peer_addr {}", self.bind))?;
         endpoint.serve(service.clone(), Some(issuer.clone())).context("serve peers")?;
@@ -157,5 +167,19 @@ impl Enrolment for Tokens {
         let until = SystemTime::now() + lifetime;
         let expires_ms = until.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         Ok((token.to_text().to_string(), expires_ms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else no write of a client that is as slow as it may be, and whose object is one piece, would find its quorum.
+    #[test]
+    fn a_peer_may_be_as_slow_with_a_chunk_as_a_client() {
+        let mut config = Config::default();
+        assert_eq!(peer_options(&config).payload_timeout, config.limits.chunk_timeout.duration());
+        config.limits.chunk_timeout = crate::config::Span::seconds(1);
+        assert_eq!(peer_options(&config).payload_timeout, PeerOptions::default().payload_timeout);
     }
 }

@@ -15,7 +15,7 @@ use super::pace::{Pace, PaceGuard};
 /// Why a request body ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// The client sent too slowly; answer 408 (`RequestTimeout`).
+    /// The client sent too slowly; the answer is `RequestTimeout`.
     #[error("the client sent its body too slowly")]
     TooSlow,
     /// The client went away or broke the protocol.

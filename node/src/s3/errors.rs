@@ -255,6 +255,19 @@ pub(super) fn wrong_payload_hash() -> S3Error {
     error
 }
 
+/// Whether the error of a body, however it is wrapped, says that the client sent too slowly.
+pub(super) fn is_too_slow(text: &str) -> bool {
+    text.contains(&crate::http::body::BodyError::TooSlow.to_string())
+}
+
+/// 400, which SDKs try again.
+pub(super) fn request_timeout() -> S3Error {
+    s3_error!(
+        RequestTimeout,
+        "Your socket connection to the server was not read from or written to within the timeout period."
+    )
+}
+
 /// The error of a body. s3s checks payload hashes and chunk signatures in the stream and keeps the types of what it
 /// finds to itself, so they are told by name.
 pub(super) fn body_error(error: &BodyError) -> S3Error {
@@ -267,11 +280,8 @@ pub(super) fn body_error(error: &BodyError) -> S3Error {
         s3_error!(InvalidRequest, "A signed chunk of the body has at most {SIGNED_CHUNK_BYTES_MAX} bytes.")
     } else if text.contains("FormatError") || text.contains("TooLarge") || text.contains("TooMany") {
         s3_error!(InvalidRequest, "The aws-chunked encoding of the body is malformed.")
-    } else if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::TimedOut) {
-        s3_error!(
-            RequestTimeout,
-            "Your socket connection to the server was not read from or written to within the timeout period."
-        )
+    } else if is_too_slow(&text) {
+        request_timeout()
     } else {
         incomplete_body()
     };
@@ -453,6 +463,15 @@ mod tests {
             (StoreError::Body("UploadStreamError: Sha256Mismatch".into()).to_s3(), "XAmzContentSHA256Mismatch", 400),
             (StoreError::Body("AwsChunkedStreamError: SignatureMismatch".into()).to_s3(), "SignatureDoesNotMatch", 403),
             (StoreError::Body("reset".into()).to_s3(), "IncompleteBody", 400),
+            (StoreError::Body(crate::http::body::BodyError::TooSlow.into()).to_s3(), "RequestTimeout", 400),
+            (
+                StoreError::Body(
+                    format!("UploadStreamError: Underlying: {}", crate::http::body::BodyError::TooSlow).into(),
+                )
+                .to_s3(),
+                "RequestTimeout",
+                400,
+            ),
             (DigestMismatch::Md5.to_s3(), "BadDigest", 400),
             (CompletionError::Order.to_s3(), "InvalidPartOrder", 400),
             (CompletionError::TooSmall { number: 1, size_bytes: 1 }.to_s3(), "EntityTooSmall", 400),

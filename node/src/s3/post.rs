@@ -25,6 +25,7 @@ use s3s::{Body, S3Error, S3Result, s3_error};
 use url::Url;
 
 use super::auth::{Authenticator, Caller, FormCaller};
+use super::errors::{is_too_slow, request_timeout};
 use super::facts::ClientConnection;
 
 mod form;
@@ -287,9 +288,22 @@ fn form_error(error: FormError) -> S3Error {
         FormError::UnknownLength => s3_error!(MissingContentLength, "You must provide the Content-Length HTTP header."),
         FormError::FieldsAfterFile => malformed("In a large upload the file must be the last field of the form."),
         FormError::Incomplete => s3_error!(IncompleteBody, "The form ended before its closing boundary."),
+        FormError::Body(message) if is_too_slow(&message) => request_timeout(),
         FormError::Body(message) => {
             tracing::debug!(message, "reading a form failed");
             s3_error!(IncompleteBody, "The form could not be read to its end.")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_that_comes_too_slowly_may_be_sent_again() {
+        let code = |message: String| form_error(FormError::Body(message)).code().as_str().to_owned();
+        assert_eq!(code(crate::http::body::BodyError::TooSlow.to_string()), "RequestTimeout");
+        assert_eq!(code("reset".to_owned()), "IncompleteBody");
     }
 }

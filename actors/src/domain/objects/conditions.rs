@@ -33,7 +33,8 @@ pub fn parse_etag(text: &str) -> Option<ETag> {
         Some((digest, parts)) => (digest, Some(parts.parse().ok()?)),
         None => (text, None),
     };
-    if digest.len() != 32 {
+    // What reads numbers takes a sign, too.
+    if digest.len() != 32 || text.contains('+') {
         return None;
     }
     let mut md5 = [0; 16];
@@ -127,7 +128,11 @@ mod tests {
         let multipart = ETag { md5: [1; 16], parts: Some(17) };
         assert_eq!(parse_etag(&multipart.to_string()), Some(multipart));
         assert_eq!(parse_etag(&TAG.to_string().to_uppercase()), Some(TAG));
-        for junk in ["", "ab", "-", "x-1", &"g".repeat(32), &format!("{TAG}-"), &format!("{TAG}-x"), &"é".repeat(16)] {
+        let signed = [format!("+b{}", "ab".repeat(15)), format!("{TAG}-+1")];
+        let parts = [format!("{TAG}-"), format!("{TAG}-x")];
+        for junk in
+            ["", "ab", "-", "x-1", &"g".repeat(32), &parts[0], &parts[1], &signed[0], &signed[1], &"é".repeat(16)]
+        {
             assert_eq!(parse_etag(junk), None, "{junk:?}");
             assert!(!ETagMatch::Tag(junk.into()).matches(&TAG));
         }

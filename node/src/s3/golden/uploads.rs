@@ -272,6 +272,22 @@ async fn a_completion_is_answered_alike_after_its_object_was_moved() {
     world.complete("k", &upload, &parts).send().await.expect_error(404, "NoSuchUpload");
 }
 
+/// An attempt at sending a part that its client gave up may be committed late, while the upload is completed.
+#[tokio::test]
+async fn a_part_that_comes_once_more_does_not_keep_its_upload_from_being_completed() {
+    let world = World::new().await;
+    for round in 0..20 {
+        let key = format!("k{round}");
+        let upload = world.create_upload(&key, &[]).await;
+        let parts = [(1, world.part(&key, &upload, 1, b"x").send().await.expect(200).header("etag"))];
+        let (done, again) =
+            tokio::join!(world.complete(&key, &upload, &parts).send(), world.part(&key, &upload, 1, b"x").send());
+        done.expect(200);
+        assert!(matches!(again.status.as_u16(), 200 | 404), "{again:?}");
+        assert_eq!(world.get(&format!("/bucket/{key}")).send().await.expect(200).text(), "x");
+    }
+}
+
 #[tokio::test]
 async fn parts_are_copied_by_range() {
     let world = World::new().await;

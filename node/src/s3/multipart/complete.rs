@@ -7,6 +7,7 @@ use holdfast_actors::domain::objects::PAGE_SIZE_MAX;
 use holdfast_actors::domain::objects::checksums::multipart_etag;
 use holdfast_actors::domain::objects::conditions::parse_etag;
 use holdfast_actors::domain::objects::multipart::{self, Assembled, ExpectedObject, NamedPart, check_order};
+use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::locks::{Lease, LockName};
 use holdfast_actors::ports::metadata::{Bucket, BucketId, CompleteUpload, ObjectVersion, Part, Versioning};
 use holdfast_protocol::checksum::Checksum;
@@ -27,6 +28,10 @@ const LOCKED_PARTS_MIN: usize = 1_000;
 
 /// How long a completion waits for another one of the same upload: a little longer than one takes.
 const COMPLETION_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a completion looks at its parts when one of them was stored anew meanwhile. The client may know nothing of
+/// that: an attempt at sending a part that it gave up, and whose commit comes late, brings the same bytes once more.
+const PARTS_READS_MAX: usize = 3;
 
 /// Splits `base64-N`, the form of a composite checksum.
 fn object_checksum(algorithm: ChecksumAlgorithm, text: &str) -> S3Result<(ChecksumAlgorithm, Vec<u8>, Option<u32>)> {
@@ -69,28 +74,35 @@ impl S3Front {
         let event = self.event(&req.extensions, &bucket, EventName::CreatedCompleteMultipartUpload);
         let completed = async {
             let upload = self.metadata.upload(bucket.id, &req.input.key, id).await.s3()?;
-            let stored = self.all_parts(id).await?;
-            let now_ms = self.clock.now_ms();
-            let Assembled { parts, content } = multipart::assemble(
-                content_of((bucket.id, &req.input.key, id), now_ms / 1000),
-                &named,
-                &stored,
-                upload.new.checksum,
-                &expected,
-            )
-            .s3()?;
-            let completion = CompleteUpload {
-                bucket: bucket.id,
-                key: req.input.key.clone(),
-                upload: id,
-                parts,
-                content,
-                version,
-                now_ms,
-                precondition,
-                event,
+            let mut reads_left = PARTS_READS_MAX;
+            let committed = loop {
+                let stored = self.all_parts(id).await?;
+                reads_left -= 1;
+                let now_ms = self.clock.now_ms();
+                let Assembled { parts, content } = multipart::assemble(
+                    content_of((bucket.id, &req.input.key, id), now_ms / 1000),
+                    &named,
+                    &stored,
+                    upload.new.checksum,
+                    &expected,
+                )
+                .s3()?;
+                let completion = CompleteUpload {
+                    bucket: bucket.id,
+                    key: req.input.key.clone(),
+                    upload: id,
+                    parts,
+                    content,
+                    version,
+                    now_ms,
+                    precondition: precondition.clone(),
+                    event: event.clone(),
+                };
+                match self.metadata.complete_upload(completion).await {
+                    Err(MetadataError::InvalidPart(_)) if reads_left > 0 => {}
+                    result => break result.s3()?,
+                }
             };
-            let committed = self.metadata.complete_upload(completion).await.s3()?;
             let version = answered_version(&committed);
             Ok::<_, S3Error>((committed.object, version))
         };

@@ -113,10 +113,12 @@ pub async fn exactly_one_of_two_completers_wins(store: Store) {
         }
         assert_eq!(won.len(), 1);
         assert_eq!(latest(&store, id, &key).await.unwrap(), won[0]);
-        let held = won[0].content.as_ref().unwrap().manifest.extents.len();
+        let extents = &won[0].content.as_ref().unwrap().manifest.extents;
+        let (held, chunks): (usize, Vec<_>) = (extents.len(), extents.iter().map(|extent| extent.content).collect());
         let due = store.due_reclaims(T0 + 1000, 10, None).await.unwrap();
         assert_eq!(held + due.len(), 3, "each part is held or queued");
         store.finish_reclaims(&due.iter().map(|reclaim| reclaim.item).collect::<Vec<_>>(), None).await.unwrap();
+        assert_eq!(store.known_contents(&chunks).await.unwrap().len(), held, "else their chunks were orphans");
     }
 }
 
