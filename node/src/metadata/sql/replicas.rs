@@ -108,6 +108,19 @@ pub(super) async fn raise_epochs<S: Session>(
     Ok(higher.collect())
 }
 
+/// Forgets the epochs of all shards, unless they are those of another number of shards: gives that back then.
+pub(super) async fn forget_epochs<S: Session>(tx: &mut S, shard_count: u32) -> MetadataResult<Option<u64>> {
+    let sql = "SELECT shard FROM shard_epochs ORDER BY shard DESC LIMIT 1";
+    if let Some(last) = tx.fetch_optional(sql, values![]).await? {
+        let known = rows::unsigned(last.number(0)?)? + 1;
+        if known != u64::from(shard_count) {
+            return Ok(Some(known));
+        }
+    }
+    tx.execute("DELETE FROM shard_epochs", values![]).await?;
+    Ok(None)
+}
+
 /// Queues repairs; those queued already are noticed anew.
 pub(super) async fn queue_repairs<S: Session>(tx: &mut S, repairs: &[(ChunkId, NodeId, u64)]) -> MetadataResult<()> {
     tx.execute_many(Shape::QueueRepairs, &[], repairs, |(chunk, node, now_ms)| {
