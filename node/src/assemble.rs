@@ -100,7 +100,8 @@ pub async fn prepare_root(config: &Config, root: Root) -> anyhow::Result<Pair> {
     let data_dir = DataDir::open(&config.node.data_dir)?;
     let metadata = cluster_tools::open_metadata(config, &data_dir, cluster_tools::Claim::Require).await?;
     // After the check that a node of a cluster has joined: the secret comes with that.
-    let vault = vault::open(&data_dir.file("node.secret"))?;
+    let secret = data_dir.file("node.secret");
+    let vault = if config.cluster.is_on() { vault::open_of_cluster(&secret)? } else { vault::open(&secret)? };
     let pair = root::ensure(&*metadata, &vault, root, SystemClock.now_ms()).await;
     metadata.close().await;
     zookeeper::invalidate_cache(config).await?;

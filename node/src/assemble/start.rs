@@ -111,7 +111,8 @@ struct Common {
 impl Common {
     fn make(data_dir: &DataDir, in_cluster: bool) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let vault = Arc::new(vault::open(&data_dir.file("node.secret"))?);
+        let secret = data_dir.file("node.secret");
+        let vault = Arc::new(if in_cluster { vault::open_of_cluster(&secret)? } else { vault::open(&secret)? });
         let (me, data_dir_name) = (data_dir.node_id(), hex::encode(data_dir.id()));
         let node_name = if in_cluster { me.to_string() } else { data_dir_name.clone() };
         let reporter = Reporter::new(node_name.clone(), clock.clone());
