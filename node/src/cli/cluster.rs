@@ -130,8 +130,8 @@ pub(super) struct InitArgs {
     /// Replicas of each shard; can be changed later.
     #[arg(long, default_value_t = 3)]
     replicas: u32,
-    /// The cluster of this node once more, in a ZooKeeper that has lost it and of which there is no copy. All nodes must
-    /// be stopped: docs/operations.md, "Lose ZooKeeper".
+    /// Make the cluster of this node once more, in a ZooKeeper that has lost all it had and of which there is no copy.
+    /// All nodes must be stopped: docs/operations.md, "Lose ZooKeeper".
     #[arg(long, requires = "shards")]
     again: bool,
     #[command(flatten)]
@@ -202,7 +202,7 @@ pub(super) async fn run(command: ClusterCommand, out: Output) -> CliResult {
                 "replicas": args.replicas,
             });
             let next = if args.again {
-                "Start all nodes, then give each its place in the layout"
+                "Run FLUSHALL on the Redis of cache.redis, if there is one, start all nodes, and give each its place in the layout"
             } else {
                 "Start it, then let others join"
             };

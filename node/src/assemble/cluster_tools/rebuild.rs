@@ -149,8 +149,8 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
              cluster whose metadata is being rebuilt give --add; else restore a backup"
         );
     }
-    let lost = match stopped.as_ref().filter(|_| !options.moved_only) {
-        Some(stopped) => nodes_to_walk(&*stopped.coordination(), &*metadata).await.context("nothing was rebuilt")?,
+    let lost = match stopped.as_ref().filter(|_| !options.moved_only).map(Stopped::coordination) {
+        Some(coordination) => nodes_to_walk(&*coordination, &*metadata).await.context("nothing was rebuilt")?,
         None => None,
     };
     // With half of the objects a node would delete the chunks of the others.
