@@ -172,7 +172,13 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     if leaves_mark {
         data_dir.begin_filling()?;
     }
-    let rebuilding = from_chunks(&chunks, &*metadata, owner, options);
+    let rebuilding = async {
+        if leaves_mark {
+            // Nor does another node start with what a run that breaks off has taken out.
+            metadata.disclaim().await.context("keep nodes from the metadata until all of it is there")?;
+        }
+        from_chunks(&chunks, &*metadata, owner, options).await
+    };
     let rebuilt = Stopped::during(stopped.as_mut(), rebuilding).await;
     let rebuilt = match (rebuilt, lost) {
         (Ok(report), Some(nodes)) => {

@@ -81,6 +81,11 @@ pub(super) async fn claim<S: Session>(tx: &mut S, cluster: ClusterId) -> Metadat
     tx.execute(sql, values![cluster.as_bytes()]).await.map(drop)
 }
 
+/// Makes this metadata nobody's.
+pub(super) async fn disclaim<S: Session>(tx: &mut S) -> MetadataResult<()> {
+    tx.execute("DELETE FROM claims WHERE place = 1", values![]).await.map(drop)
+}
+
 /// Raises epochs; gives back those that are higher already.
 pub(super) async fn raise_epochs<S: Session>(
     tx: &mut S,

@@ -181,6 +181,10 @@ impl<B: Backend> MetadataUpkeep for SqlMetadataStore<B> {
         replicas::claimant(self.backend.reads()).await
     }
 
+    async fn disclaim(&self) -> MetadataResult<()> {
+        self.backend.write(Locks::none(), |tx| boxed(replicas::disclaim(tx))).await
+    }
+
     async fn raise_epochs(&self, epochs: &[(ShardId, Epoch)]) -> MetadataResult<Vec<(ShardId, Epoch)>> {
         self.run(Locks::none().epochs(Epochs::Raised), epochs.to_vec(), |tx, epochs| {
             boxed(async move { replicas::raise_epochs(tx, &epochs).await })
