@@ -319,6 +319,7 @@ mod tests {
         for line in [
             "cluster status --wait --timeout 5min",
             "cluster init --shards 16 --replicas 3 --config f",
+            "cluster init --again --shards 16",
             "cluster join-token --out token --valid 10min",
             "cluster join --token-file -",
             "cluster backup-metadata --out f",

@@ -46,12 +46,7 @@ pub struct Enrolled {
 /// be reached.
 pub async fn init(config: &Config, shards: u32, replicas: u32) -> anyhow::Result<Enrolled> {
     need_cluster(config)?;
-    if !(1..=SHARD_COUNT_MAX).contains(&shards) {
-        bail!("{shards} shards: a cluster has 1 to {SHARD_COUNT_MAX}");
-    }
-    if !(1..=REPLICATION_FACTOR_MAX).contains(&replicas) {
-        bail!("{replicas} replicas: a shard has 1 to {REPLICATION_FACTOR_MAX}");
-    }
+    check_counts(shards, replicas)?;
     let data_dir = DataDir::open(&config.node.data_dir)?;
     adopt(&data_dir)?;
     let mut identity = ClusterIdentity::new(shards, SystemClock.now_ms());
@@ -89,6 +84,59 @@ pub async fn init(config: &Config, shards: u32, replicas: u32) -> anyhow::Result
     coordination.close().await;
     created.with_context(|| format!("make the cluster at {}", config.cluster.zookeeper))?;
     Ok(Enrolled { cluster: identity.id, node: data_dir.node_id() })
+}
+
+/// Gives a ZooKeeper that has lost the cluster of this node the cluster once more: its identity, and a layout without
+/// nodes. Shards are placed anew then, under the first epochs, so the database forgets the ones it knows. What lies on
+/// nodes that are no members any more is copied to those that are before it goes.
+///
+/// Run again after a crash, it goes on.
+///
+/// # Errors
+/// When this node was never one of a cluster, when one is there, when the database is not that of this one or knows
+/// another number of shards, when a service cannot be reached.
+pub async fn init_again(config: &Config, shards: u32, replicas: u32) -> anyhow::Result<Enrolled> {
+    need_cluster(config)?;
+    check_counts(shards, replicas)?;
+    let data_dir = DataDir::open(&config.node.data_dir)?;
+    adopt(&data_dir)?;
+    let Some(cluster) = data_dir.cluster_id()? else {
+        bail!("this node was never one of a cluster: run this on one that was, or make a cluster without --again");
+    };
+    let coordination = zookeeper::coordinate(config).await?;
+    match coordination.cluster().await {
+        Err(CoordinationError::NotFound(_)) => {}
+        Ok(found) => {
+            bail!(Taken(format!("cluster {} is at {}: it is not lost", found.id, config.cluster.zookeeper)))
+        }
+        Err(error) => return Err(error).context("look whether there is a cluster"),
+    }
+    let metadata = zookeeper::open_metadata(config, 1).await?;
+    let forgotten = match storage::require_claim(&*metadata, cluster, &config.metadata.url).await {
+        Ok(()) => metadata.forget_epochs(shards).await.context("forget the epochs of shards"),
+        Err(refused) => Err(refused),
+    };
+    metadata.close().await;
+    if let Some(known) = forgotten? {
+        bail!(
+            "the database knows {known} shards of cluster {cluster}, which stay as many for ever: give --shards {known}"
+        );
+    }
+    let identity = ClusterIdentity { id: cluster, ..ClusterIdentity::new(shards, SystemClock.now_ms()) };
+    let created = coordination.create_cluster(&identity, &LayoutDocument::new(replicas)).await;
+    coordination.close().await;
+    created.with_context(|| format!("make the cluster at {}", config.cluster.zookeeper))?;
+    Ok(Enrolled { cluster, node: data_dir.node_id() })
+}
+
+fn check_counts(shards: u32, replicas: u32) -> anyhow::Result<()> {
+    if !(1..=SHARD_COUNT_MAX).contains(&shards) {
+        bail!("{shards} shards: a cluster has 1 to {SHARD_COUNT_MAX}");
+    }
+    if !(1..=REPLICATION_FACTOR_MAX).contains(&replicas) {
+        bail!("{replicas} replicas: a shard has 1 to {REPLICATION_FACTOR_MAX}");
+    }
+    Ok(())
 }
 
 /// Makes this node one of the cluster that the token is of.
@@ -158,7 +206,7 @@ pub(super) fn refuse_anew(config: &Config, cluster: ClusterId) -> anyhow::Result
     bail!(
         "this node holds data of cluster {cluster}, and no cluster is at {}: either cluster.zookeeper names another place than \
          it did, or ZooKeeper has lost its data. Making the cluster anew would not bring that back: give ZooKeeper the last copy \
-         of its data directory",
+         of its data directory, or see \"Lose ZooKeeper\" in docs/operations.md if there is none",
         config.cluster.zookeeper
     )
 }

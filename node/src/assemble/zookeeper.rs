@@ -128,6 +128,13 @@ pub(super) async fn invalidate_cache(config: &Config) -> anyhow::Result<()> {
     let patience = config.cluster.session_timeout.duration() * 3 / 2 + OFF_MARGIN;
     let done = coordination::invalidate_cache(&coordination, None, "a tool wrote past it", patience).await;
     coordination.close().await;
+    if matches!(done, Err(CoordinationError::NotFound(_))) {
+        // Where there is no cluster no node runs. What it comes back with is an older state, or that of a new one.
+        tracing::warn!(
+            "no cluster is in ZooKeeper: run FLUSHALL on the Redis of cache.redis, if there is one, before nodes start"
+        );
+        return Ok(());
+    }
     done.context(
         "it is written, but nodes may have older values in the cache: run FLUSHALL on the Redis of cache.redis",
     )

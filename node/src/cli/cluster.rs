@@ -130,6 +130,10 @@ pub(super) struct InitArgs {
     /// Replicas of each shard; can be changed later.
     #[arg(long, default_value_t = 3)]
     replicas: u32,
+    /// Make the cluster of this node once more, in a ZooKeeper that has lost all it had and of which there is no copy.
+    /// All nodes must be stopped: docs/operations.md, "Lose ZooKeeper".
+    #[arg(long, requires = "shards")]
+    again: bool,
     #[command(flatten)]
     config: ConfigArgs,
 }
@@ -186,16 +190,23 @@ pub(super) async fn run(command: ClusterCommand, out: Output) -> CliResult {
         ClusterCommand::Status(args) => status(args, out).await,
         ClusterCommand::Init(args) => {
             let config = quiet(&args.config)?;
-            let made = tools::init(&config, args.shards, args.replicas).await?;
+            let made = if args.again {
+                tools::init_again(&config, args.shards, args.replicas).await?
+            } else {
+                tools::init(&config, args.shards, args.replicas).await?
+            };
             let value = serde_json::json!({
                 "cluster_id": made.cluster.to_string(),
                 "node_id": made.node.to_string(),
                 "shards": args.shards,
                 "replicas": args.replicas,
             });
-            Ok(out.print(&value, |_| {
-                format!("cluster {} made; this node is {}. Start it, then let others join\n", made.cluster, made.node)
-            })?)
+            let next = if args.again {
+                "Run FLUSHALL on the Redis of cache.redis, if there is one, start all nodes, and give each its place in the layout"
+            } else {
+                "Start it, then let others join"
+            };
+            Ok(out.print(&value, |_| format!("cluster {} made; this node is {}. {next}\n", made.cluster, made.node))?)
         }
         ClusterCommand::JoinToken(args) => join_token(args, out).await,
         ClusterCommand::Join(args) => {

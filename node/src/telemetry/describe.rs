@@ -204,6 +204,10 @@ fn peers_and_shards() {
     describe_counter!("holdfast_shard_changes_total", "Changes of shards that this node stored as the controller.");
     describe_counter!("holdfast_rebuild_bytes_total", Unit::Bytes, "Bytes fetched for shards that this node joins.");
     describe_counter!("holdfast_leftovers_deleted_total", "Chunks deleted since other nodes hold them now.");
+    describe_gauge!(
+        "holdfast_leftovers_kept",
+        "Chunks of shards in which this node has no part, kept since their members do not have them all, at the last look."
+    );
     describe_gauge!("holdfast_repairs_waiting", "Repairs that wait for this node.");
     describe_gauge!("holdfast_repairs_paused", "1 while repairs are paused, as this node sees it.");
     describe_counter!("holdfast_repairs_total", "Repairs tried, by outcome.");

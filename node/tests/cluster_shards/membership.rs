@@ -8,8 +8,8 @@ use holdfast_actors::service::cluster::{self, LoopKind};
 use holdfast_actors::wait::PATIENCE;
 use holdfast_protocol::{Epoch, ShardId};
 
-use super::slow_to_give_up;
-use super::world::{World, eventually, id, settings};
+use super::world::{SHARDS, World, assign, eventually, id, settings};
+use super::{holds_nothing, slow_to_give_up};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_session_ended_registers_again() {
@@ -72,6 +72,32 @@ async fn a_coordination_service_that_was_set_back_is_named_by_the_next_controlle
         if told == [BTreeSet::from([shard])] { Ok(()) } else { Err(format!("{told:?}")) }
     };
     eventually("it says of which shard writes are refused", named).await;
+    world.stop().await;
+}
+
+/// Nobody knows any more who had which shard, and nodes that never had them are to have them all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_shard_map_was_lost_new_members_get_everything_from_whoever_has_it() {
+    let mut world = World::new(6, slow_to_give_up()).await;
+    world.put_many(40, 500).await;
+    world.settle("the cluster is healthy").await;
+    for node in 1..=6 {
+        world.kill(node).await;
+    }
+    world.lose_coordination().await;
+    for node in 1..=6 {
+        world.start(node).await;
+    }
+    world.apply(|layout| (4..=6).for_each(|node| assign(layout, node))).await;
+    let placed = async || {
+        let count = world.shards().len();
+        if count == SHARDS as usize { Ok(()) } else { Err(format!("{count} shards are placed")) }
+    };
+    eventually("the shards are placed anew", placed).await;
+    world.settle("the members have everything").await;
+    for node in 1..=3 {
+        eventually("nobody else has anything", async || holds_nothing(&world, node)).await;
+    }
     world.stop().await;
 }
 

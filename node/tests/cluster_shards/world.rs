@@ -257,6 +257,14 @@ impl World {
         running.coordination.close().await;
     }
 
+    /// The coordination service comes back with nothing in it, and is given the cluster once more, without a layout.
+    pub async fn lose_coordination(&mut self) {
+        assert!(self.nodes.is_empty(), "a node runs");
+        self.coordination = InProcessCluster::new(Duration::from_millis(400));
+        self.admin = self.coordination.participant();
+        self.admin.create_cluster(&self.identity, &LayoutDocument::new(3)).await.expect("a cluster");
+    }
+
     /// Cuts or heals all ways between a node and the others.
     pub fn isolate(&self, node: u64, cut: bool) {
         for other in self.stores.keys().filter(|other| **other != node) {

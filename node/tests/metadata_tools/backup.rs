@@ -145,6 +145,34 @@ async fn a_backup_comes_back_as_it_was_and_one_that_was_cut_off_is_refused() {
     }
 }
 
+/// No bucket is left, but what was in it is: it would be met again in the middle.
+#[tokio::test]
+async fn metadata_of_which_all_was_deleted_is_not_empty_yet() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (metadata, chunks) = (store(&dir, "metadata").await, MemoryChunkStore::default());
+    write(&chunks, ContentId([1; 12]), &label("key", VersionId::NULL, 10, None), b"bytes").await;
+    from_chunks(&chunks, &*metadata, "root", WRITE).await.expect("an object");
+    let mut file = Vec::new();
+    dump(&*metadata, &*metadata, &mut file).await.expect("a backup");
+    let bucket = metadata.bucket("bucket").await.expect("the bucket").id;
+    let gone = DeleteRequest {
+        key: "key".into(),
+        version: None,
+        marker_version: VersionId::generate(1),
+        owner: "root".into(),
+        precondition: WritePrecondition::default(),
+        only_if: None,
+        event: None,
+    };
+    for deleted in metadata.delete_objects(bucket, vec![gone], 20).await.expect("an answer") {
+        deleted.expect("deleted");
+    }
+    metadata.delete_bucket("bucket").await.expect("it is empty");
+    let refused = load(&*metadata, &*metadata, &mut file.as_slice()).await.expect_err("something is left");
+    assert!(refused.to_string().contains("wait to be reclaimed"), "{refused}");
+    metadata.close().await;
+}
+
 #[tokio::test]
 async fn a_backup_brings_tiers_and_cold_objects_back_and_their_moves_are_queued_anew() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -51,11 +51,12 @@ pub async fn run(context: Context) -> String {
     if membership.wait_for(|m| m.registered).await.is_err() {
         return "the node is gone".into();
     }
+    // Shards are placed one after the other: with the first of them nobody knows yet what need not be here.
+    if shards.wait_for(|map| !map.shards.is_empty()).await.is_err() {
+        return "the shard map is gone".into();
+    }
     tokio::time::sleep(context.parts.settings.leave_grace).await;
     loop {
-        if shards.wait_for(|map| !map.shards.is_empty()).await.is_err() {
-            return "the shard map is gone".into();
-        }
         let held = parts(&context, &shards.borrow_and_update());
         let mut backoff = context.backoff();
         let (failed, is_broken_off) = match walk(&context).await {
@@ -64,6 +65,7 @@ pub async fn run(context: Context) -> String {
                     tracing::info!(deleted = walk.deleted, kept = walk.kept, "chunks that need not be here");
                 }
                 context.shared.rebuild.lock().leftovers_kept = walk.kept;
+                metrics::gauge!("holdfast_leftovers_kept").set(walk.kept as f64);
                 (walk.failed, false)
             }
             Err(error) => (Some(error), true),

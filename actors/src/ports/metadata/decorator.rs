@@ -198,6 +198,10 @@ impl<D: Decorator> MetadataUpkeep for D {
         self.inner().claim(cluster).await
     }
 
+    async fn disclaim(&self) -> MetadataResult<()> {
+        self.inner().disclaim().await
+    }
+
     async fn raise_epochs(&self, epochs: &[(ShardId, Epoch)]) -> MetadataResult<Vec<(ShardId, Epoch)>> {
         self.inner().raise_epochs(epochs).await
     }

@@ -121,9 +121,13 @@ pub trait MetadataUpkeep: Send + Sync + 'static {
 
     // --- replicas ----------------------------------------------------------------------------------------------------
 
-    /// Which cluster this metadata belongs to: the one that claimed it first, for good. With `cluster` it is claimed if
-    /// it is nobody's yet. Whoever works with metadata that is not its own would take all its chunks for orphans.
+    /// Which cluster this metadata belongs to: the one that claimed it first. With `cluster` it is claimed if it is
+    /// nobody's yet. Whoever works with metadata that is not its own would take all its chunks for orphans.
     async fn claim(&self, cluster: Option<ClusterId>) -> MetadataResult<Option<ClusterId>>;
+
+    /// Makes this metadata nobody's until it is claimed again, for whoever fills it while no node runs: none starts
+    /// with half of it.
+    async fn disclaim(&self) -> MetadataResult<()>;
 
     /// Raises the epochs under which chunks of a shard must have been written to be committed; never lowers one. Gives
     /// back those that are higher already: whoever works by the lower ones works by an old shard map.

@@ -190,10 +190,10 @@ async fn restore_cluster(
     stopped: Option<&mut Stopped>,
 ) -> anyhow::Result<Counts> {
     load::refuse_used(metadata).await?;
-    // No node starts with a database that is nobody's yet. With one that is the cluster's already this node at least
-    // does not.
+    // No node starts with a database that is nobody's, and so one of an older version does not, either.
     if metadata.claim(None).await.context("ask whose the metadata is")?.is_some() {
         data_dir.begin_filling()?;
+        metadata.disclaim().await.context("keep nodes from the metadata until all of it is there")?;
     }
     let counts = Stopped::during(stopped, load(metadata, ledger, from)).await.context(
         "what was restored until then is in the database: start no node, and make the database anew, empty, before you restore again",
@@ -224,6 +224,7 @@ pub async fn restore_stream(config: &Config, from: &mut impl Read) -> anyhow::Re
 
 #[cfg(test)]
 mod tests {
+    use holdfast_actors::ports::metadata::MetadataUpkeep as _;
     use holdfast_protocol::ClusterId;
 
     use super::*;
@@ -250,6 +251,7 @@ mod tests {
             let mut from: &[u8] = b"no backup";
             let restored = restore_cluster(&config, &data_dir, (&store, &store), &mut from, None).await;
             assert!(restored.is_err(), "{restored:?}");
+            assert_eq!(store.claim(None).await.unwrap(), None, "other nodes would start");
         };
         broken_off().await;
         data_dir.refuse_unfinished().expect("what is nobody's tells so by itself");

@@ -149,6 +149,10 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
              cluster whose metadata is being rebuilt give --add; else restore a backup"
         );
     }
+    let lost = match stopped.as_ref().filter(|_| !options.moved_only).map(Stopped::coordination) {
+        Some(coordination) => nodes_to_walk(&*coordination, &*metadata).await.context("nothing was rebuilt")?,
+        None => None,
+    };
     // With half of the objects a node would delete the chunks of the others.
     let beside = if options.alone && !options.dry_run {
         metadata.close().await;
@@ -168,13 +172,18 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     if leaves_mark {
         data_dir.begin_filling()?;
     }
-    let rebuilding = from_chunks(&chunks, &*metadata, owner, options);
+    let rebuilding = async {
+        if leaves_mark {
+            // Nor does another node start with what a run that breaks off has taken out.
+            metadata.disclaim().await.context("keep nodes from the metadata until all of it is there")?;
+        }
+        from_chunks(&chunks, &*metadata, owner, options).await
+    };
     let rebuilt = Stopped::during(stopped.as_mut(), rebuilding).await;
-    let coordination = stopped.as_ref().filter(|_| !options.moved_only).map(Stopped::coordination);
-    let rebuilt = match (rebuilt, coordination) {
-        (Ok(report), Some(coordination)) => {
-            let unwalked = note_walked(&*coordination, &*metadata, data_dir.node_id()).await;
-            unwalked.map(|unwalked| RebuildReport { unwalked, ..report })
+    let rebuilt = match (rebuilt, lost) {
+        (Ok(report), Some(nodes)) => {
+            let left = metadata.note_walked(data_dir.node_id(), &nodes).await.context("note which nodes were walked");
+            left.map(|left| RebuildReport { unwalked: left.iter().map(NodeId::to_string).collect(), ..report })
         }
         (rebuilt, _) => rebuilt,
     };
@@ -204,23 +213,26 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     Ok(report)
 }
 
-/// Notes that the disks of this node were walked for what the database lost. The nodes that are still to be.
-async fn note_walked(
+/// The nodes that are to be walked for what the database lost, before orphans are given up again; `None`: it has lost
+/// nothing.
+///
+/// # Errors
+/// When nobody knows which those are: with the first one that is walked all would count as walked.
+async fn nodes_to_walk(
     coordination: &dyn Coordination,
     metadata: &dyn MetadataStore,
-    node: NodeId,
-) -> anyhow::Result<BTreeSet<String>> {
+) -> anyhow::Result<Option<Vec<NodeId>>> {
     if !metadata.lost_commits().await.context("ask whether the database has lost commits")? {
-        return Ok(BTreeSet::new());
+        return Ok(None);
     }
-    let nodes: Vec<NodeId> = match coordination.layout().await {
-        Ok(layout) => layout.value.applied.nodes.into_keys().collect(),
-        // There is no cluster any more.
-        Err(CoordinationError::NotFound(_)) => Vec::new(),
-        Err(error) => return Err(error).context("ask which nodes the cluster has"),
-    };
-    let left = metadata.note_walked(node, &nodes).await.context("note which nodes were walked")?;
-    Ok(left.iter().map(NodeId::to_string).collect())
+    match coordination.layout().await {
+        Ok(layout) => Ok(Some(layout.value.applied.nodes.into_keys().collect())),
+        Err(CoordinationError::NotFound(_)) => bail!(
+            "the database has lost commits, and ZooKeeper does not know which nodes have to be walked for them: give it back what \
+             it held first, see \"Lose ZooKeeper\" in docs/operations.md"
+        ),
+        Err(error) => Err(error).context("ask which nodes the cluster has"),
+    }
 }
 
 /// What to do after a run that broke off in a cluster's database.
@@ -295,7 +307,7 @@ pub async fn from_chunks(
     }
     if options.alone {
         // At the end: until then, or where only moves are brought back, what the database lost is on the disks alone.
-        // In a cluster on those of the other nodes, too: see `note_walked`.
+        // In a cluster on those of the other nodes, too: see `nodes_to_walk`.
         metadata.forget_lost_commits().await.context("forget that the database has lost commits")?;
     }
     Ok(run.report)
@@ -351,4 +363,39 @@ async fn follow_moves(run: &mut Run<'_>, found: Contents) -> anyhow::Result<()> 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use holdfast_actors::ports::coordination::ClusterIdentity;
+    use holdfast_protocol::cluster::LayoutDocument;
+    use sqlx::{Connection as _, SqliteConnection};
+
+    use super::*;
+    use crate::coordination::InProcessCluster;
+    use crate::metadata::{SqliteMetadataStore, SqliteOptions};
+
+    #[tokio::test]
+    async fn no_node_is_the_last_one_to_be_walked_where_nobody_knows_which_nodes_there_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metadata");
+        let open = async || SqliteMetadataStore::open(&path, SqliteOptions::default()).await.unwrap();
+        let participant = InProcessCluster::new(Duration::from_secs(3)).participant();
+        let store = open().await;
+        assert_eq!(nodes_to_walk(&participant, &store).await.unwrap(), None, "nothing was lost");
+        store.close().await;
+
+        let mut conn = SqliteConnection::connect(&format!("sqlite:{}", path.display())).await.unwrap();
+        let lost = "INSERT INTO lock_fences (name, token) VALUES (CAST('SET-BACK' AS BLOB), 1)";
+        sqlx::raw_sql(lost).execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        let store = open().await;
+        let refused = nodes_to_walk(&participant, &store).await.unwrap_err().to_string();
+        assert!(refused.contains("ZooKeeper does not know"), "{refused}");
+        participant.create_cluster(&ClusterIdentity::new(4, 1), &LayoutDocument::new(3)).await.unwrap();
+        assert_eq!(nodes_to_walk(&participant, &store).await.unwrap(), Some(Vec::new()));
+        store.close().await;
+    }
 }

@@ -81,6 +81,11 @@ pub(super) async fn claim<S: Session>(tx: &mut S, cluster: ClusterId) -> Metadat
     tx.execute(sql, values![cluster.as_bytes()]).await.map(drop)
 }
 
+/// Makes this metadata nobody's.
+pub(super) async fn disclaim<S: Session>(tx: &mut S) -> MetadataResult<()> {
+    tx.execute("DELETE FROM claims WHERE place = 1", values![]).await.map(drop)
+}
+
 /// Raises epochs; gives back those that are higher already.
 pub(super) async fn raise_epochs<S: Session>(
     tx: &mut S,
@@ -106,6 +111,19 @@ pub(super) async fn raise_epochs<S: Session>(
         (found > epoch).then_some((shard, found))
     });
     Ok(higher.collect())
+}
+
+/// Forgets the epochs of all shards, unless they are those of another number of shards: gives that back then.
+pub(super) async fn forget_epochs<S: Session>(tx: &mut S, shard_count: u32) -> MetadataResult<Option<u64>> {
+    let sql = "SELECT shard FROM shard_epochs ORDER BY shard DESC LIMIT 1";
+    if let Some(last) = tx.fetch_optional(sql, values![]).await? {
+        let known = rows::unsigned(last.number(0)?)? + 1;
+        if known != u64::from(shard_count) {
+            return Ok(Some(known));
+        }
+    }
+    tx.execute("DELETE FROM shard_epochs", values![]).await?;
+    Ok(None)
 }
 
 /// Queues repairs; those queued already are noticed anew.

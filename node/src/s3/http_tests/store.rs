@@ -365,6 +365,10 @@ impl MetadataUpkeep for TestStore {
         not_here()
     }
 
+    async fn disclaim(&self) -> MetadataResult<()> {
+        not_here()
+    }
+
     async fn raise_epochs(&self, _: &[(ShardId, Epoch)]) -> MetadataResult<Vec<(ShardId, Epoch)>> {
         not_here()
     }

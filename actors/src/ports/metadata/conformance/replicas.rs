@@ -87,6 +87,10 @@ pub async fn metadata_belongs_to_the_cluster_that_claims_it_first(store: Store) 
     for claim in claims {
         assert_eq!(claim.unwrap(), Some(owner));
     }
+    // While it is filled it is nobody's.
+    store.disclaim().await.unwrap();
+    assert_eq!(store.claim(None).await.unwrap(), None);
+    assert_eq!(store.claim(Some(clusters[1])).await.unwrap(), Some(clusters[1]));
 }
 
 /// Whatever the order in which they arrive.

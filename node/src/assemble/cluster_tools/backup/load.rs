@@ -48,10 +48,17 @@ pub async fn load(
 /// Refuses metadata that somebody works with.
 ///
 /// # Errors
-/// When it holds buckets; those of metadata.
+/// When it holds buckets, or what was in some; those of metadata.
 pub(super) async fn refuse_used(metadata: &dyn MetadataStore) -> anyhow::Result<()> {
     if !metadata.list_buckets(None, None, 1).await.context("look at the metadata")?.is_empty() {
         bail!("the metadata holds buckets already: a backup is put back into empty metadata only");
+    }
+    let waiting = metadata.waiting_reclaims(i64::MAX as u64, 1).await.context("look at the metadata")?;
+    if !waiting.is_empty() {
+        // Half-way through they would be met again, and with the backup's objects there.
+        bail!(
+            "the metadata holds deleted objects that wait to be reclaimed: a backup is put back into empty metadata only"
+        );
     }
     Ok(())
 }

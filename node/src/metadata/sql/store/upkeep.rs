@@ -14,6 +14,20 @@ use super::{Backend, SqlMetadataStore, boxed};
 use crate::metadata::sql::locks::Epochs;
 use crate::metadata::sql::{Locks, fences, lifecycle, reclaims, replicas, uploads};
 
+#[allow(private_bounds, reason = "the backends are this module's own")]
+impl<B: Backend> SqlMetadataStore<B> {
+    /// Forgets the epochs of all shards, for a coordination service that begins anew with the first ones, while no node
+    /// runs. If they are those of another number of shards than `shard_count`, they stay, and that number is given
+    /// back.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn forget_epochs(&self, shard_count: u32) -> MetadataResult<Option<u64>> {
+        let locks = Locks::none().epochs(Epochs::Raised);
+        self.backend.write(locks, move |tx| boxed(replicas::forget_epochs(tx, shard_count))).await
+    }
+}
+
 #[async_trait]
 impl<B: Backend> MetadataUpkeep for SqlMetadataStore<B> {
     async fn stale_uploads(&self, before_ms: u64, limit: u32) -> MetadataResult<Vec<Arc<Upload>>> {
@@ -165,6 +179,10 @@ impl<B: Backend> MetadataUpkeep for SqlMetadataStore<B> {
             self.backend.write(Locks::none(), move |tx| boxed(replicas::claim(tx, cluster))).await?;
         }
         replicas::claimant(self.backend.reads()).await
+    }
+
+    async fn disclaim(&self) -> MetadataResult<()> {
+        self.backend.write(Locks::none(), |tx| boxed(replicas::disclaim(tx))).await
     }
 
     async fn raise_epochs(&self, epochs: &[(ShardId, Epoch)]) -> MetadataResult<Vec<(ShardId, Epoch)>> {

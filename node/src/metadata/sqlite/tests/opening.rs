@@ -1,5 +1,7 @@
 //! Databases that are opened again, by the same program or another one.
 
+use holdfast_protocol::{Epoch, ShardId};
+
 use super::*;
 
 #[tokio::test]
@@ -111,4 +113,19 @@ async fn what_an_older_program_wrote_is_put_in_order_of_age() {
     assert_eq!(aged(AgedKind::Noncurrent).await, [row("k", 10, 20), row("k", 20, 30), row("over", 50, 60)]);
     assert_eq!(aged(AgedKind::Markers).await, [row("k", 30, 30), row("marker", 40, 40)]);
     assert_eq!(aged(AgedKind::Current).await, [row("over", 60, 60)]);
+}
+
+/// Of another number they are another cluster's, or somebody has mistaken himself.
+#[tokio::test]
+async fn epochs_are_forgotten_of_as_many_shards_as_there_are_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let epochs = |epoch| [(ShardId(0), Epoch(epoch)), (ShardId(3), Epoch(epoch))];
+    assert_eq!(store.forget_epochs(9).await.unwrap(), None, "nothing says otherwise");
+    assert_eq!(store.raise_epochs(&epochs(7)).await.unwrap(), []);
+    assert_eq!(store.forget_epochs(9).await.unwrap(), Some(4));
+    assert_eq!(store.raise_epochs(&epochs(1)).await.unwrap(), epochs(7));
+    assert_eq!(store.forget_epochs(4).await.unwrap(), None);
+    assert_eq!(store.raise_epochs(&epochs(1)).await.unwrap(), []);
+    store.close().await;
 }
