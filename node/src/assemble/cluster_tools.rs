@@ -93,8 +93,8 @@ pub async fn init(config: &Config, shards: u32, replicas: u32) -> anyhow::Result
 /// Run again after a crash, it goes on.
 ///
 /// # Errors
-/// When this node was never one of a cluster, when one is there, when the database is not that of this one or knows
-/// another number of shards, when a service cannot be reached.
+/// When this node was never one of a cluster, when one is there, when somebody is connected to the database, when that
+/// is not this cluster's or knows another number of shards, when a service cannot be reached.
 pub async fn init_again(config: &Config, shards: u32, replicas: u32) -> anyhow::Result<Enrolled> {
     need_cluster(config)?;
     check_counts(shards, replicas)?;
@@ -110,6 +110,16 @@ pub async fn init_again(config: &Config, shards: u32, replicas: u32) -> anyhow::
             bail!(Taken(format!("cluster {} is at {}: it is not lost", found.id, config.cluster.zookeeper)))
         }
         Err(error) => return Err(error).context("look whether there is a cluster"),
+    }
+    // A node that runs has another tree than this one: two clusters would work with one database.
+    let others = zookeeper::connected_to_metadata(config).await?;
+    if !others.is_empty() {
+        bail!(
+            "there are connections to {} ({}): stop all nodes, and look whether cluster.zookeeper names the place where they \
+             had their cluster",
+            config.metadata.url,
+            others.join(", ")
+        );
     }
     let metadata = zookeeper::open_metadata(config, 1).await?;
     let forgotten = match storage::require_claim(&*metadata, cluster, &config.metadata.url).await {

@@ -227,11 +227,16 @@ pub(super) async fn open_metadata(config: &Config, nodes: usize) -> anyhow::Resu
     Ok(Arc::new(open_mysql(config, nodes).await?))
 }
 
-/// The same, not shared.
+/// Who is connected to the metadata, as far as the database tells. To be asked before they are opened.
 ///
 /// # Errors
-/// As [`open_metadata`].
-pub(super) async fn open_mysql(config: &Config, nodes: usize) -> anyhow::Result<MysqlMetadataStore> {
+/// When the server cannot be reached.
+pub(super) async fn connected_to_metadata(config: &Config) -> anyhow::Result<Vec<String>> {
+    let others = MysqlMetadataStore::others_connected(mysql_options(config, 1)?).await;
+    others.with_context(|| format!("ask who is connected to {}", config.metadata.url))
+}
+
+fn mysql_options(config: &Config, nodes: usize) -> anyhow::Result<MysqlOptions> {
     let metadata = &config.metadata;
     let password = metadata.password_file.as_deref().map(secret_file::read).transpose()?;
     let mut options = MysqlOptions::new(&metadata.url);
@@ -243,6 +248,15 @@ pub(super) async fn open_mysql(config: &Config, nodes: usize) -> anyhow::Result<
         MetadataTls::VerifyCa => MysqlTls::VerifyCa(metadata.tls_ca.clone()),
         MetadataTls::VerifyIdentity => MysqlTls::VerifyIdentity(metadata.tls_ca.clone()),
     };
+    Ok(options)
+}
+
+/// The same, not shared.
+///
+/// # Errors
+/// As [`open_metadata`].
+pub(super) async fn open_mysql(config: &Config, nodes: usize) -> anyhow::Result<MysqlMetadataStore> {
+    let (metadata, options) = (&config.metadata, mysql_options(config, nodes)?);
     if let Some(exposure) = exposure(&metadata.url, &options.tls) {
         tracing::warn!("{exposure}; set metadata.tls = \"verify-identity\" and metadata.tls_ca");
     }

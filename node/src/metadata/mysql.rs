@@ -22,8 +22,8 @@ use holdfast_actors::ports::metadata::{
     BucketId, Committed, DeleteRequest, Deleted, MetadataError, MetadataResult, NewObject,
 };
 use parking_lot::Mutex;
-use sqlx::Connection as _;
 use sqlx::migrate::Migrator;
+use sqlx::{Connection as _, MySqlConnection};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -76,19 +76,7 @@ impl SqlMetadataStore<Mysql> {
     /// See [`OpenError`]; a schema newer than this binary's is refused and left alone.
     pub async fn open(options: MysqlOptions) -> Result<Self, OpenError> {
         let pool = Pool::new(options)?;
-        let mut conn = match pool.connect().await {
-            Ok(conn) => conn,
-            Err(error) if error::is_denied(&error) => {
-                // MariaDB says the same to whoever comes without TLS where it is required.
-                let plain = pool.options().tls == MysqlTls::Off;
-                let hint = if plain { "; metadata.tls is off: does the server require TLS?" } else { "" };
-                return Err(OpenError::Denied(format!("{error}{hint}")));
-            }
-            Err(error) => match error::tls_fault(&error) {
-                Some(fault) => return Err(OpenError::Tls(fault)),
-                None => return Err(OpenError::Database(error)),
-            },
-        };
+        let mut conn = connect(&pool).await?;
         migrate(&mut conn).await?;
         conn.close().await?;
         let (queue, waiting) = mpsc::channel(QUEUE_OPS_MAX);
@@ -96,6 +84,21 @@ impl SqlMetadataStore<Mysql> {
         let sweep = tokio::spawn(sweep_commits(pool.clone()));
         let groups = tokio::sync::Mutex::new(Some(groups));
         Ok(Self::on(Mysql { pool, queue: Mutex::new(Some(queue)), groups, sweep }))
+    }
+
+    /// Who else is connected to the database, as `USER@HOST:PORT`, some of them: as far as this user may see, which is
+    /// its own connections at least. To be asked before this process opens the store.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn others_connected(options: MysqlOptions) -> Result<Vec<String>, OpenError> {
+        let pool = Pool::new(options)?;
+        let mut conn = connect(&pool).await?;
+        let sql = "SELECT CAST(CONCAT(user, '@', host) AS CHAR) FROM information_schema.processlist \
+             WHERE db = DATABASE() AND id <> CONNECTION_ID() LIMIT 8";
+        let others = sqlx::query_scalar(sql).fetch_all(&mut conn).await?;
+        conn.close().await?;
+        Ok(others)
     }
 
     /// Whether the server acknowledges commits that are not on stable storage yet: it loses the last ones with its
@@ -109,6 +112,24 @@ impl SqlMetadataStore<Mysql> {
         // 3 is what MariaDB has beside 1.
         Ok(row.map_or(Ok(1), |row| row.number(0)).is_ok_and(|flush| !matches!(flush, 1 | 3)))
     }
+}
+
+/// The first connection, or why there is none.
+async fn connect(pool: &Pool) -> Result<MySqlConnection, OpenError> {
+    let error = match pool.connect().await {
+        Ok(conn) => return Ok(conn),
+        Err(error) => error,
+    };
+    if error::is_denied(&error) {
+        // MariaDB says the same to whoever comes without TLS where it is required.
+        let plain = pool.options().tls == MysqlTls::Off;
+        let hint = if plain { "; metadata.tls is off: does the server require TLS?" } else { "" };
+        return Err(OpenError::Denied(format!("{error}{hint}")));
+    }
+    Err(match error::tls_fault(&error) {
+        Some(fault) => OpenError::Tls(fault),
+        None => OpenError::Database(error),
+    })
 }
 
 /// Removes what nobody will ask for any more. Every node does so; that they meet does no harm.
