@@ -135,13 +135,15 @@ impl Budget {
         {
             return Verdict::Refuse(refusal);
         }
-        let fits = self.bytes.saturating_add(bytes) <= limits.bytes_max || self.bytes == 0;
-        if self.jobs < limits.jobs_max && fits {
-            self.jobs += 1;
-            self.bytes += bytes;
-            Verdict::Admit
-        } else {
-            Verdict::Wait
+        // A sum that overflows fits into no budget, however large.
+        let sum = self.bytes.checked_add(bytes).filter(|sum| *sum <= limits.bytes_max || self.bytes == 0);
+        match sum {
+            Some(sum) if self.jobs < limits.jobs_max => {
+                self.jobs += 1;
+                self.bytes = sum;
+                Verdict::Admit
+            }
+            _ => Verdict::Wait,
         }
     }
 
@@ -262,6 +264,15 @@ mod tests {
         let mut budget = Budget::default();
         assert_eq!(budget.decide(&class(2, 100), 500), Verdict::Admit);
         assert_eq!(budget.decide(&class(2, 100), 1), Verdict::Wait);
+    }
+
+    #[test]
+    fn jobs_that_no_number_holds_together_wait_for_each_other() {
+        let (unbounded, mut budget) = (class(2, u64::MAX), Budget::default());
+        assert_eq!(budget.decide(&unbounded, u64::MAX), Verdict::Admit);
+        assert_eq!(budget.decide(&unbounded, u64::MAX), Verdict::Wait);
+        budget.release(u64::MAX);
+        assert_eq!((budget.jobs(), budget.bytes()), (0, 0));
     }
 
     #[test]

@@ -194,6 +194,7 @@ impl DiskState {
 
     fn start_due(&mut self, myself: &ActorRef<DiskMsg>) {
         if matches!(self.health, Some(DiskHealth::Fenced | DiskHealth::Unresponsive)) {
+            self.give_up_scrub_now();
             return;
         }
         let limit = self.settings.step_timeout;
@@ -211,6 +212,14 @@ impl DiskState {
         }
         if self.checkpoint.take() {
             self.spawn(myself, async move { Ended::Checkpoint(timed(limit, disk.checkpoint()).await) });
+        }
+    }
+
+    /// A fenced disk is not scrubbed any more, and whoever asked for it would wait for ever.
+    fn give_up_scrub_now(&mut self) {
+        if self.health == Some(DiskHealth::Fenced) && self.scrub_now.take().is_some() {
+            tracing::warn!(disk = self.disk.name(), "disk is fenced: the scrub that was asked for is given up");
+            self.set_scrub_running(false);
         }
     }
 
@@ -304,5 +313,88 @@ async fn timed<T>(limit: Duration, step: impl Future<Output = Result<T, ChunkErr
     match tokio::time::timeout(limit, step).await {
         Ok(result) => result,
         Err(_) => Err(format!("did not end within {} s", limit.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+    use parking_lot::Mutex;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::domain::admission::{ClassLimits, Limits};
+    use crate::ports::DiskStatus;
+    use crate::service::Admission;
+    use crate::service::node::{Children, NodeHealth, ScrubReport};
+
+    struct Ill(Mutex<DiskHealth>);
+
+    #[async_trait]
+    impl Disk for Ill {
+        fn name(&self) -> &str {
+            "/ill"
+        }
+
+        fn status(&self) -> DiskStatus {
+            let health = *self.0.lock();
+            DiskStatus { health, detail: None, total_bytes: 1, free_bytes: 1, live_bytes: 1, chunks: 1, segments: 1 }
+        }
+
+        async fn checkpoint(&self) -> Result<(), ChunkError> {
+            Ok(())
+        }
+
+        async fn scrub_step(&self, _: u64) -> Result<ScrubStep, ChunkError> {
+            Ok(ScrubStep::default())
+        }
+
+        async fn compact_step(&self, _: u64) -> Result<u64, ChunkError> {
+            Ok(0)
+        }
+    }
+
+    #[test]
+    fn who_waits_for_a_scrub_does_not_wait_for_a_disk_that_is_fenced() {
+        let class = ClassLimits { jobs_max: 1, bytes_max: 1, queue_max: 1, refused: None };
+        let shared = Arc::new(NodeShared {
+            admission: Admission::new(Limits { read: class, write: class, queue_wait_ms: 1 }),
+            health: ArcSwap::from_pointee(NodeHealth::starting()),
+            cleanup: Mutex::default(),
+            scrub: Mutex::new(vec![ScrubReport::default()]),
+            children: ArcSwap::from_pointee(Children::default()),
+            draining: watch::Sender::new(false),
+            failed: watch::Sender::new(None),
+        });
+        let hour = Duration::from_secs(3_600);
+        let disk = Arc::new(Ill(Mutex::new(DiskHealth::Unresponsive)));
+        let mut state = DiskState {
+            disk: disk.clone(),
+            index: 0,
+            settings: DiskSettings {
+                scrub_period: None,
+                scrub_interval: hour,
+                checkpoint_interval: hour,
+                compact_interval: hour,
+                compact_step_bytes: 1,
+                step_timeout: hour,
+            },
+            shared,
+            tasks: JoinSet::new(),
+            health: None,
+            scrub: Turn::in_(hour),
+            compact: Turn::in_(hour),
+            checkpoint: Turn::in_(hour),
+            scrub_now: Some(false),
+        };
+        state.set_scrub_running(true);
+        state.look();
+        state.give_up_scrub_now();
+        assert!(state.shared.scrub.lock()[0].running, "the disk may answer again");
+        *disk.0.lock() = DiskHealth::Fenced;
+        state.look();
+        state.give_up_scrub_now();
+        assert!(!state.shared.scrub.lock()[0].running);
+        assert_eq!(state.scrub_now, None);
     }
 }
