@@ -59,7 +59,7 @@ pub enum Refusal {
     NoSpace,
     /// No disk is healthy.
     NoDisk,
-    /// The metadata store does not answer.
+    /// The metadata store does not answer, or takes no writes.
     NoMetadata,
 }
 
@@ -206,6 +206,8 @@ pub struct Pressure {
     pub in_cluster: bool,
     /// Whether the metadata store did not answer its last check.
     pub metadata_down: bool,
+    /// Whether the metadata store takes no writes any more.
+    pub metadata_readonly: bool,
     /// Whether the node is about to stop.
     pub draining: bool,
 }
@@ -230,7 +232,8 @@ pub fn limits_under(configured: &Limits, pressure: &Pressure) -> Limits {
     limits.read.refused = common;
     // Where there is a full one, room is what helps, and deletions make some.
     let unwritable = if pressure.disks.contains(&DiskHealth::Full) { Refusal::NoSpace } else { Refusal::NoDisk };
-    limits.write.refused = common.or((!writable).then_some(unwritable));
+    let unwritten = pressure.metadata_readonly.then_some(Refusal::NoMetadata);
+    limits.write.refused = common.or(unwritten).or((!writable).then_some(unwritable));
     limits
 }
 
@@ -337,6 +340,12 @@ mod tests {
             let under = limits_under(&limits(), &pressure);
             assert_eq!((under.read.refused, under.write.refused), (Some(refusal), Some(refusal)));
         }
+    }
+
+    #[test]
+    fn metadata_that_take_no_writes_are_read() {
+        let under = limits_under(&limits(), &Pressure { metadata_readonly: true, ..on(DiskHealth::Healthy) });
+        assert_eq!((under.read.refused, under.write.refused), (None, Some(Refusal::NoMetadata)));
     }
 
     proptest! {
