@@ -117,13 +117,16 @@ impl RunningNode {
         [ChildKind::Ingest, ChildKind::Cleanup].into_iter().chain(disks).collect()
     }
 
-    /// Resolves when the actors have given up, the cluster refuses the node for good, or nothing accepts S3's
-    /// connections any more, with the reason: the node must be stopped.
+    /// Resolves when the actors have given up, the cluster refuses the node for good, or nothing serves S3 or peers any
+    /// more, with the reason: the node must be stopped.
     pub async fn failed(&self) -> String {
         let in_cluster = async {
             match &self.cluster {
                 None => std::future::pending().await,
-                Some(cluster) => cluster.actors.failed().await,
+                Some(cluster) => tokio::select! {
+                    reason = cluster.actors.failed() => reason,
+                    () = cluster.served.lost() => "peers are answered no more: the log says why".into(),
+                },
             }
         };
         tokio::select! {
