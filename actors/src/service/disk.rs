@@ -23,6 +23,10 @@ use crate::ports::{ChunkError, Disk, ScrubStep};
 /// Bytes of one step of a scrub that an operator asked for: large enough to stream, small enough to be interrupted.
 const SCRUB_NOW_STEP_BYTES: u64 = 64 << 20;
 
+/// Most bytes of any other step: what a busy disk reads within the time limit. A step that is cut off counts as failed,
+/// and the next one reads the segment at hand from its beginning.
+const SCRUB_STEP_BYTES_MAX: u64 = 4 << 30;
+
 /// How housekeeping is paced.
 #[derive(Debug, Clone)]
 pub struct DiskSettings {
@@ -231,7 +235,7 @@ impl DiskState {
         let period = self.settings.scrub_period?;
         let share = self.settings.scrub_interval.as_secs_f64() / period.as_secs_f64().max(1.0);
         let bytes = (self.disk.status().live_bytes as f64 * share).ceil() as u64;
-        (bytes > 0).then_some(bytes)
+        (bytes > 0).then_some(bytes.min(SCRUB_STEP_BYTES_MAX))
     }
 
     fn spawn(&mut self, myself: &ActorRef<DiskMsg>, task: impl Future<Output = Ended> + Send + 'static) {
@@ -338,7 +342,8 @@ mod tests {
 
         fn status(&self) -> DiskStatus {
             let health = *self.0.lock();
-            DiskStatus { health, detail: None, total_bytes: 1, free_bytes: 1, live_bytes: 1, chunks: 1, segments: 1 }
+            let (total_bytes, live_bytes) = (32 << 40, 16 << 40);
+            DiskStatus { health, detail: None, total_bytes, free_bytes: 1, live_bytes, chunks: 1, segments: 1 }
         }
 
         async fn checkpoint(&self) -> Result<(), ChunkError> {
@@ -354,8 +359,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn who_waits_for_a_scrub_does_not_wait_for_a_disk_that_is_fenced() {
+    fn state_of(disk: Arc<Ill>) -> DiskState {
         let class = ClassLimits { jobs_max: 1, bytes_max: 1, queue_max: 1, refused: None };
         let shared = Arc::new(NodeShared {
             admission: Admission::new(Limits { read: class, write: class, queue_wait_ms: 1 }),
@@ -367,9 +371,8 @@ mod tests {
             failed: watch::Sender::new(None),
         });
         let hour = Duration::from_secs(3_600);
-        let disk = Arc::new(Ill(Mutex::new(DiskHealth::Unresponsive)));
-        let mut state = DiskState {
-            disk: disk.clone(),
+        DiskState {
+            disk,
             index: 0,
             settings: DiskSettings {
                 scrub_period: None,
@@ -385,8 +388,26 @@ mod tests {
             scrub: Turn::in_(hour),
             compact: Turn::in_(hour),
             checkpoint: Turn::in_(hour),
-            scrub_now: Some(false),
-        };
+            scrub_now: None,
+        }
+    }
+
+    #[test]
+    fn no_step_of_scrub_is_larger_than_what_is_read_in_time() {
+        let mut state = state_of(Arc::new(Ill(Mutex::new(DiskHealth::Healthy))));
+        assert_eq!(state.scrub_bytes(), None);
+        state.settings.scrub_interval = Duration::from_secs(10);
+        state.settings.scrub_period = Some(Duration::from_secs(30 * 86_400));
+        assert!(state.scrub_bytes().is_some_and(|bytes| bytes < 100 << 20));
+        state.settings.scrub_period = Some(Duration::from_millis(1));
+        assert_eq!(state.scrub_bytes(), Some(SCRUB_STEP_BYTES_MAX));
+    }
+
+    #[test]
+    fn who_waits_for_a_scrub_does_not_wait_for_a_disk_that_is_fenced() {
+        let disk = Arc::new(Ill(Mutex::new(DiskHealth::Unresponsive)));
+        let mut state = state_of(disk.clone());
+        state.scrub_now = Some(false);
         state.set_scrub_running(true);
         state.look();
         state.give_up_scrub_now();
