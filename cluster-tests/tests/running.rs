@@ -4,7 +4,9 @@
 
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,7 @@ use holdfast_cluster_tests::client::{Client, Payload, Request};
 use holdfast_cluster_tests::cluster::private_file;
 use holdfast_cluster_tests::content::Random;
 use holdfast_cluster_tests::node::{ACCESS_KEY, Node, SECRET_KEY};
+use holdfast_cluster_tests::services::process::{Process, free_ports};
 use holdfast_cluster_tests::{content, eventually, parameter};
 use rustix::process::Signal;
 use time::OffsetDateTime;
@@ -119,6 +122,36 @@ fn sigterm_together_with_sighup_stops_a_node_cleanly() {
     node.signal(Signal::HUP);
     node.signal(Signal::TERM);
     assert!(node.wait().success(), "it was cut off");
+}
+
+/// It ends by itself, and not because the kernel ends it: the first process of a container would go on otherwise.
+#[test]
+fn sigterm_during_the_start_ends_a_node_at_once() {
+    let first = free_ports(2);
+    let [s3, admin] = [first, first + 1].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    // Nobody answers there, and a node tries for a minute to reach it.
+    let nowhere = "127.0.0.1:1";
+    let node = Node::configured("node", [s3, admin], &[], |scratch| {
+        format!(
+            "[node]\ndata_dir = \"{}\"\n[s3]\naddr = \"{s3}\"\n[admin]\naddr = \"{admin}\"\n\
+             [cluster]\nzookeeper = \"{nowhere}/holdfast\"\n\
+             [metadata]\nurl = \"mysql://holdfast@{nowhere}/holdfast\"\ntls = \"off\"\n",
+            scratch.join("data").display()
+        )
+    });
+    let mut process = Process::start(node.command(&["node"]).stdin(Stdio::null()).stderr(Stdio::null())).unwrap();
+    eventually("the node begins to start", Duration::from_secs(60), || {
+        assert!(process.ended().is_none(), "it does not even begin");
+        node.admin_get("/health/live").is_ok_and(|answer| answer.status == 200)
+    });
+    assert_eq!(node.admin_get("/health/ready").unwrap().status, 503);
+    process.signal(Signal::TERM);
+    let mut ended = None;
+    eventually("the node ends", Duration::from_secs(60), || {
+        ended = process.ended();
+        ended.is_some()
+    });
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
 }
 
 #[test]

@@ -35,6 +35,7 @@ use holdfast_actors::ports::peers::ReplicaService;
 use holdfast_protocol::NodeId;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::pki::enrol::Issuer;
 use crate::pki::{NodeIdentity, PkiError};
@@ -154,6 +155,8 @@ pub struct PeerEndpoint {
     peers: QuicPeers,
     handshakes: Handshakes,
     tasks: Vec<AbortHandle>,
+    /// Cancelled when peers are answered no more, for whatever reason.
+    ended: CancellationToken,
 }
 
 impl PeerEndpoint {
@@ -166,7 +169,8 @@ impl PeerEndpoint {
         let endpoint = quic::node_endpoint(&parts.runtime, parts.bind, &parts.identity).map_err(bind_error)?;
         let address = endpoint.local_addr().map_err(bind_error)?;
         let peers = QuicPeers::new(endpoint.clone(), &parts)?;
-        Ok(Self { endpoint, address, parts, peers, handshakes: Handshakes::default(), tasks: Vec::new() })
+        let (handshakes, ended) = (Handshakes::default(), CancellationToken::new());
+        Ok(Self { endpoint, address, parts, peers, handshakes, tasks: Vec::new(), ended })
     }
 
     /// The address bound.
@@ -197,9 +201,20 @@ impl PeerEndpoint {
             self.handshakes.clone(),
         );
         let renewing = Arc::clone(&self.parts.identity).keep_renewed();
+        let guard = self.ended.clone().drop_guard();
+        let accepting = async move {
+            let _guard = guard;
+            accepting.await;
+        };
         self.tasks.push(self.parts.runtime.spawn(accepting).abort_handle());
         self.tasks.push(self.parts.runtime.spawn(renewing).abort_handle());
         Ok(())
+    }
+
+    /// Resolves when peers are answered no more: any error of the socket, even one that would pass, is the end of it to
+    /// the QUIC library.
+    pub async fn lost(&self) {
+        self.ended.cancelled().await;
     }
 
     /// Closes all connections and waits, at most a second, until the peers know.

@@ -59,7 +59,7 @@ pub enum Refusal {
     NoSpace,
     /// No disk is healthy.
     NoDisk,
-    /// The metadata store does not answer.
+    /// The metadata store does not answer, or takes no writes.
     NoMetadata,
 }
 
@@ -135,13 +135,15 @@ impl Budget {
         {
             return Verdict::Refuse(refusal);
         }
-        let fits = self.bytes.saturating_add(bytes) <= limits.bytes_max || self.bytes == 0;
-        if self.jobs < limits.jobs_max && fits {
-            self.jobs += 1;
-            self.bytes += bytes;
-            Verdict::Admit
-        } else {
-            Verdict::Wait
+        // A sum that overflows fits into no budget, however large.
+        let sum = self.bytes.checked_add(bytes).filter(|sum| *sum <= limits.bytes_max || self.bytes == 0);
+        match sum {
+            Some(sum) if self.jobs < limits.jobs_max => {
+                self.jobs += 1;
+                self.bytes = sum;
+                Verdict::Admit
+            }
+            _ => Verdict::Wait,
         }
     }
 
@@ -204,6 +206,8 @@ pub struct Pressure {
     pub in_cluster: bool,
     /// Whether the metadata store did not answer its last check.
     pub metadata_down: bool,
+    /// Whether the metadata store takes no writes any more.
+    pub metadata_readonly: bool,
     /// Whether the node is about to stop.
     pub draining: bool,
 }
@@ -228,7 +232,8 @@ pub fn limits_under(configured: &Limits, pressure: &Pressure) -> Limits {
     limits.read.refused = common;
     // Where there is a full one, room is what helps, and deletions make some.
     let unwritable = if pressure.disks.contains(&DiskHealth::Full) { Refusal::NoSpace } else { Refusal::NoDisk };
-    limits.write.refused = common.or((!writable).then_some(unwritable));
+    let unwritten = pressure.metadata_readonly.then_some(Refusal::NoMetadata);
+    limits.write.refused = common.or(unwritten).or((!writable).then_some(unwritable));
     limits
 }
 
@@ -262,6 +267,15 @@ mod tests {
         let mut budget = Budget::default();
         assert_eq!(budget.decide(&class(2, 100), 500), Verdict::Admit);
         assert_eq!(budget.decide(&class(2, 100), 1), Verdict::Wait);
+    }
+
+    #[test]
+    fn jobs_that_no_number_holds_together_wait_for_each_other() {
+        let (unbounded, mut budget) = (class(2, u64::MAX), Budget::default());
+        assert_eq!(budget.decide(&unbounded, u64::MAX), Verdict::Admit);
+        assert_eq!(budget.decide(&unbounded, u64::MAX), Verdict::Wait);
+        budget.release(u64::MAX);
+        assert_eq!((budget.jobs(), budget.bytes()), (0, 0));
     }
 
     #[test]
@@ -326,6 +340,12 @@ mod tests {
             let under = limits_under(&limits(), &pressure);
             assert_eq!((under.read.refused, under.write.refused), (Some(refusal), Some(refusal)));
         }
+    }
+
+    #[test]
+    fn metadata_that_take_no_writes_are_read() {
+        let under = limits_under(&limits(), &Pressure { metadata_readonly: true, ..on(DiskHealth::Healthy) });
+        assert_eq!((under.read.refused, under.write.refused), (None, Some(Refusal::NoMetadata)));
     }
 
     proptest! {

@@ -262,6 +262,11 @@ pub trait MetadataStore: MetadataDirect + MetadataUpkeep {
     /// Whether the store answers; for health checks.
     async fn ping(&self) -> MetadataResult<()>;
 
+    /// Why the store takes no writes any more until it is opened anew, if so, though it may answer reads.
+    fn writes_stopped(&self) -> Option<String> {
+        None
+    }
+
     /// Waits until all accepted work is durable and stops taking more.
     async fn close(&self);
 }

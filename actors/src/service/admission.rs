@@ -164,7 +164,10 @@ impl Admission {
         };
         match tokio::time::timeout(wait, answer).await {
             Ok(Ok(result)) => result,
-            _ => Err(Self::overloaded(kind)),
+            _ => {
+                self.inner.pass_over(kind);
+                Err(Self::overloaded(kind))
+            }
         }
     }
 
@@ -210,6 +213,17 @@ impl Inner {
             Verdict::Wait => Attempt::MustWait,
             Verdict::Refuse(refusal) => Attempt::Refused(refused(kind, refusal)),
         }
+    }
+
+    /// Leaves out those that gave up: one that needed much room may have stood before others that need little.
+    fn pass_over(self: &Arc<Self>, kind: JobKind) {
+        let mut answers = Vec::new();
+        {
+            let mut state = self.state.lock();
+            state.classes[kind.index()].queue.retain(|waiter| !waiter.answer.is_closed());
+            self.grant(&mut state, kind, &mut answers);
+        }
+        deliver(answers);
     }
 
     /// Gives free room to those that wait, in order.
@@ -302,9 +316,24 @@ mod tests {
         let held = admission.admit(JobKind::Write, 10).await.unwrap();
         let (a, b) = tokio::join!(admission.admit(JobKind::Write, 1), admission.admit(JobKind::Write, 1));
         assert!(a.is_err() && b.is_err());
+        assert_eq!(admission.usage(JobKind::Write), (1, 10, 0), "nobody waits any more");
         drop(held);
         assert_eq!(admission.usage(JobKind::Write).0, 0, "waiters that gave up hold nothing");
         assert!(admission.try_admit(JobKind::Write, 1).is_ok(), "waiters that gave up block nobody");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_needs_little_does_not_wait_for_one_that_gave_up() {
+        let admission = Admission::new(limits(3, 2));
+        let _held = admission.admit(JobKind::Write, 60).await.unwrap();
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            admission.admit(JobKind::Write, 10).await
+        };
+        let (large, small) = tokio::join!(admission.admit(JobKind::Write, 60), later);
+        assert!(large.is_err());
+        assert!(small.is_ok());
+        assert_eq!(admission.usage(JobKind::Write), (2, 70, 0));
     }
 
     #[tokio::test]

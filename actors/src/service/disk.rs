@@ -23,6 +23,10 @@ use crate::ports::{ChunkError, Disk, ScrubStep};
 /// Bytes of one step of a scrub that an operator asked for: large enough to stream, small enough to be interrupted.
 const SCRUB_NOW_STEP_BYTES: u64 = 64 << 20;
 
+/// Most bytes of any other step: what a busy disk reads within the time limit. A step that is cut off counts as failed,
+/// and the next one reads the segment at hand from its beginning.
+const SCRUB_STEP_BYTES_MAX: u64 = 4 << 30;
+
 /// How housekeeping is paced.
 #[derive(Debug, Clone)]
 pub struct DiskSettings {
@@ -194,6 +198,7 @@ impl DiskState {
 
     fn start_due(&mut self, myself: &ActorRef<DiskMsg>) {
         if matches!(self.health, Some(DiskHealth::Fenced | DiskHealth::Unresponsive)) {
+            self.give_up_scrub_now();
             return;
         }
         let limit = self.settings.step_timeout;
@@ -214,6 +219,14 @@ impl DiskState {
         }
     }
 
+    /// A fenced disk is not scrubbed any more, and whoever asked for it would wait for ever.
+    fn give_up_scrub_now(&mut self) {
+        if self.health == Some(DiskHealth::Fenced) && self.scrub_now.take().is_some() {
+            tracing::warn!(disk = self.disk.name(), "disk is fenced: the scrub that was asked for is given up");
+            self.set_scrub_running(false);
+        }
+    }
+
     /// Bytes of the next step of scrub: what covers the live bytes within the period.
     fn scrub_bytes(&self) -> Option<u64> {
         if self.scrub_now.is_some() {
@@ -222,7 +235,7 @@ impl DiskState {
         let period = self.settings.scrub_period?;
         let share = self.settings.scrub_interval.as_secs_f64() / period.as_secs_f64().max(1.0);
         let bytes = (self.disk.status().live_bytes as f64 * share).ceil() as u64;
-        (bytes > 0).then_some(bytes)
+        (bytes > 0).then_some(bytes.min(SCRUB_STEP_BYTES_MAX))
     }
 
     fn spawn(&mut self, myself: &ActorRef<DiskMsg>, task: impl Future<Output = Ended> + Send + 'static) {
@@ -304,5 +317,105 @@ async fn timed<T>(limit: Duration, step: impl Future<Output = Result<T, ChunkErr
     match tokio::time::timeout(limit, step).await {
         Ok(result) => result,
         Err(_) => Err(format!("did not end within {} s", limit.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+    use parking_lot::Mutex;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::domain::admission::{ClassLimits, Limits};
+    use crate::ports::DiskStatus;
+    use crate::service::Admission;
+    use crate::service::node::{Children, NodeHealth, ScrubReport};
+
+    struct Ill(Mutex<DiskHealth>);
+
+    #[async_trait]
+    impl Disk for Ill {
+        fn name(&self) -> &str {
+            "/ill"
+        }
+
+        fn status(&self) -> DiskStatus {
+            let health = *self.0.lock();
+            let (total_bytes, live_bytes) = (32 << 40, 16 << 40);
+            DiskStatus { health, detail: None, total_bytes, free_bytes: 1, live_bytes, chunks: 1, segments: 1 }
+        }
+
+        async fn checkpoint(&self) -> Result<(), ChunkError> {
+            Ok(())
+        }
+
+        async fn scrub_step(&self, _: u64) -> Result<ScrubStep, ChunkError> {
+            Ok(ScrubStep::default())
+        }
+
+        async fn compact_step(&self, _: u64) -> Result<u64, ChunkError> {
+            Ok(0)
+        }
+    }
+
+    fn state_of(disk: Arc<Ill>) -> DiskState {
+        let class = ClassLimits { jobs_max: 1, bytes_max: 1, queue_max: 1, refused: None };
+        let shared = Arc::new(NodeShared {
+            admission: Admission::new(Limits { read: class, write: class, queue_wait_ms: 1 }),
+            health: ArcSwap::from_pointee(NodeHealth::starting()),
+            cleanup: Mutex::default(),
+            scrub: Mutex::new(vec![ScrubReport::default()]),
+            children: ArcSwap::from_pointee(Children::default()),
+            draining: watch::Sender::new(false),
+            failed: watch::Sender::new(None),
+        });
+        let hour = Duration::from_secs(3_600);
+        DiskState {
+            disk,
+            index: 0,
+            settings: DiskSettings {
+                scrub_period: None,
+                scrub_interval: hour,
+                checkpoint_interval: hour,
+                compact_interval: hour,
+                compact_step_bytes: 1,
+                step_timeout: hour,
+            },
+            shared,
+            tasks: JoinSet::new(),
+            health: None,
+            scrub: Turn::in_(hour),
+            compact: Turn::in_(hour),
+            checkpoint: Turn::in_(hour),
+            scrub_now: None,
+        }
+    }
+
+    #[test]
+    fn no_step_of_scrub_is_larger_than_what_is_read_in_time() {
+        let mut state = state_of(Arc::new(Ill(Mutex::new(DiskHealth::Healthy))));
+        assert_eq!(state.scrub_bytes(), None);
+        state.settings.scrub_interval = Duration::from_secs(10);
+        state.settings.scrub_period = Some(Duration::from_secs(30 * 86_400));
+        assert!(state.scrub_bytes().is_some_and(|bytes| bytes < 100 << 20));
+        state.settings.scrub_period = Some(Duration::from_millis(1));
+        assert_eq!(state.scrub_bytes(), Some(SCRUB_STEP_BYTES_MAX));
+    }
+
+    #[test]
+    fn who_waits_for_a_scrub_does_not_wait_for_a_disk_that_is_fenced() {
+        let disk = Arc::new(Ill(Mutex::new(DiskHealth::Unresponsive)));
+        let mut state = state_of(disk.clone());
+        state.scrub_now = Some(false);
+        state.set_scrub_running(true);
+        state.look();
+        state.give_up_scrub_now();
+        assert!(state.shared.scrub.lock()[0].running, "the disk may answer again");
+        *disk.0.lock() = DiskHealth::Fenced;
+        state.look();
+        state.give_up_scrub_now();
+        assert!(!state.shared.scrub.lock()[0].running);
+        assert_eq!(state.scrub_now, None);
     }
 }

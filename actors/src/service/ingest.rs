@@ -148,10 +148,12 @@ impl IngestState {
                 DiskReport { name: disk.name().to_owned(), health: status.health, detail: status.detail }
             })
             .collect();
+        let stopped = self.parts.dispatcher.reclaimer().metadata.writes_stopped();
         let pressure = Pressure {
             disks: disks.iter().map(|disk| disk.health).collect(),
             in_cluster: self.parts.dispatcher.reclaimer().cluster.is_some(),
             metadata_down: self.ping_failures >= PING_FAILURES_MAX,
+            metadata_readonly: stopped.is_some(),
             draining: *self.shared.draining.borrow(),
         };
         let limits = limits_under(&self.parts.limits, &pressure);
@@ -159,7 +161,7 @@ impl IngestState {
             reads_refused: limits.read.refused,
             writes_refused: limits.write.refused,
             disks,
-            metadata_error: self.metadata_error.clone(),
+            metadata_error: self.metadata_error.clone().or(stopped),
         };
         let before = self.shared.health.load();
         if (before.reads_refused, before.writes_refused) != (health.reads_refused, health.writes_refused) {

@@ -109,17 +109,19 @@ pub(super) fn tiers_down(tiers: &TierRegistry) -> Vec<Reason> {
 )]
 pub(super) async fn maintenance(State(state): State<AdminState>) -> impl IntoResponse {
     let answer = match &state.cluster {
-        None if state.node.health().is_ready() => {
-            needed("this node runs alone: while it is stopped, nothing it stores is available", &[])
-        }
-        None => Maintenance {
-            safe_to_stop: true,
-            message: "this node serves no requests now: stopping it loses no availability".into(),
-            shards: vec![],
-        },
+        None => alone(&state.node.health()),
         Some(cluster) => in_cluster(&state, cluster).await,
     };
     (if answer.safe_to_stop { StatusCode::OK } else { StatusCode::PRECONDITION_FAILED }, Json(answer))
+}
+
+/// A node that only takes no writes, as one whose disks are full, is read.
+fn alone(health: &NodeHealth) -> Maintenance {
+    if health.reads_refused.is_none() || health.writes_refused.is_none() {
+        return needed("this node runs alone: while it is stopped, nothing it stores is available", &[]);
+    }
+    let message = "this node serves no requests now: stopping it loses no availability".into();
+    Maintenance { safe_to_stop: true, message, shards: vec![] }
 }
 
 async fn in_cluster(state: &AdminState, cluster: &ClusterAdmin) -> Maintenance {
@@ -189,7 +191,8 @@ pub(super) fn readiness(health: &NodeHealth) -> Readiness {
             Refusal::NoSpace => format!("no disk takes writes: {}", unwell(health)),
             Refusal::NoDisk => format!("no disk works: {}", unwell(health)),
             Refusal::NoMetadata => {
-                format!("the metadata store does not answer: {}", health.metadata_error.as_deref().unwrap_or("unknown"))
+                let what = if health.reads_refused.is_some() { "does not answer" } else { "takes no writes" };
+                format!("the metadata store {what}: {}", health.metadata_error.as_deref().unwrap_or("unknown"))
             }
         };
         reasons.push(Reason { code: refusal.as_str().to_owned(), message });
@@ -237,6 +240,24 @@ mod tests {
         let told = disks_unresponsive(&health);
         assert_eq!((told.len(), &*told[0].code), (1, "disk_unresponsive"));
         assert!(told[0].message.contains("/d"));
+    }
+
+    #[test]
+    fn a_node_that_runs_alone_is_needed_while_it_is_read() {
+        let mut health = NodeHealth::starting();
+        assert!(alone(&health).safe_to_stop, "it serves nothing");
+        (health.reads_refused, health.writes_refused) = (None, Some(Refusal::NoSpace));
+        assert!(!alone(&health).safe_to_stop);
+    }
+
+    #[test]
+    fn metadata_that_take_no_writes_are_told_of() {
+        let mut health = NodeHealth::starting();
+        (health.reads_refused, health.writes_refused) = (None, Some(Refusal::NoMetadata));
+        health.metadata_error = Some("a commit failed".into());
+        let readiness = readiness(&health);
+        assert_eq!((readiness.ready, &*readiness.reasons[0].code), (false, "no_metadata"));
+        assert_eq!(readiness.reasons[0].message, "the metadata store takes no writes: a commit failed");
     }
 
     #[test]

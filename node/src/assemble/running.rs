@@ -117,15 +117,22 @@ impl RunningNode {
         [ChildKind::Ingest, ChildKind::Cleanup].into_iter().chain(disks).collect()
     }
 
-    /// Resolves when the actors have given up, or the cluster refuses the node for good, with the reason: the node must
-    /// be stopped.
+    /// Resolves when the actors have given up, the cluster refuses the node for good, or nothing serves S3 or peers any
+    /// more, with the reason: the node must be stopped.
     pub async fn failed(&self) -> String {
-        match &self.cluster {
-            None => self.actors.failed().await,
-            Some(cluster) => tokio::select! {
-                reason = self.actors.failed() => reason,
-                reason = cluster.actors.failed() => reason,
-            },
+        let in_cluster = async {
+            match &self.cluster {
+                None => std::future::pending().await,
+                Some(cluster) => tokio::select! {
+                    reason = cluster.actors.failed() => reason,
+                    () = cluster.served.lost() => "peers are answered no more: the log says why".into(),
+                },
+            }
+        };
+        tokio::select! {
+            reason = self.actors.failed() => reason,
+            reason = in_cluster => reason,
+            () = self.server.lost() => "nothing accepts connections to the S3 port any more".into(),
         }
     }
 

@@ -133,6 +133,14 @@ impl Served {
         self.enrolment.clone()
     }
 
+    /// Resolves when peers cannot be served any more.
+    pub(super) async fn lost(&self) {
+        match &self.endpoint {
+            Some(endpoint) => endpoint.lost().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Serves no more requests of peers.
     pub(super) async fn stop(&mut self) {
         self.leave();

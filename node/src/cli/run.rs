@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use super::output::Output;
 use super::{CliResult, ConfigArgs, Exit, Failure, root};
@@ -119,18 +120,20 @@ pub(super) async fn dev(args: DevArgs, out: Output) -> CliResult {
     };
     crate::telemetry::init_logs(&config.log);
     let data_dir = std::path::absolute(&config.node.data_dir)?;
-    let running = match args.nodes {
-        None if config.cluster.is_on() => {
-            return Err(Failure::usage(anyhow::anyhow!(
-                "`holdfast dev` has everything embedded, but cluster.zookeeper is set: run `holdfast node`, or use --nodes"
-            )));
-        }
-        None => Running::One(Box::new(assemble::start(config.clone(), root).await?)),
-        Some(nodes) => Running::Several(Box::new(assemble::dev::start(&config, nodes, root).await?)),
+    if args.nodes.is_none() && config.cluster.is_on() {
+        return Err(Failure::usage(anyhow::anyhow!(
+            "`holdfast dev` has everything embedded, but cluster.zookeeper is set: run `holdfast node`, or use --nodes"
+        )));
+    }
+    let nodes = args.nodes;
+    let start = async {
+        anyhow::Ok(match nodes {
+            None => Running::One(Box::new(assemble::start(config.clone(), root).await?)),
+            Some(nodes) => Running::Several(Box::new(assemble::dev::start(&config, nodes, root).await?)),
+        })
     };
+    let (running, signals) = unless_ended(start).await?;
     let pair = running.root().cloned().ok_or_else(|| anyhow::anyhow!("a development node has a root credential"))?;
-    // Whoever reads that it is ready may end it at once.
-    let signals = Signals::watch()?;
     let welcome = Welcome { nodes: running.nodes(), config: &config, pair: &pair, data_dir: &data_dir };
     out.print(&welcome.json(), |_| welcome.text())?;
     run_until_signal(running, &config, signals).await
@@ -177,8 +180,8 @@ pub(super) async fn node(args: NodeArgs, out: Output) -> CliResult {
         std::env::var("HOLDFAST_ROOT_SECRET_KEY").ok().as_deref(),
     )?;
     crate::telemetry::init_logs(&config.log);
-    let node = assemble::start(config.clone(), given.map_or(Root::Require, Root::Given)).await?;
-    let signals = Signals::watch()?;
+    let start = assemble::start(config.clone(), given.map_or(Root::Require, Root::Given));
+    let (node, signals) = unless_ended(start).await?;
     if out.json {
         let ready = serde_json::json!({
             "event": "ready",
@@ -208,12 +211,46 @@ impl Signals {
             hangup: hangup()?,
         })
     }
+
+    /// Resolves at the next of any.
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            () = received(self.hangup.as_mut()) => {}
+        }
+    }
+}
+
+/// Starts a node, unless a signal comes first: that ends the process at once. The kernel does so only where the process
+/// is not the first of its container; to that one it gives no signal that it does not watch. The watch is a task of its
+/// own, since a start may stand in a call of the system. Gives back the signals, of which none is missed in between:
+/// whoever reads that a node is ready may end it at once.
+async fn unless_ended<T>(start: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<(T, Signals)> {
+    let mut signals = Signals::watch()?;
+    let (done, is_done) = oneshot::channel::<()>();
+    let watch = tokio::spawn(async move {
+        let is_asked = tokio::select! {
+            biased;
+            _ = is_done => false,
+            () = signals.any() => true,
+        };
+        if is_asked {
+            tracing::info!("asked to end before the node was ready");
+            std::process::exit(0);
+        }
+        signals
+    });
+    let started = start.await;
+    drop(done);
+    let signals = watch.await?;
+    Ok((started?, signals))
 }
 
 /// Waits for a signal or for the actors to give up, then stops cleanly. A second SIGTERM or SIGINT ends the process at
 /// once.
 async fn run_until_signal(node: Running, config: &Config, signals: Signals) -> CliResult {
-    let Signals { mut terminate, mut interrupt, hangup } = signals;
+    let Signals { mut terminate, mut interrupt, mut hangup } = signals;
     let mut asked = async || {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -224,7 +261,7 @@ async fn run_until_signal(node: Running, config: &Config, signals: Signals) -> C
         // Session managers send SIGTERM and SIGHUP together: the one must not make the other one a second request.
         biased;
         () = asked() => (1, None),
-        () = received(hangup) => (0, None),
+        () = received(hangup.as_mut()) => (0, None),
         reason = node.failed() => (0, Some(reason)),
     };
     match &failed {
@@ -270,9 +307,9 @@ fn ignores_hangup(status: &str) -> bool {
 }
 
 /// Waits for a signal that may not be watched.
-async fn received(signal: Option<Signal>) {
+async fn received(signal: Option<&mut Signal>) {
     match signal {
-        Some(mut signal) => {
+        Some(signal) => {
             signal.recv().await;
         }
         None => std::future::pending().await,

@@ -22,7 +22,7 @@ use holdfast_storage::io::uring;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::service::Service;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
@@ -133,6 +133,8 @@ pub struct HttpServer {
     local_addr: SocketAddr,
     shared: Shared,
     ended: Vec<oneshot::Receiver<()>>,
+    /// Listeners that are served.
+    served: Arc<watch::Sender<usize>>,
     watcher: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -183,10 +185,13 @@ impl HttpServer {
         for _ in 1..threads {
             listeners.push(listen(local_addr, Sharing::WithOurs)?);
         }
-        let mut server = HttpServer { local_addr, shared: shared.clone(), ended: vec![], watcher: None };
+        let served = Arc::new(watch::Sender::new(listeners.len()));
+        let mut server = HttpServer { local_addr, shared: shared.clone(), ended: vec![], served, watcher: None };
         for (number, listener) in listeners.into_iter().enumerate() {
-            let (running, ended) = oneshot::channel::<()>();
+            let (ends, ended) = oneshot::channel::<()>();
             server.ended.push(ended);
+            let (served, drain) = (server.served.clone(), shared.drain.clone());
+            let running = Running { number, served, drain, _ends: ends };
             let (shared, factory) = (shared.clone(), factory.clone());
             match &config.data_plane {
                 DataPlane::MultiThread => {
@@ -218,6 +223,11 @@ impl HttpServer {
         self.shared.limits.connections_max - self.shared.permits.available_permits()
     }
 
+    /// Resolves when nothing accepts connections any more, though the server was not told to end.
+    pub async fn lost(&self) {
+        none_left(&self.served).await;
+    }
+
     /// Ends the server as the module's page says: `deadline` for the requests at hand, then the rest is cut.
     pub async fn shutdown(mut self, deadline: Duration) -> Drained {
         self.shared.drain.cancel();
@@ -245,6 +255,30 @@ impl Drop for HttpServer {
     }
 }
 
+/// Kept by what serves one listener, and dropped with it, even by a panic.
+struct Running {
+    number: usize,
+    served: Arc<watch::Sender<usize>>,
+    drain: CancellationToken,
+    _ends: oneshot::Sender<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.drain.is_cancelled() {
+            return;
+        }
+        tracing::error!(listener = self.number, "what accepts connections here has ended, which is a bug");
+        self.served.send_modify(|served| *served -= 1);
+    }
+}
+
+async fn none_left(served: &watch::Sender<usize>) {
+    if served.subscribe().wait_for(|served| *served == 0).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Runs one data-plane thread to its end.
 fn run_thread(rings: Option<&Arc<BufferPool>>, main: impl Future<Output = ()>) {
     let ran = match rings {
@@ -256,5 +290,34 @@ fn run_thread(rings: Option<&Arc<BufferPool>>, main: impl Future<Output = ()>) {
     };
     if let Err(error) = ran {
         tracing::error!(%error, "start the runtime of a data-plane thread");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    fn panics(_running: Running) {
+        panic!("a bug");
+    }
+
+    #[test]
+    fn listeners_that_end_by_themselves_are_missed_and_told_ends_are_not() {
+        let served = Arc::new(watch::Sender::new(2));
+        let drain = CancellationToken::new();
+        let running = |number| {
+            let (ends, _) = oneshot::channel();
+            Running { number, served: served.clone(), drain: drain.clone(), _ends: ends }
+        };
+        let (first, second, third) = (running(0), running(1), running(2));
+        drop(first);
+        assert!(none_left(&served).now_or_never().is_none(), "one is left");
+        assert!(thread::spawn(move || panics(second)).join().is_err());
+        assert!(none_left(&served).now_or_never().is_some());
+        drain.cancel();
+        drop(third);
+        assert_eq!(*served.borrow(), 0, "it was told to end");
     }
 }

@@ -287,6 +287,10 @@ impl<S: MetadataStore + ?Sized> MetadataStore for CachedMetadataStore<S> {
         self.inner.ping().await
     }
 
+    fn writes_stopped(&self) -> Option<String> {
+        self.inner.writes_stopped()
+    }
+
     async fn close(&self) {
         self.inner.close().await;
     }

@@ -252,6 +252,11 @@ impl Backend for Mysql {
         self.pool.fetch("SELECT 1", Vec::new()).await.map(drop)
     }
 
+    fn writes_stopped(&self) -> Option<String> {
+        let has_ended = self.queue.lock().as_ref().is_some_and(mpsc::Sender::is_closed);
+        has_ended.then(|| "the task that commits has ended: restart the node".to_owned())
+    }
+
     async fn close(&self) {
         self.queue.lock().take();
         self.sweep.abort();

@@ -96,9 +96,18 @@ impl<S: MetadataStore + ?Sized> RedisCachedStore<S> {
         let core = Arc::new(Core::new(cluster, me, coordination, options));
         let seen = watch::Sender::new(CacheSeen::default());
         let tasks = vec![
-            tokio::spawn(core.link.clone().keep()).abort_handle(),
-            tokio::spawn(keeper::follow(core.clone(), seen.clone())).abort_handle(),
-            tokio::spawn(keeper::lead(core.clone())).abort_handle(),
+            keeper::keep_up("link", {
+                let link = core.link.clone();
+                move || link.clone().keep()
+            }),
+            keeper::keep_up("follow", {
+                let (core, seen) = (core.clone(), seen.clone());
+                move || keeper::follow(core.clone(), seen.clone())
+            }),
+            keeper::keep_up("lead", {
+                let core = core.clone();
+                move || keeper::lead(core.clone())
+            }),
         ];
         let profiles = Profiles { inner: inner.clone(), core: core.clone(), flights: Arc::default() };
         Self {

@@ -10,9 +10,11 @@
 //!
 //! # Failure
 //! Verbs that cannot be kept are rolled back and reported; an error out of COMMIT is `Unknown`, and all but a full disk
-//! or a foreign lock stop writes for good. Dropping a caller's future does not stop its write.
+//! or a foreign lock stop writes for good, of which health checks are told. Dropping a caller's future does not stop
+//! its write.
 
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -74,6 +76,8 @@ pub struct Sqlite {
     /// `None` once closed.
     queue: Mutex<Option<mpsc::Sender<Job>>>,
     writer: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    /// Why the writer takes nothing any more, once it does not.
+    stopped: Arc<OnceLock<String>>,
 }
 
 impl SqlMetadataStore<Sqlite> {
@@ -111,9 +115,10 @@ impl SqlMetadataStore<Sqlite> {
             .connect_with(connect.pragma("query_only", "ON"))
             .await?;
         let (queue, jobs) = mpsc::channel(QUEUE_JOBS_MAX);
-        let writer = tokio::spawn(writer::run(Tx::new(conn), jobs));
+        let stopped = Arc::<OnceLock<String>>::default();
+        let writer = tokio::spawn(writer::run(Tx::new(conn), jobs, stopped.clone()));
         let writer = tokio::sync::Mutex::new(Some(writer));
-        Ok(Self::on(Sqlite { readers: Readers(readers), queue: Mutex::new(Some(queue)), writer }))
+        Ok(Self::on(Sqlite { readers: Readers(readers), queue: Mutex::new(Some(queue)), writer, stopped }))
     }
 
     /// Whether a bucket was ever made here. If not, no chunk on any disk can be of this database.
@@ -180,6 +185,12 @@ impl Backend for Sqlite {
 
     async fn ping(&self) -> MetadataResult<()> {
         self.readers.fetch("SELECT 1", Vec::new()).await.map(drop)
+    }
+
+    fn writes_stopped(&self) -> Option<String> {
+        let has_ended = || self.queue.lock().as_ref().is_some_and(mpsc::Sender::is_closed);
+        let ended = || has_ended().then(|| "the metadata writer has ended: restart the node".to_owned());
+        self.stopped.get().cloned().or_else(ended)
     }
 
     async fn close(&self) {

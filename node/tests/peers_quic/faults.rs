@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::TryStreamExt as _;
+use futures::{FutureExt as _, TryStreamExt as _};
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::peers::conformance::{put, write_of};
 use holdfast_actors::ports::{ChunkError, PeerError, Peers as _};
 use holdfast_actors::wait::{eventually, until_ok};
-use holdfast_node::peers::PeerOptions;
+use holdfast_node::peers::{PeerEndpoint, PeerOptions, PeerParts};
 use holdfast_protocol::{CHUNK_SIZE_MAX, ClusterId, ContentId};
 use parking_lot::Mutex;
 use tokio::net::UdpSocket;
@@ -42,6 +42,26 @@ fn steady(progress: Duration) -> PeerOptions {
         dial_timeout: Duration::from_secs(20),
         ..impatient()
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_answers_nobody_any_more_says_so() {
+    let mut cluster = Cluster::new(ClusterId::generate());
+    let node = cluster.node(impatient());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let parts = PeerParts {
+        runtime: runtime.handle().clone(),
+        bind: "127.0.0.1:0".parse().unwrap(),
+        identity: node.identity.clone(),
+        addresses: cluster.book(),
+        options: impatient(),
+    };
+    let mut endpoint = PeerEndpoint::bind(parts).unwrap();
+    endpoint.serve(node.service.clone(), None).unwrap();
+    assert!(endpoint.lost().now_or_never().is_none());
+    // What drives it ends.
+    runtime.shutdown_background();
+    tokio::time::timeout(Duration::from_secs(60), endpoint.lost()).await.expect("it is lost");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

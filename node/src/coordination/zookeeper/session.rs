@@ -9,6 +9,7 @@
 //! is over, everything that belonged to it is declared lost, and nothing happens until [`Command::Renew`].
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,7 +121,13 @@ pub(super) async fn first(shared: &Shared) -> CoordinationResult<zk::Client> {
 pub(super) async fn run(shared: Arc<Shared>, first: zk::Client, mut commands: mpsc::Receiver<Command>) {
     let mut client = first;
     loop {
-        let end = serve(&shared, &client, &mut commands).await;
+        // Without this task nobody could renew the session, and the node would be out of its cluster until somebody
+        // started it anew.
+        let served = AssertUnwindSafe(serve(&shared, &client, &mut commands)).catch_unwind().await;
+        let end = served.unwrap_or_else(|_| {
+            tracing::error!("the keeper of the coordination session panicked, the session is given up");
+            End::Expired
+        });
         shared.end();
         drop(client);
         match end {

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioTimer;
+use metrics::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::TaskTracker;
@@ -65,13 +66,13 @@ where
     while let Some((stream, peer, place)) = next(&listener, &shared).await {
         let (shared, factory, gauge) = (shared.clone(), factory.clone(), gauge.clone());
         let task = async move {
-            gauge.increment(1.0);
+            let open = Open::counted(gauge);
             let cut = shared.cut.clone();
             tokio::select! {
                 () = connection(stream, peer, shared, factory) => {}
                 () = cut.cancelled() => {}
             }
-            gauge.decrement(1.0);
+            drop(open);
             drop(place);
         };
         match spawn {
@@ -82,6 +83,22 @@ where
     drop(listener);
     tracker.close();
     tracker.wait().await;
+}
+
+/// A connection in the gauge of those that are open, until its task ends, even by a panic.
+struct Open(Gauge);
+
+impl Open {
+    fn counted(gauge: Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
 }
 
 /// One of its client's connections, and one of all; given back in this order, so that whoever sees the second free has

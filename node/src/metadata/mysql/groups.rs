@@ -47,11 +47,13 @@ pub(super) async fn run(pool: Pool, mut queue: mpsc::Receiver<Waiting>) {
         {
             waiting.push_back(next);
         }
-        metrics::gauge!("holdfast_metadata_queue_jobs").set(waiting.len() as f64);
         refuse_late(&mut waiting);
         // The first one has waited longest.
-        let Some(until) = waiting.front().map(|first| first.until) else { continue };
+        let until = waiting.front().map(|first| first.until);
         let (ops, replies) = take_group(&mut waiting);
+        // Without those that were taken: nothing is shown here again before the next one comes.
+        metrics::gauge!("holdfast_metadata_queue_jobs").set((waiting.len() + queue.len()) as f64);
+        let Some(until) = until else { continue };
         metrics::histogram!("holdfast_metadata_batch_jobs").record(ops.len() as f64);
         let pool = pool.clone();
         tokio::spawn(async move {

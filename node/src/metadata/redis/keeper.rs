@@ -1,12 +1,15 @@
 //! The tasks that follow the state of the cache, tell the others, and move it on.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use holdfast_actors::ports::coordination::{CacheMode, CacheSeen, CacheState, CoordinationError};
 use holdfast_protocol::NodeId;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use super::coherence::Core;
@@ -16,6 +19,21 @@ use super::plan::{self, Look, Plan};
 const TICK: Duration = Duration::from_millis(500);
 /// How long to wait for the others in one go.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs a task until it ends. One that panics begins anew: a node that followed no more would go on reading from a
+/// cache that the others have left.
+pub(super) fn keep_up<F>(what: &'static str, run: impl Fn() -> F + Send + 'static) -> AbortHandle
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let kept = async move {
+        while AssertUnwindSafe(run()).catch_unwind().await.is_err() {
+            tracing::error!(what, "a task of the cache panicked, it begins anew");
+            sleep(TICK).await;
+        }
+    };
+    tokio::spawn(kept).abort_handle()
+}
 
 /// Acts by each new state at once, and says what this node has seen and reaches.
 pub(super) async fn follow(core: Arc<Core>, seen: watch::Sender<CacheSeen>) {
@@ -161,5 +179,26 @@ fn tell(state: &CacheState, said: &BTreeMap<NodeId, CacheSeen>, server: Option<&
             tracing::info!(mode = state.mode.as_str(), nodes = waiting.join("; "), "the cache waits for nodes");
         }
         *told = waiting;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_begins_anew() {
+        let begun = Arc::new(AtomicU32::new(0));
+        let counted = begun.clone();
+        let task = keep_up("test", move || {
+            let turn = counted.fetch_add(1, Ordering::SeqCst);
+            async move { assert!(turn > 0, "a bug") }
+        });
+        while !task.is_finished() {
+            sleep(TICK).await;
+        }
+        assert_eq!(begun.load(Ordering::SeqCst), 2);
     }
 }

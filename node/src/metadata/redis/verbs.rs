@@ -188,6 +188,10 @@ impl<S: MetadataStore + ?Sized> MetadataStore for RedisCachedStore<S> {
         self.inner.ping().await
     }
 
+    fn writes_stopped(&self) -> Option<String> {
+        self.inner.writes_stopped()
+    }
+
     async fn close(&self) {
         self.inner.close().await;
     }

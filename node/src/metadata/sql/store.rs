@@ -49,6 +49,10 @@ pub(in crate::metadata) trait Backend: Send + Sync + 'static {
 
     fn ping(&self) -> impl Future<Output = MetadataResult<()>> + Send;
 
+    fn writes_stopped(&self) -> Option<String> {
+        None
+    }
+
     fn close(&self) -> impl Future<Output = ()> + Send;
 }
 
@@ -276,6 +280,10 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
 
     async fn ping(&self) -> MetadataResult<()> {
         self.backend.ping().await
+    }
+
+    fn writes_stopped(&self) -> Option<String> {
+        self.backend.writes_stopped()
     }
 
     async fn close(&self) {

@@ -12,6 +12,7 @@
 
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use futures::FutureExt as _;
@@ -126,15 +127,16 @@ impl Outcome<'_> {
 }
 
 /// Runs until the queue is closed and empty.
-pub(super) async fn run(mut tx: Tx, mut queue: mpsc::Receiver<Job>) {
+///
+/// `stopped` gets the reason when writes stop for good.
+pub(super) async fn run(mut tx: Tx, mut queue: mpsc::Receiver<Job>, stopped: Arc<OnceLock<String>>) {
     let mut jobs = Vec::with_capacity(BATCH_JOBS_MAX);
-    let mut fenced: Option<String> = None;
     while queue.recv_many(&mut jobs, BATCH_JOBS_MAX).await > 0 {
         metrics::gauge!("holdfast_metadata_queue_jobs").set(queue.len() as f64);
         metrics::histogram!("holdfast_metadata_batch_jobs").record(jobs.len() as f64);
         let mut batch = Batch::default();
         let batch_jobs = std::mem::replace(&mut jobs, Vec::with_capacity(BATCH_JOBS_MAX));
-        if let Some(reason) = &fenced {
+        if let Some(reason) = stopped.get() {
             batch.refuse(batch_jobs);
             batch.answer(Outcome::RolledBack(reason));
             continue;
@@ -164,7 +166,7 @@ pub(super) async fn run(mut tx: Tx, mut queue: mpsc::Receiver<Job>) {
                     tracing::error!(%reason, "metadata commit failed");
                 } else {
                     tracing::error!(%reason, "metadata commit failed: no more writes until the node is restarted");
-                    fenced = Some(format!("writes stopped after a failed commit: {reason}"));
+                    stopped.get_or_init(|| format!("writes stopped after a failed commit: {reason}"));
                 }
                 batch.answer(Outcome::Unknown(&reason));
             }

@@ -129,3 +129,25 @@ async fn epochs_are_forgotten_of_as_many_shards_as_there_are_only() {
     assert_eq!(store.raise_epochs(&epochs(1)).await.unwrap(), []);
     store.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_takes_no_writes_any_more_says_so_and_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    bucket(&store).await;
+    assert_eq!(store.writes_stopped(), None);
+    store.backend.stopped.set("a commit failed".to_owned()).unwrap();
+    assert_eq!(store.writes_stopped().as_deref(), Some("a commit failed"));
+    let refused = store.set_user_enabled("alice", false).await.unwrap_err();
+    assert!(matches!(refused, MetadataError::Unavailable(_)), "{refused:?}");
+    assert!(store.bucket("b").await.is_ok());
+    store.close().await;
+
+    let store = open(directory.path()).await;
+    assert_eq!(store.writes_stopped(), None, "it was opened anew");
+    let writer = store.backend.writer.lock().await.take().unwrap();
+    writer.abort();
+    assert!(writer.await.is_err());
+    assert!(store.writes_stopped().is_some(), "nobody writes");
+    assert!(store.bucket("b").await.is_ok());
+}
