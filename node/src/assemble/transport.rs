@@ -25,7 +25,7 @@ pub(super) enum Transport {
     /// Directly.
     InProcess(InProcessNetwork),
     /// By QUIC.
-    Quic(QuicTransport),
+    Quic(Box<QuicTransport>),
 }
 
 /// What a node needs to be served by QUIC.
@@ -66,13 +66,13 @@ impl Transport {
         let Some(identity) = loaded.context("read the node's certificate")? else {
             bail!("this node has no certificate: run `holdfast cluster init` or `holdfast cluster join` first");
         };
-        Ok(Self::Quic(QuicTransport {
+        Ok(Self::Quic(Box::new(QuicTransport {
             identity,
             data_dir: data_dir.path().to_owned(),
             bind: config.cluster.peer_addr,
             advertised: config.cluster.advertise_peer.clone(),
             options: peer_options(config),
-        }))
+        })))
     }
 
     /// Serves `service` to the peers of `me`.
