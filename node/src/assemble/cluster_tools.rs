@@ -116,7 +116,7 @@ pub async fn init_again(config: &Config, shards: u32, replicas: u32) -> anyhow::
     if !others.is_empty() {
         bail!(
             "there are connections to {} ({}): stop all nodes, and look whether cluster.zookeeper names the place where they \
-             had their cluster",
+             had their cluster; what is no node's has to be ended, too: see \"Lose ZooKeeper\" in docs/operations.md",
             config.metadata.url,
             others.join(", ")
         );

@@ -94,8 +94,9 @@ impl SqlMetadataStore<Mysql> {
     pub async fn others_connected(options: MysqlOptions) -> Result<Vec<String>, OpenError> {
         let pool = Pool::new(options)?;
         let mut conn = connect(&pool).await?;
-        let sql = "SELECT CAST(CONCAT(user, '@', host) AS CHAR) FROM information_schema.processlist \
-             WHERE db = DATABASE() AND id <> CONNECTION_ID() LIMIT 8";
+        // The server's own threads, as those of its replication, have a database and no host.
+        let sql = "SELECT CAST(CONCAT_WS('@', user, host) AS CHAR) FROM information_schema.processlist \
+             WHERE db = DATABASE() AND id <> CONNECTION_ID() AND user <> 'system user' LIMIT 8";
         let others = sqlx::query_scalar(sql).fetch_all(&mut conn).await?;
         conn.close().await?;
         Ok(others)

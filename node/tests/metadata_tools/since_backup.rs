@@ -188,6 +188,8 @@ async fn orphans_are_kept_until_what_the_database_lost_was_brought_back() {
     // Of a cluster all nodes have to be walked.
     let (first, second) = (NodeId::from(1), NodeId::from(2));
     from_chunks(&chunks, &*metadata, "root", ADD).await.expect("rebuilt");
+    assert_eq!(metadata.note_walked(first, &[]).await.expect("noted"), []);
+    assert!(metadata.lost_commits().await.expect("an answer"), "nobody knows which nodes there are");
     for _ in 0..2 {
         assert_eq!(metadata.note_walked(first, &[first, second]).await.expect("noted"), [second]);
         assert!(metadata.condemn(&orphan, 1).await.is_err(), "what the other node has may be what was lost");

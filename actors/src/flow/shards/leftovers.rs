@@ -120,8 +120,11 @@ async fn walk(context: &Context) -> Result<Walk, String> {
         let map = view.shards().borrow().clone();
         for info in page {
             let shard = view.shard_of(&info.id);
-            if map.shards.get(&shard).is_some_and(|state| !has_part(&state.value, context.me())) {
-                batches.entry(shard).or_default().push(info);
+            match map.shards.get(&shard) {
+                Some(state) if has_part(&state.value, context.me()) => {}
+                Some(_) => batches.entry(shard).or_default().push(info),
+                // Whose it is nobody knows yet: it is looked at again soon.
+                None => walk.kept += 1,
             }
         }
         let full = batches.iter().filter(|(_, infos)| last || infos.len() >= IDS_MAX).map(|(shard, _)| *shard);

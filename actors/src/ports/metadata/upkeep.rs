@@ -159,6 +159,7 @@ pub trait MetadataUpkeep: Send + Sync + 'static {
 
     /// The same once the disks of all `nodes` were walked for what the lost commits brought: notes that those of
     /// `walked` were. Gives back the nodes whose disks are still to be walked; none if no commits are known to be lost.
+    /// Where `nodes` are not known, and none are given, nothing is let through.
     async fn note_walked(&self, walked: NodeId, nodes: &[NodeId]) -> MetadataResult<Vec<NodeId>>;
 }
 

@@ -226,7 +226,17 @@ async fn nodes_to_walk(
         return Ok(None);
     }
     match coordination.layout().await {
-        Ok(layout) => Ok(Some(layout.value.applied.nodes.into_keys().collect())),
+        Ok(layout) => {
+            let nodes: Vec<NodeId> = layout.value.applied.nodes.into_keys().collect();
+            if nodes.is_empty() {
+                // As after `cluster init --again`.
+                tracing::warn!(
+                    "the database has lost commits, and the layout names no node: orphans are kept, also after all nodes were walked, \
+                     until that is ended as docs/operations.md says under \"A dump of the database's own\""
+                );
+            }
+            Ok(Some(nodes))
+        }
         Err(CoordinationError::NotFound(_)) => bail!(
             "the database has lost commits, and ZooKeeper does not know which nodes have to be walked for them: give it back what \
              it held first, see \"Lose ZooKeeper\" in docs/operations.md"

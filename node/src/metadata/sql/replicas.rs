@@ -181,6 +181,7 @@ fn walked_name(node: NodeId) -> Vec<u8> {
 }
 
 /// Notes that the disks of a node were walked; takes [`SET_BACK`] away when those of all were. Gives back the others.
+/// Without `nodes` nobody knows which those are, and it stays.
 pub(super) async fn note_walked<S: Session>(
     tx: &mut S,
     walked: NodeId,
@@ -196,7 +197,7 @@ pub(super) async fn note_walked<S: Session>(
             left.push(*node);
         }
     }
-    if left.is_empty() {
+    if left.is_empty() && !nodes.is_empty() {
         forget_lost_commits(tx).await?;
     }
     Ok(left)
