@@ -38,6 +38,19 @@ fn commit_of(bucket: BucketId, key: &str, content: ContentSource, class: Option<
     }
 }
 
+/// The deletion of an object of an unversioned bucket.
+fn deletion(key: &str) -> DeleteRequest {
+    DeleteRequest {
+        key: key.into(),
+        version: None,
+        marker_version: VersionId::generate(1),
+        owner: "root".into(),
+        precondition: WritePrecondition::default(),
+        only_if: None,
+        event: None,
+    }
+}
+
 /// Who compares the sequencers of two events of an object must not take the newer one for the older.
 #[tokio::test]
 async fn sequence_numbers_go_on_beyond_those_of_the_metadata_that_were_lost() {
@@ -88,16 +101,7 @@ async fn parts_of_multipart_objects_are_known_after_a_backup_was_put_back() {
     assert_eq!(target.known_contents(&parts).await.expect("an answer").len(), 2);
     // And no longer when the object is gone and its chunks are reclaimed.
     let bucket = target.bucket("bucket").await.expect("the bucket").id;
-    let gone = DeleteRequest {
-        key: "large".into(),
-        version: None,
-        marker_version: VersionId::generate(1),
-        owner: "root".into(),
-        precondition: WritePrecondition::default(),
-        only_if: None,
-        event: None,
-    };
-    target.delete_objects(bucket, vec![gone], 20).await.expect("an answer");
+    target.delete_objects(bucket, vec![deletion("large")], 20).await.expect("an answer");
     let due: Vec<ReclaimItem> =
         target.due_reclaims(1_000, 10, None).await.expect("reclaims").iter().map(|due| due.item).collect();
     assert_eq!(due.len(), 1);
@@ -155,16 +159,7 @@ async fn metadata_of_which_all_was_deleted_is_not_empty_yet() {
     let mut file = Vec::new();
     dump(&*metadata, &*metadata, &mut file).await.expect("a backup");
     let bucket = metadata.bucket("bucket").await.expect("the bucket").id;
-    let gone = DeleteRequest {
-        key: "key".into(),
-        version: None,
-        marker_version: VersionId::generate(1),
-        owner: "root".into(),
-        precondition: WritePrecondition::default(),
-        only_if: None,
-        event: None,
-    };
-    for deleted in metadata.delete_objects(bucket, vec![gone], 20).await.expect("an answer") {
+    for deleted in metadata.delete_objects(bucket, vec![deletion("key")], 20).await.expect("an answer") {
         deleted.expect("deleted");
     }
     metadata.delete_bucket("bucket").await.expect("it is empty");
