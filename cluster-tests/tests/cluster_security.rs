@@ -212,6 +212,7 @@ fn outsiders_are_kept_out_and_named_and_everybody_else_goes_on() {
     drop(runtime);
 
     cluster.members[2].node.stop();
+    is_not_registered(&cluster, "a node that has just stopped");
     let scratch = cluster.members[2].node.scratch();
     private_file(&scratch.join("wrong"), "holdfast:wrong");
     private_file(&scratch.join("nonsense"), "no colon");

@@ -352,6 +352,30 @@ async fn what_a_dead_process_registered_is_replaced_while_its_session_goes_on() 
     assert!(matches!(refused, Err(CoordinationError::NodeIdTaken { .. })), "{refused:?}");
 }
 
+/// A process exits right after its participant was closed, and may have no time for anything else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_closed_is_gone_though_its_process_ends_at_once() {
+    // No session that lapses ends in time to be taken for one that was closed.
+    let own = ZookeeperConfig { session_timeout: PATIENCE, ..config(server().await.connect_string()) };
+    let a = connect(&own).await;
+    let identity = ClusterIdentity::new(16, 0);
+    a.create_cluster(&identity, &LayoutDocument::new(3)).await.unwrap();
+    let process = own.clone();
+    spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let b = connect(&process).await;
+            b.register(identity.id, announcement(2)).await.unwrap();
+            b.close().await;
+        });
+    })
+    .await
+    .unwrap();
+    let raw = sessions::raw(&own.servers).await;
+    let registered = raw.list_children(&format!("{}/nodes", own.chroot)).await.unwrap();
+    assert_eq!(registered, Vec::<String>::new());
+}
+
 /// As when somebody removes one in ZooKeeper by hand.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_a_registration_is_replaced() {

@@ -129,17 +129,20 @@ pub(super) async fn run(shared: Arc<Shared>, first: zk::Client, mut commands: mp
             End::Expired
         });
         shared.end();
-        drop(client);
         match end {
             End::Closed(reply) => {
                 shared.closed.cancel();
+                leave(client).await;
                 if let Some(reply) = reply {
                     // Nobody has to wait for it.
                     reply.send(()).ok();
                 }
                 return;
             }
-            End::Expired => metrics::counter!("holdfast_coordination_sessions_expired_total").increment(1),
+            End::Expired => {
+                drop(client);
+                metrics::counter!("holdfast_coordination_sessions_expired_total").increment(1);
+            }
         }
         client = loop {
             match commands.recv().await {
@@ -158,6 +161,22 @@ pub(super) async fn run(shared: Arc<Shared>, first: zk::Client, mut commands: mp
                 },
             }
         };
+    }
+}
+
+/// Ends the session, and waits until the ensemble has said that it is over, as long as the session could last by itself.
+/// The library asks for that only when nobody has the client any more, and a process that exits before would be seen by
+/// the others until its session lapses.
+async fn leave(client: zk::Client) {
+    let (mut states, patience) = (client.state_watcher(), client.session_timeout());
+    drop(client);
+    let over = async {
+        while !states.peek_state().is_terminated() {
+            states.changed().await;
+        }
+    };
+    if timeout(patience, over).await.is_err() {
+        tracing::warn!("the end of the coordination session was not confirmed: the others see this node until it lapses");
     }
 }
 
