@@ -417,7 +417,9 @@ fn what_alerts_need_is_told(cluster: &Cluster, nodes: usize) {
 
 #[test]
 fn what_the_cli_tells_is_true_at_each_step_of_losing_a_node_and_zookeeper() {
-    let mut cluster = Cluster::start(4);
+    // Time to ask all nodes how it is when one is lost, each of which waits for that one: it is over when all is rebuilt.
+    let environment = vec![("HOLDFAST_CLUSTER_REBUILD_DELAY", "15 s")];
+    let mut cluster = Cluster::start_with(4, Options { environment, ..Options::default() });
     cluster.client(0).create_bucket(BUCKET);
     for n in 0..8 {
         let put = cluster.client(0).put_until_served(BUCKET, &format!("k{n}"), &content::bytes(n, 100_000));
