@@ -23,8 +23,8 @@ import unittest
 HERE = pathlib.Path(__file__).parent
 ACCESS_KEY = "HFTESTACCESSKEY00001"
 SECRET_KEY = "holdfast-test-secret-key-of-40-characters"
-READY_SECONDS = 60
-STOP_SECONDS = 60
+READY_SECONDS = 120
+STOP_SECONDS = 120
 
 
 class Node:

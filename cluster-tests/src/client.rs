@@ -202,13 +202,12 @@ impl Client {
     pub fn create_bucket(&self, bucket: &str) {
         let path = format!("/{bucket}");
         let request = Request { method: "PUT", path: &path, ..Request::default() };
-        let mut response = self.send(&request).unwrap();
-        if response.status == 503 {
-            response = self.send_until_served(&request);
-            // What was refused may have been done all the same.
-            if response.code() == "BucketAlreadyOwnedByYou" {
-                return;
-            }
+        let first = self.send(&request);
+        let is_refused = first.as_ref().map_or_else(is_broken, |response| response.status == 503);
+        let response = if is_refused { self.send_until_served(&request) } else { first.unwrap() };
+        // What was refused may have been done all the same.
+        if is_refused && response.code() == "BucketAlreadyOwnedByYou" {
+            return;
         }
         assert_eq!(response.status, 200, "create bucket: {}", response.text());
     }

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::certificates::Authority;
 use crate::client::Client;
-use crate::node::{ACCESS_KEY, Node, SECRET_KEY};
+use crate::node::{ACCESS_KEY, CONFLICT, NOT_FOUND, Node, SECRET_KEY, UNAVAILABLE};
 use crate::services::mariadb::{Mariadb, PASSWORD};
 use crate::services::process::free_port;
 use crate::services::redis::Server as Redis;
@@ -209,8 +209,7 @@ impl Cluster {
         let token = self.members[at].node.scratch().join("token");
         let token = token.to_str().unwrap().to_owned();
         self.cli(issuer, &["cluster", "join-token", "--out", &token]);
-        let made = self.offline(at, &["cluster", "join", "--token-file", &token, "--json"]);
-        let id = text(&made, "node_id");
+        let id = text(&self.join(at, &token), "node_id");
         self.members[at].node.restart();
         crate::eventually("the others see the new node", HEAL, || {
             let status = self.status(self.alive()).unwrap_or_default();
@@ -220,14 +219,76 @@ impl Cluster {
         at
     }
 
-    /// Gives all nodes that have none a share of the data.
+    /// Makes a node that is stopped one of the cluster, and gives back what it is told. Whoever made the token may be
+    /// too busy to answer.
+    fn join(&self, at: usize, token: &str) -> Value {
+        let arguments = ["cluster", "join", "--token-file", token, "--json"];
+        let mut made = Value::Null;
+        crate::eventually("whoever made the token answers", HEAL, || {
+            let output = self.members[at].node.command(&arguments).output().unwrap();
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            if !output.status.success() {
+                assert!(
+                    complaint.contains("cannot be reached"),
+                    "holdfast {arguments:?}: {}\n{complaint}",
+                    output.status
+                );
+                println!("holdfast {arguments:?}: {complaint}");
+                return false;
+            }
+            made = serde_json::from_slice(&output.stdout).unwrap();
+            true
+        });
+        made
+    }
+
+    /// Gives all nodes that have none a share of the data. One that has lost its session for a moment, as on a busy
+    /// machine any may, is not among the new ones then, and an answer that the layout is in force may be lost: so that
+    /// is asked for until each node that runs has its place.
     ///
     /// # Panics
     /// When that is refused.
     pub fn assign_and_apply(&self) {
         let at = self.alive();
-        self.cli(at, &["layout", "assign", "--all-new", "--weight", "100"]);
-        self.cli(at, &["layout", "apply", "--yes"]);
+        crate::eventually("each node that runs has its place in the layout", HEAL, || {
+            let layout = self.cli(at, &["layout", "assign", "--all-new", "--weight", "100"]);
+            let has_place = |member: &Member| !layout["preview"]["nodes"][member.id.as_str()].is_null();
+            if !self.members.iter().filter(|member| member.node.is_running()).all(has_place) {
+                return false;
+            }
+            if layout["staged"].as_array().is_some_and(Vec::is_empty) {
+                return true;
+            }
+            let applied = self.members[at].node.try_cli(&["layout", "apply", "--yes"]);
+            let complaint = String::from_utf8_lossy(&applied.stderr);
+            let code = applied.status.code();
+            assert!(matches!(code, Some(0 | CONFLICT | UNAVAILABLE)), "layout apply: {code:?} {complaint}");
+            code == Some(0)
+        });
+    }
+
+    /// Has a node take another one out of the layout: as soon as that is allowed, or by `force` at once. An answer that
+    /// it is done may be lost: then it is not there when that is asked for again.
+    ///
+    /// # Panics
+    /// When it is not allowed in time, or is refused in spite of `force`.
+    pub fn remove_node(&self, asked: usize, node: &str, force: bool) {
+        let arguments = if force { vec!["node", "remove", node, "--force"] } else { vec!["node", "remove", node] };
+        let mut may_be_done = false;
+        crate::eventually("a node is taken out of the layout", HEAL, || {
+            let output = self.members[asked].node.try_cli(&arguments);
+            match output.status.code() {
+                Some(0) => true,
+                Some(NOT_FOUND) if may_be_done => true,
+                code => {
+                    let complaint = String::from_utf8_lossy(&output.stderr);
+                    assert!(!force || code == Some(UNAVAILABLE), "holdfast {arguments:?}: {code:?} {complaint}");
+                    println!("holdfast {arguments:?}: {code:?} {complaint}");
+                    may_be_done |= code == Some(UNAVAILABLE);
+                    false
+                }
+            }
+        });
     }
 
     /// A node that runs.

@@ -23,8 +23,12 @@ use crate::services::process::{Process, free_ports};
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a node may take to stop after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(120);
-/// The exit code of a command to which a node that runs gave no answer, or none for now.
-const UNAVAILABLE: i32 = 5;
+/// The exit code of a command to which a node that runs gave no answer, or none for now: what it asks for may be done.
+pub const UNAVAILABLE: i32 = 5;
+/// That of one that asks for what is not there.
+pub const NOT_FOUND: i32 = 3;
+/// That of one that asks for what is in the way of something else, or is done already.
+pub const CONFLICT: i32 = 4;
 /// For how long it may be so, while other nodes come and go.
 const UNAVAILABLE_MAX: Duration = Duration::from_secs(120);
 /// The last bytes of the log that a failing test prints.

@@ -317,7 +317,7 @@ fn slow_but_steady_senders_are_served() {
 
 #[test]
 fn readers_that_stop_reading_are_cut_off_and_hold_nothing() {
-    let (node, client) = start(&[("HOLDFAST_LIMITS_IDLE_TIMEOUT", "2s")]);
+    let (node, client) = start(&[("HOLDFAST_LIMITS_IDLE_TIMEOUT", "5s")]);
     assert_eq!(client.put("bad", "large", &content::bytes(1, 40 << 20)).unwrap().status, 200);
     let request = Request { method: "GET", path: "/bad/large", ..Request::default() };
     let mut readers: Vec<Connection> = (0..8)

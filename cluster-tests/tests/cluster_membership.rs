@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use holdfast_cluster_tests::cluster::{Cluster, HEAL, REBUILD_DELAY};
 use holdfast_cluster_tests::workload::{BUCKET, Workload};
 use holdfast_cluster_tests::{eventually, seed};
+use serde_json::Value;
 
 const PROGRESS: u64 = 40;
 const PROGRESS_LIMIT: Duration = Duration::from_secs(120);
@@ -50,16 +51,20 @@ fn a_cluster_grows_loses_a_node_rebuilds_and_drains_while_clients_write() {
             shards_of(&cluster, observer, "degraded") > 0 || shards_that_count_on(&cluster, observer, lost) == 0
         });
         load.make_progress("a node is lost", PROGRESS, PROGRESS_LIMIT);
+        let id = cluster.members[lost].id.clone();
+        let is_lost = |node: &Value| node["id"] == id.as_str() && node["state"] == "absent";
         eventually("everything has three replicas again", HEAL, || {
-            let total = shards_of(&cluster, observer, "total");
-            total > 0 && shards_of(&cluster, observer, "healthy") == total
+            let Some(status) = cluster.status(observer) else { return false };
+            // Before its session is over, the shards that it has are as healthy as they were.
+            let is_known = status["nodes"].as_array().is_some_and(|nodes| nodes.iter().any(is_lost));
+            let shards = &status["shards"];
+            is_known && shards["total"].as_u64().is_some_and(|total| total > 0 && shards["healthy"] == total)
         });
         let left = shards_that_count_on(&cluster, observer, lost);
         println!("rebuilt {:?} after the loss, {left} shards still name the lost node", begin.elapsed());
         assert_eq!(left, 0, "a shard counts a lost node as a member and calls itself healthy");
         assert!(begin.elapsed() >= REBUILD_DELAY, "rebuilt before the delay");
-        let id = cluster.members[lost].id.clone();
-        cluster.cli(observer, &["node", "remove", &id, "--force"]);
+        cluster.remove_node(observer, &id, true);
         load.make_progress("the lost node is forgotten", PROGRESS, PROGRESS_LIMIT);
         cluster.wait_until_healthy("without the lost node", HEAL);
 
@@ -81,9 +86,7 @@ fn a_cluster_grows_loses_a_node_rebuilds_and_drains_while_clients_write() {
         load.remove_node(cluster.members[leaver].node.s3());
         // Stopped first, as an operator would: it cannot be asked any more, and nothing of it is needed.
         cluster.members[leaver].node.stop();
-        eventually("a drained node that is stopped is removed without force", HEAL, || {
-            cluster.members[added].node.try_cli(&["node", "remove", &id]).status.success()
-        });
+        cluster.remove_node(added, &id, false);
         load.make_progress("the drained node is gone", PROGRESS, PROGRESS_LIMIT);
     });
     cluster.wait_until_healthy("at the end", HEAL);

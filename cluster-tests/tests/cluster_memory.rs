@@ -13,7 +13,7 @@ use rustix::process::Signal;
 const UPLOADS: u64 = 64;
 const SIZE: usize = 24 << 20;
 /// For how long an upload is tried again.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// What issue 3 allows a node; resident, with everything.
 const MEMORY_MAX: u64 = 384 << 20;
 

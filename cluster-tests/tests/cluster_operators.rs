@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use holdfast_cluster_tests::client::Client;
 use holdfast_cluster_tests::cluster::{CHROOT, Cluster, HEAL, Options};
@@ -143,8 +144,21 @@ fn refused(what: &str, output: &Output, words: &[&str]) {
     assert!(words.iter().any(|word| text.contains(word)), "{what}: none of {words:?} is in\n{text}");
 }
 
+fn try_copy_dir(from: &Path, to: &Path) -> bool {
+    Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success()
+}
+
 fn copy_dir(from: &Path, to: &Path) {
-    assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
+    assert!(try_copy_dir(from, to));
+}
+
+/// Of a node that runs, which puts files in the place of others meanwhile.
+fn copy_dir_in_use(from: &Path, to: &Path) {
+    eventually("no file goes while the directory is copied", HEAL, || {
+        // There is none at first.
+        let _ = fs::remove_dir_all(to);
+        try_copy_dir(from, to)
+    });
 }
 
 /// Other ports than those of the node whose configuration is used.
@@ -158,8 +172,9 @@ fn on_other_ports(command: &mut Command) {
 /// Does something in ZooKeeper beside the nodes.
 fn in_zookeeper<T>(cluster: &Cluster, work: impl AsyncFnOnce(zk::Client) -> T) -> T {
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let client = zk::Client::connect(&cluster.ensemble.connect_string()).await.unwrap();
-        work(client).await
+        // A connection is given up after two fifths of it.
+        let connector = zk::Client::connector().with_session_timeout(Duration::from_secs(60));
+        work(connector.connect(&cluster.ensemble.connect_string()).await.unwrap()).await
     })
 }
 
@@ -184,9 +199,16 @@ fn competes(cluster: &Cluster, session: i64) -> bool {
 
 /// A node whose registration goes though it lives, and one that is killed: both come back by themselves, and soon.
 fn registrations_are_made_again(cluster: &mut Cluster, put_in: impl Fn(&Cluster, u64)) {
-    let before = registration(cluster, 0).unwrap();
+    let mut before = None;
+    eventually("the node is registered", HEAL, || {
+        before = registration(cluster, 0);
+        before.is_some()
+    });
+    let before = before.unwrap();
     let path = format!("{CHROOT}/nodes/{}", cluster.members[0].id);
-    in_zookeeper(cluster, async |client| client.delete(&path, None).await.unwrap());
+    let removed = in_zookeeper(cluster, async |client| client.delete(&path, None).await);
+    // Its session may have ended just now.
+    assert!(matches!(removed, Ok(()) | Err(zk::Error::NoNode)), "{removed:?}");
     eventually("a node whose registration was removed registers again", HEAL, || {
         registration(cluster, 0).is_some_and(|now| now.czxid > before.czxid)
     });
@@ -230,7 +252,7 @@ fn nodes_that_do_not_belong_are_refused_and_harm_nobody() {
 
     // The same id: a copy of a running node's data directory.
     let copy = cluster.members[1].node.scratch().join("copy");
-    copy_dir(cluster.members[1].node.data_dir(), &copy);
+    copy_dir_in_use(cluster.members[1].node.data_dir(), &copy);
     let output = run_briefly(&cluster, 1, |command| {
         on_other_ports(command);
         command.env("HOLDFAST_DATA_DIR", &copy);
@@ -395,7 +417,9 @@ fn what_alerts_need_is_told(cluster: &Cluster, nodes: usize) {
 
 #[test]
 fn what_the_cli_tells_is_true_at_each_step_of_losing_a_node_and_zookeeper() {
-    let mut cluster = Cluster::start(4);
+    // Time to ask all nodes how it is when one is lost, each of which waits for that one: it is over when all is rebuilt.
+    let environment = vec![("HOLDFAST_CLUSTER_REBUILD_DELAY", "15 s")];
+    let mut cluster = Cluster::start_with(4, Options { environment, ..Options::default() });
     cluster.client(0).create_bucket(BUCKET);
     for n in 0..8 {
         let put = cluster.client(0).put_until_served(BUCKET, &format!("k{n}"), &content::bytes(n, 100_000));

@@ -123,7 +123,7 @@ fn a_full_disk_refuses_writes_keeps_reads_and_recovers_when_there_is_room() {
     for n in 0..stored {
         assert_eq!(client.delete("full", &format!("k{n}")).unwrap().status, 204);
     }
-    eventually("room after the deletes", Duration::from_secs(90), || {
+    eventually("room after the deletes", Duration::from_secs(180), || {
         client.put("full", "again", &body).is_ok_and(|response| response.status == 200)
     });
     assert_eq!(client.get("full", "again").unwrap().body, body);
@@ -162,7 +162,7 @@ fn space_comes_back_after_deletes_and_aborted_uploads() {
     for n in 0..8 {
         assert_eq!(client.delete("space", &format!("k{n}")).unwrap().status, 204);
     }
-    eventually("the space of deleted objects", Duration::from_secs(60), || {
+    eventually("the space of deleted objects", Duration::from_secs(180), || {
         allocated(node.data_dir()) < full - (100 << 20)
     });
 }

@@ -13,7 +13,7 @@ use holdfast_cluster_tests::node::binary;
 use holdfast_cluster_tests::services::process::free_port;
 
 /// It takes twenty seconds on an idle machine.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The blocks of shell commands in a section of a document.
 fn blocks(document: &str, section: &str) -> Vec<String> {

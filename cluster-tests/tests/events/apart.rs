@@ -70,8 +70,10 @@ fn fill(disk: &Path, free_mib: u64) {
         if disk.f_bavail * disk.f_frsize <= free_mib << 20 {
             break;
         }
-        ballast.write_all(&[7; 1 << 20]).unwrap();
-        ballast.sync_all().unwrap();
+        // The broker may have taken the rest meanwhile.
+        if ballast.write_all(&[7; 1 << 20]).and_then(|()| ballast.sync_all()).is_err() {
+            break;
+        }
     }
 }
 

@@ -163,7 +163,7 @@ fn broker_that_is_gone_under_load_costs_no_memory_and_no_event() {
         assert!(peak - before <= MEMORY_GROWTH_MAX, "it grew by {} MiB", (peak - before) >> 20);
         // Counted in each partition up to a number that this does not reach.
         assert!(lag(&node)["rows"].as_u64().unwrap() >= changes, "the outbox has less than was acknowledged");
-        assert!(lag(&node)["bus_error"].is_string());
+        eventually("the error is shown", PATIENCE, || lag(&node)["bus_error"].is_string());
     });
     service.restart_broker();
     let consumer = JavaConsumer::start(&service, "outage-objects", "outage");

@@ -60,9 +60,11 @@ pub(super) async fn scrub(command: ScrubCommand, out: Output) -> CliResult {
     match command {
         ScrubCommand::Run { no_wait, client } => {
             let api = client.connect()?;
+            // Asked before: little data may have been read by the time that the node says that it has begun.
+            let before = api.get::<Status>("/status").await?.disks;
+            let corrupt_before: u64 = before.iter().map(|disk| disk.scrub.corrupt).sum();
+            let read_before: u64 = before.iter().map(|disk| disk.scrub.bytes).sum();
             let mut disks: Vec<DiskStatus> = api.post("/scrub", &serde_json::json!({})).await?;
-            let corrupt_before: u64 = disks.iter().map(|disk| disk.scrub.corrupt).sum();
-            let read_before: u64 = disks.iter().map(|disk| disk.scrub.bytes).sum();
             let style = ProgressStyle::with_template("{spinner} {bytes} checked, {bytes_per_sec}, {elapsed}")?;
             let progress = if out.json { ProgressBar::hidden() } else { ProgressBar::new_spinner().with_style(style) };
             while !no_wait && disks.iter().any(|disk| disk.scrub.running) {
