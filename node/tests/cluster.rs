@@ -292,8 +292,9 @@ async fn a_node_may_be_stopped_while_repairs_wait_that_it_has_no_part_in() {
         row.execute(&mut database).await.expect("it is queued");
     };
     queue(chunk(false)).await;
-    let info: RepairInfo = admin.get("/v1/repair").await;
-    assert_eq!(info.backlog, Some(vec![(late.clone(), 1)]));
+    // Metadata that is late is told as none.
+    let waiting = Some(vec![(late.clone(), 1)]);
+    until("a repair waits", || admin.get::<RepairInfo>("/v1/repair"), |info| info.backlog == waiting).await;
     until("it needs others", || maintenance(&admin), |(code, _)| *code == StatusCode::OK).await;
     queue(chunk(true)).await;
     let needed = |answer: &(StatusCode, String)| answer.1.contains("1 repairs of other nodes");
@@ -311,8 +312,8 @@ async fn a_cluster_whose_database_lost_commits_says_so() {
     let mut database = SqliteConnectOptions::new().filename(&path).connect().await.expect("the database");
     let lost = "INSERT INTO lock_fences (name, token) VALUES (CAST('SET-BACK' AS BLOB), 1)";
     sqlx::query(lost).execute(&mut database).await.expect("it is marked");
-    let status: ClusterStatus = admin.get("/v1/cluster").await;
-    assert!(status.reasons.iter().any(|reason| reason.code == "commits_lost"), "{:?}", status.reasons);
+    let is_told = |status: &ClusterStatus| status.reasons.iter().any(|reason| reason.code == "commits_lost");
+    let status = until("it is told", || admin.get::<ClusterStatus>("/v1/cluster"), is_told).await;
     assert_ne!(status.health, "healthy");
     cluster.cluster.shutdown().await;
 }
