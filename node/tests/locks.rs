@@ -41,8 +41,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Of Redis, in these tests: five times the time limit of a command. Between a renewal and the end of what the one before
-/// it proves are seven seconds: a machine that stands still for some of them loses no lock.
+/// Of Redis, in these tests: five times the time limit of a command. Between a renewal and the end of what the one
+/// before it proves are seven seconds: a machine that stands still for some of them loses no lock.
 const TIME_LIMIT: Duration = Duration::from_secs(15);
 const COMMAND: Duration = Duration::from_secs(3);
 /// Of ZooKeeper, likewise.
