@@ -38,7 +38,12 @@ use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
-const SESSION_TIMEOUT: Duration = Duration::from_secs(4);
+/// Of sessions whose end is waited for. A third of it is left when its owner is fenced: a machine that stands still for
+/// some seconds ends none.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(15);
+/// Of a session whose end is waited for by nobody but one who is refused.
+const SHORT_SESSION: Duration = Duration::from_secs(8);
+/// Longer than anything takes; servers allow sessions of a minute.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// One server for all tests that do not harm it; each has a chroot of its own.
@@ -50,6 +55,11 @@ fn config(servers: impl Into<String>) -> ZookeeperConfig {
     static TESTS: AtomicU64 = AtomicU64::new(0);
     let chroot = format!("/holdfast/test-{}", TESTS.fetch_add(1, Ordering::Relaxed));
     ZookeeperConfig { session_timeout: SESSION_TIMEOUT, ..ZookeeperConfig::new(servers, chroot) }
+}
+
+/// Where no session ends and no operation is late because the machine is busy.
+fn patient(servers: impl Into<String>) -> ZookeeperConfig {
+    ZookeeperConfig { session_timeout: PATIENCE, operation_timeout: PATIENCE, ..config(servers) }
 }
 
 async fn server() -> &'static Ensemble {
@@ -76,6 +86,10 @@ struct ZookeeperHarness {
 impl ZookeeperHarness {
     async fn new() -> Self {
         Self { config: config(server().await.connect_string()) }
+    }
+
+    async fn patient() -> Self {
+        Self { config: patient(server().await.connect_string()) }
     }
 
     async fn behind_proxy(&self) -> (Participant, Proxy) {
@@ -179,12 +193,17 @@ async fn raise_until_enough(participant: Arc<dyn Coordination>, writes: Arc<Writ
 
 /// The version of the layout, of a service that may be away for a moment.
 async fn layout_version(participant: &dyn Coordination) -> u64 {
-    until_ok("the layout is read", async || participant.layout().await).await.value.version
+    let read = async || {
+        // On a busy machine it may have ended.
+        participant.renew_session().await?;
+        participant.layout().await
+    };
+    until_ok("the layout is read", read).await.value.version
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn write_whose_answer_is_lost_is_found_to_have_happened() {
-    let harness = ZookeeperHarness::new().await;
+    let harness = ZookeeperHarness::patient().await;
     let (a, proxy) = harness.behind_proxy().await;
     found(&a).await;
     let mut layout = a.layout().await.unwrap();
@@ -265,8 +284,7 @@ async fn no_write_is_lost_or_done_twice_while_connections_break() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_changes_after_a_connection_broke_is_told() {
     // Within one session, on a busy machine as well.
-    let patient = ZookeeperConfig { session_timeout: PATIENCE, ..config(server().await.connect_string()) };
-    let harness = ZookeeperHarness { config: patient };
+    let harness = ZookeeperHarness::patient().await;
     let (a, proxy) = harness.behind_proxy().await;
     let cluster = found(&a).await;
     let b = harness.participant().await;
@@ -292,12 +310,13 @@ async fn what_changes_after_a_connection_broke_is_told() {
 /// its id must not take it for one that lives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_that_is_in_use_is_waited_for_anew_after_the_ensemble_was_away() {
-    let harness = ZookeeperHarness::new().await;
     // Whose session is not over before it closes it, on a busy machine either.
-    let a = connect(&ZookeeperConfig { session_timeout: PATIENCE, ..harness.config.clone() }).await;
+    let own = patient(server().await.connect_string());
+    let a = connect(&own).await;
     a.create_cluster(&ClusterIdentity::new(16, 0), &LayoutDocument::new(3)).await.unwrap();
     let cluster = a.cluster().await.unwrap().id;
     a.register(cluster, announcement(1)).await.unwrap();
+    let harness = ZookeeperHarness { config: ZookeeperConfig { session_timeout: SHORT_SESSION, ..own } };
     let (b, proxy) = harness.behind_proxy().await;
     let mut waiting = tokio::spawn(async move {
         loop {
@@ -312,7 +331,7 @@ async fn an_id_that_is_in_use_is_waited_for_anew_after_the_ensemble_was_away() {
         }
     });
     // Longer than it waits where nothing happens.
-    let end = Instant::now() + SESSION_TIMEOUT * 2;
+    let end = Instant::now() + SHORT_SESSION * 2;
     while Instant::now() < end {
         proxy.sever();
         if let Ok(ended) = timeout(Duration::from_millis(500), &mut waiting).await {
@@ -326,7 +345,7 @@ async fn an_id_that_is_in_use_is_waited_for_anew_after_the_ensemble_was_away() {
 /// Its session goes on all the time, so whoever waited for its end would be refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_dead_process_registered_is_replaced_while_its_session_goes_on() {
-    let own = config(server().await.connect_string());
+    let own = patient(server().await.connect_string());
     let names = |claim: &Claim| claim.names().map(str::to_owned).collect::<Vec<_>>();
     let dead = Claim::default();
     let a = connect_as(&own, dead.clone()).await;
@@ -347,7 +366,8 @@ async fn what_a_dead_process_registered_is_replaced_while_its_session_goes_on() 
     // The one after was killed before it registered; one that knows only of that one waits.
     let third = connect_as(&own, Claim::replacing(names(&Claim::replacing(names(&successor))))).await;
     third.register(identity.id, announcement(1)).await.unwrap();
-    let stranger = connect_as(&own, Claim::replacing(names(&dead))).await;
+    let short = ZookeeperConfig { session_timeout: SHORT_SESSION, ..own };
+    let stranger = connect_as(&short, Claim::replacing(names(&dead))).await;
     let refused = stranger.register(identity.id, announcement(1)).await;
     assert!(matches!(refused, Err(CoordinationError::NodeIdTaken { .. })), "{refused:?}");
 }
@@ -379,7 +399,7 @@ async fn who_closed_is_gone_though_its_process_ends_at_once() {
 /// As when somebody removes one in ZooKeeper by hand.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_a_registration_is_replaced() {
-    let own = config(server().await.connect_string());
+    let own = patient(server().await.connect_string());
     let a = connect(&own).await;
     let identity = ClusterIdentity::new(16, 0);
     a.create_cluster(&identity, &LayoutDocument::new(3)).await.unwrap();
@@ -394,7 +414,7 @@ async fn half_a_registration_is_replaced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_credentials_are_denied() {
     let digest = |password: &str| Some(Digest { user: "holdfast".into(), password: password.into() });
-    let own = ZookeeperConfig { digest: digest("right"), ..config(server().await.connect_string()) };
+    let own = ZookeeperConfig { digest: digest("right"), ..patient(server().await.connect_string()) };
     let a = connect(&own).await;
     a.create_cluster(&ClusterIdentity::new(16, 0), &LayoutDocument::new(3)).await.unwrap();
     let b = connect(&own).await;
@@ -407,7 +427,7 @@ async fn other_credentials_are_denied() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn newer_format_and_nonsense_are_refused() {
-    let own = config(server().await.connect_string());
+    let own = patient(server().await.connect_string());
     let a = connect(&own).await;
     a.create_cluster(&ClusterIdentity::new(16, 0), &LayoutDocument::new(3)).await.unwrap();
     let raw = sessions::raw(&own.servers).await;
@@ -425,7 +445,8 @@ async fn newer_format_and_nonsense_are_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parts_of_a_cluster_without_a_cluster_are_said_in_time() {
-    let own = config(server().await.connect_string());
+    // It is said after the time of one operation.
+    let own = ZookeeperConfig { session_timeout: PATIENCE, ..config(server().await.connect_string()) };
     let a = connect(&own).await;
     a.create_cluster(&ClusterIdentity::new(16, 0), &LayoutDocument::new(3)).await.unwrap();
     let raw = sessions::raw(&own.servers).await;
@@ -505,6 +526,12 @@ async fn killed_leader_and_restarted_ensemble_lose_nothing() {
     drop(ensemble);
 }
 
+/// Renews the session if it is over, and says whether ownership is proven in it.
+async fn proven(participant: &dyn Coordination) -> Result<(), String> {
+    participant.renew_session().await.map_err(|error| error.to_string())?;
+    if participant.ownership().is_proven() { Ok(()) } else { Err("it is not proven".to_owned()) }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leader_without_a_majority_proves_nothing() {
     let _alone = THREE_SERVERS.lock().await;
@@ -513,8 +540,17 @@ async fn leader_without_a_majority_proves_nothing() {
     let only = ensemble.servers[leader].address().to_string();
     let session_timeout = Duration::from_secs(3);
     let a = connect(&ZookeeperConfig { session_timeout, ..config(only) }).await;
-    a.create_cluster(&ClusterIdentity::new(16, 0), &LayoutDocument::new(3)).await.unwrap();
-    assert!(a.ownership().is_proven());
+    let identity = ClusterIdentity::new(16, 0);
+    let made = async || {
+        // On a busy machine it may have ended.
+        a.renew_session().await?;
+        match a.create_cluster(&identity, &LayoutDocument::new(3)).await {
+            Err(CoordinationError::ClusterExists(found)) if found == identity.id => Ok(()),
+            made => made,
+        }
+    };
+    until_ok("the cluster is made", made).await;
+    until_ok("it is proven", async || proven(&a).await).await;
     // The others are paused, not gone: for five seconds the leader believes that it leads, and answers what needs no
     // majority.
     let followers = || ensemble.servers.iter().enumerate().filter(|(i, _)| *i != leader).map(|(_, s)| s);
@@ -533,9 +569,7 @@ async fn leader_without_a_majority_proves_nothing() {
         }
         // A machine that was busy for a while comes to this late, when the session may have ended.
         late.push(elapsed);
-        until_ok("a session", async || a.renew_session().await).await;
-        until_ok("it is proven again", async || if a.ownership().is_proven() { Ok(()) } else { Err("not proven") })
-            .await;
+        until_ok("it is proven again", async || proven(&a).await).await;
     }
     panic!("fenced after {late:?}: not before the session's end");
 }
@@ -545,7 +579,11 @@ async fn leader_without_a_majority_proves_nothing() {
 async fn paused_owner_program() {
     let Ok(servers) = std::env::var("HOLDFAST_TEST_PAUSED_SERVERS") else { return };
     let chroot = std::env::var("HOLDFAST_TEST_PAUSED_CHROOT").unwrap();
-    let own = ZookeeperConfig { session_timeout: SESSION_TIMEOUT, ..ZookeeperConfig::new(servers, chroot) };
+    let own = ZookeeperConfig {
+        session_timeout: SESSION_TIMEOUT,
+        operation_timeout: PATIENCE,
+        ..ZookeeperConfig::new(servers, chroot)
+    };
     let a = connect(&own).await;
     let cluster = a.cluster().await.unwrap().id;
     a.register(cluster, announcement(1)).await.unwrap();
@@ -571,8 +609,7 @@ async fn paused_owner_program() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paused_process_is_fenced_when_it_continues() {
     // Whose session lasts, on a busy machine as well: the child has a short one.
-    let patient = ZookeeperConfig { session_timeout: PATIENCE, ..config(server().await.connect_string()) };
-    let harness = ZookeeperHarness { config: patient };
+    let harness = ZookeeperHarness::patient().await;
     let b = harness.participant().await;
     found(&b).await;
     let mut child = Command::new(std::env::current_exe().unwrap())
@@ -588,7 +625,7 @@ async fn paused_process_is_fenced_when_it_continues() {
 
     kill_process(pid, Signal::STOP).unwrap();
     let name = LeaseName::controller();
-    let lease = timeout(PATIENCE, b.acquire(&name, NodeId::from(2))).await.expect("its session ends").unwrap();
+    let lease = timeout(PATIENCE * 2, b.acquire(&name, NodeId::from(2))).await.expect("its session ends").unwrap();
     until(b.membership(), |m| m.nodes.is_empty()).await;
     let present = b.shard(ShardId(0)).await.unwrap();
     let mut mine = shard(&[2]);

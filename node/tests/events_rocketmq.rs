@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use holdfast_actors::ports::events::conformance::{Harness, message, publish_one};
-use holdfast_actors::ports::events::{EventBus, EventError, Position, Topic};
-use holdfast_actors::wait::until_ok;
+use holdfast_actors::ports::events::{EventBus, EventError, EventResult, Position, Topic};
+use holdfast_actors::wait::{until, until_ok};
 use holdfast_node::events::rocketmq::{Credentials, RocketMqEventBus, RocketMqOptions, Secret};
 use services::rocketmq::{ACCESS_KEY, RocketMq, SECRET_KEY};
 use tokio::time::Instant;
@@ -32,6 +32,9 @@ fn options(secret: &str) -> RocketMqOptions {
     let mut options = RocketMqOptions::new(vec![SERVICE.name_servers()]);
     options.topic_prefix = format!("test-{}-{}", std::process::id(), TESTS.fetch_add(1, Ordering::Relaxed));
     options.topic_queues = 4;
+    // Patient with a busy machine.
+    options.connect_timeout = Duration::from_secs(15);
+    options.request_timeout = Duration::from_secs(15);
     let secret_key = Secret::new(secret.into());
     options.credentials = Some(Credentials { access_key: ACCESS_KEY.into(), secret_key });
     options
@@ -59,14 +62,26 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(30)
 }
 
+/// Whether the service was away or late, as it may be for a moment.
+fn is_away(error: &EventError) -> bool {
+    matches!(error, EventError::Unavailable(_) | EventError::TimedOut(_))
+}
+
+/// Asks until the service answers; with what it refuses.
+async fn refusal(ask: impl AsyncFnMut() -> EventResult<()>) -> EventError {
+    let is_answer = |answer: &EventResult<()>| !answer.as_ref().is_err_and(is_away);
+    until("the service answers", ask, is_answer).await.unwrap_err()
+}
+
 #[tokio::test]
 async fn wrong_secret_is_denied_with_words_that_help() {
     let options = tokio::task::spawn_blocking(|| options("wrong")).await.unwrap();
     let bus = RocketMqEventBus::new(options);
-    let denied = bus.publish(Topic::Objects, &message(1, "key"), soon()).await.unwrap_err();
+    let denied = refusal(async || bus.publish(Topic::Objects, &message(1, "key"), soon()).await).await;
     assert!(matches!(denied, EventError::Denied(_)), "{denied:?}");
     assert!(denied.to_string().contains("events.secret_key_file"), "{denied}");
-    assert!(matches!(bus.check(Topic::Objects).await, Err(EventError::Denied(_))));
+    let denied = refusal(async || bus.check(Topic::Objects).await).await;
+    assert!(matches!(denied, EventError::Denied(_)), "{denied:?}");
 }
 
 #[tokio::test]
@@ -74,7 +89,7 @@ async fn missing_topic_is_told_where_it_may_not_be_made() {
     let mut options = tokio::task::spawn_blocking(|| options(SECRET_KEY)).await.unwrap();
     options.create_topics = false;
     let bus = RocketMqEventBus::new(options.clone());
-    let missing = bus.publish(Topic::Objects, &message(1, "key"), soon()).await.unwrap_err();
+    let missing = refusal(async || bus.publish(Topic::Objects, &message(1, "key"), soon()).await).await;
     assert!(matches!(missing, EventError::NoTopic(_)), "{missing:?}");
     assert!(missing.to_string().contains(&format!("{}-objects", options.topic_prefix)), "{missing}");
     options.create_topics = true;
@@ -102,23 +117,25 @@ async fn keys_of_a_named_broker_that_is_missing_wait_for_it_and_tasks_do_not() {
     for n in 0..20 {
         publish_one(&bus, Topic::Tasks, &message(n, &format!("key-{n}"))).await;
     }
-    let (mut published, mut waiting) = (0, 0);
-    for n in 0..40 {
-        match bus.publish(Topic::Objects, &message(n, &format!("key-{n}")), soon()).await {
+    let (mut number, mut published, mut waiting) = (0, 0, 0);
+    let publish = async || {
+        number += 1;
+        match bus.publish(Topic::Objects, &message(number, &format!("key-{number}")), soon()).await {
             Ok(()) => published += 1,
             Err(EventError::Unavailable(why)) if why.contains("broker-z") => waiting += 1,
             // The broker has just been told of the topic.
-            Err(EventError::Unavailable(_)) => {}
-            Err(other) => panic!("{other}"),
+            Err(error) => assert!(is_away(&error), "{error}"),
         }
-    }
-    assert!(published > 0 && waiting > 0, "{published} published, {waiting} wait");
-    let error = bus.check(Topic::Objects).await.unwrap_err().to_string();
-    assert!(error.contains("broker-z"), "{error}");
+        (published, waiting)
+    };
+    until("some are published, and some wait", publish, |(published, waiting)| *published > 0 && *waiting > 0).await;
+    let missing = async || bus.check(Topic::Objects).await.unwrap_err().to_string();
+    until("it is told who is missing", missing, |error| error.contains("broker-z")).await;
     // Made with four.
     options.topic_queues = 8;
-    let error = RocketMqEventBus::new(options).check(Topic::Objects).await.unwrap_err().to_string();
-    assert!(error.contains("events.topic_queues"), "{error}");
+    let other = RocketMqEventBus::new(options);
+    let fewer = async || other.check(Topic::Objects).await.unwrap_err().to_string();
+    until("it is told what is wrong", fewer, |error| error.contains("events.topic_queues")).await;
 }
 
 /// Prints how fast a broker acknowledges; asserts only that it does.

@@ -1,6 +1,6 @@
 //! What operators look up, over the admin API of a node in this process: the error log, the audit log and dead letters.
 
-use holdfast_actors::wait::until;
+use holdfast_actors::wait::{until, until_ok};
 use holdfast_node::assemble::RunningNode;
 use holdfast_node::config::Config;
 use holdfast_protocol::admin::Page;
@@ -118,7 +118,7 @@ async fn corruption_on_disk_gets_into_the_error_log_though_its_actor_is_killed()
     assert!(world.node.kill_journal(), "it is there to be killed");
     // The answer is cut off before the byte that is wrong.
     drop(support::S3::with(&world.node, &pair).get("/bucket/key").await);
-    world.node.actors().start_scrub().await.expect("scrub starts");
+    until_ok("scrub starts", async || world.node.actors().start_scrub().await).await;
     let found = until("it gets into the error log", async || errors(&world).await, |found| !found.is_empty()).await;
     assert_eq!(found[0].kind, ErrorKind::Corruption, "{found:?}");
     assert!(!found[0].node.is_empty() && !found[0].detail.is_empty(), "{found:?}");

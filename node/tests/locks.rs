@@ -27,9 +27,9 @@ use holdfast_actors::flow::duty::Duty;
 use holdfast_actors::ports::coordination::conformance::{Connection, until};
 use holdfast_actors::ports::coordination::{ClusterIdentity, Coordination, SessionState};
 use holdfast_actors::ports::locks::conformance::{Harness, Participant};
-use holdfast_actors::ports::locks::{Fence, Lease, LockError, LockName, Locks};
+use holdfast_actors::ports::locks::{Fence, FencingToken, Lease, LockError, LockName, Locks};
 use holdfast_actors::ports::metadata::{MetadataError, MetadataUpkeep as _};
-use holdfast_actors::wait::until_ok;
+use holdfast_actors::wait::{PATIENCE, until_ok};
 use holdfast_node::coordination::{ZookeeperConfig, ZookeeperCoordination};
 use holdfast_node::locks::{RedisLocks, ZookeeperLocks};
 use holdfast_node::metadata::sqlite::{SqliteMetadataStore, SqliteOptions};
@@ -41,12 +41,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
-const PATIENCE: Duration = Duration::from_secs(40);
-/// Of Redis, in these tests: five times the time limit of a command.
-const TIME_LIMIT: Duration = Duration::from_millis(2_500);
-const COMMAND: Duration = Duration::from_millis(500);
-/// Of ZooKeeper.
-const SESSION: Duration = Duration::from_secs(4);
+/// Of Redis, in these tests: five times the time limit of a command. Between a renewal and the end of what the one
+/// before it proves are seven seconds: a machine that stands still for some of them loses no lock.
+const TIME_LIMIT: Duration = Duration::from_secs(15);
+const COMMAND: Duration = Duration::from_secs(3);
+/// Of ZooKeeper, likewise.
+const SESSION: Duration = Duration::from_secs(15);
 
 /// One server of each kind for all tests that do not harm it.
 static REDIS: LazyLock<services::redis::Server> = LazyLock::new(services::redis::Server::start);
@@ -246,7 +246,8 @@ async fn redis_with_old_data_is_told_how_far_it_was_and_grants_fail_closed_until
     let store = metadata(&dir).await;
     let lock = name("cleanup");
     // Tokens far ahead of the clock stand for a clock that was set back.
-    locks.raise(&lock, holdfast_actors::ports::locks::FencingToken(9_000_000_000_000)).await.unwrap();
+    let ahead = FencingToken(9_000_000_000_000);
+    until_ok("tokens are raised", async || locks.raise(&lock, ahead).await).await;
     locks.acquire(&lock, PATIENCE).await.unwrap().release().await;
     let key = "holdfast:test:lock:{cleanup}:token".to_owned();
     let server = spawn_blocking(move || {
@@ -375,7 +376,7 @@ async fn expired_zookeeper_session_loses_its_locks() {
     timeout(PATIENCE, lease.lost()).await.expect("the holder is told");
     let refused = locks.acquire(&lock, Duration::from_secs(5)).await;
     assert!(matches!(refused, Err(LockError::Unavailable(_))), "{refused:?}");
-    coordination.renew_session().await.unwrap();
+    until_ok("a session", async || coordination.renew_session().await).await;
     let waiter = tokio::spawn({
         let lock = lock.clone();
         async move { locks.acquire(&lock, PATIENCE).await }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use holdfast_actors::wait::until;
 use holdfast_node::assemble::RunningNode;
-use holdfast_protocol::admin::{Bucket, TierView};
+use holdfast_protocol::admin::{Bucket, TierStatus, TierView};
 use http::{Method, StatusCode};
 use serde_json::json;
 
@@ -69,10 +69,15 @@ impl World {
         answer.header(name)
     }
 
-    /// Waits until the tier holds as many bytes of objects.
+    /// Waits until the tier holds as many bytes of objects, and no move waits: the bytes are there before the move is
+    /// made, and a restore would meet it.
     async fn tier_holds(&self, bytes: u64) {
         let what = format!("the tier holds {bytes} bytes");
-        until(&what, async || bytes_below(&self.root()), |held| *held == bytes).await;
+        let moved = async || {
+            let status: TierStatus = self.admin.get("/v1/tiers/COLD/status").await;
+            (bytes_below(&self.root()), status.moves_seen)
+        };
+        until(&what, moved, |(held, moves)| *held == bytes && *moves == 0).await;
     }
 
     /// Waits until HEAD tells that a restore is there.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use bytes::Bytes;
 use holdfast_actors::ports::MetadataStore as _;
 use holdfast_actors::ports::metadata::MetadataDirect as _;
+use holdfast_actors::wait::until_ok;
 use holdfast_node::assemble::cluster_tools::{RebuildOptions, rebuild};
 use holdfast_node::config::Config;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
@@ -73,8 +74,8 @@ async fn killed_actors_come_back_and_nothing_acknowledged_is_lost() {
         }
     }
     // Actors do their work again: both need more than being there.
-    node.actors().run_cleanup(support::REQUEST_MAX).await.expect("cleanup runs");
-    node.actors().start_scrub().await.expect("scrub starts");
+    until_ok("cleanup runs", async || node.actors().run_cleanup(support::REQUEST_MAX).await).await;
+    until_ok("scrub starts", async || node.actors().start_scrub().await).await;
     eventually("scrub ends", || node.actors().scrub_report().iter().all(|disk| !disk.running && disk.passes > 0)).await;
     assert!(node.actors().scrub_report().iter().all(|disk| disk.corrupt == 0));
 

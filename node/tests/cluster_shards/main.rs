@@ -129,7 +129,7 @@ async fn an_added_node_takes_its_share_a_few_shards_at_a_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_controller_ends_what_the_last_one_began() {
     // Slow enough that the moves outlast several controllers.
-    let slow = ClusterSettings { repair_bandwidth_bytes: 100_000, joins_per_node_max: 1, ..slow_to_give_up() };
+    let slow = ClusterSettings { repair_bandwidth_bytes: 40_000, joins_per_node_max: 1, ..slow_to_give_up() };
     let mut world = World::new(5, slow).await;
     world.put_many(120, 2_000).await;
     world.apply(|layout| layout.nodes.get_mut(&id(5)).expect("in the layout").draining = true).await;
@@ -211,8 +211,8 @@ async fn a_rebuild_keeps_to_its_budget() {
     let mut world = World::new(4, budget).await;
     world.put_many(600, 32 << 10).await;
     world.settle("the cluster is healthy").await;
-    world.kill(4).await;
     let begun = Instant::now();
+    world.kill(4).await;
     eventually("the node is replaced", async || is_out_of_all_shards(&world, 4)).await;
     let time = begun.elapsed() - world.settings.rebuild_delay;
     let fetched: Vec<u64> = world.nodes.values().map(|node| node.handle.rebuild().bytes_fetched).collect();

@@ -17,9 +17,12 @@ use super::{bucket, check, content_of, object, open, server};
 /// Held by who looks at the server's transactions.
 static LOOKS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// Waits until a transaction waits for a row that is locked by the test. Whoever is past it has not waited.
+/// Waits until a transaction of the watcher's database waits for a row that is locked by the test. Whoever is past it
+/// has not waited.
 async fn until_one_waits(mut watcher: MySqlConnection, is_past: impl Fn() -> bool) {
-    let waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
+    let waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx t \
+                   JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id \
+                   WHERE t.trx_state = 'LOCK WAIT' AND p.db = DATABASE()";
     let begun = Instant::now();
     loop {
         // The table is made anew only after nobody looked at it for a tenth of a second: two tests must not take turns.

@@ -3,19 +3,18 @@
 use std::time::{Duration, SystemTime};
 
 use holdfast_actors::ports::Peers as _;
-use holdfast_node::peers::PeerOptions;
 use holdfast_node::pki::enrol::{EnrolError, Token, join};
 use holdfast_node::pki::{PkiError, cluster_of, init_cluster};
 use holdfast_protocol::{ClusterId, NodeId};
 
-use super::support::{Cluster, Node, load};
+use super::support::{Cluster, Node, load, options};
 
 const SECRET: [u8; 32] = [0x5e; 32];
 const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 
 fn issuer() -> (Cluster, Node) {
     let mut cluster = Cluster::new(ClusterId::generate());
-    let node = cluster.node(PeerOptions::default());
+    let node = cluster.node(options());
     write_secret(node.data_dir.path(), &SECRET);
     (cluster, node)
 }
@@ -44,14 +43,14 @@ async fn joined_node_is_a_peer_and_has_the_clusters_secret() {
     assert_eq!(std::fs::read(dir.path().join("node.secret")).unwrap(), SECRET);
     assert_eq!(std::fs::read(dir.path().join("node.secret.before-join")).unwrap(), [1; 32]);
 
-    let second = cluster.start_again(id, dir, PeerOptions::default());
+    let second = cluster.start_again(id, dir, options());
     assert_eq!(second.peers().health(first.id).await.unwrap().node, first.id);
     assert_eq!(first.peers().health(second.id).await.unwrap().node, second.id);
     // It can renew by itself, and let others in.
     second.identity.renew().unwrap();
     let (dir, id) = (tempfile::tempdir().unwrap(), NodeId::generate());
     join(dir.path(), id, &token(&second)).await.unwrap();
-    let third = cluster.start_again(id, dir, PeerOptions::default());
+    let third = cluster.start_again(id, dir, options());
     first.peers().health(third.id).await.unwrap();
     cluster.lifetime = Duration::from_secs(60);
 }
@@ -101,7 +100,7 @@ async fn token_of_an_issuer_that_was_restarted_is_refused() {
     let (cluster, first) = issuer();
     let mut token = token(&first);
     let (id, dir) = first.stop().await;
-    let again = cluster.start_again(id, dir, PeerOptions::default());
+    let again = cluster.start_again(id, dir, options());
     write_secret(again.data_dir.path(), &SECRET);
     token.addresses = vec![again.address().to_string()];
     let dir = tempfile::tempdir().unwrap();
@@ -138,7 +137,7 @@ async fn issuers_own_id_is_not_given_away() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn id_of_a_node_that_runs_is_not_given_away() {
     let (mut cluster, first) = issuer();
-    let second = cluster.node(PeerOptions::default());
+    let second = cluster.node(options());
     let (dir, token) = (tempfile::tempdir().unwrap(), token(&first));
     let error = join(dir.path(), second.id, &token).await.unwrap_err();
     assert!(matches!(&error, EnrolError::Refused(reason) if reason.contains("is running")), "{error}");

@@ -13,17 +13,16 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 use holdfast_actors::ports::Peers as _;
 use holdfast_actors::ports::peers::conformance::{self, Pair, put, write_of};
-use holdfast_actors::wait::until_ok;
-use holdfast_node::peers::PeerOptions;
+use holdfast_actors::wait::{eventually, until_ok};
 use holdfast_protocol::{ClusterId, ContentId, NodeId};
 
-use support::{Cluster, Node};
+use support::{Cluster, Node, options};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn quic_peers_keep_the_contract() {
     conformance::all(|| async {
         let mut cluster = Cluster::new(ClusterId::generate());
-        let (a, b) = (cluster.node(PeerOptions::default()), cluster.node(PeerOptions::default()));
+        let (a, b) = (cluster.node(options()), cluster.node(options()));
         Pair {
             peers: Arc::new(a.peers()),
             me: a.id,
@@ -42,7 +41,7 @@ fn calls_work_from_a_runtime_of_one_thread() {
     let (a, b) = {
         let _inside = control.enter();
         let mut cluster = Cluster::new(ClusterId::generate());
-        (cluster.node(PeerOptions::default()), cluster.node(PeerOptions::default()))
+        (cluster.node(options()), cluster.node(options()))
     };
     let (peers, service, node) = (a.peers(), Arc::clone(&b.service), b.id);
     let id = ContentId([1; 12]).chunk(0);
@@ -68,7 +67,7 @@ fn calls_work_from_a_runtime_of_one_thread() {
 async fn transfers_go_on_while_certificates_are_renewed() {
     let mut cluster = Cluster::new(ClusterId::generate());
     cluster.lifetime = Duration::from_secs(6);
-    let (a, b) = (cluster.node(PeerOptions::default()), cluster.node(PeerOptions::default()));
+    let (a, b) = (cluster.node(options()), cluster.node(options()));
     for node in [&a, &b] {
         node.identity.renew().unwrap();
     }
@@ -94,15 +93,16 @@ async fn transfers_go_on_while_certificates_are_renewed() {
         put(&a.peers(), b.id, write_of(ContentId([2; 12]).chunk(index), data.len()), &data, 100_000).await
     };
     until_ok("transfers go on by the certificates that came after", one_more).await;
-    assert!(!Arc::ptr_eq(&first_a, &a.identity.certified_key()), "the caller's certificate was not renewed");
-    assert!(!Arc::ptr_eq(&first_b, &b.identity.certified_key()), "the peer's certificate was not renewed");
+    // It may be late on a busy machine, too.
+    eventually("the caller's certificate is renewed", || !Arc::ptr_eq(&first_a, &a.identity.certified_key())).await;
+    eventually("the peer's certificate is renewed", || !Arc::ptr_eq(&first_b, &b.identity.certified_key())).await;
 }
 
 /// A renewal leaves what is under way on the connection that it began on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn renewal_does_not_disturb_a_transfer_under_way() {
     let mut cluster = Cluster::new(ClusterId::generate());
-    let (a, b) = (cluster.node(PeerOptions::default()), cluster.node(PeerOptions::default()));
+    let (a, b) = (cluster.node(options()), cluster.node(options()));
     let id = ContentId([3; 12]).chunk(0);
     let data = Bytes::from(vec![9; 4_000_000]);
     let peers = a.peers();
@@ -120,12 +120,12 @@ async fn renewal_does_not_disturb_a_transfer_under_way() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peer_that_moved_is_found_again() {
     let mut cluster = Cluster::new(ClusterId::generate());
-    let (a, b) = (cluster.node(PeerOptions::default()), cluster.node(PeerOptions::default()));
+    let (a, b) = (cluster.node(options()), cluster.node(options()));
     let peers = a.peers();
     peers.health(b.id).await.unwrap();
     let (id, membership) = b.stop().await;
     assert!(peers.health(id).await.unwrap_err().is_transient());
-    let b: Node = cluster.start_again(id, membership, PeerOptions::default());
+    let b: Node = cluster.start_again(id, membership, options());
     let found = until_ok("it is found again", async || peers.health(b.id).await).await;
     assert_eq!(found.node, id);
     assert_ne!(id, NodeId::from(0));

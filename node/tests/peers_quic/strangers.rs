@@ -14,7 +14,7 @@ use holdfast_protocol::{ClusterId, ContentId, NodeId};
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls::crypto::ring;
 
-use super::support::{Cluster, Node, Shows, dial_by_hand};
+use super::support::{Cluster, Node, Shows, dial_by_hand, options};
 
 async fn refused(from: &Node, to: NodeId) -> String {
     match from.peers().health(to).await.expect_err("must be refused") {
@@ -34,7 +34,7 @@ fn two(options: PeerOptions) -> (Cluster, Node, Node) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_node_at_the_address_is_refused() {
-    let (cluster, a, b) = two(PeerOptions::default());
+    let (cluster, a, b) = two(options());
     let expected = NodeId::generate();
     cluster.addresses.lock().insert(expected, b.address().to_string());
     let detail = refused(&a, expected).await;
@@ -44,8 +44,8 @@ async fn another_node_at_the_address_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_of_another_cluster_are_refused() {
-    let (ours, a, _b) = two(PeerOptions::default());
-    let (_theirs, other, _) = two(PeerOptions::default());
+    let (ours, a, _b) = two(options());
+    let (_theirs, other, _) = two(options());
     ours.addresses.lock().insert(other.id, other.address().to_string());
     let detail = refused(&a, other.id).await;
     assert!(detail.contains("another cluster"), "{detail}");
@@ -54,9 +54,9 @@ async fn nodes_of_another_cluster_are_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn foreign_ca_that_claims_the_same_cluster_is_refused() {
-    let (ours, a, b) = two(PeerOptions::default());
+    let (ours, a, b) = two(options());
     let mut foreign = Cluster::new(ours.id);
-    let stranger = foreign.node(PeerOptions::default());
+    let stranger = foreign.node(options());
     ours.addresses.lock().insert(stranger.id, stranger.address().to_string());
     foreign.addresses.lock().insert(b.id, b.address().to_string());
     assert!(refused(&a, stranger.id).await.contains("CA"));
@@ -79,9 +79,9 @@ async fn never_served(connection: Result<quinn::Connection, quinn::ConnectionErr
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn expired_certificate_is_refused() {
-    let (mut cluster, a, b) = two(PeerOptions::default());
+    let (mut cluster, a, b) = two(options());
     cluster.lifetime = Duration::from_secs(3);
-    let late = cluster.node(PeerOptions::default());
+    let late = cluster.node(options());
     late.identity.renew().unwrap();
     let certificate = late.identity.certified_key();
     let expired = SystemTime::now() + Duration::from_secs(4);
@@ -99,13 +99,13 @@ async fn expired_certificate_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn caller_without_certificate_is_refused() {
-    let (_cluster, _a, b) = two(PeerOptions::default());
+    let (_cluster, _a, b) = two(options());
     never_served(dial_by_hand(&b, None, ALPN_PEER).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn role_and_protocol_must_fit() {
-    let (_cluster, a, b) = two(PeerOptions::default());
+    let (_cluster, a, b) = two(options());
     // A node has no business enrolling, and what is no protocol of the cluster does not come about.
     never_served(dial_by_hand(&b, Some(a.identity.certified_key()), ALPN_ENROL).await).await;
     never_served(dial_by_hand(&b, Some(a.identity.certified_key()), b"h3").await).await;
@@ -176,7 +176,7 @@ async fn answer_to(connection: &quinn::Connection, bytes: &[u8]) -> Answer {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frames_that_break_the_rules_are_answered_and_the_connection_lives() {
-    let (_cluster, a, b) = two(PeerOptions::default());
+    let (_cluster, a, b) = two(options());
     let connection = dial_by_hand(&b, Some(a.identity.certified_key()), ALPN_PEER).await.unwrap();
 
     let mut oversize = peer::encode(&Request::Health).unwrap();
@@ -225,7 +225,7 @@ fn liar(of: &Node, say: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> (quinn:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changed_block_is_noticed_before_it_is_handed_out() {
-    let (cluster, a, b) = two(PeerOptions::default());
+    let (cluster, a, b) = two(options());
     let good = Bytes::from(vec![1; 1000]);
     let checksum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &good) as u32;
     let (_endpoint, address) = liar(&b, move || {
@@ -250,7 +250,7 @@ async fn changed_block_is_noticed_before_it_is_handed_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_answers_are_errors_of_the_protocol() {
-    let (cluster, a, b) = two(PeerOptions::default());
+    let (cluster, a, b) = two(options());
     let mut oversize = peer::encode(&Answer::Done).unwrap();
     oversize[4..PREFIX_BYTES].copy_from_slice(&u32::MAX.to_be_bytes());
     let mut newer = peer::encode(&Answer::Done).unwrap();

@@ -20,6 +20,17 @@ use rustls::crypto::ring;
 use rustls::sign::CertifiedKey;
 use tokio::runtime::Handle;
 
+/// Times that a machine that stands still for some seconds does not exceed.
+pub fn options() -> PeerOptions {
+    PeerOptions {
+        dial_timeout: Duration::from_secs(10),
+        request_timeout: Duration::from_secs(30),
+        progress_timeout: Duration::from_secs(30),
+        idle_timeout: Duration::from_secs(20),
+        ..PeerOptions::default()
+    }
+}
+
 type Addresses = Arc<Mutex<HashMap<NodeId, String>>>;
 
 /// A cluster, and where its nodes are.

@@ -5,6 +5,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use holdfast_node::metadata::MysqlOptions;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
@@ -18,6 +19,9 @@ const ELSEWHERE: &str = "HOLDFAST_TEST_MYSQL";
 
 /// Tests that run side by side each have a pool of connections.
 const ARGUMENTS: [&str; 2] = ["--innodb-buffer-pool-size=64M", "--max-connections=500"];
+
+/// For a connection, new or of a pool, on a busy machine.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Databases that nobody needs any more.
 static LEFT: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -114,7 +118,7 @@ impl Server {
     }
 
     pub fn options(&self, database: &str) -> MysqlOptions {
-        match self {
+        let options = match self {
             Self::Own(server) => MysqlOptions::new(format!("mysql://root@{}/{database}", server.address())),
             Self::Elsewhere(url) => {
                 let mut url = url::Url::parse(url).unwrap();
@@ -123,6 +127,7 @@ impl Server {
                 url.set_path(database);
                 MysqlOptions { password, ..MysqlOptions::new(url) }
             }
-        }
+        };
+        MysqlOptions { acquire_timeout: CONNECT_PATIENCE, connect_timeout: CONNECT_PATIENCE, ..options }
     }
 }

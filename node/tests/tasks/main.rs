@@ -303,8 +303,8 @@ async fn a_bus_that_loses_everything_keeps_nothing_from_being_deleted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bus_that_is_gone_is_left_alone_and_the_dispatcher_does_the_work() {
-    // Waited out once, where nobody is subscribed; enough for a worker that was just employed.
-    let mut world = World::new(DispatchSettings { publish: Duration::from_secs(2), ..patient() }).await;
+    // Waited out once, where nobody is subscribed; enough for a worker that was just employed, on a busy machine too.
+    let mut world = World::new(DispatchSettings { publish: Duration::from_secs(6), ..patient() }).await;
     let contents = world.due(3).await;
     assert_eq!(world.settle().await.items, 3);
     assert!(contents.iter().all(|content| !world.has(content)));
