@@ -193,6 +193,24 @@ fn write_durably(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 #[cfg(test)]
+impl DataDir {
+    /// Takes a directory that this process had a moment ago. Another test may be starting a program meanwhile: until
+    /// that runs, the child has a copy of the lock.
+    pub(super) fn reopen(path: &Path) -> Self {
+        let deadline = std::time::Instant::now() + holdfast_actors::wait::PATIENCE;
+        loop {
+            match Self::open(path) {
+                Ok(data_dir) => return data_dir,
+                Err(error) => {
+                    assert!(error.is::<InUse>() && std::time::Instant::now() < deadline, "{error:#}");
+                }
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -204,7 +222,7 @@ mod tests {
         assert!(error.to_string().contains("in use by another process"), "{error}");
         let id = first.id();
         drop(first);
-        assert_eq!(DataDir::open(&dir.path().join("data")).unwrap().id(), id);
+        assert_eq!(DataDir::reopen(&dir.path().join("data")).id(), id);
     }
 
     #[test]
@@ -227,7 +245,7 @@ mod tests {
         data.begin_filling().unwrap();
         drop(data);
         // The tool died, and is run again.
-        let data = DataDir::open(dir.path()).unwrap();
+        let data = DataDir::reopen(dir.path());
         let error = data.refuse_unfinished().unwrap_err().to_string();
         assert!(error.contains("metadata.unfinished"), "{error}");
         data.begin_filling().unwrap();

@@ -79,7 +79,7 @@ mod tests {
     }
 
     fn start(dir: &Path) -> (DataDir, Vec<String>) {
-        let data_dir = DataDir::open(dir).unwrap();
+        let data_dir = DataDir::reopen(dir);
         let names = names(&claim(&data_dir));
         (data_dir, names)
     }

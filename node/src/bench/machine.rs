@@ -148,7 +148,8 @@ fn direct_rate(args: &DiskArgs) -> Result<f64> {
             let skip = memory.as_ptr().align_offset(ALIGNMENT_BYTES);
             let buffer = &memory[skip..skip + DIRECT_BYTES];
             let mut bytes = 0;
-            while begin.elapsed() < args.duration {
+            // At least one, so that there is a rate to tell: on a busy machine the time may be over before it begins.
+            while bytes == 0 || begin.elapsed() < args.duration {
                 let unit = next.fetch_add(1, Ordering::Relaxed);
                 if unit >= units {
                     break;
@@ -170,7 +171,7 @@ fn md5_rate(duration: Duration) -> f64 {
     let mut hash = Md5::new();
     let mut bytes = 0;
     let begin = Instant::now();
-    while begin.elapsed() < duration {
+    while bytes == 0 || begin.elapsed() < duration {
         hash.update(&block);
         bytes += block.len() as u64;
     }
@@ -182,6 +183,8 @@ fn loopback_rate(duration: Duration) -> Result<f64> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let mut to = TcpStream::connect(listener.local_addr()?)?;
     let (mut from, _) = listener.accept()?;
+    // Made before the clock runs.
+    let block = noise(1 << 20);
     let begin = Instant::now();
     let received = std::thread::scope(|scope| {
         let reader = scope.spawn(move || -> std::io::Result<u64> {
@@ -194,9 +197,10 @@ fn loopback_rate(duration: Duration) -> Result<f64> {
                 }
             }
         });
-        let block = noise(1 << 20);
-        while begin.elapsed() < duration {
+        let mut sent = 0;
+        while sent == 0 || begin.elapsed() < duration {
             to.write_all(&block)?;
+            sent += block.len();
         }
         drop(to);
         reader.join().expect("the reader does not panic")

@@ -308,6 +308,11 @@ mod tests {
             let coordination = Self::participant(self);
             Participant { coordination: Arc::new(coordination.clone()), connection: Arc::new(coordination) }
         }
+
+        fn interruption_max(&self) -> Duration {
+            // Until then a participant that is cut off is not even fenced.
+            self.shared.session_timeout * 2 / 3
+        }
     }
 
     mod conformance {

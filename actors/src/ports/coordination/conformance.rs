@@ -65,6 +65,12 @@ impl Participant {
 pub trait Harness: Send + Sync {
     /// Another participant of the same service.
     async fn participant(&self) -> Participant;
+
+    /// How long an interruption may last for certain without ending anything. What a test means to be shorter, and a
+    /// machine that stands still makes longer, is begun anew.
+    fn interruption_max(&self) -> Duration {
+        Duration::MAX
+    }
 }
 
 /// Expands to one test a case. `$harness` is an expression that makes a fresh, empty service: it may await.

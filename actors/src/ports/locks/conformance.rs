@@ -206,12 +206,24 @@ pub async fn dropped_waiter_leaves_the_queue(harness: &dyn Harness) {
 pub async fn dropped_lease_gives_the_lock_back(harness: &dyn Harness) {
     let lock = name("drop");
     let (a, b) = (harness.participant().await, harness.participant().await);
-    let lease = take(&a, &lock).await;
-    let waiter = stand(harness, &b, &lock).await;
-    let begun = Instant::now();
-    drop(lease);
-    assert!(granted(waiter).await.is_held());
-    assert!(begun.elapsed() < harness.time_limit(), "not by its time limit");
+    let mut waits = Vec::new();
+    // A machine that stands still makes one of them long. The time limit, which holders renew at a small part of it,
+    // makes all of them so.
+    while waits.len() < 5 {
+        let lease = take(&a, &lock).await;
+        let waiter = stand(harness, &b, &lock).await;
+        let begun = Instant::now();
+        drop(lease);
+        let next = granted(waiter).await;
+        let waited = begun.elapsed();
+        assert!(next.is_held());
+        if waited < harness.time_limit() / 2 {
+            return;
+        }
+        waits.push(waited);
+        next.release().await;
+    }
+    panic!("by its time limit: {waits:?}");
 }
 
 pub async fn names_do_not_meet(harness: &dyn Harness) {

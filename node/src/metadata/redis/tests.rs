@@ -333,7 +333,7 @@ async fn of_parts_of_which_one_has_an_unknown_outcome_none_is_acknowledged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_that_cannot_mark_has_the_cache_switched_off_and_waits_for_everybody() {
     // Longer than a stall of a server that is well, shorter than a node is waited for that hears of nothing.
-    const SILENCE: Duration = Duration::from_secs(3);
+    const SILENCE: Duration = Duration::from_secs(6);
     let nodes = Nodes::start_with(SILENCE * 3).await;
     let silenced = |options: &mut RedisCacheOptions| {
         options.read_timeout = SILENCE;

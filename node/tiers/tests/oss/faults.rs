@@ -120,10 +120,10 @@ async fn full_store_is_full() {
 #[tokio::test]
 async fn store_that_is_down_is_unavailable() {
     let rig = Rig::start().await;
-    // A port that nobody listens at.
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    drop(listener);
+    // A port that nobody listens at, kept so that nobody else gets it and does.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let endpoint = format!("http://{}", socket.local_addr().unwrap());
     let tier = OssTier::new(OssConfig { endpoint, ..rig.config() }).unwrap();
     let name = tier.reserve(&piece(SMALL_BYTES)).await.unwrap();
     assert!(is_unavailable(&tier.check().await));

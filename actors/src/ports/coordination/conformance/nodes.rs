@@ -1,8 +1,11 @@
 //! A cluster and its nodes: registrations, sessions and what ends them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use holdfast_protocol::cluster::{LayoutDocument, ShardState};
 use holdfast_protocol::{ClusterId, NodeId, ShardId};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Harness, PATIENCE, announcement, change_cache, controller, found, insist, shard, until};
 use crate::ports::coordination::{
@@ -85,12 +88,22 @@ pub async fn second_live_node_with_the_same_id_is_refused(harness: &dyn Harness)
     assert_eq!(refused, Err(expected));
     b.register(cluster, announcement(2)).await.unwrap();
     // While one waits for the other to go, it may go: then the waiting one gets the id.
+    let is_gone = Arc::new(AtomicBool::new(false));
     let waiting = tokio::spawn({
-        let c = harness.participant().await;
-        async move { c.register(cluster, announcement(2)).await.map(|_| c) }
+        let (c, is_gone) = (harness.participant().await, is_gone.clone());
+        async move {
+            loop {
+                match c.register(cluster, announcement(2)).await {
+                    // It waits for about as long as a session lives, and the machine stood still for longer than that.
+                    Err(CoordinationError::NodeIdTaken { .. }) if !is_gone.load(Ordering::SeqCst) => {}
+                    registered => return registered.map(|_| c),
+                }
+            }
+        }
     });
     tokio::task::yield_now().await;
     b.close().await;
+    is_gone.store(true, Ordering::SeqCst);
     let _c = timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap();
 }
 
@@ -117,13 +130,20 @@ static ONE: std::sync::LazyLock<ShardState> = std::sync::LazyLock::new(|| shard(
 pub async fn short_interruption_loses_nothing(harness: &dyn Harness) {
     let (a, b) = (harness.participant().await, harness.participant().await);
     let cluster = found(&a).await;
-    let registration = a.register(cluster, announcement(1)).await.unwrap();
-    let lease = controller(&a, 1).await;
-    let term = a.ownership().term();
-    until(a.session(), |s| *s == SessionState::Connected).await;
-    a.connection.cut().await;
-    until(a.session(), |s| *s != SessionState::Connected).await;
-    a.connection.restore().await;
+    let (registration, lease, term) = loop {
+        let registration = a.register(cluster, announcement(1)).await.unwrap();
+        let lease = controller(&a, 1).await;
+        let term = a.ownership().term();
+        until(a.session(), |s| *s == SessionState::Connected).await;
+        let begun = Instant::now();
+        a.connection.cut().await;
+        until(a.session(), |s| *s != SessionState::Connected).await;
+        a.connection.restore().await;
+        if begun.elapsed() < harness.interruption_max() {
+            break (registration, lease, term);
+        }
+        insist(|| a.renew_session()).await;
+    };
     until(a.session(), |s| *s == SessionState::Connected).await;
     assert!(a.ownership().is_proven() && lease.is_held());
     assert_eq!(a.ownership().term(), term);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use holdfast_actors::wait::until;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -10,6 +11,9 @@ use super::super::options::RedisAddress;
 use super::super::tests::services::process::{Process, free_port};
 use super::super::tests::services::redis::Server;
 use super::*;
+
+/// Longer than a busy machine holds up an answer: what is told here is told by the server.
+const CONNECT_MAX: Duration = Duration::from_secs(30);
 
 const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:abc\r\n# Replication\r\n\
                     role:master\r\nmaster_replid:def\r\n";
@@ -83,6 +87,7 @@ async fn a_server_is_trusted_by_its_certificate_and_lets_in_a_user_by_its_passwo
     let options = |user: &str, password: &str| {
         let at = format!("rediss://{user}@127.0.0.1:{port}");
         let mut options = RedisCacheOptions::new(RedisAddress::parse(&at).unwrap());
+        options.connect_timeout = CONNECT_MAX;
         options.password = Some(password.to_owned());
         options.tls_ca = Some(dir.path().join("ca.pem"));
         options
@@ -109,14 +114,16 @@ async fn a_sentinel_leads_to_the_primary_and_to_its_successor() {
     let (first_port, sentinel_port) = (first.address().port().to_string(), free_port());
     assert_eq!(second.command(&["REPLICAOF", "127.0.0.1", &first_port]), "+OK");
     let config = dir.path().join("sentinel.conf");
+    // A primary that is only slow to answer must not be replaced before it is killed.
     let text = format!(
         "port {sentinel_port}\nbind 127.0.0.1\nsentinel monitor holdfast 127.0.0.1 {first_port} 1\n\
-         sentinel down-after-milliseconds holdfast 500\nsentinel failover-timeout holdfast 2000\n"
+         sentinel down-after-milliseconds holdfast 3000\nsentinel failover-timeout holdfast 2000\n"
     );
     std::fs::write(&config, text).unwrap();
     let _sentinel = redis_server(dir.path(), "sentinel.log", &[&config.display().to_string(), "--sentinel"]);
     let at = format!("redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel_port}/holdfast");
-    let options = RedisCacheOptions::new(RedisAddress::parse(&at).unwrap());
+    let mut options = RedisCacheOptions::new(RedisAddress::parse(&at).unwrap());
+    options.connect_timeout = CONNECT_MAX;
     // A Sentinel that is gone is passed by.
     let primary = connected(&options, |_| true).await;
 

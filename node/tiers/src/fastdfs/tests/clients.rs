@@ -83,7 +83,8 @@ async fn a_request_is_sent_again_only_once() {
 #[tokio::test]
 async fn there_are_no_more_connections_than_allowed_and_waiting_for_one_ends() {
     let double = Double::start(DoubleConfig::default()).await;
-    let config = FastdfsConfig { connections_max: 2, idle_timeout: Duration::from_secs(4), ..double.config() };
+    // It is waited for to its end, and longer than a busy machine stands still.
+    let config = FastdfsConfig { connections_max: 2, idle_timeout: Duration::from_secs(10), ..double.config() };
     let tier = FastdfsColdTier::new(config).unwrap();
     let data = bytes(3_000_000, 1);
     let name = store(&tier, &data).await;

@@ -242,7 +242,8 @@ async fn a_tracker_of_which_a_reader_has_had_enough_is_asked_after_the_others() 
 #[tokio::test]
 async fn another_tracker_is_asked_when_one_is_dead_silent_or_knows_nothing() {
     let double = Double::start(DoubleConfig { trackers: 3, ..PAIR }).await;
-    let config = FastdfsConfig { idle_timeout: Duration::from_secs(5), ..double.config() };
+    // It is waited for to its end, and longer than a busy machine stands still.
+    let config = FastdfsConfig { idle_timeout: Duration::from_secs(8), ..double.config() };
     let tier = FastdfsColdTier::new(config).unwrap();
     double.stop_tracker(0).await;
     double.tracker_faults(1, |faults| {
