@@ -134,6 +134,12 @@ impl InProcessCluster {
         inner.ownership.extend(Instant::now(), FOREVER);
         InProcessCoordination { inner: Arc::new(inner) }
     }
+
+    /// Takes a node's registration away, though its session lives, and shows it to nobody: mirrors may be late. For
+    /// tests.
+    pub fn unregister_unseen(&self, node: NodeId) {
+        self.shared.state.lock().nodes.remove(&node);
+    }
 }
 
 impl Shared {

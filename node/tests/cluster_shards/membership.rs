@@ -189,6 +189,37 @@ async fn a_node_with_a_new_session_owns_nothing_before_the_others_heard_what_it_
     world.stop().await;
 }
 
+/// What it has to say finds that out before the mirror shows it. It is to be registered anew, for which it waits for
+/// somebody who hears nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_finds_its_registration_gone_owns_nothing_until_it_is_registered_again() {
+    let mut world = World::new(3, slow_to_give_up()).await;
+    let (parts, ..) = world.parts(9);
+    let slow = world.coordination.participant();
+    slow.register(parts.cluster, parts.announcement).await.expect("one that is slow to hear");
+    let off = world.overruled_cache().await.generation;
+    let node = &world.nodes[&2];
+    let before = node.handle.membership().incarnation;
+    assert!(node.view.is_owner());
+    world.coordination.unregister_unseen(id(2));
+    node.handle.set_state(NodeState::Stopping);
+    let there = async || {
+        let membership = world.admin.membership().borrow().clone();
+        let there = membership.nodes.get(&id(2)).is_some_and(|live| live.incarnation > before);
+        if there { Ok(()) } else { Err(format!("{:?}", node.handle.membership())) }
+    };
+    eventually("it is registered anew", there).await;
+    assert!(!node.view.is_owner(), "one of the others has not heard that the cache is off");
+    slow.acknowledge_cache(&CacheSeen { generation: off, ..CacheSeen::default() }).await.expect("heard");
+    let owner = async || {
+        let now = node.handle.membership();
+        if node.view.is_owner() { Ok(()) } else { Err(format!("{now:?}")) }
+    };
+    eventually("it owns something again", owner).await;
+    drop(slow);
+    world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_id_that_runs_elsewhere_and_a_foreign_cluster_are_refused_with_the_reason() {
     let mut world = World::new(3, settings()).await;

@@ -151,9 +151,9 @@ async fn nothing_is_given_up_as_an_orphan_after_the_database_lost_a_commit() {
     store.raise_sequences(1).await.unwrap();
     assert!(store.condemn(&[orphan()], 1).await.is_err(), "until somebody looks");
     let nodes = [NodeId::from(1), NodeId::from(2)];
-    assert_eq!(store.note_walked(nodes[0], &nodes).await.unwrap(), [nodes[1]]);
+    assert_eq!(store.note_walked(nodes[0], false, &nodes).await.unwrap(), [nodes[1]]);
     assert!(other.condemn(&[orphan()], 1).await.is_err(), "what was lost may be on the other node");
-    assert_eq!(other.note_walked(nodes[1], &nodes).await.unwrap(), []);
+    assert_eq!(other.note_walked(nodes[1], false, &nodes).await.unwrap(), []);
     assert!(!store.lost_commits().await.unwrap());
     let content = orphan();
     assert_eq!(other.condemn(&[content], 1).await.unwrap(), [content]);

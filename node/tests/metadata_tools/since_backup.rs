@@ -166,6 +166,32 @@ async fn a_backup_does_not_write_into_another_one_that_is_under_way() {
     assert_eq!(restore(&config, &mut file).await.expect("restored"), counts);
 }
 
+/// A part that ends on one node and begins on another one comes back when the first is walked after the second.
+#[tokio::test]
+async fn a_node_on_which_parts_wait_for_others_is_to_be_walked_after_them() {
+    let dir = tempfile::tempdir().expect("a directory");
+    store(&dir, "metadata").await.close().await;
+    let url = format!("sqlite:{}", dir.path().join("metadata").display());
+    let mut conn = SqliteConnection::connect(&url).await.expect("opened");
+    let lost = "INSERT INTO lock_fences (name, token) VALUES (CAST('SET-BACK' AS BLOB), 1)";
+    sqlx::raw_sql(lost).execute(&mut conn).await.expect("written");
+    conn.close().await.expect("closed");
+    let metadata = store(&dir, "metadata").await;
+    let nodes = [1_u64, 2, 3].map(NodeId::from);
+    let [first, second, third] = nodes;
+    let orphan = [ContentId([2; 12])];
+    let noted = async |walked: NodeId, waits: bool| metadata.note_walked(walked, waits, &nodes).await.expect("noted");
+    assert_eq!(noted(first, true).await, [second, third, first]);
+    assert_eq!(noted(second, true).await, [first, third, second]);
+    // Whatever waits here still is told of by nobody.
+    assert_eq!(noted(third, true).await, [first, second]);
+    assert!(metadata.condemn(&orphan, 1).await.is_err(), "parts of the others are not back yet");
+    assert_eq!(noted(second, false).await, [first]);
+    assert_eq!(noted(first, true).await, []);
+    assert_eq!(metadata.condemn(&orphan, 1).await.expect("given up"), orphan);
+    metadata.close().await;
+}
+
 /// The bytes of what the database lost are on the disks alone, until a walk has brought back what it can.
 #[tokio::test]
 async fn orphans_are_kept_until_what_the_database_lost_was_brought_back() {
@@ -188,13 +214,13 @@ async fn orphans_are_kept_until_what_the_database_lost_was_brought_back() {
     // Of a cluster all nodes have to be walked.
     let (first, second) = (NodeId::from(1), NodeId::from(2));
     from_chunks(&chunks, &*metadata, "root", ADD).await.expect("rebuilt");
-    assert_eq!(metadata.note_walked(first, &[]).await.expect("noted"), []);
+    assert_eq!(metadata.note_walked(first, false, &[]).await.expect("noted"), []);
     assert!(metadata.lost_commits().await.expect("an answer"), "nobody knows which nodes there are");
     for _ in 0..2 {
-        assert_eq!(metadata.note_walked(first, &[first, second]).await.expect("noted"), [second]);
+        assert_eq!(metadata.note_walked(first, false, &[first, second]).await.expect("noted"), [second]);
         assert!(metadata.condemn(&orphan, 1).await.is_err(), "what the other node has may be what was lost");
     }
-    assert_eq!(metadata.note_walked(second, &[first, second]).await.expect("noted"), []);
+    assert_eq!(metadata.note_walked(second, false, &[first, second]).await.expect("noted"), []);
     assert!(!metadata.lost_commits().await.expect("an answer"));
     // Nothing is left of it for the next time.
     let mut conn = SqliteConnection::connect(&url).await.expect("opened");

@@ -210,7 +210,14 @@ async fn stay(context: &Context, backoff: &mut Backoff) -> Result<(), Coordinati
                 }
                 continue;
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                if matches!(error, CoordinationError::NotFound(_)) {
+                    // The registration is gone, and that was found out here before it was seen. Until it is made anew
+                    // nobody counts on this node, though its session lives.
+                    coordination.ownership().registers_anew();
+                }
+                return Err(error);
+            }
         }
         tokio::select! {
             changed = session.changed() => if changed.is_err() { return Ok(()) },

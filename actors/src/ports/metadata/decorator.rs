@@ -234,8 +234,8 @@ impl<D: Decorator> MetadataUpkeep for D {
         self.inner().forget_lost_commits().await
     }
 
-    async fn note_walked(&self, walked: NodeId, nodes: &[NodeId]) -> MetadataResult<Vec<NodeId>> {
-        self.inner().note_walked(walked, nodes).await
+    async fn note_walked(&self, walked: NodeId, waits: bool, nodes: &[NodeId]) -> MetadataResult<Vec<NodeId>> {
+        self.inner().note_walked(walked, waits, nodes).await
     }
 }
 

@@ -158,9 +158,10 @@ pub trait MetadataUpkeep: Send + Sync + 'static {
     async fn forget_lost_commits(&self) -> MetadataResult<()>;
 
     /// The same once the disks of all `nodes` were walked for what the lost commits brought: notes that those of
-    /// `walked` were. Gives back the nodes whose disks are still to be walked; none if no commits are known to be lost.
-    /// Where `nodes` are not known, and none are given, nothing is let through.
-    async fn note_walked(&self, walked: NodeId, nodes: &[NodeId]) -> MetadataResult<Vec<NodeId>>;
+    /// `walked` were. Where something on them `waits` for what only other disks tell, they are to be walked once more,
+    /// unless all others were before. Gives back the nodes whose disks are still to be walked; none if no commits are
+    /// known to be lost. Where `nodes` are not known, and none are given, nothing is let through.
+    async fn note_walked(&self, walked: NodeId, waits: bool, nodes: &[NodeId]) -> MetadataResult<Vec<NodeId>>;
 }
 
 /// A replica that lacks a chunk, or has it damaged.

@@ -36,6 +36,10 @@ mod load;
 pub use dump::dump;
 pub use load::load;
 
+/// What to do after a restore that broke off in a cluster's database.
+const BEGIN_ANEW: &str = "what was restored until then is in the database: start no node, and make the database anew, \
+                          empty, before you restore again";
+
 /// What was written or read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
@@ -195,10 +199,14 @@ async fn restore_cluster(
         data_dir.begin_filling()?;
         metadata.disclaim().await.context("keep nodes from the metadata until all of it is there")?;
     }
-    let counts = Stopped::during(stopped, load(metadata, ledger, from)).await.context(
-        "what was restored until then is in the database: start no node, and make the database anew, empty, before you restore again",
-    )?;
+    // Before anything is in it: what the database loses from here on is of the backup, and has to be known.
     metadata.forget_lost_commits().await.context("forget that the database has lost commits")?;
+    let counts = Stopped::during(stopped, load(metadata, ledger, from)).await.context(BEGIN_ANEW)?;
+    if metadata.lost_commits().await.context("ask whether the database has lost commits meanwhile")? {
+        // That it is nobody's may be among them.
+        metadata.disclaim().await.context("keep nodes from the metadata")?;
+        bail!("the database has lost commits while it was filled: {BEGIN_ANEW}");
+    }
     if let Some(cluster) = data_dir.cluster_id()? {
         storage::claim(metadata, cluster, &config.metadata.url).await?;
     }
@@ -226,6 +234,7 @@ pub async fn restore_stream(config: &Config, from: &mut impl Read) -> anyhow::Re
 mod tests {
     use holdfast_actors::ports::metadata::MetadataUpkeep as _;
     use holdfast_protocol::ClusterId;
+    use sqlx::{Connection as _, SqliteConnection};
 
     use super::*;
     use crate::metadata::{SqliteMetadataStore, SqliteOptions};
@@ -258,6 +267,59 @@ mod tests {
         storage::claim(&store, ClusterId([1; 16]), "a place").await.unwrap();
         broken_off().await;
         assert!(data_dir.refuse_unfinished().is_err());
+        store.close().await;
+    }
+
+    /// What a database has that is back without its last commits, that it is nobody's among them.
+    async fn lose_commits(url: String) {
+        let mut conn = SqliteConnection::connect(&url).await.unwrap();
+        let lost = "INSERT INTO lock_fences (name, token) VALUES (CAST('SET-BACK' AS BLOB), 1); \
+                    INSERT OR IGNORE INTO claims (place, cluster) VALUES (1, x'01010101010101010101010101010101')";
+        sqlx::raw_sql(lost).execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+    }
+
+    /// A backup amid which the database goes back to a replica that lags.
+    struct Losing<'a> {
+        backup: &'a [u8],
+        url: Option<String>,
+    }
+
+    impl Read for Losing<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+            if let Some(url) = self.url.take() {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                std::thread::spawn(move || runtime.block_on(lose_commits(url))).join().unwrap();
+            }
+            self.backup.read(buf)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_restore_amid_which_the_database_lost_commits_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metadata");
+        let url = format!("sqlite:{}", path.display());
+        let store = SqliteMetadataStore::open(&path, SqliteOptions::default()).await.unwrap();
+        let data_dir = DataDir::open(&dir.path().join("node")).unwrap();
+        let cluster = ClusterId([1; 16]);
+        data_dir.set_cluster_id(cluster).unwrap();
+        let config = Config::default();
+        let mut backup = Vec::new();
+        dump(&store, &store, &mut backup).await.unwrap();
+
+        lose_commits(url.clone()).await;
+        let mut whole = Losing { backup: &backup, url: None };
+        restore_cluster(&config, &data_dir, (&store, &store), &mut whole, None).await.unwrap();
+        assert!(!store.lost_commits().await.unwrap(), "what was lost before is not missed");
+        assert_eq!(store.claim(None).await.unwrap(), Some(cluster));
+
+        let mut losing = Losing { backup: &backup, url: Some(url) };
+        let restored = restore_cluster(&config, &data_dir, (&store, &store), &mut losing, None).await;
+        let refused = format!("{:#}", restored.unwrap_err());
+        assert!(refused.contains("lost commits") && refused.contains("anew"), "{refused}");
+        assert!(store.lost_commits().await.unwrap(), "orphans would be given up");
+        assert_eq!(store.claim(None).await.unwrap(), None, "nodes would start");
         store.close().await;
     }
 

@@ -182,7 +182,8 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     let rebuilt = Stopped::during(stopped.as_mut(), rebuilding).await;
     let rebuilt = match (rebuilt, lost) {
         (Ok(report), Some(nodes)) => {
-            let left = metadata.note_walked(data_dir.node_id(), &nodes).await.context("note which nodes were walked");
+            let (me, waits) = (data_dir.node_id(), report.waiting > 0);
+            let left = metadata.note_walked(me, waits, &nodes).await.context("note which nodes were walked");
             left.map(|left| RebuildReport { unwalked: left.iter().map(NodeId::to_string).collect(), ..report })
         }
         (rebuilt, _) => rebuilt,

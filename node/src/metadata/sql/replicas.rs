@@ -16,6 +16,11 @@ use crate::metadata::rows;
 /// were acknowledged: what it does not know may be what it lost.
 pub(in crate::metadata) const SET_BACK: &str = "SET-BACK";
 const IS_SET_BACK: &str = "SELECT 1 FROM lock_fences WHERE name = ?";
+/// How far the walk of a node's disks is: [`WALKED`] or [`WAITS`].
+const HOW_WALKED: &str = "SELECT token FROM lock_fences WHERE name = ?";
+const WALKED: i64 = 0;
+/// Walked, and to be walked once more.
+const WAITS: i64 = 1;
 
 /// The stored epochs of all shards that some evidence names. A shard without one takes all.
 pub(super) async fn load_epochs<S: Session>(
@@ -180,22 +185,33 @@ fn walked_name(node: NodeId) -> Vec<u8> {
     format!("{SET_BACK}-{node}").into_bytes()
 }
 
-/// Notes that the disks of a node were walked; takes [`SET_BACK`] away when those of all were. Gives back the others.
-/// Without `nodes` nobody knows which those are, and it stays.
+/// Notes that the disks of a node were walked; takes [`SET_BACK`] away when those of all were. Gives back those that are
+/// still to be walked. Without `nodes` nobody knows which those are, and it stays.
+///
+/// Where something `waits` for what other disks tell, it can come back once those were walked, and not before: the node
+/// is done only if all others have been.
 pub(super) async fn note_walked<S: Session>(
     tx: &mut S,
     walked: NodeId,
+    waits: bool,
     nodes: &[NodeId],
 ) -> MetadataResult<Vec<NodeId>> {
     if tx.fetch_optional(IS_SET_BACK, values![SET_BACK.as_bytes()]).await?.is_none() {
         return Ok(Vec::new());
     }
-    tx.execute("REPLACE INTO lock_fences (name, token) VALUES (?, 0)", values![walked_name(walked)]).await?;
-    let mut left = Vec::new();
-    for node in nodes {
-        if tx.fetch_optional(IS_SET_BACK, values![walked_name(*node)]).await?.is_none() {
+    let (mut left, mut is_last) = (Vec::new(), true);
+    for node in nodes.iter().filter(|node| **node != walked) {
+        let row = tx.fetch_optional(HOW_WALKED, values![walked_name(*node)]).await?;
+        let how = row.map(|row| row.number(0)).transpose()?;
+        is_last &= how.is_some();
+        if how != Some(WALKED) {
             left.push(*node);
         }
+    }
+    let how = if waits && !is_last { WAITS } else { WALKED };
+    tx.execute("REPLACE INTO lock_fences (name, token) VALUES (?, ?)", values![walked_name(walked), how]).await?;
+    if how == WAITS {
+        left.push(walked);
     }
     if left.is_empty() && !nodes.is_empty() {
         forget_lost_commits(tx).await?;

@@ -401,7 +401,7 @@ impl MetadataUpkeep for TestStore {
         not_here()
     }
 
-    async fn note_walked(&self, _: NodeId, _: &[NodeId]) -> MetadataResult<Vec<NodeId>> {
+    async fn note_walked(&self, _: NodeId, _: bool, _: &[NodeId]) -> MetadataResult<Vec<NodeId>> {
         not_here()
     }
 }

@@ -133,7 +133,7 @@ pub async fn commit_and_part_of_a_condemned_content_are_refused(store: Store) {
     assert_eq!(store.condemn(&[content], T0 + 1).await.unwrap(), [content], "given up before");
     assert_eq!(store.condemn(&[], T0).await.unwrap(), []);
     assert!(!store.lost_commits().await.unwrap());
-    assert_eq!(store.note_walked(NodeId::from(1), &[NodeId::from(2)]).await.unwrap(), [], "nothing was lost");
+    assert_eq!(store.note_walked(NodeId::from(1), false, &[NodeId::from(2)]).await.unwrap(), [], "nothing was lost");
     assert!(matches!(store.commit_object(slow).await, Err(MetadataError::Condemned)));
     assert!(matches!(latest(&store, id, "k").await, Err(MetadataError::NoSuchKey)));
     assert_eq!(store.known_contents(&[content]).await.unwrap(), []);

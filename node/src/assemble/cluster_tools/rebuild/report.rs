@@ -40,7 +40,8 @@ pub struct RebuildReport {
     pub parts: u64,
     /// Uploads that were completed after that, and are objects now.
     pub completed: u64,
-    /// Where the database has lost commits: nodes that are to be walked, too, before orphans are given up again.
+    /// Where the database has lost commits: nodes that are to be walked, too, or once more, before orphans are given up
+    /// again.
     pub unwalked: BTreeSet<String>,
     /// Whether nothing was written.
     pub dry_run: bool,
@@ -88,7 +89,7 @@ impl RebuildReport {
         if !self.unwalked.is_empty() {
             let nodes: Vec<&str> = self.unwalked.iter().map(String::as_str).collect();
             text.push_str(&format!(
-                "The database has lost commits: orphans are kept until these nodes were walked, too: {}\n",
+                "The database has lost commits: orphans are kept until these nodes were walked, too, or once more where parts wait: {}\n",
                 nodes.join(", ")
             ));
         }

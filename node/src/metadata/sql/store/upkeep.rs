@@ -227,9 +227,9 @@ impl<B: Backend> MetadataUpkeep for SqlMetadataStore<B> {
         self.backend.write(Locks::none(), |tx| boxed(replicas::forget_lost_commits(tx))).await
     }
 
-    async fn note_walked(&self, walked: NodeId, nodes: &[NodeId]) -> MetadataResult<Vec<NodeId>> {
+    async fn note_walked(&self, walked: NodeId, waits: bool, nodes: &[NodeId]) -> MetadataResult<Vec<NodeId>> {
         self.run(Locks::none(), nodes.to_vec(), move |tx, nodes| {
-            boxed(async move { replicas::note_walked(tx, walked, &nodes).await })
+            boxed(async move { replicas::note_walked(tx, walked, waits, &nodes).await })
         })
         .await
     }
