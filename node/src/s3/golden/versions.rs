@@ -37,6 +37,22 @@ async fn versions_and_delete_markers() {
 }
 
 #[tokio::test]
+async fn versions_and_delete_markers_are_listed_in_one_order() {
+    let world = World::new().await;
+    world.enable_versioning().await;
+    let delete =
+        async |key: &str| world.delete(&format!("/bucket/{key}")).send().await.expect(204).header("x-amz-version-id");
+    let (oldest, marker, newest) = (world.version_of("1").await, delete("k").await, world.version_of("2").await);
+    let other = world.put("/bucket/a").body("a").send().await.expect(200).header("x-amz-version-id");
+    let expected = [delete("a").await, other, newest, marker, oldest];
+    let listed = world.get("/bucket?versions").send().await.expect(200);
+    assert_eq!(listed.tags("VersionId"), expected);
+    assert_eq!(listed.tags("Key"), ["a", "a", "k", "k", "k"]);
+    assert_eq!((listed.tags("DeleteMarker").len(), listed.tags("Version").len()), (2, 3));
+    assert!(listed.text().ends_with("</ListVersionsResult>"), "{}", listed.text());
+}
+
+#[tokio::test]
 async fn listing_of_versions_pages_through_all() {
     let world = World::new().await;
     world.enable_versioning().await;
