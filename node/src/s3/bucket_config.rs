@@ -218,7 +218,10 @@ impl S3Front {
     /// A version that is not a delete marker, for its ACL.
     async fn acl_object(&self, bucket: &Bucket, key: &str, version: Option<&str>) -> S3Result<Arc<ObjectVersion>> {
         let version = parse_version(version)?;
-        let object = self.metadata.object(bucket.id, key, version).await.s3()?;
+        let object = self.metadata.object(bucket.id, key, version).await.map_err(|error| match error {
+            MetadataError::NoSuchKey if version.is_some() => MetadataError::NoSuchVersion.to_s3(),
+            error => error.to_s3(),
+        })?;
         match (object.is_delete_marker(), version) {
             (false, _) => Ok(object),
             (true, None) => Err(MetadataError::NoSuchKey.to_s3()),
@@ -410,7 +413,12 @@ impl S3Front {
             event: self.event(&req.extensions, &bucket, EventName::AclPut),
             now_ms: self.clock.now_ms(),
         };
-        self.metadata.set_object_acl(request, acl).await.map_err(judged::refused)?;
+        let set = self.metadata.set_object_acl(request, acl).await.map_err(|error| match error {
+            // It is gone since it was looked at.
+            MetadataError::NoSuchVersion if named.is_none() => MetadataError::NoSuchKey,
+            error => error,
+        });
+        set.map_err(judged::refused)?;
         Ok(S3Response::new(PutObjectAclOutput::default()))
     }
 

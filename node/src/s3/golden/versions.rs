@@ -34,6 +34,10 @@ async fn versions_and_delete_markers() {
     world.delete(&format!("/bucket/k?versionId={two}")).send().await.expect(204);
     assert_eq!(world.get("/bucket/k").send().await.expect(200).text(), "one");
     world.delete(&format!("/bucket/k?versionId={two}")).send().await.expect(204);
+    for key in ["k", "none"] {
+        let gone = world.get(&format!("/bucket/{key}?acl&versionId={two}")).send().await;
+        gone.expect_error(404, "NoSuchVersion");
+    }
 }
 
 #[tokio::test]
