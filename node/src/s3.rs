@@ -50,6 +50,7 @@ mod service;
 mod strict_xml;
 mod tagging;
 mod unconfigured;
+mod version_order;
 
 #[cfg(test)]
 mod golden;

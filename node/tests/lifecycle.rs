@@ -23,7 +23,7 @@ mod passes;
 #[path = "support/metadata.rs"]
 mod support_metadata;
 
-use support_metadata::{HOUR, HandClock, Metadata, NOON, delete, events};
+use support_metadata::{HOUR, HandClock, Metadata, NOON, change_request, delete, events};
 
 const DAY: u64 = 24 * HOUR;
 
@@ -116,7 +116,8 @@ impl World {
 
     async fn tag(&self, key: &str, version: Option<VersionId>, tags: &[(&str, &str)]) {
         let now_ms = self.clock.now_ms();
-        self.store().set_object_tags(self.bucket, key, version, tags_of(tags), None, now_ms).await.unwrap();
+        let request = change_request(self.bucket, key, version, now_ms);
+        self.store().set_object_tags(request, tags_of(tags)).await.unwrap();
     }
 
     /// Passes until nothing is left, and what they did together.

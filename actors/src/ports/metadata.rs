@@ -17,7 +17,6 @@ use async_trait::async_trait;
 use holdfast_protocol::{Epoch, ShardId, VersionId};
 
 use super::coordination::FencingToken;
-use crate::domain::events::EventDraft;
 
 mod aging;
 mod buckets;
@@ -186,29 +185,13 @@ pub trait MetadataStore: MetadataDirect + MetadataUpkeep {
         now_ms: u64,
     ) -> MetadataResult<Vec<MetadataResult<Deleted>>>;
 
-    /// Replaces the tags of one version (or the latest), and tells `event` of it. Fails with `NoSuchKey`,
-    /// `NoSuchVersion`.
-    async fn set_object_tags(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        version: Option<VersionId>,
-        tags: Vec<Tag>,
-        event: Option<EventDraft>,
-        now_ms: u64,
-    ) -> MetadataResult<VersionId>;
+    /// Replaces the tags of a version, and tells which one that is. Fails with `NoSuchKey`, `NoSuchVersion` (both also
+    /// for delete markers), `PreconditionFailed`.
+    async fn set_object_tags(&self, request: ChangeRequest, tags: Vec<Tag>) -> MetadataResult<VersionId>;
 
-    /// Replaces the canned ACL of one version (or the latest), and tells `event` of it. Fails with `NoSuchKey`,
-    /// `NoSuchVersion`.
-    async fn set_object_acl(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        version: Option<VersionId>,
-        acl: CannedAcl,
-        event: Option<EventDraft>,
-        now_ms: u64,
-    ) -> MetadataResult<VersionId>;
+    /// Replaces the canned ACL of a version, and tells which one that is. Fails with `NoSuchKey`, `NoSuchVersion` (both
+    /// also for delete markers), `PreconditionFailed`.
+    async fn set_object_acl(&self, request: ChangeRequest, acl: CannedAcl) -> MetadataResult<VersionId>;
 
     /// Turns parts into an object in one transaction: exactly one of several callers succeeds. The parts named must be
     /// stored with the same content, else `InvalidPart`; others are queued for reclaiming. A caller that repeats a

@@ -16,11 +16,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
-use holdfast_actors::domain::events::EventDraft;
 use holdfast_actors::ports::metadata::{
-    AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, CommitMove, Committed, CompleteUpload, Decorator,
-    DeleteRequest, Deleted, MetadataError, MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest, NewBucket,
-    NewObject, ObjectVersion, Tag, User, Versioning,
+    AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, ChangeRequest, CommitMove, Committed, CompleteUpload,
+    Decorator, DeleteRequest, Deleted, MetadataError, MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest,
+    NewBucket, NewObject, ObjectVersion, Tag, User, Versioning,
 };
 use holdfast_protocol::VersionId;
 
@@ -195,34 +194,14 @@ impl<S: MetadataStore + ?Sized> MetadataStore for CachedMetadataStore<S> {
         self.write(mark, nothing, write).await
     }
 
-    async fn set_object_tags(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        version: Option<VersionId>,
-        tags: Vec<Tag>,
-        event: Option<EventDraft>,
-        now_ms: u64,
-    ) -> MetadataResult<VersionId> {
-        let (mark, key) = (self.objects.mark([object_key(bucket, key)]), key.to_owned());
-        let write =
-            move |inner: Arc<S>| async move { inner.set_object_tags(bucket, &key, version, tags, event, now_ms).await };
-        self.write(mark, nothing, write).await
+    async fn set_object_tags(&self, request: ChangeRequest, tags: Vec<Tag>) -> MetadataResult<VersionId> {
+        let mark = self.objects.mark([object_key(request.bucket, &request.key)]);
+        self.write(mark, nothing, |inner| async move { inner.set_object_tags(request, tags).await }).await
     }
 
-    async fn set_object_acl(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        version: Option<VersionId>,
-        acl: CannedAcl,
-        event: Option<EventDraft>,
-        now_ms: u64,
-    ) -> MetadataResult<VersionId> {
-        let (mark, key) = (self.objects.mark([object_key(bucket, key)]), key.to_owned());
-        let write =
-            move |inner: Arc<S>| async move { inner.set_object_acl(bucket, &key, version, acl, event, now_ms).await };
-        self.write(mark, nothing, write).await
+    async fn set_object_acl(&self, request: ChangeRequest, acl: CannedAcl) -> MetadataResult<VersionId> {
+        let mark = self.objects.mark([object_key(request.bucket, &request.key)]);
+        self.write(mark, nothing, move |inner| async move { inner.set_object_acl(request, acl).await }).await
     }
 
     async fn complete_upload(&self, completion: CompleteUpload) -> MetadataResult<Committed> {

@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 use s3s::Body;
 
 use super::error_details::Detail;
+use super::version_order::VersionOrder;
 
 /// Tells the right region, to whom signed for a wrong one.
 pub(super) const BUCKET_REGION: &str = "x-amz-bucket-region";
@@ -23,8 +24,9 @@ pub(super) fn corrected(operation: &str, mut response: Response<Body>) -> Respon
     if operation == "GetObject" || response.headers().get(CONTENT_TYPE).is_none_or(|kind| kind != "application/xml") {
         return response;
     }
+    let order = response.extensions_mut().remove::<VersionOrder>();
     let Some(body) = response.body().bytes() else { return response };
-    let mut text = None;
+    let mut text = order.and_then(|order| order.apply(&body));
     if operation == "GetObjectAttributes" {
         text = without_quotes(&body);
     }

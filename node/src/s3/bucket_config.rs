@@ -13,7 +13,7 @@ use holdfast_actors::domain::objects::tags::{
     TAG_KEY_CHARS_MAX, TAG_VALUE_CHARS_MAX, TagError, is_readable, is_system_key,
 };
 use holdfast_actors::ports::MetadataError;
-use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, CannedAcl, ObjectVersion, Tag};
+use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, CannedAcl, ChangeRequest, ObjectVersion, Tag};
 use holdfast_protocol::{EventName, VersionId};
 use s3s::dto::{self, *};
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use super::S3Front;
 use super::access::{bucket_acl, bucket_of};
 use super::errors::{ResultExt as _, ToS3 as _};
-use super::judged::Judged;
+use super::judged::{self, Judged};
 
 /// Most tags of a bucket.
 const BUCKET_TAGS_MAX: usize = 50;
@@ -218,7 +218,10 @@ impl S3Front {
     /// A version that is not a delete marker, for its ACL.
     async fn acl_object(&self, bucket: &Bucket, key: &str, version: Option<&str>) -> S3Result<Arc<ObjectVersion>> {
         let version = parse_version(version)?;
-        let object = self.metadata.object(bucket.id, key, version).await.s3()?;
+        let object = self.metadata.object(bucket.id, key, version).await.map_err(|error| match error {
+            MetadataError::NoSuchKey if version.is_some() => MetadataError::NoSuchVersion.to_s3(),
+            error => error.to_s3(),
+        })?;
         match (object.is_delete_marker(), version) {
             (false, _) => Ok(object),
             (true, None) => Err(MetadataError::NoSuchKey.to_s3()),
@@ -400,9 +403,22 @@ impl S3Front {
             || input.grant_write_acp.is_some();
         let canned = input.acl.as_ref().map(ObjectCannedACL::as_str);
         let acl = requested_acl(canned, input.access_control_policy.as_ref(), has_grants, &object.owner)?;
-        // The version that was looked at, so that a write in between does not get an ACL meant for its predecessor.
-        let (event, now_ms) = (self.event(&req.extensions, &bucket, EventName::AclPut), self.clock.now_ms());
-        self.metadata.set_object_acl(bucket.id, &input.key, Some(object.version), acl, event, now_ms).await.s3()?;
+        let named = input.version_id.as_deref();
+        let request = ChangeRequest {
+            bucket: bucket.id,
+            key: input.key.clone(),
+            // The one that was looked at, so that a write in between does not get an ACL meant for its predecessor.
+            version: Some(object.version),
+            only_if: Judged::only_this(&req.extensions, &bucket, &input.key, named, &object),
+            event: self.event(&req.extensions, &bucket, EventName::AclPut),
+            now_ms: self.clock.now_ms(),
+        };
+        let set = self.metadata.set_object_acl(request, acl).await.map_err(|error| match error {
+            // It is gone since it was looked at.
+            MetadataError::NoSuchVersion if named.is_none() => MetadataError::NoSuchKey,
+            error => error,
+        });
+        set.map_err(judged::refused)?;
         Ok(S3Response::new(PutObjectAclOutput::default()))
     }
 

@@ -6,13 +6,17 @@
 //! be the decision.
 //!
 //! A deletion reads nothing: it is carried out only on the version that was looked at, and where there was none, on
-//! none ([`Judged::only_if`]). That an object is overwritten is decided by the one that was there before.
+//! none ([`Judged::only_if`]). What sets tags or an ACL reads the object, compares it, and changes that one only
+//! ([`Judged::only_this`]). That an object is overwritten is decided by the one that was there before.
 
+use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::metadata::{
     Bucket, BucketId, CannedAcl, ObjectVersion, OnlyIf, OnlyNoncurrent, Tag, Versioning,
 };
 use http::Extensions;
 use s3s::{S3Error, S3Result, s3_error};
+
+use super::errors::ToS3 as _;
 
 /// A sequence number that no version gets.
 const NO_SEQUENCE: u64 = u64::MAX;
@@ -147,6 +151,26 @@ impl Judged {
         })
     }
 
+    /// On which version alone a change may be made that was allowed by tags: on this one, which was [checked]; `version`
+    /// as the request names it. If another one is there, it fails with `PreconditionFailed`: see [`refused`].
+    ///
+    /// [checked]: Self::check
+    pub(super) fn only_this(
+        extensions: &Extensions,
+        bucket: &Bucket,
+        key: &str,
+        version: Option<&str>,
+        object: &ObjectVersion,
+    ) -> Option<OnlyIf> {
+        let version = version.filter(|version| !version.is_empty());
+        let mut looks = extensions.get::<Self>()?.0.iter();
+        looks.any(|look| matches!(look.seen, Seen::Tags(..)) && look.is_of(bucket, key, version)).then(|| OnlyIf {
+            sequence: object.sequence,
+            noncurrent: (!object.is_latest).then(|| OnlyNoncurrent { tags: object.tags.clone(), newer: 0 }),
+            ..OnlyIf::default()
+        })
+    }
+
     /// Whether there was nothing when a deletion was allowed.
     pub(super) fn is_of_nothing(only_if: &OnlyIf) -> bool {
         only_if.sequence == NO_SEQUENCE
@@ -156,6 +180,14 @@ impl Judged {
     pub(super) fn is_meant(only_if: &OnlyIf, object: &ObjectVersion) -> bool {
         let has_same_tags = only_if.noncurrent.as_ref().is_none_or(|noncurrent| noncurrent.tags == object.tags);
         only_if.sequence == object.sequence && has_same_tags
+    }
+}
+
+/// Why a change was not made whose only condition is what was judged.
+pub(super) fn refused(error: MetadataError) -> S3Error {
+    match error {
+        MetadataError::PreconditionFailed => changed(),
+        error => error.to_s3(),
     }
 }
 

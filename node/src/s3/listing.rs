@@ -20,6 +20,7 @@ use super::checksums::{dto_algorithm, dto_type};
 use super::classes::{self, RestoreStatuses};
 use super::convert::{etag, owner, timestamp, upload_id, version_id};
 use super::errors::{ResultExt as _, invalid_argument};
+use super::version_order::VersionOrder;
 
 /// What `encoding-type=url` leaves as it is.
 const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'*');
@@ -290,7 +291,8 @@ impl S3Front {
         }
         let next_key_marker = page.next.as_ref().and_then(|(after, _)| marker_of(after));
         let next_version = page.next.as_ref().and_then(|(_, version)| *version);
-        Ok(S3Response::new(ListObjectVersionsOutput {
+        let is_mixed = !versions.is_empty() && !delete_markers.is_empty();
+        let mut response = S3Response::new(ListObjectVersionsOutput {
             versions: Some(versions),
             delete_markers: Some(delete_markers),
             common_prefixes: names.prefixes(&page.common_prefixes),
@@ -305,7 +307,12 @@ impl S3Front {
             max_keys: Some(limit as i32),
             name: Some(input.bucket),
             ..Default::default()
-        }))
+        });
+        if is_mixed {
+            let order = page.entries.iter().map(|entry| entry.content.is_none()).collect();
+            response.extensions.insert(VersionOrder(order));
+        }
+        Ok(response)
     }
 
     /// Lists unfinished uploads.

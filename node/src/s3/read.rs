@@ -385,14 +385,14 @@ fn object_parts(content: &Content, max: Option<i32>, marker: Option<i32>) -> S3R
     let page: Vec<&ObjectPart> = content.parts[start..].iter().take(max as usize).collect();
     let is_truncated = start + page.len() < content.parts.len();
     let algorithm = content.checksum.as_ref().map(|checksum| checksum.algorithm);
-    // S3 lists parts only of objects whose parts have checksums.
-    let listed = page.iter().any(|part| part.checksum.is_some());
     Ok(GetObjectAttributesParts {
         is_truncated: Some(is_truncated),
         max_parts: Some(max as i32),
         next_part_number_marker: page.last().map(|part| i32::from(part.number)),
         part_number_marker: Some(i32::from(after)),
-        parts: listed.then(|| {
+        // Those without checksums, too, as S3 does in directory buckets only: who wants to know their sizes would have to
+        // send a HEAD for each.
+        parts: Some(
             page.iter()
                 .map(|part| {
                     let mut shown = dto::ObjectPart {
@@ -405,8 +405,8 @@ fn object_parts(content: &Content, max: Option<i32>, marker: Option<i32>) -> S3R
                     }
                     shown
                 })
-                .collect()
-        }),
+                .collect(),
+        ),
         total_parts_count: Some(content.parts.len() as i32),
     })
 }

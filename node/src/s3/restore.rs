@@ -11,8 +11,8 @@ use s3s::dto::{RestoreObjectInput, RestoreObjectOutput, RestoreRequest};
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::S3Front;
-use super::errors::{ResultExt as _, invalid_argument, not_implemented};
-use super::judged::Judged;
+use super::errors::{invalid_argument, not_implemented};
+use super::judged::{self, Judged};
 
 /// The longest restore, in days: a hundred years, so that its end is a date that every client understands.
 const DAYS_MAX: u32 = 36_500;
@@ -40,7 +40,7 @@ impl S3Front {
             version: Some(object.version),
             to: None,
             reason: MoveReason::Restore { keep_ms: self.lifecycle.day.due_ms(now_ms, days).saturating_sub(now_ms) },
-            only_if: None,
+            only_if: Judged::only_this(&req.extensions, &bucket, &input.key, input.version_id.as_deref(), &object),
             event: self.event(&req.extensions, &bucket, EventName::RestorePost),
             now_ms,
         };
@@ -50,7 +50,7 @@ impl S3Front {
             error => error,
         });
         let mut response = S3Response::new(RestoreObjectOutput::default());
-        match queued.s3()? {
+        match queued.map_err(judged::refused)? {
             MoveQueued::Queued => {
                 response.extensions.insert(Accepted);
             }

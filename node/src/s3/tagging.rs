@@ -2,7 +2,7 @@
 
 use holdfast_actors::domain::objects::tags::check_object_tags;
 use holdfast_actors::ports::MetadataError;
-use holdfast_actors::ports::metadata::{Bucket, Tag, Versioning};
+use holdfast_actors::ports::metadata::{Bucket, ChangeRequest, Tag, Versioning};
 use holdfast_protocol::{EventName, VersionId};
 use http::Extensions;
 use s3s::dto::{
@@ -14,7 +14,7 @@ use s3s::{S3Request, S3Response, S3Result};
 use super::S3Front;
 use super::convert::{tag_set, tags, version_id};
 use super::errors::ResultExt as _;
-use super::judged::Judged;
+use super::judged::{self, Judged};
 
 impl S3Front {
     /// The tags of a version.
@@ -92,13 +92,19 @@ impl S3Front {
         let text = version.map(|version| version.to_string());
         let (object, _) = self.readable(&bucket, key, text.as_deref()).await?;
         Judged::check(extensions, &bucket, key, named, &object)?;
-        let (event, now_ms) = (self.event(extensions, &bucket, event), self.clock.now_ms());
-        let set = self.metadata.set_object_tags(bucket.id, key, version, tags, event, now_ms).await;
-        let version = set.map_err(|error| match error {
+        let request = ChangeRequest {
+            bucket: bucket.id,
+            key: key.to_owned(),
+            version,
+            only_if: Judged::only_this(extensions, &bucket, key, named, &object),
+            event: self.event(extensions, &bucket, event),
+            now_ms: self.clock.now_ms(),
+        };
+        let set = self.metadata.set_object_tags(request, tags).await.map_err(|error| match error {
             MetadataError::NoSuchKey if version.is_some() => MetadataError::NoSuchVersion,
             error => error,
         });
-        Ok(shown(&bucket, version.s3()?))
+        Ok(shown(&bucket, set.map_err(judged::refused)?))
     }
 }
 

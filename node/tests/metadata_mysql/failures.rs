@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use holdfast_actors::ports::metadata::{CannedAcl, MetadataUpkeep as _, Versioning};
+use holdfast_actors::ports::metadata::{CannedAcl, ChangeRequest, MetadataUpkeep as _, Versioning};
 use holdfast_actors::ports::{MetadataError, MetadataStore};
 use holdfast_actors::wait::{eventually, until, until_ok};
 use holdfast_node::metadata::{MysqlMetadataStore, MysqlOptions};
@@ -254,7 +254,9 @@ async fn a_pool_without_a_free_connection_answers_busy_in_time() {
     sqlx::raw_sql("BEGIN; SELECT slot FROM lock_slots FOR UPDATE").execute(&mut holder).await.unwrap();
     let waiting = ["a", "b"].map(|key| {
         let store = store.clone();
-        tokio::spawn(async move { store.set_object_acl(id, key, None, CannedAcl::Private, None, 5).await })
+        let request =
+            ChangeRequest { bucket: id, key: key.into(), version: None, only_if: None, event: None, now_ms: 5 };
+        tokio::spawn(async move { store.set_object_acl(request, CannedAcl::Private).await })
     });
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, DeleteRequest, NewBucket, User, Versioning, WritePrecondition,
+    BucketId, CannedAcl, ChangeRequest, DeleteRequest, NewBucket, User, Versioning, WritePrecondition,
 };
 use holdfast_actors::ports::{AccessLog, Clock, MetadataStore, Outbox, TierLedger};
 use holdfast_node::metadata::{CacheOptions, CachedMetadataStore, SqliteMetadataStore, SqliteOptions};
@@ -85,6 +85,11 @@ pub async fn delete(store: &dyn MetadataStore, bucket: BucketId, key: &str, vers
     for deleted in store.delete_objects(bucket, vec![request], now_ms).await.unwrap() {
         deleted.unwrap();
     }
+}
+
+/// A change of a version, whatever it is by now, that nobody is told of.
+pub fn change_request(bucket: BucketId, key: &str, version: Option<VersionId>, now_ms: u64) -> ChangeRequest {
+    ChangeRequest { bucket, key: key.into(), version, only_if: None, event: None, now_ms }
 }
 
 /// Events told, in the order of their ids: name and key.

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use holdfast_protocol::{ContentId, Extent, Manifest, UploadId, VersionId};
 
 use super::{
-    Bucket, BucketId, CannedAcl, Committed, Content, ContentPlace, ContentSource, DeleteRequest, Deleted, ETag,
-    MetadataError, MetadataResult, MetadataStore, NewBucket, NewObject, NewUpload, ObjectAttributes, ObjectVersion,
-    Part, ReplicaEvidence, User, Versioning, WritePrecondition,
+    Bucket, BucketId, CannedAcl, ChangeRequest, Committed, Content, ContentPlace, ContentSource, DeleteRequest,
+    Deleted, ETag, MetadataError, MetadataResult, MetadataStore, NewBucket, NewObject, NewUpload, ObjectAttributes,
+    ObjectVersion, Part, ReplicaEvidence, User, Versioning, WritePrecondition,
 };
 
 pub mod aging;
@@ -50,6 +50,7 @@ macro_rules! metadata_conformance {
             objects::if_match_lets_exactly_one_of_many_through,
             objects::writers_of_one_key_leave_the_one_with_the_highest_sequence,
             objects::tags_and_acl_change_one_version,
+            objects::tags_and_acl_change_only_what_was_judged,
             objects::a_thousand_are_deleted_each_by_itself,
             objects::a_conditional_delete_is_refused_alone,
             versions::unversioned_keeps_one_version,
@@ -211,6 +212,11 @@ pub(crate) fn delete_request(key: &str, version: Option<VersionId>) -> DeleteReq
         only_if: None,
         event: None,
     }
+}
+
+/// A change of a version, whatever it is by now, that nobody is told of.
+pub(crate) fn change_request(bucket: BucketId, key: &str, version: Option<VersionId>, now_ms: u64) -> ChangeRequest {
+    ChangeRequest { bucket, key: key.into(), version, only_if: None, event: None, now_ms }
 }
 
 pub(crate) async fn delete(

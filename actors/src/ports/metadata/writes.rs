@@ -110,8 +110,25 @@ pub struct DeleteRequest {
     pub event: Option<EventDraft>,
 }
 
-/// A version as it was when somebody decided that it is to go, else `PreconditionFailed`: the latest version if the
-/// deletion names none, else the one named.
+/// A change of a version that is there: of its tags, or of its ACL.
+#[derive(Debug, Clone)]
+pub struct ChangeRequest {
+    /// Bucket.
+    pub bucket: BucketId,
+    /// Key.
+    pub key: String,
+    /// Which version; `None`: the latest.
+    pub version: Option<VersionId>,
+    /// What was judged before; `None`: whatever is there.
+    pub only_if: Option<OnlyIf>,
+    /// What is told of it, in the same transaction; `None`: nothing.
+    pub event: Option<EventDraft>,
+    /// Time of the change, in milliseconds since 1970.
+    pub now_ms: u64,
+}
+
+/// A version as it was when somebody decided that it is to go or to change, else `PreconditionFailed`: the latest
+/// version if the request names none, else the one named.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OnlyIf {
     /// Its sequence number, which changes with everything that is changed of a latest version.

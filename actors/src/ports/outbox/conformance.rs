@@ -13,8 +13,12 @@ use holdfast_protocol::events::{EventName, EventNotification, EventRecord, PARTI
 use super::{Look, Outbox, OutboxRow, ReplayFilter};
 use crate::domain::events::{EventContext, EventDraft, NotificationRule, NotificationRules, NotificationTarget};
 use crate::ports::events::Topic;
-use crate::ports::metadata::conformance::{T0, bucket_with, content_of, copy_of, delete_request, latest, object};
-use crate::ports::metadata::{CannedAcl, DeleteRequest, MetadataStore, NewObject, Tag, Versioning, WritePrecondition};
+use crate::ports::metadata::conformance::{
+    T0, bucket_with, change_request, content_of, copy_of, delete_request, latest, object,
+};
+use crate::ports::metadata::{
+    BucketId, CannedAcl, ChangeRequest, DeleteRequest, MetadataStore, NewObject, Tag, Versioning, WritePrecondition,
+};
 
 type Store = Arc<dyn MetadataStore>;
 type Rows = Arc<dyn Outbox>;
@@ -75,6 +79,10 @@ fn told_delete(request: DeleteRequest) -> DeleteRequest {
     DeleteRequest { event: draft(EventName::RemovedDelete), ..request }
 }
 
+fn told_change(bucket: BucketId, key: &str, name: EventName) -> ChangeRequest {
+    ChangeRequest { event: draft(name), ..change_request(bucket, key, None, T0) }
+}
+
 /// All rows, those of a partition in order.
 pub(crate) async fn rows(outbox: &Rows) -> Vec<OutboxRow> {
     let mut all = Vec::new();
@@ -108,8 +116,8 @@ pub async fn every_change_leaves_its_row_in_the_order_of_changes(store: Store, o
     let copy = NewObject { event: draft(EventName::CreatedCopy), ..copy_of(id, "k", content_of(&first.object)) };
     store.commit_object(copy).await.unwrap();
     let tag = Tag { key: "a".into(), value: "b".into() };
-    store.set_object_tags(id, "k", None, vec![tag], draft(EventName::TaggingPut), T0).await.unwrap();
-    store.set_object_acl(id, "k", None, CannedAcl::PublicRead, draft(EventName::AclPut), T0).await.unwrap();
+    store.set_object_tags(told_change(id, "k", EventName::TaggingPut), vec![tag]).await.unwrap();
+    store.set_object_acl(told_change(id, "k", EventName::AclPut), CannedAcl::PublicRead).await.unwrap();
     store.delete_objects(id, vec![told_delete(delete_request("k", None))], T0 + 9).await.unwrap().remove(0).unwrap();
     let rows = rows(&outbox).await;
     let expected =
@@ -147,7 +155,7 @@ pub async fn what_is_refused_or_changes_nothing_leaves_no_row(store: Store, outb
     store.commit_object(told(NewObject { precondition: condition, ..object(id, "k", 2) })).await.unwrap_err();
     let nothing = told_delete(delete_request("nothing", None));
     store.delete_objects(id, vec![nothing], T0).await.unwrap().remove(0).unwrap();
-    store.set_object_tags(id, "nothing", None, vec![], draft(EventName::TaggingPut), T0).await.unwrap_err();
+    store.set_object_tags(told_change(id, "nothing", EventName::TaggingPut), vec![]).await.unwrap_err();
     assert_eq!(rows(&outbox).await.len(), before);
     // Among many, those that happen are told and the others not.
     let requests = ["k", "nothing", "nothing-else"].map(|key| told_delete(delete_request(key, None)));

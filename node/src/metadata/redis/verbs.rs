@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
-use holdfast_actors::domain::events::EventDraft;
 use holdfast_actors::ports::metadata::{
-    AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, CommitMove, Committed, CompleteUpload, DeleteRequest,
-    Deleted, MetadataError, MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest, NewBucket, NewObject,
-    ObjectVersion, Tag, User, Versioning,
+    AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, ChangeRequest, CommitMove, Committed, CompleteUpload,
+    DeleteRequest, Deleted, MetadataError, MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest, NewBucket,
+    NewObject, ObjectVersion, Tag, User, Versioning,
 };
 use holdfast_protocol::VersionId;
 
@@ -95,34 +94,14 @@ impl<S: MetadataStore + ?Sized> MetadataStore for RedisCachedStore<S> {
         self.write_parts(names, nothing, is_open, write).await
     }
 
-    async fn set_object_tags(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        version: Option<VersionId>,
-        tags: Vec<Tag>,
-        event: Option<EventDraft>,
-        now_ms: u64,
-    ) -> MetadataResult<VersionId> {
-        let (names, key) = (vec![object(bucket, key)], key.to_owned());
-        let write =
-            move |inner: Arc<S>| async move { inner.set_object_tags(bucket, &key, version, tags, event, now_ms).await };
-        self.write(names, nothing, write).await
+    async fn set_object_tags(&self, request: ChangeRequest, tags: Vec<Tag>) -> MetadataResult<VersionId> {
+        let names = vec![object(request.bucket, &request.key)];
+        self.write(names, nothing, |inner| async move { inner.set_object_tags(request, tags).await }).await
     }
 
-    async fn set_object_acl(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        version: Option<VersionId>,
-        acl: CannedAcl,
-        event: Option<EventDraft>,
-        now_ms: u64,
-    ) -> MetadataResult<VersionId> {
-        let (names, key) = (vec![object(bucket, key)], key.to_owned());
-        let write =
-            move |inner: Arc<S>| async move { inner.set_object_acl(bucket, &key, version, acl, event, now_ms).await };
-        self.write(names, nothing, write).await
+    async fn set_object_acl(&self, request: ChangeRequest, acl: CannedAcl) -> MetadataResult<VersionId> {
+        let names = vec![object(request.bucket, &request.key)];
+        self.write(names, nothing, move |inner| async move { inner.set_object_acl(request, acl).await }).await
     }
 
     async fn complete_upload(&self, completion: CompleteUpload) -> MetadataResult<Committed> {

@@ -6,17 +6,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use holdfast_actors::domain::events::EventDraft;
 use holdfast_actors::ports::metadata::{
-    AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, CommitMove, Committed, CompleteUpload, DeleteRequest,
-    Deleted, MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest, Moved, NewBucket, NewObject,
-    ObjectVersion, Tag, User, Versioning,
+    AccessKey, Bucket, BucketConfigKind, BucketId, CannedAcl, ChangeRequest, CommitMove, Committed, CompleteUpload,
+    DeleteRequest, Deleted, MetadataResult, MetadataStore, MoveEnd, MoveQueued, MoveRequest, Moved, NewBucket,
+    NewObject, ObjectVersion, Tag, User, Versioning,
 };
 use holdfast_protocol::VersionId;
 use tokio::sync::watch;
 
 use super::locks::Epochs;
-use super::versions::{Change, What};
+use super::versions::What;
 use super::{Locks, Reader, Session, buckets, moves, reads, uploads, users, versions};
 
 mod direct;
@@ -97,18 +96,12 @@ impl<B: Backend> SqlMetadataStore<B> {
         result
     }
 
-    async fn change(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        version: Option<VersionId>,
-        change: Change,
-    ) -> MetadataResult<VersionId> {
+    async fn change(&self, request: ChangeRequest, what: What) -> MetadataResult<VersionId> {
         // The bucket stays as it is, with the lifecycle rules that the change is noted for.
-        let locks = Locks::none().key(bucket, key).in_bucket(bucket);
-        let events = change.event.is_some();
-        let changed = self.run(locks, (key.to_owned(), change), move |tx, given| {
-            boxed(async move { versions::change(tx, bucket, &given.0, version, &given.1).await })
+        let locks = Locks::none().key(request.bucket, &request.key).in_bucket(request.bucket);
+        let events = request.event.is_some();
+        let changed = self.run(locks, (request, what), |tx, given| {
+            boxed(async move { versions::change(tx, &given.0, &given.1).await })
         });
         self.tell_if(events, changed.await)
     }
@@ -177,28 +170,12 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
         self.tell_if(events, self.backend.delete(bucket, requests, now_ms).await)
     }
 
-    async fn set_object_tags(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        version: Option<VersionId>,
-        tags: Vec<Tag>,
-        event: Option<EventDraft>,
-        now_ms: u64,
-    ) -> MetadataResult<VersionId> {
-        self.change(bucket, key, version, Change { what: What::Tags(tags), event, now_ms }).await
+    async fn set_object_tags(&self, request: ChangeRequest, tags: Vec<Tag>) -> MetadataResult<VersionId> {
+        self.change(request, What::Tags(tags)).await
     }
 
-    async fn set_object_acl(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        version: Option<VersionId>,
-        acl: CannedAcl,
-        event: Option<EventDraft>,
-        now_ms: u64,
-    ) -> MetadataResult<VersionId> {
-        self.change(bucket, key, version, Change { what: What::Acl(acl), event, now_ms }).await
+    async fn set_object_acl(&self, request: ChangeRequest, acl: CannedAcl) -> MetadataResult<VersionId> {
+        self.change(request, What::Acl(acl)).await
     }
 
     async fn complete_upload(&self, completion: CompleteUpload) -> MetadataResult<Committed> {

@@ -3,26 +3,20 @@
 //! A change of the latest version gives it a new sequence number, as caches order a key's latest version by it. One of
 //! an older version does not: its number is its place in the history.
 
-use holdfast_actors::domain::events::{EventDraft, EventOutcome};
-use holdfast_actors::ports::metadata::{BucketId, CannedAcl, MetadataError, MetadataResult, Tag, Versioning};
+use holdfast_actors::domain::events::EventOutcome;
+use holdfast_actors::ports::metadata::{
+    BucketId, CannedAcl, ChangeRequest, MetadataError, MetadataResult, Tag, Versioning,
+};
 use holdfast_protocol::VersionId;
 
+use super::key_ops::check_judged;
 use super::{Fields as _, Session, Value, lifecycle, outbox, values};
 use crate::metadata::rows;
 
 /// What is changed.
-#[derive(Clone)]
 pub(super) enum What {
     Tags(Vec<Tag>),
     Acl(CannedAcl),
-}
-
-/// A change, and the event that tells of it.
-#[derive(Clone)]
-pub(super) struct Change {
-    pub(super) what: What,
-    pub(super) event: Option<EventDraft>,
-    pub(super) now_ms: u64,
 }
 
 /// Which table holds the version, its version id, and whether it is a delete marker.
@@ -32,24 +26,22 @@ struct Found {
     delete_marker: bool,
 }
 
-pub(super) async fn change<S: Session>(
-    tx: &mut S,
-    bucket: BucketId,
-    key: &str,
-    version: Option<VersionId>,
-    change: &Change,
-) -> MetadataResult<VersionId> {
+pub(super) async fn change<S: Session>(tx: &mut S, request: &ChangeRequest, what: &What) -> MetadataResult<VersionId> {
+    let (bucket, key, version) = (request.bucket, request.key.as_str(), request.version);
     let found = find(tx, bucket, key, version).await?;
     if found.delete_marker {
         // S3 knows no tags or ACL of delete markers.
         return Err(if version.is_some() { MetadataError::NoSuchVersion } else { MetadataError::NoSuchKey });
     }
-    let value = match &change.what {
+    if let Some(only_if) = &request.only_if {
+        check_judged(tx, (bucket, key), version, only_if).await?;
+    }
+    let value = match what {
         What::Tags(tags) => Value::from(rows::tags_text(tags)),
         What::Acl(acl) => Value::from(rows::acl_code(*acl)),
     };
     let place = values![rows::signed(bucket.0), key.as_bytes(), found.version.as_bytes()];
-    let (statement, mut values) = match (&change.what, found.current) {
+    let (statement, mut values) = match (what, found.current) {
         (What::Tags(_), true) => (
             "UPDATE objects SET tags = ?, sequence = ? WHERE bucket = ? AND `key` = ? AND version = ?",
             vec![value, tx.take_sequence().into()],
@@ -67,19 +59,19 @@ pub(super) async fn change<S: Session>(
     };
     values.extend(place);
     tx.execute(statement, values).await?;
-    if matches!(change.what, What::Tags(_)) {
+    if matches!(what, What::Tags(_)) {
         lifecycle::queue_recheck(tx, bucket, key, (!found.current).then_some(found.version)).await?;
     }
-    if change.event.is_some() {
+    if request.event.is_some() {
         let version_text = found.version.to_string();
         let outcome = EventOutcome {
             key,
             version: (versioning_of(tx, bucket).await? != Versioning::Unversioned).then_some(&*version_text),
             content: None,
             made_marker: false,
-            now_ms: change.now_ms,
+            now_ms: request.now_ms,
         };
-        let row = outbox::row_of(tx, change.event.as_ref(), &outcome)?;
+        let row = outbox::row_of(tx, request.event.as_ref(), &outcome)?;
         outbox::insert(tx, row.as_slice()).await?;
     }
     Ok(found.version)

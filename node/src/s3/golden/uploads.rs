@@ -89,6 +89,34 @@ async fn parts_become_an_object() {
 }
 
 #[tokio::test]
+async fn parts_of_an_object_are_listed_without_checksums_too() {
+    let world = World::new().await;
+    let upload = world.create_upload("k", &[]).await;
+    let (long, short) = (pattern(5 * MIB), b"last".to_vec());
+    let mut parts = Vec::new();
+    for (number, data) in [(1, &long), (2, &long), (7, &short)] {
+        parts.push((number, world.part("k", &upload, number, data).send().await.expect(200).header("etag")));
+    }
+    world.complete("k", &upload, &parts).send().await.expect(200);
+    let attributes = |names: &str| world.get("/bucket/k?attributes").header("x-amz-object-attributes", names);
+    let all = attributes("ETag,Checksum,ObjectParts,StorageClass,ObjectSize").send().await.expect(200);
+    assert_eq!(all.tags("PartNumber"), ["1", "2", "7"]);
+    let size = (5 * MIB).to_string();
+    assert_eq!(all.tags("Size"), [size.as_str(), size.as_str(), "4"]);
+    assert_eq!((all.tag("PartsCount"), all.tag("IsTruncated")), ("3".into(), "false".into()));
+    assert_eq!(all.tags("ChecksumCRC64NVME").len(), 1, "that of the object, which has one by default");
+    let page = attributes("ObjectParts").header("x-amz-max-parts", "1").header("x-amz-part-number-marker", "1");
+    let page = page.send().await.expect(200);
+    assert_eq!((page.tags("PartNumber"), page.tag("PartsCount")), (vec!["2".into()], "3".into()));
+    assert_eq!((page.tag("MaxParts"), page.tag("PartNumberMarker")), ("1".into(), "1".into()));
+    assert_eq!((page.tag("IsTruncated"), page.tag("NextPartNumberMarker")), ("true".into(), "2".into()));
+
+    world.put("/bucket/k").body("whole").send().await.expect(200);
+    let whole = attributes("ObjectParts,ObjectSize").send().await.expect(200);
+    assert_eq!((whole.tag("ObjectSize"), whole.tags("ObjectParts").len()), ("5".into(), 0));
+}
+
+#[tokio::test]
 async fn composite_checksums() {
     let world = World::new().await;
     let upload = world.create_upload("k", &[("x-amz-checksum-algorithm", "SHA256")]).await;

@@ -34,6 +34,26 @@ async fn versions_and_delete_markers() {
     world.delete(&format!("/bucket/k?versionId={two}")).send().await.expect(204);
     assert_eq!(world.get("/bucket/k").send().await.expect(200).text(), "one");
     world.delete(&format!("/bucket/k?versionId={two}")).send().await.expect(204);
+    for key in ["k", "none"] {
+        let gone = world.get(&format!("/bucket/{key}?acl&versionId={two}")).send().await;
+        gone.expect_error(404, "NoSuchVersion");
+    }
+}
+
+#[tokio::test]
+async fn versions_and_delete_markers_are_listed_in_one_order() {
+    let world = World::new().await;
+    world.enable_versioning().await;
+    let delete =
+        async |key: &str| world.delete(&format!("/bucket/{key}")).send().await.expect(204).header("x-amz-version-id");
+    let (oldest, marker, newest) = (world.version_of("1").await, delete("k").await, world.version_of("2").await);
+    let other = world.put("/bucket/a").body("a").send().await.expect(200).header("x-amz-version-id");
+    let expected = [delete("a").await, other, newest, marker, oldest];
+    let listed = world.get("/bucket?versions").send().await.expect(200);
+    assert_eq!(listed.tags("VersionId"), expected);
+    assert_eq!(listed.tags("Key"), ["a", "a", "k", "k", "k"]);
+    assert_eq!((listed.tags("DeleteMarker").len(), listed.tags("Version").len()), (2, 3));
+    assert!(listed.text().ends_with("</ListVersionsResult>"), "{}", listed.text());
 }
 
 #[tokio::test]

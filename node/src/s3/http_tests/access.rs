@@ -509,6 +509,43 @@ async fn an_object_that_is_overwritten_after_the_decision_is_not_given_out_by_it
 }
 
 #[tokio::test]
+async fn tags_and_an_acl_are_set_only_on_the_object_whose_tags_allowed_it() {
+    let cold = ColdReads::new(Arc::new(EmptyTiers), ColdReadSettings::default());
+    let fixture = Fixture::of_front(Arc::new(MemoryChunkStore::new()), cold);
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Resource":"arn:aws:s3:::photos/*",
+                "Action":["s3:PutObjectTagging","s3:DeleteObjectTagging","s3:PutObjectAcl"],
+                "Condition":{"StringEquals":{"s3:ExistingObjectTag/state":"draft"}}}"#,
+        )
+        .await;
+    let object = |state: &str| {
+        fixture.store.add_object("photos", "k", CannedAcl::Private, &[("state", state)]);
+        ObjectVersion::clone(fixture.store.objects.lock().values().next().unwrap())
+    };
+    let signed = Arc::new(ObjectVersion { sequence: 2, ..object("signed") });
+    let tags = b"<Tagging><TagSet><Tag><Key>state</Key><Value>published</Value></Tag></TagSet></Tagging>";
+    let acl = [("x-amz-acl", "public-read")];
+    let requests: [(&str, &str, &[(&str, &str)], &[u8]); 3] =
+        [("PUT", "tagging", &[], tags), ("DELETE", "tagging", &[], b""), ("PUT", "acl", &acl, b"")];
+    for (method, what, headers, body) in requests {
+        let path = format!("/photos/k?{what}");
+        object("draft");
+        *fixture.store.overtaking.lock() = Some(Arc::clone(&signed));
+        let answer = fixture.call("bob", method, &path, headers, body).await;
+        assert_eq!((answer.status, answer.code()), (StatusCode::CONFLICT, "OperationAborted"), "{method} {what}");
+        assert_eq!(fixture.store.objects.lock().values().next(), Some(&signed), "{method} {what}");
+        assert_eq!(fixture.call("bob", method, &path, headers, body).await.code(), "AccessDenied", "{method} {what}");
+
+        let before = object("draft");
+        let answer = fixture.call("bob", method, &path, headers, body).await;
+        assert!(answer.status.is_success(), "{method} {what}: {answer:?}");
+        let after = Arc::clone(fixture.store.objects.lock().values().next().unwrap());
+        assert_ne!((&after.tags, after.acl), (&before.tags, before.acl), "{method} {what}");
+    }
+}
+
+#[tokio::test]
 async fn an_object_that_comes_after_a_deletion_of_nothing_was_allowed_stays() {
     let cold = ColdReads::new(Arc::new(EmptyTiers), ColdReadSettings::default());
     let fixture = Fixture::of_front(Arc::new(MemoryChunkStore::new()), cold);

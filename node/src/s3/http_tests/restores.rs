@@ -1,6 +1,6 @@
 //! RestoreObject: who may ask for it, and what is answered to what became of it.
 
-use holdfast_actors::ports::metadata::{CannedAcl, MoveQueued, MoveReason};
+use holdfast_actors::ports::metadata::{CannedAcl, MoveQueued, MoveReason, OnlyIf};
 
 use super::support::{Answer, Fixture, HOST};
 
@@ -58,6 +58,25 @@ async fn policy_decides_who_else_may_restore() {
     fixture.put_policy(&statement("Deny", "ann")).await;
     assert_eq!(restore(&fixture, "ann", queued).await.code(), "AccessDenied");
     assert_eq!(fixture.store.moves.lock().len(), 1, "what is refused asks for no move");
+}
+
+#[tokio::test]
+async fn what_tags_allowed_is_asked_for_the_object_that_has_them() {
+    let fixture = Fixture::new();
+    fixture.put_object("k", CannedAcl::Private, &[("state", "released")]);
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Action":"s3:RestoreObject",
+                "Resource":"arn:aws:s3:::photos/*",
+                "Condition":{"StringEquals":{"s3:ExistingObjectTag/state":"released"}}}"#,
+        )
+        .await;
+    assert_eq!(restore(&fixture, "bob", Some(MoveQueued::Queued)).await.status, 202);
+    let asked = fixture.store.moves.lock().pop().unwrap();
+    assert_eq!(asked.only_if, Some(OnlyIf { sequence: 1, ..OnlyIf::default() }));
+    fixture.call("ann", "DELETE", "/photos?policy", &[], b"").await;
+    assert_eq!(restore(&fixture, "ann", Some(MoveQueued::Queued)).await.status, 202);
+    assert_eq!(fixture.store.moves.lock().pop().unwrap().only_if, None, "nobody looked at tags");
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use holdfast_actors::domain::events::EventDraft;
 use holdfast_actors::ports::coordination::Fence;
 use holdfast_actors::ports::metadata::*;
 use holdfast_actors::ports::{MetadataError, MetadataStore};
@@ -20,6 +19,8 @@ pub struct TestStore {
     pub keys: Mutex<HashMap<String, Arc<AccessKey>>>,
     /// What overwrites the next object that is read, once it was read.
     pub overwriting: Mutex<Option<Arc<ObjectVersion>>>,
+    /// What overwrites the next object whose tags or ACL are set, just before.
+    pub overtaking: Mutex<Option<Arc<ObjectVersion>>>,
     /// What the next request for a move is answered.
     pub queued: Mutex<Option<MoveQueued>>,
     /// The moves that were asked for.
@@ -95,12 +96,33 @@ impl TestStore {
         self.keys.lock().insert(access_key.into(), Arc::new(key));
     }
 
+    fn change(&self, request: ChangeRequest, change: impl FnOnce(&mut ObjectVersion)) -> MetadataResult<VersionId> {
+        let at = (request.bucket, request.key);
+        let mut objects = self.objects.lock();
+        if let Some(next) = self.overtaking.lock().take() {
+            objects.insert(at.clone(), next);
+        }
+        let mut object = (**objects.get(&at).ok_or(MetadataError::NoSuchKey)?).clone();
+        if request.only_if.is_some_and(|only_if| is_other(&only_if, &object)) {
+            return Err(MetadataError::PreconditionFailed);
+        }
+        change(&mut object);
+        objects.insert(at, Arc::new(object));
+        Ok(VersionId::NULL)
+    }
+
     pub fn change_key(&self, access_key: &str, change: impl FnOnce(&mut AccessKey)) {
         let mut keys = self.keys.lock();
         let mut key = (*keys[access_key]).clone();
         change(&mut key);
         keys.insert(access_key.into(), Arc::new(key));
     }
+}
+
+/// Whether an object is not the one that was judged.
+fn is_other(only_if: &OnlyIf, object: &ObjectVersion) -> bool {
+    let noncurrent = only_if.noncurrent.as_ref();
+    object.sequence != only_if.sequence || noncurrent.is_some_and(|noncurrent| noncurrent.tags != object.tags)
 }
 
 /// What these tests never ask for.
@@ -161,16 +183,10 @@ impl MetadataStore for TestStore {
         let mut delete = |request: DeleteRequest| {
             let at = (bucket, request.key);
             let object = objects.get(&at);
-            let is_other = |only_if: &OnlyIf| {
-                object.is_none_or(|object| {
-                    let noncurrent = only_if.noncurrent.as_ref();
-                    object.sequence != only_if.sequence
-                        || noncurrent.is_some_and(|noncurrent| noncurrent.tags != object.tags)
-                })
-            };
+            let is_refused = |only_if: &OnlyIf| object.is_none_or(|object| is_other(only_if, object));
             let etag = object.and_then(|object| object.content.as_ref()).map(|content| content.etag);
             let is_unwanted = request.precondition.must_match.flatten().is_some_and(|wanted| Some(wanted) != etag);
-            if request.only_if.as_ref().is_some_and(is_other) || is_unwanted {
+            if request.only_if.as_ref().is_some_and(is_refused) || is_unwanted {
                 return Err(MetadataError::PreconditionFailed);
             }
             objects.remove(&at);
@@ -178,32 +194,11 @@ impl MetadataStore for TestStore {
         };
         Ok(requests.into_iter().map(&mut delete).collect())
     }
-    async fn set_object_tags(
-        &self,
-        _: BucketId,
-        _: &str,
-        _: Option<VersionId>,
-        _: Vec<Tag>,
-        _: Option<EventDraft>,
-        _: u64,
-    ) -> MetadataResult<VersionId> {
-        not_here()
+    async fn set_object_tags(&self, request: ChangeRequest, tags: Vec<Tag>) -> MetadataResult<VersionId> {
+        self.change(request, |object| object.tags = tags)
     }
-    async fn set_object_acl(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        _: Option<VersionId>,
-        acl: CannedAcl,
-        _: Option<EventDraft>,
-        _: u64,
-    ) -> MetadataResult<VersionId> {
-        let mut objects = self.objects.lock();
-        let at = (bucket, key.to_owned());
-        let mut object = (**objects.get(&at).ok_or(MetadataError::NoSuchKey)?).clone();
-        object.acl = acl;
-        objects.insert(at, Arc::new(object));
-        Ok(VersionId::NULL)
+    async fn set_object_acl(&self, request: ChangeRequest, acl: CannedAcl) -> MetadataResult<VersionId> {
+        self.change(request, |object| object.acl = acl)
     }
     async fn complete_upload(&self, _: CompleteUpload) -> MetadataResult<Committed> {
         not_here()

@@ -6,7 +6,7 @@ use holdfast_protocol::VersionId;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::{Store, T0, bucket_with, delete, delete_request, object, put, seeds, upload};
+use super::{Store, T0, bucket_with, change_request, delete, delete_request, object, put, seeds, upload};
 use crate::ports::coordination::{Fence, FencingToken, LeaseName};
 use crate::ports::metadata::{
     AgePosition, AgedKind, AgedVersion, BucketConfigKind, BucketId, DeleteRequest, Deleted, ListVersionsQuery,
@@ -60,7 +60,7 @@ pub async fn current_versions_come_by_age_and_pages_go_on(store: Store) {
         put_at(&store, id, key, T0 + at).await;
     }
     let tags = vec![Tag { key: "a".into(), value: "b".into() }];
-    store.set_object_tags(id, "d", None, tags.clone(), None, T0).await.unwrap();
+    store.set_object_tags(change_request(id, "d", None, T0), tags.clone()).await.unwrap();
     for page in 1..8 {
         let found = aged(&store, id, AgedKind::Current, T0 + 3, page).await;
         assert_eq!(keys(&found), ["e", "a", "c", "d", "b"], "pages of {page}");
@@ -143,7 +143,7 @@ pub async fn an_expiry_spares_what_was_changed_since_it_was_judged(store: Store)
         let judged = aged(&store, id, AgedKind::Current, T0, 10).await;
         let judged = |key: &str| judged.iter().find(|version| version.key == key).unwrap().clone();
         put_at(&store, id, "overwritten", T0).await;
-        store.set_object_tags(id, "tagged", None, Vec::new(), None, T0).await.unwrap();
+        store.set_object_tags(change_request(id, "tagged", None, T0), Vec::new()).await.unwrap();
         delete(&store, id, "gone", None).await.unwrap();
         for key in ["overwritten", "tagged", "gone"] {
             let refused = delete_if(&store, id, &judged(key), None, false).await;
@@ -177,13 +177,13 @@ pub async fn a_noncurrent_version_goes_only_as_it_was_judged(store: Store) {
         made.push(put_at(&store, id, "k", T0 + at).await);
     }
     let tag = |value: &str| vec![Tag { key: "keep".into(), value: value.into() }];
-    store.set_object_tags(id, "k", Some(made[0]), tag("no"), None, T0).await.unwrap();
+    store.set_object_tags(change_request(id, "k", Some(made[0]), T0), tag("no")).await.unwrap();
     let judged = aged(&store, id, AgedKind::Noncurrent, T0 + 9, 10).await;
     let first = judged.iter().find(|version| version.version == made[0]).unwrap();
     assert_eq!(first.tags, tag("no"));
     let only = |tags, newer| OnlyIf { noncurrent: Some(OnlyNoncurrent { tags, newer }), ..OnlyIf::default() };
 
-    store.set_object_tags(id, "k", Some(made[0]), tag("yes"), None, T0).await.unwrap();
+    store.set_object_tags(change_request(id, "k", Some(made[0]), T0), tag("yes")).await.unwrap();
     assert!(!delete_only(&store, id, first, only(tag("no"), 0)).await, "it was tagged anew");
     // Two are newer: the third one is the latest version.
     assert!(!delete_only(&store, id, first, only(tag("yes"), 3)).await);
@@ -312,15 +312,15 @@ pub async fn changes_that_move_nothing_are_noted_while_there_are_rules(store: St
     let id = bucket_with(&store, "b", Versioning::Enabled).await;
     let tags = || vec![Tag { key: "a".into(), value: "b".into() }];
     put(&store, id, "k", 1).await;
-    store.set_object_tags(id, "k", None, tags(), None, T0).await.unwrap();
+    store.set_object_tags(change_request(id, "k", None, T0), tags()).await.unwrap();
     assert_eq!(store.rechecks(id, 10).await.unwrap(), [], "nobody would ever look");
     store.set_bucket_config("b", BucketConfigKind::Lifecycle, Some("{}".into())).await.unwrap();
 
     let old = put_at(&store, id, "tagged", T0).await;
     put_at(&store, id, "tagged", T0 + 1).await;
     assert_eq!(store.rechecks(id, 10).await.unwrap(), []);
-    store.set_object_tags(id, "tagged", Some(old), tags(), None, T0).await.unwrap();
-    store.set_object_tags(id, "k", None, Vec::new(), None, T0).await.unwrap();
+    store.set_object_tags(change_request(id, "tagged", Some(old), T0), tags()).await.unwrap();
+    store.set_object_tags(change_request(id, "k", None, T0), Vec::new()).await.unwrap();
     let noted = store.rechecks(id, 10).await.unwrap();
     let mut standings: Vec<_> = noted[0].versions.iter().map(|v| (v.standing, v.tags.len())).collect();
     standings.sort_by_key(|(standing, _)| *standing == Standing::Noncurrent);
@@ -350,7 +350,7 @@ pub async fn changes_that_move_nothing_are_noted_while_there_are_rules(store: St
     delete(&store, id, "m", Some(second)).await.unwrap();
     assert_eq!(finish_all().await, [("m".to_owned(), Standing::Marker { is_alone: true })]);
     // What is gone since has nothing to be looked at; and all notes go with the rules.
-    store.set_object_tags(id, "k", None, tags(), None, T0).await.unwrap();
+    store.set_object_tags(change_request(id, "k", None, T0), tags()).await.unwrap();
     let latest = store.object(id, "k", None).await.unwrap();
     delete(&store, id, "k", Some(latest.version)).await.unwrap();
     let noted = store.rechecks(id, 10).await.unwrap();

@@ -4,9 +4,12 @@ use futures::future::join_all;
 use holdfast_protocol::checksum::Checksum;
 use holdfast_protocol::{ChecksumAlgorithm, ChecksumType, VersionId};
 
-use super::{Store, T0, bucket, bucket_with, content, delete, delete_request, etag, latest, object, put};
+use super::{
+    Store, T0, bucket, bucket_with, change_request, content, delete, delete_request, etag, latest, object, put,
+};
 use crate::ports::metadata::{
-    BucketId, CannedAcl, ContentSource, MetadataError, ObjectAttributes, ObjectPart, Tag, Versioning, WritePrecondition,
+    BucketId, CannedAcl, ChangeRequest, ContentSource, MetadataError, ObjectAttributes, ObjectPart, ObjectVersion,
+    OnlyIf, OnlyNoncurrent, Tag, Versioning, WritePrecondition,
 };
 
 /// Nothing of what was written is lost or changed, and the answer is what a read gives.
@@ -181,10 +184,13 @@ pub async fn tags_and_acl_change_one_version(store: Store) {
     let old = put(&store, id, "k", 1).await.object;
     let new = put(&store, id, "k", 2).await.object;
     let tags = |value: &str| vec![Tag { key: "t".into(), value: value.into() }];
-    assert_eq!(store.set_object_tags(id, "k", None, tags("new"), None, 5).await.unwrap(), new.version);
-    assert_eq!(store.set_object_tags(id, "k", Some(old.version), tags("old"), None, 5).await.unwrap(), old.version);
+    assert_eq!(store.set_object_tags(change_request(id, "k", None, 5), tags("new")).await.unwrap(), new.version);
     assert_eq!(
-        store.set_object_acl(id, "k", Some(old.version), CannedAcl::PublicRead, None, 5).await.unwrap(),
+        store.set_object_tags(change_request(id, "k", Some(old.version), 5), tags("old")).await.unwrap(),
+        old.version
+    );
+    assert_eq!(
+        store.set_object_acl(change_request(id, "k", Some(old.version), 5), CannedAcl::PublicRead).await.unwrap(),
         old.version
     );
     let latest_now = latest(&store, id, "k").await.unwrap();
@@ -193,17 +199,76 @@ pub async fn tags_and_acl_change_one_version(store: Store) {
     assert_eq!(latest_now.last_modified_ms, new.last_modified_ms);
     let old_now = store.object(id, "k", Some(old.version)).await.unwrap();
     assert_eq!((old_now.tags.clone(), old_now.acl, old_now.is_latest), (tags("old"), CannedAcl::PublicRead, false));
-    store.set_object_tags(id, "k", None, Vec::new(), None, 5).await.unwrap();
+    store.set_object_tags(change_request(id, "k", None, 5), Vec::new()).await.unwrap();
     assert_eq!(latest(&store, id, "k").await.unwrap().tags, []);
 
     assert!(matches!(
-        store.set_object_tags(id, "none", None, Vec::new(), None, 5).await,
+        store.set_object_tags(change_request(id, "none", None, 5), Vec::new()).await,
         Err(MetadataError::NoSuchKey)
     ));
-    let missing = store.set_object_acl(id, "k", Some(VersionId([9; 12])), CannedAcl::Private, None, 5).await;
+    let missing = store.set_object_acl(change_request(id, "k", Some(VersionId([9; 12])), 5), CannedAcl::Private).await;
     assert!(matches!(missing, Err(MetadataError::NoSuchVersion)));
     delete(&store, id, "k", None).await.unwrap();
-    assert!(matches!(store.set_object_tags(id, "k", None, Vec::new(), None, 5).await, Err(MetadataError::NoSuchKey)));
+    assert!(matches!(
+        store.set_object_tags(change_request(id, "k", None, 5), Vec::new()).await,
+        Err(MetadataError::NoSuchKey)
+    ));
+}
+
+/// Who was allowed to change an object may not be allowed to change the one that took its place.
+pub async fn tags_and_acl_change_only_what_was_judged(store: Store) {
+    let tags = |value: &str| vec![Tag { key: "t".into(), value: value.into() }];
+    let only = |judged: &ObjectVersion| {
+        let noncurrent = (!judged.is_latest).then(|| OnlyNoncurrent { tags: judged.tags.clone(), newer: 0 });
+        Some(OnlyIf { sequence: judged.sequence, noncurrent, ..OnlyIf::default() })
+    };
+    for versioning in [Versioning::Unversioned, Versioning::Suspended, Versioning::Enabled] {
+        let id = bucket_with(&store, &format!("b-{versioning:?}").to_lowercase(), versioning).await;
+        put(&store, id, "k", 1).await;
+        let judged = latest(&store, id, "k").await.unwrap();
+        let change = |version| ChangeRequest { only_if: only(&judged), ..change_request(id, "k", version, 5) };
+        store.set_object_acl(change(None), CannedAcl::PublicRead).await.unwrap();
+        let again = store.set_object_tags(change(None), tags("stale")).await;
+        assert!(matches!(again, Err(MetadataError::PreconditionFailed)), "{versioning:?}: {again:?}");
+
+        let judged = latest(&store, id, "k").await.unwrap();
+        let change = |version| ChangeRequest { only_if: only(&judged), ..change_request(id, "k", version, 5) };
+        let next = put(&store, id, "k", 2).await.object;
+        // The null version is one name of both, where there is no other.
+        let named = (judged.version == next.version).then_some(next.version);
+        for version in [None, named] {
+            let refused = store.set_object_tags(change(version), tags("stale")).await;
+            assert!(matches!(refused, Err(MetadataError::PreconditionFailed)), "{versioning:?}: {refused:?}");
+            let refused = store.set_object_acl(change(version), CannedAcl::PublicRead).await;
+            assert!(matches!(refused, Err(MetadataError::PreconditionFailed)), "{versioning:?}: {refused:?}");
+        }
+        let now = latest(&store, id, "k").await.unwrap();
+        assert_eq!((&now.tags, now.acl, now.sequence), (&next.tags, next.acl, next.sequence), "{versioning:?}");
+
+        let judged = now;
+        let change = ChangeRequest { only_if: only(&judged), ..change_request(id, "k", Some(judged.version), 5) };
+        store.set_object_tags(change, tags("new")).await.unwrap();
+        let judged = latest(&store, id, "k").await.unwrap();
+        assert_eq!(judged.tags, tags("new"), "{versioning:?}");
+        delete(&store, id, "k", None).await.unwrap();
+        let change = ChangeRequest { only_if: only(&judged), ..change_request(id, "k", None, 5) };
+        let gone = store.set_object_tags(change, tags("stale")).await;
+        assert!(matches!(gone, Err(MetadataError::NoSuchKey)), "{versioning:?}: {gone:?}");
+    }
+
+    // A noncurrent version keeps its number when it is tagged anew.
+    let id = bucket_with(&store, "noncurrent", Versioning::Enabled).await;
+    let old = put(&store, id, "k", 1).await.object.version;
+    put(&store, id, "k", 2).await;
+    let judged = store.object(id, "k", Some(old)).await.unwrap();
+    let change = || ChangeRequest { only_if: only(&judged), ..change_request(id, "k", Some(old), 5) };
+    store.set_object_tags(change(), tags("held")).await.unwrap();
+    let refused = store.set_object_tags(change(), tags("stale")).await;
+    assert!(matches!(refused, Err(MetadataError::PreconditionFailed)), "{refused:?}");
+    let refused = store.set_object_acl(change(), CannedAcl::PublicRead).await;
+    assert!(matches!(refused, Err(MetadataError::PreconditionFailed)), "{refused:?}");
+    let now = store.object(id, "k", Some(old)).await.unwrap();
+    assert_eq!((now.tags.clone(), now.acl), (tags("held"), CannedAcl::Private));
 }
 
 /// Present and missing keys together; results come in the order of the requests.

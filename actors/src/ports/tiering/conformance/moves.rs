@@ -7,7 +7,7 @@ use futures::future::join_all;
 use holdfast_protocol::{Epoch, NodeId, ShardId};
 
 use super::{LATER, World, cold_object, moved_content, names_of, oss, piece_names, request, tier};
-use crate::ports::metadata::conformance::{T0, bucket, bucket_with, content_of, delete, latest, put};
+use crate::ports::metadata::conformance::{T0, bucket, bucket_with, change_request, content_of, delete, latest, put};
 use crate::ports::metadata::{
     CannedAcl, MetadataError, MoveEnd, MoveQueued, MoveReason, Moved, NewObject, ReplicaEvidence, Tag, Versioning,
 };
@@ -229,8 +229,8 @@ pub async fn what_changes_during_a_move_is_kept(world: World) {
     let job = world.claim_one(&oss(), T0 + 1).await;
     world.reserve(&job).await;
     let tags = vec![Tag { key: "a".into(), value: "b".into() }];
-    world.store.set_object_tags(id, "k", None, tags.clone(), None, T0 + 2).await.unwrap();
-    world.store.set_object_acl(id, "k", None, CannedAcl::PublicRead, None, T0 + 2).await.unwrap();
+    world.store.set_object_tags(change_request(id, "k", None, T0 + 2), tags.clone()).await.unwrap();
+    world.store.set_object_acl(change_request(id, "k", None, T0 + 2), CannedAcl::PublicRead).await.unwrap();
     let before = latest(&world.store, id, "k").await.unwrap();
     let content = moved_content(&job, old.content.as_ref().unwrap());
     assert_eq!(world.commit_to(&job, content.clone(), T0 + 20).await.unwrap(), MoveEnd::Done);

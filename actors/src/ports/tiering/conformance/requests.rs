@@ -3,7 +3,7 @@
 use holdfast_protocol::VersionId;
 
 use super::{LATER, World, oss, request, tier};
-use crate::ports::metadata::conformance::{T0, bucket, bucket_with, content_of, delete, latest, put};
+use crate::ports::metadata::conformance::{T0, bucket, bucket_with, change_request, content_of, delete, latest, put};
 use crate::ports::metadata::{
     MetadataError, MoveQueued, MoveReason, MoveRequest, OnlyIf, OnlyNoncurrent, Tag, Versioning,
 };
@@ -108,7 +108,7 @@ pub async fn a_version_moves_only_as_it_was_judged(world: World) {
     };
     let refused = |result| assert!(matches!(result, Err(MetadataError::PreconditionFailed)), "{result:?}");
     let tags = vec![Tag { key: "keep".into(), value: "hot".into() }];
-    world.store.set_object_tags(id, "k", None, tags.clone(), None, T0 + 2).await.unwrap();
+    world.store.set_object_tags(change_request(id, "k", None, T0 + 2), tags.clone()).await.unwrap();
     refused(ask(None, judged(first.sequence)).await);
     refused(ask(Some(first.version), judged(first.sequence)).await);
     let now = latest(&world.store, id, "k").await.unwrap().sequence;
