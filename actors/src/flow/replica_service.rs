@@ -16,7 +16,8 @@
 //!
 //! # Bounds
 //! Writes are admitted by number and announced bytes, walks over the index by number; beyond, writes are refused as
-//! [`PeerError::Busy`] at once (their caller has other replicas) and walks wait (their caller has a deadline).
+//! [`PeerError::Busy`] at once (their caller has other replicas) and walks wait (their caller has a deadline). Before a
+//! write is refused, others on which nothing comes for long are given up in its favour (`places`).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,7 +27,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use holdfast_protocol::{CHUNK_SIZE_MAX, ChunkId, NodeId};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::cluster_view::ClusterView;
 use super::key_locks::{ChunkLock, ChunkLocks};
@@ -38,8 +40,9 @@ use crate::ports::peers::{
 };
 use crate::ports::{ChunkBody, ChunkError, ChunkSink};
 
-/// Announced bytes are counted in units of this, so that they fit a semaphore.
-const UNIT_BYTES: u64 = 4_096;
+mod places;
+
+use places::{Place, Places};
 
 /// Digests in work at once. The store makes many in one walk, so more than walks: no comparison waits for those of
 /// others.
@@ -74,8 +77,7 @@ type Writable = Arc<dyn Fn() -> bool + Send + Sync>;
 pub struct LocalReplicas {
     store: Arc<dyn ReplicaStore>,
     view: Arc<ClusterView>,
-    jobs: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
+    places: Arc<Places>,
     walks: Arc<Semaphore>,
     digests: Arc<Semaphore>,
     /// Keeps other attempts at a chunk away, and repairs and copies of it.
@@ -89,12 +91,10 @@ pub struct LocalReplicas {
 impl LocalReplicas {
     /// On this node's own store.
     pub fn new(store: Arc<dyn ReplicaStore>, view: Arc<ClusterView>, limits: ReplicaLimits) -> Self {
-        let units = (limits.bytes_max / UNIT_BYTES).clamp(1, Semaphore::MAX_PERMITS as u64);
         Self {
             store,
             view,
-            jobs: Arc::new(Semaphore::new(limits.writes_max)),
-            bytes: Arc::new(Semaphore::new(units as usize)),
+            places: Places::new(&limits),
             walks: Arc::new(Semaphore::new(limits.walks_max)),
             digests: Arc::new(Semaphore::new(DIGESTS_MAX)),
             locks: ChunkLocks::new(),
@@ -128,17 +128,6 @@ impl LocalReplicas {
         self
     }
 
-    fn admit(&self, size_bytes: u32) -> Result<[OwnedSemaphorePermit; 2], PeerError> {
-        let busy = |_| {
-            metrics::counter!("holdfast_replica_refused_total", "reason" => "busy").increment(1);
-            PeerError::Busy
-        };
-        let job = Arc::clone(&self.jobs).try_acquire_owned().map_err(busy)?;
-        let units = u64::from(size_bytes).div_ceil(UNIT_BYTES) as u32;
-        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(units).map_err(busy)?;
-        Ok([job, bytes])
-    }
-
     /// Runs a walk over the index off the caller's thread, with a place of `places`.
     async fn walk<T: Send + 'static>(
         &self,
@@ -161,7 +150,7 @@ fn counted(what: &str, count: usize, max: usize) -> Result<(), PeerError> {
 
 /// What a write holds until it has ended.
 struct Held {
-    _permits: [OwnedSemaphorePermit; 2],
+    place: Place,
     _lock: ChunkLock,
 }
 
@@ -178,7 +167,10 @@ struct FencedSink {
 #[async_trait]
 impl ChunkSink for FencedSink {
     async fn write(&mut self, data: &[u8]) -> Result<Vec<Bytes>, ChunkError> {
-        self.inner.write(data).await
+        self.held.place.works()?;
+        let pieces = self.inner.write(data).await;
+        self.held.place.waits();
+        pieces
     }
 
     fn finish_input(&mut self) -> Result<Option<Bytes>, ChunkError> {
@@ -186,6 +178,7 @@ impl ChunkSink for FencedSink {
     }
 
     async fn finish(self: Box<Self>) -> Result<ChunkReceipt, ChunkError> {
+        self.held.place.works()?;
         let Self { inner, store, view, fence, id, held } = *self;
         let receipt = inner.finish().await?;
         let Err(refusal) = admitted(&view, fence) else {
@@ -202,6 +195,10 @@ impl ChunkSink for FencedSink {
         // What went wrong there was logged there.
         drop(deletion.await);
         Err(refusal)
+    }
+
+    fn taken_back(&self) -> CancellationToken {
+        self.held.place.taken_back()
     }
 }
 
@@ -228,12 +225,11 @@ struct ComparingSink {
     left: u32,
     view: Arc<ClusterView>,
     fence: Fence,
-    _held: Held,
+    held: Held,
 }
 
-#[async_trait]
-impl ChunkSink for ComparingSink {
-    async fn write(&mut self, data: &[u8]) -> Result<Vec<Bytes>, ChunkError> {
+impl ComparingSink {
+    async fn compare(&mut self, data: &[u8]) -> Result<Vec<Bytes>, ChunkError> {
         if data.len() > self.left as usize {
             return Err(ChunkError::Invalid("more bytes than announced".into()));
         }
@@ -253,6 +249,16 @@ impl ChunkSink for ComparingSink {
         self.left -= data.len() as u32;
         Ok(vec![Bytes::copy_from_slice(data)])
     }
+}
+
+#[async_trait]
+impl ChunkSink for ComparingSink {
+    async fn write(&mut self, data: &[u8]) -> Result<Vec<Bytes>, ChunkError> {
+        self.held.place.works()?;
+        let pieces = self.compare(data).await;
+        self.held.place.waits();
+        pieces
+    }
 
     fn finish_input(&mut self) -> Result<Option<Bytes>, ChunkError> {
         if self.left > 0 {
@@ -265,9 +271,14 @@ impl ChunkSink for ComparingSink {
         if self.left > 0 {
             return Err(ChunkError::Invalid("fewer bytes than announced".into()));
         }
+        self.held.place.works()?;
         // What is in the index is durable; that the disk still has it is seen only past the page cache.
         self.store.verify(self.id).await?;
         admitted(&self.view, self.fence).map(|()| ChunkReceipt::default())
+    }
+
+    fn taken_back(&self) -> CancellationToken {
+        self.held.place.taken_back()
     }
 }
 
@@ -279,13 +290,17 @@ impl ReplicaService for LocalReplicas {
             return Err(PeerError::Protocol(format!("chunk {} is not of shard {}", spec.id, fence.shard)));
         }
         admitted(&self.view, fence)?;
-        let permits = self.admit(spec.size_bytes)?;
+        let place = self.places.take(spec.size_bytes).await.ok_or_else(|| {
+            metrics::counter!("holdfast_replica_refused_total", "reason" => "busy").increment(1);
+            PeerError::Busy
+        })?;
         let lock = self.locks.lock_within(spec.id, PREDECESSOR_MAX).await.ok_or(PeerError::Busy)?;
-        let held = Held { _permits: permits, _lock: lock };
+        let held = Held { place, _lock: lock };
         let (id, size_bytes) = (spec.id, spec.size_bytes);
         match self.store.create(spec).await {
             Ok(inner) => {
                 let (store, view) = (Arc::clone(&self.store), Arc::clone(&self.view));
+                held.place.waits();
                 Ok(Box::new(FencedSink { inner, store, view, fence, id, held }))
             }
             Err(ChunkError::Exists(_)) => {
@@ -298,7 +313,8 @@ impl ReplicaService for LocalReplicas {
                 let stored = self.store.read_copied(id, 0..size_bytes)?;
                 let (store, view) = (Arc::clone(&self.store), Arc::clone(&self.view));
                 let piece = Bytes::new();
-                Ok(Box::new(ComparingSink { id, store, stored, piece, left: size_bytes, view, fence, _held: held }))
+                held.place.waits();
+                Ok(Box::new(ComparingSink { id, store, stored, piece, left: size_bytes, view, fence, held }))
             }
             Err(error) => Err(error.into()),
         }

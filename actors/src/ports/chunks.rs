@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
 use holdfast_protocol::{ChunkId, ContentId, Epoch, NodeId, ShardId};
+use tokio_util::sync::CancellationToken;
 
 use super::peers::ShardDigest;
 
@@ -106,6 +107,12 @@ pub trait ChunkSink: Send {
     /// On an error the chunk does not exist, or (with replicas) exists on too few of them to count; what is there is
     /// removed by the caller's [`ChunkStore::delete`] or as an orphan.
     async fn finish(self: Box<Self>) -> Result<ChunkReceipt, ChunkError>;
+
+    /// Cancelled when the store needs what the sink holds for others, which it does only while it is given nothing.
+    /// Whoever waits for bytes to write then drops the sink: it takes no more. Most sinks are never taken back.
+    fn taken_back(&self) -> CancellationToken {
+        CancellationToken::new()
+    }
 }
 
 /// What is known about a chunk that was made durable. A store on this node's disks alone has nothing to tell.

@@ -309,9 +309,20 @@ impl Stream {
         let mut left_bytes = write.spec.size_bytes as usize;
         let mut sink = within(request_timeout, self.serving.service.create(self.from, write)).await?;
         self.say(&Answer::Ready).await?;
+        let taken_back = sink.taken_back();
+        let mut taken_back = std::pin::pin!(taken_back.cancelled());
         let mut chunks: [Bytes; CHUNKS_AT_A_TIME] = Default::default();
         loop {
-            let read = async { self.recv.read_chunks(&mut chunks).await.map_err(StreamError::Read) };
+            let read = async {
+                tokio::select! {
+                    biased;
+                    read = self.recv.read_chunks(&mut chunks) => {
+                        read.map_err(|error| Failure::from(StreamError::Read(error)))
+                    }
+                    // Others have the place now; the caller looks for this answer when it goes on.
+                    () = &mut taken_back => Err(Failure::Answer(WireError::Busy)),
+                }
+            };
             // The end of the stream says that the caller wants the chunk: one that was given up is reset instead.
             let Some(count) = within(payload, read).await? else { break };
             for chunk in &mut chunks[..count] {

@@ -215,6 +215,28 @@ async fn stalled_peer_times_out_and_holds_no_more_than_its_window() {
     assert!(store.payload(id).is_none());
 }
 
+/// The caller's client is slow, or the caller has forgotten the write: neither its connection nor time ends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn write_that_is_taken_back_ends_while_nothing_comes() {
+    let mut cluster = Cluster::new(ClusterId::generate());
+    let endless = PeerOptions { payload_timeout: Duration::from_secs(3_600), ..steady(Duration::from_secs(60)) };
+    let (a, b) = (cluster.node(endless.clone()), cluster.node(endless));
+    let peers = a.peers();
+    let mut sink = peers.create(b.id, write_of(ContentId([1; 12]).chunk(0), CHUNK_SIZE_MAX as usize)).await.unwrap();
+    sink.send(Bytes::from(vec![1; 100_000])).await.unwrap();
+    assert_eq!(b.service.store.sinks_open(), 1);
+    b.service.take_back_writes();
+    eventually("the peer drops the sink", || b.service.store.sinks_open() == 0).await;
+    // It takes no more than its window has room for.
+    let error = async {
+        loop {
+            sink.send(Bytes::from(vec![1; 100_000])).await?;
+        }
+    };
+    let error: Result<(), PeerError> = error.await;
+    assert!(matches!(error, Err(PeerError::Busy)), "{error:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peer_that_does_not_answer_times_out() {
     let mut cluster = Cluster::new(ClusterId::generate());

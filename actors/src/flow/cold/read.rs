@@ -31,12 +31,11 @@
 //! the same block.
 //!
 //! # Limits
-//! The node has at most [`ColdReadSettings::streams_max`] streams from tiers, and of one tier three quarters of them
-//! where there are others: one that stalls leaves the rest to those. Who needs one more waits for a limited time; while
-//! somebody waits, readers that have not read for [`ColdReadSettings::idle_max`] lose their stream, and begin another
-//! when they go on.
+//! The node has at most [`ColdReadSettings::streams_max`] streams from tiers. Half of them are kept in equal parts for
+//! each tier, so that those that stall, however many, leave some to the others. Who needs one more waits for a limited
+//! time; while somebody waits, readers that have not read for [`ColdReadSettings::idle_max`] lose their stream, and
+//! begin another when they go on.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -48,11 +47,10 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream};
 use holdfast_protocol::journal::ErrorKind;
 use holdfast_protocol::{ColdPlace, ContentId, TierName};
-use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 
 use self::cache::BlockCache;
 use self::flight::{Flight, Flights, Joined};
+use self::streams::Streams;
 use crate::flow::report::Reporter;
 use crate::ports::metadata::Content;
 use crate::ports::tiers::Tiers;
@@ -60,6 +58,7 @@ use crate::ports::tiers::Tiers;
 mod cache;
 mod fetch;
 mod flight;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -68,7 +67,7 @@ mod tests;
 pub struct ColdReadSettings {
     /// Bytes of verified blocks that are kept; 0: none, and readers share nothing.
     pub cache_bytes_max: u64,
-    /// Streams from tiers at a time.
+    /// Streams from tiers at a time; each tier that is set up has one at least.
     pub streams_max: usize,
     /// How long a reader waits for one of them.
     pub stream_wait_max: Duration,
@@ -156,25 +155,13 @@ struct Shared {
     reporter: Option<Reporter>,
     cache: BlockCache,
     flights: Flights,
-    streams: Arc<Semaphore>,
-    /// What each tier may have of the streams.
-    shares: Mutex<HashMap<TierName, Arc<Semaphore>>>,
+    streams: Arc<Streams>,
 }
 
 impl Shared {
     /// Whether blocks of this content are cached, and so shared.
     fn caches(&self, place: &ColdPlace) -> bool {
         self.cache.takes(u64::from(place.block_bytes).min(place.size_bytes))
-    }
-
-    /// What a tier may have of the streams; `None`: all, as there is no other.
-    fn share_of(&self, tier: &TierName) -> Option<Arc<Semaphore>> {
-        if self.tiers.names().len() < 2 {
-            return None;
-        }
-        let all = self.settings.streams_max;
-        let new = || Arc::new(Semaphore::new((all - all / 4).max(1)));
-        Some(Arc::clone(self.shares.lock().entry(tier.clone()).or_insert_with(new)))
     }
 
     fn report(&self, kind: ErrorKind, subject: String, detail: &str) {
@@ -193,9 +180,8 @@ impl ColdReads {
     /// Reads from these tiers, and reports failures and damage to the error log.
     pub fn with_reporter(tiers: Arc<dyn Tiers>, settings: ColdReadSettings, reporter: Option<Reporter>) -> Self {
         let cache = BlockCache::new(settings.cache_bytes_max);
-        let streams = Arc::new(Semaphore::new(settings.streams_max));
-        let (flights, shares) = (Flights::default(), Mutex::default());
-        let shared = Shared { tiers, settings, reporter, cache, flights, streams, shares };
+        let streams = Streams::new(settings.streams_max);
+        let shared = Shared { tiers, settings, reporter, cache, flights: Flights::default(), streams };
         Self { shared: Arc::new(shared) }
     }
 

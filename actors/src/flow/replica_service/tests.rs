@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::TryStreamExt as _;
 
+use super::places::SILENT_MIN;
 use super::*;
 use crate::flow::test_cluster::{TestCluster, chunk, node_id, pattern, replica_write, spec};
 use crate::ports::chunks::ChunkStore as _;
@@ -167,6 +168,62 @@ async fn dropped_write_frees_its_chunk_and_its_permits() {
     drop((first, second));
     eventually("sinks are gone", || node.store.sinks_open() == 0).await;
     write(&replicas, chunk(0), &pattern(60 << 10, 0), 1).await.unwrap();
+}
+
+/// Ends as the task of a stream does that waits for bytes.
+fn waiting(sink: Box<dyn ChunkSink>) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        let taken_back = sink.taken_back();
+        taken_back.cancelled().await;
+        drop(sink);
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_on_which_nothing_comes_give_their_places_up_the_longest_silent_first() {
+    let cluster = TestCluster::new(1, 1);
+    let node = &cluster.nodes[0];
+    let limits = ReplicaLimits { writes_max: 3, bytes_max: 1 << 20, walks_max: 1 };
+    let replicas = LocalReplicas::new(node.store.clone(), node.view.clone(), limits);
+    let begin = async |index| replicas.create(node_id(9), replica_write(chunk(index), 20_000, 1)).await;
+    let oldest = waiting(begin(0).await.unwrap());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let older = waiting(begin(1).await.unwrap());
+    let mut slow = begin(2).await.unwrap();
+    assert!(matches!(begin(3).await.err(), Some(PeerError::Busy)), "a client may be slow");
+    tokio::time::advance(SILENT_MIN).await;
+    slow.write(&[1; 1_000]).await.unwrap();
+    let fourth = begin(3).await.unwrap();
+    oldest.await.unwrap();
+    assert!(!older.is_finished(), "one place was needed");
+    let fifth = begin(4).await.unwrap();
+    older.await.unwrap();
+    assert!(matches!(begin(5).await.err(), Some(PeerError::Busy)), "something came on the others");
+    for mut sink in [slow, fourth, fifth] {
+        sink.write(&[1; 1_000]).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_place_is_taken_back_where_that_makes_no_room_and_no_byte_taken_after_one_was() {
+    let cluster = TestCluster::new(1, 1);
+    let node = &cluster.nodes[0];
+    let limits = ReplicaLimits { writes_max: 8, bytes_max: 64 << 10, walks_max: 1 };
+    let replicas = LocalReplicas::new(node.store.clone(), node.view.clone(), limits);
+    let begin = async |index, size| replicas.create(node_id(9), replica_write(chunk(index), size, 1)).await;
+    let mut silent = begin(0, 20 << 10).await.unwrap();
+    let mut slow = begin(1, 40 << 10).await.unwrap();
+    tokio::time::advance(SILENT_MIN).await;
+    slow.write(&[1; 1_000]).await.unwrap();
+    assert!(matches!(begin(2, 40 << 10).await.err(), Some(PeerError::Busy)));
+    silent.write(&[1; 1_000]).await.unwrap();
+    tokio::time::advance(SILENT_MIN).await;
+    slow.write(&[1; 1_000]).await.unwrap();
+    // It would be enough, but whoever has it does not drop it.
+    assert!(matches!(begin(2, 20 << 10).await.err(), Some(PeerError::Busy)));
+    assert!(matches!(silent.write(&[1; 1_000]).await, Err(ChunkError::Unavailable(_))));
+    drop(silent);
+    begin(2, 20 << 10).await.unwrap();
 }
 
 #[tokio::test]

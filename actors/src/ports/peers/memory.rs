@@ -9,10 +9,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_protocol::{ChunkId, Epoch, NodeId, ShardId, chunk_order};
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::{DIGEST_PARTS, Fence, PeerError, PeerHealth, ReplicaService, ReplicaWrite, ShardDigest, ShardReport};
 use crate::ports::chunks::memory::MemoryChunkStore;
-use crate::ports::chunks::{ChunkBody, ChunkError, ChunkInfo, ChunkSink, ChunkStore as _};
+use crate::ports::chunks::{ChunkBody, ChunkError, ChunkInfo, ChunkReceipt, ChunkSink, ChunkStore as _};
 
 /// What the service answers to everything, when it is told to refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub struct MemoryReplica {
     refuse: Mutex<Option<Refuse>>,
     callers: Mutex<Vec<NodeId>>,
     reports: Mutex<Vec<ShardReport>>,
+    /// Of the writes that are under way.
+    writes: Mutex<CancellationToken>,
 }
 
 impl MemoryReplica {
@@ -46,12 +49,18 @@ impl MemoryReplica {
             refuse: Mutex::default(),
             callers: Mutex::default(),
             reports: Mutex::default(),
+            writes: Mutex::default(),
         }
     }
 
     /// Refuses everything but health, or nothing any more.
     pub fn set_refuse(&self, refuse: Option<Refuse>) {
         *self.refuse.lock() = refuse;
+    }
+
+    /// Takes the writes back that are under way.
+    pub fn take_back_writes(&self) {
+        std::mem::take(&mut *self.writes.lock()).cancel();
     }
 
     /// The highest epoch heard of.
@@ -95,12 +104,38 @@ impl MemoryReplica {
     }
 }
 
+/// A write that can be taken back.
+struct Sink {
+    inner: Box<dyn ChunkSink>,
+    taken_back: CancellationToken,
+}
+
+#[async_trait]
+impl ChunkSink for Sink {
+    async fn write(&mut self, data: &[u8]) -> Result<Vec<Bytes>, ChunkError> {
+        self.inner.write(data).await
+    }
+
+    fn finish_input(&mut self) -> Result<Option<Bytes>, ChunkError> {
+        self.inner.finish_input()
+    }
+
+    async fn finish(self: Box<Self>) -> Result<ChunkReceipt, ChunkError> {
+        self.inner.finish().await
+    }
+
+    fn taken_back(&self) -> CancellationToken {
+        self.taken_back.clone()
+    }
+}
+
 #[async_trait]
 impl ReplicaService for MemoryReplica {
     async fn create(&self, from: NodeId, write: ReplicaWrite) -> Result<Box<dyn ChunkSink>, PeerError> {
         self.begin(from)?;
         self.admit(write.fence)?;
-        Ok(self.store.create(write.spec).await?)
+        let inner = self.store.create(write.spec).await?;
+        Ok(Box::new(Sink { inner, taken_back: self.writes.lock().clone() }))
     }
 
     fn read(&self, from: NodeId, chunk: ChunkId, range: Range<u32>) -> Result<ChunkBody, PeerError> {

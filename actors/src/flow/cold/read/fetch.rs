@@ -4,16 +4,15 @@
 //! first block that was not given out; how often, and for how long, has limits, which start anew with each block that
 //! comes.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_protocol::journal::ErrorKind;
 use holdfast_protocol::{ColdPlace, ContentId};
-use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::streams::Permit;
 use super::{ColdReadError, Shared};
 use crate::flow::cold::run::{Run, RunError};
 use crate::ports::tiers::{ColdTier, PieceName, TierError};
@@ -56,14 +55,7 @@ struct Stream {
     place: Arc<ColdPlace>,
     /// How it ended, for the metrics.
     outcome: &'static str,
-    _permits: Permits,
-}
-
-/// That there may be one more stream.
-struct Permits {
-    /// Of the tier's share, if it has one.
-    _share: Option<OwnedSemaphorePermit>,
-    _stream: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 /// Why a stream ended early.
@@ -179,7 +171,7 @@ impl Fetch {
 
     /// Asks the tier for what is left of the run.
     async fn begin(&mut self) -> Result<Stream, Fault> {
-        let permits = self.permits().await?;
+        let permit = self.permit().await?;
         let place = &self.place;
         let tier = self.shared.tiers.tier(&place.tier).map_err(|error| Fault::of(place, error))?;
         let received = metrics::counter!("holdfast_tier_read_bytes_total", "tier" => place.tier.to_string());
@@ -195,25 +187,18 @@ impl Fetch {
             metrics::counter!("holdfast_tier_corrupt_total", "tier" => place.tier.to_string()).increment(1);
             self.report_damage(&format!("one copy of {} is missing, another one is read", run.name()));
         }
-        Ok(Stream { run, place: Arc::clone(place), outcome: "dropped", _permits: permits })
+        Ok(Stream { run, place: Arc::clone(place), outcome: "dropped", _permit: permit })
     }
 
     /// Waits for one of the node's streams.
-    async fn permits(&mut self) -> Result<Permits, Fault> {
+    async fn permit(&mut self) -> Result<Permit, Fault> {
         let settings = &self.shared.settings;
         let deadline = Instant::now() + settings.stream_wait_max;
-        let (share, streams) = (self.shared.share_of(&self.place.tier), Arc::clone(&self.shared.streams));
-        let mut acquire = pin!(async move {
-            let share = match share {
-                Some(share) => Some(share.acquire_owned().await?),
-                None => None,
-            };
-            Ok::<_, AcquireError>(Permits { _share: share, _stream: streams.acquire_owned().await? })
-        });
+        let mut granted = self.shared.streams.ask(&self.place.tier, self.shared.tiers.names().len());
         let mut step = Duration::ZERO;
         loop {
-            match timeout(step, &mut acquire).await {
-                Ok(Ok(permits)) => return Ok(permits),
+            match timeout(step, &mut granted).await {
+                Ok(Ok(permit)) => return Ok(permit),
                 Ok(Err(_)) => return Err(self.no_stream("the node ends")),
                 Err(_) if Instant::now() >= deadline => {
                     return Err(self.no_stream("as many objects as the node may read at once are being read"));

@@ -6,6 +6,7 @@ use super::*;
 use crate::flow::consume::tests::Memory;
 use crate::ports::SystemClock;
 use crate::ports::events::{EventBus, InProcessEventBus, InProcessLimits, Position, SubscribeOptions, Topic};
+use crate::ports::tiers::ColdTier;
 
 /// Where the requests began.
 fn starts(world: &World) -> Vec<u64> {
@@ -124,28 +125,41 @@ async fn streams_of_a_node_have_a_limit_and_those_that_stand_still_are_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tier_that_stalls_leaves_streams_to_the_others() {
-    let world = World::of_blocks(9, 100, no_cache());
-    let (two, other): (TierName, _) = ("TWO".parse().unwrap(), Arc::new(MemoryTier::new(1 << 30)));
-    let tiers = MemoryTiers::of([(tier_name(), world.tier.clone() as _), (two.clone(), other.clone() as _)]);
-    let reads = ColdReads::new(Arc::new(tiers), ColdReadSettings { streams_max: 4, ..no_cache() });
-    world.tier.fail_all_gets(Some(GetFault::Silent));
-    let stalled: Vec<_> = (0..8)
-        .map(|_| {
-            let mut reader = reads.open(Arc::clone(&world.content), 0..1);
-            tokio::spawn(async move { reader.prefetch().await })
-        })
-        .collect();
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(world.tier.gets().len(), 3, "three quarters of the streams");
-    let stored = store(&other, 2, &world.data, BLOCK_BYTES_MIN, 100);
-    let place = ColdPlace { tier: two, ..ColdPlace::clone(stored.cold().unwrap()) };
-    let content = Content { place: ContentPlace::Tier(Arc::new(place)), ..Content::clone(&stored) };
-    assert_whole(reads.open(Arc::new(content), 0..u64::MAX), &world.data).await;
-    for reader in stalled {
-        assert!(matches!(reader.await.unwrap(), Err(ColdReadError::Unavailable { .. })));
+async fn tiers_that_stall_leave_streams_to_the_others() {
+    for count in [1, 2] {
+        let world = World::of_blocks(9, 100, no_cache());
+        let name = |n: usize| -> TierName { format!("T{n}").parse().unwrap() };
+        let tiers: Vec<_> = (0..=count).map(|_| Arc::new(MemoryTier::new(1 << 30))).collect();
+        let contents: Vec<_> = tiers
+            .iter()
+            .enumerate()
+            .map(|(n, tier)| {
+                let stored = store(tier, n as u8 + 1, &world.data, BLOCK_BYTES_MIN, 100);
+                let place = ColdPlace { tier: name(n), ..ColdPlace::clone(stored.cold().unwrap()) };
+                Arc::new(Content { place: ContentPlace::Tier(Arc::new(place)), ..Content::clone(&stored) })
+            })
+            .collect();
+        let set_up = tiers.iter().enumerate().map(|(n, tier)| (name(n), tier.clone() as Arc<dyn ColdTier>));
+        let settings = ColdReadSettings { streams_max: 6, ..no_cache() };
+        let reads = ColdReads::new(Arc::new(MemoryTiers::of(set_up)), settings);
+        let mut stalled = Vec::new();
+        for (tier, content) in tiers.iter().zip(&contents).take(count) {
+            tier.fail_all_gets(Some(GetFault::Silent));
+            for _ in 0..8 {
+                let mut reader = reads.open(Arc::clone(content), 0..1);
+                stalled.push(tokio::spawn(async move { reader.prefetch().await }));
+            }
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        let taken: usize = tiers.iter().map(|tier| tier.gets().len()).sum();
+        assert_eq!(taken, 5, "all but what is kept for the one that works");
+        // Who waits for a stream hears of none long before one of those ends.
+        assert_whole(reads.open(Arc::clone(&contents[count]), 0..u64::MAX), &world.data).await;
+        for reader in stalled {
+            assert!(matches!(reader.await.unwrap(), Err(ColdReadError::Unavailable { .. })));
+        }
     }
 }
 
