@@ -225,6 +225,36 @@ fn outcast(cluster: &mut Cluster) {
     });
 }
 
+/// Gives a node the certificate authority of node 0.
+fn give_authority(cluster: &Cluster, at: usize) {
+    let of = |at: usize, name: &str| cluster.members[at].node.data_dir().join("cluster").join(name);
+    for name in ["ca.pem", "ca.key"] {
+        fs::copy(of(0, name), of(at, name)).unwrap();
+    }
+}
+
+/// Node 2 is in the wrong hands: it has the key of the authority, and could sign itself a certificate under any name.
+fn shut_out(cluster: &mut Cluster) {
+    let command = ["cluster", "new-authority", "--json"];
+    let output = cluster.members[0].node.command(&command).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("in use"), "a node that runs: {text}");
+
+    (0..3).for_each(|at| cluster.members[at].node.stop());
+    let made = cluster.offline(0, &command);
+    assert_eq!(made["node_id"].as_str(), Some(&*cluster.members[0].id), "{made}");
+    give_authority(cluster, 1);
+    (0..3).for_each(|at| cluster.members[at].node.restart());
+    is_named(cluster, "new authority");
+
+    // It is given back, and is a node as before.
+    cluster.members[2].node.kill();
+    give_authority(cluster, 2);
+    cluster.members[2].node.restart();
+    cluster.wait_until_healthy("all have the new authority", HEAL);
+    others_go_on(cluster, "again");
+}
+
 #[test]
 fn outsiders_are_kept_out_and_named_and_everybody_else_goes_on() {
     let mut cluster = Cluster::start_with(3, Options { secured: true, ..Options::default() });
@@ -300,4 +330,5 @@ fn outsiders_are_kept_out_and_named_and_everybody_else_goes_on() {
     cluster.members[2].node.stop();
 
     outcast(&mut cluster);
+    shut_out(&mut cluster);
 }

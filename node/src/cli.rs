@@ -322,6 +322,7 @@ mod tests {
             "cluster init --again --shards 16",
             "cluster join-token --out token --valid 10min",
             "cluster join --token-file -",
+            "cluster new-authority --config f",
             "cluster backup-metadata --out f",
             "cluster restore-metadata --from f",
             "cluster rebuild-metadata --dry-run",

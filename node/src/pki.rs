@@ -6,7 +6,8 @@
 //! either reads a byte of the other's.
 //!
 //! Every node holds the CA's key, so that each renews its own certificate without asking another; whoever has the data
-//! directory of one node therefore has the cluster. The files stand under `cluster/` in the data directory:
+//! directory of one node therefore has the cluster, under any node's id, until the CA is replaced: no list of refused
+//! certificates could help (docs/adr/0020). The files stand under `cluster/` in the data directory:
 //!
 //! | file | what |
 //! |---|---|
@@ -16,7 +17,7 @@
 //! | `node.key` | its key, mode 0600 |
 //!
 //! * [`ca`]: makes and reads the CA, signs certificates; what a certificate says.
-//! * [`identity`]: this node's membership; renews its certificate.
+//! * [`identity`]: this node's membership; renews its certificate, replaces the CA.
 //! * [`verify`]: decides about the certificates of others.
 //! * [`enrol`]: join tokens, and joining with one.
 //!
@@ -37,7 +38,7 @@ pub mod identity;
 pub mod verify;
 
 pub use ca::{ClusterCa, Role, Subject, Validity};
-pub use identity::{IdentityOptions, NodeIdentity, cluster_of, init_cluster};
+pub use identity::{AUTHORITY_FILES, IdentityOptions, NodeIdentity, cluster_of, init_cluster, replace_authority};
 
 /// Why keys or certificates cannot be made, read or used.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,7 @@
-//! What is done to a node that is stopped: make a cluster, join one, save, restore and rebuild metadata.
+//! What is done to a node that is stopped: make a cluster, join one, replace its authority, save, restore and rebuild
+//! metadata.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -29,7 +30,7 @@ pub(super) use stopped::Stopped;
 #[error("{0}")]
 pub struct Taken(pub String);
 
-/// A node that was made one of a cluster.
+/// A node of a cluster, as a tool made it.
 pub struct Enrolled {
     /// The cluster.
     pub cluster: ClusterId,
@@ -167,6 +168,30 @@ pub async fn join(config: &Config, token: &str) -> anyhow::Result<Enrolled> {
     let cluster = joined.context("join the cluster")?;
     adopt(&data_dir)?;
     Ok(Enrolled { cluster, node: data_dir.node_id() })
+}
+
+/// Replaces the certificate authority of this node's cluster, so that nobody is let in any more by what the one before
+/// signed, or by its key. Each node that is to stay has to be given what this makes ([`authority_files`]); until then
+/// it is a stranger to this one. Nothing else of the cluster changes: not its identity, nor its secret.
+///
+/// Run again after a crash, it begins anew.
+///
+/// # Errors
+/// When the node belongs to no cluster, when it runs, when its files cannot be written.
+pub fn new_authority(config: &Config) -> anyhow::Result<Enrolled> {
+    need_cluster(config)?;
+    let data_dir = DataDir::open(&config.node.data_dir)?;
+    // Not read from the certificates, which a crash of this may have left without each other.
+    let Some(cluster) = data_dir.cluster_id()? else {
+        bail!("this node belongs to no cluster: there is no authority to replace");
+    };
+    pki::replace_authority(data_dir.path(), cluster).context("replace the cluster's authority")?;
+    Ok(Enrolled { cluster, node: data_dir.node_id() })
+}
+
+/// The files of the authority: its certificate, and its key.
+pub fn authority_files(config: &Config) -> [PathBuf; 2] {
+    pki::AUTHORITY_FILES.map(|name| config.node.data_dir.join(pki::files::CLUSTER_DIR).join(name))
 }
 
 /// Takes the cluster that the certificates are of for the node's: they are what is written first.

@@ -74,6 +74,23 @@ process could read it. Afterwards start the node, and give it data:
   holdfast layout assign --all-new && holdfast layout apply --yes"
     )]
     Join(JoinArgs),
+    /// Replace the cluster's certificate authority, when somebody else may have a node's keys. On one node, while all
+    /// are stopped.
+    #[command(
+        after_help = "Every node has the key of the authority, so nobody can be shut out as long as it stays. Copy
+what this makes to each node that is to stay, before any is started: then they let in nobody else.
+docs/operations.md, \"A machine in the wrong hands\", says what else such a machine knew. Example:
+
+  C=/var/lib/holdfast/cluster
+  holdfast cluster new-authority --config /etc/holdfast/holdfast.toml
+  scp -p $C/ca.pem $C/ca.key node2:$C/
+
+The authority before comes back from a node that still has it, the same way."
+    )]
+    NewAuthority {
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
     /// Write everything that the metadata holds to a file, as JSON lines.
     #[command(after_help = "Secrets of access keys are in it sealed: they open only with the cluster's secret
 (node.secret in a data directory), which has to be kept apart. Chunks are not in it. Examples:
@@ -215,6 +232,24 @@ pub(super) async fn run(command: ClusterCommand, out: Output) -> CliResult {
             let made = tools::join(&config, &token).await?;
             let value = serde_json::json!({ "cluster_id": made.cluster.to_string(), "node_id": made.node.to_string() });
             Ok(out.print(&value, |_| format!("node {} joined cluster {}: start it\n", made.node, made.cluster))?)
+        }
+        ClusterCommand::NewAuthority { config } => {
+            let config = quiet(&config)?;
+            let (made, [certificate, key]) = (tools::new_authority(&config)?, tools::authority_files(&config));
+            let value = serde_json::json!({
+                "cluster_id": made.cluster.to_string(),
+                "node_id": made.node.to_string(),
+                "certificate": certificate,
+                "key": key,
+            });
+            Ok(out.print(&value, |_| {
+                format!(
+                    "cluster {} has a new authority: copy {} and {} to all other nodes that are to stay, then start them\n",
+                    made.cluster,
+                    certificate.display(),
+                    key.display()
+                )
+            })?)
         }
         ClusterCommand::BackupMetadata { out: file, config } => {
             let config = quiet(&config)?;

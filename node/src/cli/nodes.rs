@@ -83,7 +83,8 @@ pub(super) async fn run(command: NodeCommand, out: Output) -> CliResult {
             let node = resolve(&api, &node).await?;
             api.delete(&format!("/nodes/{node}?force={force}")).await?;
             let text = format!(
-                "node {node} removed from the layout: its process may be stopped. `holdfast layout assign {node}` takes it back\n"
+                "node {node} removed from the layout: its process may be stopped. `holdfast layout assign {node}` takes it back\n\
+                 If it shall not come back, erase `cluster/` and `node.secret` in its data directory: they are the cluster's keys\n"
             );
             Ok(out.print(&serde_json::json!({ "removed": node }), |_| text)?)
         }

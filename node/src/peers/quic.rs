@@ -199,13 +199,16 @@ pub(crate) fn says_expired(error: &ConnectionError) -> bool {
         if u64::from(close.error_code) == TLS_ALERTS + EXPIRED_ALERT)
 }
 
+/// What a signature of another CA means.
+const OTHER_CA: &str = "it belongs to another cluster, or one of the two lacks the cluster's new authority";
+
 /// What ended a connection, for people.
 pub(crate) fn describe(error: &ConnectionError) -> String {
     match error {
         ConnectionError::TransportError(error)
             if ["UnknownIssuer", "BadSignature"].iter().any(|reason| error.reason.contains(reason)) =>
         {
-            "its certificate was not signed by this cluster's CA: it belongs to another cluster".to_owned()
+            format!("its certificate was not signed by this cluster's CA: {OTHER_CA}")
         }
         ConnectionError::TransportError(error)
             if ["Expired", "expired", "NotValidYet", "not valid yet"]
@@ -220,7 +223,7 @@ pub(crate) fn describe(error: &ConnectionError) -> String {
             0x12a | 0x12b | 0x12e => "it does not accept this node's certificate".to_owned(),
             0x12d => "this node's certificate is not valid by its clock: compare the clocks of both".to_owned(),
             0x130 | 0x133 => {
-                "this node's certificate was not signed by its CA: it belongs to another cluster".to_owned()
+                format!("this node's certificate was not signed by its CA: {OTHER_CA}")
             }
             _ => close.to_string(),
         },

@@ -23,7 +23,7 @@ use super::PkiError;
 const SCHEME: &str = "spiffe://holdfast/";
 /// Certificates are valid from so long before they are made, for clocks that differ.
 const BACKDATED: Duration = Duration::from_secs(24 * 3600);
-/// How long a CA lives. It is not renewed: a cluster that gets this old joins its nodes to a new CA.
+/// How long a CA lives. It is not renewed: a cluster that gets this old is given another one.
 const CA_LIFETIME: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// What the holder of a certificate may be.

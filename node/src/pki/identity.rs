@@ -25,6 +25,8 @@ use crate::telemetry;
 
 const CA_FILE: &str = "ca.pem";
 const CA_KEY_FILE: &str = "ca.key";
+/// What of a membership is the same on all nodes: the CA's certificate, and its key.
+pub const AUTHORITY_FILES: [&str; 2] = [CA_FILE, CA_KEY_FILE];
 const NODE_FILE: &str = "node.pem";
 const NODE_KEY_FILE: &str = "node.key";
 
@@ -101,6 +103,19 @@ pub fn init_cluster(data_dir: &Path, node: NodeId, cluster: ClusterId) -> Result
     let key = KeyPair::generate()?;
     let certificate = ca.issue(Role::Node(node), &key, Validity::from_now(IdentityOptions::default().lifetime))?;
     files::become_member(data_dir, member_files(&ca, &certificate.pem(), &key.serialize_pem()))
+}
+
+/// Gives the node in `data_dir`, of `cluster`, a new CA in place of the one that it has. From its next start on it
+/// refuses what the one before signed, and makes itself another certificate. Durable on return. A crash may leave a key
+/// that does not belong to the CA's certificate, with which no node starts; the next call puts that right. The
+/// directory must be the caller's alone meanwhile.
+///
+/// # Errors
+/// [`PkiError::File`], also where there is no membership; [`PkiError::Certificate`].
+pub fn replace_authority(data_dir: &Path, cluster: ClusterId) -> Result<(), PkiError> {
+    let (dir, ca) = (data_dir.join(CLUSTER_DIR), ClusterCa::generate(cluster)?);
+    files::replace(&dir, &NewFile::text(CA_KEY_FILE, &ca.key_pem()))?;
+    files::replace(&dir, &NewFile::text(CA_FILE, ca.certificate_pem()))
 }
 
 /// Fails when the data directory belongs to a cluster.
@@ -349,6 +364,39 @@ mod tests {
         let healed = NodeIdentity::load(dir.path(), node(), IdentityOptions::default()).unwrap().unwrap();
         assert_ne!(healed.certified_key().cert, identity.certified_key().cert);
         verify::check_own(healed.ca(), &healed.certified_key().cert[0]).unwrap();
+    }
+
+    #[test]
+    fn what_the_authority_before_signed_is_refused() {
+        let (dir, before) = member();
+        replace_authority(dir.path(), before.cluster()).unwrap();
+        let after = NodeIdentity::load(dir.path(), node(), IdentityOptions::default()).unwrap().unwrap();
+        assert_eq!((after.cluster(), after.node()), (before.cluster(), before.node()));
+        let own = |identity: &NodeIdentity| identity.certified_key().cert[0].clone();
+        verify::check_own(after.ca(), &own(&after)).unwrap();
+        // Nor does the key help that whoever took the files has.
+        before.renew().unwrap();
+        assert!(verify::check_own(after.ca(), &own(&before)).is_err());
+        assert!(verify::check_own(before.ca(), &own(&after)).is_err());
+    }
+
+    #[test]
+    fn replacing_the_authority_goes_on_after_a_crash() {
+        let (dir, before) = member();
+        let other = ClusterCa::generate(before.cluster()).unwrap();
+        files::replace(&dir.path().join(CLUSTER_DIR), &NewFile::text(CA_KEY_FILE, &other.key_pem())).unwrap();
+        let torn = NodeIdentity::load(dir.path(), node(), IdentityOptions::default());
+        assert!(matches!(torn, Err(PkiError::Damaged { .. })), "{torn:?}");
+        replace_authority(dir.path(), before.cluster()).unwrap();
+        let after = NodeIdentity::load(dir.path(), node(), IdentityOptions::default()).unwrap().unwrap();
+        assert_ne!(after.ca().certificate(), before.ca().certificate());
+    }
+
+    #[test]
+    fn where_there_is_no_membership_no_authority_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(replace_authority(dir.path(), ClusterId([4; 16])).is_err());
+        assert_eq!(cluster_of(dir.path()).unwrap(), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use futures::TryStreamExt as _;
 use holdfast_actors::ports::{ChunkError, PeerError, Peers as _};
 use holdfast_actors::wait::{PATIENCE, eventually, until_ok};
 use holdfast_node::peers::{HANDSHAKES_MAX, PeerOptions};
+use holdfast_node::pki::{AUTHORITY_FILES, replace_authority};
 use holdfast_protocol::peer::block::BlockHead;
 use holdfast_protocol::peer::{self, ALPN_ENROL, ALPN_PEER, Answer, PREFIX_BYTES, Request, WireError};
 use holdfast_protocol::{ClusterId, ContentId, NodeId};
@@ -75,6 +76,35 @@ async fn never_served(connection: Result<quinn::Connection, quinn::ConnectionErr
         let reason = tokio::time::timeout(PATIENCE, connection.closed()).await.expect("refused");
         assert!(!matches!(reason, quinn::ConnectionError::TimedOut), "{reason}");
     }
+}
+
+/// Whoever has the files of a node has the key that signs certificates: nothing less than another CA shuts him out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_the_authority_before_is_refused() {
+    let (mut cluster, a, b) = two(PeerOptions::default());
+    let taken = cluster.node(PeerOptions::default());
+    taken.peers().health(b.id).await.unwrap();
+    let ((a, of_a), (b, of_b)) = (a.stop().await, b.stop().await);
+    replace_authority(of_a.path(), cluster.id).unwrap();
+    for name in AUTHORITY_FILES {
+        let [made, copy] = [&of_a, &of_b].map(|dir| dir.path().join("cluster").join(name));
+        std::fs::copy(made, copy).unwrap();
+    }
+    let a = cluster.start_again(a, of_a, PeerOptions::default());
+    let b = cluster.start_again(b, of_b, PeerOptions::default());
+    a.peers().health(b.id).await.unwrap();
+    b.peers().health(a.id).await.unwrap();
+
+    // First it may still notice that the connection which it had is gone.
+    let is_refused = async || {
+        let detail = refused(&taken, b.id).await;
+        if detail.contains("CA") { Ok(()) } else { Err(detail) }
+    };
+    until_ok("it is refused for its authority", is_refused).await;
+    assert!(refused(&a, taken.id).await.contains("new authority"));
+    taken.identity.renew().unwrap();
+    never_served(dial_by_hand(&b, Some(taken.identity.certified_key()), ALPN_PEER).await).await;
+    assert!(!b.service.callers().contains(&taken.id));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
