@@ -18,10 +18,7 @@ use holdfast_actors::ports::chunks::{ChunkReceipt, ChunkSpec, ReplicaStore as _}
 use holdfast_actors::ports::coordination::{
     CacheState, ClusterIdentity, Coordination, NodeAddresses, NodeAnnouncement, NodeState,
 };
-use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, Content, ContentPlace, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes,
-    ReplicaEvidence, User, WritePrecondition,
-};
+use holdfast_actors::ports::metadata::{BucketId, ContentSource, NewObject, ReplicaEvidence, samples};
 use holdfast_actors::ports::peers::in_process::InProcessNetwork;
 use holdfast_actors::ports::peers::{Peers, ReplicaService, ReplicaWrite};
 use holdfast_actors::ports::{
@@ -33,7 +30,7 @@ use holdfast_actors::wait::{PATIENCE, until_ok};
 use holdfast_node::coordination::{InProcessCluster, InProcessCoordination};
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::cluster::{Layout, LayoutDocument, LayoutNode, ShardState};
-use holdfast_protocol::{ChunkId, ContentId, Manifest, NodeId, ShardId, VersionId};
+use holdfast_protocol::{ChunkId, ContentId, NodeId, ShardId};
 use parking_lot::Mutex;
 use rand::Rng;
 
@@ -158,12 +155,7 @@ impl World {
         let path = dir.path().join("metadata.sqlite");
         let store = SqliteMetadataStore::open(&path, SqliteOptions::default()).await.expect("metadata opens");
         let metadata: Arc<dyn MetadataStore> = Arc::new(store);
-        metadata
-            .create_user(User { name: "root".into(), admin: true, enabled: true, created_ms: 1 })
-            .await
-            .expect("a user");
-        let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: 1 };
-        let bucket = metadata.create_bucket(new).await.expect("a bucket").id;
+        let bucket = samples::bucket(&*metadata, "bucket").await.id;
         let coordination = InProcessCluster::new(Duration::from_millis(400));
         let admin = coordination.participant();
         let identity = ClusterIdentity::new(SHARDS, 1);
@@ -368,26 +360,10 @@ impl World {
         let fence = Some((placement.fence.shard, placement.fence.epoch));
         evidence.add(chunk, ChunkReceipt { fence, missed });
         let object = NewObject {
-            bucket: self.bucket,
-            key: content.to_string(),
-            version: VersionId::NULL,
             now_ms: self.now_ms(),
-            owner: "root".into(),
-            content: ContentSource::New(Content {
-                id: content,
-                manifest: Manifest::single(content, size as u64),
-                etag: ETag { md5: [0; 16], parts: None },
-                checksum: None,
-                parts: vec![],
-                place: ContentPlace::Cluster,
-            }),
-            attributes: ObjectAttributes::default(),
-            tags: vec![],
-            acl: CannedAcl::Private,
-            precondition: WritePrecondition::default(),
-            event: None,
+            content: ContentSource::New(samples::content(content, size as u64)),
             evidence,
-            class: None,
+            ..samples::object(self.bucket, &content.to_string())
         };
         match self.metadata.commit_object(object).await {
             Ok(_) => {
