@@ -9,6 +9,7 @@ pub mod consume;
 pub mod duty;
 pub mod get;
 pub mod hashing;
+pub mod held;
 pub mod key_locks;
 pub mod lifecycle;
 pub(crate) mod panics;

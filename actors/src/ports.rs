@@ -1,5 +1,5 @@
-//! What a node needs from the world, as traits. `node` holds the adapters; each port has one conformance suite that
-//! every adapter runs.
+//! What a node needs from the world, as traits. `node` holds the adapters; each port but [`Disk`], [`Clock`] and
+//! [`tiers::Tiers`] has one conformance suite that every adapter runs.
 
 pub mod accesses;
 pub mod chunks;

@@ -23,6 +23,7 @@
 //! [`node::NodeHandle`], which always has the current ones.
 
 pub mod admission;
+mod children;
 pub mod cleanup;
 pub mod cluster;
 pub mod disk;

@@ -13,6 +13,7 @@
 pub mod arguments;
 pub mod checks;
 pub mod cold;
+mod crowd;
 pub mod nodes;
 pub mod operator;
 pub mod round;

@@ -9,11 +9,11 @@ use holdfast_actors::domain::cleanup::PassEnd;
 use holdfast_actors::domain::lifecycle::{Expiration, LifecycleRule, LifecycleRules, NoncurrentExpiration, RuleFilter};
 use holdfast_actors::flow::lifecycle::{LifecycleParts, LifecycleSettings, LifecycleStats, LifecycleTeller};
 use holdfast_actors::ports::metadata::{
-    BucketConfigKind, BucketId, CannedAcl, Content, ContentPlace, ContentSource, ETag, ListUploadsQuery,
-    ListVersionsQuery, NewObject, NewUpload, ObjectAttributes, ReplicaEvidence, Tag, Versioning, WritePrecondition,
+    BucketConfigKind, BucketId, CannedAcl, ContentSource, ListUploadsQuery, ListVersionsQuery, NewObject, NewUpload,
+    ObjectAttributes, Tag, Versioning, samples,
 };
 use holdfast_actors::ports::{AccessLog, Clock, MetadataError, MetadataStore, Outbox, TierLedger};
-use holdfast_protocol::{ContentId, Manifest, UploadId, VersionId};
+use holdfast_protocol::{ContentId, UploadId, VersionId};
 
 #[path = "lifecycle/moves.rs"]
 mod moves;
@@ -84,28 +84,12 @@ impl World {
     async fn put_sized(&self, key: &str, tags: &[(&str, &str)], size_bytes: u64) -> VersionId {
         let now_ms = self.clock.now_ms();
         let id = ContentId::generate(now_ms / 1_000);
-        let content = Content {
-            id,
-            manifest: Manifest::single(id, size_bytes),
-            etag: ETag { md5: [0; 16], parts: None },
-            checksum: None,
-            parts: vec![],
-            place: ContentPlace::Cluster,
-        };
         let object = NewObject {
-            bucket: self.bucket,
-            key: key.into(),
             version: VersionId::generate(now_ms / 1_000),
             now_ms,
-            owner: "alice".into(),
-            content: ContentSource::New(content),
-            attributes: ObjectAttributes::default(),
+            content: ContentSource::New(samples::content(id, size_bytes)),
             tags: tags_of(tags),
-            acl: CannedAcl::Private,
-            precondition: WritePrecondition::default(),
-            event: None,
-            evidence: ReplicaEvidence::default(),
-            class: None,
+            ..samples::object(self.bucket, key)
         };
         self.store().commit_object(object).await.unwrap().object.version
     }

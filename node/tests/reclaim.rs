@@ -13,15 +13,15 @@ use holdfast_actors::ports::chunks::{ChunkBody, ChunkInfo};
 use holdfast_actors::ports::coordination::Ownership;
 use holdfast_actors::ports::locks::LockName;
 use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, NewBucket, NewObject, NewUpload,
-    ObjectAttributes, Part, ReplicaEvidence, User, WritePrecondition,
+    BucketId, CannedAcl, Content, ContentPlace, ContentSource, NewObject, NewUpload, ObjectAttributes, Part,
+    ReplicaEvidence, samples,
 };
-use holdfast_actors::ports::{ChunkError, ChunkSink, ChunkSpec, ChunkStore, Clock, MetadataStore, SystemClock};
+use holdfast_actors::ports::{ChunkError, ChunkSink, ChunkSpec, ChunkStore, Clock, SystemClock};
 use holdfast_actors::wait::{eventually, until_ok};
 use holdfast_node::locks::InProcessLocks;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
-use holdfast_protocol::{ChunkId, ClusterId, ColdPlace, ContentId, Manifest, STUB_INDEX, UploadId, VersionId};
+use holdfast_protocol::{ChunkId, ClusterId, ColdPlace, ContentId, STUB_INDEX, UploadId};
 use tokio::time::Instant;
 
 struct World {
@@ -36,12 +36,7 @@ impl World {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("metadata.sqlite");
         let store = SqliteMetadataStore::open(&path, SqliteOptions::default()).await.expect("metadata opens");
-        store
-            .create_user(User { name: "root".into(), admin: true, enabled: true, created_ms: 1 })
-            .await
-            .expect("a user");
-        let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: 1 };
-        let bucket = store.create_bucket(new).await.expect("a bucket").id;
+        let bucket = samples::bucket(&store, "bucket").await.id;
         let chunks = Arc::new(MemoryChunkStore::new());
         let reclaimer = Reclaimer {
             metadata: Arc::new(store),
@@ -70,44 +65,18 @@ impl World {
     }
 
     async fn commit_in(&self, key: &str, content: ContentId, place: ContentPlace) {
-        let content = Content {
-            id: content,
-            manifest: Manifest::single(content, 5),
-            etag: ETag { md5: [0; 16], parts: None },
-            checksum: None,
-            parts: vec![],
-            place,
-        };
-        let class = content.cold().map(|place| place.tier.clone());
+        let content = Content { place, ..samples::content(content, 5) };
         let object = NewObject {
-            bucket: self.bucket,
-            key: key.into(),
-            version: VersionId::generate(1),
             now_ms: SystemClock.now_ms(),
-            owner: "root".into(),
+            class: content.cold().map(|place| place.tier.clone()),
             content: ContentSource::New(content),
-            attributes: ObjectAttributes::default(),
-            tags: vec![],
-            acl: CannedAcl::Private,
-            precondition: WritePrecondition::default(),
-            event: None,
-            evidence: ReplicaEvidence::default(),
-            class,
+            ..samples::object(self.bucket, key)
         };
         self.reclaimer.metadata.commit_object(object).await.expect("a commit");
     }
 
     async fn delete(&self, keys: &[&str], now_ms: u64) {
-        let request = |key: &&str| DeleteRequest {
-            key: (*key).into(),
-            version: None,
-            marker_version: VersionId::generate(1),
-            owner: "root".into(),
-            precondition: WritePrecondition::default(),
-            only_if: None,
-            event: None,
-        };
-        let requests = keys.iter().map(request).collect();
+        let requests = keys.iter().map(|key| samples::deletion(key)).collect();
         let deleted = self.reclaimer.metadata.delete_objects(self.bucket, requests, now_ms).await.expect("an answer");
         assert!(deleted.iter().all(Result::is_ok), "{keys:?}");
     }

@@ -57,6 +57,22 @@ impl ChecksumAlgorithm {
         }
     }
 
+    /// The number by which stored forms name it. It never changes; 0 is none's.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Crc32 => 1,
+            Self::Crc32c => 2,
+            Self::Crc64Nvme => 3,
+            Self::Sha1 => 4,
+            Self::Sha256 => 5,
+        }
+    }
+
+    /// The one that stored forms name by `code`.
+    pub fn of_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.code() == code)
+    }
+
     /// What S3 takes when the client names no type: CRC64NVME exists only for full objects, the others default to
     /// composite.
     pub const fn default_type(self) -> ChecksumType {
@@ -110,6 +126,21 @@ pub enum ChecksumType {
     Composite,
 }
 
+impl ChecksumType {
+    /// The number by which stored forms name it. It never changes.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::FullObject => 1,
+            Self::Composite => 2,
+        }
+    }
+
+    /// The one that stored forms name by `code`.
+    pub fn of_code(code: u8) -> Option<Self> {
+        [Self::FullObject, Self::Composite].into_iter().find(|known| known.code() == code)
+    }
+}
+
 /// A checksum value with its algorithm, and with the number of parts when it is composite.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Checksum {
@@ -138,6 +169,17 @@ impl Checksum {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_of_stored_forms_stay_as_they_are() {
+        assert_eq!(ChecksumAlgorithm::ALL.map(ChecksumAlgorithm::code), [1, 2, 3, 4, 5]);
+        assert_eq!([ChecksumType::FullObject, ChecksumType::Composite].map(ChecksumType::code), [1, 2]);
+        for algorithm in ChecksumAlgorithm::ALL {
+            assert_eq!(ChecksumAlgorithm::of_code(algorithm.code()), Some(algorithm));
+        }
+        assert_eq!([0, 6].map(ChecksumAlgorithm::of_code), [None, None]);
+        assert_eq!([0, 1, 2, 3].map(ChecksumType::of_code).map(|found| found.is_some()), [false, true, true, false]);
+    }
 
     #[test]
     fn names_round_trip() {

@@ -68,8 +68,8 @@ impl ColdStub {
         match &self.checksum {
             None => out.push(0),
             Some(checksum) => {
-                out.push(algorithm_code(checksum.algorithm));
-                out.push(type_code(checksum.checksum_type));
+                out.push(checksum.algorithm.code());
+                out.push(checksum.checksum_type.code());
                 short(&mut out, &checksum.value);
                 out.extend_from_slice(&checksum.parts.unwrap_or(0).to_be_bytes());
             }
@@ -101,11 +101,10 @@ impl ColdStub {
         let checksum = match take(&mut rest)? {
             [0] => None,
             [code] => {
-                let algorithm = ChecksumAlgorithm::ALL.into_iter().find(|known| algorithm_code(*known) == code);
+                let algorithm = ChecksumAlgorithm::of_code(code);
                 let algorithm = algorithm.ok_or(StubError::Malformed("algorithm of the checksum"))?;
                 let [code] = take(&mut rest)?;
-                let known = [ChecksumType::FullObject, ChecksumType::Composite];
-                let checksum_type = known.into_iter().find(|known| type_code(*known) == code);
+                let checksum_type = ChecksumType::of_code(code);
                 let checksum_type = checksum_type.ok_or(StubError::Malformed("type of the checksum"))?;
                 let value = take_short(&mut rest)?;
                 if value.len() != algorithm.len_bytes() {
@@ -122,23 +121,6 @@ impl ColdStub {
             parts.push(StubPart { number, size_bytes, checksum });
         }
         Ok(Self { place: ColdPlace::decode(rest)?, etag_md5, etag_parts, checksum, parts })
-    }
-}
-
-const fn algorithm_code(algorithm: ChecksumAlgorithm) -> u8 {
-    match algorithm {
-        ChecksumAlgorithm::Crc32 => 1,
-        ChecksumAlgorithm::Crc32c => 2,
-        ChecksumAlgorithm::Crc64Nvme => 3,
-        ChecksumAlgorithm::Sha1 => 4,
-        ChecksumAlgorithm::Sha256 => 5,
-    }
-}
-
-const fn type_code(checksum_type: ChecksumType) -> u8 {
-    match checksum_type {
-        ChecksumType::FullObject => 1,
-        ChecksumType::Composite => 2,
     }
 }
 

@@ -39,7 +39,7 @@ mod in_flight;
 mod named;
 
 pub(super) use contents::Progress;
-pub use in_flight::{HeldContent, InFlightWrites};
+pub use in_flight::InFlightWrites;
 
 /// Contents condemned longer ago than this are forgotten: no write takes a month. See [`condemned`] for what if the
 /// clock is wrong.

@@ -14,10 +14,12 @@ use holdfast_protocol::cluster::Epoch;
 use holdfast_protocol::{ContentId, ShardId};
 use parking_lot::Mutex;
 
+use super::held::{HeldContent, HeldContents};
+
 /// See the module's page. Holds an entry for each write in work, which admission bounds, and for each shard.
 #[derive(Debug, Default)]
 pub struct SelfReport {
-    writes: Mutex<BTreeMap<ContentId, usize>>,
+    writes: Arc<HeldContents>,
     proven: Mutex<BTreeMap<ShardId, Epoch>>,
 }
 
@@ -28,15 +30,13 @@ impl SelfReport {
     }
 
     /// A content is being written, until the answer is dropped.
-    pub fn begin_write(self: &Arc<Self>, content: ContentId) -> WriteUnderWay {
-        *self.writes.lock().entry(content).or_default() += 1;
-        WriteUnderWay { report: Arc::clone(self), content }
+    pub fn begin_write(&self, content: ContentId) -> HeldContent {
+        self.writes.hold(content)
     }
 
     /// When the oldest content that is being written was begun, in seconds since 1970.
     pub fn oldest_write_seconds(&self) -> Option<u64> {
-        // Contents sort by their time.
-        self.writes.lock().first_key_value().map(|(content, _)| content.unix_seconds())
+        self.writes.oldest().map(|content| content.unix_seconds())
     }
 
     /// Shards that this node found equal, with their epoch then.
@@ -46,25 +46,6 @@ impl SelfReport {
 
     pub(crate) fn set_proven(&self, proven: BTreeMap<ShardId, Epoch>) {
         *self.proven.lock() = proven;
-    }
-}
-
-/// A content that is being written.
-#[derive(Debug)]
-pub struct WriteUnderWay {
-    report: Arc<SelfReport>,
-    content: ContentId,
-}
-
-impl Drop for WriteUnderWay {
-    fn drop(&mut self) {
-        let mut writes = self.report.writes.lock();
-        if let Some(count) = writes.get_mut(&self.content) {
-            *count -= 1;
-            if *count == 0 {
-                writes.remove(&self.content);
-            }
-        }
     }
 }
 

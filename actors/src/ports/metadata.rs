@@ -27,6 +27,8 @@ mod direct;
 mod listing;
 mod moves;
 mod objects;
+#[cfg(any(test, feature = "conformance"))]
+pub mod samples;
 mod upkeep;
 mod uploads;
 mod users;

@@ -20,14 +20,11 @@ use parking_lot::Mutex;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent, async_trait};
 use tokio::task::JoinSet;
 
+use super::children::{CHILD_STOP_TIMEOUT, RESPAWN_DELAY, ended};
 use crate::domain::restarts::{RestartBudget, RestartVerdict};
 
-/// Pause before a loop that ended is started again.
-const RESPAWN_DELAY: Duration = Duration::from_millis(50);
-/// Pause after it ended too often.
+/// Pause after a loop ended too often.
 const REST: Duration = Duration::from_secs(60);
-/// How long an actor may take to end on a stop before it is killed.
-const CHILD_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What follows when loops end more often than a budget allows.
 #[derive(Clone)]
@@ -168,13 +165,7 @@ impl Actor for LoopsSupervisor {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let (id, reason) = match event {
-            SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                (cell.get_id(), reason.unwrap_or_else(|| "stopped".into()))
-            }
-            SupervisionEvent::ActorFailed(cell, error) => (cell.get_id(), error.to_string()),
-            _ => return Ok(()),
-        };
+        let Some((id, reason)) = ended(event) else { return Ok(()) };
         if let Some(at) = state.ids.remove(&id) {
             state.on_ended(&myself, at, &reason);
         }

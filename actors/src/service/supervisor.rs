@@ -6,21 +6,16 @@
 //! is safer than housekeeping that silently does not happen. The end of the supervisor itself is published likewise.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent, async_trait};
 
+use super::children::{CHILD_STOP_TIMEOUT, RESPAWN_DELAY, ended};
 use super::cleanup::CleanupActor;
 use super::disk::DiskActor;
 use super::ingest::IngestActor;
 use super::node::{ChildKind, Children, NodeHandle, NodeParts, NodeShared};
 use crate::domain::restarts::{RestartBudget, RestartVerdict};
-
-/// Pause before a child that ended is started again.
-const RESPAWN_DELAY: Duration = Duration::from_millis(50);
-
-/// How long a child may take to end on a stop before it is killed.
-const CHILD_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The supervisor.
 pub struct NodeSupervisor;
@@ -105,13 +100,7 @@ impl Actor for NodeSupervisor {
         event: SupervisionEvent,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        let (id, reason) = match event {
-            SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                (cell.get_id(), reason.unwrap_or_else(|| "stopped".into()))
-            }
-            SupervisionEvent::ActorFailed(cell, error) => (cell.get_id(), error.to_string()),
-            _ => return Ok(()),
-        };
+        let Some((id, reason)) = ended(event) else { return Ok(()) };
         if let Some(at) = state.ids.iter().position(|(child, _)| *child == id) {
             let (_, kind) = state.ids.swap_remove(at);
             state.on_child_ended(&myself, kind, &reason);

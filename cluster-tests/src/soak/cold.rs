@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use super::stories::{Answer, client, send};
+use super::crowd::{Answer, Crowd, client};
 use super::tiers::{FASTDFS, OSS};
 use crate::client::{Request, Response};
 use crate::content::Random;
@@ -25,8 +25,6 @@ const KEYS: usize = 8;
 const PART: usize = 5 << 20;
 /// Pause after each step: moves need their time, too.
 const PAUSE_MS: u64 = 120;
-/// Time for a node to give a certain answer when all is well again.
-const SETTLE: Duration = Duration::from_secs(60);
 /// The class of objects that lie in no tier.
 const STANDARD: &str = "STANDARD";
 
@@ -42,36 +40,26 @@ struct Known {
 #[derive(Debug)]
 pub struct Cold {
     seed: u64,
-    nodes: Mutex<Vec<SocketAddr>>,
+    crowd: Crowd,
     known: Vec<Mutex<Known>>,
-    numbers: AtomicU64,
     ends: Mutex<BTreeMap<String, u64>>,
-    wrong: Mutex<Vec<String>>,
-    resting: AtomicBool,
 }
 
 impl Cold {
     /// On nodes that serve S3 at these addresses; bucket and tiers exist already.
     pub fn new(seed: u64, nodes: Vec<SocketAddr>) -> Self {
-        Self {
-            seed,
-            nodes: Mutex::new(nodes),
-            known: (0..CLIENTS).map(|_| Mutex::default()).collect(),
-            numbers: AtomicU64::new(1),
-            ends: Mutex::default(),
-            wrong: Mutex::default(),
-            resting: AtomicBool::new(false),
-        }
+        let known = (0..CLIENTS).map(|_| Mutex::default()).collect();
+        Self { seed, crowd: Crowd::new(nodes), known, ends: Mutex::default() }
     }
 
     /// Clients go to these nodes from now on.
     pub fn set_nodes(&self, addresses: Vec<SocketAddr>) {
-        *self.nodes.lock().unwrap() = addresses;
+        self.crowd.set_nodes(addresses);
     }
 
     /// Lets clients rest after what each is at, or go on.
     pub fn rest(&self, rest: bool) {
-        self.resting.store(rest, Ordering::Relaxed);
+        self.crowd.rest(rest);
     }
 
     /// Runs the clients until `stop`.
@@ -82,7 +70,7 @@ impl Cold {
                 let mut keeper = Keeper { all: self, id, random, known };
                 scope.spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
-                        if !self.resting.load(Ordering::Relaxed) {
+                        if !self.crowd.is_resting() {
                             keeper.step();
                         }
                         std::thread::sleep(Duration::from_millis(20 + keeper.random.below(PAUSE_MS)));
@@ -98,7 +86,7 @@ impl Cold {
     /// When something is not as it has to be.
     pub fn verify(&self) {
         println!("cold objects: {:?}", self.ends.lock().unwrap());
-        let nodes = self.nodes.lock().unwrap().clone();
+        let nodes = self.crowd.nodes();
         let mut classes = BTreeMap::<String, u64>::new();
         for (id, known) in self.known.iter().enumerate() {
             let known = &mut *known.lock().unwrap();
@@ -107,10 +95,11 @@ impl Cold {
                 for key in keys {
                     let response = self.read(*node, &key);
                     if let Err(what) = known.model.observe(&key, content(&response)) {
-                        self.is_wrong(format!("at {node}, at the end: {what}"));
+                        self.crowd.is_wrong(format!("at {node}, at the end: {what}"));
                     }
                     if let Some(class) = known.live.get(&key).filter(|class| **class != class_of(&response)) {
-                        self.is_wrong(format!("at {node}, at the end: {key} of {class} is {}", class_of(&response)));
+                        self.crowd
+                            .is_wrong(format!("at {node}, at the end: {key} of {class} is {}", class_of(&response)));
                     }
                     if at == 0 && response.status == 200 {
                         *classes.entry(class_of(&response).to_owned()).or_default() += 1;
@@ -119,34 +108,18 @@ impl Cold {
                 let (listed, existing) =
                     (client(*node).list(BUCKET, &format!("c{id}/")).unwrap(), known.model.existing());
                 if listed != existing {
-                    self.is_wrong(format!("{BUCKET}/c{id}/ at {node} lists {listed:?}, there are {existing:?}"));
+                    self.crowd.is_wrong(format!("{BUCKET}/c{id}/ at {node} lists {listed:?}, there are {existing:?}"));
                 }
             }
         }
         println!("cold objects by class: {classes:?}");
-        let wrong = self.wrong.lock().unwrap();
-        assert!(wrong.is_empty(), "{} answers about cold objects are wrong; they are above", wrong.len());
+        self.crowd.nothing_is_wrong("cold objects");
     }
 
     /// A key at a node, asked until there is an answer that is certain.
     fn read(&self, node: SocketAddr, key: &str) -> Response {
         let path = format!("/{BUCKET}/{key}");
-        let request = Request { method: "GET", path: &path, ..Request::default() };
-        let begin = Instant::now();
-        loop {
-            match send(node, &request) {
-                Answer::Is(response) if matches!(response.status, 200 | 404) => return response,
-                Answer::Is(response) => self.is_wrong(format!("get {path} at {node}: {}", response.text())),
-                _ => {}
-            }
-            assert!(begin.elapsed() < SETTLE, "{node} gives no certain answer for {path} within {SETTLE:?}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    fn is_wrong(&self, what: String) {
-        println!("wrong: {what}");
-        self.wrong.lock().unwrap().push(what);
+        self.crowd.look(node, &Request { method: "GET", path: &path, ..Request::default() })
     }
 }
 
@@ -172,7 +145,7 @@ impl Keeper<'_> {
         let key = match turn {
             // Something new, or over what is there.
             0..=49 if live.len() < KEYS => {
-                format!("c{}/{}", self.id, self.all.numbers.fetch_add(1, Ordering::Relaxed))
+                format!("c{}/{}", self.id, self.all.crowd.number())
             }
             _ => live[self.random.below(live.len() as u64) as usize].clone(),
         };
@@ -190,8 +163,7 @@ impl Keeper<'_> {
     }
 
     fn ask(&mut self, request: &Request<'_>) -> Answer {
-        let nodes = self.all.nodes.lock().unwrap().clone();
-        send(nodes[self.random.below(nodes.len() as u64) as usize], request)
+        self.all.crowd.ask(&mut self.random, request)
     }
 
     fn version(&mut self) -> Version {
@@ -231,7 +203,7 @@ impl Keeper<'_> {
             Answer::NotSent => return false,
             // A long answer whose head went out before its end was known may tell of a failure, as S3's do.
             Answer::Is(response) if response.status != 200 || !response.text().contains("<Error>") => {
-                self.all.is_wrong(format!("{what} {key}: {} {}", response.status, response.text()));
+                self.all.crowd.is_wrong(format!("{what} {key}: {} {}", response.status, response.text()));
             }
             _ => {}
         }
@@ -315,7 +287,7 @@ impl Keeper<'_> {
                 let fits = if cold { matches!(response.status, 200 | 202 | 409) } else { response.status == 403 };
                 if !fits {
                     let (status, text) = (response.status, response.text());
-                    self.all.is_wrong(format!("restore {key} (cold: {cold}): {status} {text}"));
+                    self.all.crowd.is_wrong(format!("restore {key} (cold: {cold}): {status} {text}"));
                 }
                 true
             }
@@ -330,11 +302,11 @@ impl Keeper<'_> {
         };
         let known = &mut *self.known.lock().unwrap();
         if !matches!(response.status, 200 | 404) {
-            self.all.is_wrong(format!("get {key}: {} {}", response.status, response.text()));
+            self.all.crowd.is_wrong(format!("get {key}: {} {}", response.status, response.text()));
         } else if let Err(what) = known.model.observe(key, content(&response)) {
-            self.all.is_wrong(what);
+            self.all.crowd.is_wrong(what);
         } else if known.live[key] != class_of(&response) {
-            self.all.is_wrong(format!("{key} of {} is {}", known.live[key], class_of(&response)));
+            self.all.crowd.is_wrong(format!("{key} of {} is {}", known.live[key], class_of(&response)));
         }
         true
     }
@@ -349,7 +321,7 @@ impl Keeper<'_> {
         let Answer::Is(response) = self.ask(&request) else { return false };
         if response.status != 206 || response.body != version.bytes()[from..=to] {
             let (status, len) = (response.status, response.body.len());
-            self.all.is_wrong(format!("{key} {range} of {}: {status}, {len} bytes", version.len));
+            self.all.crowd.is_wrong(format!("{key} {range} of {}: {status}, {len} bytes", version.len));
         }
         true
     }

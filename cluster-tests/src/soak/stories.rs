@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use crate::client::{Client, Connection, Request, Response};
+use super::crowd::{Answer, Crowd, client};
+use crate::client::{Request, Response};
 use crate::content::Random;
 use crate::model::{Model, Version};
-use crate::node::{ACCESS_KEY, SECRET_KEY};
 
 /// The bucket of the stories.
 pub const BUCKET: &str = "stories";
@@ -23,21 +23,6 @@ pub const VERSIONED: &str = "versions";
 const CLIENTS: u64 = 3;
 /// What S3 wants of every part but the last.
 const PART: usize = 5 << 20;
-/// A node that says nothing for so long is left.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Time for a node to give a certain answer when all is well again.
-const SETTLE: Duration = Duration::from_secs(60);
-
-/// What became of a request.
-#[derive(Debug)]
-pub enum Answer {
-    /// This, for certain.
-    Is(Response),
-    /// It may have happened, or may yet.
-    Unknown,
-    /// It never reached a node.
-    NotSent,
-}
 
 /// What one client knows.
 #[derive(Debug, Default)]
@@ -54,50 +39,38 @@ struct Known {
 #[derive(Debug)]
 pub struct Stories {
     seed: u64,
-    nodes: Mutex<Vec<SocketAddr>>,
+    crowd: Crowd,
     known: Vec<Mutex<Known>>,
-    numbers: AtomicU64,
     ends: Mutex<BTreeMap<&'static str, u64>>,
-    wrong: Mutex<Vec<String>>,
-    resting: AtomicBool,
 }
 
 impl Stories {
     /// On nodes that serve S3 at these addresses; the buckets exist already.
     pub fn new(seed: u64, nodes: Vec<SocketAddr>) -> Self {
         let known = (0..CLIENTS).map(|_| Mutex::default()).collect();
-        let (nodes, numbers) = (Mutex::new(nodes), AtomicU64::new(1));
-        Self {
-            seed,
-            nodes,
-            known,
-            numbers,
-            ends: Mutex::default(),
-            wrong: Mutex::default(),
-            resting: AtomicBool::new(false),
-        }
+        Self { seed, crowd: Crowd::new(nodes), known, ends: Mutex::default() }
     }
 
     /// Clients go to these nodes from now on.
     pub fn set_nodes(&self, addresses: Vec<SocketAddr>) {
-        *self.nodes.lock().unwrap() = addresses;
+        self.crowd.set_nodes(addresses);
     }
 
     /// Lets clients rest after what each is at, or go on.
     pub fn rest(&self, rest: bool) {
-        self.resting.store(rest, Ordering::Relaxed);
+        self.crowd.rest(rest);
     }
 
     /// Tells stories until `stop`.
     pub fn run(&self, stop: &AtomicBool) {
-        let run = self.numbers.load(Ordering::Relaxed);
+        let run = self.crowd.next_number();
         std::thread::scope(|scope| {
             for (id, known) in self.known.iter().enumerate() {
                 let random = Random::new(self.seed ^ 0x5707 ^ ((id as u64) << 40) ^ (run << 8));
                 let mut teller = Teller { all: self, id, random, known };
                 scope.spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
-                        if self.resting.load(Ordering::Relaxed) {
+                        if self.crowd.is_resting() {
                             std::thread::sleep(Duration::from_millis(20));
                         } else {
                             teller.story();
@@ -114,7 +87,7 @@ impl Stories {
     /// When something is not as it has to be.
     pub fn verify(&self) {
         println!("stories: {:?}", self.ends.lock().unwrap());
-        let nodes = self.nodes.lock().unwrap().clone();
+        let nodes = self.crowd.nodes();
         for (id, known) in self.known.iter().enumerate() {
             let known = &mut *known.lock().unwrap();
             let prefix = format!("c{id}/");
@@ -124,27 +97,26 @@ impl Stories {
                     for key in keys {
                         let got = self.read(*node, bucket, &key, None);
                         if let Err(what) = model.observe(&key, got.as_deref()) {
-                            self.is_wrong(format!("{bucket} at {node}, at the end: {what}"));
+                            self.crowd.is_wrong(format!("{bucket} at {node}, at the end: {what}"));
                         }
                     }
                     let listed = client(*node).list(bucket, &prefix).unwrap();
                     if listed != model.existing() {
                         let existing = model.existing();
-                        self.is_wrong(format!("{bucket}/{prefix} at {node} lists {listed:?}, there are {existing:?}"));
+                        self.crowd
+                            .is_wrong(format!("{bucket}/{prefix} at {node} lists {listed:?}, there are {existing:?}"));
                     }
                 }
                 for ((key, id), version) in &known.versions {
                     let got = self.read(*node, VERSIONED, key, Some(id));
                     if got != version.map(Version::bytes) {
                         let got = got.map(|got| got.len());
-                        self.is_wrong(format!("version {id} of {key} at {node}: {got:?} bytes, not {version:?}"));
+                        self.crowd.is_wrong(format!("version {id} of {key} at {node}: {got:?} bytes, not {version:?}"));
                     }
                 }
             }
         }
-        let wrong = self.wrong.lock().unwrap();
-        wrong.iter().take(20).for_each(|what| println!("wrong: {what}"));
-        assert!(wrong.is_empty(), "{} stories went wrong; they are above", wrong.len());
+        self.crowd.nothing_is_wrong("stories");
     }
 
     /// The content of a key or version at a node, asked until it answers.
@@ -152,41 +124,8 @@ impl Stories {
         let path = format!("/{bucket}/{key}");
         let query: Vec<_> = version.map(|id| ("versionId", id)).into_iter().collect();
         let request = Request { method: "GET", path: &path, query: &query, ..Request::default() };
-        let begin = Instant::now();
-        loop {
-            match send(node, &request) {
-                Answer::Is(response) if response.status == 200 => return Some(response.body),
-                Answer::Is(response) if response.status == 404 => return None,
-                Answer::Is(response) => self.is_wrong(format!("get {path} {version:?}: {}", response.text())),
-                _ => {}
-            }
-            assert!(begin.elapsed() < SETTLE, "{node} gives no certain answer for {path} within {SETTLE:?}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    fn is_wrong(&self, what: String) {
-        println!("wrong: {what}");
-        self.wrong.lock().unwrap().push(what);
-    }
-}
-
-/// A client of the node at an address.
-pub(super) fn client(node: SocketAddr) -> Client {
-    Client { addr: node, access_key: ACCESS_KEY.into(), secret_key: SECRET_KEY.into() }
-}
-
-/// Sends a request on a connection of its own.
-pub(super) fn send(node: SocketAddr, request: &Request<'_>) -> Answer {
-    let opened = Connection::open(node).and_then(|connection| {
-        connection.stream().set_read_timeout(Some(PATIENCE))?;
-        connection.stream().set_write_timeout(Some(PATIENCE))?;
-        Ok(connection)
-    });
-    let Ok(mut connection) = opened else { return Answer::NotSent };
-    match client(node).send_on(&mut connection, request) {
-        Ok(response) if response.status < 500 => Answer::Is(response),
-        _ => Answer::Unknown,
+        let response = self.crowd.look(node, &request);
+        (response.status == 200).then_some(response.body)
     }
 }
 
@@ -199,7 +138,7 @@ struct Teller<'a> {
 
 impl Teller<'_> {
     fn story(&mut self) {
-        let key = format!("c{}/{}", self.id, self.all.numbers.fetch_add(1, Ordering::Relaxed));
+        let key = format!("c{}/{}", self.id, self.all.crowd.number());
         let (name, told) = match self.random.below(100) {
             0..=19 => ("put", self.put(&key)),
             20..=34 => ("multipart", self.multipart(&key)),
@@ -215,8 +154,7 @@ impl Teller<'_> {
     }
 
     fn ask(&mut self, request: &Request<'_>) -> Answer {
-        let nodes = self.all.nodes.lock().unwrap().clone();
-        send(nodes[self.random.below(nodes.len() as u64) as usize], request)
+        self.all.crowd.ask(&mut self.random, request)
     }
 
     /// The same for what may be asked again: the answer that is certain, if one is in a few attempts.
@@ -263,7 +201,7 @@ impl Teller<'_> {
                 known.plain.unknown(key, Some(version));
                 // A long answer whose head went out before its end was known may tell of a failure, as S3's do.
                 if response.status != 200 || !response.text().contains("<Error>") {
-                    self.all.is_wrong(format!("{what} {key}: {} {}", response.status, response.text()));
+                    self.all.crowd.is_wrong(format!("{what} {key}: {} {}", response.status, response.text()));
                 }
                 None
             }
@@ -301,7 +239,7 @@ impl Teller<'_> {
             let response = self.ask_again(&request)?;
             let etag = response.header("etag").unwrap_or_default().to_owned();
             if response.status != 200 {
-                self.all.is_wrong(format!("part {number} of {key}: {} {}", response.status, response.text()));
+                self.all.crowd.is_wrong(format!("part {number} of {key}: {} {}", response.status, response.text()));
                 return None;
             }
             xml.push_str(&format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"));
@@ -313,7 +251,7 @@ impl Teller<'_> {
                 self.ask_again(&Request { method: "DELETE", path: &path, query: &query, ..Request::default() })?;
             // An attempt whose answer was lost may have done it.
             if !matches!(response.status, 204 | 404) {
-                self.all.is_wrong(format!("abort of {key}: {} {}", response.status, response.text()));
+                self.all.crowd.is_wrong(format!("abort of {key}: {} {}", response.status, response.text()));
             }
             return Some(());
         }
@@ -344,7 +282,7 @@ impl Teller<'_> {
         let Answer::Is(response) = self.ask(&request) else { return None };
         if response.status != 206 || response.body != version.bytes()[from..=to] {
             let (status, len) = (response.status, response.body.len());
-            self.all.is_wrong(format!("{key} {range} of {}: {status}, {len} bytes", version.len));
+            self.all.crowd.is_wrong(format!("{key} {range} of {}: {status}, {len} bytes", version.len));
         }
         Some(())
     }
@@ -363,7 +301,7 @@ impl Teller<'_> {
                 Answer::Is(response) if response.status == 204 => known.plain.acknowledged(&key, None),
                 Answer::Is(response) => {
                     known.plain.unknown(&key, None);
-                    self.all.is_wrong(format!("delete {key}: {} {}", response.status, response.text()));
+                    self.all.crowd.is_wrong(format!("delete {key}: {} {}", response.status, response.text()));
                 }
                 _ => {
                     known.plain.unknown(&key, None);
@@ -373,7 +311,7 @@ impl Teller<'_> {
         }
         let response = self.ask_again(&Request { method: "GET", path: &path, ..Request::default() })?;
         if response.status != 404 {
-            self.all.is_wrong(format!("{key} ({version:?}) was deleted, and is {}", response.status));
+            self.all.crowd.is_wrong(format!("{key} ({version:?}) was deleted, and is {}", response.status));
         }
         Some(())
     }
@@ -394,7 +332,7 @@ impl Teller<'_> {
             }
             Answer::Is(response) => {
                 known.versioned.unknown(key, Some(version));
-                self.all.is_wrong(format!("put a version of {key}: {} {}", response.status, response.text()));
+                self.all.crowd.is_wrong(format!("put a version of {key}: {} {}", response.status, response.text()));
                 None
             }
             Answer::Unknown => {
@@ -426,7 +364,7 @@ impl Teller<'_> {
         let get = Request { method: "GET", path: &path, query: &query, ..Request::default() };
         let response = self.ask_again(&get)?;
         if response.status != 200 || response.body != content.bytes() {
-            self.all.is_wrong(format!("version {first} of {key}: {} {content:?}", response.status));
+            self.all.crowd.is_wrong(format!("version {first} of {key}: {} {content:?}", response.status));
         }
         if self.random.chance(50) {
             // For good; the one before it stays the latest.

@@ -217,42 +217,18 @@ pub(super) fn parts(text: Option<&str>) -> MetadataResult<Vec<ObjectPart>> {
     if sum.is_some() { Ok(parts) } else { Err(corrupt("object parts of more bytes than can be counted")) }
 }
 
-fn algorithm_code(algorithm: ChecksumAlgorithm) -> u8 {
-    match algorithm {
-        ChecksumAlgorithm::Crc32 => 1,
-        ChecksumAlgorithm::Crc32c => 2,
-        ChecksumAlgorithm::Crc64Nvme => 3,
-        ChecksumAlgorithm::Sha1 => 4,
-        ChecksumAlgorithm::Sha256 => 5,
-    }
-}
-
 fn algorithm(code: u8) -> MetadataResult<ChecksumAlgorithm> {
-    ChecksumAlgorithm::ALL
-        .into_iter()
-        .find(|algorithm| algorithm_code(*algorithm) == code)
-        .ok_or_else(|| MetadataError::Corrupt(format!("checksum algorithm {code}")))
-}
-
-fn type_code(checksum_type: ChecksumType) -> u8 {
-    match checksum_type {
-        ChecksumType::FullObject => 1,
-        ChecksumType::Composite => 2,
-    }
+    ChecksumAlgorithm::of_code(code).ok_or_else(|| MetadataError::Corrupt(format!("checksum algorithm {code}")))
 }
 
 fn checksum_type(code: u8) -> MetadataResult<ChecksumType> {
-    match code {
-        1 => Ok(ChecksumType::FullObject),
-        2 => Ok(ChecksumType::Composite),
-        other => Err(MetadataError::Corrupt(format!("checksum type {other}"))),
-    }
+    ChecksumType::of_code(code).ok_or_else(|| MetadataError::Corrupt(format!("checksum type {code}")))
 }
 
 /// `algorithm u8, type u8, parts u32 big-endian (0 = none), value`.
 pub(super) fn checksum_bytes(checksum: &Checksum) -> Vec<u8> {
     let mut out = Vec::with_capacity(6 + checksum.value.len());
-    out.extend([algorithm_code(checksum.algorithm), type_code(checksum.checksum_type)]);
+    out.extend([checksum.algorithm.code(), checksum.checksum_type.code()]);
     out.extend(checksum.parts.unwrap_or(0).to_be_bytes());
     out.extend_from_slice(&checksum.value);
     out
@@ -277,7 +253,7 @@ pub(super) fn checksum(bytes: &[u8]) -> MetadataResult<Checksum> {
 
 /// `algorithm u8, type u8`.
 pub(super) fn checksum_kind_bytes((algorithm, checksum_type): (ChecksumAlgorithm, ChecksumType)) -> Vec<u8> {
-    vec![algorithm_code(algorithm), type_code(checksum_type)]
+    vec![algorithm.code(), checksum_type.code()]
 }
 
 /// The first two bytes of a stored checksum, or a whole stored kind.
@@ -290,7 +266,7 @@ pub(super) fn checksum_kind(bytes: &[u8]) -> MetadataResult<(ChecksumAlgorithm, 
 
 /// `algorithm u8, value`.
 pub(super) fn part_checksum_bytes((algorithm, value): &(ChecksumAlgorithm, Vec<u8>)) -> Vec<u8> {
-    let mut out = vec![algorithm_code(*algorithm)];
+    let mut out = vec![algorithm.code()];
     out.extend_from_slice(value);
     out
 }

@@ -1,5 +1,7 @@
 //! Several nodes in one process: the real actors over coordination, network and chunks in memory, and one SQLite store.
-//! The client is a quorum write reduced to its rules, so that this stands on nothing but the ports.
+//! The [`client`] is a quorum write reduced to its rules, so that this stands on nothing but the ports.
+
+mod client;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,33 +11,26 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_actors::domain::admission::DiskHealth;
 use holdfast_actors::domain::placement::ShardHealth;
-use holdfast_actors::flow::cluster_view::{ClusterView, Placement};
+use holdfast_actors::flow::cluster_view::ClusterView;
 use holdfast_actors::flow::key_locks::ChunkLocks;
 use holdfast_actors::flow::replica_service::{LocalReplicas, ReplicaLimits};
 use holdfast_actors::flow::self_report::SelfReport;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
-use holdfast_actors::ports::chunks::{ChunkReceipt, ChunkSpec, ReplicaStore as _};
 use holdfast_actors::ports::coordination::{
     CacheState, ClusterIdentity, Coordination, NodeAddresses, NodeAnnouncement, NodeState,
 };
-use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, Content, ContentPlace, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes,
-    ReplicaEvidence, User, WritePrecondition,
-};
+use holdfast_actors::ports::metadata::{BucketId, samples};
+use holdfast_actors::ports::peers::ReplicaService;
 use holdfast_actors::ports::peers::in_process::InProcessNetwork;
-use holdfast_actors::ports::peers::{Peers, ReplicaService, ReplicaWrite};
-use holdfast_actors::ports::{
-    ChunkError, ChunkStore, Clock, Disk, DiskStatus, MetadataError, MetadataStore, ScrubStep, SystemClock,
-};
+use holdfast_actors::ports::{ChunkError, Disk, DiskStatus, MetadataStore, ScrubStep, SystemClock};
 use holdfast_actors::service::cluster::{self, ClusterHandle, Findings, ReportInbox};
 use holdfast_actors::service::{ClusterParts, ClusterSettings};
 use holdfast_actors::wait::{PATIENCE, until_ok};
 use holdfast_node::coordination::{InProcessCluster, InProcessCoordination};
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
 use holdfast_protocol::cluster::{Layout, LayoutDocument, LayoutNode, ShardState};
-use holdfast_protocol::{ChunkId, ContentId, Manifest, NodeId, ShardId, VersionId};
+use holdfast_protocol::{ChunkId, NodeId, ShardId};
 use parking_lot::Mutex;
-use rand::Rng;
 
 /// Shards of the clusters here.
 pub const SHARDS: u32 = 12;
@@ -158,12 +153,7 @@ impl World {
         let path = dir.path().join("metadata.sqlite");
         let store = SqliteMetadataStore::open(&path, SqliteOptions::default()).await.expect("metadata opens");
         let metadata: Arc<dyn MetadataStore> = Arc::new(store);
-        metadata
-            .create_user(User { name: "root".into(), admin: true, enabled: true, created_ms: 1 })
-            .await
-            .expect("a user");
-        let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: 1 };
-        let bucket = metadata.create_bucket(new).await.expect("a bucket").id;
+        let bucket = samples::bucket(&*metadata, "bucket").await.id;
         let coordination = InProcessCluster::new(Duration::from_millis(400));
         let admin = coordination.participant();
         let identity = ClusterIdentity::new(SHARDS, 1);
@@ -328,119 +318,6 @@ impl World {
         self.nodes.values().for_each(|node| node.handle.start_comparison());
     }
 
-    fn now_ms(&self) -> u64 {
-        SystemClock.now_ms()
-    }
-
-    /// Writes one object until it is acknowledged.
-    pub async fn put(&self, size: usize) -> ChunkId {
-        until_ok("a write is acknowledged", async || self.try_put(size).await).await
-    }
-
-    pub async fn put_many(&self, count: usize, size: usize) {
-        for _ in 0..count {
-            self.put(size).await;
-        }
-    }
-
-    /// One attempt at a quorum write, through a node drawn by lot.
-    pub async fn try_put(&self, size: usize) -> Result<ChunkId, String> {
-        let content = ContentId::generate(self.now_ms() / 1000);
-        let chunk = content.chunk(0);
-        let mut bytes = vec![0; size];
-        rand::rng().fill(&mut bytes[..]);
-        let payload = Bytes::from(bytes);
-        let at = rand::rng().random_range(0..self.nodes.len());
-        let through = self.nodes.values().nth(at).ok_or("no node runs")?;
-        let placement = through.view.placement(&chunk).ok_or("its shard is not placed")?;
-        let targets: Vec<NodeId> = placement.state.write_set().collect();
-        let writes = targets.iter().map(|node| self.write(through, *node, &placement, chunk, &payload));
-        let acknowledged = futures::future::join_all(writes).await;
-        let missed: Vec<NodeId> =
-            targets.iter().zip(&acknowledged).filter(|(_, done)| done.is_err()).map(|(node, _)| *node).collect();
-        let members = placement.state.members.iter().filter(|member| !missed.contains(member)).count();
-        let all = targets.len() - missed.len();
-        let state = &placement.state;
-        if members < state.write_quorum() as usize || all < state.target_quorum() as usize {
-            return Err(format!("{acknowledged:?}"));
-        }
-        let mut evidence = ReplicaEvidence::default();
-        let fence = Some((placement.fence.shard, placement.fence.epoch));
-        evidence.add(chunk, ChunkReceipt { fence, missed });
-        let object = NewObject {
-            bucket: self.bucket,
-            key: content.to_string(),
-            version: VersionId::NULL,
-            now_ms: self.now_ms(),
-            owner: "root".into(),
-            content: ContentSource::New(Content {
-                id: content,
-                manifest: Manifest::single(content, size as u64),
-                etag: ETag { md5: [0; 16], parts: None },
-                checksum: None,
-                parts: vec![],
-                place: ContentPlace::Cluster,
-            }),
-            attributes: ObjectAttributes::default(),
-            tags: vec![],
-            acl: CannedAcl::Private,
-            precondition: WritePrecondition::default(),
-            event: None,
-            evidence,
-            class: None,
-        };
-        match self.metadata.commit_object(object).await {
-            Ok(_) => {
-                self.written.lock().insert(chunk, payload);
-                Ok(chunk)
-            }
-            Err(error @ MetadataError::StaleEpoch { .. }) => Err(error.to_string()),
-            Err(error) => panic!("commit: {error}"),
-        }
-    }
-
-    async fn write(
-        &self,
-        through: &TestNode,
-        node: NodeId,
-        placement: &Placement,
-        chunk: ChunkId,
-        payload: &Bytes,
-    ) -> Result<(), String> {
-        let spec = ChunkSpec { id: chunk, size_bytes: payload.len() as u32, label: Bytes::from_static(b"label") };
-        let write = ReplicaWrite { fence: placement.fence, spec };
-        if node == through.id {
-            let mut sink = through.replicas.create(node, write).await.map_err(|e| e.to_string())?;
-            sink.write(payload).await.map_err(|e| e.to_string())?;
-            sink.finish_input().map_err(|e| e.to_string())?;
-            return sink.finish().await.map(drop).map_err(|e| e.to_string());
-        }
-        let peers = self.network.peers_of(through.id);
-        let mut sink = peers.create(node, write).await.map_err(|e| e.to_string())?;
-        sink.send(payload.clone()).await.map_err(|e| e.to_string())?;
-        sink.finish().await.map_err(|e| e.to_string())
-    }
-
-    /// On how many disks, of running nodes or not, a chunk lies whole.
-    pub async fn copies(&self, chunk: ChunkId, payload: &Bytes) -> Vec<u64> {
-        let mut holders = Vec::new();
-        for (number, store) in &self.stores {
-            if holds(store, chunk, payload).await {
-                holders.push(*number);
-            }
-        }
-        holders
-    }
-
-    /// The promise that holds at every moment: whatever was acknowledged lies whole on a write quorum of disks.
-    pub async fn check_nothing_is_lost(&self) {
-        let written = self.written.lock().clone();
-        for (chunk, payload) in &written {
-            let copies = self.copies(*chunk, payload).await;
-            assert!(copies.len() >= 2, "chunk {chunk} lies on {copies:?} only");
-        }
-    }
-
     /// The state in which nothing is left to be done; what is missing otherwise.
     pub async fn settled(&self) -> Result<(), String> {
         let controller = self.controller().ok_or("there is no controller")?;
@@ -522,14 +399,4 @@ impl World {
 /// Gives a node its place in the layout.
 pub fn assign(layout: &mut Layout, node: u64) {
     layout.nodes.insert(id(node), LayoutNode { zone: format!("zone-{node}"), weight: 1, draining: false });
-}
-
-async fn holds(store: &MemoryChunkStore, chunk: ChunkId, payload: &Bytes) -> bool {
-    let Ok(mut body) = store.read(chunk, 0..payload.len() as u32) else { return false };
-    let mut read = Vec::new();
-    while let Some(piece) = futures::StreamExt::next(&mut body).await {
-        let Ok(piece) = piece else { return false };
-        read.extend_from_slice(&piece);
-    }
-    read == *payload && store.verify(chunk).await.is_ok()
 }

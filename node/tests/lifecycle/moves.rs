@@ -2,11 +2,13 @@
 
 use holdfast_actors::domain::lifecycle::{NoncurrentTransition, Transition};
 use holdfast_actors::ports::accesses::ReadNote;
-use holdfast_actors::ports::metadata::{CommitMove, MoveEnd, MoveQueued, MoveReason, MoveRequest, Moved};
+use holdfast_actors::ports::metadata::{
+    CommitMove, Content, ContentPlace, MoveEnd, MoveQueued, MoveReason, MoveRequest, Moved, ReplicaEvidence,
+};
 use holdfast_actors::ports::tiering::{Claim, Move};
 use holdfast_actors::ports::tiers::{ColdTier, PieceName, TierError, TierResult, Tiers};
 use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
-use holdfast_protocol::{ColdPlace, NodeId, TierName};
+use holdfast_protocol::{ColdPlace, Manifest, NodeId, TierName};
 use parking_lot::Mutex;
 
 use super::*;

@@ -24,13 +24,11 @@ use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use futures::future::join_all;
-use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, Content, ContentPlace, ContentSource, ETag, NewBucket, NewObject, ObjectAttributes,
-    ReplicaEvidence, User, WritePrecondition,
-};
+use holdfast_actors::ports::metadata::samples::{self, object};
+use holdfast_actors::ports::metadata::{BucketId, ContentSource, NewObject};
 use holdfast_actors::ports::{AccessLog, Journal, MetadataStore, Outbox, TierLedger};
 use holdfast_node::metadata::{MysqlMetadataStore, MysqlOptions, SqliteMetadataStore, SqliteOptions};
-use holdfast_protocol::{ContentId, Manifest, VersionId};
+use holdfast_protocol::ContentId;
 use mariadb::{Scratch, Server};
 
 /// One server for all tests that do not harm it; each has a database of its own.
@@ -89,38 +87,8 @@ mod tiering {
     holdfast_actors::tiering_conformance!(super::empty_ledger);
 }
 
-fn object(bucket: BucketId, key: &str) -> NewObject {
-    let id = ContentId::generate(1);
-    let content = Content {
-        id,
-        manifest: Manifest::single(id, 4096),
-        etag: ETag { md5: [1; 16], parts: None },
-        checksum: None,
-        parts: Vec::new(),
-        place: ContentPlace::Cluster,
-    };
-    NewObject {
-        bucket,
-        key: key.into(),
-        version: VersionId::generate(1),
-        now_ms: 1,
-        owner: "alice".into(),
-        content: ContentSource::New(content),
-        attributes: ObjectAttributes::default(),
-        tags: Vec::new(),
-        acl: CannedAcl::Private,
-        precondition: WritePrecondition::default(),
-        event: None,
-        evidence: ReplicaEvidence::default(),
-        class: None,
-    }
-}
-
 async fn bucket(store: &dyn MetadataStore) -> BucketId {
-    let alice = User { name: "alice".into(), admin: false, enabled: true, created_ms: 1 };
-    store.create_user(alice).await.unwrap();
-    let new = NewBucket { name: "b".into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: 1 };
-    store.create_bucket(new).await.unwrap().id
+    samples::bucket(store, "b").await.id
 }
 
 fn content_of(object: &NewObject) -> ContentId {

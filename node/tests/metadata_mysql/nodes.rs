@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use holdfast_actors::ports::accesses::ReadNote;
-use holdfast_actors::ports::metadata::{BucketConfigKind, CannedAcl, MetadataUpkeep as _, NewBucket, User};
+use holdfast_actors::ports::metadata::samples::{self, object};
+use holdfast_actors::ports::metadata::{BucketConfigKind, MetadataUpkeep as _};
 use holdfast_actors::ports::tiering::Claim;
 use holdfast_actors::ports::{AccessLog as _, MetadataError, MetadataStore, TierLedger as _};
 use holdfast_actors::wait::PATIENCE;
@@ -12,7 +13,7 @@ use holdfast_protocol::{NodeId, TierName};
 use sqlx::Connection as _;
 use sqlx::mysql::MySqlConnection;
 
-use super::{bucket, check, content_of, object, open, server};
+use super::{bucket, check, content_of, open, server};
 
 /// Held by who looks at the server's transactions.
 static LOOKS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -84,11 +85,8 @@ async fn a_group_of_several_buckets_waits_for_the_row_of_each() {
     let database = server.database().await;
     let store = open(server.options(&database)).await;
     let mut ids = Vec::new();
-    let alice = User { name: "alice".into(), admin: false, enabled: true, created_ms: 1 };
-    store.create_user(alice).await.unwrap();
     for name in ["x", "y", "z"] {
-        let new = NewBucket { name: name.into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: 1 };
-        ids.push(store.create_bucket(new).await.unwrap().id);
+        ids.push(samples::bucket(&*store, name).await.id);
     }
     let mut other = server.connect(&database).await;
     let mut holder = other.begin().await.unwrap();

@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use holdfast_actors::ports::MetadataStore;
-use holdfast_actors::ports::metadata::{DeleteRequest, WritePrecondition};
-use holdfast_protocol::VersionId;
+use holdfast_actors::ports::metadata::samples::{deletion, object};
 
-use super::{bucket, object, open, server};
+use super::{bucket, open, server};
 
 /// A backup holds what was there at one moment, whatever is written while it is read page by page.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -32,16 +31,7 @@ async fn backup_is_of_one_moment() {
             let mut keys = ["a", "z"];
             while !stop.load(Ordering::Relaxed) {
                 store.commit_object(object(id, keys[1])).await.unwrap();
-                let gone = DeleteRequest {
-                    key: keys[0].into(),
-                    version: None,
-                    marker_version: VersionId::generate(2),
-                    owner: "alice".into(),
-                    precondition: WritePrecondition::default(),
-                    only_if: None,
-                    event: None,
-                };
-                for deleted in store.delete_objects(id, vec![gone], 2).await.unwrap() {
+                for deleted in store.delete_objects(id, vec![deletion(keys[0])], 2).await.unwrap() {
                     deleted.unwrap();
                 }
                 keys.swap(0, 1);

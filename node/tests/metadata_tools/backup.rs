@@ -5,10 +5,11 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use holdfast_actors::ports::TierLedger;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
+use holdfast_actors::ports::metadata::samples::{self, deletion};
 use holdfast_actors::ports::metadata::{
     BucketConfigKind, BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag,
     MetadataDirect as _, MetadataStore, MetadataUpkeep as _, NewBucket, NewObject, NewUpload, ObjectAttributes,
-    ReplicaEvidence, User, Versioning, WritePrecondition,
+    Versioning,
 };
 use holdfast_actors::ports::tiering::{Move, TierRecord};
 use holdfast_node::assemble::cluster_tools::{RebuildOptions, dump, from_chunks, load, restore, restore_stream};
@@ -21,34 +22,7 @@ use super::{WRITE, cold_content, label, latest, store, tier, versions, write};
 
 /// A commit of `content` to the test's bucket.
 fn commit_of(bucket: BucketId, key: &str, content: ContentSource, class: Option<TierName>, now_ms: u64) -> NewObject {
-    NewObject {
-        bucket,
-        key: key.into(),
-        version: VersionId::generate(now_ms),
-        now_ms,
-        owner: "root".into(),
-        content,
-        attributes: ObjectAttributes::default(),
-        tags: vec![],
-        acl: CannedAcl::Private,
-        class,
-        precondition: WritePrecondition::default(),
-        evidence: ReplicaEvidence::default(),
-        event: None,
-    }
-}
-
-/// The deletion of an object of an unversioned bucket.
-fn deletion(key: &str) -> DeleteRequest {
-    DeleteRequest {
-        key: key.into(),
-        version: None,
-        marker_version: VersionId::generate(1),
-        owner: "root".into(),
-        precondition: WritePrecondition::default(),
-        only_if: None,
-        event: None,
-    }
+    NewObject { version: VersionId::generate(now_ms), now_ms, content, class, ..samples::object(bucket, key) }
 }
 
 /// Who compares the sequencers of two events of an object must not take the newer one for the older.
@@ -58,12 +32,7 @@ async fn sequence_numbers_go_on_beyond_those_of_the_metadata_that_were_lost() {
     let mut last = 0;
     for (name, put_back_ms) in [("first", 1_800_000_000_000), ("second", 1_800_000_060_000)] {
         let empty = store(&dir, name).await;
-        empty
-            .create_user(User { name: "root".into(), admin: true, enabled: true, created_ms: 1 })
-            .await
-            .expect("a user");
-        let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: 1 };
-        let bucket = empty.create_bucket(new).await.expect("a bucket").id;
+        let bucket = samples::bucket(&*empty, "bucket").await.id;
         for ms in [put_back_ms, 1] {
             empty.raise_sequences(ms).await.expect("raised");
         }
@@ -172,9 +141,7 @@ async fn metadata_of_which_all_was_deleted_is_not_empty_yet() {
 async fn a_backup_brings_tiers_and_cold_objects_back_and_their_moves_are_queued_anew() {
     let dir = tempfile::tempdir().expect("a directory");
     let source = store(&dir, "source").await;
-    source.create_user(User { name: "root".into(), admin: true, enabled: true, created_ms: 1 }).await.expect("a user");
-    let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: 1 };
-    let bucket = source.create_bucket(new).await.expect("a bucket").id;
+    let bucket = samples::bucket(&*source, "bucket").await.id;
     source.set_versioning("bucket", Versioning::Enabled).await.expect("versioning");
     let (oss, fastdfs) = (tier("OSS"), tier("FASTDFS"));
     source.add_tier(oss.clone(), r#"{"secret":"sealed"}"#.into(), 5, None).await.expect("a tier");
@@ -241,15 +208,7 @@ async fn a_backup_brings_tiers_and_cold_objects_back_and_their_moves_are_queued_
     assert_eq!(waiting(target.moves(None, 0, 100).await.expect("moves")), expected);
 
     // Copies count as references: only after the last one is gone the content goes, and its stub with it.
-    let delete = |key: &str, version| DeleteRequest {
-        key: key.into(),
-        version: Some(version),
-        marker_version: VersionId::generate(1),
-        owner: "root".into(),
-        precondition: WritePrecondition::default(),
-        only_if: None,
-        event: None,
-    };
+    let delete = |key: &str, version| DeleteRequest { version: Some(version), ..deletion(key) };
     let mut due = vec![];
     for (key, version, ..) in versions(&*target).await.into_iter().filter(|(key, ..)| key.starts_with("co")) {
         assert_eq!(due, [], "{key} is still there");

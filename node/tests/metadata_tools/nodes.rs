@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{
-    ContentPlace, DeleteRequest, ETag, MetadataStore, MetadataUpkeep as _, Versioning, WritePrecondition,
+    ContentPlace, DeleteRequest, ETag, MetadataStore, MetadataUpkeep as _, Versioning, samples,
 };
 use holdfast_node::assemble::cluster_tools::{RebuildOptions, from_chunks};
 use holdfast_protocol::label::{ChunkLabel, PartLabel};
@@ -251,15 +251,7 @@ async fn a_version_that_a_killed_run_had_taken_out_comes_back_where_it_begins() 
     let metadata = store(&dir, "rebuilt").await;
     from_chunks(&nodes[1], &*metadata, "root", WRITE).await.expect("rebuilt");
     let bucket = metadata.bucket("bucket").await.expect("the bucket").id;
-    let taken_out = DeleteRequest {
-        key: "large".into(),
-        version: Some(version),
-        marker_version: version,
-        owner: "root".into(),
-        precondition: WritePrecondition::default(),
-        only_if: None,
-        event: None,
-    };
+    let taken_out = DeleteRequest { version: Some(version), ..samples::deletion("large") };
     let deleted = metadata.delete_objects(bucket, vec![taken_out], 20).await.expect("an answer");
     assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
     assert!(versions(&*metadata).await.is_empty());

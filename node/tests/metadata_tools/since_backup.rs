@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, ContentSource, DeleteRequest, ETag, MetadataDirect as _, MetadataStore, MetadataUpkeep as _,
-    NewObject, ObjectAttributes, ReplicaEvidence, Versioning, WritePrecondition,
+    BucketId, ContentSource, DeleteRequest, ETag, MetadataDirect as _, MetadataStore, MetadataUpkeep as _, NewObject,
+    Versioning, samples,
 };
 use holdfast_node::assemble::cluster_tools::{RebuildOptions, backup_to, dump, from_chunks, load, rebuild, restore};
 use holdfast_node::config::Config;
@@ -18,21 +18,8 @@ use super::{WRITE, cold_content, label, latest, md5, store, versions, write, wri
 const ADD: RebuildOptions = RebuildOptions { add: true, ..WRITE };
 
 fn copy_of(bucket: BucketId, key: &str, content: ContentId, now_ms: u64) -> NewObject {
-    NewObject {
-        bucket,
-        key: key.into(),
-        version: VersionId::generate(now_ms),
-        now_ms,
-        owner: "root".into(),
-        content: ContentSource::Shared(content),
-        attributes: ObjectAttributes::default(),
-        tags: vec![],
-        acl: CannedAcl::Private,
-        class: None,
-        precondition: WritePrecondition::default(),
-        evidence: ReplicaEvidence::default(),
-        event: None,
-    }
+    let (version, content) = (VersionId::generate(now_ms), ContentSource::Shared(content));
+    NewObject { version, now_ms, content, ..samples::object(bucket, key) }
 }
 
 /// What was moved after a backup lies elsewhere than the backup says, though nothing happened to the object.
@@ -52,15 +39,7 @@ async fn objects_that_were_moved_since_a_backup_are_found_by_a_rebuild_on_top_of
     let source = store(&dir, "source").await;
     from_chunks(&*then, &*source, "root", WRITE).await.expect("objects");
     let bucket = source.bucket("bucket").await.expect("the bucket").id;
-    let deletion = |key: &str, version| DeleteRequest {
-        key: key.into(),
-        version,
-        marker_version: marker,
-        owner: "root".into(),
-        precondition: WritePrecondition::default(),
-        only_if: None,
-        event: None,
-    };
+    let deletion = |key: &str, version| DeleteRequest { version, marker_version: marker, ..samples::deletion(key) };
     // As clients rename.
     source.commit_object(copy_of(bucket, "new name", id(1, 4), 20)).await.expect("a copy");
     let deletions = vec![deletion("hidden", None), deletion("old name", Some(VersionId::NULL))];

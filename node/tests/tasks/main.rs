@@ -26,14 +26,13 @@ use holdfast_actors::flow::reclaim::{InFlightWrites, Limits, PassStats, Reclaime
 use holdfast_actors::flow::tasks::{DispatchSettings, Dispatcher, TASKS_GROUP, Tally, TaskWorker, consume_settings};
 use holdfast_actors::ports::events::{EventBus, EventError, Message, SubscribeOptions, Topic};
 use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, MetadataDirect as _,
-    MetadataUpkeep as _, NewBucket, NewObject, NewUpload, ObjectAttributes, Part, ReplicaEvidence, User,
-    WritePrecondition,
+    BucketId, CannedAcl, ContentSource, MetadataDirect as _, MetadataUpkeep as _, NewObject, NewUpload,
+    ObjectAttributes, Part, ReplicaEvidence, samples,
 };
 use holdfast_actors::ports::{ChunkStore, MetadataError, MetadataStore, SystemClock};
 use holdfast_actors::wait::until_ok;
 use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
-use holdfast_protocol::{ContentId, EventId, Manifest, Task, UploadId, VersionId};
+use holdfast_protocol::{ContentId, EventId, Task, UploadId};
 use tokio::task::JoinHandle;
 
 use doubles::{HandClock, PickyChunks, TestBus};
@@ -83,9 +82,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metadata.sqlite");
         let store = Arc::new(SqliteMetadataStore::open(&path, SqliteOptions::default()).await.unwrap());
-        store.create_user(User { name: "root".into(), admin: true, enabled: true, created_ms: 1 }).await.unwrap();
-        let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: T0 };
-        let bucket = store.create_bucket(new).await.unwrap().id;
+        let bucket = samples::bucket(&*store, "bucket").await.id;
         let (chunks, clock) = (Arc::<PickyChunks>::default(), Arc::new(HandClock(AtomicU64::new(T0))));
         let (bus, tally) = (Arc::new(TestBus::default()), Arc::<Tally>::default());
         let reclaimer = reclaimer_of(&store, &chunks, &clock);
@@ -118,48 +115,22 @@ impl World {
     async fn put(&self, key: &str) -> ContentId {
         let content = ContentId::generate(T0 / 1000);
         self.chunks.inner.insert(content.chunk(0), Bytes::from_static(b"bytes"));
-        let new = Content {
-            id: content,
-            manifest: Manifest::single(content, 5),
-            etag: ETag { md5: [0; 16], parts: None },
-            checksum: None,
-            parts: vec![],
-            place: ContentPlace::Cluster,
-        };
-        self.commit(key, ContentSource::New(new)).await.unwrap();
+        self.commit(key, ContentSource::New(samples::content(content, 5))).await.unwrap();
         content
     }
 
     async fn commit(&self, key: &str, content: ContentSource) -> Result<(), MetadataError> {
-        let object = NewObject {
-            bucket: self.bucket,
-            key: key.into(),
-            version: VersionId::generate(1),
-            now_ms: self.now_ms(),
-            owner: "root".into(),
-            content,
-            attributes: ObjectAttributes::default(),
-            tags: vec![],
-            acl: CannedAcl::Private,
-            precondition: WritePrecondition::default(),
-            event: None,
-            evidence: ReplicaEvidence::default(),
-            class: None,
-        };
+        let object = NewObject { now_ms: self.now_ms(), content, ..samples::object(self.bucket, key) };
         self.store.commit_object(object).await.map(drop)
     }
 
     async fn delete(&self, key: &str) {
-        let request = DeleteRequest {
-            key: key.into(),
-            version: None,
-            marker_version: VersionId::generate(1),
-            owner: "root".into(),
-            precondition: WritePrecondition::default(),
-            only_if: None,
-            event: None,
-        };
-        self.store.delete_objects(self.bucket, vec![request], self.now_ms()).await.unwrap().remove(0).unwrap();
+        self.store
+            .delete_objects(self.bucket, vec![samples::deletion(key)], self.now_ms())
+            .await
+            .unwrap()
+            .remove(0)
+            .unwrap();
     }
 
     /// Objects that are deleted, and whose grace is over.

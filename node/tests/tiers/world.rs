@@ -17,8 +17,8 @@ use holdfast_actors::flow::put::{StoreRequest, store};
 use holdfast_actors::flow::reclaim::{InFlightWrites, Limits, Reclaimer};
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, Content, ContentPlace, ContentSource, ETag, ListVersionsQuery, MoveQueued, MoveReason,
-    MoveRequest, NewObject, ObjectAttributes, ObjectVersion, Versioning, WritePrecondition,
+    BucketId, Content, ContentSource, ETag, ListVersionsQuery, MoveQueued, MoveReason, MoveRequest, NewObject,
+    ObjectAttributes, ObjectVersion, Versioning, samples,
 };
 use holdfast_actors::ports::tiering::Move;
 use holdfast_actors::ports::tiers::PieceName;
@@ -153,12 +153,9 @@ impl World {
         let body = stream::iter([Ok(data.clone())]);
         let stored = store(&self.mover.chunks, request, body, |_| Ok(())).await.unwrap();
         let content = Content {
-            id: stored.id(),
             manifest: stored.manifest(),
             etag: ETag { md5: stored.digests.md5, parts: None },
-            checksum: None,
-            parts: vec![],
-            place: ContentPlace::Cluster,
+            ..samples::content(stored.id(), data.len() as u64)
         };
         let object = NewObject {
             evidence: stored.evidence.clone(),
@@ -169,19 +166,12 @@ impl World {
 
     fn new_object(&self, key: &str, version: VersionId, content: ContentSource, class: Option<&str>) -> NewObject {
         NewObject {
-            bucket: self.bucket,
-            key: key.into(),
             version,
             now_ms: self.clock.now_ms(),
-            owner: "alice".into(),
             content,
             attributes: ObjectAttributes { content_type: Some("text/plain".into()), ..ObjectAttributes::default() },
-            tags: vec![],
-            acl: CannedAcl::Private,
             class: class.map(tier),
-            precondition: WritePrecondition::default(),
-            evidence: Default::default(),
-            event: None,
+            ..samples::object(self.bucket, key)
         }
     }
 

@@ -1,6 +1,5 @@
 //! Writes that are not over: what they store is no orphan.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::condemned;
 use crate::domain::cleanup::WriteWindow;
+use crate::flow::held::{HeldContent, HeldContents};
 use crate::ports::metadata::Condemned;
 
 /// Remembers writes in flight, shared by the chunk adapter (which tells it) and the walk for orphans (which asks it).
@@ -16,28 +16,9 @@ use crate::ports::metadata::Condemned;
 pub struct InFlightWrites {
     started: Instant,
     window: Mutex<WriteWindow>,
-    /// Those that somebody says are not over, with how many say so.
-    held: Mutex<BTreeMap<ContentId, usize>>,
+    /// Those that somebody says are not over.
+    held: Arc<HeldContents>,
     condemned: Mutex<condemned::Seen>,
-}
-
-/// A content that is in flight for as long as this lives.
-#[derive(Debug)]
-pub struct HeldContent {
-    writes: Arc<InFlightWrites>,
-    content: ContentId,
-}
-
-impl Drop for HeldContent {
-    fn drop(&mut self) {
-        let mut held = self.writes.held.lock();
-        if let Some(count) = held.get_mut(&self.content) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.content);
-            }
-        }
-    }
 }
 
 impl InFlightWrites {
@@ -46,16 +27,15 @@ impl InFlightWrites {
         Arc::new(Self {
             started: Instant::now(),
             window: Mutex::new(WriteWindow::new(window.as_millis() as u64)),
-            held: Mutex::default(),
+            held: Arc::default(),
             condemned: Mutex::new(condemned::Seen::new(window)),
         })
     }
 
     /// Keeps `content` in flight until what is returned is dropped: what a move brought back may be read for hours
     /// before its commit.
-    pub fn hold(self: &Arc<Self>, content: ContentId) -> HeldContent {
-        *self.held.lock().entry(content).or_default() += 1;
-        HeldContent { writes: Arc::clone(self), content }
+    pub fn hold(&self, content: ContentId) -> HeldContent {
+        self.held.hold(content)
     }
 
     /// To be called before a chunk of `content` is created.
@@ -65,7 +45,7 @@ impl InFlightWrites {
 
     /// Whether `content` can belong to a write that is not over.
     pub fn may_be_in_flight(&self, content: ContentId) -> bool {
-        self.held.lock().contains_key(&content) || self.window.lock().may_be_in_flight(content, self.now_ms())
+        self.held.contains(content) || self.window.lock().may_be_in_flight(content, self.now_ms())
     }
 
     /// Which of these condemnations, old by the clock, no write needs any more.

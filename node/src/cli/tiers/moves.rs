@@ -132,7 +132,8 @@ impl Which {
     }
 }
 
-fn bar(out: Output, length: Option<u64>, template: &str) -> CliResult<ProgressBar> {
+/// Shows how far a command is, where people read what it says.
+pub(super) fn bar(out: Output, length: Option<u64>, template: &str) -> CliResult<ProgressBar> {
     if out.json {
         return Ok(ProgressBar::hidden());
     }
@@ -147,10 +148,7 @@ async fn ask(api: &ApiClient, bucket: &str, mut request: RequestMoves, out: Outp
     let progress = bar(out, None, "{spinner} {pos} objects asked for, {per_sec}, {elapsed}; {msg}")?;
     let mut all = RequestedMoves::default();
     loop {
-        let page = tokio::select! {
-            page = patiently(|| api.post::<RequestedMoves>(&path, &request)) => page,
-            _ = tokio::signal::ctrl_c() => Err(Failure { exit: Exit::Failed, error: anyhow::anyhow!("interrupted") }),
-        };
+        let page = until_interrupted(|| api.post::<RequestedMoves>(&path, &request)).await;
         match page {
             Ok(page) => all.add(page),
             Err(failure) => {
@@ -180,7 +178,7 @@ fn with_way_on(failure: Failure, all: &RequestedMoves, after: Option<&str>) -> F
 }
 
 /// Tries again while the node is busy or cannot be reached.
-pub(super) async fn patiently<T, F: Future<Output = CliResult<T>>>(call: impl Fn() -> F) -> CliResult<T> {
+async fn patiently<T, F: Future<Output = CliResult<T>>>(call: impl Fn() -> F) -> CliResult<T> {
     for seconds in TRY_AGAIN {
         match call().await {
             Err(failure) if failure.exit == Exit::Unreachable => sleep(Duration::from_secs(seconds)).await,
@@ -188,6 +186,14 @@ pub(super) async fn patiently<T, F: Future<Output = CliResult<T>>>(call: impl Fn
         }
     }
     call().await
+}
+
+/// The same, up to an interrupt: that is a failure like others, so that a command can tell how to go on.
+pub(super) async fn until_interrupted<T, F: Future<Output = CliResult<T>>>(call: impl Fn() -> F) -> CliResult<T> {
+    tokio::select! {
+        done = patiently(call) => done,
+        _ = tokio::signal::ctrl_c() => Err(Failure { exit: Exit::Failed, error: anyhow::anyhow!("interrupted") }),
+    }
 }
 
 /// What of a request still moves.

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use clap::Args;
 use holdfast_protocol::admin::{TierStatus, VerifiedTier, VerifyTier};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::super::client::ClientArgs;
 use super::super::output::{Output, bytes, table};
 use super::super::{CliResult, Exit, Failure};
-use super::moves::patiently;
+use super::moves::{bar, until_interrupted};
 use super::path;
 
 /// Longer than the node lets one page take.
@@ -67,21 +66,12 @@ pub(super) async fn run(args: VerifyArgs, out: Output) -> CliResult {
     let status: TierStatus = api.get(&format!("{path}/status")).await?;
     let held = status.tier.usage.unwrap_or_default();
     let expected = (held.bytes as f64 * share.unwrap_or(1.0)) as u64;
-    let progress = if out.json {
-        ProgressBar::hidden()
-    } else {
-        let style = ProgressStyle::with_template(
-            "{bar:30} {bytes} of about {total_bytes} checked, {bytes_per_sec}, {eta} left{msg}",
-        )?;
-        ProgressBar::new(expected).with_style(style)
-    };
+    let template = "{bar:30} {bytes} of about {total_bytes} checked, {bytes_per_sec}, {eta} left{msg}";
+    let progress = bar(out, Some(expected), template)?;
     let path = format!("{path}/verify");
     let mut all = VerifiedTier::default();
     loop {
-        let page = tokio::select! {
-            page = patiently(|| api.post::<VerifiedTier>(&path, &request)) => page,
-            _ = tokio::signal::ctrl_c() => Err(Failure { exit: Exit::Failed, error: anyhow::anyhow!("interrupted") }),
-        };
+        let page = until_interrupted(|| api.post::<VerifiedTier>(&path, &request)).await;
         match page {
             Ok(page) => all.add(page),
             Err(failure) => {

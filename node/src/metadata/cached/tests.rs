@@ -1,9 +1,6 @@
 //! The conformance suite through the cache, and what only the cache can get wrong.
 
-use holdfast_actors::ports::metadata::{
-    Content, ContentPlace, ContentSource, ETag, ObjectAttributes, ReplicaEvidence, WritePrecondition,
-};
-use holdfast_protocol::{ContentId, Manifest};
+use holdfast_actors::ports::metadata::samples::{self, object};
 
 use super::*;
 use crate::metadata::{SqliteMetadataStore, SqliteOptions};
@@ -26,37 +23,8 @@ mod conformance {
     holdfast_actors::metadata_conformance!(super::empty_store);
 }
 
-fn object(bucket: BucketId, key: &str) -> NewObject {
-    let id = ContentId::generate(1);
-    NewObject {
-        bucket,
-        key: key.into(),
-        version: VersionId::NULL,
-        now_ms: 1,
-        owner: "alice".into(),
-        content: ContentSource::New(Content {
-            id,
-            manifest: Manifest::single(id, 1),
-            etag: ETag { md5: [1; 16], parts: None },
-            checksum: None,
-            parts: Vec::new(),
-            place: ContentPlace::Cluster,
-        }),
-        attributes: ObjectAttributes::default(),
-        tags: Vec::new(),
-        acl: CannedAcl::Private,
-        precondition: WritePrecondition::default(),
-        event: None,
-        evidence: ReplicaEvidence::default(),
-        class: None,
-    }
-}
-
 async fn bucket(store: &Cached) -> BucketId {
-    let alice = User { name: "alice".into(), admin: false, enabled: true, created_ms: 1 };
-    store.create_user(alice).await.unwrap();
-    let new = NewBucket { name: "b".into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: 1 };
-    store.create_bucket(new).await.unwrap().id
+    samples::bucket(store, "b").await.id
 }
 
 #[tokio::test]

@@ -159,8 +159,7 @@ fn again(error: &MetadataError) -> MetadataError {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_actors::ports::metadata::{DeleteRequest, WritePrecondition};
-    use holdfast_protocol::VersionId;
+    use holdfast_actors::ports::metadata::samples;
 
     use super::*;
 
@@ -169,17 +168,8 @@ mod tests {
         let now = Instant::now();
         let (mut waiting, mut answers) = (VecDeque::new(), Vec::new());
         for until in [now, now, now + std::time::Duration::from_secs(3_600)] {
-            let request = DeleteRequest {
-                key: "k".into(),
-                version: None,
-                marker_version: VersionId::NULL,
-                owner: "root".into(),
-                precondition: WritePrecondition::default(),
-                only_if: None,
-                event: None,
-            };
             let (reply, answer) = oneshot::channel();
-            waiting.push_back(Waiting { op: KeyOp::delete(BucketId(1), request, 0), until, reply });
+            waiting.push_back(Waiting { op: KeyOp::delete(BucketId(1), samples::deletion("k"), 0), until, reply });
             answers.push(answer);
         }
         refuse_late(&mut waiting);

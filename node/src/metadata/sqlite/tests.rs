@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::FutureExt as _;
+use holdfast_actors::ports::metadata::samples::{self, deletion, object};
 use holdfast_actors::ports::metadata::{
-    AgePosition, AgedKind, CannedAcl, Content, ContentPlace, ContentSource, ETag, ListAfter, ListQuery,
-    ListVersionsQuery, MetadataDirect as _, MetadataUpkeep as _, NewBucket, ObjectAttributes, ReplicaEvidence, User,
-    Versioning, WritePrecondition,
+    AgePosition, AgedKind, ContentSource, ListAfter, ListQuery, ListVersionsQuery, MetadataDirect as _,
+    MetadataUpkeep as _, Versioning,
 };
 use holdfast_actors::ports::{AccessLog, Journal, MetadataStore, Outbox, TierLedger};
-use holdfast_protocol::{ContentId, Manifest, VersionId};
+use holdfast_protocol::{ContentId, VersionId};
 use sqlx::Row as _;
 
 use super::error::refused;
@@ -84,40 +84,8 @@ mod measure;
 mod opening;
 mod plans;
 
-fn content(id: ContentId) -> Content {
-    Content {
-        id,
-        manifest: Manifest::single(id, 4096),
-        etag: ETag { md5: [1; 16], parts: None },
-        checksum: None,
-        parts: Vec::new(),
-        place: ContentPlace::Cluster,
-    }
-}
-
-fn object(bucket: BucketId, key: &str) -> NewObject {
-    NewObject {
-        bucket,
-        key: key.into(),
-        version: VersionId::generate(1),
-        now_ms: 1,
-        owner: "alice".into(),
-        content: ContentSource::New(content(ContentId::generate(1))),
-        attributes: ObjectAttributes::default(),
-        tags: Vec::new(),
-        acl: CannedAcl::Private,
-        precondition: WritePrecondition::default(),
-        event: None,
-        evidence: ReplicaEvidence::default(),
-        class: None,
-    }
-}
-
 async fn bucket(store: &SqliteMetadataStore) -> BucketId {
-    let alice = User { name: "alice".into(), admin: false, enabled: true, created_ms: 1 };
-    store.create_user(alice).await.unwrap();
-    let new = NewBucket { name: "b".into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: 1 };
-    store.create_bucket(new).await.unwrap().id
+    samples::bucket(store, "b").await.id
 }
 
 /// Reads, and deletes versions of the key `k` before the second read.
@@ -135,15 +103,8 @@ impl Reader for Interrupted {
     fn run_fetch(&self, sql: sqlx::SqlStr, values: Vec<Value>) -> BoxFuture<'_, MetadataResult<Vec<Self::Row>>> {
         async move {
             if self.reads.fetch_add(1, Ordering::SeqCst) == 1 {
-                let deletion = |version: &VersionId| DeleteRequest {
-                    key: "k".into(),
-                    version: Some(*version),
-                    marker_version: VersionId::generate(1),
-                    owner: "alice".into(),
-                    precondition: WritePrecondition::default(),
-                    only_if: None,
-                    event: None,
-                };
+                let deletion =
+                    |version: &VersionId| DeleteRequest { version: Some(*version), ..samples::deletion("k") };
                 let requests = self.gone.iter().map(deletion).collect();
                 for deleted in self.store.delete_objects(self.bucket, requests, 1).await? {
                     deleted?;

@@ -269,62 +269,24 @@ async fn dump_upload(
 
 #[cfg(test)]
 mod tests {
-    use holdfast_actors::ports::metadata::{
-        CannedAcl, Content, ContentSource, DeleteRequest, ETag, MetadataDirect as _, NewBucket, NewObject,
-        ObjectAttributes, ReplicaEvidence, Versioning, WritePrecondition,
-    };
-    use holdfast_protocol::{ContentId, Manifest};
+    use holdfast_actors::ports::metadata::{DeleteRequest, MetadataDirect as _, NewObject, Versioning, samples};
 
     use super::*;
     use crate::metadata::{SqliteMetadataStore, SqliteOptions};
-
-    fn object(bucket: &Bucket, at_ms: u64) -> NewObject {
-        let id = ContentId([at_ms as u8; 12]);
-        NewObject {
-            bucket: bucket.id,
-            key: if at_ms < 5 { "few".into() } else { "many".into() },
-            version: VersionId::generate(at_ms),
-            now_ms: at_ms,
-            owner: "root".into(),
-            content: ContentSource::New(Content {
-                id,
-                manifest: Manifest::single(id, 5),
-                etag: ETag { md5: [1; 16], parts: None },
-                checksum: None,
-                parts: vec![],
-                place: ContentPlace::Cluster,
-            }),
-            attributes: ObjectAttributes::default(),
-            tags: vec![],
-            acl: CannedAcl::Private,
-            precondition: WritePrecondition::default(),
-            event: None,
-            evidence: ReplicaEvidence::default(),
-            class: None,
-        }
-    }
 
     #[tokio::test]
     async fn versions_come_oldest_first_however_few_are_kept_in_memory() {
         let dir = tempfile::tempdir().unwrap();
         let store = SqliteMetadataStore::open(&dir.path().join("metadata"), SqliteOptions::default()).await.unwrap();
-        store.create_user(User { name: "root".into(), admin: true, enabled: true, created_ms: 1 }).await.unwrap();
-        let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: 1 };
-        store.create_bucket(new).await.unwrap();
+        samples::bucket(&store, "bucket").await;
         store.set_versioning("bucket", Versioning::Enabled).await.unwrap();
         let bucket = store.bucket("bucket").await.unwrap();
         for at_ms in [2, 3, 5, 6, 7, 8] {
-            store.commit_object(object(&bucket, at_ms)).await.unwrap();
+            let object = samples::object(bucket.id, if at_ms < 5 { "few" } else { "many" });
+            let object = NewObject { version: VersionId::generate(at_ms), now_ms: at_ms, ..object };
+            store.commit_object(object).await.unwrap();
         }
-        let marker = DeleteRequest {
-            key: "many".into(),
-            version: None,
-            marker_version: VersionId::generate(9),
-            owner: "root".into(),
-            precondition: WritePrecondition::default(),
-            only_if: None,
-            event: None,
-        };
+        let marker = DeleteRequest { marker_version: VersionId::generate(9), ..samples::deletion("many") };
         for deleted in store.delete_objects(bucket.id, vec![marker], 9).await.unwrap() {
             deleted.unwrap();
         }

@@ -63,7 +63,7 @@ async fn one_failing_commit_does_not_undo_its_neighbours() {
     let store = open(directory.path()).await;
     let id = bucket(&store).await;
     let taken = ContentId::generate(9);
-    let with = |key: &str| NewObject { content: ContentSource::New(content(taken)), ..object(id, key) };
+    let with = |key: &str| NewObject { content: ContentSource::New(samples::content(taken, 4096)), ..object(id, key) };
     store.commit_object(with("first")).await.unwrap();
     let (go, gate) = oneshot::channel::<()>();
     let mut holding = Box::pin(write(&store, |_| boxed(async move { gate.await.map_err(|_| closed()) })));

@@ -71,16 +71,7 @@ async fn what_an_older_program_wrote_is_put_in_order_of_age() {
         store.commit_object(NewObject { now_ms, ..object(id, key) }).await.unwrap();
     };
     let mark = async |key: &str, now_ms| {
-        let gone = DeleteRequest {
-            key: key.into(),
-            version: None,
-            marker_version: VersionId::generate(2),
-            owner: "alice".into(),
-            precondition: WritePrecondition::default(),
-            only_if: None,
-            event: None,
-        };
-        store.delete_objects(id, vec![gone], now_ms).await.unwrap().remove(0).unwrap();
+        store.delete_objects(id, vec![deletion(key)], now_ms).await.unwrap().remove(0).unwrap();
     };
     put("k", 10).await;
     put("k", 20).await;

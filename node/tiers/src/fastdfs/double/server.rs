@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::state::Faults;
 use crate::fastdfs::wire::{HEADER_BYTES, Header, command};
 
 /// A server that can be stopped, and started again on the same port.
@@ -157,6 +158,21 @@ impl Link {
             self.pipelined.store(true, Ordering::Relaxed);
             std::future::pending::<()>().await;
         }
+    }
+
+    /// What goes wrong with a request of `command` before it is looked at; `None` when the connection is over with it.
+    pub(super) async fn suffer(&mut self, faults: &Faults, command: u8) -> Option<()> {
+        if let Some(delay) = faults.delay {
+            tokio::time::sleep(delay).await;
+        }
+        if faults.hang.contains(&command) {
+            std::future::pending::<()>().await;
+        }
+        if faults.babble {
+            self.stream.write_all(&[b'x'; 100]).await.ok();
+            return None;
+        }
+        Some(())
     }
 
     /// Sends a reply.

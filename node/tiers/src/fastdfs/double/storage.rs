@@ -27,14 +27,7 @@ pub(super) async fn serve(state: Arc<Mutex<State>>, number: usize, mut link: Lin
             *state.requests.entry(header.command).or_default() += 1;
             state.storages[number].faults.clone()
         };
-        if let Some(delay) = faults.delay {
-            tokio::time::sleep(delay).await;
-        }
-        if faults.hang.contains(&header.command) {
-            std::future::pending::<()>().await;
-        }
-        if faults.babble {
-            link.stream.write_all(&[b'x'; 100]).await.ok();
+        if link.suffer(&faults, header.command).await.is_none() {
             return;
         }
         let done = match header.command {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::io::AsyncWriteExt;
 
 use super::server::Link;
 use super::state::{State, Storage};
@@ -21,14 +20,7 @@ pub(super) async fn serve(state: Arc<Mutex<State>>, number: usize, mut link: Lin
     while let Some(header) = link.header().await {
         let Some(body) = link.take(header.body_bytes.min(1024)).await else { return };
         let faults = state.lock().tracker_faults[number].clone();
-        if let Some(delay) = faults.delay {
-            tokio::time::sleep(delay).await;
-        }
-        if faults.hang.contains(&header.command) {
-            std::future::pending::<()>().await;
-        }
-        if faults.babble {
-            link.stream.write_all(&[b'x'; 100]).await.ok();
+        if link.suffer(&faults, header.command).await.is_none() {
             return;
         }
         if header.command == command::QUIT {

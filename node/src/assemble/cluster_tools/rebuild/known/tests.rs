@@ -1,4 +1,4 @@
-use holdfast_actors::ports::metadata::{ETag, MetadataUpkeep as _, NewBucket, User};
+use holdfast_actors::ports::metadata::{MetadataUpkeep as _, samples};
 use holdfast_protocol::ContentId;
 
 use super::*;
@@ -6,37 +6,18 @@ use crate::metadata::{SqliteMetadataStore, SqliteOptions};
 
 async fn store(dir: &tempfile::TempDir) -> (SqliteMetadataStore, std::sync::Arc<Bucket>) {
     let store = SqliteMetadataStore::open(&dir.path().join("metadata"), SqliteOptions::default()).await.unwrap();
-    store.create_user(User { name: "root".into(), admin: true, enabled: true, created_ms: 1 }).await.unwrap();
-    let new = NewBucket { name: "bucket".into(), owner: "root".into(), acl: CannedAcl::Private, now_ms: 1 };
-    store.create_bucket(new).await.unwrap();
+    samples::bucket(&store, "bucket").await;
     store.set_versioning("bucket", Versioning::Enabled).await.unwrap();
     let bucket = store.bucket("bucket").await.unwrap();
     (store, bucket)
 }
 
 fn object(bucket: &Bucket, at_ms: u64) -> NewObject {
-    let id = ContentId([at_ms as u8; 12]);
     NewObject {
-        bucket: bucket.id,
-        key: "key".into(),
         version: VersionId::generate(at_ms),
         now_ms: at_ms,
-        owner: "root".into(),
-        content: ContentSource::New(Content {
-            id,
-            manifest: Manifest::single(id, 5),
-            etag: ETag { md5: [1; 16], parts: None },
-            checksum: None,
-            parts: vec![],
-            place: ContentPlace::Cluster,
-        }),
-        attributes: ObjectAttributes::default(),
-        tags: vec![],
-        acl: CannedAcl::Private,
-        precondition: WritePrecondition::default(),
-        event: None,
-        evidence: ReplicaEvidence::default(),
-        class: None,
+        content: ContentSource::New(samples::content(ContentId([at_ms as u8; 12]), 5)),
+        ..samples::object(bucket.id, "key")
     }
 }
 
