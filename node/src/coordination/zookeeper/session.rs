@@ -176,7 +176,9 @@ async fn leave(client: zk::Client) {
         }
     };
     if timeout(patience, over).await.is_err() {
-        tracing::warn!("the end of the coordination session was not confirmed: the others see this node until it lapses");
+        tracing::warn!(
+            "the end of the coordination session was not confirmed: the others see this node until it lapses"
+        );
     }
 }
 
