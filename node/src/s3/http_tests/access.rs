@@ -524,9 +524,10 @@ async fn tags_and_an_acl_are_set_only_on_the_object_whose_tags_allowed_it() {
         ObjectVersion::clone(fixture.store.objects.lock().values().next().unwrap())
     };
     let signed = Arc::new(ObjectVersion { sequence: 2, ..object("signed") });
+    type Sent<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [u8]);
     let tags = b"<Tagging><TagSet><Tag><Key>state</Key><Value>published</Value></Tag></TagSet></Tagging>";
     let acl = [("x-amz-acl", "public-read")];
-    let requests: [(&str, &str, &[(&str, &str)], &[u8]); 3] =
+    let requests: [Sent<'_>; 3] =
         [("PUT", "tagging", &[], tags), ("DELETE", "tagging", &[], b""), ("PUT", "acl", &acl, b"")];
     for (method, what, headers, body) in requests {
         let path = format!("/photos/k?{what}");
