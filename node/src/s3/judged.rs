@@ -39,15 +39,8 @@ struct Look {
 enum Seen {
     /// `None`: there was no object.
     Acl(Option<CannedAcl>),
-    /// The tags, none where there was no object, and which one it was.
-    Tags(Vec<Tag>, Option<Which>),
-}
-
-/// Which version of a key a look was at.
-#[derive(Debug, Clone, Copy)]
-struct Which {
-    sequence: u64,
-    is_latest: bool,
+    /// The tags, none where there was no object, and its sequence number.
+    Tags(Vec<Tag>, Option<u64>),
 }
 
 impl Look {
@@ -71,8 +64,7 @@ impl Judged {
         object: Option<&ObjectVersion>,
     ) {
         let tags = object.map_or_else(Vec::new, |object| object.tags.clone());
-        let which = object.map(|object| Which { sequence: object.sequence, is_latest: object.is_latest });
-        self.note(bucket, key, version, Seen::Tags(tags, which));
+        self.note(bucket, key, version, Seen::Tags(tags, object.map(|object| object.sequence)));
     }
 
     fn note(&mut self, bucket: &Bucket, key: &str, version: Option<&str>, seen: Seen) {
@@ -120,7 +112,7 @@ impl Judged {
 
     /// On which version alone a deletion may be carried out that was allowed by its tags; `version` as the request
     /// names it. If another one is there, it fails with `PreconditionFailed`, which is to be told as [`changed`]. A new
-    /// sequence number tells of new tags, but for those of a noncurrent version.
+    /// sequence number tells of new tags, but for those of a noncurrent version, as the latest one may be by then.
     ///
     /// Where there was none, it is carried out on none: it fails likewise, and what is there then tells why
     /// ([`Judged::is_of_nothing`]). Not where a deletion keeps the bytes.
@@ -131,11 +123,11 @@ impl Judged {
         version: Option<&str>,
     ) -> Option<OnlyIf> {
         let version = version.filter(|version| !version.is_empty());
-        let (tags, which) = extensions.get::<Self>()?.0.iter().find_map(|look| match &look.seen {
-            Seen::Tags(tags, which) if look.is_of(bucket, key, version) => Some((tags, which)),
+        let (tags, sequence) = extensions.get::<Self>()?.0.iter().find_map(|look| match &look.seen {
+            Seen::Tags(tags, sequence) if look.is_of(bucket, key, version) => Some((tags, sequence)),
             _ => None,
         })?;
-        let Some(which) = which else {
+        let Some(sequence) = *sequence else {
             let takes_bytes = match bucket.versioning {
                 Versioning::Unversioned => true,
                 // A version that is named may be a delete marker, which is no object either.
@@ -145,8 +137,8 @@ impl Judged {
             return takes_bytes.then(|| OnlyIf { sequence: NO_SEQUENCE, ..OnlyIf::default() });
         };
         Some(OnlyIf {
-            sequence: which.sequence,
-            noncurrent: (!which.is_latest).then(|| OnlyNoncurrent { tags: tags.clone(), newer: 0 }),
+            sequence,
+            noncurrent: Some(OnlyNoncurrent { tags: tags.clone(), newer: 0 }),
             ..OnlyIf::default()
         })
     }
@@ -166,7 +158,7 @@ impl Judged {
         let mut looks = extensions.get::<Self>()?.0.iter();
         looks.any(|look| matches!(look.seen, Seen::Tags(..)) && look.is_of(bucket, key, version)).then(|| OnlyIf {
             sequence: object.sequence,
-            noncurrent: (!object.is_latest).then(|| OnlyNoncurrent { tags: object.tags.clone(), newer: 0 }),
+            noncurrent: Some(OnlyNoncurrent { tags: object.tags.clone(), newer: 0 }),
             ..OnlyIf::default()
         })
     }

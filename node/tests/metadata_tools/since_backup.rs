@@ -160,6 +160,7 @@ async fn a_node_on_which_parts_wait_for_others_is_to_be_walked_after_them() {
     let [first, second, third] = nodes;
     let orphan = [ContentId([2; 12])];
     let noted = async |walked: NodeId, waits: bool| metadata.note_walked(walked, waits, &nodes).await.expect("noted");
+    assert_eq!(metadata.note_walked(first, true, &[]).await.expect("noted"), [first], "nobody knows of the others");
     assert_eq!(noted(first, true).await, [second, third, first]);
     assert_eq!(noted(second, true).await, [first, third, second]);
     // Whatever waits here still is told of by nobody.

@@ -137,7 +137,7 @@ pub struct OnlyIf {
     pub is_alone: bool,
     /// The [`super::Bucket::revision`] under which it was judged: under another one other rules may hold. `None`: any.
     pub revision: Option<u64>,
-    /// What must hold beside, where it is a noncurrent version.
+    /// What must hold beside, where it is a noncurrent version by then, as one that was the latest when it was judged.
     pub noncurrent: Option<OnlyNoncurrent>,
 }
 

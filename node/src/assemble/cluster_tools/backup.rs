@@ -201,10 +201,15 @@ async fn restore_cluster(
     }
     // Before anything is in it: what the database loses from here on is of the backup, and has to be known.
     metadata.forget_lost_commits().await.context("forget that the database has lost commits")?;
-    let counts = Stopped::during(stopped, load(metadata, ledger, from)).await.context(BEGIN_ANEW)?;
-    if metadata.lost_commits().await.context("ask whether the database has lost commits meanwhile")? {
+    let loaded = Stopped::during(stopped, load(metadata, ledger, from)).await.context(BEGIN_ANEW);
+    // Also where it broke off: a failover may be the reason.
+    let has_lost = metadata.lost_commits().await.context("ask whether the database has lost commits meanwhile");
+    if matches!(has_lost, Ok(true)) {
         // That it is nobody's may be among them.
-        metadata.disclaim().await.context("keep nodes from the metadata")?;
+        metadata.disclaim().await.context("keep nodes from the metadata").context(BEGIN_ANEW)?;
+    }
+    let counts = loaded?;
+    if has_lost? {
         bail!("the database has lost commits while it was filled: {BEGIN_ANEW}");
     }
     if let Some(cluster) = data_dir.cluster_id()? {
@@ -313,6 +318,12 @@ mod tests {
         restore_cluster(&config, &data_dir, (&store, &store), &mut whole, None).await.unwrap();
         assert!(!store.lost_commits().await.unwrap(), "what was lost before is not missed");
         assert_eq!(store.claim(None).await.unwrap(), Some(cluster));
+
+        let mut cut_off = Losing { backup: &[], url: Some(url.clone()) };
+        let restored = restore_cluster(&config, &data_dir, (&store, &store), &mut cut_off, None).await;
+        let refused = format!("{:#}", restored.unwrap_err());
+        assert!(refused.contains("anew") && !refused.contains("lost commits"), "{refused}");
+        assert_eq!(store.claim(None).await.unwrap(), None, "nodes would start");
 
         let mut losing = Losing { backup: &backup, url: Some(url) };
         let restored = restore_cluster(&config, &data_dir, (&store, &store), &mut losing, None).await;

@@ -189,7 +189,7 @@ fn walked_name(node: NodeId) -> Vec<u8> {
 /// still to be walked. Without `nodes` nobody knows which those are, and it stays.
 ///
 /// Where something `waits` for what other disks tell, it can come back once those were walked, and not before: the node
-/// is done only if all others have been.
+/// is done only if all others have been, as far as they are known.
 pub(super) async fn note_walked<S: Session>(
     tx: &mut S,
     walked: NodeId,
@@ -199,7 +199,7 @@ pub(super) async fn note_walked<S: Session>(
     if tx.fetch_optional(IS_SET_BACK, values![SET_BACK.as_bytes()]).await?.is_none() {
         return Ok(Vec::new());
     }
-    let (mut left, mut is_last) = (Vec::new(), true);
+    let (mut left, mut is_last) = (Vec::new(), !nodes.is_empty());
     for node in nodes.iter().filter(|node| **node != walked) {
         let row = tx.fetch_optional(HOW_WALKED, values![walked_name(*node)]).await?;
         let how = row.map(|row| row.number(0)).transpose()?;

@@ -1,6 +1,6 @@
 //! RestoreObject: who may ask for it, and what is answered to what became of it.
 
-use holdfast_actors::ports::metadata::{CannedAcl, MoveQueued, MoveReason, OnlyIf};
+use holdfast_actors::ports::metadata::{CannedAcl, MoveQueued, MoveReason, OnlyIf, OnlyNoncurrent, Tag};
 
 use super::support::{Answer, Fixture, HOST};
 
@@ -73,7 +73,9 @@ async fn what_tags_allowed_is_asked_for_the_object_that_has_them() {
         .await;
     assert_eq!(restore(&fixture, "bob", Some(MoveQueued::Queued)).await.status, 202);
     let asked = fixture.store.moves.lock().pop().unwrap();
-    assert_eq!(asked.only_if, Some(OnlyIf { sequence: 1, ..OnlyIf::default() }));
+    let tags = vec![Tag { key: "state".into(), value: "released".into() }];
+    let noncurrent = Some(OnlyNoncurrent { tags, newer: 0 });
+    assert_eq!(asked.only_if, Some(OnlyIf { sequence: 1, noncurrent, ..OnlyIf::default() }));
     fixture.call("ann", "DELETE", "/photos?policy", &[], b"").await;
     assert_eq!(restore(&fixture, "ann", Some(MoveQueued::Queued)).await.status, 202);
     assert_eq!(fixture.store.moves.lock().pop().unwrap().only_if, None, "nobody looked at tags");

@@ -219,7 +219,7 @@ pub async fn tags_and_acl_change_one_version(store: Store) {
 pub async fn tags_and_acl_change_only_what_was_judged(store: Store) {
     let tags = |value: &str| vec![Tag { key: "t".into(), value: value.into() }];
     let only = |judged: &ObjectVersion| {
-        let noncurrent = (!judged.is_latest).then(|| OnlyNoncurrent { tags: judged.tags.clone(), newer: 0 });
+        let noncurrent = Some(OnlyNoncurrent { tags: judged.tags.clone(), newer: 0 });
         Some(OnlyIf { sequence: judged.sequence, noncurrent, ..OnlyIf::default() })
     };
     for versioning in [Versioning::Unversioned, Versioning::Suspended, Versioning::Enabled] {
@@ -269,6 +269,16 @@ pub async fn tags_and_acl_change_only_what_was_judged(store: Store) {
     assert!(matches!(refused, Err(MetadataError::PreconditionFailed)), "{refused:?}");
     let now = store.object(id, "k", Some(old)).await.unwrap();
     assert_eq!((now.tags.clone(), now.acl), (tags("held"), CannedAcl::Private));
+
+    // So does one that was the latest when it was judged.
+    let judged = latest(&store, id, "k").await.unwrap();
+    put(&store, id, "k", 3).await;
+    let change = || ChangeRequest { only_if: only(&judged), ..change_request(id, "k", Some(judged.version), 5) };
+    store.set_object_tags(change(), tags("held")).await.unwrap();
+    let refused = store.set_object_tags(change(), tags("stale")).await;
+    assert!(matches!(refused, Err(MetadataError::PreconditionFailed)), "{refused:?}");
+    let refused = store.set_object_acl(change(), CannedAcl::PublicRead).await;
+    assert!(matches!(refused, Err(MetadataError::PreconditionFailed)), "{refused:?}");
 }
 
 /// Present and missing keys together; results come in the order of the requests.

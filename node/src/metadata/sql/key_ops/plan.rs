@@ -195,8 +195,11 @@ async fn check_loaded<S: Session>(
     if only_if.revision.is_some() && only_if.revision != loaded.revision {
         return Err(MetadataError::PreconditionFailed);
     }
-    check_only_if(only_if, version, loaded.current.as_ref().map(|(current, _)| current), &history.view())?;
-    if let (Some(noncurrent), Some(version)) = (&only_if.noncurrent, version) {
+    let current = loaded.current.as_ref().map(|(current, _)| current);
+    check_only_if(only_if, version, current, &history.view())?;
+    if let (Some(noncurrent), Some(version)) = (&only_if.noncurrent, version)
+        && current.is_none_or(|current| current.version != version)
+    {
         lifecycle::check_noncurrent(tx, key, version, only_if.sequence, noncurrent).await?;
     }
     Ok(())
