@@ -239,7 +239,7 @@ pub async fn held_lock_outlives_the_time_limit(harness: &dyn Harness) {
     let lock = name("long");
     let (a, b) = (harness.participant().await, harness.participant().await);
     let lease = take(&a, &lock).await;
-    let refused = b.acquire(&lock, harness.time_limit() * 2).await;
+    let refused = b.acquire(&lock, harness.time_limit() * 3 / 2).await;
     assert!(timed_out(&refused), "{refused:?}");
     assert!(lease.is_held());
     assert!(timeout(Duration::ZERO, lease.lost()).await.is_err());
