@@ -214,6 +214,23 @@ impl Client {
 
     /// All keys below `prefix`, page by page.
     pub fn list(&self, bucket: &str, prefix: &str) -> io::Result<Vec<String>> {
+        self.list_by(bucket, prefix, |request| self.send(request))
+    }
+
+    /// The same, each page by [`Client::send_until_served`].
+    ///
+    /// # Panics
+    /// As that, and when anything else than a listing is answered.
+    pub fn list_until_served(&self, bucket: &str, prefix: &str) -> Vec<String> {
+        self.list_by(bucket, prefix, |request| Ok(self.send_until_served(request))).unwrap()
+    }
+
+    fn list_by(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        ask: impl Fn(&Request<'_>) -> io::Result<Response>,
+    ) -> io::Result<Vec<String>> {
         let mut keys = Vec::new();
         let mut token: Option<String> = None;
         loop {
@@ -222,7 +239,7 @@ impl Client {
                 query.push(("continuation-token", token));
             }
             let path = format!("/{bucket}");
-            let page = self.send(&Request { method: "GET", path: &path, query: &query, ..Request::default() })?;
+            let page = ask(&Request { method: "GET", path: &path, query: &query, ..Request::default() })?;
             if page.status != 200 {
                 return Err(io::Error::other(format!("list: {} {}", page.status, page.text())));
             }

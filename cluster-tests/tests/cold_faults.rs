@@ -111,7 +111,7 @@ fn credentials_that_a_tier_refuses_cost_no_object_and_can_be_replaced() {
     let at_store = Client { access_key: OTHER_KEY.into(), secret_key: SITE_SECRET.into(), ..store.client() };
     // What a mover began again whose claim ended on a busy machine goes a moment later.
     eventually("the store holds a piece each, and nothing else", PATIENCE, || {
-        at_store.list(STORE_BUCKET, "").is_ok_and(|pieces| pieces.len() == 3)
+        at_store.list_until_served(STORE_BUCKET, "").len() == 3
     });
 }
 
@@ -154,7 +154,7 @@ fn bucket_of_a_tier_that_is_removed_keeps_what_waits_and_says_so() {
     assert!(verified.status.code() == Some(1) && said.contains("missing"), "{said}");
     assert_eq!(client.delete(BUCKET, "lost").unwrap().status, 204);
     eventually("what is left is what lies there", PATIENCE, || {
-        contents(&node, "OSS") == 1 && at_store.list(STORE_BUCKET, "").unwrap().len() == 1
+        contents(&node, "OSS") == 1 && at_store.list_until_served(STORE_BUCKET, "").len() == 1
     });
     node.cli(&["tier", "verify", "OSS", "--all"]);
 }
@@ -355,6 +355,7 @@ fn by_all(client: &Client, count: usize, work: impl Fn(&mut dyn FnMut(&Request<'
                 let mut connection = client.connect().unwrap();
                 let mut send = |request: &Request<'_>| match client.send_on(&mut connection, request) {
                     Ok(response) if response.status != 503 => response,
+                    Err(error) if !is_broken(&error) => panic!("{} {}: {error}", request.method, request.path),
                     _ => {
                         connection = client.connect().unwrap();
                         client.send_until_served(request)

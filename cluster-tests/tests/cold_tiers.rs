@@ -158,7 +158,7 @@ fn kill_9_of_movers_loses_no_object_and_leaves_nothing_in_any_tier() {
     println!("objects by class: {classes:?}");
     // All that tiers hold is what metadata knows, and all of that is whole.
     eventually("the store holds what metadata knows, and nothing else", PATIENCE, || {
-        store.client().list(STORE_BUCKET, "").is_ok_and(|pieces| pieces.len() as u64 == contents(&node, "OSS"))
+        store.client().list_until_served(STORE_BUCKET, "").len() as u64 == contents(&node, "OSS")
     });
     eventually("the shelf holds what metadata knows, and nothing else", PATIENCE, || {
         files(&shelf).len() as u64 == contents(&node, "SHELF")
@@ -173,7 +173,7 @@ fn kill_9_of_movers_loses_no_object_and_leaves_nothing_in_any_tier() {
         }
     }
     eventually("both tiers are empty", PATIENCE, || {
-        store.client().list(STORE_BUCKET, "").is_ok_and(|pieces| pieces.is_empty()) && files(&shelf).is_empty()
+        store.client().list_until_served(STORE_BUCKET, "").is_empty() && files(&shelf).is_empty()
     });
     assert_eq!(node.corruption_found(), 0.0);
 }
@@ -264,7 +264,7 @@ fn large_object_goes_out_and_comes_back_with_bounded_memory() {
     assert_eq!(restore(&client, "large", 2), 200);
     assert_eq!(head(&client, "large").header("x-amz-storage-class"), Some("OSS"));
     eventually("the tier is empty while the object is here", PATIENCE, || {
-        store.client().list(STORE_BUCKET, "").is_ok_and(|pieces| pieces.is_empty())
+        store.client().list_until_served(STORE_BUCKET, "").is_empty()
     });
     node.cli(&["tier", "recall", &format!("{BUCKET}/large")]);
     eventually("the object is STANDARD", PATIENCE, || head(&client, "large").header("x-amz-storage-class").is_none());

@@ -17,7 +17,7 @@ use holdfast_cluster_tests::client::{Client, Connection, Payload, Request, Respo
 use holdfast_cluster_tests::content::Random;
 use holdfast_cluster_tests::model::{Model, Version};
 use holdfast_cluster_tests::node::Node;
-use holdfast_cluster_tests::{eventually, parameter, seed};
+use holdfast_cluster_tests::{parameter, seed};
 use time::OffsetDateTime;
 
 const WRITERS: u64 = 8;
@@ -212,10 +212,7 @@ impl Writer {
             };
             self.model.observe(&key, got).unwrap();
         }
-        let (prefix, mut listed) = (format!("w{}/", self.id), Vec::new());
-        eventually("a definite listing", Duration::from_secs(120), || {
-            self.client.list(BUCKET, &prefix).map(|keys| listed = keys).is_ok()
-        });
+        let listed = self.client.list_until_served(BUCKET, &format!("w{}/", self.id));
         assert_eq!(listed, self.model.existing(), "the listing and the objects differ");
     }
 }

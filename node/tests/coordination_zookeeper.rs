@@ -43,6 +43,8 @@ use tokio::time::{Instant, sleep, timeout};
 const SESSION_TIMEOUT: Duration = Duration::from_secs(15);
 /// Of a session whose end is waited for by nobody but one who is refused.
 const SHORT_SESSION: Duration = Duration::from_secs(8);
+/// Longer than a busy machine stands still.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than anything takes; servers allow sessions of a minute.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -54,7 +56,11 @@ static THREE_SERVERS: Mutex<()> = Mutex::const_new(());
 fn config(servers: impl Into<String>) -> ZookeeperConfig {
     static TESTS: AtomicU64 = AtomicU64::new(0);
     let chroot = format!("/holdfast/test-{}", TESTS.fetch_add(1, Ordering::Relaxed));
-    ZookeeperConfig { session_timeout: SESSION_TIMEOUT, ..ZookeeperConfig::new(servers, chroot) }
+    ZookeeperConfig {
+        session_timeout: SESSION_TIMEOUT,
+        operation_timeout: OPERATION_TIMEOUT,
+        ..ZookeeperConfig::new(servers, chroot)
+    }
 }
 
 /// Where no session ends and no operation is late because the machine is busy.

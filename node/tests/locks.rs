@@ -47,6 +47,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(15);
 const COMMAND: Duration = Duration::from_secs(3);
 /// Of ZooKeeper, likewise.
 const SESSION: Duration = Duration::from_secs(15);
+const OPERATION: Duration = Duration::from_secs(10);
 
 /// One server of each kind for all tests that do not harm it.
 static REDIS: LazyLock<services::redis::Server> = LazyLock::new(services::redis::Server::start);
@@ -128,6 +129,7 @@ impl ZookeeperHarness {
         let proxy = Proxy::start(ZOOKEEPER.servers[0].address()).await;
         let config = ZookeeperConfig {
             session_timeout: SESSION,
+            operation_timeout: OPERATION,
             ..ZookeeperConfig::new(proxy.address.to_string(), self.chroot.clone())
         };
         (Arc::new(sessions::connect(&config).await), proxy)

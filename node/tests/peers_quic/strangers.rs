@@ -81,8 +81,8 @@ async fn never_served(connection: Result<quinn::Connection, quinn::ConnectionErr
 /// Whoever has the files of a node has the key that signs certificates: nothing less than another CA shuts him out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_has_the_authority_before_is_refused() {
-    let (mut cluster, a, b) = two(PeerOptions::default());
-    let taken = cluster.node(PeerOptions::default());
+    let (mut cluster, a, b) = two(options());
+    let taken = cluster.node(options());
     taken.peers().health(b.id).await.unwrap();
     let ((a, of_a), (b, of_b)) = (a.stop().await, b.stop().await);
     replace_authority(of_a.path(), cluster.id).unwrap();
@@ -90,8 +90,8 @@ async fn whoever_has_the_authority_before_is_refused() {
         let [made, copy] = [&of_a, &of_b].map(|dir| dir.path().join("cluster").join(name));
         std::fs::copy(made, copy).unwrap();
     }
-    let a = cluster.start_again(a, of_a, PeerOptions::default());
-    let b = cluster.start_again(b, of_b, PeerOptions::default());
+    let a = cluster.start_again(a, of_a, options());
+    let b = cluster.start_again(b, of_b, options());
     a.peers().health(b.id).await.unwrap();
     b.peers().health(a.id).await.unwrap();
 
