@@ -9,7 +9,7 @@ use holdfast_actors::wait::until;
 use holdfast_node::metadata::mysql::OpenError;
 use holdfast_node::metadata::{MysqlMetadataStore, MysqlOptions};
 use holdfast_protocol::VersionId;
-use sqlx::{Connection as _, Row as _};
+use sqlx::Connection as _;
 
 use super::{bucket, object, open, server};
 
@@ -188,33 +188,4 @@ async fn migration_that_adds_to_tables_is_run_again_wherever_it_was_cut_off() {
         assert_eq!(aged(AgedKind::Current).await, [row("current", 50, 50)], "{undo:?}");
         store.close().await;
     }
-}
-
-/// A key that is exchanged for one that holds more is the one or the other, wherever it was cut off.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn migration_that_exchanges_a_key_is_run_again_and_adds_up_tiers_by_the_key_alone() {
-    let server = server().await;
-    let database = server.database().await;
-    open(server.options(&database)).await.close().await;
-    let mut conn = server.connect(&database).await;
-    let before = "ALTER TABLE contents DROP KEY contents_by_tier, ADD KEY contents_by_tier (tier, id)";
-    let columns = "SELECT CAST(GROUP_CONCAT(column_name ORDER BY seq_in_index) AS CHAR) FROM information_schema.statistics \
-                   WHERE table_schema = DATABASE() AND table_name = 'contents' AND index_name = 'contents_by_tier'";
-    for undo in [None, Some(before)] {
-        if let Some(undo) = undo {
-            sqlx::raw_sql(undo).execute(&mut conn).await.unwrap();
-        }
-        sqlx::raw_sql("UPDATE _sqlx_migrations SET success = FALSE WHERE version = 8")
-            .execute(&mut conn)
-            .await
-            .unwrap();
-        open(server.options(&database)).await.close().await;
-        let columns: String = sqlx::query_scalar(columns).fetch_one(&mut conn).await.unwrap();
-        assert_eq!(columns, "tier,id,size_bytes", "{undo:?}");
-    }
-    let plan = "EXPLAIN SELECT tier, COUNT(*), CAST(SUM(size_bytes) AS SIGNED) FROM contents \
-                FORCE INDEX (contents_by_tier) WHERE tier IS NOT NULL GROUP BY tier";
-    let plan = sqlx::query(plan).fetch_one(&mut conn).await.unwrap();
-    let extra: String = plan.get("Extra");
-    assert!(extra.contains("Using index") && !extra.contains("condition"), "{extra}");
 }

@@ -55,15 +55,6 @@ fn due_moves(dialect: Dialect, lane: &TierName, claim: Claim, limit: u32) -> (St
     (sql, values)
 }
 
-/// The statement that adds up what lies in each tier. By the index alone, which has the sizes: the rows have manifests
-/// and places, and there may be millions.
-pub(in crate::metadata) fn usage_statement(dialect: Dialect) -> String {
-    format!(
-        "SELECT tier, COUNT(*), CAST(SUM(size_bytes) AS SIGNED) FROM contents {} WHERE tier IS NOT NULL GROUP BY tier",
-        dialect.by_index("contents_by_tier")
-    )
-}
-
 async fn claim_moves<S: Session>(tx: &mut S, lane: &TierName, claim: Claim, limit: u32) -> MetadataResult<Vec<Move>> {
     let (sql, values) = due_moves(S::DIALECT, lane, claim, limit);
     let found = tx.fetch(AssertSqlSafe(sql), values).await?;
@@ -210,7 +201,8 @@ impl<B: Backend> TierLedger for SqlMetadataStore<B> {
         for record in self.tiers().await? {
             usage.insert(record.name.clone(), none(&record.name));
         }
-        let sql = AssertSqlSafe(usage_statement(B::Reads::DIALECT));
+        let sql =
+            "SELECT tier, COUNT(*), CAST(SUM(size_bytes) AS SIGNED) FROM contents WHERE tier IS NOT NULL GROUP BY tier";
         for row in self.backend.reads().fetch(sql, Vec::new()).await? {
             let tier = rows::tier(row.text(0)?)?;
             let of = usage.entry(tier.clone()).or_insert_with(|| none(&tier));

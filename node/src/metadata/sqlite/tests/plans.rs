@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::metadata::sql::accesses::read_keys_statement;
-use crate::metadata::sql::tiering::usage_statement;
 
 /// No hot statement scans a table or sorts.
 #[tokio::test]
@@ -52,17 +51,6 @@ async fn hot_statements_go_by_index() {
             assert!(!scans_rows && !step.contains("TEMP B-TREE"), "{statement}: {step}");
         }
     }
-}
-
-/// The rows of cold contents, kilobytes each, are not read to add up what lies in tiers.
-#[tokio::test]
-async fn what_lies_in_tiers_is_added_up_by_the_index_alone() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await;
-    let plan = format!("EXPLAIN QUERY PLAN {}", usage_statement(shapes::Dialect::Sqlite));
-    let steps = sqlx::query(sqlx::AssertSqlSafe(plan)).fetch_all(&store.backend.readers.0).await.unwrap();
-    let steps: Vec<String> = steps.iter().map(|row| row.get("detail")).collect();
-    assert!(matches!(&steps[..], [step] if step.contains("USING COVERING INDEX contents_by_tier")), "{steps:?}");
 }
 
 /// Rows fetched for a page follow what the page returns, not what lies under its common prefixes.
