@@ -141,7 +141,8 @@ impl RequestFacts<'_> {
                 self.request_tags().into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
             }
             ConditionKey::RequestObjectTagKeys => None,
-            ConditionKey::Header(name) => self.header(name),
+            // s3s takes an empty header for none: a write with an empty `If-None-Match` has no condition.
+            ConditionKey::Header(name) => self.header(name).filter(|value| !value.is_empty()),
         }
     }
 }

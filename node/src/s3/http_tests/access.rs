@@ -208,6 +208,22 @@ async fn conditions_see_address_listing_parameters_headers_and_tags() {
 }
 
 #[tokio::test]
+async fn a_header_without_a_value_is_none_to_a_condition() {
+    let fixture = Fixture::new();
+    let put = r#""Principal":{"AWS":"bob"},"Action":"s3:PutObject","Resource":"arn:aws:s3:::photos/*""#;
+    // As AWS recommends it, so that nobody overwrites anything.
+    let blind = r#""Condition":{"Null":{"s3:if-none-match":"true"}}"#;
+    fixture.put_policy(&format!(r#"{{"Effect":"Allow",{put}}},{{"Effect":"Deny",{put},{blind}}}"#)).await;
+    type Headers<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(Headers<'_>, bool); 3] =
+        [(&[("if-none-match", "*")], true), (&[("if-none-match", "")], false), (&[], false)];
+    for (headers, may) in cases {
+        let answer = fixture.call("bob", "PUT", "/photos/x", headers, b"x").await;
+        assert_eq!(allowed(&answer), may, "{headers:?} {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn tags_of_a_body_count_for_the_work_of_a_decision() {
     let fixture = Fixture::new();
     fixture.put_object("k", CannedAcl::Private, &[]);
