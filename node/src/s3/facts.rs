@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use holdfast_actors::domain::access::policy::{ConditionKey, Facts};
 use holdfast_actors::ports::metadata::Tag;
+use holdfast_protocol::VersionId;
 use http::{HeaderMap, Uri};
 use s3s::dto::CopySource;
 use url::form_urlencoded;
@@ -76,6 +77,14 @@ pub(crate) fn query_value<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>
     form_urlencoded::parse(query.as_bytes()).find(|(n, _)| n == name).map(|(_, value)| value)
 }
 
+/// A version's id as answers tell it. Requests may write its digits in capitals, too, and mean the same version.
+fn told_version(text: &str) -> Cow<'_, str> {
+    match text.parse::<VersionId>() {
+        Ok(version) => version.to_string().into(),
+        Err(_) => text.into(),
+    }
+}
+
 impl RequestFacts<'_> {
     /// A header. One that is not ASCII is there, too: operations read it, and a Deny on it must see it.
     fn header(&self, name: &str) -> Option<Cow<'_, str>> {
@@ -88,7 +97,7 @@ impl RequestFacts<'_> {
         let Some(text) = self.header(COPY_SOURCE) else { return Vec::new() };
         // What is none is refused later, and a policy sees it as it is.
         let Ok(CopySource::Bucket { bucket, key, version_id }) = copy_source::parse(&text) else { return vec![text] };
-        let version = version_id.map(|id| format!("{}{id}", copy_source::VERSION)).unwrap_or_default();
+        let version = version_id.map(|id| format!("{}{}", copy_source::VERSION, told_version(&id))).unwrap_or_default();
         let plain = format!("{bucket}/{key}{version}");
         vec![format!("/{plain}").into(), plain.into()]
     }
@@ -119,7 +128,7 @@ impl RequestFacts<'_> {
             ConditionKey::Prefix => query_value(self.query, "prefix"),
             ConditionKey::Delimiter => query_value(self.query, "delimiter"),
             ConditionKey::MaxKeys => query_value(self.query, "max-keys"),
-            ConditionKey::VersionId => self.version.map(Cow::Borrowed),
+            ConditionKey::VersionId => self.version.map(told_version),
             ConditionKey::AuthType => match self.signing {
                 Signing::Header => Some("REST-HEADER".into()),
                 Signing::Query => Some("REST-QUERY-STRING".into()),

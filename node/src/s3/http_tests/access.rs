@@ -224,6 +224,27 @@ async fn a_header_without_a_value_is_none_to_a_condition() {
 }
 
 #[tokio::test]
+async fn a_policy_on_a_version_holds_however_its_id_is_written() {
+    let fixture = Fixture::new();
+    fixture.put_object("k", CannedAcl::Private, &[]);
+    let get = r#""Principal":{"AWS":"bob"},"Action":"s3:GetObjectVersion","Resource":"arn:aws:s3:::photos/*""#;
+    let withdrawn = r#""Condition":{"StringEquals":{"s3:VersionId":"00112233445566778899aabb"}}"#;
+    fixture.put_policy(&format!(r#"{{"Effect":"Allow",{get}}},{{"Effect":"Deny",{get},{withdrawn}}}"#)).await;
+    for (version, may) in [
+        ("00112233445566778899aacc", true),
+        ("00112233445566778899aabb", false),
+        ("00112233445566778899AABB", false),
+        ("00112233445566778899aAbB", false),
+    ] {
+        let answer = fixture.call("bob", "GET", &format!("/photos/k?versionId={version}"), &[], b"").await;
+        assert_eq!(allowed(&answer), may, "{version} {answer:?}");
+        let source = format!("/photos/k?versionId={version}");
+        let answer = fixture.call("bob", "PUT", "/drafts/k", &[("x-amz-copy-source", &source)], b"").await;
+        assert_eq!(allowed(&answer), may, "a copy of {version} {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn tags_of_a_body_count_for_the_work_of_a_decision() {
     let fixture = Fixture::new();
     fixture.put_object("k", CannedAcl::Private, &[]);
