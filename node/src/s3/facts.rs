@@ -106,6 +106,11 @@ impl RequestFacts<'_> {
         if let Some(tags) = self.body_tags {
             return tags.iter().map(|t| (Cow::Borrowed(t.key.as_str()), Cow::Borrowed(t.value.as_str()))).collect();
         }
+        let replaces = || self.headers.get("x-amz-tagging-directive").is_some_and(|directive| directive == "REPLACE");
+        if self.headers.contains_key(COPY_SOURCE) && !replaces() {
+            // A copy passes over the header then, and takes those of its source.
+            return Vec::new();
+        }
         let header = self.headers.get("x-amz-tagging").map_or(&b""[..], |v| v.as_bytes());
         form_urlencoded::parse(header).collect()
     }

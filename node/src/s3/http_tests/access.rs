@@ -399,6 +399,24 @@ async fn a_copy_takes_tags_over_only_for_who_may_read_and_set_them() {
     assert!(copy("/drafts/k", "photos/tagged", "COPY").await);
 }
 
+#[tokio::test]
+async fn tags_that_a_copy_passes_over_satisfy_no_policy() {
+    let fixture = Fixture::new();
+    fixture.store.add_object("drafts", "plain", CannedAcl::Private, &[]);
+    let bob = r#""Effect":"Allow","Principal":{"AWS":"bob"},"Resource":"arn:aws:s3:::photos/*""#;
+    let red = r#""Condition":{"StringEquals":{"s3:RequestObjectTag/team":"red"}}"#;
+    fixture
+        .put_policy(&format!(r#"{{{bob},"Action":"s3:PutObject",{red}}},{{{bob},"Action":"s3:PutObjectTagging"}}"#))
+        .await;
+    let tags = ("x-amz-tagging", "team=red");
+    assert!(allowed(&fixture.call("bob", "PUT", "/photos/k", &[tags], b"x").await));
+    for (directive, may) in [("REPLACE", true), ("COPY", false), ("", false)] {
+        let headers = [("x-amz-copy-source", "drafts/plain"), tags, ("x-amz-tagging-directive", directive)];
+        let answer = fixture.call("bob", "PUT", "/photos/k", &headers, b"").await;
+        assert_eq!(allowed(&answer), may, "{directive} {answer:?}");
+    }
+}
+
 #[test]
 fn tags_that_changed_since_they_were_checked_are_not_copied() {
     let tags = |value: &str| vec![Tag { key: "state".into(), value: value.into() }];
