@@ -352,9 +352,10 @@ impl AccessControl {
         }
         let bucket = self.bucket(cx.s3_path().get_bucket_name().ok_or_else(access_denied)?).await?;
         check_expected_owner(cx.headers(), "x-amz-expected-bucket-owner", &bucket)?;
-        if anonymous && operation.name == "DeleteObjects" && bucket.config(BucketConfigKind::Policy).is_none() {
-            // No ACL lets anybody delete. Each key would be refused, but the list would be taken first, however slowly
-            // it comes.
+        let by_document = matches!(operation.name, "DeleteObjects" | "PutObjectTagging");
+        if anonymous && by_document && bucket.config(BucketConfigKind::Policy).is_none() {
+            // No ACL lets anybody delete or tag. Each key would be refused, but the list would be taken first, however
+            // slowly it comes, and so would the tags.
             return Err(access_denied());
         }
         let version = query_value(query, "versionId").filter(|v| !v.is_empty());
