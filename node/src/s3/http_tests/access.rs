@@ -445,6 +445,26 @@ async fn of_many_deletions_only_the_permitted_ones_happen() {
 }
 
 #[tokio::test]
+async fn what_no_key_can_be_is_not_looked_for() {
+    let fixture = Fixture::new();
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":"*","Action":"s3:DeleteObject","Resource":"arn:aws:s3:::photos/*",
+                "Condition":{"StringEquals":{"s3:ExistingObjectTag/state":"released"}}}"#,
+        )
+        .await;
+    for (bytes, looked_for) in [(1_024, true), (1_025, false), (2_000_000, false)] {
+        let key = "k".repeat(bytes);
+        // It is there, for who looks.
+        fixture.store.add_object("photos", &key, CannedAcl::Private, &[("state", "released")]);
+        let list = format!("<Delete><Object><Key>{key}</Key></Object></Delete>");
+        let answer = fixture.anonymous("POST", "/photos?delete", &[], list.as_bytes()).await;
+        assert_eq!(answer.status, StatusCode::OK, "{bytes}");
+        assert_eq!(answer.body.contains("<Deleted>"), looked_for, "{bytes}");
+    }
+}
+
+#[tokio::test]
 async fn the_expected_owner_guards_against_a_bucket_of_somebody_else() {
     let fixture = Fixture::new();
     let put =
