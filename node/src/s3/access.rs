@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use holdfast_actors::domain::access::acl;
+use holdfast_actors::domain::access::names::OBJECT_KEY_BYTES_MAX;
 use holdfast_actors::domain::access::policy::{Attempt, Policy, Verdict};
 use holdfast_actors::domain::objects::PAGE_SIZE_MAX;
 use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, BucketId, CannedAcl, ObjectVersion, Tag};
@@ -223,6 +224,11 @@ impl AccessControl {
 
     /// A stored object version that is not a delete marker.
     async fn object(&self, bucket: &Bucket, key: &str, version: Option<&str>) -> S3Result<Option<Arc<ObjectVersion>>> {
+        // A list of keys to delete may have one of megabytes. The operation refuses it; caches are not to be asked, nor
+        // to remember that it does not exist.
+        if key.len() > OBJECT_KEY_BYTES_MAX {
+            return Ok(None);
+        }
         let version = match version.map(str::parse::<VersionId>) {
             None => None,
             Some(Ok(version)) => Some(version),
@@ -352,9 +358,10 @@ impl AccessControl {
         }
         let bucket = self.bucket(cx.s3_path().get_bucket_name().ok_or_else(access_denied)?).await?;
         check_expected_owner(cx.headers(), "x-amz-expected-bucket-owner", &bucket)?;
-        if anonymous && operation.name == "DeleteObjects" && bucket.config(BucketConfigKind::Policy).is_none() {
-            // No ACL lets anybody delete. Each key would be refused, but the list would be taken first, however slowly
-            // it comes.
+        let by_document = matches!(operation.name, "DeleteObjects" | "PutObjectTagging");
+        if anonymous && by_document && bucket.config(BucketConfigKind::Policy).is_none() {
+            // No ACL lets anybody delete or tag. Each key would be refused, but the list would be taken first, however
+            // slowly it comes, and so would the tags.
             return Err(access_denied());
         }
         let version = query_value(query, "versionId").filter(|v| !v.is_empty());

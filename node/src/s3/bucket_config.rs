@@ -211,8 +211,22 @@ impl S3Front {
         }
     }
 
-    pub(super) async fn set_config(&self, bucket: &str, kind: BucketConfigKind, value: Option<String>) -> S3Result<()> {
-        self.metadata.set_bucket_config(bucket, kind, value).await.s3()
+    /// Checks that the bucket which a request was decided about is still the one of its name. Documents may come
+    /// slowly, and whoever owned the bucket may have deleted it meanwhile: what is in them is not to be done to the
+    /// bucket that somebody else made since.
+    pub(super) async fn check_still_there(&self, bucket: &Bucket) -> S3Result<()> {
+        let now = self.metadata.bucket(&bucket.name).await.s3()?;
+        if now.id == bucket.id { Ok(()) } else { Err(MetadataError::NoSuchBucket.to_s3()) }
+    }
+
+    pub(super) async fn set_config(
+        &self,
+        bucket: &Bucket,
+        kind: BucketConfigKind,
+        value: Option<String>,
+    ) -> S3Result<()> {
+        self.check_still_there(bucket).await?;
+        self.metadata.set_bucket_config(&bucket.name, kind, value).await.s3()
     }
 
     /// A version that is not a delete marker, for its ACL.
@@ -237,9 +251,10 @@ impl S3Front {
         &self,
         req: S3Request<PutBucketPolicyInput>,
     ) -> S3Result<S3Response<PutBucketPolicyOutput>> {
-        let PutBucketPolicyInput { bucket, policy: text, .. } = req.input;
+        let bucket = self.config_bucket(&req, &req.input.bucket).await?;
+        let text = req.input.policy;
         let refuse = |message: String| S3Error::with_message(S3ErrorCode::MalformedPolicy, message);
-        let policy = Policy::parse(&text, &bucket).map_err(|error| refuse(error.to_string()))?;
+        let policy = Policy::parse(&text, &bucket.name).map_err(|error| refuse(error.to_string()))?;
         for user in policy.users() {
             match self.metadata.user(user).await {
                 Ok(_) => {}
@@ -267,7 +282,8 @@ impl S3Front {
         &self,
         req: S3Request<DeleteBucketPolicyInput>,
     ) -> S3Result<S3Response<DeleteBucketPolicyOutput>> {
-        self.set_config(&req.input.bucket, BucketConfigKind::Policy, None).await?;
+        let bucket = self.config_bucket(&req, &req.input.bucket).await?;
+        self.set_config(&bucket, BucketConfigKind::Policy, None).await?;
         Ok(S3Response::new(DeleteBucketPolicyOutput::default()))
     }
 
@@ -289,8 +305,9 @@ impl S3Front {
         &self,
         req: S3Request<PutBucketCorsInput>,
     ) -> S3Result<S3Response<PutBucketCorsOutput>> {
-        let PutBucketCorsInput { bucket, cors_configuration, .. } = req.input;
-        let rules = cors_configuration.cors_rules.into_iter().map(cors_rule_from_dto).collect::<S3Result<_>>()?;
+        let bucket = self.config_bucket(&req, &req.input.bucket).await?;
+        let rules = req.input.cors_configuration.cors_rules;
+        let rules = rules.into_iter().map(cors_rule_from_dto).collect::<S3Result<_>>()?;
         let rules = CorsRules { rules };
         rules.validate().map_err(cors_error)?;
         self.set_config(&bucket, BucketConfigKind::Cors, Some(to_json(&rules))).await?;
@@ -312,7 +329,8 @@ impl S3Front {
         &self,
         req: S3Request<DeleteBucketCorsInput>,
     ) -> S3Result<S3Response<DeleteBucketCorsOutput>> {
-        self.set_config(&req.input.bucket, BucketConfigKind::Cors, None).await?;
+        let bucket = self.config_bucket(&req, &req.input.bucket).await?;
+        self.set_config(&bucket, BucketConfigKind::Cors, None).await?;
         Ok(S3Response::new(DeleteBucketCorsOutput::default()))
     }
 
@@ -322,8 +340,9 @@ impl S3Front {
         &self,
         req: S3Request<PutBucketTaggingInput>,
     ) -> S3Result<S3Response<PutBucketTaggingOutput>> {
+        let bucket = self.config_bucket(&req, &req.input.bucket).await?;
         let tags = check_tags(&req.input.tagging.tag_set)?;
-        self.set_config(&req.input.bucket, BucketConfigKind::Tagging, Some(to_json(&tags))).await?;
+        self.set_config(&bucket, BucketConfigKind::Tagging, Some(to_json(&tags))).await?;
         Ok(S3Response::new(PutBucketTaggingOutput::default()))
     }
 
@@ -342,7 +361,8 @@ impl S3Front {
         &self,
         req: S3Request<DeleteBucketTaggingInput>,
     ) -> S3Result<S3Response<DeleteBucketTaggingOutput>> {
-        self.set_config(&req.input.bucket, BucketConfigKind::Tagging, None).await?;
+        let bucket = self.config_bucket(&req, &req.input.bucket).await?;
+        self.set_config(&bucket, BucketConfigKind::Tagging, None).await?;
         Ok(S3Response::new(DeleteBucketTaggingOutput::default()))
     }
 
@@ -370,7 +390,7 @@ impl S3Front {
             || input.grant_write_acp.is_some();
         let canned = input.acl.as_ref().map(BucketCannedACL::as_str);
         let acl = requested_acl(canned, input.access_control_policy.as_ref(), has_grants, &bucket.owner)?;
-        self.set_config(&bucket.name, BucketConfigKind::Acl, Some(to_json(&acl))).await?;
+        self.set_config(&bucket, BucketConfigKind::Acl, Some(to_json(&acl))).await?;
         Ok(S3Response::new(PutBucketAclOutput::default()))
     }
 

@@ -84,16 +84,18 @@ impl S3Front {
         };
         let bucket =
             NewBucket { name: input.bucket.clone(), owner: caller.to_owned(), acl, now_ms: self.clock.now_ms() };
-        self.metadata.create_bucket(bucket).await.map_err(|error| match error {
+        let created = self.metadata.create_bucket(bucket).await.map_err(|error| match error {
             // The caller was removed since the signature was checked.
             MetadataError::NotFound(_) => unknown_access_key(),
             error => error.to_s3(),
         })?;
         if !tags.is_empty()
-            && let Err(error) = self.set_config(&input.bucket, BucketConfigKind::Tagging, Some(to_json(&tags))).await
+            && let Err(error) = self.set_config(&created, BucketConfigKind::Tagging, Some(to_json(&tags))).await
         {
             // Who is told of an error tries again, and is not to find a bucket that lacks its tags.
-            if let Err(left) = self.metadata.delete_bucket(&input.bucket).await {
+            if self.check_still_there(&created).await.is_ok()
+                && let Err(left) = self.metadata.delete_bucket(&input.bucket).await
+            {
                 tracing::warn!(error = ?left, bucket = input.bucket, "a bucket without its tags is left");
             }
             return Err(error);
@@ -197,9 +199,7 @@ impl S3Front {
             Err(MetadataError::BucketNotEmpty) if self.has_no_versions(bucket.id).await? => {
                 self.abort_uploads(bucket.id).await?;
                 // That may have taken minutes: somebody else's bucket may have the name by now.
-                if self.metadata.bucket(&bucket.name).await.s3()?.id != bucket.id {
-                    return Err(MetadataError::NoSuchBucket.to_s3());
-                }
+                self.check_still_there(&bucket).await?;
                 self.metadata.delete_bucket(&bucket.name).await.s3()?;
             }
             result => result.s3()?,
@@ -286,6 +286,7 @@ impl S3Front {
             }
         };
         let bucket = self.bucket_of(&req.extensions, &input.bucket, input.expected_bucket_owner.as_deref()).await?;
+        self.check_still_there(&bucket).await?;
         self.metadata.set_versioning(&bucket.name, versioning).await.s3()?;
         Ok(S3Response::new(PutBucketVersioningOutput::default()))
     }

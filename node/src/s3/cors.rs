@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use holdfast_actors::domain::access::cors::{CorsGrant, CorsRules};
+use holdfast_actors::domain::access::names::validate_bucket_name;
 use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, BucketId};
 use holdfast_actors::ports::{MetadataError, MetadataStore};
 use http::header::{
@@ -39,6 +40,10 @@ impl Cors {
 
     /// The rules of a bucket; `None` if it has none or does not exist.
     async fn rules(&self, bucket: &str) -> S3Result<Option<Arc<CorsRules>>> {
+        // Nobody was asked who he is, and what is not there is remembered by caches: not what no bucket can be called.
+        if validate_bucket_name(bucket).is_err() {
+            return Ok(None);
+        }
         match self.metadata.bucket(bucket).await {
             Ok(bucket) => Ok(self.parse(&bucket)),
             Err(MetadataError::NoSuchBucket) => Ok(None),

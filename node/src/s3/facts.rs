@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use holdfast_actors::domain::access::policy::{ConditionKey, Facts};
 use holdfast_actors::ports::metadata::Tag;
+use holdfast_protocol::VersionId;
 use http::{HeaderMap, Uri};
 use s3s::dto::CopySource;
 use url::form_urlencoded;
@@ -76,6 +77,14 @@ pub(crate) fn query_value<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>
     form_urlencoded::parse(query.as_bytes()).find(|(n, _)| n == name).map(|(_, value)| value)
 }
 
+/// A version's id as answers tell it. Requests may write its digits in capitals, too, and mean the same version.
+fn told_version(text: &str) -> Cow<'_, str> {
+    match text.parse::<VersionId>() {
+        Ok(version) => version.to_string().into(),
+        Err(_) => text.into(),
+    }
+}
+
 impl RequestFacts<'_> {
     /// A header. One that is not ASCII is there, too: operations read it, and a Deny on it must see it.
     fn header(&self, name: &str) -> Option<Cow<'_, str>> {
@@ -88,7 +97,7 @@ impl RequestFacts<'_> {
         let Some(text) = self.header(COPY_SOURCE) else { return Vec::new() };
         // What is none is refused later, and a policy sees it as it is.
         let Ok(CopySource::Bucket { bucket, key, version_id }) = copy_source::parse(&text) else { return vec![text] };
-        let version = version_id.map(|id| format!("{}{id}", copy_source::VERSION)).unwrap_or_default();
+        let version = version_id.map(|id| format!("{}{}", copy_source::VERSION, told_version(&id))).unwrap_or_default();
         let plain = format!("{bucket}/{key}{version}");
         vec![format!("/{plain}").into(), plain.into()]
     }
@@ -96,6 +105,11 @@ impl RequestFacts<'_> {
     fn request_tags(&self) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
         if let Some(tags) = self.body_tags {
             return tags.iter().map(|t| (Cow::Borrowed(t.key.as_str()), Cow::Borrowed(t.value.as_str()))).collect();
+        }
+        let replaces = || self.headers.get("x-amz-tagging-directive").is_some_and(|directive| directive == "REPLACE");
+        if self.headers.contains_key(COPY_SOURCE) && !replaces() {
+            // A copy passes over the header then, and takes those of its source.
+            return Vec::new();
         }
         let header = self.headers.get("x-amz-tagging").map_or(&b""[..], |v| v.as_bytes());
         form_urlencoded::parse(header).collect()
@@ -119,7 +133,7 @@ impl RequestFacts<'_> {
             ConditionKey::Prefix => query_value(self.query, "prefix"),
             ConditionKey::Delimiter => query_value(self.query, "delimiter"),
             ConditionKey::MaxKeys => query_value(self.query, "max-keys"),
-            ConditionKey::VersionId => self.version.map(Cow::Borrowed),
+            ConditionKey::VersionId => self.version.map(told_version),
             ConditionKey::AuthType => match self.signing {
                 Signing::Header => Some("REST-HEADER".into()),
                 Signing::Query => Some("REST-QUERY-STRING".into()),
@@ -141,7 +155,8 @@ impl RequestFacts<'_> {
                 self.request_tags().into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
             }
             ConditionKey::RequestObjectTagKeys => None,
-            ConditionKey::Header(name) => self.header(name),
+            // s3s takes an empty header for none: a write with an empty `If-None-Match` has no condition.
+            ConditionKey::Header(name) => self.header(name).filter(|value| !value.is_empty()),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use holdfast_actors::flow::cold::read::{ColdReadSettings, ColdReads};
 use holdfast_actors::ports::SystemClock;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
@@ -13,7 +14,8 @@ use holdfast_actors::ports::tiers::{ColdTier, TierError, TierResult, Tiers};
 use holdfast_actors::ports::{ChunkStore, MetadataStore, Outbox, TierLedger};
 use holdfast_protocol::TierName;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
-use http_body_util::BodyExt as _;
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
 use ring::hmac;
 use s3s::Body;
 use sha2::{Digest as _, Sha256};
@@ -118,6 +120,7 @@ impl World {
             unsigned: vec![],
             body: vec![],
             payload: Payload::Signed,
+            meanwhile: None,
         }
     }
 
@@ -186,6 +189,7 @@ struct Call<'a> {
     unsigned: Vec<(&'static str, String)>,
     body: Vec<u8>,
     payload: Payload,
+    meanwhile: Option<BoxFuture<'static, ()>>,
 }
 
 impl Call<'_> {
@@ -212,6 +216,12 @@ impl Call<'_> {
 
     fn user(mut self, user: Option<&'static str>) -> Self {
         self.user = user;
+        self
+    }
+
+    /// What happens before the body comes: when it is asked for, the request was decided about.
+    fn meanwhile(mut self, happens: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.meanwhile = Some(Box::pin(happens));
         self
     }
 
@@ -254,8 +264,17 @@ impl Call<'_> {
             extra.push(("authorization", authorization));
         }
         let target = if self.query.is_empty() { self.path.clone() } else { format!("{}?{}", self.path, self.query) };
-        let mut request =
-            Request::builder().method(self.method).uri(target).body(Body::from(Bytes::from(body))).unwrap();
+        let body = match self.meanwhile {
+            None => Body::from(Bytes::from(body)),
+            Some(meanwhile) => {
+                let piece = async move {
+                    meanwhile.await;
+                    Ok::<_, std::io::Error>(Frame::data(Bytes::from(body)))
+                };
+                Body::http_body_unsync(StreamBody::new(Box::pin(futures::stream::once(piece))))
+            }
+        };
+        let mut request = Request::builder().method(self.method).uri(target).body(body).unwrap();
         for (name, value) in extra.into_iter().chain(self.unsigned) {
             request.headers_mut().insert(HeaderName::from_static(name), HeaderValue::try_from(value).unwrap());
         }

@@ -121,7 +121,7 @@ impl S3Front {
             rules.reads_since_ms = Some(since_ms.unwrap_or_else(|| self.clock.now_ms()));
         }
         let document = to_bounded_json(&rules, DOCUMENT_BYTES_MAX)?;
-        self.set_config(&bucket.name, BucketConfigKind::Lifecycle, Some(document)).await?;
+        self.set_config(&bucket, BucketConfigKind::Lifecycle, Some(document)).await?;
         Ok(S3Response::new(PutBucketLifecycleConfigurationOutput {
             transition_default_minimum_object_size: Some(transition_minimum(&rules)),
         }))
@@ -145,7 +145,8 @@ impl S3Front {
         &self,
         req: S3Request<DeleteBucketLifecycleInput>,
     ) -> S3Result<S3Response<DeleteBucketLifecycleOutput>> {
-        self.set_config(&req.input.bucket, BucketConfigKind::Lifecycle, None).await?;
+        let bucket = self.config_bucket(&req, &req.input.bucket).await?;
+        self.set_config(&bucket, BucketConfigKind::Lifecycle, None).await?;
         Ok(S3Response::new(DeleteBucketLifecycleOutput::default()))
     }
 }

@@ -115,7 +115,7 @@ impl S3Front {
             ));
         }
         let document = to_bounded_json(&rules, DOCUMENT_BYTES_MAX)?;
-        self.set_config(&bucket.name, BucketConfigKind::Notification, Some(document)).await?;
+        self.set_config(&bucket, BucketConfigKind::Notification, Some(document)).await?;
         Ok(S3Response::new(PutBucketNotificationConfigurationOutput::default()))
     }
 }

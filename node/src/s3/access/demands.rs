@@ -64,11 +64,19 @@ pub(super) fn unknown_subresource<'q>(operation: &str, query: &'q str) -> Option
 }
 
 /// A parameter that belongs to another operation, which the request was meant to be: `uploadId` without `partNumber`
-/// must not replace the object by the part. However it is written: s3s finds operations by decoded names.
+/// must not replace the object by the part. However it is written: s3s finds operations by decoded names. Nor one that
+/// the operation does not look at, and a policy would: of an upload that names a version, the tags of that one would
+/// decide, and the latest be overwritten.
 pub(super) fn misplaced_parameter(operation: &str, query: &str) -> Option<&'static str> {
     let others: &[&'static str] = match operation {
         "PutObject" | "CopyObject" => &["partNumber", "uploadId", "versionId"],
         "DeleteObject" => &["partNumber"],
+        "CreateMultipartUpload"
+        | "UploadPart"
+        | "UploadPartCopy"
+        | "CompleteMultipartUpload"
+        | "AbortMultipartUpload"
+        | "ListParts" => &["versionId"],
         _ => return None,
     };
     form_urlencoded::parse(query.as_bytes()).find_map(|(name, _)| others.iter().copied().find(|other| *other == name))
@@ -88,6 +96,9 @@ mod tests {
             ("DeleteObject", "uploadId=u", None),
             ("PutObject", "x-id=PutObject", None),
             ("UploadPart", "partNumber=1&uploadId=u", None),
+            ("UploadPart", "partNumber=1&uploadId=u&versionId=v", Some("versionId")),
+            ("CompleteMultipartUpload", "uploadId=u&%76ersionId", Some("versionId")),
+            ("GetObject", "versionId=v", None),
         ] {
             assert_eq!(misplaced_parameter(operation, query), expected, "{operation} {query}");
         }

@@ -1,5 +1,7 @@
 //! Documents that come damaged, requests that are half of another one, and what answers look like byte by byte.
 
+use holdfast_actors::ports::metadata::{CannedAcl, NewBucket, Versioning};
+
 use super::*;
 
 fn md5_of(body: &[u8]) -> String {
@@ -57,6 +59,43 @@ async fn a_cdata_section_is_not_passed_over() {
         "Action":"s3:GetObject","Resource":"arn:aws:s3:::bucket/*"}]}"#;
     world.put("/bucket?policy").body(policy).send().await.expect(204);
     world.put("/bucket/k").body("<![CDATA[").send().await.expect(200);
+}
+
+/// Whoever owns a bucket deletes it, and somebody makes one of the same name.
+async fn replace_bucket(metadata: Arc<dyn MetadataStore>, owner: &'static str) {
+    metadata.delete_bucket("bucket").await.unwrap();
+    let bucket = NewBucket { name: "bucket".to_owned(), owner: owner.to_owned(), acl: CannedAcl::Private, now_ms: 0 };
+    metadata.create_bucket(bucket).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_document_that_comes_slowly_is_not_given_to_a_bucket_that_was_made_meanwhile() {
+    let world = World::new().await;
+    let policy = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"alice"},
+        "Action":"s3:*","Resource":["arn:aws:s3:::bucket","arn:aws:s3:::bucket/*"]}]}"#;
+    let lifecycle = "<LifecycleConfiguration><Rule><ID>all</ID><Filter><Prefix></Prefix></Filter>\
+        <Status>Enabled</Status><Expiration><Days>1</Days></Expiration></Rule></LifecycleConfiguration>";
+    let cors = "<CORSConfiguration><CORSRule><AllowedMethod>GET</AllowedMethod><AllowedOrigin>*</AllowedOrigin>\
+        </CORSRule></CORSConfiguration>";
+    let tags = "<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>";
+    let versioning = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+    for (target, body) in [
+        ("/bucket?policy", policy),
+        ("/bucket?lifecycle", lifecycle),
+        ("/bucket?cors", cors),
+        ("/bucket?tagging", tags),
+        ("/bucket?versioning", versioning),
+    ] {
+        let put = || world.put(target).header("content-md5", md5_of(body.as_bytes())).body(body);
+        let replaced = replace_bucket(Arc::clone(&world.metadata), "bob");
+        put().meanwhile(replaced).send().await.expect_error(404, "NoSuchBucket");
+        let bucket = world.metadata.bucket("bucket").await.unwrap();
+        let found = (bucket.owner.as_str(), bucket.configs.len(), bucket.versioning);
+        assert_eq!(found, ("bob", 0, Versioning::Unversioned), "{target}");
+        replace_bucket(Arc::clone(&world.metadata), "alice").await;
+        let answer = put().meanwhile(std::future::ready(())).send().await;
+        assert!(answer.status.is_success(), "{target}: {answer:?}");
+    }
 }
 
 #[tokio::test]

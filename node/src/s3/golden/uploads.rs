@@ -28,6 +28,32 @@ impl World {
 }
 
 #[tokio::test]
+async fn an_upload_is_decided_about_by_the_tags_of_what_it_overwrites_and_of_no_other_version() {
+    let world = World::new().await;
+    let put = r#""Principal":{"AWS":"bob"},"Action":"s3:PutObject","Resource":"arn:aws:s3:::bucket/*""#;
+    let held = r#""Condition":{"StringEquals":{"s3:ExistingObjectTag/state":"held"}}"#;
+    let statements = format!(r#"{{"Effect":"Allow",{put}}},{{"Effect":"Deny",{put},{held}}}"#);
+    let policy = format!(r#"{{"Version":"2012-10-17","Statement":[{statements}]}}"#);
+    world.put("/bucket?policy").body(policy).send().await.expect(204);
+    let bob = Some("bob");
+    let begun = world.post("/bucket/k?uploads").user(bob).send().await.expect(200);
+    let upload = begun.tag("UploadId");
+    let etag = world.part("k", &upload, 1, b"new").user(bob).send().await.expect(200).header("etag");
+    world.put("/bucket/k").header("x-amz-tagging", "state=held").body("kept").send().await.expect(200);
+
+    // Of a version that is not there no tag denies anything.
+    let version = "versionId=0123456789abcdef01234567";
+    let parts = format!("<Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part>");
+    let document = format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>");
+    for target in ["uploads".to_owned(), format!("uploadId={upload}")] {
+        let sent = |target: String| world.post(&target).user(bob).body(document.clone()).send();
+        sent(format!("/bucket/k?{target}")).await.expect_error(403, "AccessDenied");
+        sent(format!("/bucket/k?{target}&{version}")).await.expect_error(400, "InvalidArgument");
+    }
+    assert_eq!(world.get("/bucket/k").send().await.expect(200).body(), b"kept");
+}
+
+#[tokio::test]
 async fn parts_become_an_object() {
     let world = World::new().await;
     let (first, last) = (pattern(5 * MIB), pattern(1000));

@@ -208,6 +208,43 @@ async fn conditions_see_address_listing_parameters_headers_and_tags() {
 }
 
 #[tokio::test]
+async fn a_header_without_a_value_is_none_to_a_condition() {
+    let fixture = Fixture::new();
+    let put = r#""Principal":{"AWS":"bob"},"Action":"s3:PutObject","Resource":"arn:aws:s3:::photos/*""#;
+    // As AWS recommends it, so that nobody overwrites anything.
+    let blind = r#""Condition":{"Null":{"s3:if-none-match":"true"}}"#;
+    fixture.put_policy(&format!(r#"{{"Effect":"Allow",{put}}},{{"Effect":"Deny",{put},{blind}}}"#)).await;
+    type Headers<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(Headers<'_>, bool); 3] =
+        [(&[("if-none-match", "*")], true), (&[("if-none-match", "")], false), (&[], false)];
+    for (headers, may) in cases {
+        let answer = fixture.call("bob", "PUT", "/photos/x", headers, b"x").await;
+        assert_eq!(allowed(&answer), may, "{headers:?} {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_policy_on_a_version_holds_however_its_id_is_written() {
+    let fixture = Fixture::new();
+    fixture.put_object("k", CannedAcl::Private, &[]);
+    let get = r#""Principal":{"AWS":"bob"},"Action":"s3:GetObjectVersion","Resource":"arn:aws:s3:::photos/*""#;
+    let withdrawn = r#""Condition":{"StringEquals":{"s3:VersionId":"00112233445566778899aabb"}}"#;
+    fixture.put_policy(&format!(r#"{{"Effect":"Allow",{get}}},{{"Effect":"Deny",{get},{withdrawn}}}"#)).await;
+    for (version, may) in [
+        ("00112233445566778899aacc", true),
+        ("00112233445566778899aabb", false),
+        ("00112233445566778899AABB", false),
+        ("00112233445566778899aAbB", false),
+    ] {
+        let answer = fixture.call("bob", "GET", &format!("/photos/k?versionId={version}"), &[], b"").await;
+        assert_eq!(allowed(&answer), may, "{version} {answer:?}");
+        let source = format!("/photos/k?versionId={version}");
+        let answer = fixture.call("bob", "PUT", "/drafts/k", &[("x-amz-copy-source", &source)], b"").await;
+        assert_eq!(allowed(&answer), may, "a copy of {version} {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn tags_of_a_body_count_for_the_work_of_a_decision() {
     let fixture = Fixture::new();
     fixture.put_object("k", CannedAcl::Private, &[]);
@@ -362,6 +399,24 @@ async fn a_copy_takes_tags_over_only_for_who_may_read_and_set_them() {
     assert!(copy("/drafts/k", "photos/tagged", "COPY").await);
 }
 
+#[tokio::test]
+async fn tags_that_a_copy_passes_over_satisfy_no_policy() {
+    let fixture = Fixture::new();
+    fixture.store.add_object("drafts", "plain", CannedAcl::Private, &[]);
+    let bob = r#""Effect":"Allow","Principal":{"AWS":"bob"},"Resource":"arn:aws:s3:::photos/*""#;
+    let red = r#""Condition":{"StringEquals":{"s3:RequestObjectTag/team":"red"}}"#;
+    fixture
+        .put_policy(&format!(r#"{{{bob},"Action":"s3:PutObject",{red}}},{{{bob},"Action":"s3:PutObjectTagging"}}"#))
+        .await;
+    let tags = ("x-amz-tagging", "team=red");
+    assert!(allowed(&fixture.call("bob", "PUT", "/photos/k", &[tags], b"x").await));
+    for (directive, may) in [("REPLACE", true), ("COPY", false), ("", false)] {
+        let headers = [("x-amz-copy-source", "drafts/plain"), tags, ("x-amz-tagging-directive", directive)];
+        let answer = fixture.call("bob", "PUT", "/photos/k", &headers, b"").await;
+        assert_eq!(allowed(&answer), may, "{directive} {answer:?}");
+    }
+}
+
 #[test]
 fn tags_that_changed_since_they_were_checked_are_not_copied() {
     let tags = |value: &str| vec![Tag { key: "state".into(), value: value.into() }];
@@ -387,6 +442,26 @@ async fn of_many_deletions_only_the_permitted_ones_happen() {
     assert!(answer.body.contains("<Deleted><Key>bob/1</Key></Deleted>"), "{}", answer.body);
     assert_eq!(answer.body.matches("<Code>AccessDenied</Code>").count(), 2, "{}", answer.body);
     assert_eq!(answer.body.matches("<Deleted>").count(), 1);
+}
+
+#[tokio::test]
+async fn what_no_key_can_be_is_not_looked_for() {
+    let fixture = Fixture::new();
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":"*","Action":"s3:DeleteObject","Resource":"arn:aws:s3:::photos/*",
+                "Condition":{"StringEquals":{"s3:ExistingObjectTag/state":"released"}}}"#,
+        )
+        .await;
+    for (bytes, looked_for) in [(1_024, true), (1_025, false), (2_000_000, false)] {
+        let key = "k".repeat(bytes);
+        // It is there, for who looks.
+        fixture.store.add_object("photos", &key, CannedAcl::Private, &[("state", "released")]);
+        let list = format!("<Delete><Object><Key>{key}</Key></Object></Delete>");
+        let answer = fixture.anonymous("POST", "/photos?delete", &[], list.as_bytes()).await;
+        assert_eq!(answer.status, StatusCode::OK, "{bytes}");
+        assert_eq!(answer.body.contains("<Deleted>"), looked_for, "{bytes}");
+    }
 }
 
 #[tokio::test]

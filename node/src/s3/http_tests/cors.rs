@@ -57,6 +57,19 @@ async fn a_preflight_that_no_rule_allows_is_forbidden() {
 }
 
 #[tokio::test]
+async fn what_no_bucket_can_be_called_is_not_looked_for() {
+    let fixture = with_rules().await;
+    let photos = fixture.store.buckets.lock()["photos"].clone();
+    let long = "a".repeat(3_000);
+    for (name, looked_for) in [("others", true), ("Others", false), (&*long, false)] {
+        // It is there, for who looks.
+        fixture.store.buckets.lock().insert(name.to_owned(), photos.clone());
+        let answer = preflight(&fixture, &format!("/{name}/k"), "https://app.example.com", "PUT").await;
+        assert_eq!(answer.status.is_success(), looked_for, "{} {answer:?}", name.len());
+    }
+}
+
+#[tokio::test]
 async fn actual_answers_carry_the_headers_also_when_they_are_errors() {
     let fixture = with_rules().await;
     for origin in ["https://app.example.com", "https://evil.org"] {

@@ -63,7 +63,10 @@ async fn a_document_with_too_much_in_it_is_refused_before_anything_is_made_of_it
     let fixture = Fixture::new();
     let keys =
         |count: usize| format!("<Delete>{}</Delete>", "<Object><Key>k</Key></Object>".repeat(count)).into_bytes();
-    assert_eq!(fixture.anonymous("POST", "/photos?delete", &[], b"").await.code(), "AccessDenied", "nothing is read");
+    for (method, path) in [("POST", "/photos?delete"), ("PUT", "/photos/k?tagging")] {
+        let answer = fixture.anonymous(method, path, &[], b"").await;
+        assert_eq!(answer.code(), "AccessDenied", "nothing is read: {answer:?}");
+    }
     assert_eq!(fixture.call("bob", "POST", "/photos?delete", &[], &keys(1_000)).await.status, StatusCode::OK);
     let policy = r#"{"Effect":"Allow","Principal":"*","Action":"s3:GetObject","Resource":"arn:aws:s3:::photos/*"}"#;
     fixture.put_policy(policy).await;
