@@ -6,8 +6,8 @@
 //!
 //! **Bound.** At most `queue_max` requests of a class wait, in the order of arrival, each at most `queue_wait_ms`;
 //! beyond that a request is refused with a time to try again. **Failure.** A permit gives its share back when it is
-//! dropped, wherever that happens; a request that stops waiting leaves the queue, and a permit granted to it at the
-//! same moment is given back.
+//! dropped, wherever that happens; a request that stops waiting leaves the queue and lets those behind it pass, and a
+//! permit granted to it at the same moment is given back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,6 +27,24 @@ pub struct Rejected {
     pub retry_after_seconds: u32,
     /// Why, for the message and the metric.
     pub reason: &'static str,
+}
+
+/// A request that waits. Once it is dropped it stands in nobody's way: whoever needs much room may be gone long before
+/// anything ends, or its time does.
+struct Waiting<'a> {
+    inner: &'a Arc<Inner>,
+    kind: JobKind,
+    answer: oneshot::Receiver<Result<Permit, Rejected>>,
+    is_answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.answer.close();
+            self.inner.pass_over(self.kind);
+        }
+    }
 }
 
 /// Admits work within the budgets of a node. Cheap to clone.
@@ -142,14 +160,14 @@ impl Admission {
     /// # Errors
     /// [`Rejected`] when the class takes nothing new, the queue is full, or no room came in time.
     pub async fn admit(&self, kind: JobKind, bytes: u64) -> Result<Permit, Rejected> {
-        let (answer, wait) = {
+        let (answer, time) = {
             let mut state = self.inner.state.lock();
             match self.inner.try_locked(&mut state, kind, bytes) {
                 Attempt::Admitted(permit) => return Ok(permit),
                 Attempt::Refused(rejected) => return Err(rejected),
                 Attempt::MustWait => {}
             }
-            let wait = Duration::from_millis(state.limits.queue_wait_ms);
+            let time = Duration::from_millis(state.limits.queue_wait_ms);
             let queue_max = state.limits.of(kind).queue_max as usize;
             let queue = &mut state.classes[kind.index()].queue;
             // Those that gave up count no longer.
@@ -160,14 +178,15 @@ impl Admission {
             let (sender, receiver) = oneshot::channel();
             queue.push_back(Waiter { bytes, answer: sender });
             self.inner.measure(kind, &mut state.classes[kind.index()]);
-            (receiver, wait)
+            (receiver, time)
         };
-        match tokio::time::timeout(wait, answer).await {
-            Ok(Ok(result)) => result,
-            _ => {
-                self.inner.pass_over(kind);
-                Err(Self::overloaded(kind))
+        let mut waiting = Waiting { inner: &self.inner, kind, answer, is_answered: false };
+        match tokio::time::timeout(time, &mut waiting.answer).await {
+            Ok(Ok(result)) => {
+                waiting.is_answered = true;
+                result
             }
+            _ => Err(Self::overloaded(kind)),
         }
     }
 
@@ -334,6 +353,26 @@ mod tests {
         assert!(large.is_err());
         assert!(small.is_ok());
         assert_eq!(admission.usage(JobKind::Write), (2, 70, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_needs_little_does_not_wait_for_one_that_went_away() {
+        let admission = Admission::new(limits(3, 2));
+        let _held = admission.admit(JobKind::Write, 60).await.unwrap();
+        let mut large = Box::pin(admission.admit(JobKind::Write, 60));
+        assert!(futures::poll!(large.as_mut()).is_pending());
+        let mut small = Box::pin(admission.admit(JobKind::Write, 10));
+        assert!(futures::poll!(small.as_mut()).is_pending(), "in the order of arrival");
+        drop(large);
+        let permit = small.await.expect("there was room all the time");
+        assert_eq!(admission.usage(JobKind::Write), (2, 70, 0));
+        // Who goes away at the moment at which it is admitted holds nothing.
+        let mut late = Box::pin(admission.admit(JobKind::Write, 40));
+        assert!(futures::poll!(late.as_mut()).is_pending());
+        drop(permit);
+        assert_eq!(admission.usage(JobKind::Write), (2, 100, 0));
+        drop(late);
+        assert_eq!(admission.usage(JobKind::Write), (1, 60, 0));
     }
 
     #[tokio::test]

@@ -17,15 +17,18 @@
 //! deletes nothing.
 //!
 //! What cannot be deleted now, as on a disk that does not answer, is kept, and the others go on; after a while all are
-//! walked again.
+//! walked again. That while follows what was asked in vain: where the members lack millions of chunks, each walk asks
+//! for all of them, and has metadata look for their repairs, which are to be done meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use holdfast_protocol::cluster::ShardState;
 use holdfast_protocol::{ChunkId, NodeId, ShardId};
+use tokio::time::Instant;
 
 use super::transfer::TransferError;
-use super::{Context, transfer};
+use super::{ClusterSettings, Context, transfer};
 use crate::ports::MetadataError;
 use crate::ports::chunks::ChunkInfo;
 use crate::ports::coordination::ShardMap;
@@ -35,6 +38,8 @@ use crate::ports::peers::{Fence, IDS_MAX};
 const PAGE: usize = 4_096;
 /// Repairs of a member that are looked at. One with more is not counted until some are done.
 const REPAIRS_MAX: u32 = 4_096;
+/// The pause after a walk is at least so many times as long as that walk asked for what it then kept.
+const REST_FACTOR: u32 = 10;
 
 #[derive(Debug, Default)]
 struct Walk {
@@ -42,6 +47,8 @@ struct Walk {
     kept: u64,
     /// Why the last of those that could not be deleted is kept.
     failed: Option<String>,
+    /// How long it took to find out what is to be kept: all that is asked for again by the next walk.
+    in_vain: Duration,
 }
 
 /// Runs until it cannot go on.
@@ -59,17 +66,17 @@ pub async fn run(context: Context) -> String {
     loop {
         let held = parts(&context, &shards.borrow_and_update());
         let mut backoff = context.backoff();
-        let (failed, is_broken_off) = match walk(&context).await {
-            Ok(walk) => {
-                if walk.deleted > 0 || walk.kept > 0 {
-                    tracing::info!(deleted = walk.deleted, kept = walk.kept, "chunks that need not be here");
-                }
-                context.shared.rebuild.lock().leftovers_kept = walk.kept;
-                metrics::gauge!("holdfast_leftovers_kept").set(walk.kept as f64);
-                (walk.failed, false)
+        let mut walk = Walk::default();
+        let broken_off = walk_all(&context, &mut walk).await.err();
+        let is_broken_off = broken_off.is_some();
+        if !is_broken_off {
+            if walk.deleted > 0 || walk.kept > 0 {
+                tracing::info!(deleted = walk.deleted, kept = walk.kept, "chunks that need not be here");
             }
-            Err(error) => (Some(error), true),
-        };
+            context.shared.rebuild.lock().leftovers_kept = walk.kept;
+            metrics::gauge!("holdfast_leftovers_kept").set(walk.kept as f64);
+        }
+        let failed = broken_off.or(walk.failed);
         if let Some(error) = failed {
             tracing::warn!(error, "leftovers are looked at again later");
             context.shared.rebuild.lock().last_error = Some(error);
@@ -77,7 +84,7 @@ pub async fn run(context: Context) -> String {
         // What was kept may be healed soon, and what failed may pass.
         let is_left = is_broken_off || context.shared.rebuild.lock().leftovers_kept > 0;
         let settings = &context.parts.settings;
-        let pause = if is_left { settings.retry_max } else { settings.leftovers_interval };
+        let pause = if is_left { rest(walk.in_vain, settings) } else { settings.leftovers_interval };
         let pause = tokio::time::sleep(pause);
         tokio::pin!(pause);
         loop {
@@ -99,6 +106,11 @@ pub async fn run(context: Context) -> String {
     }
 }
 
+/// The pause after a walk that kept something.
+fn rest(in_vain: Duration, settings: &ClusterSettings) -> Duration {
+    in_vain.saturating_mul(REST_FACTOR).min(settings.leftovers_interval).max(settings.retry_max)
+}
+
 fn has_part(state: &ShardState, node: NodeId) -> bool {
     state.is_member(node) || state.is_joining(node) || state.is_leaving(node)
 }
@@ -108,9 +120,8 @@ fn parts(context: &Context, map: &ShardMap) -> BTreeSet<ShardId> {
     map.shards.iter().filter(|(_, state)| has_part(&state.value, context.me())).map(|(shard, _)| *shard).collect()
 }
 
-async fn walk(context: &Context) -> Result<Walk, String> {
+async fn walk_all(context: &Context, walk: &mut Walk) -> Result<(), String> {
     let view = &context.parts.view;
-    let mut walk = Walk::default();
     let mut after = None;
     let mut batches: BTreeMap<ShardId, Vec<ChunkInfo>> = BTreeMap::new();
     loop {
@@ -130,11 +141,15 @@ async fn walk(context: &Context) -> Result<Walk, String> {
         let full = batches.iter().filter(|(_, infos)| last || infos.len() >= IDS_MAX).map(|(shard, _)| *shard);
         for shard in full.collect::<Vec<_>>() {
             for batch in batches.remove(&shard).unwrap_or_default().chunks(IDS_MAX) {
-                clear(context, shard, batch, &mut walk).await?;
+                let (begun, kept_before) = (Instant::now(), walk.kept);
+                clear(context, shard, batch, walk).await?;
+                // A batch has at most `IDS_MAX` chunks.
+                let (kept, all) = ((walk.kept - kept_before) as u32, batch.len() as u32);
+                walk.in_vain += begun.elapsed() * kept / all;
             }
         }
         if last {
-            return Ok(walk);
+            return Ok(());
         }
         tokio::task::yield_now().await;
     }
@@ -237,4 +252,22 @@ async fn heal(context: &Context, mut lacking: Vec<(ChunkId, NodeId)>) -> Result<
         context.parts.metadata.queue_repairs(batch, context.parts.clock.now_ms()).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_follows_what_was_asked_in_vain_within_its_bounds() {
+        let settings = ClusterSettings::default();
+        let (least, most) = (settings.retry_max, settings.leftovers_interval);
+        assert_eq!(rest(Duration::ZERO, &settings), least);
+        assert_eq!(rest(least / REST_FACTOR, &settings), least);
+        assert_eq!(rest(least, &settings), least * REST_FACTOR);
+        assert_eq!(rest(Duration::MAX, &settings), most);
+        // Whoever sets the one below the other.
+        let seldom = ClusterSettings { leftovers_interval: least / 2, ..settings };
+        assert_eq!(rest(most, &seldom), least);
+    }
 }

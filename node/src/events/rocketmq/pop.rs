@@ -1,5 +1,11 @@
 //! Groups: messages are popped from brokers, which keep them invisible to the rest of the group until they are
 //! acknowledged or their lease ends.
+//!
+//! **Clocks.** A broker waits for messages from when the request says that it was made, by the node's clock. To one that
+//! is half a second ahead of the node's each request is over when it comes, and is answered at once; a second ahead, it
+//! does not even look for messages. One that is behind waits for longer than the node does. So a broker that does not
+//! wait as it was asked to is only looked at for a while, with a time that no clock takes for the past, and the pauses
+//! are made here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,6 +27,10 @@ use super::wire::{Command, request, response};
 const POP_MAX: usize = 32;
 /// How long one broker is waited for before the next is asked.
 const POLL_MAX: Duration = Duration::from_millis(500);
+/// For how long a broker that does not wait as it was asked to is only looked at.
+const LOOKS_FOR: Duration = Duration::from_secs(300);
+/// By how much later than it was a look says that it was made. Only waits are reckoned from that.
+const LOOK_AHEAD: Duration = Duration::from_secs(86_400);
 
 /// A subscription.
 pub(super) struct PopSubscription {
@@ -30,6 +40,8 @@ pub(super) struct PopSubscription {
     lease: Duration,
     /// Where the next round over the brokers begins.
     turn: usize,
+    /// Until when brokers are only looked at.
+    looks_until: Option<Instant>,
 }
 
 /// What names one delivery to its broker. As text: broker, topic, queue, offset, and the broker's own words, with `|`
@@ -85,7 +97,16 @@ fn retry_mark(topic: &str) -> &'static str {
 impl PopSubscription {
     pub(super) fn new(shared: Arc<Shared>, topic: Topic, options: SubscribeOptions) -> Self {
         let (topic, group) = (shared.prefixed(topic.as_str()), shared.prefixed(&options.group));
-        Self { shared, topic, group, lease: options.lease, turn: 0 }
+        Self { shared, topic, group, lease: options.lease, turn: 0, looks_until: None }
+    }
+
+    /// Whether no broker is asked to wait for messages.
+    fn only_looks(&self) -> bool {
+        self.looks_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn only_look(&mut self) {
+        self.looks_until = Some(Instant::now() + LOOKS_FOR);
     }
 
     async fn receive_open(&mut self, limit: usize, wait: Duration) -> EventResult<Vec<Delivery>> {
@@ -102,7 +123,8 @@ impl PopSubscription {
                 self.turn = self.turn.wrapping_add(1);
                 let left = until.saturating_duration_since(Instant::now());
                 // With several brokers, first see what there is.
-                let poll = if first_round && brokers.len() > 1 { Duration::ZERO } else { left.min(POLL_MAX) };
+                let is_look = self.only_looks() || (first_round && brokers.len() > 1);
+                let poll = if is_look { Duration::ZERO } else { left.min(POLL_MAX) };
                 match self.pop(broker, route.master(broker), limit, poll).await {
                     Ok(deliveries) if deliveries.is_empty() => answered = true,
                     Ok(deliveries) => return Ok(deliveries),
@@ -116,21 +138,25 @@ impl PopSubscription {
             match failure {
                 Some(error) if !answered => return Err(error),
                 _ if Instant::now() >= until => return Ok(Vec::new()),
-                _ if brokers.is_empty() => tokio::time::sleep(POLL_MAX).await,
+                // Nobody waits there.
+                _ if brokers.is_empty() || self.only_looks() => {
+                    tokio::time::sleep(POLL_MAX.min(until.saturating_duration_since(Instant::now()))).await;
+                }
                 _ => {}
             }
         }
     }
 
     async fn pop(
-        &self,
+        &mut self,
         broker: &Arc<str>,
         addr: EventResult<&str>,
         limit: usize,
         poll: Duration,
     ) -> EventResult<Vec<Delivery>> {
         let addr = addr?;
-        let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let born = if poll.is_zero() { now + LOOK_AHEAD } else { now };
         let command = Command::new(request::POP_MESSAGE)
             .field("consumerGroup", &self.group)
             .field("topic", &self.topic)
@@ -139,17 +165,39 @@ impl PopSubscription {
             .field("maxMsgNums", limit.clamp(1, POP_MAX))
             .field("invisibleTime", self.lease.as_millis())
             .field("pollTime", poll.as_millis())
-            .field("bornTime", now_ms)
+            .field("bornTime", born.as_millis())
             // A new group begins with the oldest message.
             .field("initMode", 0)
             .field("expType", "TAG")
             .field("exp", "*")
             .field("order", false);
-        let deadline = self.shared.deadline() + poll;
-        let answer = self.shared.connections.call(addr, command, deadline).await?;
+        let (asked, deadline) = (Instant::now(), self.shared.deadline() + poll);
+        let answer = self.shared.connections.call(addr, command, deadline).await;
+        if matches!(answer, Err(EventError::TimedOut(_))) && !poll.is_zero() {
+            // It may wait still.
+            self.only_look();
+        }
+        let answer = answer?;
         match answer.code {
             response::SUCCESS => self.deliveries(broker, answer).await,
-            response::PULL_NOT_FOUND | response::POLLING_TIMEOUT => Ok(Vec::new()),
+            response::PULL_NOT_FOUND | response::POLLING_TIMEOUT => {
+                let waited = asked.elapsed();
+                if waited >= poll / 2 {
+                    return Ok(Vec::new());
+                }
+                if poll < POLL_MAX {
+                    // Brokers answer a moment before the time is over, and of a short one that is all.
+                    tokio::time::sleep(poll - waited).await;
+                } else {
+                    tracing::warn!(
+                        %broker,
+                        topic = self.topic,
+                        "a broker does not wait for messages as it is asked to: compare its clock with this node's"
+                    );
+                    self.only_look();
+                }
+                Ok(Vec::new())
+            }
             // Too many wait there already.
             response::POLLING_FULL => {
                 tokio::time::sleep(poll).await;
@@ -309,5 +357,76 @@ impl Subscription for PopSubscription {
     async fn extend(&self, delivery: &mut Delivery, lease: Duration) -> EventResult<()> {
         delivery.receipt = self.shared.unless_closed(self.change_lease(delivery, lease)).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use parking_lot::Mutex;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::super::{RocketMqEventBus, RocketMqOptions};
+    use super::*;
+
+    /// How far the broker's clock is ahead of the node's.
+    const AHEAD_MS: i64 = 60_000;
+
+    /// Name server and broker in one. It has no messages, and notes of each time that it was asked for some whether it
+    /// took the request for one that is not over, and looked for them.
+    async fn serve(listener: TcpListener, route: String, looked: Arc<Mutex<Vec<bool>>>) {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut buffer = BytesMut::new();
+        while let Ok(1..) = stream.read_buf(&mut buffer).await {
+            while let Some(asked) = Command::decode(&mut buffer).expect("a frame") {
+                let code = match asked.code {
+                    request::POP_MESSAGE => {
+                        let number = |name| asked.number(name).expect("a time");
+                        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+                        let now_ms = now.expect("a clock").as_millis() as i64 + AHEAD_MS;
+                        looked.lock().push(now_ms - number("bornTime") - number("pollTime") <= 500);
+                        response::POLLING_TIMEOUT
+                    }
+                    _ => response::SUCCESS,
+                };
+                let answer = Command { opaque: asked.opaque, is_answer: true, ..Command::new(code) };
+                stream.write_all(&answer.body(route.clone()).encode()).await.expect("it is read");
+            }
+        }
+    }
+
+    /// Or its messages would wait for somebody with another clock, and it would be asked as often as it can answer.
+    #[tokio::test]
+    async fn broker_by_whose_clock_requests_are_over_is_looked_at_now_and_then() {
+        const LONG: Duration = Duration::from_secs(60);
+        /// Waits of half a second within one of a second, and twice as many on a machine that is slow to answer.
+        const POPS_MAX: usize = 16;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let addr = listener.local_addr().expect("an address").to_string();
+        let route = format!(
+            r#"{{"brokerDatas":[{{"brokerAddrs":{{0:"{addr}"}},"brokerName":"a"}}],
+                "queueDatas":[{{"brokerName":"a","perm":6,"readQueueNums":2,"writeQueueNums":2}}]}}"#
+        );
+        let looked = Arc::new(Mutex::new(Vec::new()));
+        tokio::spawn(serve(listener, route, looked.clone()));
+        let mut options = RocketMqOptions::new(vec![addr]);
+        (options.connect_timeout, options.request_timeout) = (LONG, LONG);
+        let bus = RocketMqEventBus::new(options);
+        let options = SubscribeOptions { group: "tasks".into(), lease: LONG };
+        let mut subscription = PopSubscription::new(bus.shared.clone(), Topic::Tasks, options);
+        let looks = async {
+            loop {
+                looked.lock().clear();
+                let received = subscription.receive(1, Duration::from_secs(1)).await.expect("an answer");
+                assert!(received.is_empty(), "there are no messages");
+                let looked = looked.lock();
+                assert!(looked.len() <= POPS_MAX, "{} requests in a second", looked.len());
+                if looked.contains(&true) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(LONG, looks).await.expect("it looks for messages");
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn start_thread(inner: &Arc<Inner>) -> io::Result<()> {
             let Some(inner) = weak.upgrade().filter(|_| !queue.is_closed()) else { return };
             inner.run_jobs().await;
             if ticked {
-                inner.settle_all().await;
+                inner.settle_amid_jobs().await;
                 inner.publish_gauges();
             }
         }
@@ -166,22 +166,39 @@ impl Inner {
     /// Settles all segments that have something to settle, and removes those that are dead; see [`super::retention`].
     pub(super) async fn settle_all(self: &Arc<Self>) {
         for segment in self.segments_sorted() {
-            let (indexed, due) = {
-                let state = segment.state.lock();
-                let idle = state.sealed && state.writers == 0 && state.unsettled && state.unpunched.is_empty();
-                (state.indexed, idle)
-            };
-            if due && !segment.is_removed() {
-                if indexed {
-                    self.settle(&segment).await;
-                } else {
-                    // Its index file failed for want of space.
-                    self.write_index_file(&segment).await;
-                }
-            }
-            // Also those that were dead already when the directory was opened.
-            self.remove_if_dead(&segment).await;
+            self.settle_if_due(&segment).await;
         }
+    }
+
+    /// The same for the thread that runs the jobs, which does what is queued meanwhile before each further segment:
+    /// after many deletions all segments of a large disk may have something to settle. That takes minutes, and nobody
+    /// else gives space back or makes the next segment. Where the engine ends, what is left is settled by its end.
+    async fn settle_amid_jobs(self: &Arc<Self>) {
+        for segment in self.segments_sorted() {
+            if self.closing.load(Ordering::SeqCst) {
+                return;
+            }
+            self.settle_if_due(&segment).await;
+            self.run_jobs().await;
+        }
+    }
+
+    async fn settle_if_due(self: &Arc<Self>, segment: &Arc<Segment>) {
+        let (indexed, due) = {
+            let state = segment.state.lock();
+            let idle = state.sealed && state.writers == 0 && state.unsettled && state.unpunched.is_empty();
+            (state.indexed, idle)
+        };
+        if due && !segment.is_removed() {
+            if indexed {
+                self.settle(segment).await;
+            } else {
+                // Its index file failed for want of space.
+                self.write_index_file(segment).await;
+            }
+        }
+        // Also those that were dead already when the directory was opened.
+        self.remove_if_dead(segment).await;
     }
 
     /// Writes the segment's index file anew without the dead records whose holes are durable, and lets go of the
@@ -432,3 +449,6 @@ pub(super) fn create_anew(io: &Arc<dyn crate::io::BlockIo>, path: &std::path::Pa
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests;
