@@ -1,11 +1,12 @@
 //! `/v1/users`
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use holdfast_actors::ports::metadata;
 use holdfast_protocol::admin::{ErrorBody, NewUser, Page, SetEnabled, User};
 
+use super::audit::Made;
 use super::error::{Body, Path};
 use super::page::{List, Params};
 use super::{AdminState, ApiError};
@@ -44,7 +45,7 @@ pub(super) async fn list(
 pub(super) async fn create(
     State(state): State<AdminState>,
     Body(new): Body<NewUser>,
-) -> Result<(StatusCode, Json<User>), ApiError> {
+) -> Result<(StatusCode, Extension<Made>, Json<User>), ApiError> {
     let fits = (1..=64).contains(&new.name.len())
         && new.name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b'@' | b'+'));
     if !fits {
@@ -53,7 +54,7 @@ pub(super) async fn create(
     let user = metadata::User { name: new.name, admin: new.admin, enabled: true, created_ms: state.clock.now_ms() };
     state.metadata.create_user(user.clone()).await?;
     tracing::info!(user = user.name, admin = user.admin, "user created");
-    Ok((StatusCode::CREATED, Json(to_api(&user))))
+    Ok((StatusCode::CREATED, Made::named(user.name.as_str()), Json(to_api(&user))))
 }
 
 /// One user.
