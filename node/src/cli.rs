@@ -413,6 +413,8 @@ mod tests {
         assert!(Cli::try_parse_from(secret).is_err());
         assert!(Cli::try_parse_from(["holdfast", "tier", "verify", "OSS"]).is_err(), "all, or which sample");
         assert!(Cli::try_parse_from(["holdfast", "node", "--s3-addr", "127.0.0.1:1", "list"]).is_err());
+        let owner = ["holdfast", "cluster", "rebuild-metadata", "--owner", "no name"];
+        assert!(Cli::try_parse_from(owner).is_err(), "a user of that name could not be named again");
         for nodes in ["1", "8"] {
             assert!(Cli::try_parse_from(["holdfast", "dev", "--nodes", nodes]).is_err(), "{nodes}");
         }
