@@ -15,6 +15,7 @@ use holdfast_storage::error::OpenError;
 use rustix::fs::Mode;
 
 use crate::assemble::InUse;
+use crate::assemble::cluster_tools::{Misused, Taken};
 use crate::config::{Loaded, Overrides};
 
 mod buckets;
@@ -72,7 +73,13 @@ impl Failure {
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         let error = error.into();
-        let exit = if is_in_use(&error) { Exit::Conflict } else { Exit::Failed };
+        let exit = if is_in_use(&error) {
+            Exit::Conflict
+        } else if error.chain().any(|cause| cause.is::<Misused>()) {
+            Exit::Usage
+        } else {
+            Exit::Failed
+        };
         Self { exit, error }
     }
 }
@@ -81,7 +88,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 fn is_in_use(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.is::<InUse>()
-            || cause.is::<crate::assemble::cluster_tools::Taken>()
+            || cause.is::<Taken>()
             || matches!(cause.downcast_ref::<OpenError>(), Some(OpenError::Locked { .. }))
             || cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::AddrInUse)
     })
@@ -335,6 +342,8 @@ mod tests {
         let locked = OpenError::Locked { dir: "d".into() };
         assert_eq!(Failure::from(anyhow::Error::from(locked).context("open disk d")).exit, Exit::Conflict);
         assert_eq!(Failure::from(anyhow::anyhow!("broken")).exit, Exit::Failed);
+        let misused = anyhow::Error::from(Misused("too many".into())).context("make the cluster");
+        assert_eq!(Failure::from(misused).exit, Exit::Usage);
     }
 
     #[test]
