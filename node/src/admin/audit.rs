@@ -88,7 +88,7 @@ pub(super) async fn record(
         if response.extensions().get::<GoesOn>().is_some() {
             return response;
         }
-        if let Some(Made(name)) = response.extensions().get() {
+        if let Some(Made(name)) = response.extensions().get::<Made>() {
             record.target = format!("{}/{name}", record.target);
         }
         record.result = response.status().as_u16();

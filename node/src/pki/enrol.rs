@@ -191,7 +191,7 @@ impl Issuer {
             Some(_) => Err("the join token has expired: make another one with `holdfast cluster join-token`"),
             None => Err(
                 "the join token was used already, or the node that made it was restarted since: make another one with \
-                         `holdfast cluster join-token`",
+                 `holdfast cluster join-token`",
             ),
         }
     }
