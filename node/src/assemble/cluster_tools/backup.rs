@@ -108,8 +108,8 @@ async fn write_backup(config: &Config, path: &Path) -> anyhow::Result<Counts> {
 /// Writes a backup of one moment. A node of a cluster may run meanwhile, a node that runs alone must be stopped.
 ///
 /// # Errors
-/// When a node that runs alone has no metadata; when the metadata of a cluster are nobody's yet; those of metadata and of `out`. When the connection to the database
-/// breaks the backup fails: what followed would be of another moment.
+/// When a node that runs alone has no metadata; when the metadata of a cluster are nobody's yet; those of metadata and
+/// of `out`. When the connection to the database breaks the backup fails: what followed would be of another moment.
 pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Counts> {
     if !config.cluster.is_on() {
         require_metadata(&config.node.data_dir)?;
@@ -142,7 +142,8 @@ fn require_metadata(data_dir: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     bail!(
-        "there is no {}, and so nothing to save: name the node's configuration with --config or its data directory with --data-dir",
+        "there is no {}, and so nothing to save: name the node's configuration with --config or its data directory with \
+         --data-dir",
         path.display()
     )
 }
