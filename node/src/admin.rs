@@ -46,6 +46,7 @@ pub use error::ApiError;
 pub use events::EventsAdmin;
 pub use server::serve;
 pub use token::{Token, TokenError};
+pub(crate) use users::{USER_NAME, is_user_name};
 
 /// What the admin API works on, as soon as it is there. Cheap to clone.
 ///

@@ -4,6 +4,7 @@
 //! the admin API and does nothing that another client could not. Results go to standard output, as text or with
 //! `--json` as one JSON document; all else goes to standard error. Exit codes are [`Exit`]'s.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,6 +15,7 @@ use holdfast_storage::error::OpenError;
 use rustix::fs::Mode;
 
 use crate::assemble::InUse;
+use crate::assemble::cluster_tools::{Misused, Taken};
 use crate::config::{Loaded, Overrides};
 
 mod buckets;
@@ -71,7 +73,13 @@ impl Failure {
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         let error = error.into();
-        let exit = if is_in_use(&error) { Exit::Conflict } else { Exit::Failed };
+        let exit = if is_in_use(&error) {
+            Exit::Conflict
+        } else if error.chain().any(|cause| cause.is::<Misused>()) {
+            Exit::Usage
+        } else {
+            Exit::Failed
+        };
         Self { exit, error }
     }
 }
@@ -80,7 +88,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 fn is_in_use(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.is::<InUse>()
-            || cause.is::<crate::assemble::cluster_tools::Taken>()
+            || cause.is::<Taken>()
             || matches!(cause.downcast_ref::<OpenError>(), Some(OpenError::Locked { .. }))
             || cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::AddrInUse)
     })
@@ -200,14 +208,18 @@ pub(crate) struct ConfigArgs {
 /// Where a node's admin API is: for a node where it listens, for a client where it finds the node.
 const ADMIN_ADDR: &str = "HOLDFAST_ADMIN_ADDR";
 
+/// Variables that stand for flags of [`ConfigArgs`], and hold paths.
+const PATH_VARIABLES: [&str; 2] = ["HOLDFAST_CONFIG", "HOLDFAST_DATA_DIR"];
+
 impl ConfigArgs {
     pub(crate) fn load(&self, more: Overrides) -> CliResult<Loaded> {
-        self.load_from(std::env::vars(), more)
+        self.load_from(settings(std::env::vars_os())?.into_iter(), more)
     }
 
     /// The configuration for a client, which reads [`ADMIN_ADDR`] itself: it takes more than a node can listen at.
     pub(crate) fn load_for_client(&self) -> CliResult<Loaded> {
-        self.load_from(std::env::vars().filter(|(name, _)| name != ADMIN_ADDR), Overrides::default())
+        let variables = settings(std::env::vars_os())?.into_iter().filter(|(name, _)| name != ADMIN_ADDR);
+        self.load_from(variables, Overrides::default())
     }
 
     fn load_from(&self, variables: impl Iterator<Item = (String, String)>, more: Overrides) -> CliResult<Loaded> {
@@ -217,6 +229,24 @@ impl ConfigArgs {
             Failure::usage(anyhow::anyhow!("{}", lines.join("\n")))
         })
     }
+}
+
+/// The variables that may be settings. What others hold is nobody's concern here, and need not be text.
+fn settings(variables: impl Iterator<Item = (OsString, OsString)>) -> CliResult<Vec<(String, String)>> {
+    let mut settings = Vec::new();
+    for (name, value) in variables {
+        let Some(name) = name.to_str().filter(|name| name.starts_with("HOLDFAST_")) else { continue };
+        match value.into_string() {
+            Ok(value) => settings.push((name.to_owned(), value)),
+            // Flags take these, as the paths that they are.
+            Err(_) if PATH_VARIABLES.contains(&name) => {}
+            Err(_) => {
+                let error = anyhow::anyhow!("environment variable {name}: what it holds is not UTF-8");
+                return Err(Failure::usage(error));
+            }
+        }
+    }
+    Ok(settings)
 }
 
 /// Parses the command line and runs it.
@@ -312,6 +342,8 @@ mod tests {
         let locked = OpenError::Locked { dir: "d".into() };
         assert_eq!(Failure::from(anyhow::Error::from(locked).context("open disk d")).exit, Exit::Conflict);
         assert_eq!(Failure::from(anyhow::anyhow!("broken")).exit, Exit::Failed);
+        let misused = anyhow::Error::from(Misused("too many".into())).context("make the cluster");
+        assert_eq!(Failure::from(misused).exit, Exit::Usage);
     }
 
     #[test]
@@ -390,6 +422,8 @@ mod tests {
         assert!(Cli::try_parse_from(secret).is_err());
         assert!(Cli::try_parse_from(["holdfast", "tier", "verify", "OSS"]).is_err(), "all, or which sample");
         assert!(Cli::try_parse_from(["holdfast", "node", "--s3-addr", "127.0.0.1:1", "list"]).is_err());
+        let owner = ["holdfast", "cluster", "rebuild-metadata", "--owner", "no name"];
+        assert!(Cli::try_parse_from(owner).is_err(), "a user of that name could not be named again");
         for nodes in ["1", "8"] {
             assert!(Cli::try_parse_from(["holdfast", "dev", "--nodes", nodes]).is_err(), "{nodes}");
         }
@@ -419,6 +453,19 @@ mod tests {
             command.get_subcommands().for_each(look);
         }
         look(&Cli::command());
+    }
+
+    #[test]
+    fn a_variable_that_is_no_text_matters_only_where_it_is_a_setting() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let odd = || OsString::from_vec(b"/srv/\xff".to_vec());
+        let region = ("HOLDFAST_S3_REGION".into(), "eu".into());
+        let others = [("LC_NAME".into(), odd()), (odd(), "x".into()), ("HOLDFAST_DATA_DIR".into(), odd()), region];
+        let told = settings(others.into_iter()).unwrap();
+        assert_eq!(told, [("HOLDFAST_S3_REGION".to_owned(), "eu".to_owned())]);
+        let failure = settings([("HOLDFAST_S3_TLS_KEY".into(), odd())].into_iter()).unwrap_err();
+        let text = failure.error.to_string();
+        assert!(failure.exit == Exit::Usage && text.contains("HOLDFAST_S3_TLS_KEY"), "{text}");
     }
 
     #[test]

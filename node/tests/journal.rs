@@ -52,8 +52,8 @@ async fn every_change_is_written_down_with_its_result_and_no_secret() {
         [
             ("DELETE /v1/keys/{key}", path.as_str(), 204),
             ("POST /v1/users", "/v1/users", 409),
-            ("POST /v1/keys", "/v1/keys", 201),
-            ("POST /v1/users", "/v1/users", 201),
+            ("POST /v1/keys", path.as_str(), 201),
+            ("POST /v1/users", "/v1/users/alice", 201),
         ]
     );
     for entry in &page.items {

@@ -75,7 +75,7 @@ pub struct AuditRecord {
     pub source: String,
     /// What: the operation of the API.
     pub action: String,
-    /// With what: the path of the request.
+    /// With what: the path of the request; of what a request has made, its own.
     pub target: String,
     /// How it ended: the status of the answer.
     pub result: u16,

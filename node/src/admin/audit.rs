@@ -40,6 +40,17 @@ impl GoesOn {
     }
 }
 
+/// Tells what a call has made, since its path names only the kind.
+#[derive(Debug, Clone)]
+pub(super) struct Made(String);
+
+impl Made {
+    /// For a call that has made what is found under this name below its path.
+    pub(super) fn named(name: impl Into<String>) -> Extension<Self> {
+        Extension(Self(name.into()))
+    }
+}
+
 /// Who sends a request with these headers. The name is a claim: the token is what is checked.
 pub(super) fn actor(headers: &HeaderMap) -> String {
     let told = headers.get(OPERATOR).and_then(|name| name.to_str().ok()).map(str::trim).unwrap_or_default();
@@ -76,6 +87,9 @@ pub(super) async fn record(
         let response = next.run(request).await;
         if response.extensions().get::<GoesOn>().is_some() {
             return response;
+        }
+        if let Some(Made(name)) = response.extensions().get::<Made>() {
+            record.target = format!("{}/{name}", record.target);
         }
         record.result = response.status().as_u16();
         let written = match tokio::time::timeout(WRITE_MAX, journal.add_audit(&record)).await {

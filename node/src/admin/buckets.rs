@@ -1,12 +1,13 @@
 //! `/v1/buckets`
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use holdfast_actors::ports::metadata::{self, BucketConfigKind, CannedAcl, Versioning};
 use holdfast_protocol::admin::{Bucket, ErrorBody, NewBucket, Page, SetStorageClass};
 use holdfast_protocol::tiers::STANDARD;
 
+use super::audit::Made;
 use super::error::{Body, Path};
 use super::page::{List, Params};
 use super::{AdminState, ApiError};
@@ -70,7 +71,7 @@ pub(super) async fn show(State(state): State<AdminState>, Path(name): Path<Strin
 pub(super) async fn create(
     State(state): State<AdminState>,
     Body(new): Body<NewBucket>,
-) -> Result<(StatusCode, Json<Bucket>), ApiError> {
+) -> Result<(StatusCode, Extension<Made>, Json<Bucket>), ApiError> {
     holdfast_actors::domain::access::names::validate_bucket_name(&new.name)
         .map_err(|error| ApiError::invalid(error.to_string()))?;
     let owner = state.metadata.user(&new.owner).await?;
@@ -82,7 +83,7 @@ pub(super) async fn create(
     };
     let bucket = state.metadata.create_bucket(bucket).await?;
     tracing::info!(bucket = bucket.name, owner = bucket.owner, "bucket created");
-    Ok((StatusCode::CREATED, Json(to_api(&bucket))))
+    Ok((StatusCode::CREATED, Made::named(bucket.name.as_str()), Json(to_api(&bucket))))
 }
 
 /// Removes an empty bucket.

@@ -115,7 +115,7 @@ impl ClusterAdmin {
             add(
                 "fenced",
                 format!(
-                    "this node cannot prove its membership (session {session}): is the coordination service there?"
+                    "this node cannot prove its membership (session {session}): does it reach ZooKeeper (cluster.zookeeper)?"
                 ),
             );
         }

@@ -1,12 +1,13 @@
 //! `/v1/keys`
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use holdfast_actors::ports::metadata::{AccessKey, User};
 use holdfast_protocol::admin::{CreatedKey, ErrorBody, Key, NewKey, Page, RotateKey, SetEnabled};
 use zeroize::Zeroizing;
 
+use super::audit::Made;
 use super::credentials::{Pair, add_key, new_pair};
 use super::error::{Body, Path};
 use super::page::{List, Params};
@@ -69,7 +70,7 @@ pub(super) async fn show(State(state): State<AdminState>, Path(key): Path<String
 pub(super) async fn create(
     State(state): State<AdminState>,
     Body(new): Body<NewKey>,
-) -> Result<(StatusCode, Json<CreatedKey>), ApiError> {
+) -> Result<(StatusCode, Extension<Made>, Json<CreatedKey>), ApiError> {
     let secret = new.secret_key.map(Zeroizing::new);
     let pair = match (&new.access_key, &secret) {
         (Some(access_key), Some(secret)) => Pair::given(access_key, secret)?,
@@ -78,7 +79,7 @@ pub(super) async fn create(
     };
     let user = state.metadata.user(&new.user).await?;
     let created = store(&state, (*user).clone(), &pair, &new.description).await?;
-    Ok((StatusCode::CREATED, Json(created)))
+    Ok((StatusCode::CREATED, Made::named(created.key.access_key.as_str()), Json(created)))
 }
 
 /// Makes a new key for the same user and disables the old one.

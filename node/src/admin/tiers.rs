@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use holdfast_actors::ports::metadata::MoveReason;
 use holdfast_actors::ports::tiering::{LaneBacklog, TierRecord, TierUsage};
@@ -20,6 +20,7 @@ use holdfast_protocol::admin::{
 use holdfast_protocol::tiers::STANDARD;
 use tokio::time::Instant;
 
+use super::audit::Made;
 use super::error::{Body, Path};
 use super::{AdminState, ApiError};
 use crate::tiers::TierState;
@@ -187,7 +188,7 @@ async fn take_over(state: &AdminState) {
 pub(super) async fn add(
     State(state): State<AdminState>,
     Body(new): Body<NewTier>,
-) -> Result<(StatusCode, Json<TierView>), ApiError> {
+) -> Result<(StatusCode, Extension<Made>, Json<TierView>), ApiError> {
     let name = tier_name(&new.name)?;
     // Before anything is made in the store.
     let records = state.ledger().tiers().await?;
@@ -203,7 +204,7 @@ pub(super) async fn add(
     let record = added.map_err(not_as_judged)?;
     take_over(&state).await;
     tracing::info!(tier = %record.name, "tier added");
-    Ok((StatusCode::CREATED, Json(view(&state, &record, &[]))))
+    Ok((StatusCode::CREATED, Made::named(record.name.to_string()), Json(view(&state, &record, &[]))))
 }
 
 /// Changes the settings of a tier, if the node that answers can work with them and finds there what lies in the tier.

@@ -1,11 +1,12 @@
 //! `/v1/users`
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use holdfast_actors::ports::metadata;
 use holdfast_protocol::admin::{ErrorBody, NewUser, Page, SetEnabled, User};
 
+use super::audit::Made;
 use super::error::{Body, Path};
 use super::page::{List, Params};
 use super::{AdminState, ApiError};
@@ -32,6 +33,15 @@ pub(super) async fn list(
     Ok(Json(asked.page(users.iter().map(|user| to_api(user)).collect(), |user| user.name.clone())))
 }
 
+/// What [`is_user_name`] asks for.
+pub(crate) const USER_NAME: &str = "a user name has 1 to 64 letters, digits and _ . - @ +";
+
+/// Whether a user may be called so.
+pub(crate) fn is_user_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b'@' | b'+'))
+}
+
 /// Adds a user.
 #[utoipa::path(
     post, path = "/v1/users", tag = "users", operation_id = "create_user",
@@ -44,16 +54,14 @@ pub(super) async fn list(
 pub(super) async fn create(
     State(state): State<AdminState>,
     Body(new): Body<NewUser>,
-) -> Result<(StatusCode, Json<User>), ApiError> {
-    let fits = (1..=64).contains(&new.name.len())
-        && new.name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b'@' | b'+'));
-    if !fits {
-        return Err(ApiError::invalid("a user name has 1 to 64 letters, digits and _ . - @ +"));
+) -> Result<(StatusCode, Extension<Made>, Json<User>), ApiError> {
+    if !is_user_name(&new.name) {
+        return Err(ApiError::invalid(USER_NAME));
     }
     let user = metadata::User { name: new.name, admin: new.admin, enabled: true, created_ms: state.clock.now_ms() };
     state.metadata.create_user(user.clone()).await?;
     tracing::info!(user = user.name, admin = user.admin, "user created");
-    Ok((StatusCode::CREATED, Json(to_api(&user))))
+    Ok((StatusCode::CREATED, Made::named(user.name.as_str()), Json(to_api(&user))))
 }
 
 /// One user.

@@ -30,6 +30,11 @@ pub(super) use stopped::Stopped;
 #[error("{0}")]
 pub struct Taken(pub String);
 
+/// A tool was asked for what cannot be, or its configuration lacks what it needs; in words for the operator.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misused(pub String);
+
 /// A node of a cluster, as a tool made it.
 pub struct Enrolled {
     /// The cluster.
@@ -142,10 +147,10 @@ pub async fn init_again(config: &Config, shards: u32, replicas: u32) -> anyhow::
 
 fn check_counts(shards: u32, replicas: u32) -> anyhow::Result<()> {
     if !(1..=SHARD_COUNT_MAX).contains(&shards) {
-        bail!("{shards} shards: a cluster has 1 to {SHARD_COUNT_MAX}");
+        bail!(Misused(format!("{shards} shards: a cluster has 1 to {SHARD_COUNT_MAX}")));
     }
     if !(1..=REPLICATION_FACTOR_MAX).contains(&replicas) {
-        bail!("{replicas} replicas: a shard has 1 to {REPLICATION_FACTOR_MAX}");
+        bail!(Misused(format!("{replicas} replicas: a shard has 1 to {REPLICATION_FACTOR_MAX}")));
     }
     Ok(())
 }
@@ -210,7 +215,7 @@ fn need_cluster(config: &Config) -> anyhow::Result<()> {
     if config.cluster.is_on() {
         return Ok(());
     }
-    bail!("no cluster is configured: set cluster.zookeeper and metadata.url")
+    bail!(Misused("no cluster is configured: set cluster.zookeeper and metadata.url".into()))
 }
 
 /// Disks are of one cluster for good, and a node that ran alone was its own: its objects would be lost to the cluster.

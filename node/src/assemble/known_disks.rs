@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use holdfast_storage::Engine;
@@ -60,6 +60,16 @@ impl<'a> KnownDisks<'a> {
         )
     }
 
+    /// Directories that were disks of this node, still are by what lies in them, and are not among `named`. Whoever
+    /// adds a disk may forget those that there were.
+    pub(super) fn unnamed(&self, named: &[PathBuf]) -> Vec<&str> {
+        let named: BTreeSet<PathBuf> = named.iter().filter_map(|dir| fs::canonicalize(dir).ok()).collect();
+        let is_unnamed = |dir: &Path| {
+            Engine::superblock_path(dir).exists() && fs::canonicalize(dir).is_ok_and(|real| !named.contains(&real))
+        };
+        self.dirs.iter().map(String::as_str).filter(|dir| is_unnamed(Path::new(dir))).collect()
+    }
+
     /// Remembers disks that were opened.
     ///
     /// # Errors
@@ -96,6 +106,24 @@ mod tests {
 
     fn remember(data_dir: &DataDir, dir: &Path) {
         KnownDisks::read(data_dir).unwrap().remember([dir].into_iter()).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_is_not_named_any_more_is_noticed_and_another_name_of_it_is_none() {
+        let scratch = tempfile::tempdir().unwrap();
+        let data_dir = DataDir::open(&scratch.path().join("data")).unwrap();
+        let (disk, link) = (scratch.path().join("disk"), scratch.path().join("link"));
+        fs::create_dir(&disk).unwrap();
+        std::os::unix::fs::symlink(&disk, &link).unwrap();
+        fs::write(Engine::superblock_path(&disk), "").unwrap();
+        remember(&data_dir, &disk);
+        let known = KnownDisks::read(&data_dir).unwrap();
+        assert_eq!(known.unnamed(&[scratch.path().join("new")]), [name(&disk)]);
+        for named in [disk.clone(), link] {
+            assert!(known.unnamed(&[named]).is_empty());
+        }
+        fs::remove_file(Engine::superblock_path(&disk)).unwrap();
+        assert!(known.unnamed(&[]).is_empty(), "it was taken away");
     }
 
     #[test]

@@ -65,7 +65,10 @@ fn require_root(key: &AccessKey) -> anyhow::Result<()> {
 
 fn open(vault: &NodeVault, key: &AccessKey) -> anyhow::Result<Zeroizing<String>> {
     let opened = vault.open_secret(&key.sealed_secret, &key.access_key);
-    opened.context("is node.secret the one that this data directory was made with?")
+    opened.context(
+        "is node.secret the one that this data directory was made with? If that is lost, give a pair of your own: `holdfast root create \
+         --access-key KEY --secret-key-file FILE`",
+    )
 }
 
 /// Makes sure that there is a root credential. Returns it where the caller may know it.

@@ -21,6 +21,7 @@ use crate::metadata::mysql::{MysqlMetadataStore, MysqlOptions, MysqlTls, OpenErr
 use crate::metadata::redis::RedisPlace;
 use crate::metadata::{RedisAddress, RedisCacheOptions, RedisCachedStore};
 use crate::secret_file;
+use crate::telemetry::seldom::Seldom;
 
 /// How long a start goes on trying to reach a service that does not answer: a whole machine room may be starting.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,6 +31,9 @@ const OFF_MARGIN: Duration = Duration::from_secs(2);
 
 /// Pause between tries.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How often a start or a tool says that it is still waiting.
+const RETRIES_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Connects a node to the services of its cluster, and compares the cluster with the one that the node belongs to.
 ///
@@ -176,7 +180,7 @@ async fn coordinate_as(config: &Config, claim: Claim) -> anyhow::Result<Zookeepe
         };
         zookeeper.digest = Some(Digest { user: user.to_owned(), password: password.to_owned() });
     }
-    let begun = tokio::time::Instant::now();
+    let (begun, told) = (tokio::time::Instant::now(), Seldom::new(RETRIES_TOLD_EVERY));
     loop {
         match ZookeeperCoordination::connect_as(zookeeper.clone(), claim.clone()).await {
             Ok(coordination) => return Ok(coordination),
@@ -184,7 +188,10 @@ async fn coordinate_as(config: &Config, claim: Claim) -> anyhow::Result<Zookeepe
             Err(error @ (CoordinationError::Unavailable(_) | CoordinationError::SessionExpired))
                 if begun.elapsed() < PATIENCE =>
             {
-                tracing::warn!(%error, servers, "ZooKeeper does not answer, trying again");
+                if told.untold().is_some() {
+                    let error = anyhow::Error::from(error);
+                    tracing::warn!(error = format!("{error:#}"), servers, "ZooKeeper does not answer, trying again");
+                }
                 tokio::time::sleep(RETRY).await;
             }
             Err(error @ CoordinationError::Denied(_)) => {
@@ -260,7 +267,7 @@ pub(super) async fn open_mysql(config: &Config, nodes: usize) -> anyhow::Result<
     if let Some(exposure) = exposure(&metadata.url, &options.tls) {
         tracing::warn!("{exposure}; set metadata.tls = \"verify-identity\" and metadata.tls_ca");
     }
-    let begun = tokio::time::Instant::now();
+    let (begun, told) = (tokio::time::Instant::now(), Seldom::new(RETRIES_TOLD_EVERY));
     loop {
         match MysqlMetadataStore::open(options.clone()).await {
             Ok(store) => {
@@ -273,7 +280,14 @@ pub(super) async fn open_mysql(config: &Config, nodes: usize) -> anyhow::Result<
                 return Ok(store);
             }
             Err(error @ (OpenError::Database(_) | OpenError::TimedOut)) if begun.elapsed() < PATIENCE => {
-                tracing::warn!(%error, url = metadata.url, "the metadata server does not answer, trying again");
+                if told.untold().is_some() {
+                    let (error, url) = (anyhow::Error::from(error), &metadata.url);
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        url,
+                        "the metadata server does not answer, trying again"
+                    );
+                }
                 tokio::time::sleep(RETRY).await;
             }
             Err(error) => return Err(error).with_context(|| format!("open metadata {}", metadata.url)),

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use super::{ADMIN_ADDR, CliResult, ConfigArgs, Exit, Failure};
-use crate::admin::Token;
+use crate::admin::{Token, TokenError};
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -109,12 +110,8 @@ impl ClientArgs {
             None => {
                 let file = self.admin_token_file.clone().unwrap_or_else(|| loaded.config.admin_token_file());
                 // The error tells its cause itself.
-                let token = Token::read(&file).map_err(|error| {
-                    Failure::usage(anyhow::anyhow!(
-                        "{error}: name the node's configuration with --config or its data directory with --data-dir, or its token \
-                         with --admin-token-file or in HOLDFAST_ADMIN_TOKEN"
-                    ))
-                });
+                let token = Token::read(&file)
+                    .map_err(|error| Failure::usage(anyhow::anyhow!("{error}{}", where_a_token_is(&error))));
                 Zeroizing::new(token?.reveal().to_owned())
             }
         };
@@ -124,6 +121,21 @@ impl ClientArgs {
             token,
             timeout: ANSWER_TIMEOUT,
         })
+    }
+}
+
+/// What to do about a token file that cannot be used, beside what the error says itself.
+fn where_a_token_is(error: &TokenError) -> &'static str {
+    match error {
+        TokenError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            ": run this as root or as the user of the node, or give the token with --admin-token-file or in \
+             HOLDFAST_ADMIN_TOKEN"
+        }
+        TokenError::Io { .. } | TokenError::Malformed(_) => {
+            ": name the node's configuration with --config or its data directory with --data-dir, or its token with \
+             --admin-token-file or in HOLDFAST_ADMIN_TOKEN"
+        }
+        TokenError::Exposed(_) => "",
     }
 }
 
@@ -219,7 +231,8 @@ impl ApiClient {
     async fn send(&self, method: Method, path: &str, body: Bytes) -> CliResult<Bytes> {
         let unreachable = |error: anyhow::Error| Failure {
             exit: Exit::Unreachable,
-            error: error.context(format!("reach the node at {}: is it running?", self.base)),
+            error: error
+                .context(format!("reach the node at {} (is it running there? --admin-addr says where)", self.base)),
         };
         let request = Request::builder()
             .method(method)
@@ -336,6 +349,15 @@ mod tests {
         assert!(text.contains("http://node2:9001") && text.contains("--admin-token-file"), "{text}");
         assert_eq!(told("internal"), (Exit::Failed, "it is wrong (request 7)".to_owned()));
         assert_eq!(told("not_found"), (Exit::NotFound, "it is wrong".to_owned()));
+    }
+
+    #[test]
+    fn who_may_not_read_the_token_is_not_told_to_look_elsewhere() {
+        let of =
+            |kind: io::ErrorKind| TokenError::Io { action: "read", path: "admin.token".into(), source: kind.into() };
+        let (denied, absent) = (of(io::ErrorKind::PermissionDenied), of(io::ErrorKind::NotFound));
+        assert!(where_a_token_is(&denied).contains("the user of the node"));
+        assert!(where_a_token_is(&absent).contains("--data-dir"));
     }
 
     #[test]

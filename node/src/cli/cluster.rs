@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use super::client::ClientArgs;
 use super::output::{Output, timestamp};
 use super::{CliResult, ConfigArgs, Exit, Failure, nodes, repair};
+use crate::admin::{USER_NAME, is_user_name};
 use crate::assemble::cluster_tools as tools;
 use crate::config::{Config, Overrides, Span};
 use crate::secret_file;
@@ -180,7 +181,7 @@ pub(super) struct JoinArgs {
 #[derive(Args)]
 pub(super) struct RebuildArgs {
     /// The user who is to own buckets, and objects whose label names no owner.
-    #[arg(long, default_value = crate::assemble::ROOT_USER)]
+    #[arg(long, default_value = crate::assemble::ROOT_USER, value_parser = user_name)]
     owner: String,
     /// Only count what would be rebuilt.
     #[arg(long)]
@@ -201,6 +202,11 @@ pub(super) struct RebuildArgs {
     moved_only: bool,
     #[command(flatten)]
     config: ConfigArgs,
+}
+
+/// The name of a user who is made where there is none yet.
+fn user_name(text: &str) -> Result<String, String> {
+    if is_user_name(text) { Ok(text.to_owned()) } else { Err(USER_NAME.to_owned()) }
 }
 
 pub(super) async fn run(command: ClusterCommand, out: Output) -> CliResult {

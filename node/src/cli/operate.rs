@@ -77,7 +77,10 @@ pub(super) async fn scrub(command: ScrubCommand, out: Output) -> CliResult {
             out.print(&disks, |disks| scrub_text(disks))?;
             let corrupt = disks.iter().map(|disk| disk.scrub.corrupt).sum::<u64>().saturating_sub(corrupt_before);
             if corrupt > 0 {
-                let error = anyhow::anyhow!("{corrupt} corrupt chunks found: the node's log names them");
+                let error = anyhow::anyhow!(
+                    "{corrupt} corrupt chunks found: the node's log names them, and so does `holdfast errors list --kind \
+                     corruption`"
+                );
                 return Err(Failure { exit: Exit::Failed, error });
             }
             Ok(())

@@ -301,6 +301,8 @@ fn in_cluster(config: &Config, require: &mut impl FnMut(bool, Key, &str, &str)) 
     let (cluster, metadata) = (&config.cluster, &config.metadata);
     let ensemble_fits = cluster.ensemble().is_some_and(|(servers, chroot)| {
         servers.split(',').all(is_host_and_port)
+            // With a path behind each server there would be one server, and the others a part of its path.
+            && !chroot.contains(',')
             && chroot[1..].split('/').all(|part| !part.is_empty() && part != "." && part != "..")
     });
     require(

@@ -307,8 +307,14 @@ fn hint_for(message: &str) -> Option<String> {
     if message.contains("expected u32") || message.contains("expected u64") {
         return Some("write a whole number, without quotes and without a sign".into());
     }
-    if message.contains("expected a string") {
+    if message.contains("expected a string") || message.contains("expected path string") {
         return Some("write it in quotes".into());
+    }
+    if message.contains("expected a boolean") {
+        return Some("write true or false, without quotes".into());
+    }
+    if message.contains("expected a sequence") {
+        return Some("write a list, such as [\"one\", \"two\"]".into());
     }
     message.contains("duplicate key").then(|| "a section or key may appear once: merge them".into())
 }

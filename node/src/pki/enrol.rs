@@ -188,8 +188,11 @@ impl Issuer {
     fn redeem(&self, serial: &[u8]) -> Result<(), &'static str> {
         match self.outstanding.lock().remove(serial) {
             Some(until) if until > SystemTime::now() => Ok(()),
-            Some(_) => Err("the join token has expired"),
-            None => Err("the join token was used already, or this node was restarted since it issued it"),
+            Some(_) => Err("the join token has expired: make another one with `holdfast cluster join-token`"),
+            None => Err(
+                "the join token was used already, or the node that made it was restarted since: make another one with \
+                 `holdfast cluster join-token`",
+            ),
         }
     }
 

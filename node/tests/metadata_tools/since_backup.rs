@@ -138,6 +138,8 @@ async fn a_backup_does_not_write_into_another_one_that_is_under_way() {
     config.node.data_dir = dir.path().join("node");
     let (other, path) = (dir.path().join("metadata.partial"), dir.path().join("metadata.2026-11-30"));
     std::fs::write(&other, "half of it").expect("a file");
+    std::fs::create_dir(&config.node.data_dir).expect("a directory");
+    store(&dir, "node/metadata.sqlite").await.close().await;
     let counts = backup_to(&config, &path).await.expect("a backup");
     assert_eq!(std::fs::read_to_string(&other).expect("a file"), "half of it");
     let mut file = std::fs::File::open(&path).expect("the backup");

@@ -108,10 +108,11 @@ async fn write_backup(config: &Config, path: &Path) -> anyhow::Result<Counts> {
 /// Writes a backup of one moment. A node of a cluster may run meanwhile, a node that runs alone must be stopped.
 ///
 /// # Errors
-/// When the metadata of a cluster are nobody's yet; those of metadata and of `out`. When the connection to the database
-/// breaks the backup fails: what followed would be of another moment.
+/// When a node that runs alone has no metadata; when the metadata of a cluster are nobody's yet; those of metadata and
+/// of `out`. When the connection to the database breaks the backup fails: what followed would be of another moment.
 pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Counts> {
     if !config.cluster.is_on() {
+        require_metadata(&config.node.data_dir)?;
         // Nobody else writes: the directory is locked.
         let data_dir = DataDir::open(&config.node.data_dir)?;
         let Database { store: metadata, ledger } = super::open_database(config, &data_dir, Claim::Require).await?;
@@ -131,6 +132,20 @@ pub async fn backup(config: &Config, out: &mut impl Write) -> anyhow::Result<Cou
     snapshot.close().await;
     metadata.close().await;
     counts
+}
+
+/// A directory without metadata is another one than was meant, and opening it would make what is missing: a backup of
+/// nothing would be found out when it is needed.
+fn require_metadata(data_dir: &Path) -> anyhow::Result<()> {
+    let path = data_dir.join("metadata.sqlite");
+    if path.try_exists().with_context(|| format!("look for {}", path.display()))? {
+        return Ok(());
+    }
+    bail!(
+        "there is no {}, and so nothing to save: name the node's configuration with --config or its data directory with \
+         --data-dir",
+        path.display()
+    )
 }
 
 /// Puts a backup into metadata that is empty. All of the backup is looked at before anything is written. A database
@@ -172,7 +187,12 @@ async fn restore_alone(data_dir: &DataDir, from: &mut impl Read) -> anyhow::Resu
         let metadata = beside::open(&path).await?;
         let used = load::refuse_used(&metadata).await;
         metadata.close().await;
-        used?;
+        used.map_err(|error| {
+            let path = path.display();
+            anyhow::anyhow!(
+                "{error:#}. Where it is to take their place, move {path} away, with {path}-wal and {path}-shm"
+            )
+        })?;
     }
     let beside = Beside::begin(&path)?;
     let metadata = beside.open().await?;
@@ -332,6 +352,17 @@ mod tests {
         assert!(store.lost_commits().await.unwrap(), "orphans would be given up");
         assert_eq!(store.claim(None).await.unwrap(), None, "nodes would start");
         store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_directory_without_metadata_is_no_node_to_save() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("backup");
+        let mut config = Config::default();
+        config.node.data_dir = dir.path().join("node");
+        let refused = backup_to(&config, &path).await.unwrap_err().to_string();
+        assert!(refused.contains("nothing to save") && refused.contains("--data-dir"), "{refused}");
+        assert!(!path.exists() && !config.node.data_dir.exists());
     }
 
     #[tokio::test]

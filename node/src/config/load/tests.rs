@@ -76,7 +76,13 @@ fn a_level_with_a_slip_of_the_pen_does_not_silence_the_log() {
 
 #[test]
 fn a_value_of_another_type_is_told_how_to_be_written() {
-    for (text, hint) in [("[limits]\nread_jobs = \"5\"\n", "whole number"), ("[s3]\nregion = 5\n", "in quotes")] {
+    for (text, hint) in [
+        ("[limits]\nread_jobs = \"5\"\n", "whole number"),
+        ("[s3]\nregion = 5\n", "in quotes"),
+        ("[node]\ndata_dir = 5\n", "in quotes"),
+        ("[lifecycle]\nenabled = \"no\"\n", "true or false"),
+        ("[node]\ndisks = \"/srv/one\"\n", "a list"),
+    ] {
         let fault = the_fault(text, &[]);
         assert!(fault.position.is_some() && fault.hint.as_ref().is_some_and(|told| told.contains(hint)), "{fault}");
     }
@@ -97,6 +103,15 @@ fn a_cluster_without_metadata_is_named_with_its_line() {
     let fault = the_fault("[metadata]\nurl = \"mysql://u@h/d\"\n", &[]);
     assert_eq!(fault.position.unwrap().0, 2, "{fault}");
     assert!(fault.hint.as_ref().unwrap().contains("cluster.zookeeper"), "{fault}");
+}
+
+#[test]
+fn the_clusters_place_stands_once_behind_the_last_server() {
+    let with = |ensemble: &str| format!("[metadata]\nurl = \"mysql://u@h/d\"\n[cluster]\nzookeeper = \"{ensemble}\"\n");
+    assert!(load_text(&with("a:1,b:1/x"), &[]).is_ok());
+    let fault = the_fault(&with("a:1/x,b:1/x"), &[]);
+    assert_eq!(fault.position.map(|(line, _)| line), Some(4), "{fault}");
+    assert!(fault.message.contains("not an ensemble"), "{fault}");
 }
 
 #[test]
