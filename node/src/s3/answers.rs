@@ -1,8 +1,8 @@
 //! Where s3s writes an answer otherwise than S3 does, it is put right here.
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{Response, StatusCode};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
+use http::{HeaderMap, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use s3s::Body;
 
@@ -67,8 +67,8 @@ fn with_escaped_returns(body: &[u8]) -> Option<Vec<u8>> {
     Some(text)
 }
 
-/// Puts into the body of an error what s3s builds it without: resource and ids, a message, the right region, and what
-/// an error of its code names of the request.
+/// Puts into the body of an error what s3s builds it without: resource and ids, a message, the right region, the size
+/// of the object that a range is beyond, and what an error of its code names of the request.
 pub(super) fn complete_error(
     response: &mut Response<Body>,
     id: &str,
@@ -88,6 +88,10 @@ pub(super) fn complete_error(
     for (name, value) in code_of(&body).map_or_else(Vec::new, named) {
         text.extend_from_slice(format!("<{name}>{}</{name}>", plain(&value)).as_bytes());
     }
+    // Programs that read beyond the end take it for that of the object (smart_open), and 0 where it is missing.
+    if let Some(size) = unsatisfied_size(response.headers()) {
+        text.extend_from_slice(format!("<ActualObjectSize>{size}</ActualObjectSize>").as_bytes());
+    }
     if let Some(region) = response.headers().get(BUCKET_REGION).and_then(|region| region.to_str().ok()) {
         text.extend_from_slice(format!("<Region>{}</Region>", quick_xml::escape::escape(region)).as_bytes());
     }
@@ -98,6 +102,11 @@ pub(super) fn complete_error(
     text.extend_from_slice(format!("<HostId>{}</HostId>", quick_xml::escape::escape(node)).as_bytes());
     text.extend_from_slice(ERROR_END);
     set_body(response, text);
+}
+
+/// The size, in bytes, of an object in which a range is not satisfiable.
+fn unsatisfied_size(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes */")?.parse().ok()
 }
 
 /// Text for XML 1.0, which cannot hold control characters and two others, not even escaped.
@@ -205,5 +214,17 @@ mod tests {
         complete_error(&mut region, "7", "node", "/", |code| vec![("Key", format!("{code} \u{1}<k>"))]);
         let expected = "<Message>m</Message><Key>C &lt;k&gt;</Key><Region>eu-1</Region><Resource>";
         assert!(text(&region).contains(expected), "{}", text(&region));
+    }
+
+    #[test]
+    fn a_range_beyond_the_end_is_told_the_size() {
+        let error = |range: &'static str| {
+            let mut response = answer(416, "application/xml", "<Error><Code>C</Code><Message>m</Message></Error>");
+            response.headers_mut().insert(CONTENT_RANGE, HeaderValue::from_static(range));
+            complete_error(&mut response, "7", "node", "/", |_| Vec::new());
+            text(&response)
+        };
+        assert!(error("bytes */0").contains("</Message><ActualObjectSize>0</ActualObjectSize><Resource>"));
+        assert!(!error("bytes 0-1/2").contains("ActualObjectSize"));
     }
 }

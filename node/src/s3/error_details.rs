@@ -1,4 +1,4 @@
-//! What an error names beside its message: the key, the version, the upload or the bucket that it is about.
+//! What an error names beside its message: the key, the version, the upload, the range or the bucket that it is about.
 //!
 //! s3s writes the code and the message, and SDKs give programs the other elements as fields of their errors. What is
 //! named is what the request named, so nobody is told anything by it. A copy names two objects: a key or a version that
@@ -23,6 +23,8 @@ pub(super) struct Subject<'a> {
     pub(super) copy_source: Option<&'a str>,
     /// Whether it wants an object to be there that it replaces (`If-Match`).
     pub(super) is_conditional: bool,
+    /// `Range`.
+    pub(super) range: Option<&'a str>,
 }
 
 /// An element of an error.
@@ -39,6 +41,7 @@ pub(super) fn details(code: &str, subject: &Subject<'_>) -> Vec<Detail> {
         "NoSuchUpload" => {
             query_value(subject.query, "uploadId").map(|id| ("UploadId", id.into())).into_iter().collect()
         }
+        "InvalidRange" => subject.range.map(|range| ("RangeRequested", range.to_owned())).into_iter().collect(),
         code if is_about_the_bucket(code) && subject.copy_source.is_none() && !subject.bucket.is_empty() => {
             vec![("BucketName", subject.bucket.to_owned())]
         }
@@ -88,7 +91,7 @@ mod tests {
     use super::*;
 
     const PLAIN: Subject<'static> =
-        Subject { bucket: "b", key: "a/k", query: "", copy_source: None, is_conditional: false };
+        Subject { bucket: "b", key: "a/k", query: "", copy_source: None, is_conditional: false, range: None };
 
     fn named(code: &str, subject: Subject<'_>) -> String {
         let details: Vec<_> = details(code, &subject).iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -101,6 +104,9 @@ mod tests {
         let version = Subject { query: "x=y&versionId=v%2B1", ..PLAIN };
         assert_eq!(named("NoSuchVersion", version), "Key=a/k VersionId=v+1");
         assert_eq!(named("NoSuchUpload", Subject { query: "partNumber=1&uploadId=u", ..PLAIN }), "UploadId=u");
+        let range = Subject { range: Some("bytes=7-"), ..PLAIN };
+        assert_eq!(named("InvalidRange", range), "RangeRequested=bytes=7-");
+        assert_eq!(named("NoSuchKey", range), "Key=a/k");
         for code in ["NoSuchBucket", "BucketAlreadyExists", "BucketNotEmpty", "NoSuchTagSet"] {
             assert_eq!(named(code, Subject { key: "", ..PLAIN }), "BucketName=b", "{code}");
         }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use holdfast_actors::ports::{Clock, MetadataStore};
-use http::header::{CONTENT_RANGE, HOST, IF_MATCH, ORIGIN, RETRY_AFTER, SERVER};
+use http::header::{CONTENT_RANGE, HOST, IF_MATCH, ORIGIN, RANGE, RETRY_AFTER, SERVER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use percent_encoding::percent_decode_str;
 use s3s::config::{S3Config, StaticConfigProvider};
@@ -297,6 +297,7 @@ impl Inner {
             query,
             copy_source: copy_source.or(carried.as_deref()),
             is_conditional: kept.is_conditional,
+            range: kept.range.as_ref().and_then(|range| range.to_str().ok()),
         };
         error_details::details(code, &subject)
     }
@@ -334,6 +335,7 @@ struct Kept {
     host: Option<HeaderValue>,
     copy_source: Option<HeaderValue>,
     is_conditional: bool,
+    range: Option<HeaderValue>,
 }
 
 impl Kept {
@@ -343,6 +345,7 @@ impl Kept {
             host: headers.get(HOST).cloned(),
             copy_source: headers.get(X_AMZ_COPY_SOURCE).cloned(),
             is_conditional: headers.contains_key(IF_MATCH),
+            range: headers.get(RANGE).cloned(),
         }
     }
 }

@@ -95,6 +95,7 @@ async fn ranges() {
     }
     let beyond = world.get("/bucket/k").header("range", "bytes=1000-").send().await.expect_error(416, "InvalidRange");
     assert_eq!(beyond.header("content-range"), "bytes */1000");
+    assert_eq!((beyond.tag("RangeRequested"), beyond.tag("ActualObjectSize")), ("bytes=1000-".into(), "1000".into()));
     assert_eq!(world.get("/bucket/k?partNumber=1").send().await.expect(206).body(), data);
     world.get("/bucket/k?partNumber=2").send().await.expect_error(416, "InvalidPartNumber");
 }
