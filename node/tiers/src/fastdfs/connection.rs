@@ -87,6 +87,13 @@ impl Connection {
         })
     }
 
+    /// The same for whoever uses it next. What arrives wakes the reactor that a socket is registered with: that of the
+    /// thread that used it before would wake again and again, and have nothing to do.
+    pub(super) fn here(self) -> io::Result<Self> {
+        let stream = TcpStream::from_std(self.stream.into_std()?)?;
+        Ok(Self { stream, ..self })
+    }
+
     /// Whether another request may be sent.
     pub(super) fn clean(&self) -> bool {
         self.clean

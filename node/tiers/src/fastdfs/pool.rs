@@ -142,6 +142,7 @@ impl Pool {
             return Err(Failure::Broken(text));
         };
         let used = if reuse { server.take_idle() } else { None };
+        let used = used.and_then(|connection| connection.here().ok());
         let reused = used.is_some();
         let connection = match used {
             Some(connection) => connection,
