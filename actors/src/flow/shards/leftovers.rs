@@ -47,7 +47,8 @@ struct Walk {
     kept: u64,
     /// Why the last of those that could not be deleted is kept.
     failed: Option<String>,
-    /// How long it took to find out what is to be kept: all that is asked for again by the next walk.
+    /// How long it took to find out what is to be kept: all that is asked for again by the next walk. Neither waits for
+    /// others nor for a disk that deletes nothing are among it, as they may be over soon.
     in_vain: Duration,
 }
 
@@ -141,11 +142,7 @@ async fn walk_all(context: &Context, walk: &mut Walk) -> Result<(), String> {
         let full = batches.iter().filter(|(_, infos)| last || infos.len() >= IDS_MAX).map(|(shard, _)| *shard);
         for shard in full.collect::<Vec<_>>() {
             for batch in batches.remove(&shard).unwrap_or_default().chunks(IDS_MAX) {
-                let (begun, kept_before) = (Instant::now(), walk.kept);
                 clear(context, shard, batch, walk).await?;
-                // A batch has at most `IDS_MAX` chunks.
-                let (kept, all) = ((walk.kept - kept_before) as u32, batch.len() as u32);
-                walk.in_vain += begun.elapsed() * kept / all;
             }
         }
         if last {
@@ -159,6 +156,7 @@ async fn walk_all(context: &Context, walk: &mut Walk) -> Result<(), String> {
 async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mut Walk) -> Result<(), String> {
     let view = &context.parts.view;
     let lock = context.shared.shard_locks.lock(shard).await;
+    let begun = Instant::now();
     let state = || view.shards().borrow().shards.get(&shard).map(|state| state.value.clone());
     let Some(before) = state().filter(|state| !has_part(state, context.me())) else { return Ok(()) };
     let fence = Fence { shard, epoch: before.epoch };
@@ -195,7 +193,10 @@ async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mu
     }
     let deleted: BTreeSet<&ChunkId> = deletable.iter().collect();
     lacking.retain(|(chunk, _)| !deleted.contains(chunk));
-    walk.kept += (ids.len() - deletable.len()) as u64;
+    // At most `IDS_MAX`.
+    let (kept, all) = ((ids.len() - deletable.len()) as u32, ids.len() as u32);
+    walk.kept += u64::from(kept);
+    walk.in_vain += begun.elapsed() * kept / all;
     if state().as_ref() != Some(&before) || view.admit(fence).is_err() {
         walk.kept += deletable.len() as u64;
         return Ok(());
@@ -219,7 +220,10 @@ async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mu
             walk.failed = Some(format!("delete leftovers: {error}"));
         }
     }
-    heal(context, lacking).await.map_err(|error| format!("queue repairs of members: {error}"))
+    let begun = Instant::now();
+    let healed = heal(context, lacking).await;
+    walk.in_vain += begun.elapsed() * kept / all;
+    healed.map_err(|error| format!("queue repairs of members: {error}"))
 }
 
 /// Which chunks a member is to repair: what its index says of them is not to be relied on. [`None`]: too many.

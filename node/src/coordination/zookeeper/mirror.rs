@@ -24,7 +24,7 @@ use holdfast_protocol::cluster::LayoutDocument;
 use holdfast_protocol::{NodeId, ShardId};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use zookeeper_client as zk;
 
 use super::session::{Shared, connected};
@@ -38,8 +38,13 @@ const READS_MAX: usize = 64;
 /// Nodes and shards that are read by one request. There are thousands of them, and after an outage every node reads
 /// them all.
 const READS_TOGETHER: usize = 64;
-/// Pause after a failure.
+/// The pause after the first of some failures; it doubles with each. All nodes may fail at the same time, and each reads
+/// everything anew.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause: for so long more nobody sees what changed, once it can be read again.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// After how long it is told that nothing can be read.
+const FAILING_LONG: Duration = Duration::from_secs(10);
 
 /// The channels.
 #[derive(Default)]
@@ -60,6 +65,7 @@ pub(super) struct Views {
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut current = shared.current.subscribe();
     let closed = shared.closed.clone();
+    let mut failing = Failing::default();
     let work = async {
         loop {
             let client = current.borrow_and_update().clone();
@@ -71,17 +77,65 @@ pub(super) async fn run(shared: Arc<Shared>) {
             };
             // The client library panics in whoever waits for an event when its own task is gone. A node that went on
             // without this one would prove its ownership and hear of no change.
-            match AssertUnwindSafe(follow(&shared, client)).catch_unwind().await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "coordination mirror"),
-                Err(_) => tracing::error!("the coordination mirror panicked, it begins anew"),
+            let pause = match AssertUnwindSafe(follow(&shared, client, &mut failing)).catch_unwind().await {
+                // The session is over, which others tell.
+                Ok(Ok(())) => {
+                    failing.since = None;
+                    RETRY_PAUSE
+                }
+                Ok(Err(error)) => {
+                    let (pause, is_news) = failing.again(Instant::now());
+                    if is_news {
+                        tracing::warn!(%error, "this node does not see what changes in the cluster, it tries again");
+                    } else {
+                        tracing::debug!(%error, "coordination mirror");
+                    }
+                    pause
+                }
+                Err(_) => {
+                    tracing::error!("the coordination mirror panicked, it begins anew");
+                    failing.again(Instant::now()).0
+                }
+            };
+            tokio::select! {
+                () = sleep(pause.mul_f64(rand::random_range(0.75..1.25))) => {}
+                // Whoever renewed the session waits until it is read.
+                _ = current.changed() => failing.pause = Duration::ZERO,
             }
-            sleep(RETRY_PAUSE).await;
         }
     };
     tokio::select! {
         () = work => {}
         () = closed.cancelled() => {}
+    }
+}
+
+/// Failures since everything was read.
+#[derive(Default)]
+struct Failing {
+    /// When the first of them was.
+    since: Option<Instant>,
+    /// The pause after the last one.
+    pause: Duration,
+    is_told: bool,
+}
+
+impl Failing {
+    /// Notes one. Returns the pause after it, and whether it is to be told, once, that they last.
+    fn again(&mut self, now: Instant) -> (Duration, bool) {
+        self.pause = (self.pause * 2).clamp(RETRY_PAUSE, RETRY_PAUSE_MAX);
+        let lasts = now.duration_since(*self.since.get_or_insert(now)) >= FAILING_LONG;
+        let is_news = lasts && !self.is_told;
+        self.is_told |= lasts;
+        (self.pause, is_news)
+    }
+
+    /// Everything was read.
+    fn end(&mut self) {
+        if self.is_told {
+            tracing::info!("this node sees again what changes in the cluster");
+        }
+        *self = Self::default();
     }
 }
 
@@ -133,13 +187,14 @@ impl Watches {
 }
 
 /// Follows one session until it is over or something fails.
-async fn follow(shared: &Shared, client: zk::Client) -> Result<(), zk::Error> {
+async fn follow(shared: &Shared, client: zk::Client, failing: &mut Failing) -> Result<(), zk::Error> {
     if !connected(&client).await {
         return Ok(());
     }
     let mut watches = Watches::set(&client).await?;
     let mut mirror = Mirror { shared, client: client.clone() };
     mirror.read_everything().await?;
+    failing.end();
     loop {
         let mut news = News::default();
         let leases = &shared.views.leases;
@@ -160,6 +215,7 @@ async fn follow(shared: &Shared, client: zk::Client) -> Result<(), zk::Error> {
             // The old ones go when the new ones are there, so that the server is not told to take these back.
             watches = Watches::set(&client).await?;
             mirror.read_everything().await?;
+            failing.end();
         } else {
             mirror.read_again(news.topics).await?;
         }
@@ -419,6 +475,26 @@ mod tests {
             news.note(zk::WatchedEvent::new(*event, *path), &leases);
         }
         news.topics
+    }
+
+    #[test]
+    fn failures_are_seldom_tried_again_and_told_once_where_they_last() {
+        let (mut failing, begin) = (Failing::default(), Instant::now());
+        for round in 0..2 {
+            let mut at = begin;
+            let mut pauses = Vec::new();
+            let mut told = 0;
+            while at < begin + FAILING_LONG * 10 {
+                let (pause, is_news) = failing.again(at);
+                assert!(!is_news || at >= begin + FAILING_LONG, "what passes soon is not told");
+                told += usize::from(is_news);
+                pauses.push(pause);
+                at += pause;
+            }
+            assert_eq!(pauses[..3], [RETRY_PAUSE, RETRY_PAUSE * 2, RETRY_PAUSE * 4], "{round}");
+            assert_eq!((pauses.last(), told), (Some(&RETRY_PAUSE_MAX), 1), "{round}");
+            failing.end();
+        }
     }
 
     #[test]

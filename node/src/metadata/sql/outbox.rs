@@ -136,21 +136,35 @@ async fn finish<S: Session>(tx: &mut S, finished: &[(u16, u64)], keep_at_ms: Opt
 /// How many values one look may bind: SQLite takes 32,766, MySQL twice as many.
 const LOOK_VALUES_MAX: usize = 16_000;
 
+/// To what the number of ids that a look leaves out is rounded up.
+const EXCEPT_STEPS: [usize; 5] = [0, 32, 128, 512, 2_048];
+/// Keys that wait for a row that cannot be read and are looked past; where there are more, those behind them wait too.
+const PAST_KEYS_MAX: usize = 512;
+/// How often a look that finds more of them is taken again.
+const LOOKS_PAST_MAX: usize = 8;
+
+fn rounded(count: usize, steps: &[usize]) -> usize {
+    steps.iter().copied().find(|step| *step >= count).unwrap_or(count)
+}
+
+/// The ids that a look leaves out, made up to `count`: no row has a negative one.
+fn left_out(look: &Look, count: usize) -> impl Iterator<Item = Value> {
+    let known = look.except.iter().map(|sequence| rows::signed(*sequence));
+    known.chain(std::iter::repeat(-1_i64)).take(count).map(Value::from)
+}
+
 /// Looks that go into one statement, and its text and values. Texts stay prepared, and a connection keeps few of them:
 /// so the number of looks and of what they leave out are rounded up, by partitions that there are not, and ids that
 /// stand twice.
 fn look_statement(dialect: Dialect, looks: &[Look]) -> (usize, String, Vec<Value>) {
-    let rounded = |count: usize, steps: &[usize]| steps.iter().copied().find(|step| *step >= count).unwrap_or(count);
     let most = looks.iter().map(|look| look.except.len()).max().unwrap_or(0);
-    let except = rounded(most, &[0, 32, 128, 512, 2_048]);
+    let except = rounded(most, &EXCEPT_STEPS);
     let count = looks.len().min((LOOK_VALUES_MAX / (except + 2)).max(1));
     let padded = rounded(count, &[1, 2, 4, 8, 16]);
     let mut values = Vec::with_capacity(padded * (except + 2));
     for look in &looks[..count] {
         values.push(i64::from(look.partition).into());
-        // No row has a negative id.
-        let known = look.except.iter().map(|sequence| rows::signed(*sequence));
-        values.extend(known.chain(std::iter::repeat(-1_i64)).take(except).map(Value::from));
+        values.extend(left_out(look, except));
         values.push(i64::from(look.limit).into());
     }
     for _ in count..padded {
@@ -159,14 +173,14 @@ fn look_statement(dialect: Dialect, looks: &[Look]) -> (usize, String, Vec<Value
     (count, shapes::look(dialect, padded, except), values)
 }
 
-/// The rows of a look. Of a key with a row that this program cannot read (a newer one wrote it, or it is damaged)
-/// nothing later goes either.
-fn rows_from(partition: u16, found: &[&impl Fields]) -> MetadataResult<Vec<OutboxRow>> {
+/// The rows of a look, and the keys that wait: of a key with a row that this program cannot read (a newer one wrote it,
+/// or it is damaged) nothing later goes either.
+fn rows_from<'a>(partition: u16, found: &[&'a impl Fields]) -> MetadataResult<(Vec<OutboxRow>, Vec<&'a [u8]>)> {
     let mut read = Vec::with_capacity(found.len());
     let mut held: Vec<&[u8]> = Vec::new();
-    for row in found {
+    for &row in found {
         let order_key = row.bytes(4)?;
-        match row_from(*row) {
+        match row_from(row) {
             _ if held.contains(&order_key) => {}
             Ok(row) => read.push(row),
             Err(error) => {
@@ -178,7 +192,31 @@ fn rows_from(partition: u16, found: &[&impl Fields]) -> MetadataResult<Vec<Outbo
             }
         }
     }
-    Ok(read)
+    Ok((read, held))
+}
+
+/// A look past keys that wait, as all that it found before may be theirs: nobody else is to wait for whoever mends one
+/// row. That reads over all their rows.
+async fn look_past<R: Reader>(reads: &R, look: &Look, mut keys: Vec<Vec<u8>>) -> MetadataResult<Vec<OutboxRow>> {
+    let mut again = 1;
+    loop {
+        keys.truncate(PAST_KEYS_MAX);
+        let except = rounded(look.except.len(), &EXCEPT_STEPS);
+        let count = rounded(keys.len(), &[1, 8, 64, PAST_KEYS_MAX]);
+        let mut values = values![i64::from(look.partition)];
+        values.extend(left_out(look, except));
+        values.extend(keys.iter().cycle().take(count).map(|key| Value::from(key.as_slice())));
+        values.push(i64::from(look.limit).into());
+        let found = reads.fetch(AssertSqlSafe(shapes::look_past(except, count)), values).await?;
+        let is_full = found.len() >= look.limit as usize;
+        let all: Vec<&R::Row> = found.iter().collect();
+        let (read, more) = rows_from(look.partition, &all)?;
+        if !is_full || more.is_empty() || keys.len() >= PAST_KEYS_MAX || again >= LOOKS_PAST_MAX {
+            return Ok(read);
+        }
+        keys.extend(more.into_iter().map(<[u8]>::to_vec));
+        again += 1;
+    }
 }
 
 /// Removes the lowest rows up to `last`.
@@ -282,7 +320,14 @@ impl<B: Backend> Outbox for SqlMetadataStore<B> {
             }
             for look in &looks[read.len()..][..count] {
                 let found = of_partition.remove(&i64::from(look.partition)).unwrap_or_default();
-                read.push(rows_from(look.partition, &found)?);
+                let (rows, waiting) = rows_from(look.partition, &found)?;
+                let is_full = found.len() >= look.limit as usize;
+                read.push(if is_full && !waiting.is_empty() {
+                    let keys = waiting.into_iter().map(<[u8]>::to_vec).collect();
+                    look_past(self.backend.reads(), look, keys).await?
+                } else {
+                    rows
+                });
             }
         }
         Ok(read)

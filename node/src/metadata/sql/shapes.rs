@@ -46,15 +46,25 @@ fn is_piece(rows: usize) -> String {
 /// A look at the outbox: `(partition, ids that are left out × except, limit)` × looks → the columns of a row, then its
 /// partition.
 pub(in crate::metadata) fn look(dialect: Dialect, looks: usize, except: usize) -> String {
-    let columns = "id, nonce, topic, queued_ms, order_key, tag, words, body, part";
-    let except = if except == 0 { String::new() } else { format!(" AND id NOT IN ({})", list("?", except)) };
-    let one = format!("SELECT {columns} FROM outbox WHERE part = ?{except} ORDER BY id LIMIT ?");
+    let one = look_past(except, 0);
     let one = match dialect {
         Dialect::Sqlite => format!("SELECT * FROM ({one})"),
         // Read as they come: a derived table would be written out first.
         Dialect::Mysql => format!("({one})"),
     };
     vec![one; looks].join(" UNION ALL ")
+}
+
+/// One look, past some keys: partition, then ids that are left out × except, keys that are left out × keys, limit → the
+/// same.
+pub(in crate::metadata) fn look_past(except: usize, keys: usize) -> String {
+    let columns = "id, nonce, topic, queued_ms, order_key, tag, words, body, part";
+    let without = |column: &str, count: usize| match count {
+        0 => String::new(),
+        _ => format!(" AND {column} NOT IN ({})", list("?", count)),
+    };
+    let (except, keys) = (without("id", except), without("order_key", keys));
+    format!("SELECT {columns} FROM outbox WHERE part = ?{except}{keys} ORDER BY id LIMIT ?")
 }
 
 /// A statement over many rows.

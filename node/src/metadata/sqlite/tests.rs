@@ -10,6 +10,7 @@ use holdfast_actors::ports::metadata::{
     AgePosition, AgedKind, ContentSource, ListAfter, ListQuery, ListVersionsQuery, MetadataDirect as _,
     MetadataUpkeep as _, Versioning,
 };
+use holdfast_actors::ports::outbox::{Look, OutboxRow};
 use holdfast_actors::ports::{AccessLog, Journal, MetadataStore, Outbox, TierLedger};
 use holdfast_protocol::{ContentId, VersionId};
 use sqlx::Row as _;
@@ -86,6 +87,40 @@ mod plans;
 
 async fn bucket(store: &SqliteMetadataStore) -> BucketId {
     samples::bucket(store, "b").await.id
+}
+
+/// Of keys that wait there may be more rows than a look reads.
+#[tokio::test]
+async fn a_key_that_waits_for_a_row_that_cannot_be_read_holds_up_no_other() {
+    const INSERT: &str = "INSERT INTO outbox (part, id, nonce, topic, queued_ms, order_key, tag, words, body) \
+                          VALUES (3, ?, 1, ?, 1, ?, '', '', x'00')";
+    const UNKNOWN: i64 = 99;
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let topics = [UNKNOWN, 0, 0, 0, UNKNOWN, 0, 0, 0, 0, 0];
+    for ((id, topic), key) in (1_i64..).zip(topics).zip(["a", "a", "a", "b", "c", "c", "c", "d", "b", "a"]) {
+        let insertion = write(&store, move |tx| {
+            boxed(async move {
+                let query = sqlx::query(INSERT).bind(id).bind(topic).bind(key.as_bytes());
+                query.execute(tx.conn()).await.map(drop).map_err(refused)
+            })
+        });
+        insertion.await.unwrap();
+    }
+    let look = |except: Vec<u64>| [Look { partition: 3, limit: 3, except }];
+    let ids = |found: Vec<Vec<OutboxRow>>| -> Vec<u64> {
+        found.into_iter().flatten().map(|row| row.message.id.sequence).collect()
+    };
+    assert_eq!(ids(store.look(&look(vec![])).await.unwrap()), [4, 8, 9]);
+    assert_eq!(ids(store.look(&look(vec![4, 8])).await.unwrap()), [9]);
+    let mended = write(&store, |tx| {
+        boxed(async move {
+            let sql = "UPDATE outbox SET topic = 0 WHERE id = 1";
+            sqlx::query(sql).execute(tx.conn()).await.map(drop).map_err(refused)
+        })
+    });
+    mended.await.unwrap();
+    assert_eq!(ids(store.look(&look(vec![])).await.unwrap()), [1, 2, 3], "it goes on where it stood");
 }
 
 /// Reads, and deletes versions of the key `k` before the second read.
