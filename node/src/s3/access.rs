@@ -37,7 +37,7 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 use super::auth::{Authenticator, Caller, FormCaller};
 use super::copy_source;
 use super::errors::{ResultExt as _, ToS3 as _, too_much};
-use super::facts::{AsSigned, ClientConnection, RequestFacts, Signing, query_value};
+use super::facts::{AsSigned, ClientConnection, RequestFacts, Signing, passes_over_tags, query_value};
 use super::judged::Judged;
 use super::operations::{self, Operation};
 use super::request_id::{Granted, RequestContext};
@@ -267,6 +267,8 @@ impl AccessControl {
             now_ms: self.inner.clock.now_ms(),
             object_tags: Vec::new(),
             body_tags,
+            // Of the operations with a parsed input only a copy sets tags by a header.
+            passes_over_tags: passes_over_tags("CopyObject", headers),
             judged: Judged::default(),
         }
     }
@@ -375,6 +377,7 @@ impl AccessControl {
             now_ms: self.inner.clock.now_ms(),
             object_tags: Vec::new(),
             body_tags: None,
+            passes_over_tags: passes_over_tags(operation.name, cx.headers()),
             judged: Judged::default(),
         };
         for action in needed_actions(operation, version.is_some(), cx.headers()) {

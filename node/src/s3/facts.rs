@@ -63,6 +63,8 @@ pub(crate) struct RequestFacts<'a> {
     pub(crate) object_tags: Vec<Tag>,
     /// Tags that the request sets in its body; those in the header `x-amz-tagging` are found without it.
     pub(crate) body_tags: Option<&'a [Tag]>,
+    /// Whether that header is one that [the operation passes over](passes_over_tags).
+    pub(crate) passes_over_tags: bool,
     /// What decisions by these facts looked at of stored objects.
     pub(crate) judged: Judged,
 }
@@ -75,6 +77,12 @@ const TAG_COST: usize = 16;
 /// The first value of a query parameter, decoded.
 pub(crate) fn query_value<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
     form_urlencoded::parse(query.as_bytes()).find(|(n, _)| n == name).map(|(_, value)| value)
+}
+
+/// Whether an operation passes over the header `x-amz-tagging`: a copy that takes over the tags of its source. That it
+/// is a copy is not told by the header that names a source: with one, CreateMultipartUpload sets tags all the same.
+pub(crate) fn passes_over_tags(operation: &str, headers: &HeaderMap) -> bool {
+    operation == "CopyObject" && headers.get("x-amz-tagging-directive").is_none_or(|directive| directive != "REPLACE")
 }
 
 /// A version's id as answers tell it. Requests may write its digits in capitals, too, and mean the same version.
@@ -106,9 +114,7 @@ impl RequestFacts<'_> {
         if let Some(tags) = self.body_tags {
             return tags.iter().map(|t| (Cow::Borrowed(t.key.as_str()), Cow::Borrowed(t.value.as_str()))).collect();
         }
-        let replaces = || self.headers.get("x-amz-tagging-directive").is_some_and(|directive| directive == "REPLACE");
-        if self.headers.contains_key(COPY_SOURCE) && !replaces() {
-            // A copy passes over the header then, and takes those of its source.
+        if self.passes_over_tags {
             return Vec::new();
         }
         let header = self.headers.get("x-amz-tagging").map_or(&b""[..], |v| v.as_bytes());

@@ -4,6 +4,7 @@
 use http::HeaderMap;
 use url::form_urlencoded;
 
+use super::super::facts::passes_over_tags;
 use super::super::operations::Operation;
 use super::super::presigned;
 
@@ -30,7 +31,8 @@ pub(super) fn needed_actions(
         _ => None,
     };
     let writes = matches!(operation.name, "PutObject" | "CopyObject" | "CreateMultipartUpload");
-    let tags = (writes && headers.contains_key("x-amz-tagging")).then_some("s3:PutObjectTagging");
+    let sets_tags = writes && headers.contains_key("x-amz-tagging") && !passes_over_tags(operation.name, headers);
+    let tags = sets_tags.then_some("s3:PutObjectTagging");
     let acl = (writes && headers.get("x-amz-acl").is_some_and(|acl| acl != "private")).then_some("s3:PutObjectAcl");
     [main, second, tags, acl].into_iter().flatten()
 }

@@ -417,6 +417,42 @@ async fn tags_that_a_copy_passes_over_satisfy_no_policy() {
     }
 }
 
+#[tokio::test]
+async fn what_is_no_copy_is_seen_with_its_tags_though_it_names_a_source() {
+    let fixture = Fixture::new();
+    let put = r#""Principal":{"AWS":"bob"},"Action":["s3:PutObject","s3:PutObjectTagging"],
+        "Resource":"arn:aws:s3:::photos/*""#;
+    let secret = r#""Condition":{"StringEquals":{"s3:RequestObjectTag/class":"secret"}}"#;
+    fixture.put_policy(&format!(r#"{{"Effect":"Allow",{put}}},{{"Effect":"Deny",{put},{secret}}}"#)).await;
+    let source = ("x-amz-copy-source", "drafts/plain");
+    for (tags, code) in [("class=secret", "AccessDenied"), ("class=public", "NotImplemented")] {
+        let headers = [source, ("x-amz-tagging", tags)];
+        // Access control lets it through: the operations of this test have no uploads.
+        let answer = fixture.call("bob", "POST", "/photos/k?uploads", &headers, b"").await;
+        assert_eq!(answer.code(), code, "{tags} {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn to_pass_tags_over_needs_no_permission_to_set_any() {
+    let fixture = Fixture::new();
+    fixture.store.add_object("drafts", "plain", CannedAcl::Private, &[]);
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Action":"s3:PutObject","Resource":"arn:aws:s3:::photos/*"}"#,
+        )
+        .await;
+    for (directive, may) in [("COPY", true), ("", true), ("REPLACE", false)] {
+        let headers = [
+            ("x-amz-copy-source", "drafts/plain"),
+            ("x-amz-tagging", "team=red"),
+            ("x-amz-tagging-directive", directive),
+        ];
+        let answer = fixture.call("bob", "PUT", "/photos/k", &headers, b"").await;
+        assert_eq!(allowed(&answer), may, "{directive} {answer:?}");
+    }
+}
+
 #[test]
 fn tags_that_changed_since_they_were_checked_are_not_copied() {
     let tags = |value: &str| vec![Tag { key: "state".into(), value: value.into() }];
