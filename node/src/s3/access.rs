@@ -28,10 +28,13 @@ use holdfast_actors::domain::objects::PAGE_SIZE_MAX;
 use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, BucketId, CannedAcl, ObjectVersion, Tag};
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore};
 use holdfast_protocol::{UploadId, VersionId};
-use http::{Extensions, HeaderMap};
+use http::header::IF_MATCH;
+use http::{Extensions, HeaderMap, HeaderValue};
 use parking_lot::RwLock;
 use s3s::access::{S3Access, S3AccessContext};
-use s3s::dto::{CopyObjectInput, DeleteObjectsInput, Error as DeleteError, PutObjectTaggingInput, UploadPartCopyInput};
+use s3s::dto::{
+    CopyObjectInput, DeleteObjectsInput, ETag, Error as DeleteError, PutObjectTaggingInput, UploadPartCopyInput,
+};
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 
 use super::auth::{Authenticator, Caller, FormCaller};
@@ -405,6 +408,18 @@ pub(crate) fn bucket_acl(bucket: &Bucket) -> CannedAcl {
     bucket.config(BucketConfigKind::Acl).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
+/// Writes into the headers of a list of keys to delete what the deletion of one of them would have there: a policy is to
+/// see the condition of each entry, and not a header that the operation passes over.
+fn set_if_match(headers: &mut HeaderMap, etag: Option<&ETag>) {
+    let Some(etag) = etag else {
+        headers.remove(IF_MATCH);
+        return;
+    };
+    let text = if etag.value() == "*" { "*".to_owned() } else { format!("\"{}\"", etag.value()) };
+    // One that cannot be in a header is that of no object, and a condition all the same.
+    headers.insert(IF_MATCH, HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("\"\"")));
+}
+
 /// Actions after which a missing object would be told.
 fn reads_object(action: &str) -> bool {
     action.starts_with("s3:GetObject")
@@ -481,12 +496,15 @@ impl S3Access for AccessControl {
         let has_policy = bucket.config(BucketConfigKind::Policy).is_some();
         let (mut denied, mut judged) = (Vec::new(), Judged::default());
         let mut allowed = Vec::with_capacity(req.input.delete.objects.len());
+        let mut headers = has_policy.then(|| self.facts_of(req, None, None).headers.clone());
         for object in std::mem::take(&mut req.input.delete.objects) {
             let version = object.version_id.as_deref();
             let action = if version.is_some() { "s3:DeleteObjectVersion" } else { "s3:DeleteObject" };
             let wish = Wish { bucket: &bucket, action, key: Some(&object.key), version };
             let mut facts = self.facts_of(req, version, None);
-            if has_policy {
+            if let Some(headers) = &mut headers {
+                set_if_match(headers, object.e_tag.as_ref());
+                facts.headers = headers;
                 // A large policy takes milliseconds for a long key, and nobody else is served on this thread meanwhile.
                 tokio::task::yield_now().await;
             }

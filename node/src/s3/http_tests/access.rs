@@ -481,6 +481,38 @@ async fn of_many_deletions_only_the_permitted_ones_happen() {
 }
 
 #[tokio::test]
+async fn of_many_deletions_each_has_its_own_condition() {
+    let fixture = Fixture::new();
+    // As AWS recommends it, so that nobody deletes what he has not seen.
+    let delete = r#""Principal":{"AWS":"bob"},"Action":"s3:DeleteObject","Resource":"arn:aws:s3:::photos/*""#;
+    let blind = r#""Condition":{"Null":{"s3:if-match":"true"}}"#;
+    fixture.put_policy(&format!(r#"{{"Effect":"Allow",{delete}}},{{"Effect":"Deny",{delete},{blind}}}"#)).await;
+    let entry = |key: &str, etag: &str| format!("<Object><Key>{key}</Key>{etag}</Object>");
+    let list = [
+        entry("blind", ""),
+        entry("any", "<ETag>*</ETag>"),
+        entry("seen", "<ETag>5d41402abc4b2a76b9719d911017c592</ETag>"),
+        entry("blind-too", ""),
+    ];
+    let body = format!("<Delete>{}</Delete>", list.concat());
+    let headers: [&[(&str, &str)]; 2] = [&[], &[("if-match", "*")]];
+    for headers in headers {
+        let answer = fixture.call("bob", "POST", "/photos?delete", headers, body.as_bytes()).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        for (key, may) in [("blind", false), ("any", true), ("seen", true), ("blind-too", false)] {
+            let is_deleted = answer.body.contains(&format!("<Deleted><Key>{key}</Key></Deleted>"));
+            assert_eq!(is_deleted, may, "{key} {headers:?} {answer:?}");
+        }
+        assert_eq!(answer.body.matches("<Code>AccessDenied</Code>").count(), 2, "{headers:?} {answer:?}");
+    }
+    let of_any = r#""Condition":{"StringEquals":{"s3:if-match":"*"}}"#;
+    fixture.put_policy(&format!(r#"{{"Effect":"Allow",{delete},{of_any}}}"#)).await;
+    let answer = fixture.call("bob", "POST", "/photos?delete", &[], body.as_bytes()).await;
+    assert_eq!(answer.body.matches("<Deleted>").count(), 1, "{answer:?}");
+    assert!(answer.body.contains("<Deleted><Key>any</Key></Deleted>"), "{answer:?}");
+}
+
+#[tokio::test]
 async fn what_no_key_can_be_is_not_looked_for() {
     let fixture = Fixture::new();
     fixture
