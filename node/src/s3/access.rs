@@ -50,7 +50,7 @@ use super::strict_xml;
 mod copies;
 mod demands;
 
-pub(crate) use copies::CopiedTags;
+pub(crate) use copies::{CopiedTags, SourceBucket};
 use demands::{has_streaming_payload, misplaced_parameter, needed_actions, unknown_subresource};
 
 /// Most parsed policies kept. Beyond it the cache is emptied: parsing 20 KiB again is cheap.
@@ -456,7 +456,8 @@ impl S3Access for AccessControl {
 
     async fn copy_object(&self, req: &mut S3Request<CopyObjectInput>) -> S3Result<()> {
         copy_source::reread(&req.headers, &mut req.input.copy_source)?;
-        let judged = self.check_copy_source(req, &req.input.copy_source).await?;
+        let (source, judged) = self.check_copy_source(req, &req.input.copy_source).await?;
+        req.extensions.insert(source);
         judged.keep(&mut req.extensions);
         if req.input.tagging_directive.as_ref().is_none_or(|directive| directive.as_str() != "REPLACE") {
             let tags = self.check_copied_tags(req).await?;
@@ -467,7 +468,8 @@ impl S3Access for AccessControl {
 
     async fn upload_part_copy(&self, req: &mut S3Request<UploadPartCopyInput>) -> S3Result<()> {
         copy_source::reread(&req.headers, &mut req.input.copy_source)?;
-        let judged = self.check_copy_source(req, &req.input.copy_source).await?;
+        let (source, judged) = self.check_copy_source(req, &req.input.copy_source).await?;
+        req.extensions.insert(source);
         judged.keep(&mut req.extensions);
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use holdfast_actors::flow::cold::read::{ColdReadSettings, ColdReads};
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
-use holdfast_actors::ports::metadata::{CannedAcl, ObjectVersion, Tag};
+use holdfast_actors::ports::metadata::{Bucket, CannedAcl, ObjectVersion, Tag};
 use holdfast_actors::ports::tiers::EmptyTiers;
 use http::StatusCode;
 
@@ -722,6 +722,21 @@ async fn an_object_that_comes_after_a_deletion_of_nothing_was_allowed_stays() {
         assert_eq!(answer.code(), "OperationAborted", "{etag}: {answer:?}");
         fixture.store.objects.lock().clear();
     }
+}
+
+#[tokio::test]
+async fn a_copy_is_of_the_bucket_that_was_decided_about() {
+    let cold = ColdReads::new(Arc::new(EmptyTiers), ColdReadSettings::default());
+    let fixture = Fixture::of_front(Arc::new(MemoryChunkStore::new()), cold);
+    fixture.store.add_bucket("sketches", "bob");
+    // Once that was read, it is gone, and Ann has made one of its name.
+    let photos = Arc::clone(&fixture.store.buckets.lock()["photos"]);
+    let of_ann = Bucket { name: "sketches".to_owned(), ..Bucket::clone(&photos) };
+    fixture.store.add_object("photos", "k", CannedAcl::Private, &[]);
+    *fixture.store.replacing.lock() = Some(Arc::new(of_ann));
+    let copy = || fixture.call("bob", "PUT", "/drafts/k", &[("x-amz-copy-source", "sketches/k")], b"");
+    assert_eq!(copy().await.code(), "NoSuchKey", "there was none in Bob's");
+    assert_eq!(copy().await.code(), "AccessDenied", "it is Ann's now");
 }
 
 #[tokio::test]
