@@ -94,9 +94,11 @@ fn told_version(text: &str) -> Cow<'_, str> {
 }
 
 impl RequestFacts<'_> {
-    /// A header. One that is not ASCII is there, too: operations read it, and a Deny on it must see it.
+    /// A header. One that is not ASCII is there, too: operations read it, and a Deny on it must see it. One without a
+    /// value is not, as it is not to s3s: a write with an empty `If-None-Match` has no condition.
     fn header(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()))
+        let value = self.headers.get(name).filter(|value| !value.is_empty())?;
+        Some(String::from_utf8_lossy(value.as_bytes()))
     }
 
     /// The source of a copy, however a client writes it: decoded, as it is with a slash before it and without. A
@@ -161,8 +163,7 @@ impl RequestFacts<'_> {
                 self.request_tags().into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
             }
             ConditionKey::RequestObjectTagKeys => None,
-            // s3s takes an empty header for none: a write with an empty `If-None-Match` has no condition.
-            ConditionKey::Header(name) => self.header(name).filter(|value| !value.is_empty()),
+            ConditionKey::Header(name) => self.header(name),
         }
     }
 }

@@ -221,6 +221,12 @@ async fn a_header_without_a_value_is_none_to_a_condition() {
         let answer = fixture.call("bob", "PUT", "/photos/x", headers, b"x").await;
         assert_eq!(allowed(&answer), may, "{headers:?} {answer:?}");
     }
+    let unlinked = r#""Condition":{"Null":{"aws:Referer":"true"}}"#;
+    fixture.put_policy(&format!(r#"{{"Effect":"Allow",{put}}},{{"Effect":"Deny",{put},{unlinked}}}"#)).await;
+    for (referer, may) in [("https://app.example.com/", true), ("", false)] {
+        let answer = fixture.call("bob", "PUT", "/photos/x", &[("referer", referer)], b"x").await;
+        assert_eq!(allowed(&answer), may, "{referer:?} {answer:?}");
+    }
 }
 
 #[tokio::test]
