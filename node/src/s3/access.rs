@@ -266,7 +266,7 @@ impl AccessControl {
             query: uri.query().unwrap_or_default(),
             version,
             connection: req.extensions.get::<ClientConnection>().copied(),
-            signing: signing(caller, req.extensions.get::<FormCaller>().is_some(), headers),
+            signing: signing(caller, req.extensions.get::<FormCaller>(), headers),
             now_ms: self.inner.clock.now_ms(),
             object_tags: Vec::new(),
             body_tags,
@@ -286,13 +286,13 @@ impl AccessControl {
             granted.judged.keep(cx.extensions_mut());
             return Ok(());
         }
-        let form = cx.extensions_mut().get::<FormCaller>().map(|form| form.0.clone());
+        let form = cx.extensions_mut().get::<FormCaller>().cloned();
         if form.is_some() && operation.name != "PutObject" {
             // Whoever signs a form allows an object to be put, and nothing else.
             return Err(access_denied());
         }
         let caller = match (&form, cx.credentials()) {
-            (Some(form), _) => form.clone(),
+            (Some(form), _) => form.caller.clone(),
             (None, Some(credentials)) => self.inner.authenticator.caller(&credentials.access_key).await?,
             (None, None) => Caller::Anonymous,
         };
@@ -309,7 +309,7 @@ impl AccessControl {
         {
             return Err(signature::invalid_token());
         }
-        let decided = self.check_path(operation, cx, &caller, connection, form.is_some()).await?;
+        let decided = self.check_path(operation, cx, &caller, connection, form.as_ref()).await?;
         let Some((bucket, judged)) = decided else { return Ok(()) };
         let extensions = cx.extensions_mut();
         let may_come_again =
@@ -331,7 +331,7 @@ impl AccessControl {
         cx: &S3AccessContext<'_>,
         caller: &Caller,
         connection: Option<ClientConnection>,
-        is_form: bool,
+        form: Option<&FormCaller>,
     ) -> S3Result<Option<(Arc<Bucket>, Judged)>> {
         let anonymous = *caller == Caller::Anonymous;
         if !operation.supported {
@@ -376,7 +376,7 @@ impl AccessControl {
             query,
             version: version.as_deref(),
             connection,
-            signing: signing(caller, is_form, cx.headers()),
+            signing: signing(caller, form, cx.headers()),
             now_ms: self.inner.clock.now_ms(),
             object_tags: Vec::new(),
             body_tags: None,
@@ -425,12 +425,12 @@ fn reads_object(action: &str) -> bool {
     action.starts_with("s3:GetObject")
 }
 
-fn signing(caller: &Caller, is_form: bool, headers: &HeaderMap) -> Signing {
-    match caller {
-        Caller::Anonymous => Signing::None,
-        Caller::User(_) if is_form => Signing::Form,
-        Caller::User(_) if headers.contains_key(http::header::AUTHORIZATION) => Signing::Header,
-        Caller::User(_) => Signing::Query,
+fn signing(caller: &Caller, form: Option<&FormCaller>, headers: &HeaderMap) -> Signing {
+    match (caller, form) {
+        (Caller::Anonymous, _) => Signing::None,
+        (Caller::User(_), Some(form)) => Signing::Form { signed_ms: form.signed_ms },
+        (Caller::User(_), None) if headers.contains_key(http::header::AUTHORIZATION) => Signing::Header,
+        (Caller::User(_), None) => Signing::Query,
     }
 }
 

@@ -35,7 +35,10 @@ pub(crate) enum Signing {
     /// By a presigned URL.
     Query,
     /// By a signed form policy.
-    Form,
+    Form {
+        /// When, in milliseconds since 1970.
+        signed_ms: Option<u64>,
+    },
     /// Not at all.
     None,
 }
@@ -145,16 +148,20 @@ impl RequestFacts<'_> {
             ConditionKey::AuthType => match self.signing {
                 Signing::Header => Some("REST-HEADER".into()),
                 Signing::Query => Some("REST-QUERY-STRING".into()),
-                Signing::Form => Some("POST".into()),
+                Signing::Form { .. } => Some("POST".into()),
                 Signing::None => None,
             },
             ConditionKey::SignatureVersion => (self.signing != Signing::None).then(|| "AWS4-HMAC-SHA256".into()),
-            // Only where the date is that of a signature: others can write one there, too.
-            ConditionKey::SignatureAge if self.signing != Signing::Query => None,
             ConditionKey::SignatureAge => {
-                let signed =
-                    query_value(self.query, "X-Amz-Date").and_then(|d| super::signature::parse_amz_date_ms(&d))?;
-                Some(self.now_ms.saturating_sub(signed).to_string().into())
+                let signed_ms = match self.signing {
+                    Signing::Query => {
+                        query_value(self.query, "X-Amz-Date").and_then(|d| super::signature::parse_amz_date_ms(&d))
+                    }
+                    Signing::Form { signed_ms } => signed_ms,
+                    // Only where the date is that of a signature: others can write one there, too.
+                    Signing::Header | Signing::None => None,
+                };
+                Some(self.now_ms.saturating_sub(signed_ms?).to_string().into())
             }
             ConditionKey::ExistingObjectTag(name) => {
                 self.object_tags.iter().find(|t| t.key == *name).map(|t| Cow::Borrowed(t.value.as_str()))
