@@ -408,8 +408,8 @@ pub(crate) fn bucket_acl(bucket: &Bucket) -> CannedAcl {
     bucket.config(BucketConfigKind::Acl).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
-/// Writes into the headers of a list of keys to delete what the deletion of one of them would have there: a policy is to
-/// see the condition of each entry, and not a header that the operation passes over.
+/// Writes into the headers of a list of keys to delete what the deletion of one of them would have there: a policy is
+/// to see the condition of each entry, and not a header that the operation passes over.
 fn set_if_match(headers: &mut HeaderMap, etag: Option<&ETag>) {
     let Some(etag) = etag else {
         headers.remove(IF_MATCH);
