@@ -28,16 +28,19 @@ use holdfast_actors::domain::objects::PAGE_SIZE_MAX;
 use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, BucketId, CannedAcl, ObjectVersion, Tag};
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore};
 use holdfast_protocol::{UploadId, VersionId};
-use http::{Extensions, HeaderMap};
+use http::header::IF_MATCH;
+use http::{Extensions, HeaderMap, HeaderValue};
 use parking_lot::RwLock;
 use s3s::access::{S3Access, S3AccessContext};
-use s3s::dto::{CopyObjectInput, DeleteObjectsInput, Error as DeleteError, PutObjectTaggingInput, UploadPartCopyInput};
+use s3s::dto::{
+    CopyObjectInput, DeleteObjectsInput, ETag, Error as DeleteError, PutObjectTaggingInput, UploadPartCopyInput,
+};
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 
 use super::auth::{Authenticator, Caller, FormCaller};
 use super::copy_source;
 use super::errors::{ResultExt as _, ToS3 as _, too_much};
-use super::facts::{AsSigned, ClientConnection, RequestFacts, Signing, query_value};
+use super::facts::{AsSigned, ClientConnection, RequestFacts, Signing, passes_over_tags, query_value};
 use super::judged::Judged;
 use super::operations::{self, Operation};
 use super::request_id::{Granted, RequestContext};
@@ -47,7 +50,7 @@ use super::strict_xml;
 mod copies;
 mod demands;
 
-pub(crate) use copies::CopiedTags;
+pub(crate) use copies::{CopiedTags, SourceBucket};
 use demands::{has_streaming_payload, misplaced_parameter, needed_actions, unknown_subresource};
 
 /// Most parsed policies kept. Beyond it the cache is emptied: parsing 20 KiB again is cheap.
@@ -263,10 +266,12 @@ impl AccessControl {
             query: uri.query().unwrap_or_default(),
             version,
             connection: req.extensions.get::<ClientConnection>().copied(),
-            signing: signing(caller, req.extensions.get::<FormCaller>().is_some(), headers),
+            signing: signing(caller, req.extensions.get::<FormCaller>(), headers),
             now_ms: self.inner.clock.now_ms(),
             object_tags: Vec::new(),
             body_tags,
+            // Of the operations with a parsed input only a copy sets tags by a header.
+            passes_over_tags: passes_over_tags("CopyObject", headers),
             judged: Judged::default(),
         }
     }
@@ -281,13 +286,13 @@ impl AccessControl {
             granted.judged.keep(cx.extensions_mut());
             return Ok(());
         }
-        let form = cx.extensions_mut().get::<FormCaller>().map(|form| form.0.clone());
+        let form = cx.extensions_mut().get::<FormCaller>().cloned();
         if form.is_some() && operation.name != "PutObject" {
             // Whoever signs a form allows an object to be put, and nothing else.
             return Err(access_denied());
         }
         let caller = match (&form, cx.credentials()) {
-            (Some(form), _) => form.clone(),
+            (Some(form), _) => form.caller.clone(),
             (None, Some(credentials)) => self.inner.authenticator.caller(&credentials.access_key).await?,
             (None, None) => Caller::Anonymous,
         };
@@ -304,7 +309,7 @@ impl AccessControl {
         {
             return Err(signature::invalid_token());
         }
-        let decided = self.check_path(operation, cx, &caller, connection, form.is_some()).await?;
+        let decided = self.check_path(operation, cx, &caller, connection, form.as_ref()).await?;
         let Some((bucket, judged)) = decided else { return Ok(()) };
         let extensions = cx.extensions_mut();
         let may_come_again =
@@ -326,7 +331,7 @@ impl AccessControl {
         cx: &S3AccessContext<'_>,
         caller: &Caller,
         connection: Option<ClientConnection>,
-        is_form: bool,
+        form: Option<&FormCaller>,
     ) -> S3Result<Option<(Arc<Bucket>, Judged)>> {
         let anonymous = *caller == Caller::Anonymous;
         if !operation.supported {
@@ -371,10 +376,11 @@ impl AccessControl {
             query,
             version: version.as_deref(),
             connection,
-            signing: signing(caller, is_form, cx.headers()),
+            signing: signing(caller, form, cx.headers()),
             now_ms: self.inner.clock.now_ms(),
             object_tags: Vec::new(),
             body_tags: None,
+            passes_over_tags: passes_over_tags(operation.name, cx.headers()),
             judged: Judged::default(),
         };
         for action in needed_actions(operation, version.is_some(), cx.headers()) {
@@ -402,17 +408,29 @@ pub(crate) fn bucket_acl(bucket: &Bucket) -> CannedAcl {
     bucket.config(BucketConfigKind::Acl).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
+/// Writes into the headers of a list of keys to delete what the deletion of one of them would have there: a policy is
+/// to see the condition of each entry, and not a header that the operation passes over.
+fn set_if_match(headers: &mut HeaderMap, etag: Option<&ETag>) {
+    let Some(etag) = etag else {
+        headers.remove(IF_MATCH);
+        return;
+    };
+    let text = if etag.value() == "*" { "*".to_owned() } else { format!("\"{}\"", etag.value()) };
+    // One that cannot be in a header is that of no object, and a condition all the same.
+    headers.insert(IF_MATCH, HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("\"\"")));
+}
+
 /// Actions after which a missing object would be told.
 fn reads_object(action: &str) -> bool {
     action.starts_with("s3:GetObject")
 }
 
-fn signing(caller: &Caller, is_form: bool, headers: &HeaderMap) -> Signing {
-    match caller {
-        Caller::Anonymous => Signing::None,
-        Caller::User(_) if is_form => Signing::Form,
-        Caller::User(_) if headers.contains_key(http::header::AUTHORIZATION) => Signing::Header,
-        Caller::User(_) => Signing::Query,
+fn signing(caller: &Caller, form: Option<&FormCaller>, headers: &HeaderMap) -> Signing {
+    match (caller, form) {
+        (Caller::Anonymous, _) => Signing::None,
+        (Caller::User(_), Some(form)) => Signing::Form { signed_ms: form.signed_ms },
+        (Caller::User(_), None) if headers.contains_key(http::header::AUTHORIZATION) => Signing::Header,
+        (Caller::User(_), None) => Signing::Query,
     }
 }
 
@@ -438,7 +456,8 @@ impl S3Access for AccessControl {
 
     async fn copy_object(&self, req: &mut S3Request<CopyObjectInput>) -> S3Result<()> {
         copy_source::reread(&req.headers, &mut req.input.copy_source)?;
-        let judged = self.check_copy_source(req, &req.input.copy_source).await?;
+        let (source, judged) = self.check_copy_source(req, &req.input.copy_source).await?;
+        req.extensions.insert(source);
         judged.keep(&mut req.extensions);
         if req.input.tagging_directive.as_ref().is_none_or(|directive| directive.as_str() != "REPLACE") {
             let tags = self.check_copied_tags(req).await?;
@@ -449,7 +468,8 @@ impl S3Access for AccessControl {
 
     async fn upload_part_copy(&self, req: &mut S3Request<UploadPartCopyInput>) -> S3Result<()> {
         copy_source::reread(&req.headers, &mut req.input.copy_source)?;
-        let judged = self.check_copy_source(req, &req.input.copy_source).await?;
+        let (source, judged) = self.check_copy_source(req, &req.input.copy_source).await?;
+        req.extensions.insert(source);
         judged.keep(&mut req.extensions);
         Ok(())
     }
@@ -478,12 +498,15 @@ impl S3Access for AccessControl {
         let has_policy = bucket.config(BucketConfigKind::Policy).is_some();
         let (mut denied, mut judged) = (Vec::new(), Judged::default());
         let mut allowed = Vec::with_capacity(req.input.delete.objects.len());
+        let mut headers = has_policy.then(|| self.facts_of(req, None, None).headers.clone());
         for object in std::mem::take(&mut req.input.delete.objects) {
             let version = object.version_id.as_deref();
             let action = if version.is_some() { "s3:DeleteObjectVersion" } else { "s3:DeleteObject" };
             let wish = Wish { bucket: &bucket, action, key: Some(&object.key), version };
             let mut facts = self.facts_of(req, version, None);
-            if has_policy {
+            if let Some(headers) = &mut headers {
+                set_if_match(headers, object.e_tag.as_ref());
+                facts.headers = headers;
                 // A large policy takes milliseconds for a long key, and nobody else is served on this thread meanwhile.
                 tokio::task::yield_now().await;
             }

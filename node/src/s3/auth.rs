@@ -77,7 +77,11 @@ impl Caller {
 /// The caller of a form upload, whose signature [`super::post`] has checked already. In the extensions of the PutObject
 /// that stands for the form it takes the place of a signature; clients cannot set it.
 #[derive(Debug, Clone)]
-pub(crate) struct FormCaller(pub(crate) Caller);
+pub(crate) struct FormCaller {
+    pub(crate) caller: Caller,
+    /// When the form was signed, as it says, in milliseconds since 1970; `None` for one without a signature.
+    pub(crate) signed_ms: Option<u64>,
+}
 
 /// An opened secret.
 struct CachedKey {

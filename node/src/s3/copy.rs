@@ -27,11 +27,11 @@ use s3s::dto::{
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::S3Front;
-use super::access::CopiedTags;
+use super::access::{CopiedTags, SourceBucket};
 use super::checksums::{self, BodyChecks, set_checksum};
 use super::convert::{
-    attribute_headers, canned_acl, etag, owner_of_writes, read_conditions, refuse_customer_key, refuse_unsupported,
-    timestamp, upload_id, write_precondition_of_headers,
+    attribute_headers, canned_acl, check_expected_owner, etag, owner_of_writes, read_conditions, refuse_customer_key,
+    refuse_unsupported, timestamp, upload_id, write_precondition_of_headers,
 };
 use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, not_implemented, precondition_failed};
 use super::judged::Judged;
@@ -75,7 +75,13 @@ impl S3Front {
         expected_owner: Option<&str>,
         conditions: &ReadConditions,
     ) -> S3Result<Source> {
-        let bucket = self.bucket_of(extensions, name.bucket, expected_owner).await?;
+        let bucket = match SourceBucket::of(extensions) {
+            Some(bucket) if bucket.name == name.bucket => {
+                check_expected_owner(bucket, expected_owner)?;
+                Arc::clone(bucket)
+            }
+            _ => self.bucket_of(extensions, name.bucket, expected_owner).await?,
+        };
         let (object, content) = self.readable(&bucket, name.key, name.version).await.map_err(|error| {
             if error.code().as_str() == "MethodNotAllowed" {
                 return s3_error!(

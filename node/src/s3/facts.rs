@@ -35,7 +35,10 @@ pub(crate) enum Signing {
     /// By a presigned URL.
     Query,
     /// By a signed form policy.
-    Form,
+    Form {
+        /// When, in milliseconds since 1970.
+        signed_ms: Option<u64>,
+    },
     /// Not at all.
     None,
 }
@@ -63,6 +66,8 @@ pub(crate) struct RequestFacts<'a> {
     pub(crate) object_tags: Vec<Tag>,
     /// Tags that the request sets in its body; those in the header `x-amz-tagging` are found without it.
     pub(crate) body_tags: Option<&'a [Tag]>,
+    /// Whether that header is one that [the operation passes over](passes_over_tags).
+    pub(crate) passes_over_tags: bool,
     /// What decisions by these facts looked at of stored objects.
     pub(crate) judged: Judged,
 }
@@ -77,6 +82,12 @@ pub(crate) fn query_value<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>
     form_urlencoded::parse(query.as_bytes()).find(|(n, _)| n == name).map(|(_, value)| value)
 }
 
+/// Whether an operation passes over the header `x-amz-tagging`: a copy that takes over the tags of its source. That it
+/// is a copy is not told by the header that names a source: with one, CreateMultipartUpload sets tags all the same.
+pub(crate) fn passes_over_tags(operation: &str, headers: &HeaderMap) -> bool {
+    operation == "CopyObject" && headers.get("x-amz-tagging-directive").is_none_or(|directive| directive != "REPLACE")
+}
+
 /// A version's id as answers tell it. Requests may write its digits in capitals, too, and mean the same version.
 fn told_version(text: &str) -> Cow<'_, str> {
     match text.parse::<VersionId>() {
@@ -86,9 +97,11 @@ fn told_version(text: &str) -> Cow<'_, str> {
 }
 
 impl RequestFacts<'_> {
-    /// A header. One that is not ASCII is there, too: operations read it, and a Deny on it must see it.
+    /// A header. One that is not ASCII is there, too: operations read it, and a Deny on it must see it. One without a
+    /// value is not, as it is not to s3s: a write with an empty `If-None-Match` has no condition.
     fn header(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()))
+        let value = self.headers.get(name).filter(|value| !value.is_empty())?;
+        Some(String::from_utf8_lossy(value.as_bytes()))
     }
 
     /// The source of a copy, however a client writes it: decoded, as it is with a slash before it and without. A
@@ -106,9 +119,7 @@ impl RequestFacts<'_> {
         if let Some(tags) = self.body_tags {
             return tags.iter().map(|t| (Cow::Borrowed(t.key.as_str()), Cow::Borrowed(t.value.as_str()))).collect();
         }
-        let replaces = || self.headers.get("x-amz-tagging-directive").is_some_and(|directive| directive == "REPLACE");
-        if self.headers.contains_key(COPY_SOURCE) && !replaces() {
-            // A copy passes over the header then, and takes those of its source.
+        if self.passes_over_tags {
             return Vec::new();
         }
         let header = self.headers.get("x-amz-tagging").map_or(&b""[..], |v| v.as_bytes());
@@ -137,16 +148,20 @@ impl RequestFacts<'_> {
             ConditionKey::AuthType => match self.signing {
                 Signing::Header => Some("REST-HEADER".into()),
                 Signing::Query => Some("REST-QUERY-STRING".into()),
-                Signing::Form => Some("POST".into()),
+                Signing::Form { .. } => Some("POST".into()),
                 Signing::None => None,
             },
             ConditionKey::SignatureVersion => (self.signing != Signing::None).then(|| "AWS4-HMAC-SHA256".into()),
-            // Only where the date is that of a signature: others can write one there, too.
-            ConditionKey::SignatureAge if self.signing != Signing::Query => None,
             ConditionKey::SignatureAge => {
-                let signed =
-                    query_value(self.query, "X-Amz-Date").and_then(|d| super::signature::parse_amz_date_ms(&d))?;
-                Some(self.now_ms.saturating_sub(signed).to_string().into())
+                let signed_ms = match self.signing {
+                    Signing::Query => {
+                        query_value(self.query, "X-Amz-Date").and_then(|d| super::signature::parse_amz_date_ms(&d))
+                    }
+                    Signing::Form { signed_ms } => signed_ms,
+                    // Only where the date is that of a signature: others can write one there, too.
+                    Signing::Header | Signing::None => None,
+                };
+                Some(self.now_ms.saturating_sub(signed_ms?).to_string().into())
             }
             ConditionKey::ExistingObjectTag(name) => {
                 self.object_tags.iter().find(|t| t.key == *name).map(|t| Cow::Borrowed(t.value.as_str()))
@@ -155,8 +170,7 @@ impl RequestFacts<'_> {
                 self.request_tags().into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
             }
             ConditionKey::RequestObjectTagKeys => None,
-            // s3s takes an empty header for none: a write with an empty `If-None-Match` has no condition.
-            ConditionKey::Header(name) => self.header(name).filter(|value| !value.is_empty()),
+            ConditionKey::Header(name) => self.header(name),
         }
     }
 }

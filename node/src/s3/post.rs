@@ -138,7 +138,7 @@ where
     *put_request.headers_mut() = headers;
     *put_request.extensions_mut() = parts.extensions;
     let tls = put_request.extensions().get::<ClientConnection>().is_some_and(|c| c.tls);
-    put_request.extensions_mut().insert(FormCaller(caller));
+    put_request.extensions_mut().insert(caller);
 
     let response = put(put_request).await;
     if let Some(error) = failure.lock().take() {
@@ -153,7 +153,7 @@ where
 }
 
 /// Who uploads, and between which sizes, as the form's policy says. A form without policy and signature is anonymous.
-async fn check_policy(context: &FormContext<'_>, form: &Form) -> S3Result<(Caller, (u64, u64))> {
+async fn check_policy(context: &FormContext<'_>, form: &Form) -> S3Result<(FormCaller, (u64, u64))> {
     const ANY_SIZE: (u64, u64) = (0, u64::MAX);
     if form.get("awsaccesskeyid").is_some() || form.get("signature").is_some() {
         return Err(s3_error!(
@@ -165,7 +165,7 @@ async fn check_policy(context: &FormContext<'_>, form: &Form) -> S3Result<(Calle
         if form.get("x-amz-signature").is_some() {
             return Err(s3_error!(InvalidArgument, "Bucket POST must contain a field named 'policy'."));
         }
-        return Ok((Caller::Anonymous, ANY_SIZE));
+        return Ok((FormCaller { caller: Caller::Anonymous, signed_ms: None }, ANY_SIZE));
     };
     let caller = policy::check_signature(context.authenticator, form, encoded, context.now_ms).await?;
     let policy = PostPolicy::from_base64(encoded)?;

@@ -31,13 +31,30 @@ impl CopiedTags {
     }
 }
 
+/// The bucket of a copy's source that was decided about. It is not looked for once more: whoever owned it may have
+/// deleted it meanwhile, and somebody else made one of the same name.
+#[derive(Debug, Clone)]
+pub(crate) struct SourceBucket(Arc<Bucket>);
+
+impl SourceBucket {
+    /// That of a request.
+    pub(crate) fn of(extensions: &Extensions) -> Option<&Arc<Bucket>> {
+        extensions.get::<Self>().map(|source| &source.0)
+    }
+}
+
 impl AccessControl {
-    /// Checks the source of a copy.
-    pub(super) async fn check_copy_source<T>(&self, req: &S3Request<T>, source: &CopySource) -> S3Result<Judged> {
+    /// Checks the source of a copy. Gives its bucket, and what was looked at.
+    pub(super) async fn check_copy_source<T>(
+        &self,
+        req: &S3Request<T>,
+        source: &CopySource,
+    ) -> S3Result<(SourceBucket, Judged)> {
         let (bucket, _, _) = named_source(source)?;
         let bucket = self.bucket(bucket).await?;
         check_expected_owner(&req.headers, "x-amz-source-expected-bucket-owner", &bucket)?;
-        self.authorize_source(req, source, &bucket, ["s3:GetObject", "s3:GetObjectVersion"]).await
+        let judged = self.authorize_source(req, source, &bucket, ["s3:GetObject", "s3:GetObjectVersion"]).await?;
+        Ok((SourceBucket(bucket), judged))
     }
 
     /// Decides about one action on the source of a copy, or the other if a version is named.
@@ -59,17 +76,17 @@ impl AccessControl {
     /// Checks that the tags which a copy takes over may be read where they are and set where they come to.
     pub(super) async fn check_copied_tags(&self, req: &S3Request<CopyObjectInput>) -> S3Result<CopiedTags> {
         let input = &req.input;
-        let (name, key, version) = named_source(&input.copy_source)?;
-        let source = self.bucket(name).await?;
+        let (_, key, version) = named_source(&input.copy_source)?;
+        let source = SourceBucket::of(&req.extensions).ok_or_else(access_denied)?;
         let target = bucket_of(&req.extensions).ok_or_else(access_denied)?;
         let caller = Caller::of(&req.extensions);
-        if [&source, target].iter().all(|b| is_privileged(caller, b) && b.config(BucketConfigKind::Policy).is_none()) {
+        if [source, target].iter().all(|b| is_privileged(caller, b) && b.config(BucketConfigKind::Policy).is_none()) {
             return Ok(CopiedTags::Any);
         }
-        let tags = self.object(&source, key, version).await?.map_or_else(Vec::new, |object| object.tags.clone());
+        let tags = self.object(source, key, version).await?.map_or_else(Vec::new, |object| object.tags.clone());
         if !tags.is_empty() {
             let reads = ["s3:GetObjectTagging", "s3:GetObjectVersionTagging"];
-            self.authorize_source(req, &input.copy_source, &source, reads).await?;
+            self.authorize_source(req, &input.copy_source, source, reads).await?;
             let wish = Wish { bucket: target, action: "s3:PutObjectTagging", key: Some(&input.key), version: None };
             self.authorize(&wish, &mut self.facts_of(req, None, Some(&tags))).await?;
         }

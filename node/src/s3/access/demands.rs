@@ -4,6 +4,7 @@
 use http::HeaderMap;
 use url::form_urlencoded;
 
+use super::super::facts::passes_over_tags;
 use super::super::operations::Operation;
 use super::super::presigned;
 
@@ -30,9 +31,15 @@ pub(super) fn needed_actions(
         _ => None,
     };
     let writes = matches!(operation.name, "PutObject" | "CopyObject" | "CreateMultipartUpload");
-    let tags = (writes && headers.contains_key("x-amz-tagging")).then_some("s3:PutObjectTagging");
-    let acl = (writes && headers.get("x-amz-acl").is_some_and(|acl| acl != "private")).then_some("s3:PutObjectAcl");
+    let sets_tags = writes && has_value(headers, "x-amz-tagging", "") && !passes_over_tags(operation.name, headers);
+    let tags = sets_tags.then_some("s3:PutObjectTagging");
+    let acl = (writes && has_value(headers, "x-amz-acl", "private")).then_some("s3:PutObjectAcl");
     [main, second, tags, acl].into_iter().flatten()
+}
+
+/// Whether a header has a value, and not this one. To the operation an empty one is none.
+fn has_value(headers: &HeaderMap, name: &str, other_than: &str) -> bool {
+    headers.get_all(name).iter().any(|value| !value.is_empty() && value != other_than)
 }
 
 pub(super) fn has_streaming_payload(headers: &HeaderMap) -> bool {
@@ -84,7 +91,29 @@ pub(super) fn misplaced_parameter(operation: &str, query: &str) -> Option<&'stat
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::super::super::operations;
     use super::*;
+
+    #[test]
+    fn what_a_header_without_a_value_sets_needs_no_permission() {
+        let needed = |name: &'static str, value: &'static str| -> Vec<&'static str> {
+            let mut headers = HeaderMap::new();
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+            needed_actions(operations::find("PutObject").unwrap(), false, &headers).collect()
+        };
+        for (name, value, second) in [
+            ("x-amz-tagging", "a=b", Some("s3:PutObjectTagging")),
+            ("x-amz-tagging", "", None),
+            ("x-amz-acl", "public-read", Some("s3:PutObjectAcl")),
+            ("x-amz-acl", "private", None),
+            ("x-amz-acl", "", None),
+        ] {
+            let expected: Vec<_> = std::iter::once("s3:PutObject").chain(second).collect();
+            assert_eq!(needed(name, value), expected, "{name}: {value:?}");
+        }
+    }
 
     #[test]
     fn a_parameter_of_another_operation_is_found_however_it_is_written() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use holdfast_actors::flow::cold::read::{ColdReadSettings, ColdReads};
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
-use holdfast_actors::ports::metadata::{CannedAcl, ObjectVersion, Tag};
+use holdfast_actors::ports::metadata::{Bucket, CannedAcl, ObjectVersion, Tag};
 use holdfast_actors::ports::tiers::EmptyTiers;
 use http::StatusCode;
 
@@ -221,6 +221,12 @@ async fn a_header_without_a_value_is_none_to_a_condition() {
         let answer = fixture.call("bob", "PUT", "/photos/x", headers, b"x").await;
         assert_eq!(allowed(&answer), may, "{headers:?} {answer:?}");
     }
+    let unlinked = r#""Condition":{"Null":{"aws:Referer":"true"}}"#;
+    fixture.put_policy(&format!(r#"{{"Effect":"Allow",{put}}},{{"Effect":"Deny",{put},{unlinked}}}"#)).await;
+    for (referer, may) in [("https://app.example.com/", true), ("", false)] {
+        let answer = fixture.call("bob", "PUT", "/photos/x", &[("referer", referer)], b"x").await;
+        assert_eq!(allowed(&answer), may, "{referer:?} {answer:?}");
+    }
 }
 
 #[tokio::test]
@@ -417,6 +423,42 @@ async fn tags_that_a_copy_passes_over_satisfy_no_policy() {
     }
 }
 
+#[tokio::test]
+async fn what_is_no_copy_is_seen_with_its_tags_though_it_names_a_source() {
+    let fixture = Fixture::new();
+    let put = r#""Principal":{"AWS":"bob"},"Action":["s3:PutObject","s3:PutObjectTagging"],
+        "Resource":"arn:aws:s3:::photos/*""#;
+    let secret = r#""Condition":{"StringEquals":{"s3:RequestObjectTag/class":"secret"}}"#;
+    fixture.put_policy(&format!(r#"{{"Effect":"Allow",{put}}},{{"Effect":"Deny",{put},{secret}}}"#)).await;
+    let source = ("x-amz-copy-source", "drafts/plain");
+    for (tags, code) in [("class=secret", "AccessDenied"), ("class=public", "NotImplemented")] {
+        let headers = [source, ("x-amz-tagging", tags)];
+        // Access control lets it through: the operations of this test have no uploads.
+        let answer = fixture.call("bob", "POST", "/photos/k?uploads", &headers, b"").await;
+        assert_eq!(answer.code(), code, "{tags} {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn to_pass_tags_over_needs_no_permission_to_set_any() {
+    let fixture = Fixture::new();
+    fixture.store.add_object("drafts", "plain", CannedAcl::Private, &[]);
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Action":"s3:PutObject","Resource":"arn:aws:s3:::photos/*"}"#,
+        )
+        .await;
+    for (directive, may) in [("COPY", true), ("", true), ("REPLACE", false)] {
+        let headers = [
+            ("x-amz-copy-source", "drafts/plain"),
+            ("x-amz-tagging", "team=red"),
+            ("x-amz-tagging-directive", directive),
+        ];
+        let answer = fixture.call("bob", "PUT", "/photos/k", &headers, b"").await;
+        assert_eq!(allowed(&answer), may, "{directive} {answer:?}");
+    }
+}
+
 #[test]
 fn tags_that_changed_since_they_were_checked_are_not_copied() {
     let tags = |value: &str| vec![Tag { key: "state".into(), value: value.into() }];
@@ -442,6 +484,38 @@ async fn of_many_deletions_only_the_permitted_ones_happen() {
     assert!(answer.body.contains("<Deleted><Key>bob/1</Key></Deleted>"), "{}", answer.body);
     assert_eq!(answer.body.matches("<Code>AccessDenied</Code>").count(), 2, "{}", answer.body);
     assert_eq!(answer.body.matches("<Deleted>").count(), 1);
+}
+
+#[tokio::test]
+async fn of_many_deletions_each_has_its_own_condition() {
+    let fixture = Fixture::new();
+    // As AWS recommends it, so that nobody deletes what he has not seen.
+    let delete = r#""Principal":{"AWS":"bob"},"Action":"s3:DeleteObject","Resource":"arn:aws:s3:::photos/*""#;
+    let blind = r#""Condition":{"Null":{"s3:if-match":"true"}}"#;
+    fixture.put_policy(&format!(r#"{{"Effect":"Allow",{delete}}},{{"Effect":"Deny",{delete},{blind}}}"#)).await;
+    let entry = |key: &str, etag: &str| format!("<Object><Key>{key}</Key>{etag}</Object>");
+    let list = [
+        entry("blind", ""),
+        entry("any", "<ETag>*</ETag>"),
+        entry("seen", "<ETag>5d41402abc4b2a76b9719d911017c592</ETag>"),
+        entry("blind-too", ""),
+    ];
+    let body = format!("<Delete>{}</Delete>", list.concat());
+    let headers: [&[(&str, &str)]; 2] = [&[], &[("if-match", "*")]];
+    for headers in headers {
+        let answer = fixture.call("bob", "POST", "/photos?delete", headers, body.as_bytes()).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        for (key, may) in [("blind", false), ("any", true), ("seen", true), ("blind-too", false)] {
+            let is_deleted = answer.body.contains(&format!("<Deleted><Key>{key}</Key></Deleted>"));
+            assert_eq!(is_deleted, may, "{key} {headers:?} {answer:?}");
+        }
+        assert_eq!(answer.body.matches("<Code>AccessDenied</Code>").count(), 2, "{headers:?} {answer:?}");
+    }
+    let of_any = r#""Condition":{"StringEquals":{"s3:if-match":"*"}}"#;
+    fixture.put_policy(&format!(r#"{{"Effect":"Allow",{delete},{of_any}}}"#)).await;
+    let answer = fixture.call("bob", "POST", "/photos?delete", &[], body.as_bytes()).await;
+    assert_eq!(answer.body.matches("<Deleted>").count(), 1, "{answer:?}");
+    assert!(answer.body.contains("<Deleted><Key>any</Key></Deleted>"), "{answer:?}");
 }
 
 #[tokio::test]
@@ -654,6 +728,21 @@ async fn an_object_that_comes_after_a_deletion_of_nothing_was_allowed_stays() {
         assert_eq!(answer.code(), "OperationAborted", "{etag}: {answer:?}");
         fixture.store.objects.lock().clear();
     }
+}
+
+#[tokio::test]
+async fn a_copy_is_of_the_bucket_that_was_decided_about() {
+    let cold = ColdReads::new(Arc::new(EmptyTiers), ColdReadSettings::default());
+    let fixture = Fixture::of_front(Arc::new(MemoryChunkStore::new()), cold);
+    fixture.store.add_bucket("sketches", "bob");
+    // Once that was read, it is gone, and Ann has made one of its name.
+    let photos = Arc::clone(&fixture.store.buckets.lock()["photos"]);
+    let of_ann = Bucket { name: "sketches".to_owned(), ..Bucket::clone(&photos) };
+    fixture.store.add_object("photos", "k", CannedAcl::Private, &[]);
+    *fixture.store.replacing.lock() = Some(Arc::new(of_ann));
+    let copy = || fixture.call("bob", "PUT", "/drafts/k", &[("x-amz-copy-source", "sketches/k")], b"");
+    assert_eq!(copy().await.code(), "NoSuchKey", "there was none in Bob's");
+    assert_eq!(copy().await.code(), "AccessDenied", "it is Ann's now");
 }
 
 #[tokio::test]

@@ -145,6 +145,20 @@ async fn a_form_may_be_used_until_its_policy_expires() {
 }
 
 #[tokio::test]
+async fn a_policy_sees_how_long_ago_a_form_was_signed() {
+    let fixture = Fixture::new();
+    let put = r#""Principal":{"AWS":"bob"},"Action":"s3:PutObject","Resource":"arn:aws:s3:::photos/*""#;
+    let old = r#""Condition":{"NumericGreaterThan":{"s3:signatureAge":"600000"}}"#;
+    fixture.put_policy(&format!(r#"{{"Effect":"Allow",{put}}},{{"Effect":"Deny",{put},{old}}}"#)).await;
+    let mut signer = fixture.signer("bob");
+    let answer = upload(&fixture, &signed(&signer, &[("key", "k")], "", 7200), b"x").await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT, "{answer:?}");
+    signer.at_ms -= 1_200_000;
+    let answer = upload(&fixture, &signed(&signer, &[("key", "k")], "", 7200), b"x").await;
+    assert_eq!(answer.code(), "AccessDenied", "{answer:?}");
+}
+
+#[tokio::test]
 async fn a_form_that_breaks_its_policy_or_signature_stores_nothing() {
     let fixture = Fixture::new();
     let signer = fixture.signer("ann");

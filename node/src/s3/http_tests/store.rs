@@ -17,6 +17,8 @@ pub struct TestStore {
     pub buckets: Mutex<HashMap<String, Arc<Bucket>>>,
     pub objects: Mutex<HashMap<(BucketId, String), Arc<ObjectVersion>>>,
     pub keys: Mutex<HashMap<String, Arc<AccessKey>>>,
+    /// What takes the place of the bucket of its name, once that was read.
+    pub replacing: Mutex<Option<Arc<Bucket>>>,
     /// What overwrites the next object that is read, once it was read.
     pub overwriting: Mutex<Option<Arc<ObjectVersion>>>,
     /// What overwrites the next object whose tags or ACL are set, just before.
@@ -137,7 +139,12 @@ impl MetadataStore for TestStore {
         self.bucket(&bucket.name).await
     }
     async fn bucket(&self, name: &str) -> MetadataResult<Arc<Bucket>> {
-        self.buckets.lock().get(name).cloned().ok_or(MetadataError::NoSuchBucket)
+        let mut buckets = self.buckets.lock();
+        let bucket = buckets.get(name).cloned().ok_or(MetadataError::NoSuchBucket);
+        if let Some(next) = self.replacing.lock().take_if(|next| next.name == name) {
+            buckets.insert(name.to_owned(), next);
+        }
+        bucket
     }
     async fn delete_bucket(&self, _: &str) -> MetadataResult<()> {
         not_here()

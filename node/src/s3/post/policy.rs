@@ -5,7 +5,7 @@ use ring::hmac;
 use s3s::{S3Error, S3Result, s3_error};
 use serde_json::Value;
 
-use super::super::auth::{Authenticator, Caller};
+use super::super::auth::{Authenticator, FormCaller};
 use super::super::signature::{SECURITY_TOKEN, invalid_token, parse_amz_date_ms};
 use super::form::Form;
 
@@ -148,7 +148,7 @@ impl Condition {
     }
 }
 
-/// Checks the signature of a form's policy and tells who signed it.
+/// Checks the signature of a form's policy and tells who signed it, and when.
 ///
 /// # Errors
 /// What is missing or wrong; an unknown key; `SignatureDoesNotMatch`; `InvalidToken`.
@@ -157,7 +157,7 @@ pub(super) async fn check_signature(
     form: &Form,
     policy: &str,
     now_ms: u64,
-) -> S3Result<Caller> {
+) -> S3Result<FormCaller> {
     let field = |name: &'static str| {
         form.get(name).ok_or_else(|| s3_error!(InvalidArgument, "Bucket POST must contain a field named '{name}'."))
     };
@@ -207,7 +207,7 @@ pub(super) async fn check_signature(
     if form.get(SECURITY_TOKEN).is_some_and(|token| !token.is_empty()) {
         return Err(invalid_token());
     }
-    authenticator.caller(access_key).await
+    Ok(FormCaller { caller: authenticator.caller(access_key).await?, signed_ms: Some(date_ms) })
 }
 
 #[cfg(test)]

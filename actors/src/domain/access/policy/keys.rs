@@ -35,7 +35,7 @@ pub enum ConditionKey {
     AuthType,
     /// `s3:signatureversion`: `AWS4-HMAC-SHA256`.
     SignatureVersion,
-    /// `s3:signatureAge`: milliseconds since a presigned URL was signed.
+    /// `s3:signatureAge`: milliseconds since a presigned URL or a form was signed.
     SignatureAge,
     /// `s3:ExistingObjectTag/NAME`: a tag of the stored object.
     ExistingObjectTag(String),
