@@ -80,8 +80,8 @@ process could read it. Afterwards start the node, and give it data:
     #[command(
         after_help = "Every node has the key of the authority, so nobody can be shut out as long as it stays. Copy
 what this makes to each node that is to stay, before any is started: then they let in nobody else.
-docs/operations.md, \"A machine in the wrong hands\", says what else such a machine knew. The key that is made can be
-read by nobody but the user who makes it: be the one whom the node runs as. Example:
+docs/operations.md, \"A machine in the wrong hands\", says what else such a machine knew. The key that
+is made can be read by nobody but the user who makes it: be the one whom the node runs as. Example:
 
   C=/var/lib/holdfast/cluster
   runuser -u holdfast -- holdfast cluster new-authority --config /etc/holdfast/holdfast.toml
