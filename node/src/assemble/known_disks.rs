@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use anyhow::{Context, bail};
 use holdfast_storage::Engine;
@@ -60,14 +61,30 @@ impl<'a> KnownDisks<'a> {
         )
     }
 
-    /// Directories that were disks of this node, still are by what lies in them, and are not among `named`. Whoever
-    /// adds a disk may forget those that there were.
-    pub(super) fn unnamed(&self, named: &[PathBuf]) -> Vec<&str> {
-        let named: BTreeSet<PathBuf> = named.iter().filter_map(|dir| fs::canonicalize(dir).ok()).collect();
-        let is_unnamed = |dir: &Path| {
-            Engine::superblock_path(dir).exists() && fs::canonicalize(dir).is_ok_and(|real| !named.contains(&real))
+    /// Warns of [`unnamed`] disks: whoever adds one may forget those that there were. Nobody waits for the look at
+    /// them: one that is not named because it hangs answers never, and is not to keep the node from starting.
+    pub(super) fn warn_of_unnamed(&self, named: &[PathBuf]) {
+        let mut others = self.dirs.clone();
+        for dir in named {
+            others.remove(&name(dir));
+        }
+        if others.is_empty() {
+            return;
+        }
+        let named = named.to_owned();
+        let look = move || {
+            for disk in unnamed(&others, &named) {
+                tracing::warn!(
+                    disk,
+                    "this was a disk of the node and is not named any more: what only it has cannot be read. If that is not \
+                     meant, name it in node.disks, too"
+                );
+            }
         };
-        self.dirs.iter().map(String::as_str).filter(|dir| is_unnamed(Path::new(dir))).collect()
+        // A thread of its own: a runtime waits for its own ones when it ends.
+        if let Err(error) = thread::Builder::new().name("known-disks".into()).spawn(look) {
+            tracing::debug!(%error, "nobody looks for disks that are not named");
+        }
     }
 
     /// Remembers disks that were opened.
@@ -94,6 +111,16 @@ impl<'a> KnownDisks<'a> {
     }
 }
 
+/// Those of `dirs` that still are disks by what lies in them, and are not among `named` by another name either. Waits
+/// for what does not answer.
+fn unnamed<'d>(dirs: &'d BTreeSet<String>, named: &[PathBuf]) -> Vec<&'d str> {
+    let named: BTreeSet<PathBuf> = named.iter().filter_map(|dir| fs::canonicalize(dir).ok()).collect();
+    let is_unnamed = |dir: &Path| {
+        Engine::superblock_path(dir).exists() && fs::canonicalize(dir).is_ok_and(|real| !named.contains(&real))
+    };
+    dirs.iter().map(String::as_str).filter(|dir| is_unnamed(Path::new(dir))).collect()
+}
+
 /// A directory as it stands in the configuration, from the root.
 fn name(dir: &Path) -> String {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
@@ -118,12 +145,12 @@ mod tests {
         fs::write(Engine::superblock_path(&disk), "").unwrap();
         remember(&data_dir, &disk);
         let known = KnownDisks::read(&data_dir).unwrap();
-        assert_eq!(known.unnamed(&[scratch.path().join("new")]), [name(&disk)]);
+        assert_eq!(unnamed(&known.dirs, &[scratch.path().join("new")]), [name(&disk)]);
         for named in [disk.clone(), link] {
-            assert!(known.unnamed(&[named]).is_empty());
+            assert!(unnamed(&known.dirs, &[named]).is_empty());
         }
         fs::remove_file(Engine::superblock_path(&disk)).unwrap();
-        assert!(known.unnamed(&[]).is_empty(), "it was taken away");
+        assert!(unnamed(&known.dirs, &[]).is_empty(), "it was taken away");
     }
 
     #[test]

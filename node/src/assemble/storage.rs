@@ -94,13 +94,7 @@ pub(super) async fn open_disks(
     let chosen = choose(&pool, preference).context("reach the disks by storage.io")?;
     let (dirs, known) = (config.node.disk_dirs(), KnownDisks::read(data_dir)?);
     dirs.iter().try_for_each(|dir| known.check(dir))?;
-    for disk in known.unnamed(&dirs) {
-        tracing::warn!(
-            disk,
-            "this was a disk of the node and is not named any more: what only it has cannot be read. If that is not meant, name it in \
-             node.disks, too"
-        );
-    }
+    known.warn_of_unnamed(&dirs);
     let opening = dirs.iter().map(|dir| {
         let mut engine = EngineConfig::new(dir.clone(), cluster, data_dir.id());
         engine.on_finding.clone_from(&on_finding);

@@ -47,8 +47,8 @@ struct Walk {
     kept: u64,
     /// Why the last of those that could not be deleted is kept.
     failed: Option<String>,
-    /// How long it took to find out what is to be kept: all that is asked for again by the next walk. Neither waits for
-    /// others nor for a disk that deletes nothing are among it, as they may be over soon.
+    /// How long it took to ask for what was kept in the end: all of it is asked for again by the next walk. Neither
+    /// waits for others nor for a disk that deletes nothing are among it, as they may be over soon.
     in_vain: Duration,
 }
 
@@ -196,7 +196,8 @@ async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mu
     // At most `IDS_MAX`.
     let (kept, all) = ((ids.len() - deletable.len()) as u32, ids.len() as u32);
     walk.kept += u64::from(kept);
-    walk.in_vain += begun.elapsed() * kept / all;
+    let asked = begun.elapsed();
+    walk.in_vain += asked * kept / all;
     if state().as_ref() != Some(&before) || view.admit(fence).is_err() {
         walk.kept += deletable.len() as u64;
         return Ok(());
@@ -217,6 +218,7 @@ async fn clear(context: &Context, shard: ShardId, infos: &[ChunkInfo], walk: &mu
         // One sick disk does not keep what lies on the others.
         Err(error) => {
             walk.kept += count;
+            walk.in_vain += asked * (all - kept) / all;
             walk.failed = Some(format!("delete leftovers: {error}"));
         }
     }

@@ -196,11 +196,19 @@ fn rows_from<'a>(partition: u16, found: &[&'a impl Fields]) -> MetadataResult<(V
 }
 
 /// A look past keys that wait, as all that it found before may be theirs: nobody else is to wait for whoever mends one
-/// row. That reads over all their rows.
-async fn look_past<R: Reader>(reads: &R, look: &Look, mut keys: Vec<Vec<u8>>) -> MetadataResult<Vec<OutboxRow>> {
+/// row. That reads over all their rows. Of those that it found before, in `rows`, it gives what stands before the row
+/// that cannot be read: nothing of that waits.
+async fn look_past<R: Reader>(
+    reads: &R,
+    look: &Look,
+    mut rows: Vec<OutboxRow>,
+    mut keys: Vec<Vec<u8>>,
+) -> MetadataResult<Vec<OutboxRow>> {
     let mut again = 1;
     loop {
         keys.truncate(PAST_KEYS_MAX);
+        // All the others are found again.
+        rows.retain(|row| keys.iter().any(|key| key.as_slice() == row.message.order_key.as_bytes()));
         let except = rounded(look.except.len(), &EXCEPT_STEPS);
         let count = rounded(keys.len(), &[1, 8, 64, PAST_KEYS_MAX]);
         let mut values = values![i64::from(look.partition)];
@@ -211,8 +219,11 @@ async fn look_past<R: Reader>(reads: &R, look: &Look, mut keys: Vec<Vec<u8>>) ->
         let is_full = found.len() >= look.limit as usize;
         let all: Vec<&R::Row> = found.iter().collect();
         let (read, more) = rows_from(look.partition, &all)?;
+        rows.extend(read);
         if !is_full || more.is_empty() || keys.len() >= PAST_KEYS_MAX || again >= LOOKS_PAST_MAX {
-            return Ok(read);
+            rows.sort_unstable_by_key(|row| row.message.id.sequence);
+            rows.truncate(look.limit as usize);
+            return Ok(rows);
         }
         keys.extend(more.into_iter().map(<[u8]>::to_vec));
         again += 1;
@@ -324,7 +335,7 @@ impl<B: Backend> Outbox for SqlMetadataStore<B> {
                 let is_full = found.len() >= look.limit as usize;
                 read.push(if is_full && !waiting.is_empty() {
                     let keys = waiting.into_iter().map(<[u8]>::to_vec).collect();
-                    look_past(self.backend.reads(), look, keys).await?
+                    look_past(self.backend.reads(), look, rows, keys).await?
                 } else {
                     rows
                 });
