@@ -6,6 +6,7 @@ mod access;
 mod cold;
 mod cors;
 mod forms;
+mod judged;
 mod operations;
 mod restores;
 mod signatures;

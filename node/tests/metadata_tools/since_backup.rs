@@ -147,16 +147,24 @@ async fn a_backup_does_not_write_into_another_one_that_is_under_way() {
     assert_eq!(restore(&config, &mut file).await.expect("restored"), counts);
 }
 
+fn url_of(dir: &tempfile::TempDir) -> String {
+    format!("sqlite:{}", dir.path().join("metadata").display())
+}
+
+/// The database is back without its last commits.
+async fn lose_commits(dir: &tempfile::TempDir) {
+    let mut conn = SqliteConnection::connect(&url_of(dir)).await.expect("opened");
+    let lost = "INSERT INTO lock_fences (name, token) VALUES (CAST('SET-BACK' AS BLOB), 1)";
+    sqlx::raw_sql(lost).execute(&mut conn).await.expect("written");
+    conn.close().await.expect("closed");
+}
+
 /// A part that ends on one node and begins on another one comes back when the first is walked after the second.
 #[tokio::test]
 async fn a_node_on_which_parts_wait_for_others_is_to_be_walked_after_them() {
     let dir = tempfile::tempdir().expect("a directory");
     store(&dir, "metadata").await.close().await;
-    let url = format!("sqlite:{}", dir.path().join("metadata").display());
-    let mut conn = SqliteConnection::connect(&url).await.expect("opened");
-    let lost = "INSERT INTO lock_fences (name, token) VALUES (CAST('SET-BACK' AS BLOB), 1)";
-    sqlx::raw_sql(lost).execute(&mut conn).await.expect("written");
-    conn.close().await.expect("closed");
+    lose_commits(&dir).await;
     let metadata = store(&dir, "metadata").await;
     let nodes = [1_u64, 2, 3].map(NodeId::from);
     let [first, second, third] = nodes;
@@ -179,11 +187,7 @@ async fn a_node_on_which_parts_wait_for_others_is_to_be_walked_after_them() {
 async fn orphans_are_kept_until_what_the_database_lost_was_brought_back() {
     let dir = tempfile::tempdir().expect("a directory");
     store(&dir, "metadata").await.close().await;
-    let url = format!("sqlite:{}", dir.path().join("metadata").display());
-    let mut conn = SqliteConnection::connect(&url).await.expect("opened");
-    let lost = "INSERT INTO lock_fences (name, token) VALUES (CAST('SET-BACK' AS BLOB), 1)";
-    sqlx::raw_sql(lost).execute(&mut conn).await.expect("written");
-    conn.close().await.expect("closed");
+    lose_commits(&dir).await;
     let metadata = store(&dir, "metadata").await;
     let chunks = MemoryChunkStore::default();
     write(&chunks, ContentId([1; 12]), &label("lost", VersionId::NULL, 10, None), b"bytes").await;
@@ -205,11 +209,11 @@ async fn orphans_are_kept_until_what_the_database_lost_was_brought_back() {
     assert_eq!(metadata.note_walked(second, false, &[first, second]).await.expect("noted"), []);
     assert!(!metadata.lost_commits().await.expect("an answer"));
     // Nothing is left of it for the next time.
-    let mut conn = SqliteConnection::connect(&url).await.expect("opened");
+    let mut conn = SqliteConnection::connect(&url_of(&dir)).await.expect("opened");
     let left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM lock_fences").fetch_one(&mut conn).await.expect("counted");
     assert_eq!(left, 0);
-    sqlx::raw_sql(lost).execute(&mut conn).await.expect("written");
     conn.close().await.expect("closed");
+    lose_commits(&dir).await;
     let alone = RebuildOptions { alone: true, ..ADD };
     from_chunks(&chunks, &*metadata, "root", alone).await.expect("rebuilt");
     assert!(!metadata.lost_commits().await.expect("an answer"));
