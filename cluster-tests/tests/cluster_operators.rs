@@ -407,7 +407,8 @@ fn what_alerts_need_is_told(cluster: &Cluster, nodes: usize) {
 
 #[test]
 fn what_the_cli_tells_is_true_at_each_step_of_losing_a_node_and_zookeeper() {
-    // Time to ask all nodes how it is when one is lost, each of which waits for that one: it is over when all is rebuilt.
+    // Each node is asked how it is while one is lost, and waits for that one before it answers: all of them are to have
+    // answered before the lost one's data is rebuilt.
     let environment = vec![("HOLDFAST_CLUSTER_REBUILD_DELAY", "15 s")];
     let mut cluster = Cluster::start_with(4, Options { environment, ..Options::default() });
     cluster.client(0).create_bucket(BUCKET);
