@@ -8,6 +8,8 @@
 //! LoopsSupervisor ── BackgroundLoop ×n  one loop of `flow` each, such as those of `flow::shards`
 //! ```
 //!
+//! When a child that ended is started again, and when no more, is in [`supervisor`] and [`loops`].
+//!
 //! A node has one `LoopsSupervisor` for each kind of background work: shards ([`cluster`]), events with the consumers
 //! of the bus, lifecycle rules, cold tiers.
 //!
