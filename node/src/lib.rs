@@ -10,7 +10,7 @@
 //! | [`redis`] | the way to a Redis server, for the cache of [`metadata`] and for [`locks`] |
 //! | [`pki`], [`secrets`], [`secret_file`] | certificates of nodes; secrets, sealed in metadata and in files |
 //! | [`telemetry`] | logs and metrics |
-//! | [`bench`], [`presign`] | the load generator, and presigned URLs for people and tests |
+//! | [`mod@bench`], [`presign`] | the load generator, and presigned URLs for people and tests |
 //! | [`addresses`] | what the address of a machine says of it |
 
 pub mod addresses;
