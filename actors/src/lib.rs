@@ -2,7 +2,7 @@
 //!
 //! * [`ports`]: what a node needs from the world, as traits.
 //! * [`domain`]: decisions, as pure functions over values.
-//! * [`flow`]: the asynchronous paths of a request, over ports.
+//! * [`flow`]: what takes time: the paths of requests and the loops behind them, over ports.
 //! * [`service`]: supervised actors, thin shells around decisions.
 //! * `wait`: how tests wait for what happens.
 

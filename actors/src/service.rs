@@ -5,9 +5,13 @@
 //!                ├─ DiskActor ×n  drives one disk's scrub, compaction and checkpoints, watches its health
 //!                └─ CleanupActor  runs the passes that give space back
 //!
-//! LoopsSupervisor ── BackgroundLoop ×n   the loops of [`crate::flow::shards`]; another one for work that nobody waits for, such
-//!                                        as [`crate::flow::relay`]
+//! LoopsSupervisor ── BackgroundLoop ×n  one loop of `flow` each, such as those of `flow::shards`
 //! ```
+//!
+//! When a child that ended is started again, and when no more, is in [`supervisor`] and [`loops`].
+//!
+//! A node has one `LoopsSupervisor` for each kind of background work: shards ([`cluster`]), events with the consumers
+//! of the bus, lifecycle rules, cold tiers.
 //!
 //! No actor stands in the path of a request: the data plane asks [`admission::Admission`], a shared handle, and reads
 //! and writes through ports. So an actor that dies delays housekeeping, never a request; durability never depends on

@@ -319,19 +319,18 @@ impl Cluster {
     /// When they do not; it shows what they say instead.
     pub fn wait_until_healthy(&self, name: &str, limit: Duration) {
         let begin = Instant::now();
-        for at in 0..self.members.len() {
-            while self.members[at].node.is_running() {
-                let status = self.status(at);
-                if status.as_ref().is_some_and(|status| status["health"] == "healthy") {
-                    break;
+        for (at, member) in self.members.iter().enumerate() {
+            let left = limit.saturating_sub(begin.elapsed());
+            crate::until_ok(&format!("{name}: node {at} is healthy"), left, || {
+                if !member.node.is_running() {
+                    return Ok(());
                 }
-                assert!(
-                    begin.elapsed() < limit,
-                    "{name}: not healthy after {limit:?}; node {at} says {}",
-                    status.map_or_else(|| "nothing".into(), |status| serde_json::to_string_pretty(&status).unwrap())
-                );
-                std::thread::sleep(Duration::from_millis(200));
-            }
+                match self.status(at) {
+                    Some(status) if status["health"] == "healthy" => Ok(()),
+                    Some(status) => Err(format!("{status:#}")),
+                    None => Err("it says nothing".into()),
+                }
+            });
         }
         println!("{name}: healthy after {:?}", begin.elapsed());
     }
@@ -341,14 +340,11 @@ impl Cluster {
     /// # Panics
     /// When there is none in time.
     pub fn controller(&self) -> usize {
-        let mut found = None;
-        crate::eventually("a controller", HEAL, || {
+        crate::until_some("a controller", HEAL, || {
             let status = self.status(self.alive());
             let id = status.and_then(|status| status["controller"].as_str().map(str::to_owned));
-            found = id.and_then(|id| self.members.iter().position(|member| member.id == id));
-            found.is_some()
-        });
-        found.unwrap()
+            id.and_then(|id| self.members.iter().position(|member| member.id == id))
+        })
     }
 
     /// A client of a node.
@@ -386,15 +382,12 @@ impl Cluster {
     /// When it is not in time; it shows what is said instead.
     pub fn wait_until_cached(&self, name: &str) {
         let begin = Instant::now();
-        loop {
+        crate::until_ok(&format!("{name}: the cache is on"), HEAL, || {
             let status = self.status(self.alive());
             let cache = status.map(|status| status["cache"].clone()).unwrap_or_default();
-            if cache["state"] == "on" {
-                break println!("{name}: the cache is on after {:?}", begin.elapsed());
-            }
-            assert!(begin.elapsed() < HEAL, "{name}: the cache is not on: {cache}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
+            if cache["state"] == "on" { Ok(()) } else { Err(cache) }
+        });
+        println!("{name}: the cache is on after {:?}", begin.elapsed());
     }
 
     /// Cuts a node off from all its peers; [`UdpNetwork::heal`] ends that.

@@ -41,26 +41,45 @@ pub mod tiers;
 pub mod told;
 pub mod workload;
 
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 /// The shortest and the longest pause between two questions.
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(300)];
 
-/// Asks `what` again and again until it is true. Many a question starts a program: whoever is waited for has the
-/// processor for as long as the question took before the next one comes.
+/// Asks `what` again and again until it is true.
 ///
 /// # Panics
 /// When it is not true within `limit`; `name` says what was waited for.
 #[track_caller]
 pub fn eventually(name: &str, limit: Duration, mut what: impl FnMut() -> bool) {
+    until_some(name, limit, || what().then_some(()));
+}
+
+/// Asks again and again until there is something, and returns it.
+///
+/// # Panics
+/// When there is nothing within `limit`; `name` says what was waited for.
+#[track_caller]
+pub fn until_some<T>(name: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    until_ok(name, limit, || ask().ok_or("not yet"))
+}
+
+/// Tries again and again until it succeeds, and returns what that gave. Many an attempt starts a program: whoever is
+/// waited for has the processor for as long as the attempt took before the next one comes.
+///
+/// # Panics
+/// When it does not succeed within `limit`; `name` says what was waited for, the last failure why.
+#[track_caller]
+pub fn until_ok<T, E: Display>(name: &str, limit: Duration, mut attempt: impl FnMut() -> Result<T, E>) -> T {
     let begin = Instant::now();
     loop {
-        let asked = Instant::now();
-        if what() {
-            return;
+        let tried = Instant::now();
+        match attempt() {
+            Ok(done) => return done,
+            Err(failure) => assert!(begin.elapsed() < limit, "waited {limit:?} in vain for: {name}: {failure}"),
         }
-        assert!(begin.elapsed() < limit, "waited {limit:?} in vain for: {name}");
-        std::thread::sleep(asked.elapsed().clamp(PAUSES[0], PAUSES[1]));
+        std::thread::sleep(tried.elapsed().clamp(PAUSES[0], PAUSES[1]));
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use crate::client::Response;
+use crate::client::{Client, Response};
 use crate::content;
 
 /// The content of a version: how it is made again.
@@ -84,6 +84,23 @@ impl Model {
                 let got = got.map_or_else(|| "nothing".to_owned(), |bytes| format!("{} bytes", bytes.len()));
                 Err(format!("`{key}` holds {got}, and may hold {may:?}"))
             }
+        }
+    }
+
+    /// Reads every key that was ever written to, and settles it.
+    ///
+    /// # Panics
+    /// When what is read is none of the possibilities, or anything but an object or "no such key".
+    pub fn observe_all(&mut self, client: &Client, bucket: &str) {
+        let keys: Vec<String> = self.keys().map(str::to_owned).collect();
+        for key in keys {
+            let response = client.get_until_served(bucket, &key);
+            let got = match response.status {
+                200 => Some(response.body.as_slice()),
+                404 => None,
+                other => panic!("GET {key} after all: {other} {}", response.text()),
+            };
+            self.observe(&key, got).unwrap();
         }
     }
 

@@ -397,16 +397,10 @@ impl Node {
     /// # Panics
     /// When it does not within the limit.
     pub fn wait(&mut self) -> ExitStatus {
-        let begin = Instant::now();
         let child = self.child.as_mut().unwrap();
-        loop {
-            if let Some(status) = child.ended() {
-                self.child = None;
-                return status;
-            }
-            assert!(begin.elapsed() < STOP_TIMEOUT, "the node did not stop within {STOP_TIMEOUT:?}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let status = crate::until_some("the node stops", STOP_TIMEOUT, || child.ended());
+        self.child = None;
+        status
     }
 
     /// SIGTERM, then waits for a clean end.

@@ -6,14 +6,14 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::client::Client;
-use crate::eventually;
 use crate::node::Node;
 use crate::services::rocketmq::{ACCESS_KEY, JavaConsumer, Received, RocketMq};
+use crate::{eventually, until_ok};
 
 /// Where [`Writers`] write.
 pub const BUCKET: &str = "told";
@@ -216,24 +216,18 @@ impl Writers {
     /// # Panics
     /// When it did not after [`PATIENCE`].
     pub fn wait_until_all_is_told(&self, consumer: &JavaConsumer) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        until_ok("all that was acknowledged is told", PATIENCE, || {
             // What it repeats it has told before.
             let repeated = consumer.repeated();
             let received = consumer.received();
-            match self.missing(&received, &repeated) {
-                Ok(()) => {
-                    println!(
-                        "{} acknowledged changes are among {} events; {} came again",
-                        self.count.load(Ordering::Relaxed),
-                        received.len(),
-                        repeated.len()
-                    );
-                    return;
-                }
-                Err(missing) => assert!(Instant::now() < deadline, "{missing}"),
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
+            self.missing(&received, &repeated)?;
+            println!(
+                "{} acknowledged changes are among {} events; {} came again",
+                self.count.load(Ordering::Relaxed),
+                received.len(),
+                repeated.len()
+            );
+            Ok::<_, String>(())
+        });
     }
 }

@@ -10,7 +10,7 @@ use holdfast_cluster_tests::client::{Client, Connection, Payload, Request, Respo
 use holdfast_cluster_tests::cluster::{Cluster, HEAL, Options};
 use holdfast_cluster_tests::content;
 use holdfast_cluster_tests::workload::{BUCKET, Workload};
-use holdfast_cluster_tests::{eventually, seed};
+use holdfast_cluster_tests::{eventually, seed, until_some};
 use rustix::process::Signal;
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -47,12 +47,9 @@ impl Upload {
 
     /// The same by a node that may have lost its session for a moment, as on a busy machine any may.
     fn begin_until_taken(client: &Client, key: &'static str, size: usize) -> Self {
-        let mut begun = None;
-        eventually("an upload is taken", HEAL, || {
-            begun = Self::begin(client, key, size).ok().filter(|upload| !upload.is_over());
-            begun.is_some()
-        });
-        begun.unwrap()
+        until_some("an upload is taken", HEAL, || {
+            Self::begin(client, key, size).ok().filter(|upload| !upload.is_over())
+        })
     }
 
     /// Whether there is an answer already, or the connection is at its end.
@@ -97,34 +94,28 @@ fn chunks_written(cluster: &Cluster, at: usize) -> f64 {
 /// a moment misses it, which no repair makes good before the object is whole: then they are begun anew.
 fn first_chunks_everywhere(cluster: &Cluster, through: usize, replicas: [usize; 3]) -> [Upload; 2] {
     let client = cluster.client(through);
-    let mut begun = None;
-    eventually("the first chunks are durable on each replica", HEAL, || {
+    until_some("the first chunks are durable on each replica", HEAL, || {
         let written = replicas.map(|at| chunks_written(cluster, at));
         let begin = |key| Upload::begin(&client, key, CHUNK + REST);
-        let (Ok(early), Ok(late)) = (begin("early"), begin("late")) else { return false };
+        let (Ok(early), Ok(late)) = (begin("early"), begin("late")) else { return None };
         let since = Instant::now();
         while !replicas.iter().zip(written).all(|(at, before)| chunks_written(cluster, *at) >= before + 2.0) {
             if early.is_over() || late.is_over() || since.elapsed() > ATTEMPT {
-                return false;
+                return None;
             }
             // Metrics change a moment later.
             std::thread::sleep(Duration::from_millis(20));
         }
-        begun = Some([early, late]);
-        true
-    });
-    begun.unwrap()
+        Some([early, late])
+    })
 }
 
 /// What every node says about a key.
 fn on_every_node(cluster: &Cluster, key: &str, expected: Option<&[u8]>) {
     for at in 0..cluster.members.len() {
-        let mut seen = None;
-        eventually("a definite answer", HEAL, || {
-            seen = cluster.client(at).get(HALF, key).ok().filter(|response| response.status < 500);
-            seen.is_some()
+        let response = until_some("a definite answer", HEAL, || {
+            cluster.client(at).get(HALF, key).ok().filter(|response| response.status < 500)
         });
-        let response = seen.unwrap();
         match expected {
             Some(bytes) => {
                 assert!(response.status == 200 && response.body == bytes, "{key} on node {at} is another one")

@@ -10,7 +10,7 @@ use std::time::Duration;
 use holdfast_cluster_tests::client::Client;
 use holdfast_cluster_tests::cluster::{CHROOT, Cluster, HEAL, Options};
 use holdfast_cluster_tests::disk::{SmallDisk, flip_bytes, locate_all};
-use holdfast_cluster_tests::{content, eventually};
+use holdfast_cluster_tests::{content, eventually, until_some};
 use zookeeper_client as zk;
 
 const BUCKET: &str = "disks";
@@ -199,12 +199,7 @@ fn competes(cluster: &Cluster, session: i64) -> bool {
 
 /// A node whose registration goes though it lives, and one that is killed: both come back by themselves, and soon.
 fn registrations_are_made_again(cluster: &mut Cluster, put_in: impl Fn(&Cluster, u64)) {
-    let mut before = None;
-    eventually("the node is registered", HEAL, || {
-        before = registration(cluster, 0);
-        before.is_some()
-    });
-    let before = before.unwrap();
+    let before = until_some("the node is registered", HEAL, || registration(cluster, 0));
     let path = format!("{CHROOT}/nodes/{}", cluster.members[0].id);
     let removed = in_zookeeper(cluster, async |client| client.delete(&path, None).await);
     // Its session may have ended just now.
@@ -376,12 +371,7 @@ fn has_reason(status: &serde_json::Value, code: &str) -> bool {
 fn one_node_counts_the_shards(cluster: &Cluster, nodes: usize) {
     let metric = |at: usize, name: &str| cluster.members[at].node.metric(name, &[]).unwrap().unwrap_or(0.0);
     let governs = |at: usize| metric(at, "holdfast_controller") > 0.0 && metric(at, "holdfast_shards") > 0.0;
-    let mut old = None;
-    eventually("a node is the controller", HEAL, || {
-        old = (0..nodes).find(|at| governs(*at));
-        old.is_some()
-    });
-    let old = old.unwrap();
+    let old = until_some("a node is the controller", HEAL, || (0..nodes).find(|at| governs(*at)));
     cluster.cut_zookeeper(old, true);
     eventually("another node is the controller", HEAL, || (0..nodes).any(|at| at != old && governs(at)));
     cluster.cut_zookeeper(old, false);
@@ -417,7 +407,8 @@ fn what_alerts_need_is_told(cluster: &Cluster, nodes: usize) {
 
 #[test]
 fn what_the_cli_tells_is_true_at_each_step_of_losing_a_node_and_zookeeper() {
-    // Time to ask all nodes how it is when one is lost, each of which waits for that one: it is over when all is rebuilt.
+    // Each node is asked how it is while one is lost, and waits for that one before it answers: all of them are to have
+    // answered before the lost one's data is rebuilt.
     let environment = vec![("HOLDFAST_CLUSTER_REBUILD_DELAY", "15 s")];
     let mut cluster = Cluster::start_with(4, Options { environment, ..Options::default() });
     cluster.client(0).create_bucket(BUCKET);

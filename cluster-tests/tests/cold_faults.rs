@@ -18,7 +18,7 @@ use holdfast_cluster_tests::tiers::{
     BUCKET, FAST, PATIENCE, STORE_BUCKET, add_directory, add_oss, add_oss_with, contents, fastdfs_arguments, files,
     head, put, restore, settle, status, store, whole_status,
 };
-use holdfast_cluster_tests::{eventually, parameter};
+use holdfast_cluster_tests::{eventually, parameter, until_some};
 use holdfast_tiers::fastdfs::double::{Double, DoubleConfig};
 use time::OffsetDateTime;
 
@@ -283,13 +283,10 @@ fn node_whose_clock_leaps_between_its_starts_loses_nothing_and_leaves_nothing() 
             let path = format!("/{BUCKET}/{key}");
             let request = Request { method: "GET", path: &path, ..Request::default() };
             // A reader is cut off whom a busy machine holds up while its object moves.
-            let mut got = None;
-            eventually("there is an answer", PATIENCE, || {
+            let got = until_some("there is an answer", PATIENCE, || {
                 let answer = client.send_on_at(&mut client.connect().unwrap(), &request, later);
-                got = answer.ok().filter(|answer| answer.status != 503);
-                got.is_some()
+                answer.ok().filter(|answer| answer.status != 503)
             });
-            let got = got.unwrap();
             assert!(got.status == 200 && got.body == body, "{key}: {} {}", got.status, got.text());
         }
         if next == YEAR_SECONDS {

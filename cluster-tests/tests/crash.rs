@@ -202,16 +202,7 @@ impl Writer {
     /// After a restart: every key reads as the model allows, and the listing names exactly those that exist.
     fn verify(&mut self) {
         self.connection = None;
-        let keys: Vec<String> = self.model.keys().map(str::to_owned).collect();
-        for key in keys {
-            let response = self.client.get_until_served(BUCKET, &key);
-            let got = match response.status {
-                200 => Some(response.body.as_slice()),
-                404 => None,
-                other => panic!("GET {key} after the restart: {other} {}", response.text()),
-            };
-            self.model.observe(&key, got).unwrap();
-        }
+        self.model.observe_all(&self.client, BUCKET);
         let listed = self.client.list_until_served(BUCKET, &format!("w{}/", self.id));
         assert_eq!(listed, self.model.existing(), "the listing and the objects differ");
     }

@@ -20,7 +20,8 @@
 //! metadata and disks are opened, each disk recovered; peers are served; actors start and look at them; whether there
 //! is, or may be, a root credential is looked up, certificates for S3 are read and its address is tried; then, since
 //! nothing is left that is likely to refuse the start, the node registers in its cluster, which fails if another
-//! process has its id; the root credential is made sure of; S3 is served, and the others are told so. A start that
+//! process has its id; the loops of cold tiers and events start, the root credential is made sure of, and those of
+//! lifecycle rules start; S3 is served, the admin API answers in full, and the others are told so. A start that
 //! fails after all takes the registration back.
 //!
 //! **Order of the stop.** The others are told, new requests are refused, those at hand end within the deadline;

@@ -1,7 +1,8 @@
 //! The command line: noun, then verb.
 //!
-//! `dev` and `node` run a node; `root`, `config` and some of `cluster` work on files; everything else is a client of
-//! the admin API and does nothing that another client could not. Results go to standard output, as text or with
+//! `dev` and `node` run a node; `root`, `config` and some of `cluster` work on files, and on services that these name;
+//! `bench` measures any S3 endpoint. Everything else is a client of the admin API and does nothing that another client
+//! could not. Results go to standard output, as text or with
 //! `--json` as one JSON document; all else goes to standard error. Exit codes are [`Exit`]'s.
 
 use std::ffi::OsString;

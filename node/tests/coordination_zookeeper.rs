@@ -22,7 +22,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use holdfast_actors::ports::coordination::conformance::{Connection, Harness, Participant, announcement, found, until};
+use holdfast_actors::ports::coordination::conformance::{Harness, Participant, announcement, found, until};
 use holdfast_actors::ports::coordination::{
     ClusterIdentity, Coordination, CoordinationError, FORMAT, LeaseName, SessionState,
 };
@@ -72,19 +72,6 @@ async fn server() -> &'static Ensemble {
     spawn_blocking(|| &*SERVER).await.unwrap()
 }
 
-struct Cable(Proxy);
-
-#[async_trait]
-impl Connection for Cable {
-    async fn cut(&self) {
-        self.0.set(Flow::Stalled);
-    }
-
-    async fn restore(&self) {
-        self.0.set(Flow::Open);
-    }
-}
-
 struct ZookeeperHarness {
     config: ZookeeperConfig,
 }
@@ -102,7 +89,7 @@ impl ZookeeperHarness {
         let proxy = Proxy::start(server().await.servers[0].address()).await;
         let config = ZookeeperConfig { servers: proxy.address.to_string(), ..self.config.clone() };
         let coordination = Arc::new(connect(&config).await);
-        (Participant { coordination, connection: Arc::new(Cable(proxy.clone())) }, proxy)
+        (Participant { coordination, connection: Arc::new(proxy.clone()) }, proxy)
     }
 }
 

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use holdfast_actors::flow::duty::Duty;
-use holdfast_actors::ports::coordination::conformance::{Connection, until};
+use holdfast_actors::ports::coordination::conformance::until;
 use holdfast_actors::ports::coordination::{ClusterIdentity, Coordination, SessionState};
 use holdfast_actors::ports::locks::conformance::{Harness, Participant};
 use holdfast_actors::ports::locks::{Fence, FencingToken, Lease, LockError, LockName, Locks};
@@ -58,19 +58,6 @@ fn number() -> u64 {
     TESTS.fetch_add(1, Ordering::Relaxed)
 }
 
-struct Cable(Proxy);
-
-#[async_trait]
-impl Connection for Cable {
-    async fn cut(&self) {
-        self.0.set(Flow::Stalled);
-    }
-
-    async fn restore(&self) {
-        self.0.set(Flow::Open);
-    }
-}
-
 fn redis_at(address: impl std::fmt::Display) -> Redis {
     let url = format!("redis://{address}/0");
     Redis::open(&RedisOptions { url, timeout: COMMAND, ..RedisOptions::default() }).unwrap()
@@ -96,7 +83,7 @@ impl Harness for RedisHarness {
     async fn participant(&self) -> Participant {
         let proxy = Proxy::start(REDIS.address()).await;
         let locks = RedisLocks::new(redis_at(proxy.address), &self.prefix, TIME_LIMIT);
-        Participant { locks: Arc::new(locks), connection: Some(Arc::new(Cable(proxy))) }
+        Participant { locks: Arc::new(locks), connection: Some(Arc::new(proxy)) }
     }
 
     async fn take_away(&self, lease: &Lease) {
@@ -141,7 +128,7 @@ impl Harness for ZookeeperHarness {
     async fn participant(&self) -> Participant {
         let (coordination, proxy) = self.behind_proxy().await;
         let locks = ZookeeperLocks::new(coordination, NodeId::from(number()));
-        Participant { locks: Arc::new(locks), connection: Some(Arc::new(Cable(proxy))) }
+        Participant { locks: Arc::new(locks), connection: Some(Arc::new(proxy)) }
     }
 
     async fn take_away(&self, lease: &Lease) {

@@ -8,9 +8,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use holdfast_actors::domain::lifecycle::{LifecycleRule, LifecycleRules, RuleFilter, Transition};
 use holdfast_actors::flow::cold::blocks::BlockSums;
-use holdfast_actors::ports::metadata::{
-    BucketConfigKind, CommitMove, Content, ContentPlace, MoveEnd, Moved, ReplicaEvidence,
-};
+use holdfast_actors::ports::metadata::{BucketConfigKind, Content, ContentPlace, MoveEnd, Moved, ReplicaEvidence};
 use holdfast_actors::ports::tiering::Claim;
 use holdfast_actors::ports::tiers::{ColdTier, PieceSpec};
 use holdfast_actors::ports::{MetadataStore, TierLedger};
@@ -151,17 +149,8 @@ impl World {
                 place: ContentPlace::Tier(Arc::new(place)),
                 ..(*old).clone()
             };
-            let commit = CommitMove {
-                id: claimed.id,
-                attempt: claimed.attempt,
-                bucket: claimed.bucket,
-                key: claimed.key,
-                version: claimed.version,
-                from: claimed.content,
-                moved: Moved::To { content, evidence: ReplicaEvidence::default() },
-                event: None,
-                now_ms: LATER_MS,
-            };
+            let to = Moved::To { content, evidence: ReplicaEvidence::default() };
+            let commit = claimed.commit(to, None, LATER_MS);
             assert_eq!(store.commit_move(commit).await.expect("the commit"), MoveEnd::Done);
             moved.push(id);
         }

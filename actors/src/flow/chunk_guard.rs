@@ -69,7 +69,7 @@ impl Drop for ChunkGuard {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            tracing::debug!(content = %self.content, "no runtime to delete chunks on, left to the reaper");
+            tracing::debug!(content = %self.content, "no runtime to delete chunks on, left to cleanup");
             return;
         };
         let (chunks, content) = (Arc::clone(&self.chunks), self.content);
@@ -78,7 +78,7 @@ impl Drop for ChunkGuard {
         metrics::counter!("holdfast_put_abandoned_total").increment(1);
         runtime.spawn(async move {
             if let Err(error) = chunks.delete(&ids).await {
-                tracing::warn!(%content, %error, "cannot delete the chunks of an abandoned write, left to the reaper");
+                tracing::warn!(%content, %error, "cannot delete the chunks of an abandoned write, left to cleanup");
             }
         });
     }

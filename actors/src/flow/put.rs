@@ -7,8 +7,8 @@
 //! # Who owns the chunks
 //! Until it is settled, a `StoredContent` (and, before it exists, the running `store`) owns the chunks: dropped for
 //! whatever reason, be it an error, a client that went away or a request that was cancelled, it deletes them in the
-//! background. From the moment the commit begins it does not, since a commit that was cut off may have happened; the
-//! reaper of orphans asks the metadata and decides. What a crash leaves is the reaper's too (promise D4).
+//! background. From the moment the commit begins it does not, since a commit that was cut off may have happened;
+//! cleanup asks the metadata and decides. What a crash leaves is an orphan for cleanup, too (promise D4).
 
 use std::fmt;
 use std::pin::{Pin, pin};

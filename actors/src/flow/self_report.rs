@@ -1,5 +1,5 @@
-//! [`SelfReport`]: what a node tells its peers of itself beside its state: what it is writing for clients, and which shards it
-//! found equal.
+//! [`SelfReport`]: what a node tells its peers of itself beside its state: what it is writing for clients, and which
+//! shards it found equal.
 //!
 //! **Writes under way.** The sweep of orphans knows what a node wrote to its own disks lately. A slow upload may put
 //! its next chunk there only hours later, so whoever coordinates one says when its oldest began, and nothing as young

@@ -1,9 +1,8 @@
 //! What moves and heals shards: a node's place in the cluster, the controller, joins and leaves, repairs, comparisons.
 //!
-//! Each module is one loop that ends only when it cannot go on; [`crate::service::cluster`] supervises them. All work
-//! on one
-//! [`Context`]: the ports, and the [`ClusterShared`] that outlives every loop. A loop that is dropped at any await leaves
-//! nothing that its successor does not find again: state is in the coordination service, in metadata and on the disks.
+//! Each loop ends only when it cannot go on; [`crate::service::cluster`] supervises them. All work on one [`Context`]:
+//! the ports, and the [`ClusterShared`] that outlives every loop. A loop that is dropped at any await leaves nothing
+//! that its successor does not find again: state is in the coordination service, in metadata and on the disks.
 //!
 //! | loop | does |
 //! |---|---|

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::cluster_view::ClusterView;
 use super::replica_service::{LocalReplicas, ReplicaLimits};
+pub use crate::ports::chunks::conformance::pattern;
 use crate::ports::chunks::memory::MemoryChunkStore;
 use crate::ports::chunks::{ChunkSpec, ReplicaStore};
 use crate::ports::coordination::{
@@ -151,11 +152,6 @@ impl TestCluster {
 /// A chunk's id.
 pub fn chunk(index: u32) -> ChunkId {
     ContentId([0x6b; 12]).chunk(index)
-}
-
-/// Bytes that differ from chunk to chunk.
-pub fn pattern(len: usize, salt: u32) -> Bytes {
-    (0..len as u32).map(|i| (i.wrapping_add(salt).wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
 /// What is to be written.

@@ -1,4 +1,5 @@
-//! The `ChunkStore` port: durable, verified chunks on this node's disks.
+//! The `ChunkStore` port: durable, verified chunks. Those on this node's disks; in a cluster, what requests are given
+//! stands for all replicas ([`crate::flow::replicate`]).
 //!
 //! A chunk is written once, never changed, and read by ranges. Bytes flow through [`ChunkSink`] and [`ChunkBody`],
 //! never through a mailbox.
@@ -187,7 +188,7 @@ pub trait ChunkStore: Send + Sync + 'static {
     async fn delete(&self, ids: &[ChunkId]) -> Result<(), ChunkError>;
 
     /// A page of stored chunks in an order that is stable while nothing changes: those after `after`, at most `limit`.
-    /// The reaper of orphans walks the store with it.
+    /// The walk for orphans goes by it.
     fn list(&self, after: Option<ChunkId>, limit: usize) -> Vec<ChunkInfo>;
 }
 

@@ -8,7 +8,7 @@
 //! * Keys are byte-exact and ordered by their UTF-8 bytes.
 //! * Of the versions of a key exactly one is the latest: the one committed last. Sequence numbers of a key only rise.
 //! * A content's reference count is the number of object versions that name it. When it falls to zero, the content is
-//!   queued for reclaiming in the same transaction; its chunks are deleted by the reaper after a grace, never here.
+//!   queued for reclaiming in the same transaction; its chunks are deleted by cleanup after a grace, never here.
 //! * A part that is replaced, left out of a completion or aborted is queued likewise.
 
 use std::sync::Arc;
@@ -120,7 +120,7 @@ pub enum MetadataError {
     /// The store cannot be reached or refuses to work; nothing happened.
     #[error("metadata store: {0}")]
     Unavailable(String),
-    /// The outcome of a commit is not known: it may have happened. Chunks must not be deleted on it; the reaper
+    /// The outcome of a commit is not known: it may have happened. Chunks must not be deleted on it; cleanup
     /// decides.
     #[error("the outcome of the commit is unknown: {0}")]
     Unknown(String),

@@ -24,8 +24,9 @@ use holdfast_protocol::{ContentId, NodeId, TierName, VersionId};
 
 use std::sync::Arc;
 
-use super::metadata::{BucketId, Content, MetadataResult, MoveReason};
+use super::metadata::{BucketId, CommitMove, Content, MetadataResult, MoveReason, Moved};
 use super::tiers::PieceName;
+use crate::domain::events::EventDraft;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -76,6 +77,23 @@ pub struct Move {
     pub failures: u32,
     /// Why it failed the last time.
     pub error: Option<String>,
+}
+
+impl Move {
+    /// What ends it under its present attempt, for [`super::MetadataStore::commit_move`].
+    pub fn commit(&self, moved: Moved, event: Option<EventDraft>, now_ms: u64) -> CommitMove {
+        CommitMove {
+            id: self.id,
+            attempt: self.attempt,
+            bucket: self.bucket,
+            key: self.key.clone(),
+            version: self.version,
+            from: self.content,
+            moved,
+            event,
+            now_ms,
+        }
+    }
 }
 
 /// Who claims moves, and for how long.

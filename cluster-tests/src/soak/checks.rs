@@ -8,7 +8,7 @@ use super::cold;
 use super::stories::{BUCKET, VERSIONED};
 use crate::client::{Client, Request, elements};
 use crate::cluster::Cluster;
-use crate::workload;
+use crate::{until_ok, workload};
 
 /// Time for a scrub to find nothing any more: what it found is repaired in between.
 const MEND: Duration = Duration::from_secs(120);
@@ -34,15 +34,11 @@ fn running(cluster: &Cluster) -> impl Iterator<Item = usize> {
 pub fn no_rot_is_left(cluster: &Cluster) {
     let begin = Instant::now();
     for at in running(cluster) {
-        loop {
+        until_ok(&format!("node {at} has no rot"), MEND.saturating_sub(begin.elapsed()), || {
             let output = cluster.members[at].node.try_cli(&["scrub", "run"]);
-            if output.status.success() {
-                break;
-            }
             let told = String::from_utf8_lossy(&output.stdout).into_owned();
-            assert!(begin.elapsed() < MEND, "node {at} still has rot:\n{told}");
-            std::thread::sleep(Duration::from_millis(500));
-        }
+            if output.status.success() { Ok(()) } else { Err(told) }
+        });
     }
 }
 
@@ -79,14 +75,10 @@ pub fn nobody_panicked(cluster: &Cluster) {
 pub fn everything_is_told(cluster: &Cluster) {
     let begin = Instant::now();
     for at in running(cluster) {
-        loop {
+        until_ok(&format!("node {at} knows of no event that waits"), TOLD.saturating_sub(begin.elapsed()), || {
             let lag = cluster.cli(at, &["events", "lag"]);
-            if lag["rows"] == 0 {
-                break;
-            }
-            assert!(begin.elapsed() < TOLD, "events still wait: {lag:#}");
-            std::thread::sleep(Duration::from_millis(500));
-        }
+            if lag["rows"] == 0 { Ok(()) } else { Err(lag) }
+        });
     }
 }
 

@@ -14,7 +14,7 @@ use holdfast_cluster_tests::services::rocketmq::{JavaConsumer, RocketMq, SECRET_
 use holdfast_cluster_tests::told::{
     BUCKET, PATIENCE, Writers, environment, lag, start_on, try_lag, wait_until_published,
 };
-use holdfast_cluster_tests::{eventually, parameter};
+use holdfast_cluster_tests::{eventually, parameter, until_some};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -80,15 +80,12 @@ fn every_acknowledged_change_is_told_in_order_whatever_dies() {
         writers.make_progress("the node is back", 50);
 
         // Whoever has partitions goes on believing so when it wakes.
-        let mut owner = None;
-        eventually("some node publishes", PATIENCE, || {
-            owner = cluster.members.iter().position(|member| {
+        let owner = until_some("some node publishes", PATIENCE, || {
+            cluster.members.iter().position(|member| {
                 let owned = member.node.metric("holdfast_events_partitions", &[]).unwrap().unwrap_or(0.0);
                 owned > 0.0
-            });
-            owner.is_some()
+            })
         });
-        let owner = owner.unwrap();
         let (id, other) = (cluster.members[owner].id.clone(), (owner + 1) % cluster.members.len());
         cluster.members[owner].node.signal(Signal::STOP);
         eventually("its session is over", PATIENCE, || {

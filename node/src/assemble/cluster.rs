@@ -25,12 +25,13 @@ use holdfast_actors::ports::coordination::{
 };
 use holdfast_actors::ports::locks::{LockName, Locks};
 use holdfast_actors::ports::peers::{Peers, ReplicaService};
-use holdfast_actors::ports::{AccessLog, ChunkStore, Clock, Disk, Journal, MetadataStore, Outbox, TierLedger};
+use holdfast_actors::ports::{ChunkStore, Clock, Disk};
 use holdfast_actors::service::cluster::{ClusterHandle, Findings, ReportInbox};
 use holdfast_protocol::NodeId;
 use holdfast_storage::finding::FindingSink;
 
 use super::data_dir::DataDir;
+use super::storage::Metadata;
 use super::transport::{Served, Transport};
 use crate::admin::ClusterAdmin;
 use crate::config::Config;
@@ -53,15 +54,9 @@ pub(super) struct ClusterPorts {
     pub(super) identity: ClusterIdentity,
     pub(super) coordination: Arc<dyn Coordination>,
     pub(super) locks: Arc<dyn Locks>,
-    pub(super) metadata: Arc<dyn MetadataStore>,
+    pub(super) metadata: Metadata,
     /// Of the cache before the metadata, if there is one.
     pub(super) cache: Option<Arc<dyn CacheFollower>>,
-    pub(super) outbox: Arc<dyn Outbox>,
-    pub(super) journal: Arc<dyn Journal>,
-    pub(super) tiers: Arc<dyn TierLedger>,
-    pub(super) reads: Arc<dyn AccessLog>,
-    /// Whether a bucket was ever made in it.
-    pub(super) had_buckets: bool,
     pub(super) transport: Transport,
 }
 
@@ -126,7 +121,7 @@ pub(super) struct JointParts {
 /// Takes a node's place: peers are served from here on.
 pub(super) fn join_up(parts: JointParts) -> anyhow::Result<Joint> {
     let JointParts { me, ports, local, disks, findings, clock, reporter, buffers_bytes } = parts;
-    let ClusterPorts { identity, coordination, locks, metadata, cache, transport, .. } = ports;
+    let ClusterPorts { identity, coordination, locks, metadata, cache, transport } = ports;
     // Peers may ask from here on, and clean-up begins: a predecessor's registration, which is there still, is not this
     // process's.
     coordination.ownership().require_registration();
@@ -152,7 +147,7 @@ pub(super) fn join_up(parts: JointParts) -> anyhow::Result<Joint> {
         local: local.clone(),
         peers: peers.clone(),
         view: view.clone(),
-        repairs: Arc::new(MetadataRepairs { metadata, clock }),
+        repairs: Arc::new(MetadataRepairs { metadata: metadata.store, clock }),
         self_report: self_report.clone(),
         reporter: Some(reporter),
         // Bytes that wait for peers hold buffers of the disks: a third of them at most.

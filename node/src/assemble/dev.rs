@@ -23,7 +23,7 @@ use anyhow::{Context, bail};
 use holdfast_actors::domain::placement::layout;
 use holdfast_actors::ports::coordination::{ClusterIdentity, Coordination, LeaseName, Pauses};
 use holdfast_actors::ports::peers::in_process::InProcessNetwork;
-use holdfast_actors::ports::{AccessLog, Clock, Journal, Locks, MetadataStore, Outbox, SystemClock, TierLedger};
+use holdfast_actors::ports::{Clock, Locks, SystemClock};
 use holdfast_protocol::cluster::{Epoch, LayoutChange, LayoutDocument, ShardState};
 use holdfast_protocol::{NodeId, ShardId};
 use serde::{Deserialize, Serialize};
@@ -32,8 +32,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::cluster::ClusterPorts;
 use super::data_dir::DataDir;
 use super::start::start_in;
+use super::storage::{self, Metadata};
 use super::transport::Transport;
-use super::{Root, RunningNode, Setting, locks, storage, vault};
+use super::{Root, RunningNode, Setting, locks, vault};
 use crate::admin::Pair;
 use crate::config::{ClusterConfig, Config, Span, token_file_in};
 use crate::coordination::{InProcessCluster, InProcessCoordination};
@@ -58,29 +59,21 @@ pub(super) struct Shared {
     cluster: InProcessCluster,
     locks: Arc<dyn Locks>,
     network: InProcessNetwork,
-    metadata: Arc<dyn MetadataStore>,
-    outbox: Arc<dyn Outbox>,
-    journal: Arc<dyn Journal>,
-    tiers: Arc<dyn TierLedger>,
-    reads: Arc<dyn AccessLog>,
+    metadata: Metadata,
 }
 
 impl Shared {
     /// What one more node is assembled from.
     pub(super) async fn ports(&self, data_dir: &DataDir) -> anyhow::Result<ClusterPorts> {
         data_dir.set_cluster_id(self.identity.id)?;
-        storage::claim(&*self.metadata, self.identity.id, "metadata.sqlite").await?;
+        storage::claim(&*self.metadata.store, self.identity.id, "metadata.sqlite").await?;
+        let had_buckets = storage::was_used(&*self.metadata.store).await.context("look at the metadata")?;
         Ok(ClusterPorts {
             identity: self.identity.clone(),
             coordination: Arc::new(self.cluster.participant()),
             locks: self.locks.clone(),
-            metadata: self.metadata.clone(),
+            metadata: Metadata { had_buckets, ..self.metadata.clone() },
             cache: None,
-            outbox: self.outbox.clone(),
-            journal: self.journal.clone(),
-            tiers: self.tiers.clone(),
-            reads: self.reads.clone(),
-            had_buckets: storage::was_used(&*self.metadata).await.context("look at the metadata")?,
             transport: Transport::InProcess(self.network.clone()),
         })
     }
@@ -126,7 +119,7 @@ pub async fn start(config: &Config, count: u8, root: Root) -> anyhow::Result<Dev
         ids.push(data_dir.node_id());
     }
 
-    let opened = storage::open_sqlite(&dir.file("metadata.sqlite")).await?;
+    let metadata = storage::open_sqlite(&dir.file("metadata.sqlite")).await?;
     let path = dir.file("cluster.json");
     let saved = load(&path, &ids)?;
     let cluster = InProcessCluster::new(config.cluster.session_timeout.duration());
@@ -137,11 +130,7 @@ pub async fn start(config: &Config, count: u8, root: Root) -> anyhow::Result<Dev
         cluster,
         locks: locks::choose(config, &saved.identity.id.to_string(), locks::in_process(InProcessLocks::new()))?,
         network: InProcessNetwork::default(),
-        metadata: opened.store,
-        outbox: opened.outbox,
-        journal: opened.journal,
-        tiers: opened.tiers,
-        reads: opened.reads,
+        metadata,
     };
     let shard_count = saved.identity.shard_count as usize;
     let mut placed = founder.shards();
@@ -225,7 +214,7 @@ impl DevCluster {
         // First, so that the nodes' leaving does not look like their loss.
         drop(saver);
         futures::future::join_all(nodes.into_iter().flatten().map(RunningNode::shutdown)).await;
-        shared.metadata.close().await;
+        shared.metadata.store.close().await;
     }
 }
 

@@ -20,7 +20,8 @@ use crate::metadata::{CacheOptions, CachedMetadataStore, SqliteMetadataStore, Sq
 /// What a database needs to be opened: its shared memory, and the beginning of its log.
 const DATABASE_ROOM_BYTES: u64 = 256 << 10;
 
-/// The metadata of a node that runs alone.
+/// Metadata, and what is kept beside it in the same database. Cheap to clone.
+#[derive(Clone)]
 pub(super) struct Metadata {
     pub(super) store: Arc<dyn MetadataStore>,
     pub(super) outbox: Arc<dyn Outbox>,

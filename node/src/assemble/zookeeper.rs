@@ -12,8 +12,9 @@ use holdfast_protocol::NodeId;
 use super::cluster::{ClusterPorts, check_identity};
 use super::cluster_tools::Stopped;
 use super::data_dir::DataDir;
+use super::storage::{self, Metadata};
 use super::transport::Transport;
-use super::{locks, predecessors, storage};
+use super::{locks, predecessors};
 use crate::config::{Config, MetadataTls};
 use crate::coordination::{Claim, Digest, ZookeeperConfig, ZookeeperCoordination};
 use crate::locks::ZookeeperLocks;
@@ -52,7 +53,7 @@ pub(super) async fn connect(config: &Config, data_dir: &DataDir) -> anyhow::Resu
     let locks = locks::choose(config, &identity.id.to_string(), (automatic, "zookeeper"))?;
     let coordination: Arc<dyn Coordination> = coordination;
     let (outbox, journal, tiers, reads) = (metadata.clone(), metadata.clone(), metadata.clone(), metadata.clone());
-    let (metadata, cache) = match cache_options(config)? {
+    let (store, cache) = match cache_options(config)? {
         None => (metadata as Arc<dyn MetadataStore>, None),
         Some(options) => {
             let (cluster, me) = (identity.id, data_dir.node_id());
@@ -61,19 +62,8 @@ pub(super) async fn connect(config: &Config, data_dir: &DataDir) -> anyhow::Resu
             (Arc::new(cached) as Arc<dyn MetadataStore>, Some(follower))
         }
     };
-    Ok(ClusterPorts {
-        identity,
-        coordination,
-        locks,
-        metadata,
-        outbox,
-        journal,
-        tiers,
-        reads,
-        cache,
-        had_buckets: true,
-        transport,
-    })
+    let metadata = Metadata { store, outbox, journal, tiers, reads, had_buckets: true };
+    Ok(ClusterPorts { identity, coordination, locks, metadata, cache, transport })
 }
 
 /// How many nodes there are, whether they run or not; one at least.

@@ -1,5 +1,6 @@
-//! [`RedisCachedStore`]: metadata of a cluster, with what every request asks for kept in a Redis that all nodes share: latest
-//! versions of objects, buckets with their configuration, users and access keys, and that something does not exist.
+//! [`RedisCachedStore`]: metadata of a cluster, with what every request asks for kept in a Redis that all nodes share:
+//! latest versions of objects, buckets with their configuration, users and access keys, and that something does not
+//! exist.
 //!
 //! No node ever finds in it what is older than a write that was acknowledged (promise D2), whatever becomes of Redis:
 //! it may lose everything or some of it, come back with old data, be replaced, stand still, be full, or be out of reach

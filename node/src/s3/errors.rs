@@ -1,4 +1,5 @@
-//! Every error of ports, flows and rules as an S3 error: the one place where codes and statuses are chosen.
+//! Every error of ports, flows and rules as an S3 error: the one place where codes and statuses are chosen for them.
+//! What is wrong with a request itself is refused where that is found.
 //!
 //! What the client did wrong is said in the message. What the node suffers is logged here, where it is consumed, and
 //! told to the client only as far as it can act on it.

@@ -12,6 +12,7 @@ use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{AccessKey, User};
 use holdfast_actors::ports::tiers::{ColdTier, TierError, TierResult, Tiers};
 use holdfast_actors::ports::{ChunkStore, MetadataStore, Outbox, TierLedger};
+use holdfast_actors::wait::until;
 use holdfast_protocol::TierName;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body::Frame;
@@ -146,13 +147,8 @@ impl World {
 
     /// Waits until background deletions have left exactly `expected` chunks.
     async fn assert_chunks(&self, expected: usize) {
-        for _ in 0..10_000 {
-            if self.chunks.list(None, 1000).len() == expected {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-        panic!("{} chunks instead of {expected}", self.chunks.list(None, 1000).len());
+        let chunks = async || self.chunks.list(None, 1000).len();
+        until(&format!("there are {expected} chunks"), chunks, |found| *found == expected).await;
     }
 
     async fn version_of(&self, body: &str) -> String {

@@ -143,8 +143,9 @@ impl Judged {
         })
     }
 
-    /// On which version alone a change may be made that was allowed by tags: on this one, which was [checked]; `version`
-    /// as the request names it. If another one is there, it fails with `PreconditionFailed`: see [`refused`].
+    /// On which version alone a change may be made that was allowed by tags: on this one, which was [checked].
+    /// `version` is as the request names it. If another one is there, the change fails with `PreconditionFailed`: see
+    /// [`refused`].
     ///
     /// [checked]: Self::check
     pub(super) fn only_this(

@@ -390,8 +390,8 @@ fn object_parts(content: &Content, max: Option<i32>, marker: Option<i32>) -> S3R
         max_parts: Some(max as i32),
         next_part_number_marker: page.last().map(|part| i32::from(part.number)),
         part_number_marker: Some(i32::from(after)),
-        // Those without checksums, too, as S3 does in directory buckets only: who wants to know their sizes would have to
-        // send a HEAD for each.
+        // Those without checksums, too, as S3 does in directory buckets only: who wants to know their sizes would have
+        // to send a HEAD for each.
         parts: Some(
             page.iter()
                 .map(|part| {

@@ -2,6 +2,16 @@
 //!
 //! An [`Engine`] owns one data directory; a [`DiskSet`] joins the disks of a node. What is on the disk is described in
 //! [`mod@format`]; how the engine is put together, in [`engine`].
+//!
+//! | module | what |
+//! |---|---|
+//! | [`mod@write`], [`read`], `verify` | one chunk onto the disk, from it to a reader, and compared on the disk itself |
+//! | `commit` | one fdatasync for all writers that wait |
+//! | [`index`], `segment` | what exists and where; one segment while the engine runs |
+//! | [`mapping`] | resident chunks, sent without being copied |
+//! | [`buf`], [`scratch`](Scratch), [`io`] | memory, and the ways to the disk: uring, threads, simulated |
+//! | `jobs`, [`scrub`] | work that nobody waits for: holes, index files, removals; reading all that is alive |
+//! | `watch`, [`finding`], [`error`] | disks that give no answer; damage that was found; what errors ask of callers |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 

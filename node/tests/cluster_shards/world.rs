@@ -322,7 +322,8 @@ impl World {
     pub async fn settled(&self) -> Result<(), String> {
         let controller = self.controller().ok_or("there is no controller")?;
         let status = self.nodes[&controller].handle.controller().ok_or("it just lost its lease")?;
-        if status.waiting > 0 || status.unplaced > 0 || status.unraised > 0 {
+        let shards = &status.overview;
+        if shards.waiting > 0 || shards.unplaced > 0 || shards.unraised > 0 {
             return Err(format!("the controller is not done: {status:?}"));
         }
         let layout = self.admin.layout().await.map_err(|e| e.to_string())?.value;

@@ -3,7 +3,7 @@
 use holdfast_actors::domain::lifecycle::{NoncurrentTransition, Transition};
 use holdfast_actors::ports::accesses::ReadNote;
 use holdfast_actors::ports::metadata::{
-    CommitMove, Content, ContentPlace, MoveEnd, MoveQueued, MoveReason, MoveRequest, Moved, ReplicaEvidence,
+    Content, ContentPlace, MoveEnd, MoveQueued, MoveReason, MoveRequest, Moved, ReplicaEvidence,
 };
 use holdfast_actors::ports::tiering::{Claim, Move};
 use holdfast_actors::ports::tiers::{ColdTier, PieceName, TierError, TierResult, Tiers};
@@ -87,17 +87,8 @@ impl World {
             for one in self.ledger.claim_moves(&lane, claim, 1_000).await.unwrap() {
                 let object = self.store().object(one.bucket, &one.key, Some(one.version)).await.unwrap();
                 let content = self.moved(&one, object.content.as_ref().unwrap()).await;
-                let commit = CommitMove {
-                    id: one.id,
-                    attempt: one.attempt,
-                    bucket: one.bucket,
-                    key: one.key,
-                    version: one.version,
-                    from: one.content,
-                    moved: Moved::To { content, evidence: ReplicaEvidence::default() },
-                    event: None,
-                    now_ms,
-                };
+                let moved = Moved::To { content, evidence: ReplicaEvidence::default() };
+                let commit = one.commit(moved, None, now_ms);
                 assert_eq!(self.store().commit_move(commit).await.unwrap(), MoveEnd::Done);
             }
         }

@@ -7,6 +7,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use async_trait::async_trait;
+use holdfast_actors::ports::coordination::conformance::Connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -29,6 +31,17 @@ pub struct Proxy {
     generation: Arc<watch::Sender<u64>>,
     /// Bytes that came from the server.
     answered: Arc<AtomicU64>,
+}
+
+#[async_trait]
+impl Connection for Proxy {
+    async fn cut(&self) {
+        self.set(Flow::Stalled);
+    }
+
+    async fn restore(&self) {
+        self.set(Flow::Open);
+    }
 }
 
 impl Proxy {

@@ -15,6 +15,7 @@ use holdfast_actors::flow::get::ContentReader;
 use holdfast_actors::flow::lifecycle::LifecycleTeller;
 use holdfast_actors::flow::put::{StoreRequest, store};
 use holdfast_actors::flow::reclaim::{InFlightWrites, Limits, Reclaimer};
+pub use holdfast_actors::ports::chunks::conformance::pattern;
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{
     BucketId, Content, ContentSource, ETag, ListVersionsQuery, MoveQueued, MoveReason, MoveRequest, NewObject,
@@ -44,11 +45,6 @@ pub fn tier(name: &str) -> TierName {
 
 pub fn node(number: u64) -> NodeId {
     NodeId::from(number)
-}
-
-/// Bytes that differ from place to place and from salt to salt.
-pub fn pattern(len: usize, salt: u32) -> Bytes {
-    (0..len as u32).map(|i| (i.wrapping_add(salt).wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
 pub struct World {

@@ -55,19 +55,19 @@ pub struct PlacementProblem {
 /// Counts for those who watch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overview {
-    /// Placed shards by health.
+    /// Shards by health, with every absent node taken as not here. Shards that are not placed yet are left out.
     pub shards: BTreeMap<ShardHealth, u64>,
-    /// Shards without a place.
+    /// Shards that are not placed yet.
     pub unplaced: u64,
-    /// Joins.
+    /// Joins under way.
     pub joining: u64,
-    /// Leavers.
+    /// Replicas that leave.
     pub leaving: u64,
-    /// Shards that wait for their turn to move.
+    /// Shards that are to move and wait for their turn.
     pub waiting: u64,
-    /// Epochs that metadata was not told.
+    /// Shards whose epoch metadata does not have yet.
     pub unraised: u64,
-    /// Shards whose last replica is said to be lost.
+    /// Shards whose last replica says that it lost its data. Somebody has to look.
     pub last_replica_lost: BTreeSet<ShardId>,
 }
 

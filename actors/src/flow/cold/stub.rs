@@ -149,17 +149,6 @@ mod tests {
         }
     }
 
-    /// Waits for the background deletions.
-    async fn assert_nothing_left(store: &MemoryChunkStore) {
-        for _ in 0..10_000 {
-            if store.is_empty() && store.sinks_open() == 0 {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-        panic!("left behind: {:?}, {} sinks open", store.list(None, 10), store.sinks_open());
-    }
-
     async fn written(memory: &Arc<MemoryChunkStore>) -> StoredStub {
         let chunks: Arc<dyn ChunkStore> = memory.clone();
         write_stub(&chunks, &content(), label()).await.unwrap()
@@ -195,12 +184,12 @@ mod tests {
                 tokio::task::yield_now().await;
                 assert!(memory.stat(ID.chunk(STUB_INDEX)).is_some());
             } else {
-                assert_nothing_left(&memory).await;
+                memory.until_empty().await;
             }
         }
         let memory = Arc::new(MemoryChunkStore::new());
         drop(written(&memory).await);
-        assert_nothing_left(&memory).await;
+        memory.until_empty().await;
     }
 
     #[tokio::test]
@@ -215,14 +204,14 @@ mod tests {
                 () = memory.stalled() => {}
             }
             drop(write);
-            assert_nothing_left(&memory).await;
+            memory.until_empty().await;
         }
         for fault in [Fault::Create, Fault::Write, Fault::Finish] {
             let memory = Arc::new(MemoryChunkStore::new());
             memory.fail(fault, 0);
             let chunks: Arc<dyn ChunkStore> = memory.clone();
             write_stub(&chunks, &content(), label()).await.unwrap_err();
-            assert_nothing_left(&memory).await;
+            memory.until_empty().await;
         }
     }
 

@@ -15,9 +15,7 @@ use super::stub::StoredStub;
 use crate::domain::events::EventDraft;
 use crate::domain::objects::labels::label_of_moved;
 use crate::flow::put::{StoreError, StoredContent};
-use crate::ports::metadata::{
-    CommitMove, Content, ContentPlace, MetadataResult, MoveEnd, MoveReason, Moved, ObjectVersion,
-};
+use crate::ports::metadata::{Content, ContentPlace, MetadataResult, MoveEnd, MoveReason, Moved, ObjectVersion};
 use crate::ports::tiering::Move;
 use crate::ports::tiers::TierError;
 use crate::ports::{ChunkError, MetadataError};
@@ -280,17 +278,7 @@ impl Mover {
     }
 
     async fn commit_moved(&self, job: &Move, moved: Moved, event: Option<EventDraft>) -> MetadataResult<MoveEnd> {
-        let commit = CommitMove {
-            id: job.id,
-            attempt: job.attempt,
-            bucket: job.bucket,
-            key: job.key.clone(),
-            version: job.version,
-            from: job.content,
-            moved,
-            event,
-            now_ms: self.parts.clock.now_ms(),
-        };
+        let commit = job.commit(moved, event, self.parts.clock.now_ms());
         match tokio::time::timeout(self.parts.settings.call_timeout, self.parts.metadata.commit_move(commit)).await {
             Ok(result) => result,
             Err(_) => Err(MetadataError::Unknown("the commit of a move took too long".into())),

@@ -42,17 +42,6 @@ async fn run(
     store(&chunks, request(size_bytes), futures::stream::iter(body), |_| Ok(())).await
 }
 
-/// Waits for the background deletions.
-async fn assert_nothing_left(store: &MemoryChunkStore) {
-    for _ in 0..10_000 {
-        if store.is_empty() && store.sinks_open() == 0 {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
-    panic!("left behind: {:?}, {} sinks open", store.list(None, 10), store.sinks_open());
-}
-
 #[tokio::test]
 async fn stores_every_size_around_the_borders() {
     let max = CHUNK_SIZE_MAX as usize;
@@ -93,7 +82,7 @@ async fn disconnect_at_every_stage_leaves_no_chunk() {
         body.push(Err("connection reset".into()));
         let error = run(&chunks, len as u64, body).await.unwrap_err();
         assert!(matches!(error, StoreError::Body(_)), "cut at {cut}: {error}");
-        assert_nothing_left(&chunks).await;
+        chunks.until_empty().await;
     }
 }
 
@@ -116,7 +105,7 @@ async fn cancelled_in_every_disk_operation_leaves_no_chunk() {
             drop(finished);
             // The deletion itself is an operation, and the last that can stall.
             if !done {
-                assert_nothing_left(&chunks).await;
+                chunks.until_empty().await;
                 operations += 1;
                 continue;
             }
@@ -137,7 +126,7 @@ async fn wrong_length_leaves_nothing() {
             StoreError::TooLong { .. } => assert!(sent as u64 > announced),
             other => panic!("{other}"),
         }
-        assert_nothing_left(&chunks).await;
+        chunks.until_empty().await;
     }
 }
 
@@ -149,7 +138,7 @@ async fn wrong_digest_leaves_nothing() {
         let body = futures::stream::iter(frames(&pattern(len), 50_000));
         let error = store(&port, request(len as u64), body, |_| Err(DigestMismatch::Md5)).await.unwrap_err();
         assert!(matches!(error, StoreError::Digest(DigestMismatch::Md5)));
-        assert_nothing_left(&chunks).await;
+        chunks.until_empty().await;
     }
 }
 
@@ -162,7 +151,7 @@ async fn disk_faults_leave_nothing() {
             chunks.fail(fault, nth);
             let error = run(&chunks, len as u64, frames(&pattern(len), 20 << 20)).await.unwrap_err();
             assert!(matches!(error, StoreError::Chunk(_)), "{fault:?} {nth}: {error}");
-            assert_nothing_left(&chunks).await;
+            chunks.until_empty().await;
         }
     }
 }
@@ -192,7 +181,7 @@ async fn failed_commit_deletes_unknown_commit_keeps() {
             tokio::task::yield_now().await;
             assert!(chunks.stat(CONTENT.chunk(0)).is_some());
         } else {
-            assert_nothing_left(&chunks).await;
+            chunks.until_empty().await;
         }
     }
 }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::ClusterParts;
-use crate::domain::placement::ShardHealth;
+use crate::domain::placement::controller::Overview;
 use crate::flow::key_locks::KeyLocks;
 use crate::ports::chunks::DiskCount;
 use crate::ports::coordination::{FencingToken, NodeState};
@@ -38,23 +38,11 @@ pub struct ControllerStatus {
     pub absent: BTreeSet<NodeId>,
     /// Of them those that are gone for so long that they are replaced.
     pub lost: BTreeSet<NodeId>,
-    /// Shards by health, with every absent node taken as not here. Shards that are not placed yet are left out.
-    pub shards: BTreeMap<ShardHealth, u64>,
-    /// Shards that are not placed yet.
-    pub unplaced: u64,
-    /// Joins under way.
-    pub joining: u64,
-    /// Replicas that leave.
-    pub leaving: u64,
-    /// Shards that are to move and wait for their turn.
-    pub waiting: u64,
-    /// Shards whose epoch metadata does not have yet.
-    pub unraised: u64,
+    /// How the shards are.
+    pub overview: Overview,
     /// Shards of which metadata knows a later epoch than the coordination service: that was set back, and their writes
     /// are refused. Somebody has to look.
     pub set_back: BTreeSet<ShardId>,
-    /// Shards whose last replica says that it lost its data. Somebody has to look.
-    pub last_replica_lost: BTreeSet<ShardId>,
     /// Why there is no placement, if the layout allows none.
     pub placement_error: Option<String>,
     /// What failed last; `None` once it works again.

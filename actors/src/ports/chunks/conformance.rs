@@ -35,7 +35,8 @@ fn id(index: u32) -> ChunkId {
     ContentId([0x5a; 12]).chunk(index)
 }
 
-fn pattern(len: usize, salt: u32) -> Bytes {
+/// Bytes that differ from place to place and from salt to salt.
+pub fn pattern(len: usize, salt: u32) -> Bytes {
     (0..len as u32).map(|i| (i.wrapping_add(salt).wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use super::{ChunkBody, ChunkError, ChunkInfo, ChunkSink, ChunkSpec, ChunkStore, DiskCount, ReplicaStore};
 use crate::ports::peers::ShardDigest;
+use crate::wait::eventually;
 
 mod sink;
 
@@ -240,6 +241,14 @@ impl MemoryChunkStore {
     /// Sinks that were created and neither finished nor dropped.
     pub fn sinks_open(&self) -> usize {
         self.shared.sinks_open.load(Ordering::Relaxed)
+    }
+
+    /// Waits until deletions in the background have left nothing.
+    ///
+    /// # Panics
+    /// When a chunk or an open sink stays.
+    pub async fn until_empty(&self) {
+        eventually("no chunk and no open sink is left", || self.is_empty() && self.sinks_open() == 0).await;
     }
 }
 

@@ -95,9 +95,9 @@ pub trait MetadataUpkeep: Send + Sync + 'static {
     /// [`Self::due_reclaims`].
     async fn finish_reclaims(&self, items: &[ReclaimItem], fence: Option<&Fence>) -> MetadataResult<()>;
 
-    /// Which of `contents` some object, upload or pending reclaim knows. The reaper of orphans deletes the chunks of
-    /// the others once they are older than any write can be, so an answer takes account of every commit that was begun
-    /// before the question.
+    /// Which of `contents` some object, upload or pending reclaim knows. Cleanup deletes the chunks of the others once
+    /// they are older than any write can be, so an answer takes account of every commit that was begun before the
+    /// question.
     ///
     /// # Errors
     /// Also while a commit has an unknown outcome: its contents may turn out to be known.

@@ -12,6 +12,7 @@ use holdfast_protocol::{CHUNK_SIZE_MAX, ChunkId, ContentId, Epoch, NodeId, Shard
 
 use super::memory::{MemoryReplica, Refuse};
 use super::{Fence, IDS_MAX, PeerError, Peers, ReplicaWrite, ShardReport};
+use crate::ports::chunks::conformance::pattern;
 use crate::ports::chunks::memory::Fault;
 use crate::ports::chunks::{ChunkError, ChunkInfo, ChunkSpec};
 use crate::wait::eventually;
@@ -57,10 +58,6 @@ pub async fn all<F: Future<Output = Pair>>(make: impl Fn() -> F) {
 
 fn id(index: u32) -> ChunkId {
     ContentId([0x5a; 12]).chunk(index)
-}
-
-fn pattern(len: usize, salt: u32) -> Bytes {
-    (0..len as u32).map(|i| (i.wrapping_add(salt).wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
 /// A fence of the shard.

@@ -15,8 +15,8 @@ use holdfast_protocol::{ColdPlace, ContentId, Manifest, NodeId, TierName, Versio
 use super::{Claim, Move, TierLedger};
 use crate::ports::metadata::conformance::{Store, T0, content, object};
 use crate::ports::metadata::{
-    BucketId, CommitMove, Committed, Content, ContentPlace, ContentSource, MetadataResult, MoveEnd, MoveQueued,
-    MoveReason, MoveRequest, Moved, NewObject, ObjectVersion, ReplicaEvidence,
+    BucketId, Committed, Content, ContentPlace, ContentSource, MetadataResult, MoveEnd, MoveQueued, MoveReason,
+    MoveRequest, Moved, NewObject, ObjectVersion, ReplicaEvidence,
 };
 use crate::ports::outbox::Outbox;
 use crate::ports::tiers::PieceName;
@@ -196,18 +196,7 @@ impl World {
     }
 
     async fn commit(&self, job: &Move, moved: Moved, now_ms: u64) -> MetadataResult<MoveEnd> {
-        let commit = CommitMove {
-            id: job.id,
-            attempt: job.attempt,
-            bucket: job.bucket,
-            key: job.key.clone(),
-            version: job.version,
-            from: job.content,
-            moved,
-            event: None,
-            now_ms,
-        };
-        self.store.commit_move(commit).await
+        self.store.commit_move(job.commit(moved, None, now_ms)).await
     }
 
     async fn commit_to(&self, job: &Move, content: Content, now_ms: u64) -> MetadataResult<MoveEnd> {

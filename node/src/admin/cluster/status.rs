@@ -127,7 +127,7 @@ impl Verdict {
             );
             self.add("set_back", message);
         }
-        let lost: Vec<ShardId> = controller.last_replica_lost.into_iter().collect();
+        let lost: Vec<ShardId> = controller.overview.last_replica_lost.into_iter().collect();
         if !lost.is_empty() {
             let message =
                 format!("the last replica of {} shards says that it lost its data: {}", lost.len(), named(&lost));

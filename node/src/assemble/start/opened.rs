@@ -72,14 +72,7 @@ pub(super) async fn open_stores(
 async fn open_metadata(data_dir: &DataDir, ports: Option<&ClusterPorts>) -> anyhow::Result<Metadata> {
     match ports {
         None => storage::open_sqlite(&data_dir.file("metadata.sqlite")).await,
-        Some(ports) => Ok(Metadata {
-            store: ports.metadata.clone(),
-            outbox: ports.outbox.clone(),
-            journal: ports.journal.clone(),
-            tiers: ports.tiers.clone(),
-            reads: ports.reads.clone(),
-            had_buckets: ports.had_buckets,
-        }),
+        Some(ports) => Ok(ports.metadata.clone()),
     }
 }
 

@@ -289,6 +289,7 @@ fn sign(command: &mut Command, credentials: &Credentials) {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
+    use holdfast_actors::wait::eventually;
 
     use super::super::options::Secret;
     use super::*;
@@ -344,12 +345,7 @@ mod tests {
             answer.expect("an answer");
             let slot = connections.slot(&addr);
             let open = slot.lock().await.open.clone().expect("a connection");
-            let its_end = async {
-                while !open.is_over() {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            };
-            tokio::time::timeout(Duration::from_secs(60), its_end).await.expect("the server is gone");
+            eventually("the server is gone", || open.is_over()).await;
         }
         assert_eq!(connections.open.lock().len(), 1);
     }

@@ -1,11 +1,11 @@
 //! Groups: messages are popped from brokers, which keep them invisible to the rest of the group until they are
 //! acknowledged or their lease ends.
 //!
-//! **Clocks.** A broker waits for messages from when the request says that it was made, by the node's clock. To one that
-//! is half a second ahead of the node's each request is over when it comes, and is answered at once; a second ahead, it
-//! does not even look for messages. One that is behind waits for longer than the node does. So a broker that does not
-//! wait as it was asked to is only looked at for a while, with a time that no clock takes for the past, and the pauses
-//! are made here.
+//! **Clocks.** A broker waits for messages from when the request says that it was made, which is told by the node's
+//! clock. A broker whose clock is half a second ahead takes each request for one that is over, and answers at once; one
+//! that is a second ahead does not even look for messages. One that is behind waits for longer than the node does. So a
+//! broker that does not wait as it was asked to is only looked at for a while, with a time that no clock takes for the
+//! past, and the pauses are made here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

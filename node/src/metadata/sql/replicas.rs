@@ -185,8 +185,8 @@ fn walked_name(node: NodeId) -> Vec<u8> {
     format!("{SET_BACK}-{node}").into_bytes()
 }
 
-/// Notes that the disks of a node were walked; takes [`SET_BACK`] away when those of all were. Gives back those that are
-/// still to be walked. Without `nodes` nobody knows which those are, and it stays.
+/// Notes that the disks of a node were walked; takes [`SET_BACK`] away when those of all were. Gives back the nodes
+/// whose disks are still to be walked. Without `nodes` nobody knows which those are, and [`SET_BACK`] stays.
 ///
 /// Where something `waits` for what other disks tell, it can come back once those were walked, and not before: the node
 /// is done only if all others have been, as far as they are known.

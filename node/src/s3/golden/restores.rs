@@ -1,7 +1,7 @@
 //! RestoreObject: what the front end says of it. The movers' part is played by the tests.
 
 use holdfast_actors::ports::Clock as _;
-use holdfast_actors::ports::metadata::{CommitMove, Content, ContentPlace, MoveEnd, Moved, ReplicaEvidence};
+use holdfast_actors::ports::metadata::{Content, ContentPlace, MoveEnd, Moved, ReplicaEvidence};
 use holdfast_actors::ports::tiering::Claim;
 use holdfast_actors::ports::tiers::PieceName;
 use holdfast_protocol::events::PARTITIONS;
@@ -106,17 +106,8 @@ impl World {
                 }
             };
             let content = Content { id, manifest: Manifest::single(id, size_bytes), place, ..(**old).clone() };
-            let commit = CommitMove {
-                id: job.id,
-                attempt: job.attempt,
-                bucket: job.bucket,
-                key: job.key.clone(),
-                version: job.version,
-                from: old.id,
-                moved: Moved::To { content, evidence: ReplicaEvidence::default() },
-                event: None,
-                now_ms,
-            };
+            let moved = Moved::To { content, evidence: ReplicaEvidence::default() };
+            let commit = job.commit(moved, None, now_ms);
             assert_eq!(self.metadata.commit_move(commit).await.unwrap(), MoveEnd::Done);
         }
         moves.len()

@@ -8,6 +8,7 @@ use holdfast_protocol::{Extent, Manifest};
 
 use super::*;
 use crate::flow::cold::blocks::BlockSums;
+use crate::ports::chunks::conformance::pattern;
 use crate::ports::metadata::{ContentPlace, ETag};
 use crate::ports::tiers::EmptyTiers;
 use crate::ports::tiers::memory::{GetFault, MemoryTier, MemoryTiers};
@@ -19,11 +20,6 @@ const BLOCK: u64 = BLOCK_BYTES_MIN as u64;
 
 fn tier_name() -> TierName {
     "OSS".parse().unwrap()
-}
-
-/// Bytes that tell where they are.
-fn pattern(len: usize) -> Bytes {
-    (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
 /// A tier with one content in it.
@@ -43,7 +39,7 @@ impl World {
     fn new(len: usize, block_bytes: u32, blocks_a_piece: u64, settings: ColdReadSettings) -> Self {
         let tier = Arc::new(MemoryTier::new(1 << 30));
         let reads = ColdReads::new(Arc::new(MemoryTiers::of([(tier_name(), tier.clone() as _)])), settings);
-        let data = pattern(len);
+        let data = pattern(len, 0);
         let content = store(&tier, 1, &data, block_bytes, blocks_a_piece);
         Self { tier, reads, content, data }
     }
@@ -154,7 +150,7 @@ async fn blocks_that_were_read_come_from_memory() {
 async fn memory_stays_within_its_bound_however_the_tier_cuts() {
     const READERS: usize = 16;
     const BOUND: u64 = 64 << 20;
-    let data = pattern(6 << 20);
+    let data = pattern(6 << 20, 0);
     for (step_bytes, cache_bytes_max) in
         [(1 << 20, 16 << 20), (1 << 20, 0), (BLOCK as usize, 16 << 20), (9_999, 1 << 20)]
     {

@@ -1,6 +1,6 @@
 //! What others see of a controller: its status, its metrics, and that it takes reports.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::super::{Context, ControllerStatus};
 use crate::domain::placement::ShardHealth;
@@ -20,14 +20,8 @@ impl<'a> Office<'a> {
             layout_version: None,
             absent: BTreeSet::new(),
             lost: BTreeSet::new(),
-            shards: BTreeMap::new(),
-            unplaced: 0,
-            joining: 0,
-            leaving: 0,
-            waiting: 0,
-            unraised: 0,
+            overview: Overview::default(),
             set_back: BTreeSet::new(),
-            last_replica_lost: BTreeSet::new(),
             placement_error: None,
             last_error: None,
         }));

@@ -146,7 +146,7 @@ pub async fn a_copy_onto_itself_keeps_the_content(store: Store) {
     }
 }
 
-/// The reaper may die between claiming and finishing.
+/// Cleanup may die between claiming and finishing.
 pub async fn a_claimed_content_comes_again_until_finished(store: Store) {
     let id = bucket(&store, "b").await.id;
     for i in 0..5 {

@@ -124,7 +124,7 @@ pub async fn epochs_never_fall(store: Store) {
     }
 }
 
-/// A write that took longer than the reaper of orphans waits learns that its chunks are gone.
+/// A write that took longer than cleanup waits with orphans learns that its chunks are gone.
 pub async fn commit_and_part_of_a_condemned_content_are_refused(store: Store) {
     let id = bucket(&store, "b").await.id;
     let slow = object(id, "k", 1);

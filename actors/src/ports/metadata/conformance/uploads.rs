@@ -172,7 +172,7 @@ pub async fn an_abort_and_a_completion_exclude_each_other(store: Store) {
     }
 }
 
-/// For the reaper of unfinished uploads.
+/// For cleanup, which ends unfinished uploads.
 pub async fn stale_uploads_come_oldest_first(store: Store) {
     let id = bucket(&store, "b").await.id;
     let mut ids = Vec::new();
