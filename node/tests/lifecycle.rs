@@ -70,7 +70,7 @@ impl World {
         let rules = LifecycleRules { generation: rand::random::<u64>() >> 1, ..rules };
         rules.check().unwrap();
         let text = serde_json::to_string(&rules).unwrap();
-        self.store().set_bucket_config("bucket", BucketConfigKind::Lifecycle, Some(text)).await.unwrap();
+        self.store().set_bucket_config("bucket", self.bucket, BucketConfigKind::Lifecycle, Some(text)).await.unwrap();
     }
 
     async fn put(&self, key: &str) -> VersionId {
@@ -249,8 +249,8 @@ async fn a_versioned_object_goes_step_by_step_under_a_marker_until_nothing_is_le
             "LifecycleExpiration:Delete bucket/k",
         ]
     );
-    world.store().set_bucket_config("bucket", BucketConfigKind::Lifecycle, None).await.unwrap();
-    world.store().delete_bucket("bucket").await.unwrap();
+    world.store().set_bucket_config("bucket", world.bucket, BucketConfigKind::Lifecycle, None).await.unwrap();
+    world.store().delete_bucket("bucket", world.bucket).await.unwrap();
 }
 
 #[tokio::test]

@@ -281,7 +281,8 @@ async fn class_of_a_bucket_is_that_of_a_tier_that_exists() {
     let rules = LifecycleRules { rules: vec![rule], ..LifecycleRules::default() };
     let rules = serde_json::to_string(&rules).expect("rules");
     let store = world.store().await;
-    store.set_bucket_config("bucket", BucketConfigKind::Lifecycle, Some(rules)).await.expect("it is set");
+    let id = store.bucket("bucket").await.expect("the bucket").id;
+    store.set_bucket_config("bucket", id, BucketConfigKind::Lifecycle, Some(rules)).await.expect("it is set");
     for path in ["/v1/tiers/COLD", "/v1/tiers/COLD?force=false"] {
         let (_, code, message) = world.refused(Method::DELETE, path, &Value::Null).await;
         assert!(code == ErrorCode::InUse && message.contains("bucket (rule \"cool\")"), "{message}");

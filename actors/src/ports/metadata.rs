@@ -151,14 +151,26 @@ pub trait MetadataStore: MetadataDirect + MetadataUpkeep {
     /// A bucket with all its configuration, or `NoSuchBucket`.
     async fn bucket(&self, name: &str) -> MetadataResult<Arc<Bucket>>;
 
-    /// Removes an empty bucket. Fails with `NoSuchBucket`, `BucketNotEmpty`.
-    async fn delete_bucket(&self, name: &str) -> MetadataResult<()>;
+    // What changes a bucket names it by both its name and its number. The store compares them in the transaction: to
+    // who decided about a bucket, one that somebody has made since under its name is `NoSuchBucket`.
 
-    /// Sets (`Some`) or removes (`None`) one configuration document of a bucket.
-    async fn set_bucket_config(&self, name: &str, kind: BucketConfigKind, value: Option<String>) -> MetadataResult<()>;
+    /// Removes an empty bucket. Fails with `NoSuchBucket` (also where the bucket of this name is another one),
+    /// `BucketNotEmpty`.
+    async fn delete_bucket(&self, name: &str, id: BucketId) -> MetadataResult<()>;
 
-    /// Sets the versioning state. It never returns to [`Versioning::Unversioned`].
-    async fn set_versioning(&self, name: &str, versioning: Versioning) -> MetadataResult<()>;
+    /// Sets (`Some`) or removes (`None`) one configuration document of a bucket. Fails with `NoSuchBucket` (also where
+    /// the bucket of this name is another one).
+    async fn set_bucket_config(
+        &self,
+        name: &str,
+        id: BucketId,
+        kind: BucketConfigKind,
+        value: Option<String>,
+    ) -> MetadataResult<()>;
+
+    /// Sets the versioning state. It never returns to [`Versioning::Unversioned`]. Fails with `NoSuchBucket` (also
+    /// where the bucket of this name is another one).
+    async fn set_versioning(&self, name: &str, id: BucketId, versioning: Versioning) -> MetadataResult<()>;
 
     // --- objects ---------------------------------------------------------------------------------------------------
 

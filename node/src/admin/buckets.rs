@@ -96,7 +96,8 @@ pub(super) async fn create(
     )
 )]
 pub(super) async fn delete(State(state): State<AdminState>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
-    state.metadata.delete_bucket(&name).await?;
+    let bucket = state.metadata.bucket(&name).await?;
+    state.metadata.delete_bucket(&name, bucket.id).await?;
     tracing::info!(bucket = name, "bucket deleted");
     Ok(StatusCode::NO_CONTENT)
 }
@@ -117,7 +118,8 @@ pub(super) async fn set_storage_class(
     Body(set): Body<SetStorageClass>,
 ) -> Result<Json<Bucket>, ApiError> {
     let class = state.class(&set.class).await?.map(|tier| tier.to_string());
-    state.metadata.set_bucket_config(&name, BucketConfigKind::StorageClass, class).await?;
+    let bucket = state.metadata.bucket(&name).await?;
+    state.metadata.set_bucket_config(&name, bucket.id, BucketConfigKind::StorageClass, class).await?;
     tracing::info!(bucket = name, class = set.class, "default storage class set");
     Ok(Json(to_api(&*state.metadata.bucket(&name).await?)))
 }

@@ -145,19 +145,26 @@ impl<S: MetadataStore + ?Sized> MetadataStore for CachedMetadataStore<S> {
         self.buckets.get_or_load(name.as_bytes().to_vec(), load).await
     }
 
-    async fn delete_bucket(&self, name: &str) -> MetadataResult<()> {
+    async fn delete_bucket(&self, name: &str, id: BucketId) -> MetadataResult<()> {
         let (mark, name) = (self.buckets.mark([name.as_bytes().to_vec()]), name.to_owned());
-        self.write(mark, nothing, |inner| async move { inner.delete_bucket(&name).await }).await
+        self.write(mark, nothing, move |inner| async move { inner.delete_bucket(&name, id).await }).await
     }
 
-    async fn set_bucket_config(&self, name: &str, kind: BucketConfigKind, value: Option<String>) -> MetadataResult<()> {
+    async fn set_bucket_config(
+        &self,
+        name: &str,
+        id: BucketId,
+        kind: BucketConfigKind,
+        value: Option<String>,
+    ) -> MetadataResult<()> {
         let (mark, name) = (self.buckets.mark([name.as_bytes().to_vec()]), name.to_owned());
-        self.write(mark, nothing, |inner| async move { inner.set_bucket_config(&name, kind, value).await }).await
+        self.write(mark, nothing, move |inner| async move { inner.set_bucket_config(&name, id, kind, value).await })
+            .await
     }
 
-    async fn set_versioning(&self, name: &str, versioning: Versioning) -> MetadataResult<()> {
+    async fn set_versioning(&self, name: &str, id: BucketId, versioning: Versioning) -> MetadataResult<()> {
         let (mark, name) = (self.buckets.mark([name.as_bytes().to_vec()]), name.to_owned());
-        self.write(mark, nothing, move |inner| async move { inner.set_versioning(&name, versioning).await }).await
+        self.write(mark, nothing, move |inner| async move { inner.set_versioning(&name, id, versioning).await }).await
     }
 
     async fn commit_object(&self, object: NewObject) -> MetadataResult<Committed> {

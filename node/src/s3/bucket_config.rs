@@ -211,22 +211,15 @@ impl S3Front {
         }
     }
 
-    /// Checks that the bucket which a request was decided about is still the one of its name. Documents may come
-    /// slowly, and whoever owned the bucket may have deleted it meanwhile: what is in them is not to be done to the
-    /// bucket that somebody else made since.
-    pub(super) async fn check_still_there(&self, bucket: &Bucket) -> S3Result<()> {
-        let now = self.metadata.bucket(&bucket.name).await.s3()?;
-        if now.id == bucket.id { Ok(()) } else { Err(MetadataError::NoSuchBucket.to_s3()) }
-    }
-
+    /// Sets or removes a document of the bucket that the request was decided about. Documents may come slowly, and
+    /// whoever owned the bucket may have deleted it meanwhile: one that somebody has made since is `NoSuchBucket`.
     pub(super) async fn set_config(
         &self,
         bucket: &Bucket,
         kind: BucketConfigKind,
         value: Option<String>,
     ) -> S3Result<()> {
-        self.check_still_there(bucket).await?;
-        self.metadata.set_bucket_config(&bucket.name, kind, value).await.s3()
+        self.metadata.set_bucket_config(&bucket.name, bucket.id, kind, value).await.s3()
     }
 
     /// A version that is not a delete marker, for its ACL.

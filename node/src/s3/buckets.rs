@@ -93,10 +93,11 @@ impl S3Front {
             && let Err(error) = self.set_config(&created, BucketConfigKind::Tagging, Some(to_json(&tags))).await
         {
             // Who is told of an error tries again, and is not to find a bucket that lacks its tags.
-            if self.check_still_there(&created).await.is_ok()
-                && let Err(left) = self.metadata.delete_bucket(&input.bucket).await
-            {
-                tracing::warn!(error = ?left, bucket = input.bucket, "a bucket without its tags is left");
+            match self.metadata.delete_bucket(&created.name, created.id).await {
+                Ok(()) | Err(MetadataError::NoSuchBucket) => {}
+                Err(left) => {
+                    tracing::warn!(error = ?left, bucket = created.name, "a bucket without its tags is left");
+                }
             }
             return Err(error);
         }
@@ -195,12 +196,10 @@ impl S3Front {
     ) -> S3Result<S3Response<DeleteBucketOutput>> {
         let bucket =
             self.bucket_of(&req.extensions, &req.input.bucket, req.input.expected_bucket_owner.as_deref()).await?;
-        match self.metadata.delete_bucket(&bucket.name).await {
+        match self.metadata.delete_bucket(&bucket.name, bucket.id).await {
             Err(MetadataError::BucketNotEmpty) if self.has_no_versions(bucket.id).await? => {
                 self.abort_uploads(bucket.id).await?;
-                // That may have taken minutes: somebody else's bucket may have the name by now.
-                self.check_still_there(&bucket).await?;
-                self.metadata.delete_bucket(&bucket.name).await.s3()?;
+                self.metadata.delete_bucket(&bucket.name, bucket.id).await.s3()?;
             }
             result => result.s3()?,
         }
@@ -286,8 +285,7 @@ impl S3Front {
             }
         };
         let bucket = self.bucket_of(&req.extensions, &input.bucket, input.expected_bucket_owner.as_deref()).await?;
-        self.check_still_there(&bucket).await?;
-        self.metadata.set_versioning(&bucket.name, versioning).await.s3()?;
+        self.metadata.set_versioning(&bucket.name, bucket.id, versioning).await.s3()?;
         Ok(S3Response::new(PutBucketVersioningOutput::default()))
     }
 }

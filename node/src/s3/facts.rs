@@ -74,6 +74,8 @@ pub(crate) struct RequestFacts<'a> {
 
 const COPY_SOURCE: &str = "x-amz-copy-source";
 
+const CONTENT_SHA256: &str = "x-amz-content-sha256";
+
 /// What a tag in a body counts for, in bytes that are looked through.
 const TAG_COST: usize = 16;
 
@@ -170,6 +172,8 @@ impl RequestFacts<'_> {
                 self.request_tags().into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
             }
             ConditionKey::RequestObjectTagKeys => None,
+            // That is what is signed of its payload. A hash in a header is from whoever has the URL.
+            ConditionKey::Header(CONTENT_SHA256) if self.signing == Signing::Query => Some("UNSIGNED-PAYLOAD".into()),
             ConditionKey::Header(name) => self.header(name),
         }
     }

@@ -70,7 +70,7 @@ async fn disabled_and_removed_rules_do_nothing() {
     world.at(NOON + 9 * DAY);
     assert_eq!(world.pass().await, LifecycleStats::default());
     world.rules(vec![after_days(1)]).await;
-    world.store().set_bucket_config("bucket", BucketConfigKind::Lifecycle, None).await.unwrap();
+    world.store().set_bucket_config("bucket", world.bucket, BucketConfigKind::Lifecycle, None).await.unwrap();
     assert_eq!(world.pass().await, LifecycleStats::default());
     assert!(world.exists("k").await);
 }

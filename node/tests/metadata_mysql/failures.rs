@@ -103,7 +103,7 @@ async fn a_restart_between_verbs_is_not_noticed() {
         read.unwrap();
     }
     store.commit_object(object(id, "after")).await.unwrap();
-    store.set_versioning("b", Versioning::Enabled).await.unwrap();
+    store.set_versioning("b", id, Versioning::Enabled).await.unwrap();
     store.close().await;
     drop(server);
 }

@@ -209,7 +209,7 @@ async fn what_is_done_in_steps_leaves_other_rows_alone() {
                 SELECT 1 FROM lifecycle_rechecks WHERE bucket = 1000000 FOR UPDATE";
     sqlx::raw_sql(held).execute(&mut busy).await.unwrap();
     assert_eq!(store.forget_bucket_reads(id, 2).await.unwrap(), 2);
-    store.set_bucket_config("b", BucketConfigKind::Lifecycle, None).await.unwrap();
+    store.set_bucket_config("b", id, BucketConfigKind::Lifecycle, None).await.unwrap();
     sqlx::raw_sql("ROLLBACK").execute(&mut busy).await.unwrap();
     assert_eq!(store.forget_bucket_reads(id, 10).await.unwrap(), 2);
     store.close().await;

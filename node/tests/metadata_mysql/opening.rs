@@ -138,7 +138,7 @@ async fn migration_that_adds_to_tables_is_run_again_wherever_it_was_cut_off() {
     let database = server.database().await;
     let store = open(server.options(&database)).await;
     let id = bucket(&*store).await;
-    store.set_versioning("b", Versioning::Enabled).await.unwrap();
+    store.set_versioning("b", id, Versioning::Enabled).await.unwrap();
     for now_ms in [10, 20] {
         store.commit_object(NewObject { now_ms, ..object(id, "k") }).await.unwrap();
     }

@@ -91,9 +91,9 @@ async fn a_backup_comes_back_as_it_was_and_one_that_was_cut_off_is_refused() {
     write(&chunks, ContentId([3; 12]), &label("key", second, 30, None), b"again").await;
     from_chunks(&chunks, &*source, "root", WRITE).await.expect("objects");
     let other = NewBucket { name: "other".into(), owner: "root".into(), acl: CannedAcl::PublicRead, now_ms: 5 };
-    source.create_bucket(other).await.expect("a bucket");
+    let other = source.create_bucket(other).await.expect("a bucket").id;
     let config = Some("{}".to_owned());
-    source.set_bucket_config("other", BucketConfigKind::Policy, config).await.expect("a policy");
+    source.set_bucket_config("other", other, BucketConfigKind::Policy, config).await.expect("a policy");
 
     let mut file = Vec::new();
     let counts = dump(&*source, &*source, &mut file).await.expect("a backup");
@@ -131,7 +131,7 @@ async fn metadata_of_which_all_was_deleted_is_not_empty_yet() {
     for deleted in metadata.delete_objects(bucket, vec![deletion("key")], 20).await.expect("an answer") {
         deleted.expect("deleted");
     }
-    metadata.delete_bucket("bucket").await.expect("it is empty");
+    metadata.delete_bucket("bucket", bucket).await.expect("it is empty");
     let refused = load(&*metadata, &*metadata, &mut file.as_slice()).await.expect_err("something is left");
     assert!(refused.to_string().contains("wait to be reclaimed"), "{refused}");
     metadata.close().await;
@@ -142,7 +142,7 @@ async fn a_backup_brings_tiers_and_cold_objects_back_and_their_moves_are_queued_
     let dir = tempfile::tempdir().expect("a directory");
     let source = store(&dir, "source").await;
     let bucket = samples::bucket(&*source, "bucket").await.id;
-    source.set_versioning("bucket", Versioning::Enabled).await.expect("versioning");
+    source.set_versioning("bucket", bucket, Versioning::Enabled).await.expect("versioning");
     let (oss, fastdfs) = (tier("OSS"), tier("FASTDFS"));
     source.add_tier(oss.clone(), r#"{"secret":"sealed"}"#.into(), 5, None).await.expect("a tier");
     source.add_tier(fastdfs.clone(), "{}".into(), 6, None).await.expect("a tier");

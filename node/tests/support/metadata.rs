@@ -65,7 +65,7 @@ impl Metadata {
         let new = NewBucket { name: "bucket".into(), owner: "alice".into(), acl: CannedAcl::Private, now_ms: NOON };
         let bucket = store.create_bucket(new).await.unwrap().id;
         if versioning != Versioning::Unversioned {
-            store.set_versioning("bucket", versioning).await.unwrap();
+            store.set_versioning("bucket", bucket, versioning).await.unwrap();
         }
         Self { store, outbox: sqlite.clone(), ledger: sqlite.clone(), reads: sqlite, bucket }
     }

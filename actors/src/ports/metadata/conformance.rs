@@ -41,6 +41,7 @@ macro_rules! metadata_conformance {
             buckets::versioning_never_returns_to_unversioned,
             buckets::lists_in_name_order_by_owner,
             buckets::only_an_empty_bucket_is_deleted,
+            buckets::what_was_decided_about_a_bucket_is_not_done_to_one_that_was_made_since,
             buckets::a_deletion_and_what_goes_into_the_bucket_exclude_each_other,
             objects::a_commit_is_read_back_whole,
             objects::a_write_to_a_missing_bucket_is_refused,
@@ -154,8 +155,8 @@ pub(crate) async fn bucket(store: &Store, name: &str) -> Arc<Bucket> {
 pub(crate) async fn bucket_with(store: &Store, name: &str, versioning: Versioning) -> BucketId {
     let bucket = bucket(store, name).await;
     if versioning != Versioning::Unversioned {
-        store.set_versioning(name, Versioning::Enabled).await.unwrap();
-        store.set_versioning(name, versioning).await.unwrap();
+        store.set_versioning(name, bucket.id, Versioning::Enabled).await.unwrap();
+        store.set_versioning(name, bucket.id, versioning).await.unwrap();
     }
     bucket.id
 }

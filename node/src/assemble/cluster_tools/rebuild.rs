@@ -308,8 +308,9 @@ pub async fn from_chunks(
         let failed = || format!("switch versioning of {bucket} on again");
         // It is off since a version without an id was put beside others. Left so, the next writes would overwrite
         // those.
-        if metadata.bucket(bucket).await.with_context(failed)?.versioning == Versioning::Suspended {
-            metadata.set_versioning(bucket, Versioning::Enabled).await.with_context(failed)?;
+        let now = metadata.bucket(bucket).await.with_context(failed)?;
+        if now.versioning == Versioning::Suspended {
+            metadata.set_versioning(bucket, now.id, Versioning::Enabled).await.with_context(failed)?;
         }
     }
     uploads::bring_back(&mut run, found.uploads).await?;
@@ -343,8 +344,11 @@ async fn make_owners_and_buckets(run: &Run<'_>, found: &Contents) -> anyhow::Res
             Err(error) => return Err(error).with_context(|| format!("make bucket {bucket}")),
         }
         let has_ids = found.versions.keys().any(|(b, _, version)| b == bucket && *version != VersionId::NULL);
-        let set = if has_ids { metadata.set_versioning(bucket, Versioning::Enabled).await } else { Ok(()) };
-        set.with_context(|| format!("switch versioning of {bucket} on"))?;
+        if has_ids {
+            let failed = || format!("switch versioning of {bucket} on");
+            let id = metadata.bucket(bucket).await.with_context(failed)?.id;
+            metadata.set_versioning(bucket, id, Versioning::Enabled).await.with_context(failed)?;
+        }
     }
     Ok(())
 }
@@ -369,8 +373,9 @@ async fn follow_moves(run: &mut Run<'_>, found: Contents) -> anyhow::Result<()> 
     }
     for (bucket, versioning) in before {
         let failed = || format!("set versioning of {bucket} back");
-        if metadata.bucket(&bucket).await.with_context(failed)?.versioning != versioning {
-            metadata.set_versioning(&bucket, versioning).await.with_context(failed)?;
+        let now = metadata.bucket(&bucket).await.with_context(failed)?;
+        if now.versioning != versioning {
+            metadata.set_versioning(&bucket, now.id, versioning).await.with_context(failed)?;
         }
     }
     Ok(())

@@ -43,19 +43,26 @@ impl<S: MetadataStore + ?Sized> MetadataStore for RedisCachedStore<S> {
         self.core.read(&self.buckets, &Name::of::<Bucket>(name), load).await
     }
 
-    async fn delete_bucket(&self, name: &str) -> MetadataResult<()> {
+    async fn delete_bucket(&self, name: &str, id: BucketId) -> MetadataResult<()> {
         let (names, name) = (vec![Name::of::<Bucket>(name)], name.to_owned());
-        self.write(names, nothing, |inner| async move { inner.delete_bucket(&name).await }).await
+        self.write(names, nothing, move |inner| async move { inner.delete_bucket(&name, id).await }).await
     }
 
-    async fn set_bucket_config(&self, name: &str, kind: BucketConfigKind, value: Option<String>) -> MetadataResult<()> {
+    async fn set_bucket_config(
+        &self,
+        name: &str,
+        id: BucketId,
+        kind: BucketConfigKind,
+        value: Option<String>,
+    ) -> MetadataResult<()> {
         let (names, name) = (vec![Name::of::<Bucket>(name)], name.to_owned());
-        self.write(names, nothing, move |inner| async move { inner.set_bucket_config(&name, kind, value).await }).await
+        let write = move |inner: Arc<S>| async move { inner.set_bucket_config(&name, id, kind, value).await };
+        self.write(names, nothing, write).await
     }
 
-    async fn set_versioning(&self, name: &str, versioning: Versioning) -> MetadataResult<()> {
+    async fn set_versioning(&self, name: &str, id: BucketId, versioning: Versioning) -> MetadataResult<()> {
         let (names, name) = (vec![Name::of::<Bucket>(name)], name.to_owned());
-        self.write(names, nothing, move |inner| async move { inner.set_versioning(&name, versioning).await }).await
+        self.write(names, nothing, move |inner| async move { inner.set_versioning(&name, id, versioning).await }).await
     }
 
     async fn commit_object(&self, new: NewObject) -> MetadataResult<Committed> {

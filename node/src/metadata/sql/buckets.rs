@@ -111,11 +111,12 @@ pub(super) async fn create<S: Session>(tx: &mut S, new: &NewBucket) -> MetadataR
     }))
 }
 
-/// Finds a bucket; from then on no commit into it is under way.
-async fn id_of<S: Session>(tx: &mut S, name: &str) -> MetadataResult<BucketId> {
+/// Checks that the bucket of a name is this one, not one that was made since; from then on no commit into it is under
+/// way, and it stays.
+async fn hold<S: Session>(tx: &mut S, name: &str, id: BucketId) -> MetadataResult<()> {
     let sql = format!("SELECT id FROM buckets WHERE name = ?{}", S::DIALECT.for_update());
     let row = tx.fetch_optional(AssertSqlSafe(sql), values![name]).await?.ok_or(MetadataError::NoSuchBucket)?;
-    Ok(BucketId(rows::unsigned(row.number(0)?)?))
+    if rows::unsigned(row.number(0)?)? == id.0 { Ok(()) } else { Err(MetadataError::NoSuchBucket) }
 }
 
 async fn write_config<S: Session>(
@@ -157,10 +158,11 @@ async fn forget_lifecycle<S: Session>(tx: &mut S, bucket: BucketId) -> MetadataR
 pub(super) async fn set_config<S: Session>(
     tx: &mut S,
     name: &str,
+    id: BucketId,
     kind: BucketConfigKind,
     value: Option<&str>,
 ) -> MetadataResult<()> {
-    let id = id_of(tx, name).await?;
+    hold(tx, name, id).await?;
     write_config(tx, id, kind, value).await?;
     if kind == BucketConfigKind::Lifecycle {
         // Everything is looked at anew.
@@ -171,9 +173,15 @@ pub(super) async fn set_config<S: Session>(
     Ok(())
 }
 
-pub(super) async fn set_versioning<S: Session>(tx: &mut S, name: &str, versioning: Versioning) -> MetadataResult<()> {
+pub(super) async fn set_versioning<S: Session>(
+    tx: &mut S,
+    name: &str,
+    id: BucketId,
+    versioning: Versioning,
+) -> MetadataResult<()> {
+    hold(tx, name, id).await?;
+    let id = rows::signed(id.0);
     // A bucket that had versioning on is suspended at most: asking for none at all keeps what it is.
-    let id = rows::signed(id_of(tx, name).await?.0);
     match versioning {
         Versioning::Unversioned => {
             tx.execute("UPDATE buckets SET revision = revision + 1 WHERE id = ?", values![id]).await?;
@@ -186,8 +194,8 @@ pub(super) async fn set_versioning<S: Session>(tx: &mut S, name: &str, versionin
     Ok(())
 }
 
-pub(super) async fn delete<S: Session>(tx: &mut S, name: &str) -> MetadataResult<()> {
-    let bucket = id_of(tx, name).await?;
+pub(super) async fn delete<S: Session>(tx: &mut S, name: &str, bucket: BucketId) -> MetadataResult<()> {
+    hold(tx, name, bucket).await?;
     let id = rows::signed(bucket.0);
     let used = tx
         .fetch_optional(

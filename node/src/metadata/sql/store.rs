@@ -125,23 +125,30 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
         buckets::bucket(self.backend.reads(), name).await
     }
 
-    async fn delete_bucket(&self, name: &str) -> MetadataResult<()> {
+    async fn delete_bucket(&self, name: &str, id: BucketId) -> MetadataResult<()> {
         let locks = Locks::none().bucket_name(name);
-        self.run(locks, name.to_owned(), |tx, name| boxed(async move { buckets::delete(tx, &name).await })).await
+        self.run(locks, name.to_owned(), move |tx, name| boxed(async move { buckets::delete(tx, &name, id).await }))
+            .await
     }
 
-    async fn set_bucket_config(&self, name: &str, kind: BucketConfigKind, value: Option<String>) -> MetadataResult<()> {
+    async fn set_bucket_config(
+        &self,
+        name: &str,
+        id: BucketId,
+        kind: BucketConfigKind,
+        value: Option<String>,
+    ) -> MetadataResult<()> {
         let locks = Locks::none().bucket_name(name);
         self.run(locks, (name.to_owned(), value), move |tx, given| {
-            boxed(async move { buckets::set_config(tx, &given.0, kind, given.1.as_deref()).await })
+            boxed(async move { buckets::set_config(tx, &given.0, id, kind, given.1.as_deref()).await })
         })
         .await
     }
 
-    async fn set_versioning(&self, name: &str, versioning: Versioning) -> MetadataResult<()> {
+    async fn set_versioning(&self, name: &str, id: BucketId, versioning: Versioning) -> MetadataResult<()> {
         let locks = Locks::none().bucket_name(name);
         self.run(locks, name.to_owned(), move |tx, name| {
-            boxed(async move { buckets::set_versioning(tx, &name, versioning).await })
+            boxed(async move { buckets::set_versioning(tx, &name, id, versioning).await })
         })
         .await
     }

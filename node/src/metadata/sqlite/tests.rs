@@ -161,7 +161,7 @@ async fn a_version_that_becomes_the_latest_between_two_reads_is_listed_once() {
         let directory = tempfile::tempdir().unwrap();
         let store = Arc::new(open(directory.path()).await);
         let id = bucket(&store).await;
-        store.set_versioning("b", Versioning::Enabled).await.unwrap();
+        store.set_versioning("b", id, Versioning::Enabled).await.unwrap();
         let mut versions = Vec::new();
         for _ in 0..6 {
             versions.push(store.commit_object(object(id, "k")).await.unwrap().object.version);

@@ -20,7 +20,8 @@ impl World {
 
     async fn default_class(&self, class: Option<&str>) {
         let value = class.map(str::to_owned);
-        self.metadata.set_bucket_config("bucket", BucketConfigKind::StorageClass, value).await.unwrap();
+        let id = self.metadata.bucket("bucket").await.unwrap().id;
+        self.metadata.set_bucket_config("bucket", id, BucketConfigKind::StorageClass, value).await.unwrap();
     }
 
     async fn listed_class(&self, query: &str) -> String {

@@ -63,7 +63,8 @@ async fn a_cdata_section_is_not_passed_over() {
 
 /// Whoever owns a bucket deletes it, and somebody makes one of the same name.
 async fn replace_bucket(metadata: Arc<dyn MetadataStore>, owner: &'static str) {
-    metadata.delete_bucket("bucket").await.unwrap();
+    let id = metadata.bucket("bucket").await.unwrap().id;
+    metadata.delete_bucket("bucket", id).await.unwrap();
     let bucket = NewBucket { name: "bucket".to_owned(), owner: owner.to_owned(), acl: CannedAcl::Private, now_ms: 0 };
     metadata.create_bucket(bucket).await.unwrap();
 }

@@ -4,7 +4,7 @@ use holdfast_actors::ports::metadata::{CannedAcl, Tag};
 use http::StatusCode;
 
 use super::super::access::CopiedTags;
-use super::signer::{amz_date, unsigned};
+use super::signer::{amz_date, sha256_hex, unsigned};
 use super::support::{Answer, Fixture, HOST};
 
 fn allowed(answer: &Answer) -> bool {
@@ -308,6 +308,31 @@ async fn the_age_of_a_signature_counts_for_each_key_of_a_list_and_for_the_source
         let answer = fixture.send(unsigned("POST", HOST, &url, &[], list)).await;
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
         assert_eq!(answer.body.matches("<Deleted>").count(), deleted, "{}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn the_payload_of_a_presigned_url_is_not_signed_whatever_hash_comes_with_it() {
+    let fixture = Fixture::new();
+    fixture
+        .put_policy(
+            r#"{"Effect":"Allow","Principal":{"AWS":"bob"},"Action":"s3:PutObject","Resource":"arn:aws:s3:::photos/*"},
+               {"Effect":"Deny","Principal":"*","Action":"s3:PutObject","Resource":"arn:aws:s3:::photos/signed/*",
+                "Condition":{"StringEquals":{"s3:x-amz-content-sha256":"UNSIGNED-PAYLOAD"}}}"#,
+        )
+        .await;
+    let hash = sha256_hex(b"x");
+    let signer = fixture.signer("bob");
+    for (path, may) in [("/photos/any", true), ("/photos/signed/k", false)] {
+        let url = signer.presign("PUT", HOST, path, &[], "60");
+        for hash in [None, Some(&hash)] {
+            let mut request = unsigned("PUT", HOST, &url, &[], b"x");
+            if let Some(hash) = hash {
+                request.headers_mut().insert("x-amz-content-sha256", hash.parse().unwrap());
+            }
+            assert_eq!(allowed(&fixture.send(request).await), may, "{path} {hash:?}");
+        }
+        assert!(allowed(&fixture.call("bob", "PUT", path, &[], b"x").await), "{path}");
     }
 }
 

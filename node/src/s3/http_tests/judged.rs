@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use holdfast_actors::flow::cold::read::{ColdReadSettings, ColdReads};
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
-use holdfast_actors::ports::metadata::{Bucket, CannedAcl, ObjectVersion, Tag};
+use holdfast_actors::ports::metadata::{Bucket, BucketId, CannedAcl, ObjectVersion, Tag};
 use holdfast_actors::ports::tiers::EmptyTiers;
 use http::StatusCode;
 
@@ -151,6 +151,26 @@ async fn a_copy_is_of_the_bucket_that_was_decided_about() {
     let copy = || fixture.call("bob", "PUT", "/drafts/k", &[("x-amz-copy-source", "sketches/k")], b"");
     assert_eq!(copy().await.code(), "NoSuchKey", "there was none in Bob's");
     assert_eq!(copy().await.code(), "AccessDenied", "it is Ann's now");
+}
+
+#[tokio::test]
+async fn a_bucket_that_was_made_since_the_decision_is_left_alone() {
+    let cold = ColdReads::new(Arc::new(EmptyTiers), ColdReadSettings::default());
+    let fixture = Fixture::of_front(Arc::new(MemoryChunkStore::new()), cold);
+    let of_ann = Arc::clone(&fixture.store.buckets.lock()["photos"]);
+    let of_bob = Arc::new(Bucket { id: BucketId(99), owner: "bob".to_owned(), ..Bucket::clone(&of_ann) });
+    let none: &[(&str, &str)] = &[];
+    let acl: &[(&str, &str)] = &[("x-amz-acl", "public-read")];
+    for (method, target, headers) in
+        [("DELETE", "/photos", none), ("DELETE", "/photos?tagging", none), ("PUT", "/photos?acl", acl)]
+    {
+        fixture.store.buckets.lock().insert("photos".to_owned(), Arc::clone(&of_ann));
+        // Once Ann's was read, it is gone, and Bob has made one of its name.
+        *fixture.store.replacing.lock() = Some(Arc::clone(&of_bob));
+        let answer = fixture.call("ann", method, target, headers, b"").await;
+        assert_eq!(answer.code(), "NoSuchBucket", "{method} {target}: {answer:?}");
+        assert_eq!(fixture.store.buckets.lock().get("photos"), Some(&of_bob), "{method} {target}");
+    }
 }
 
 #[tokio::test]

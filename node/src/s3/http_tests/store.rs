@@ -146,19 +146,29 @@ impl MetadataStore for TestStore {
         }
         bucket
     }
-    async fn delete_bucket(&self, _: &str) -> MetadataResult<()> {
-        not_here()
-    }
-    async fn set_bucket_config(&self, name: &str, kind: BucketConfigKind, value: Option<String>) -> MetadataResult<()> {
+    async fn delete_bucket(&self, name: &str, id: BucketId) -> MetadataResult<()> {
         let mut buckets = self.buckets.lock();
-        let mut bucket = (**buckets.get(name).ok_or(MetadataError::NoSuchBucket)?).clone();
+        buckets.get(name).filter(|bucket| bucket.id == id).ok_or(MetadataError::NoSuchBucket)?;
+        buckets.remove(name);
+        Ok(())
+    }
+    async fn set_bucket_config(
+        &self,
+        name: &str,
+        id: BucketId,
+        kind: BucketConfigKind,
+        value: Option<String>,
+    ) -> MetadataResult<()> {
+        let mut buckets = self.buckets.lock();
+        let found = buckets.get(name).filter(|bucket| bucket.id == id).ok_or(MetadataError::NoSuchBucket)?;
+        let mut bucket = Bucket::clone(found);
         bucket.configs.retain(|(k, _)| *k != kind);
         bucket.configs.extend(value.map(|value| (kind, value)));
         bucket.revision += 1;
         buckets.insert(name.into(), Arc::new(bucket));
         Ok(())
     }
-    async fn set_versioning(&self, _: &str, _: Versioning) -> MetadataResult<()> {
+    async fn set_versioning(&self, _: &str, _: BucketId, _: Versioning) -> MetadataResult<()> {
         not_here()
     }
     async fn commit_object(&self, _: NewObject) -> MetadataResult<Committed> {

@@ -201,7 +201,7 @@ pub async fn what_was_judged_under_other_rules_stays(store: Store) {
     let judged = aged(&store, id, AgedKind::Noncurrent, T0 + 9, 10).await.remove(0);
     let current = aged(&store, id, AgedKind::Current, T0 + 9, 10).await.remove(0);
     assert_eq!((judged.version, current.version), (old, new));
-    store.set_bucket_config("b", BucketConfigKind::Lifecycle, None).await.unwrap();
+    store.set_bucket_config("b", id, BucketConfigKind::Lifecycle, None).await.unwrap();
     let only = |revision| OnlyIf { revision: Some(revision), ..OnlyIf::default() };
     for version in [&judged, &current] {
         assert!(!delete_only(&store, id, version, only(under)).await);
@@ -300,9 +300,9 @@ pub async fn cursors_are_kept_for_one_generation(store: Store) {
     store.save_lifecycle_cursor(id, 6, "c", &at(9), None).await.unwrap();
     assert_eq!(store.lifecycle_cursors(id, 5).await.unwrap(), []);
     assert_eq!(store.lifecycle_cursors(id, 6).await.unwrap().len(), 1);
-    store.set_bucket_config("b", BucketConfigKind::Policy, Some("{}".into())).await.unwrap();
+    store.set_bucket_config("b", id, BucketConfigKind::Policy, Some("{}".into())).await.unwrap();
     assert_eq!(store.lifecycle_cursors(id, 6).await.unwrap().len(), 1);
-    store.set_bucket_config("b", BucketConfigKind::Lifecycle, Some("{}".into())).await.unwrap();
+    store.set_bucket_config("b", id, BucketConfigKind::Lifecycle, Some("{}".into())).await.unwrap();
     assert_eq!(store.lifecycle_cursors(id, 6).await.unwrap(), []);
     assert_eq!(store.lifecycle_cursors(other, 5).await.unwrap().len(), 1);
 }
@@ -314,7 +314,7 @@ pub async fn changes_that_move_nothing_are_noted_while_there_are_rules(store: St
     put(&store, id, "k", 1).await;
     store.set_object_tags(change_request(id, "k", None, T0), tags()).await.unwrap();
     assert_eq!(store.rechecks(id, 10).await.unwrap(), [], "nobody would ever look");
-    store.set_bucket_config("b", BucketConfigKind::Lifecycle, Some("{}".into())).await.unwrap();
+    store.set_bucket_config("b", id, BucketConfigKind::Lifecycle, Some("{}".into())).await.unwrap();
 
     let old = put_at(&store, id, "tagged", T0).await;
     put_at(&store, id, "tagged", T0 + 1).await;
@@ -355,7 +355,7 @@ pub async fn changes_that_move_nothing_are_noted_while_there_are_rules(store: St
     delete(&store, id, "k", Some(latest.version)).await.unwrap();
     let noted = store.rechecks(id, 10).await.unwrap();
     assert!(noted[0].versions.is_empty());
-    store.set_bucket_config("b", BucketConfigKind::Lifecycle, None).await.unwrap();
+    store.set_bucket_config("b", id, BucketConfigKind::Lifecycle, None).await.unwrap();
     assert_eq!(store.rechecks(id, 10).await.unwrap(), []);
 }
 

@@ -22,7 +22,7 @@ pub async fn names_are_unique_and_bucket_numbers_are_never_reused(store: Store) 
         Err(MetadataError::BucketExists { owned_by_caller: false })
     ));
     assert_eq!(store.bucket("b").await.unwrap(), first);
-    store.delete_bucket("b").await.unwrap();
+    store.delete_bucket("b", first.id).await.unwrap();
     assert!(matches!(store.bucket("b").await, Err(MetadataError::NoSuchBucket)));
     let second = store.create_bucket(new("b", "bob")).await.unwrap();
     assert_ne!(first.id, second.id);
@@ -52,7 +52,7 @@ pub async fn an_owner_is_there_before_the_bucket_and_stays_as_long(store: Store)
         });
         let removed = store.delete_user("carol").await;
         match (creating.await.unwrap(), removed) {
-            (Ok(_), Err(MetadataError::BucketNotEmpty)) => store.delete_bucket("b").await.unwrap(),
+            (Ok(made), Err(MetadataError::BucketNotEmpty)) => store.delete_bucket("b", made.id).await.unwrap(),
             (Err(MetadataError::NotFound("user")), Ok(())) => {}
             (created, removed) => panic!("round {round}: {created:?}, {removed:?}"),
         }
@@ -69,7 +69,7 @@ pub async fn configuration_is_replaced_removed_and_raises_the_revision(store: St
     let mut revision = created.revision;
     for kind in BucketConfigKind::ALL {
         for value in [Some("one"), Some("two"), None] {
-            store.set_bucket_config("b", kind, value.map(str::to_owned)).await.unwrap();
+            store.set_bucket_config("b", created.id, kind, value.map(str::to_owned)).await.unwrap();
             let now = store.bucket("b").await.unwrap();
             assert_eq!(now.config(kind), value);
             assert!(now.revision > revision);
@@ -77,14 +77,15 @@ pub async fn configuration_is_replaced_removed_and_raises_the_revision(store: St
         }
     }
     assert!(matches!(
-        store.set_bucket_config("none", BucketConfigKind::Cors, None).await,
+        store.set_bucket_config("none", created.id, BucketConfigKind::Cors, None).await,
         Err(MetadataError::NoSuchBucket)
     ));
 }
 
 /// Enabled and Suspended alternate; Unversioned never comes back.
 pub async fn versioning_never_returns_to_unversioned(store: Store) {
-    assert_eq!(bucket(&store, "b").await.versioning, Versioning::Unversioned);
+    let made = bucket(&store, "b").await;
+    assert_eq!(made.versioning, Versioning::Unversioned);
     for (asked, expected) in [
         (Versioning::Enabled, Versioning::Enabled),
         (Versioning::Unversioned, Versioning::Enabled),
@@ -92,10 +93,11 @@ pub async fn versioning_never_returns_to_unversioned(store: Store) {
         (Versioning::Unversioned, Versioning::Suspended),
         (Versioning::Enabled, Versioning::Enabled),
     ] {
-        store.set_versioning("b", asked).await.unwrap();
+        store.set_versioning("b", made.id, asked).await.unwrap();
         assert_eq!(store.bucket("b").await.unwrap().versioning, expected);
     }
-    assert!(matches!(store.set_versioning("none", Versioning::Enabled).await, Err(MetadataError::NoSuchBucket)));
+    let none = store.set_versioning("none", made.id, Versioning::Enabled).await;
+    assert!(matches!(none, Err(MetadataError::NoSuchBucket)), "{none:?}");
 }
 
 /// Pages of names, of all owners or of one.
@@ -104,8 +106,9 @@ pub async fn lists_in_name_order_by_owner(store: Store) {
         owner(&store, of).await;
         store.create_bucket(new(name, of)).await.unwrap();
     }
-    store.set_bucket_config("b", BucketConfigKind::Cors, Some("x".into())).await.unwrap();
-    store.set_bucket_config("b", BucketConfigKind::Policy, Some("y".into())).await.unwrap();
+    let id = store.bucket("b").await.unwrap().id;
+    store.set_bucket_config("b", id, BucketConfigKind::Cors, Some("x".into())).await.unwrap();
+    store.set_bucket_config("b", id, BucketConfigKind::Policy, Some("y".into())).await.unwrap();
     let names = |buckets: Vec<std::sync::Arc<crate::ports::metadata::Bucket>>| -> Vec<String> {
         buckets.iter().map(|b| b.name.clone()).collect()
     };
@@ -119,20 +122,56 @@ pub async fn lists_in_name_order_by_owner(store: Store) {
 
 /// Versions, markers and unfinished uploads all keep a bucket.
 pub async fn only_an_empty_bucket_is_deleted(store: Store) {
-    assert!(matches!(store.delete_bucket("b").await, Err(MetadataError::NoSuchBucket)));
     let id = bucket(&store, "b").await.id;
+    assert!(matches!(store.delete_bucket("none", id).await, Err(MetadataError::NoSuchBucket)));
     put(&store, id, "k", 1).await;
-    assert!(matches!(store.delete_bucket("b").await, Err(MetadataError::BucketNotEmpty)));
+    assert!(matches!(store.delete_bucket("b", id).await, Err(MetadataError::BucketNotEmpty)));
     super::delete(&store, id, "k", None).await.unwrap();
-    store.set_versioning("b", Versioning::Enabled).await.unwrap();
+    store.set_versioning("b", id, Versioning::Enabled).await.unwrap();
     let marker = super::delete(&store, id, "k", None).await.unwrap();
-    assert!(matches!(store.delete_bucket("b").await, Err(MetadataError::BucketNotEmpty)));
+    assert!(matches!(store.delete_bucket("b", id).await, Err(MetadataError::BucketNotEmpty)));
     super::delete(&store, id, "k", marker.version).await.unwrap();
     let upload = upload(id, "k");
     store.create_upload(upload.clone()).await.unwrap();
-    assert!(matches!(store.delete_bucket("b").await, Err(MetadataError::BucketNotEmpty)));
+    assert!(matches!(store.delete_bucket("b", id).await, Err(MetadataError::BucketNotEmpty)));
     store.abort_upload(id, "k", upload.id, T0).await.unwrap();
-    store.delete_bucket("b").await.unwrap();
+    store.delete_bucket("b", id).await.unwrap();
+}
+
+/// A bucket that was deleted and made again is another one, whoever owns it.
+pub async fn what_was_decided_about_a_bucket_is_not_done_to_one_that_was_made_since(store: Store) {
+    owner(&store, "bob").await;
+    let gone = bucket(&store, "b").await.id;
+    store.delete_bucket("b", gone).await.unwrap();
+    let document = || Some("{}".to_owned());
+    // Whether there is none of the name or another one makes no difference.
+    let refuses = async || {
+        for kind in BucketConfigKind::ALL {
+            for value in [document(), None] {
+                let refused = store.set_bucket_config("b", gone, kind, value).await;
+                assert!(matches!(refused, Err(MetadataError::NoSuchBucket)), "{kind:?} {refused:?}");
+            }
+        }
+        for versioning in [Versioning::Enabled, Versioning::Suspended, Versioning::Unversioned] {
+            let refused = store.set_versioning("b", gone, versioning).await;
+            assert!(matches!(refused, Err(MetadataError::NoSuchBucket)), "{versioning:?} {refused:?}");
+        }
+        let refused = store.delete_bucket("b", gone).await;
+        assert!(matches!(refused, Err(MetadataError::NoSuchBucket)), "{refused:?}");
+        assert!(matches!(store.commit_object(object(gone, "k", 1)).await, Err(MetadataError::NoSuchBucket)));
+        assert!(matches!(store.create_upload(upload(gone, "k")).await, Err(MetadataError::NoSuchBucket)));
+    };
+    refuses().await;
+    let made = store.create_bucket(new("b", "bob")).await.unwrap();
+    for kind in BucketConfigKind::ALL {
+        store.set_bucket_config("b", made.id, kind, document()).await.unwrap();
+    }
+    let before = store.bucket("b").await.unwrap();
+    assert_eq!((before.id, before.configs.len()), (made.id, BucketConfigKind::ALL.len()));
+    refuses().await;
+    assert_eq!(store.bucket("b").await.unwrap(), before);
+    store.set_versioning("b", made.id, Versioning::Enabled).await.unwrap();
+    store.delete_bucket("b", made.id).await.unwrap();
 }
 
 /// Of a deletion and writes at the same time the one or the others are refused, whatever else is written beside them.
@@ -155,7 +194,7 @@ pub async fn a_deletion_and_what_goes_into_the_bucket_exclude_each_other(store: 
                 written.map(drop)
             }));
         }
-        let deleted = store.delete_bucket("b").await;
+        let deleted = store.delete_bucket("b", id).await;
         let written: Vec<_> = join_all(writes).await.into_iter().map(Result::unwrap).collect();
         match deleted {
             Ok(()) => {
@@ -168,7 +207,7 @@ pub async fn a_deletion_and_what_goes_into_the_bucket_exclude_each_other(store: 
                 for key in 0..6_u8 {
                     super::delete(&store, id, &key.to_string(), None).await.unwrap();
                 }
-                store.delete_bucket("b").await.unwrap();
+                store.delete_bucket("b", id).await.unwrap();
             }
             Err(error) => panic!("round {round}: {error:?}"),
         }

@@ -188,5 +188,5 @@ pub async fn a_deleted_version_marker_loses_nothing(store: Store) {
         let Some((after, after_version)) = page.next else { break };
         query = ListVersionsQuery { after, after_version, ..query };
     }
-    store.delete_bucket("b").await.unwrap();
+    store.delete_bucket("b", id).await.unwrap();
 }

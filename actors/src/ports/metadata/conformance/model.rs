@@ -238,7 +238,7 @@ pub async fn random_histories_match_a_naive_model(store: Store) {
                 }
                 92..97 => {
                     let wanted = *[Versioning::Enabled, Versioning::Suspended].choose(&mut rng).unwrap();
-                    store.set_versioning(&name, wanted).await.unwrap();
+                    store.set_versioning(&name, id, wanted).await.unwrap();
                     model.versioning = wanted;
                 }
                 _ => check_lists(&store, id, &model, &mut rng).await,

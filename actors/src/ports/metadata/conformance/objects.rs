@@ -56,7 +56,7 @@ pub async fn a_commit_is_read_back_whole(store: Store) {
 /// Also when the bucket was deleted in between.
 pub async fn a_write_to_a_missing_bucket_is_refused(store: Store) {
     let id = bucket(&store, "b").await.id;
-    store.delete_bucket("b").await.unwrap();
+    store.delete_bucket("b", id).await.unwrap();
     for id in [id, BucketId(1 << 40)] {
         let refused = store.commit_object(object(id, "k", 1)).await;
         assert!(matches!(refused, Err(MetadataError::NoSuchBucket)), "{refused:?}");

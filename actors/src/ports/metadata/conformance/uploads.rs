@@ -238,7 +238,7 @@ pub async fn a_completion_adds_a_version_where_versioning_is_on(store: Store) {
     put(&store, id, "k", 1).await;
     let parts = [part(1, 10)];
     let upload = started(&store, id, "k", &parts).await;
-    store.set_versioning("b", Versioning::Enabled).await.unwrap();
+    store.set_versioning("b", id, Versioning::Enabled).await.unwrap();
     let completion = completion(&upload, &parts);
     let version = completion.version;
     let committed = store.complete_upload(completion).await.unwrap();

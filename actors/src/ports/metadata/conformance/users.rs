@@ -71,10 +71,10 @@ pub async fn keys_belong_to_users(store: Store) {
 pub async fn a_user_with_buckets_stays(store: Store) {
     super::owner(&store, "alice").await;
     store.create_key(key("A", "alice")).await.unwrap();
-    bucket(&store, "b").await;
+    let id = bucket(&store, "b").await.id;
     assert!(matches!(store.delete_user("alice").await, Err(MetadataError::BucketNotEmpty)));
     assert!(store.key("A").await.is_ok());
-    store.delete_bucket("b").await.unwrap();
+    store.delete_bucket("b", id).await.unwrap();
     store.delete_user("alice").await.unwrap();
 }
 

@@ -35,7 +35,7 @@ pub async fn unversioned_keeps_one_version(store: Store) {
 pub async fn enabled_adds_versions_and_markers(store: Store) {
     let id = bucket_with(&store, "b", Versioning::Unversioned).await;
     let null = put(&store, id, "k", 1).await.object;
-    store.set_versioning("b", Versioning::Enabled).await.unwrap();
+    store.set_versioning("b", id, Versioning::Enabled).await.unwrap();
     let first = put(&store, id, "k", 2).await;
     assert_eq!(first.versioning, Versioning::Enabled);
     assert!(!first.object.version.is_null());
@@ -68,7 +68,7 @@ pub async fn enabled_adds_versions_and_markers(store: Store) {
 pub async fn suspended_replaces_only_the_null_version(store: Store) {
     let id = bucket_with(&store, "b", Versioning::Enabled).await;
     let named = put(&store, id, "k", 1).await.object;
-    store.set_versioning("b", Versioning::Suspended).await.unwrap();
+    store.set_versioning("b", id, Versioning::Suspended).await.unwrap();
     assert_eq!(put(&store, id, "k", 2).await.object.version, VersionId::NULL);
     put(&store, id, "k", 3).await;
     assert_eq!(all(&store, id).await, [(VersionId::NULL, true, false), (named.version, false, false)]);
@@ -84,17 +84,17 @@ pub async fn suspended_replaces_only_the_null_version(store: Store) {
     assert_eq!(all(&store, id).await, [(VersionId::NULL, true, false), (named.version, false, false)]);
 
     // The null version may lie below a named one.
-    store.set_versioning("b", Versioning::Enabled).await.unwrap();
+    store.set_versioning("b", id, Versioning::Enabled).await.unwrap();
     let top = put(&store, id, "k", 5).await.object;
-    store.set_versioning("b", Versioning::Suspended).await.unwrap();
+    store.set_versioning("b", id, Versioning::Suspended).await.unwrap();
     put(&store, id, "k", 6).await;
     assert_eq!(
         all(&store, id).await,
         [(VersionId::NULL, true, false), (top.version, false, false), (named.version, false, false)]
     );
-    store.set_versioning("b", Versioning::Enabled).await.unwrap();
+    store.set_versioning("b", id, Versioning::Enabled).await.unwrap();
     let higher = put(&store, id, "k", 7).await.object;
-    store.set_versioning("b", Versioning::Suspended).await.unwrap();
+    store.set_versioning("b", id, Versioning::Suspended).await.unwrap();
     delete(&store, id, "k", None).await.unwrap();
     assert_eq!(
         all(&store, id).await,
@@ -179,5 +179,5 @@ pub async fn all_versions_of_a_key_can_be_deleted_at_once(store: Store) {
     }
     assert_eq!(all(&store, id).await, []);
     assert!(matches!(latest(&store, id, "k").await, Err(MetadataError::NoSuchKey)));
-    store.delete_bucket("b").await.unwrap();
+    store.delete_bucket("b", id).await.unwrap();
 }

@@ -93,7 +93,7 @@ pub async fn a_restore_of_what_has_not_moved_yet_keeps_it(world: World) {
 
 pub async fn rules_leave_what_is_restored_alone(world: World) {
     let id = bucket(&world.store, "b").await.id;
-    world.store.set_bucket_config("b", BucketConfigKind::Lifecycle, Some("{}".into())).await.unwrap();
+    world.store.set_bucket_config("b", id, BucketConfigKind::Lifecycle, Some("{}".into())).await.unwrap();
     world.freeze(id, "k", 1, &oss()).await;
     let by_rule = |now_ms| MoveRequest { now_ms, ..request(id, "k", Some(tier("GLACIER")), MoveReason::Lifecycle) };
     assert_eq!(world.ask(restore(id, "k", 5000, T0 + 1000)).await, MoveQueued::Queued);

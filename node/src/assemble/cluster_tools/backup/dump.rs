@@ -278,8 +278,8 @@ mod tests {
     async fn versions_come_oldest_first_however_few_are_kept_in_memory() {
         let dir = tempfile::tempdir().unwrap();
         let store = SqliteMetadataStore::open(&dir.path().join("metadata"), SqliteOptions::default()).await.unwrap();
-        samples::bucket(&store, "bucket").await;
-        store.set_versioning("bucket", Versioning::Enabled).await.unwrap();
+        let id = samples::bucket(&store, "bucket").await.id;
+        store.set_versioning("bucket", id, Versioning::Enabled).await.unwrap();
         let bucket = store.bucket("bucket").await.unwrap();
         for at_ms in [2, 3, 5, 6, 7, 8] {
             let object = samples::object(bucket.id, if at_ms < 5 { "few" } else { "many" });

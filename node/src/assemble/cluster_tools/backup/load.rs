@@ -191,7 +191,7 @@ impl Loader<'_> {
                     made => made?,
                 };
                 for (kind, value) in configs {
-                    self.metadata.set_bucket_config(&name, kind, Some(value)).await?;
+                    self.metadata.set_bucket_config(&name, bucket.id, kind, Some(value)).await?;
                 }
                 self.bucket = Some((bucket, versioning));
                 self.counts.buckets += 1;
@@ -215,7 +215,7 @@ impl Loader<'_> {
         if let Some((bucket, versioning)) = self.bucket.take()
             && versioning != Versioning::Unversioned
         {
-            self.metadata.set_versioning(&bucket.name, versioning).await?;
+            self.metadata.set_versioning(&bucket.name, bucket.id, versioning).await?;
         }
         Ok(())
     }
@@ -226,7 +226,7 @@ impl Loader<'_> {
         if versioning != Versioning::Unversioned {
             let state = if version == VersionId::NULL { Versioning::Suspended } else { Versioning::Enabled };
             if self.metadata.bucket(&bucket.name).await?.versioning != state {
-                self.metadata.set_versioning(&bucket.name, state).await?;
+                self.metadata.set_versioning(&bucket.name, bucket.id, state).await?;
             }
         }
         self.counts.versions += 1;

@@ -106,12 +106,13 @@ pub(super) async fn switch_versioning(
     bucket: &str,
     version: VersionId,
 ) -> Result<(), MetadataError> {
-    let wanted = match (version == VersionId::NULL, metadata.bucket(bucket).await?.versioning) {
+    let now = metadata.bucket(bucket).await?;
+    let wanted = match (version == VersionId::NULL, now.versioning) {
         (true, Versioning::Enabled) => Versioning::Suspended,
         (false, Versioning::Unversioned | Versioning::Suspended) => Versioning::Enabled,
         _ => return Ok(()),
     };
-    metadata.set_versioning(bucket, wanted).await
+    metadata.set_versioning(bucket, now.id, wanted).await
 }
 
 /// Puts a version where others of its key, or it itself, may be. Whether it was put: its content may be reclaimed.
@@ -195,7 +196,7 @@ async fn put_over(
     if bucket.versioning == Versioning::Enabled
         && metadata.bucket(&bucket.name).await?.versioning != Versioning::Enabled
     {
-        metadata.set_versioning(&bucket.name, Versioning::Enabled).await?;
+        metadata.set_versioning(&bucket.name, bucket.id, Versioning::Enabled).await?;
     }
     Ok(())
 }

@@ -204,7 +204,7 @@ async fn measure_finding_what_is_due_to_be_moved() {
                 abort_uploads_days: None,
             };
             let rules = serde_json::to_string(&LifecycleRules { rules: vec![rule], ..Default::default() }).unwrap();
-            store.set_bucket_config("b", BucketConfigKind::Lifecycle, Some(rules)).await.unwrap();
+            store.set_bucket_config("b", id, BucketConfigKind::Lifecycle, Some(rules)).await.unwrap();
             let parts = LifecycleParts {
                 metadata: store.clone(),
                 tiers: None,

@@ -66,7 +66,7 @@ async fn what_an_older_program_wrote_is_put_in_order_of_age() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await;
     let id = bucket(&store).await;
-    store.set_versioning("b", holdfast_actors::ports::metadata::Versioning::Enabled).await.unwrap();
+    store.set_versioning("b", id, holdfast_actors::ports::metadata::Versioning::Enabled).await.unwrap();
     let put = async |key: &str, now_ms| {
         store.commit_object(NewObject { now_ms, ..object(id, key) }).await.unwrap();
     };

@@ -6,8 +6,8 @@ use crate::metadata::{SqliteMetadataStore, SqliteOptions};
 
 async fn store(dir: &tempfile::TempDir) -> (SqliteMetadataStore, std::sync::Arc<Bucket>) {
     let store = SqliteMetadataStore::open(&dir.path().join("metadata"), SqliteOptions::default()).await.unwrap();
-    samples::bucket(&store, "bucket").await;
-    store.set_versioning("bucket", Versioning::Enabled).await.unwrap();
+    let id = samples::bucket(&store, "bucket").await.id;
+    store.set_versioning("bucket", id, Versioning::Enabled).await.unwrap();
     let bucket = store.bucket("bucket").await.unwrap();
     (store, bucket)
 }
