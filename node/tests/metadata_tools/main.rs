@@ -22,7 +22,7 @@ use holdfast_protocol::checksum::Checksum;
 use holdfast_protocol::label::{ChunkLabel, PartLabel};
 use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
 use holdfast_protocol::{
-    ChecksumAlgorithm, ChecksumType, ChunkId, ColdPlace, ContentId, Manifest, TierName, VersionId,
+    CHUNK_SIZE_MAX, ChecksumAlgorithm, ChecksumType, ChunkId, ColdPlace, ContentId, Manifest, TierName, VersionId,
 };
 use md5::Digest;
 
@@ -104,6 +104,23 @@ fn cold_content(id: ContentId, tier_name: &str, etag: ETag) -> Content {
         }),
         parts: (1..=etag.parts.unwrap_or(0) as u16).map(part).collect(),
     }
+}
+
+/// The size of a content of two chunks.
+const TWO_CHUNKS_BYTES: u64 = CHUNK_SIZE_MAX + 5;
+
+/// A content of that size, in a tier.
+fn cold_content_of_two(id: ContentId, tier_name: &str, etag: ETag) -> Content {
+    let mut cold = cold_content(id, tier_name, etag);
+    if let ContentPlace::Tier(place) = &mut cold.place {
+        let block_bytes = u64::from(BLOCK_BYTES_MIN);
+        let place = Arc::make_mut(place);
+        place.size_bytes = TWO_CHUNKS_BYTES;
+        place.piece_bytes = TWO_CHUNKS_BYTES.next_multiple_of(block_bytes);
+        place.sums = vec![1; TWO_CHUNKS_BYTES.div_ceil(block_bytes) as usize];
+    }
+    cold.manifest = Manifest::single(id, TWO_CHUNKS_BYTES);
+    cold
 }
 
 fn md5(bytes: &[u8]) -> [u8; 16] {

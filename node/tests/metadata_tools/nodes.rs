@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
-use holdfast_actors::ports::metadata::{
-    ContentPlace, DeleteRequest, ETag, MetadataStore, MetadataUpkeep as _, Versioning, samples,
-};
+use holdfast_actors::ports::metadata::{DeleteRequest, ETag, MetadataStore, MetadataUpkeep as _, Versioning, samples};
 use holdfast_node::assemble::cluster_tools::{RebuildOptions, from_chunks};
 use holdfast_protocol::label::{ChunkLabel, PartLabel};
-use holdfast_protocol::tiers::BLOCK_BYTES_MIN;
-use holdfast_protocol::{CHUNK_SIZE_MAX, ContentId, Manifest, UploadId, VersionId};
+use holdfast_protocol::{CHUNK_SIZE_MAX, ContentId, UploadId, VersionId};
 
-use super::{WRITE, cold_content, label, latest, md5, store, versions, write, write_chunk, write_committed_stub};
+use super::{
+    WRITE, cold_content, cold_content_of_two, label, latest, md5, store, versions, write, write_chunk,
+    write_committed_stub,
+};
 
 const ADD: RebuildOptions = RebuildOptions { add: true, ..WRITE };
 
@@ -92,14 +92,7 @@ async fn of_several_nodes_the_later_content_of_a_version_counts_whichever_comes_
     // Moved; of what it was moved from the other chunks are reclaimed.
     let rest = sized(label("moved", version, 10, None));
     write(&*nodes[0], id(1, 2), &rest, vec![7; CHUNK_SIZE_MAX as usize].leak()).await;
-    let mut cold = cold_content(id(2, 2), "OSS", of(b"all of it"));
-    if let ContentPlace::Tier(place) = &mut cold.place {
-        let blocks = (CHUNK_SIZE_MAX + 5).div_ceil(u64::from(BLOCK_BYTES_MIN)) as usize;
-        let piece_bytes = (CHUNK_SIZE_MAX + 5).next_multiple_of(u64::from(BLOCK_BYTES_MIN));
-        let place = Arc::make_mut(place);
-        (place.size_bytes, place.piece_bytes, place.sums) = (CHUNK_SIZE_MAX + 5, piece_bytes, vec![1; blocks]);
-    }
-    cold.manifest = Manifest::single(cold.id, CHUNK_SIZE_MAX + 5);
+    let cold = cold_content_of_two(id(2, 2), "OSS", of(b"all of it"));
     write_committed_stub(&nodes[1], &cold, label("moved", version, 10, None)).await;
     // Moved, and whole on one node.
     write(&*nodes[0], id(1, 3), &label("whole", version, 10, None), b"bytes").await;

@@ -9,11 +9,14 @@ use holdfast_actors::ports::metadata::{
 };
 use holdfast_node::assemble::cluster_tools::{RebuildOptions, backup_to, dump, from_chunks, load, rebuild, restore};
 use holdfast_node::config::Config;
-use holdfast_protocol::label::PartLabel;
-use holdfast_protocol::{ContentId, NodeId, UploadId, VersionId};
+use holdfast_protocol::label::{ChunkLabel, PartLabel};
+use holdfast_protocol::{ContentId, Manifest, NodeId, UploadId, VersionId};
 use sqlx::{Connection as _, SqliteConnection};
 
-use super::{WRITE, cold_content, label, latest, md5, store, versions, write, write_committed_stub};
+use super::{
+    TWO_CHUNKS_BYTES, WRITE, cold_content, cold_content_of_two, label, latest, md5, store, versions, write,
+    write_chunk, write_committed_stub,
+};
 
 const ADD: RebuildOptions = RebuildOptions { add: true, ..WRITE };
 
@@ -81,6 +84,49 @@ async fn objects_that_were_moved_since_a_backup_are_found_by_a_rebuild_on_top_of
     assert_eq!(target.bucket("bucket").await.expect("the bucket").versioning, Versioning::Enabled);
     assert!(target.user("nobody").await.is_err());
     target.close().await;
+}
+
+/// The chunks of an object are on several nodes, and its stub on others: only the last chunk says that all of it came
+/// back from the tier. What lies there would be deleted for the rest of a recall that broke off.
+#[tokio::test]
+async fn what_a_recall_that_broke_off_has_left_takes_the_place_of_no_cold_object() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let id = |seconds: u8, n: u8| ContentId([0, 0, 0, seconds, n, 0, 0, 0, 0, 0, 0, 0]);
+    let etag = ETag { md5: [7; 16], parts: Some(2) };
+    let of = |key: &str| ChunkLabel { content_size_bytes: TWO_CHUNKS_BYTES, ..label(key, VersionId::NULL, 10, None) };
+    let then = Arc::new(MemoryChunkStore::default());
+    let cold = [cold_content_of_two(id(1, 1), "OSS", etag), cold_content_of_two(id(1, 2), "OSS", etag)];
+    write_committed_stub(&then, &cold[0], of("broken off")).await;
+    write_committed_stub(&then, &cold[1], of("back")).await;
+    let source = store(&dir, "source").await;
+    from_chunks(&*then, &*source, "root", WRITE).await.expect("objects");
+    let mut file = Vec::new();
+    dump(&*source, &*source, &mut file).await.expect("a backup");
+    source.close().await;
+
+    let nodes = [MemoryChunkStore::default(), MemoryChunkStore::default()];
+    write(&nodes[0], id(2, 1), &of("broken off"), b"its first chunk").await;
+    write(&nodes[0], id(2, 2), &of("back"), b"its first chunk").await;
+    let end = ChunkLabel { attributes: None, ..of("back") };
+    write_chunk(&nodes[1], id(2, 2).chunk(1), &end, b"bytes").await;
+    let options = RebuildOptions { moved_only: true, ..ADD };
+    for (name, order) in [("forth", [0, 1]), ("back", [1, 0])] {
+        let target = store(&dir, name).await;
+        load(&*target, &*target, &mut file.as_slice()).await.expect("restored");
+        for node in order {
+            from_chunks(&nodes[node], &*target, "nobody", options).await.expect("rebuilt");
+        }
+        let kept = latest(&*target, "broken off").await;
+        assert_eq!(kept.content.as_deref(), Some(&cold[0]), "{name}");
+        let back = latest(&*target, "back").await;
+        let content = back.content.as_ref().expect("content");
+        assert_eq!((content.id, content.cold()), (id(2, 2), None), "{name}");
+        assert_eq!(content.manifest, Manifest::single(id(2, 2), TWO_CHUNKS_BYTES), "{name}");
+        // Though no node has all of the bytes.
+        assert_eq!((content.etag, &content.parts), (etag, &cold[1].parts), "{name}");
+        assert_eq!((back.owner.as_str(), back.tags.len()), ("alice", 1), "{name}");
+        target.close().await;
+    }
 }
 
 /// Orphans that were given up while their node was away lie on its disks still.

@@ -39,7 +39,8 @@
 //! its parts are whole.
 //!
 //! **On top of a backup** that was put back, only what was moved since is looked for ([`RebuildOptions::moved_only`]):
-//! labels do not know of copies, and what is deleted under one name may be there under another.
+//! labels do not know of copies, and what is deleted under one name may be there under another. What came back from a
+//! tier counts where its last chunk is: a recall that broke off is no reason to let go of what lies in the tier.
 //!
 //! **Torn writes.** A label tells the size of the whole content, and the last chunk is stored when those before it are:
 //! a content whose last chunk is nowhere is of a write that broke off. A node that runs alone sees that at once. In a

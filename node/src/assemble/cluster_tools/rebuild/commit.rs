@@ -98,7 +98,8 @@ fn is_moved(chunks: &dyn ReplicaStore, found: &Found, before: Option<&ObjectVers
     let Some((before, there)) = before.and_then(|before| Some((before, before.content.as_deref()?))) else {
         return false;
     };
-    // A recall that broke off has not written all, and not taken the place of what lies in the tier.
+    // A recall that broke off has not written all, and not taken the place of what lies in the tier. That it came to its
+    // last chunk is seen where that is; that the stub is not here says nothing of nodes that never had it.
     let is_all_here = || {
         let manifest = Manifest::single(found.content, found.size_bytes);
         manifest.extents.iter().flat_map(Extent::chunks).all(|chunk| chunks.stat(chunk).is_some())
@@ -107,5 +108,6 @@ fn is_moved(chunks: &dyn ReplicaStore, found: &Found, before: Option<&ObjectVers
     // What a move writes bears the time of the version.
     found.created_ms == before.last_modified_ms
         && found.size_bytes == there.size_bytes()
+        && found.is_ended
         && (!is_recalled || is_all_here() || chunks.stat(there.id.chunk(STUB_INDEX)).is_none())
 }

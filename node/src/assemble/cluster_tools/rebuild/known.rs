@@ -62,7 +62,12 @@ pub(super) async fn successor(
         return is_filled.then(|| (there.clone(), true));
     }
     if found.is_ended && outranks(found, before, there) {
-        let made = made_of(chunks, found, report).await?;
+        let made = if options.moved_only && found.tier.is_none() && there.cold().is_some() {
+            // The same bytes: ETag, checksum and parts stay what they are, also where not all of them are here.
+            brought_back(there, found)
+        } else {
+            made_of(chunks, found, report).await?
+        };
         // With the MD5 that the stub tells, it was proven to be whole on the node where it was found. A backup proves
         // nothing: what it names may be gone.
         let is_proven =
@@ -76,9 +81,15 @@ pub(super) async fn successor(
     if !is_moved || found.size_bytes != there.size_bytes() {
         return None;
     }
+    let made = brought_back(there, found);
+    let is_whole = md5_of(chunks, &made.manifest).await == Some(there.etag.md5);
+    is_whole.then_some((made, false))
+}
+
+/// A content in a tier, as it is on the cluster's disks.
+fn brought_back(there: &Content, found: &Found) -> Content {
     let manifest = Manifest::single(found.content, found.size_bytes);
-    let is_whole = md5_of(chunks, &manifest).await == Some(there.etag.md5);
-    is_whole.then(|| (Content { id: found.content, manifest, place: ContentPlace::Cluster, ..there.clone() }, false))
+    Content { id: found.content, manifest, place: ContentPlace::Cluster, ..there.clone() }
 }
 
 /// A version as it is, but for its content.

@@ -15,8 +15,8 @@ const PAGE: usize = 4_096;
 /// Reads every label that can be the first of a content, or of its stub; and in a cluster the last of one whose first
 /// is elsewhere.
 pub(super) async fn walk(chunks: &dyn ReplicaStore, options: RebuildOptions, report: &mut RebuildReport) -> Contents {
-    // On top of a backup the versions that are there say what is whole, and what they are called.
-    let by_end = !options.alone && !options.moved_only;
+    // Also on top of a backup: what a recall that broke off has left is not to take the place of what lies in a tier.
+    let by_end = !options.alone;
     let mut walk = Walk { chunks, options, by_end, contents: Contents::default(), headless: BTreeSet::new() };
     for page in pages(chunks) {
         report.chunks += page.len() as u64;
@@ -107,8 +107,7 @@ impl Walk<'_> {
         };
         // What cannot be understood of it is no reason to lose the object.
         let head = label.attributes.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
-        let is_asked = self.options.alone || self.by_end;
-        let is_ended = is_stub || !is_asked || chunks.stat(end).is_some();
+        let is_ended = is_stub || chunks.stat(end).is_some();
         let created_ms = label.created_ms;
         let found = Found { content, created_ms, size_bytes, is_ended, has_head, tier, moved_from: None, head };
         let of = label.part.map_or(Of::Version(label.version), Of::Part);
