@@ -6,12 +6,22 @@
 
 use std::time::{Duration, Instant};
 
+use holdfast_actors::ports::metadata::MetadataError;
 use parking_lot::Mutex;
 
 /// The log is told of it so often at most.
 const A_LINE_EVERY: Duration = Duration::from_secs(60);
 /// How long a health check waits for the write that tries it: what it asks for is whether reads are answered.
 pub(super) const TRY_MAX: Duration = Duration::from_secs(2);
+
+/// The error of a read. One that sorts much may want room, too; that it finds none is nothing that a client who reads
+/// is to be told as the want of a write.
+pub(super) fn of_read(error: MetadataError) -> MetadataError {
+    match error {
+        MetadataError::NoSpace(reason) => MetadataError::Unavailable(reason),
+        other => other,
+    }
+}
 
 /// What is known of the room of a database.
 pub(super) struct Room {

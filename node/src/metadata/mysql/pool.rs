@@ -25,7 +25,7 @@ use super::kept::Kept;
 use super::nodelay;
 use super::options::MysqlOptions;
 use super::tx::bound;
-use crate::metadata::room::Room;
+use crate::metadata::room::{Room, of_read};
 use crate::metadata::sql::{Dialect, Reader, Value};
 
 /// A connection that was asked so short a time ago is taken to be alive, and its server to be the primary.
@@ -279,7 +279,7 @@ impl Pool {
                 }
                 Err(error) => {
                     lease.give_back();
-                    return Err(refused(&error));
+                    return Err(of_read(refused(&error)));
                 }
             }
         }

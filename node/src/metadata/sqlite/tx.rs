@@ -10,6 +10,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteQueryResult, SqliteRow};
 use sqlx::{Row as _, SqlStr, SqliteConnection, SqlitePool};
 
 use super::error::{is_full, refused};
+use crate::metadata::room::of_read;
 use crate::metadata::sql::{Dialect, Done, Fields, Reader, Session, Value};
 
 /// Sequence numbers that one batch can use at most; the writer makes sure of so many before it starts.
@@ -181,7 +182,7 @@ impl Reader for Readers {
         async move {
             let found = tokio::time::timeout(READ_MAX, bound(sql, values).fetch_all(&self.0)).await;
             let late = |_| MetadataError::Unavailable("the metadata database did not answer in time".to_owned());
-            found.map_err(late)?.map_err(refused)
+            found.map_err(late)?.map_err(|error| of_read(refused(error)))
         }
         .boxed()
     }
