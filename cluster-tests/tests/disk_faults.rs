@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_cluster_tests::client::Request;
@@ -130,6 +131,51 @@ fn a_full_disk_refuses_writes_keeps_reads_and_recovers_when_there_is_room() {
     node.stop();
 }
 
+/// The disk of the objects has room; the file system of the metadata is filled by somebody else.
+#[test]
+fn metadata_without_room_refuse_writes_keep_reads_and_recover_when_there_is_room() {
+    let scratch = tempfile::tempdir_in(node_dir()).unwrap();
+    let small = SmallDisk::new(scratch.path(), 64);
+    let objects = scratch.path().join("objects");
+    let disks = [("HOLDFAST_NODE_DISKS", objects.to_str().unwrap())];
+    let mut node = Node::start_on(&small.path().join("data"), &disks);
+    let client = node.client();
+    client.create_bucket("meta");
+    let body = content::bytes(10, 100_000);
+    assert_eq!(client.put("meta", "before", &body).unwrap().status, 200);
+
+    let ballast = small.path().join("ballast");
+    fill(&ballast);
+    // What the database's files have in their last blocks takes a little more.
+    let mut stored = 0;
+    let refused = loop {
+        let response = client.put("meta", &format!("k{stored}"), &body).unwrap();
+        if response.status != 200 {
+            break response;
+        }
+        stored += 1;
+        assert!(stored < 1_000, "a file system without room took the metadata of {stored} objects");
+    };
+    assert_eq!(refused.status, 507, "{}", refused.text());
+    assert!(refused.text().contains("InsufficientStorage"), "{}", refused.text());
+    eventually("the node tells that there is no room", Duration::from_secs(60), || {
+        node.admin_get("/health/ready").is_ok_and(|answer| {
+            let text = answer.text();
+            answer.status == 503 && text.contains("no_space") && text.contains("make room on the file system of")
+        })
+    });
+    assert_eq!(client.get("meta", "before").unwrap().body, body);
+    assert_eq!(client.get("meta", &format!("k{stored}")).unwrap().status, 404, "half an object is visible");
+
+    fs::remove_file(&ballast).unwrap();
+    eventually("the node is ready without a restart", Duration::from_secs(60), || {
+        node.admin_get("/health/ready").is_ok_and(|answer| answer.status == 200)
+    });
+    assert_eq!(client.put("meta", "after", &body).unwrap().status, 200);
+    assert_eq!(client.get("meta", "after").unwrap().body, body);
+    node.stop();
+}
+
 #[test]
 fn two_processes_cannot_use_one_directory() {
     let node = Node::start();
@@ -165,6 +211,17 @@ fn space_comes_back_after_deletes_and_aborted_uploads() {
     eventually("the space of deleted objects", Duration::from_secs(180), || {
         allocated(node.data_dir()) < full - (100 << 20)
     });
+}
+
+/// Takes the last byte of a file system.
+fn fill(path: &Path) {
+    let mut file = fs::File::create(path).unwrap();
+    for piece in [1 << 20, 4_096, 512] {
+        while file.write_all(&vec![7; piece]).is_ok() {}
+    }
+    // The end of what was written is allocated late: only now is it known to have a place.
+    file.sync_all().ok();
+    while file.write_all(&[7; 512]).is_ok() {}
 }
 
 fn node_dir() -> PathBuf {

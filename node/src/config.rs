@@ -221,7 +221,7 @@ pub struct StorageConfig {
     pub large_buffers: u32,
     /// Buffers of 64 KiB.
     pub small_buffers: u32,
-    /// Time between writes of index files, which make the next start fast.
+    /// Time between writes of all index files that list deleted chunks; where many were deleted it is done at once.
     pub checkpoint_interval: Span,
     /// Time between looks for segments that are worth compacting.
     pub compact_interval: Span,

@@ -12,6 +12,7 @@ mod cached;
 mod caching;
 pub mod mysql;
 pub mod redis;
+mod room;
 mod rows;
 mod sql;
 pub mod sqlite;

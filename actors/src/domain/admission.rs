@@ -55,7 +55,7 @@ pub enum Refusal {
     Starting,
     /// The node is about to stop.
     Draining,
-    /// No disk has room.
+    /// No disk has room, or the metadata store has none.
     NoSpace,
     /// No disk is healthy.
     NoDisk,
@@ -208,6 +208,8 @@ pub struct Pressure {
     pub metadata_down: bool,
     /// Whether the metadata store takes no writes any more.
     pub metadata_readonly: bool,
+    /// Whether the metadata store has no room for writes.
+    pub metadata_full: bool,
     /// Whether the node is about to stop.
     pub draining: bool,
 }
@@ -233,7 +235,8 @@ pub fn limits_under(configured: &Limits, pressure: &Pressure) -> Limits {
     // Where there is a full one, room is what helps, and deletions make some.
     let unwritable = if pressure.disks.contains(&DiskHealth::Full) { Refusal::NoSpace } else { Refusal::NoDisk };
     let unwritten = pressure.metadata_readonly.then_some(Refusal::NoMetadata);
-    limits.write.refused = common.or(unwritten).or((!writable).then_some(unwritable));
+    let unstored = pressure.metadata_full.then_some(Refusal::NoSpace);
+    limits.write.refused = common.or(unwritten).or((!writable).then_some(unwritable)).or(unstored);
     limits
 }
 
@@ -346,6 +349,20 @@ mod tests {
     fn metadata_that_take_no_writes_are_read() {
         let under = limits_under(&limits(), &Pressure { metadata_readonly: true, ..on(DiskHealth::Healthy) });
         assert_eq!((under.read.refused, under.write.refused), (None, Some(Refusal::NoMetadata)));
+    }
+
+    #[test]
+    fn metadata_without_room_are_read_and_a_graver_reason_is_told_first() {
+        let full = |disk| Pressure { metadata_full: true, ..on(disk) };
+        for (pressure, refusal) in [
+            (full(DiskHealth::Healthy), Refusal::NoSpace),
+            (Pressure { in_cluster: true, ..full(DiskHealth::Fenced) }, Refusal::NoSpace),
+            (full(DiskHealth::Unresponsive), Refusal::NoDisk),
+            (Pressure { metadata_readonly: true, ..full(DiskHealth::Healthy) }, Refusal::NoMetadata),
+        ] {
+            let under = limits_under(&limits(), &pressure);
+            assert_eq!((under.read.refused, under.write.refused), (None, Some(refusal)), "{pressure:?}");
+        }
     }
 
     proptest! {

@@ -55,6 +55,8 @@ pub trait Disk: Send + Sync + 'static {
     /// Reads about `bytes_max` bytes on from where the last step ended and checks them. The position survives a
     /// restart.
     ///
+    /// Cancel safe: the next step goes on with what this one was reading.
+    ///
     /// # Errors
     /// I/O errors. What is corrupt is no error but in the result.
     async fn scrub_step(&self, bytes_max: u64) -> Result<ScrubStep, ChunkError>;

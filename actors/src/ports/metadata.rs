@@ -117,6 +117,10 @@ pub enum MetadataError {
     /// The store takes no more work now: answer 503 SlowDown.
     #[error("the metadata store is busy")]
     Busy,
+    /// The store has no room for what the write needs; nothing happened, and reads go on. It takes writes again by
+    /// itself once there is room: see [`MetadataStore::no_space`].
+    #[error("the metadata store has no room: {0}")]
+    NoSpace(String),
     /// The store cannot be reached or refuses to work; nothing happened.
     #[error("metadata store: {0}")]
     Unavailable(String),
@@ -256,11 +260,17 @@ pub trait MetadataStore: MetadataDirect + MetadataUpkeep {
 
     // --- operating -------------------------------------------------------------------------------------------------
 
-    /// Whether the store answers; for health checks.
+    /// Whether the store answers; for health checks. While it has no room for writes, this also tries whether there is
+    /// some again; that there is none is no failure of it.
     async fn ping(&self) -> MetadataResult<()>;
 
     /// Why the store takes no writes any more until it is opened anew, if so, though it may answer reads.
     fn writes_stopped(&self) -> Option<String> {
+        None
+    }
+
+    /// Why writes fail for want of room, and what helps, if a write did and none that was tried since found any.
+    fn no_space(&self) -> Option<String> {
         None
     }
 

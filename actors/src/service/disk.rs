@@ -24,7 +24,7 @@ use crate::ports::{ChunkError, Disk, ScrubStep};
 const SCRUB_NOW_STEP_BYTES: u64 = 64 << 20;
 
 /// Most bytes of any other step: what a busy disk reads within the time limit. A step that is cut off counts as failed,
-/// and the next one reads the segment at hand from its beginning.
+/// and the next one goes on with what that one was reading.
 const SCRUB_STEP_BYTES_MAX: u64 = 4 << 30;
 
 /// How housekeeping is paced.

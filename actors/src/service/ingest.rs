@@ -148,12 +148,14 @@ impl IngestState {
                 DiskReport { name: disk.name().to_owned(), health: status.health, detail: status.detail }
             })
             .collect();
-        let stopped = self.parts.dispatcher.reclaimer().metadata.writes_stopped();
+        let metadata = &self.parts.dispatcher.reclaimer().metadata;
+        let (stopped, full) = (metadata.writes_stopped(), metadata.no_space());
         let pressure = Pressure {
             disks: disks.iter().map(|disk| disk.health).collect(),
             in_cluster: self.parts.dispatcher.reclaimer().cluster.is_some(),
             metadata_down: self.ping_failures >= PING_FAILURES_MAX,
             metadata_readonly: stopped.is_some(),
+            metadata_full: full.is_some(),
             draining: *self.shared.draining.borrow(),
         };
         let limits = limits_under(&self.parts.limits, &pressure);
@@ -162,6 +164,7 @@ impl IngestState {
             writes_refused: limits.write.refused,
             disks,
             metadata_error: self.metadata_error.clone().or(stopped),
+            metadata_full: full,
         };
         let before = self.shared.health.load();
         if (before.reads_refused, before.writes_refused) != (health.reads_refused, health.writes_refused) {

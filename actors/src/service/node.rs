@@ -104,6 +104,8 @@ pub struct NodeHealth {
     pub disks: Vec<DiskReport>,
     /// What the metadata store said when it last failed, while it fails.
     pub metadata_error: Option<String>,
+    /// Why the metadata store has no room for writes, if it has none.
+    pub metadata_full: Option<String>,
 }
 
 impl NodeHealth {
@@ -114,6 +116,7 @@ impl NodeHealth {
             writes_refused: Some(Refusal::Starting),
             disks: vec![],
             metadata_error: None,
+            metadata_full: None,
         }
     }
 

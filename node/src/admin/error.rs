@@ -92,6 +92,7 @@ impl From<MetadataError> for ApiError {
                 ErrorCode::Conflict
             }
             MetadataError::Busy
+            | MetadataError::NoSpace(_)
             | MetadataError::Unavailable(_)
             | MetadataError::Unknown(_)
             | MetadataError::Condemned

@@ -188,7 +188,7 @@ pub(super) fn readiness(health: &NodeHealth) -> Readiness {
         let message = match refusal {
             Refusal::Starting => "the node is starting".to_owned(),
             Refusal::Draining => "the node is stopping".to_owned(),
-            Refusal::NoSpace => format!("no disk takes writes: {}", unwell(health)),
+            Refusal::NoSpace => no_space(health),
             Refusal::NoDisk => format!("no disk works: {}", unwell(health)),
             Refusal::NoMetadata => {
                 let what = if health.reads_refused.is_some() { "does not answer" } else { "takes no writes" };
@@ -198,6 +198,15 @@ pub(super) fn readiness(health: &NodeHealth) -> Readiness {
         reasons.push(Reason { code: refusal.as_str().to_owned(), message });
     }
     Readiness { ready: health.is_ready(), reasons, degraded: vec![] }
+}
+
+/// Metadata or disks, or both: whoever makes room has to know of all.
+fn no_space(health: &NodeHealth) -> String {
+    match (&health.metadata_full, unwell(health)) {
+        (None, disks) => format!("no disk takes writes: {disks}"),
+        (Some(why), disks) if disks.is_empty() => format!("the metadata store has no room: {why}"),
+        (Some(why), disks) => format!("the metadata store has no room: {why}; {disks}"),
+    }
 }
 
 fn unwell(health: &NodeHealth) -> String {
@@ -226,6 +235,23 @@ mod tests {
         assert_eq!(readiness.reasons.len(), 1);
         assert_eq!(readiness.reasons[0].code, "no_space");
         assert!(readiness.reasons[0].message.contains("/d is full (0 bytes free)"));
+    }
+
+    #[test]
+    fn metadata_without_room_are_told_of_beside_the_disks() {
+        let mut health = NodeHealth::starting();
+        (health.reads_refused, health.writes_refused) = (None, Some(Refusal::NoSpace));
+        health.metadata_full = Some("disk is full: make room on the file system of /m".into());
+        let told = |health: &NodeHealth| {
+            let readiness = readiness(health);
+            assert_eq!((readiness.ready, readiness.reasons.len(), &*readiness.reasons[0].code), (false, 1, "no_space"));
+            readiness.reasons[0].message.clone()
+        };
+        let of_metadata = "the metadata store has no room: disk is full: make room on the file system of /m";
+        assert_eq!(told(&health), of_metadata);
+        health.disks =
+            vec![DiskReport { name: "/d".into(), health: DiskHealth::Full, detail: Some("0 bytes free".into()) }];
+        assert_eq!(told(&health), format!("{of_metadata}; /d is full (0 bytes free)"));
     }
 
     #[test]

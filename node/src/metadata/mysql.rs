@@ -10,6 +10,7 @@
 //! * A connection that breaks before COMMIT was sent: nothing happened, and the verb is run again.
 //! * One that breaks at COMMIT: the outcome is looked up, by the token that every transaction leaves in `commits`. Only
 //!   if the server cannot be asked in time it is `Unknown`.
+//! * A server without room for a write: the verb is rolled back and is `NoSpace`, of which health checks are told.
 //! * A server that comes back without what it acknowledged is noticed, and orphans are kept then (`kept`).
 //! * Dropping a caller's future does not stop its write. It begins within [`MysqlOptions::write_timeout`] of being
 //!   asked for, or never: so what was written and acknowledged later than that stays.
@@ -46,8 +47,10 @@ use migrate::migrate;
 use pool::{Pool, closed};
 use tx::{Tx, transaction};
 
+use super::room::TRY_MAX;
 use super::sql::key_ops::{KeyDone, KeyOp};
 use super::sql::shapes::ROWS_MAX;
+use super::sql::store::boxed;
 use super::sql::{Backend, Fields as _, Locks, Reader as _, SqlMetadataStore};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/mysql");
@@ -250,12 +253,26 @@ impl Backend for Mysql {
     }
 
     async fn ping(&self) -> MetadataResult<()> {
-        self.pool.fetch("SELECT 1", Vec::new()).await.map(drop)
+        self.pool.fetch("SELECT 1", Vec::new()).await?;
+        if let Some(tried) = self.pool.room().to_be_tried() {
+            // Its row in `commits` is what is written.
+            let pool = self.pool.clone();
+            let write =
+                to_the_end(async move { transaction(&pool, &Locks::none(), |_| boxed(async { Ok(()) })).await });
+            if let Ok(Ok(())) = tokio::time::timeout(TRY_MAX, write).await {
+                self.pool.room().was_found(tried);
+            }
+        }
+        Ok(())
     }
 
     fn writes_stopped(&self) -> Option<String> {
         let has_ended = self.queue.lock().as_ref().is_some_and(mpsc::Sender::is_closed);
         has_ended.then(|| "the task that commits has ended: restart the node".to_owned())
+    }
+
+    fn no_space(&self) -> Option<String> {
+        self.pool.room().full()
     }
 
     async fn close(&self) {

@@ -9,9 +9,9 @@
 //! over many rows.
 //!
 //! # Failure
-//! Verbs that cannot be kept are rolled back and reported; an error out of COMMIT is `Unknown`, and all but a full disk
-//! or a foreign lock stop writes for good, of which health checks are told. Dropping a caller's future does not stop
-//! its write.
+//! Verbs that cannot be kept are rolled back and reported, as where there is no room for them; another error out of
+//! COMMIT is `Unknown`, and all but a foreign lock stop writes for good, of which health checks are told. Dropping a
+//! caller's future does not stop its write.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -39,7 +39,9 @@ pub use error::OpenError;
 use tx::{Readers, Tx};
 use writer::{Job, QUEUE_JOBS_MAX};
 
-use super::sql::{Backend, Locks, Reader as _, SqlMetadataStore};
+use super::room::{Room, TRY_MAX};
+use super::sql::store::boxed;
+use super::sql::{Backend, Locks, Reader as _, Session as _, SqlMetadataStore};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 
@@ -78,6 +80,7 @@ pub struct Sqlite {
     writer: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     /// Why the writer takes nothing any more, once it does not.
     stopped: Arc<OnceLock<String>>,
+    room: Arc<Room>,
 }
 
 impl SqlMetadataStore<Sqlite> {
@@ -116,9 +119,10 @@ impl SqlMetadataStore<Sqlite> {
             .await?;
         let (queue, jobs) = mpsc::channel(QUEUE_JOBS_MAX);
         let stopped = Arc::<OnceLock<String>>::default();
-        let writer = tokio::spawn(writer::run(Tx::new(conn), jobs, stopped.clone()));
+        let room = Arc::new(Room::new(format!("make room on the file system of {}", path.display())));
+        let writer = tokio::spawn(writer::run(Tx::new(conn), jobs, stopped.clone(), room.clone()));
         let writer = tokio::sync::Mutex::new(Some(writer));
-        Ok(Self::on(Sqlite { readers: Readers(readers), queue: Mutex::new(Some(queue)), writer, stopped }))
+        Ok(Self::on(Sqlite { readers: Readers(readers), queue: Mutex::new(Some(queue)), writer, stopped, room }))
     }
 
     /// Whether a bucket was ever made here. If not, no chunk on any disk can be of this database.
@@ -184,13 +188,26 @@ impl Backend for Sqlite {
     }
 
     async fn ping(&self) -> MetadataResult<()> {
-        self.readers.fetch("SELECT 1", Vec::new()).await.map(drop)
+        self.readers.fetch("SELECT 1", Vec::new()).await?;
+        if let Some(tried) = self.room.to_be_tried() {
+            // A page that changes is a page of the log, whether or not its content is another one.
+            let sql = "UPDATE counters SET value = value WHERE name = 'sequence'";
+            let write = self.write(Locks::none(), move |tx| boxed(async move { tx.execute(sql, Vec::new()).await }));
+            if let Ok(Ok(_)) = tokio::time::timeout(TRY_MAX, write).await {
+                self.room.was_found(tried);
+            }
+        }
+        Ok(())
     }
 
     fn writes_stopped(&self) -> Option<String> {
         let has_ended = || self.queue.lock().as_ref().is_some_and(mpsc::Sender::is_closed);
         let ended = || has_ended().then(|| "the metadata writer has ended: restart the node".to_owned());
         self.stopped.get().cloned().or_else(ended)
+    }
+
+    fn no_space(&self) -> Option<String> {
+        self.room.full()
     }
 
     async fn close(&self) {

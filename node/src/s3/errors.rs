@@ -78,7 +78,7 @@ fn internal() -> S3Error {
     s3_error!(InternalError, "We encountered an internal error. Please try again.")
 }
 
-/// 507: every disk is full. A client gains nothing by trying again at once.
+/// 507: every disk is full, or that of the metadata. A client gains nothing by trying again at once.
 fn storage_full() -> S3Error {
     let mut error = S3Error::with_message(
         S3ErrorCode::Custom("InsufficientStorage".into()),
@@ -126,6 +126,8 @@ impl ToS3 for MetadataError {
                 internal()
             }
             Self::Busy => slow_down(),
+            // The adapter has said it in the log.
+            Self::NoSpace(_) => storage_full(),
             Self::NoSuchContent => {
                 tracing::warn!("the source of a copy went away again and again");
                 unavailable()
@@ -445,6 +447,7 @@ mod tests {
             (MetadataError::InvalidPart(1).to_s3(), "InvalidPart", 400),
             (MetadataError::PreconditionFailed.to_s3(), "PreconditionFailed", 412),
             (MetadataError::Busy.to_s3(), "SlowDown", 503),
+            (MetadataError::NoSpace(String::new()).to_s3(), "InsufficientStorage", 507),
             (MetadataError::Unavailable(String::new()).to_s3(), "ServiceUnavailable", 503),
             (MetadataError::Unknown(String::new()).to_s3(), "InternalError", 500),
             (MetadataError::Corrupt(String::new()).to_s3(), "InternalError", 500),

@@ -291,7 +291,8 @@ impl Engine {
     }
 
     /// Writes the index files of segments with dead records anew, so that tombstones can be forgotten. The background
-    /// thread does so every few seconds.
+    /// thread does so every few seconds where much of a segment is dead; for the rest this is to be called now and
+    /// then.
     pub async fn settle(&self) {
         let inner = Arc::clone(&self.inner);
         self.apart(async move { inner.settle_all().await }).await;

@@ -79,10 +79,36 @@ pub(crate) struct SegmentState {
     pub(crate) hole_bytes: u64,
     /// Dead records may be listed in the index file or found by a scan: tombstones for them are still needed.
     pub(crate) unsettled: bool,
+    /// How often settling was put off since it was last done: see [`SegmentState::is_worth_settling`].
+    pub(crate) put_off: u32,
     /// Compaction met a record here that it could not verify: the segment stays until that record is deleted.
     pub(crate) unmovable: bool,
     /// Records are being copied out: the file must not go before the last copy is either named by the index or erased.
     pub(crate) compacting: bool,
+}
+
+/// A segment of whose listed records one in so many is gone is settled at once.
+const SETTLED_SHARE: u64 = 8;
+
+/// A segment is settled at the latest when that was put off so often.
+pub(crate) const PUT_OFF_MAX: u32 = 240;
+
+impl SegmentState {
+    /// Whether enough of what the index file lists is gone for it to be written anew already; if not, that is put off.
+    ///
+    /// All of the file is written, however little changed in it. With deletions all over a large disk each of its
+    /// segments always has something to settle, and settled at each look, every death would cost a whole file and three
+    /// flushes. What is put off costs little: the tombstones of these deaths are kept for longer, and a start after a
+    /// crash finds the deaths by them and punches the holes once more.
+    pub(crate) fn is_worth_settling(&mut self) -> bool {
+        let gone = self.punched.len() as u64;
+        let listed = self.live_count + self.kill_count as u64 + gone;
+        if gone * SETTLED_SHARE >= listed || self.put_off >= PUT_OFF_MAX {
+            return true;
+        }
+        self.put_off += 1;
+        false
+    }
 }
 
 #[derive(Default)]

@@ -63,6 +63,14 @@ const ACCESS_DENIED: [u16; 3] = [1044, 1045, 1698];
 /// cluster (1047).
 const GOING: [u16; 11] = [1040, 1047, 1053, 1077, 1079, 1290, 1461, 1836, 1927, 3169, 4031];
 
+/// A disk or a table is full, or writing a file failed for that: with these the server says by itself what it is.
+const FULL: [u16; 3] = [20, 1021, 1114];
+/// Of the server's files and engines: what is wrong is in the text only, as an error number of the system.
+const OF_A_FILE: [u16; 5] = [3, 1005, 1026, 1030, 1598];
+/// How the texts of both servers name `ENOSPC`: `Got error 28 from storage engine`, `(errno: 28 - No space left on
+/// device)`, `(Errcode: 28 "No space left on device")`.
+const NO_SPACE: [&str; 3] = ["error 28", "errno: 28", "errcode: 28"];
+
 pub(super) fn number(error: &sqlx::Error) -> Option<u16> {
     let sqlx::Error::Database(error) = error else { return None };
     error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
@@ -128,6 +136,16 @@ pub(super) fn is_duplicate(error: &sqlx::Error) -> bool {
     number(error) == Some(DUPLICATE)
 }
 
+/// Whether the server had no room for what was to be written. That it has no memory (1041) is another thing.
+fn is_full(number: u16, text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    let says = |words: &&str| {
+        let mut rests = text.match_indices(*words).map(|(at, found)| &text[at + found.len()..]);
+        rests.any(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
+    };
+    FULL.contains(&number) || (OF_A_FILE.contains(&number) && NO_SPACE.iter().any(says))
+}
+
 pub(super) fn is_denied(error: &sqlx::Error) -> bool {
     number(error).is_some_and(|number| ACCESS_DENIED.contains(&number))
 }
@@ -136,6 +154,11 @@ pub(super) fn is_denied(error: &sqlx::Error) -> bool {
 pub(super) fn refused(error: &sqlx::Error) -> MetadataError {
     match (failure(error), error) {
         (Failure::Contention, _) => MetadataError::Busy,
+        (Failure::Statement, sqlx::Error::Database(said))
+            if number(error).is_some_and(|number| is_full(number, said.message())) =>
+        {
+            MetadataError::NoSpace(error.to_string())
+        }
         (Failure::Statement, sqlx::Error::Database(_)) | (Failure::Connection, _) => {
             MetadataError::Unavailable(error.to_string())
         }
@@ -145,4 +168,32 @@ pub(super) fn refused(error: &sqlx::Error) -> MetadataError {
 
 pub(super) fn timed_out() -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the metadata server did not answer in time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_disks_are_told_from_other_errors_of_files() {
+        for (number, text) in [
+            (1114, "The table 'objects' is full"),
+            (1021, "Disk full (/tmp/#sql); waiting for someone to free some space..."),
+            (1030, "Got error 28 from storage engine"),
+            (1030, "Got error 28 \"No space left on device\" from storage engine InnoDB"),
+            (1026, "Error writing file './binlog.000007' (errno: 28 - No space left on device)"),
+            (3, "Error writing file '/tmp/MYfd=12' (Errcode: 28 \"No space left on device\")"),
+        ] {
+            assert!(is_full(number, text), "{number} {text}");
+        }
+        for (number, text) in [
+            (1030, "Got error 168 - 'Unknown (generic) error from engine' from storage engine"),
+            (1030, "Got error 280 from storage engine"),
+            (1026, "Error writing file './binlog.000028' (errno: 5 - Input/output error)"),
+            (1041, "Out of memory; check if mysqld or some other process uses all available memory"),
+            (1062, "Duplicate entry 'no space left on device' for key 'PRIMARY'"),
+        ] {
+            assert!(!is_full(number, text), "{number} {text}");
+        }
+    }
 }

@@ -150,6 +150,7 @@ fn concerns_one(error: &MetadataError) -> bool {
 fn again(error: &MetadataError) -> MetadataError {
     match error {
         MetadataError::Busy => MetadataError::Busy,
+        MetadataError::NoSpace(reason) => MetadataError::NoSpace(reason.clone()),
         MetadataError::Unknown(reason) => MetadataError::Unknown(reason.clone()),
         MetadataError::Corrupt(reason) => MetadataError::Corrupt(reason.clone()),
         MetadataError::Unavailable(reason) => MetadataError::Unavailable(reason.clone()),

@@ -25,6 +25,7 @@ use super::kept::Kept;
 use super::nodelay;
 use super::options::MysqlOptions;
 use super::tx::bound;
+use crate::metadata::room::{Room, of_read};
 use crate::metadata::sql::{Dialect, Reader, Value};
 
 /// A connection that was asked so short a time ago is taken to be alive, and its server to be the primary.
@@ -76,6 +77,7 @@ struct Inner {
     idle: Mutex<Vec<Idle>>,
     failed: Mutex<Option<Instant>>,
     kept: Kept,
+    room: Room,
 }
 
 /// The pool; clones are the same one.
@@ -143,6 +145,7 @@ impl Pool {
             idle: Mutex::default(),
             failed: Mutex::default(),
             kept: Kept::default(),
+            room: Room::new("make room on the disks of the metadata server".to_owned()),
         })))
     }
 
@@ -158,6 +161,11 @@ impl Pool {
     /// What the server has acknowledged.
     pub(super) fn kept(&self) -> &Kept {
         &self.0.kept
+    }
+
+    /// Whether the server has room for writes.
+    pub(super) fn room(&self) -> &Room {
+        &self.0.room
     }
 
     /// The server gave out a number that is no new one. A connection of its own looks what became of what was
@@ -271,7 +279,7 @@ impl Pool {
                 }
                 Err(error) => {
                     lease.give_back();
-                    return Err(refused(&error));
+                    return Err(of_read(refused(&error)));
                 }
             }
         }

@@ -18,6 +18,7 @@ use super::Mysql;
 use super::error::{refused, timed_out};
 use super::pool::closed;
 use super::tx::{Tx, bound};
+use crate::metadata::room::of_read;
 use crate::metadata::sql::{Backend, Dialect, Locks, Reader, SqlMetadataStore, Value};
 
 /// A transaction that only reads, on a connection of its own. Writes are refused. Closing or dropping it ends it.
@@ -73,7 +74,7 @@ impl Reader for Session {
                     *held = Some(conn);
                     Ok(found)
                 }
-                Err(error) => Err(refused(&error)),
+                Err(error) => Err(of_read(refused(&error))),
             }
         }
         .boxed()

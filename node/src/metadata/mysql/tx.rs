@@ -241,7 +241,13 @@ where
                 Err(error) => tx.end(error).await,
             }
         };
-        match result.await {
+        let result = result.await;
+        if let Err(Ended::Again(MetadataError::NoSpace(detail)) | Ended::Refused(MetadataError::NoSpace(detail))) =
+            &result
+        {
+            pool.room().is_missing(detail);
+        }
+        match result {
             Ok(value) => return Ok(value),
             Err(Ended::Refused(error)) => return Err(error),
             Err(Ended::Again(error)) if attempt == ATTEMPTS || is_late() => return Err(error),

@@ -178,6 +178,10 @@ impl<S: MetadataStore + ?Sized> MetadataStore for RedisCachedStore<S> {
         self.inner.writes_stopped()
     }
 
+    fn no_space(&self) -> Option<String> {
+        self.inner.no_space()
+    }
+
     async fn close(&self) {
         self.inner.close().await;
     }

@@ -162,6 +162,10 @@ pub(in crate::metadata) async fn run_group<S: Session>(
 fn is_refusal(error: &MetadataError) -> bool {
     !matches!(
         error,
-        MetadataError::Busy | MetadataError::Unavailable(_) | MetadataError::Unknown(_) | MetadataError::Corrupt(_)
+        MetadataError::Busy
+            | MetadataError::NoSpace(_)
+            | MetadataError::Unavailable(_)
+            | MetadataError::Unknown(_)
+            | MetadataError::Corrupt(_)
     )
 }

@@ -52,6 +52,10 @@ pub(in crate::metadata) trait Backend: Send + Sync + 'static {
         None
     }
 
+    fn no_space(&self) -> Option<String> {
+        None
+    }
+
     fn close(&self) -> impl Future<Output = ()> + Send;
 }
 
@@ -268,6 +272,10 @@ impl<B: Backend> MetadataStore for SqlMetadataStore<B> {
 
     fn writes_stopped(&self) -> Option<String> {
         self.backend.writes_stopped()
+    }
+
+    fn no_space(&self) -> Option<String> {
+        self.backend.no_space()
     }
 
     async fn close(&self) {

@@ -43,10 +43,18 @@ fn primary_code(error: &sqlx::Error) -> Option<i32> {
     Some(extended & 0xff)
 }
 
+/// Whether there was no room for what a statement or COMMIT was to write. Nothing of the transaction was kept then: the
+/// frame of the log that would commit it is the last one written, and every frame is written before the log is flushed.
+/// That the flush or the file of the log's index finds no room is an I/O error: the log may have all frames by then.
+pub(super) fn is_full(error: &sqlx::Error) -> bool {
+    primary_code(error) == Some(FULL)
+}
+
 /// An error of a statement whose effect, if it had one, is rolled back.
 pub(super) fn refused(error: sqlx::Error) -> MetadataError {
     match (&error, primary_code(&error)) {
         (_, Some(BUSY | LOCKED)) | (sqlx::Error::PoolTimedOut, _) => MetadataError::Busy,
+        (_, Some(FULL)) => MetadataError::NoSpace(error.to_string()),
         (_, Some(CORRUPT | NOT_A_DATABASE))
         | (sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnIndexOutOfBounds { .. }, _) => {
             MetadataError::Corrupt(error.to_string())
@@ -55,8 +63,8 @@ pub(super) fn refused(error: sqlx::Error) -> MetadataError {
     }
 }
 
-/// Whether a failed COMMIT leaves the store usable: a full disk or a foreign lock does; after an I/O error nobody knows
-/// what reached the disk, and a later flush that succeeds would say nothing about it.
+/// Whether a failed COMMIT that [is not for want of room](is_full) leaves the store usable: a foreign lock does; after
+/// an I/O error nobody knows what reached the disk, and a later flush that succeeds would say nothing about it.
 pub(super) fn commit_can_be_tried_again(error: &sqlx::Error) -> bool {
-    matches!(primary_code(error), Some(BUSY | LOCKED | FULL))
+    matches!(primary_code(error), Some(BUSY | LOCKED))
 }

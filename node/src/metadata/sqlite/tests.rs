@@ -17,7 +17,6 @@ use sqlx::Row as _;
 
 use super::error::refused;
 use super::*;
-use crate::metadata::sql::store::boxed;
 use crate::metadata::sql::{Dialect, Reader, Value, listing, shapes};
 
 async fn open(directory: &Path) -> SqliteMetadataStore {

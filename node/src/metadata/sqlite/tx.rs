@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use futures::{FutureExt as _, TryFutureExt as _};
 use holdfast_actors::ports::metadata::{MetadataError, MetadataResult};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteQueryResult, SqliteRow};
 use sqlx::{Row as _, SqlStr, SqliteConnection, SqlitePool};
 
-use super::error::refused;
+use super::error::{is_full, refused};
+use crate::metadata::room::of_read;
 use crate::metadata::sql::{Dialect, Done, Fields, Reader, Session, Value};
 
 /// Sequence numbers that one batch can use at most; the writer makes sure of so many before it starts.
@@ -29,11 +30,28 @@ pub struct Tx {
     sequences_end: i64,
     /// The end of the range taken in the open transaction; counts once that is committed.
     sequences_end_pending: Option<i64>,
+    /// What was said where there was no room, in the open transaction or at its end.
+    no_space: Option<String>,
 }
 
 impl Tx {
     pub(super) fn new(conn: SqliteConnection) -> Self {
-        Self { conn, next_sequence: 0, sequences_end: 0, sequences_end_pending: None }
+        Self { conn, next_sequence: 0, sequences_end: 0, sequences_end_pending: None, no_space: None }
+    }
+
+    /// What was said where there was no room since the transaction was begun. SQLite may have rolled all of it back by
+    /// itself then, so that the next statement fails for another reason.
+    pub(super) fn no_space(&self) -> Option<&str> {
+        self.no_space.as_deref()
+    }
+
+    fn note<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        if let Err(error) = &result
+            && is_full(error)
+        {
+            self.no_space.get_or_insert_with(|| error.to_string());
+        }
+        result
     }
 
     /// The connection, for what is particular to SQLite.
@@ -44,14 +62,16 @@ impl Tx {
 
     /// Opens a transaction and the savepoint of its first verb.
     pub(super) async fn begin(&mut self) -> Result<(), sqlx::Error> {
+        self.no_space = None;
         self.run("BEGIN IMMEDIATE; SAVEPOINT verb").await?;
         self.sequences_end_pending = None;
         if self.next_sequence + SEQUENCES_PER_BATCH_MAX > self.sequences_end {
-            let end: i64 =
+            let end: Result<i64, sqlx::Error> =
                 sqlx::query_scalar("UPDATE counters SET value = value + ? WHERE name = 'sequence' RETURNING value")
                     .bind(SEQUENCES_TAKEN)
                     .fetch_one(&mut self.conn)
-                    .await?;
+                    .await;
+            let end = self.note(end)?;
             // A range that follows the last one extends it; the first, or one after a rollback, starts anew.
             self.next_sequence = self.next_sequence.max(end - SEQUENCES_TAKEN);
             self.sequences_end_pending = Some(end);
@@ -88,7 +108,8 @@ impl Tx {
     }
 
     async fn run(&mut self, sql: &'static str) -> Result<(), sqlx::Error> {
-        sqlx::query(sql).execute(&mut self.conn).await.map(drop)
+        let done = sqlx::query(sql).execute(&mut self.conn).await.map(drop);
+        self.note(done)
     }
 }
 
@@ -127,13 +148,20 @@ impl Session for Tx {
     const DIALECT: Dialect = Dialect::Sqlite;
 
     fn run_fetch(&mut self, sql: SqlStr, values: Vec<Value>) -> BoxFuture<'_, MetadataResult<Vec<SqliteRow>>> {
-        bound(sql, values).fetch_all(&mut self.conn).map_err(refused).boxed()
+        async move {
+            let found = bound(sql, values).fetch_all(&mut self.conn).await;
+            self.note(found).map_err(refused)
+        }
+        .boxed()
     }
 
     fn run_execute(&mut self, sql: SqlStr, values: Vec<Value>) -> BoxFuture<'_, MetadataResult<Done>> {
-        let done =
-            |done: SqliteQueryResult| Done { rows_affected: done.rows_affected(), last_id: done.last_insert_rowid() };
-        bound(sql, values).execute(&mut self.conn).map_ok(done).map_err(refused).boxed()
+        async move {
+            let done = bound(sql, values).execute(&mut self.conn).await;
+            let done: SqliteQueryResult = self.note(done).map_err(refused)?;
+            Ok(Done { rows_affected: done.rows_affected(), last_id: done.last_insert_rowid() })
+        }
+        .boxed()
     }
 
     fn take_sequence(&mut self) -> i64 {
@@ -154,7 +182,7 @@ impl Reader for Readers {
         async move {
             let found = tokio::time::timeout(READ_MAX, bound(sql, values).fetch_all(&self.0)).await;
             let late = |_| MetadataError::Unavailable("the metadata database did not answer in time".to_owned());
-            found.map_err(late)?.map_err(refused)
+            found.map_err(late)?.map_err(|error| of_read(refused(error)))
         }
         .boxed()
     }

@@ -6,8 +6,9 @@
 //! * Each verb runs under a savepoint: one's failure does not undo another's effects.
 //! * Nobody is answered before the commit. A caller that went away loses the answer, never the write's consistency.
 //! * A verb that panics is a bug, and its batch falls with it; the writer lives on, for there is no other.
-//! * An error out of COMMIT is `Unknown` to all of the batch. Unless it says that nothing was written (a full disk, a
-//!   foreign lock), the store is fenced: a flush that failed is never tried again, later writes are `Unavailable`.
+//! * A batch for which there is no room is rolled back, all of it, and everybody in it is told `NoSpace`.
+//! * Another error out of COMMIT is `Unknown` to all of the batch. Unless it says that nothing was written (a foreign
+//!   lock), the store is fenced: a flush that failed is never tried again, later writes are `Unavailable`.
 //! * When every sender is gone the writer finishes what was queued and closes the connection.
 
 use std::collections::HashSet;
@@ -23,8 +24,9 @@ use holdfast_actors::ports::metadata::{
 use sqlx::Connection as _;
 use tokio::sync::{mpsc, oneshot};
 
-use super::error::{commit_can_be_tried_again, refused};
+use super::error::{commit_can_be_tried_again, is_full, refused};
 use super::tx::Tx;
+use crate::metadata::room::Room;
 use crate::metadata::sql::key_ops::{KeyDone, KeyOp, run_group};
 use crate::metadata::sql::shapes::ROWS_MAX;
 
@@ -107,7 +109,7 @@ pub(super) enum Outcome<'a> {
     /// Durable.
     Committed,
     /// Rolled back for this reason.
-    RolledBack(&'a str),
+    RolledBack(&'a MetadataError),
     /// COMMIT itself failed for this reason.
     Unknown(&'a str),
 }
@@ -119,17 +121,20 @@ impl Outcome<'_> {
             (Self::Committed, result) => result,
             (Self::Unknown(reason), Ok(_)) => Err(MetadataError::Unknown(reason.to_owned())),
             // A refusal may rest on what another verb of the batch did, so it falls with the batch. It had no effect.
-            (Self::RolledBack(reason), _) | (Self::Unknown(reason), Err(_)) => {
-                Err(MetadataError::Unavailable(reason.to_owned()))
-            }
+            (Self::RolledBack(error), _) => Err(match error {
+                MetadataError::NoSpace(reason) => MetadataError::NoSpace(reason.clone()),
+                MetadataError::Unavailable(reason) => MetadataError::Unavailable(reason.clone()),
+                other => MetadataError::Unavailable(other.to_string()),
+            }),
+            (Self::Unknown(reason), Err(_)) => Err(MetadataError::Unavailable(reason.to_owned())),
         }
     }
 }
 
 /// Runs until the queue is closed and empty.
 ///
-/// `stopped` gets the reason when writes stop for good.
-pub(super) async fn run(mut tx: Tx, mut queue: mpsc::Receiver<Job>, stopped: Arc<OnceLock<String>>) {
+/// `stopped` gets the reason when writes stop for good, and `room` is told when there is none.
+pub(super) async fn run(mut tx: Tx, mut queue: mpsc::Receiver<Job>, stopped: Arc<OnceLock<String>>, room: Arc<Room>) {
     let mut jobs = Vec::with_capacity(BATCH_JOBS_MAX);
     while queue.recv_many(&mut jobs, BATCH_JOBS_MAX).await > 0 {
         metrics::gauge!("holdfast_metadata_queue_jobs").set(queue.len() as f64);
@@ -138,15 +143,23 @@ pub(super) async fn run(mut tx: Tx, mut queue: mpsc::Receiver<Job>, stopped: Arc
         let batch_jobs = std::mem::replace(&mut jobs, Vec::with_capacity(BATCH_JOBS_MAX));
         if let Some(reason) = stopped.get() {
             batch.refuse(batch_jobs);
-            batch.answer(Outcome::RolledBack(reason));
+            batch.answer(Outcome::RolledBack(&MetadataError::Unavailable(reason.clone())));
             continue;
         }
         // Nothing half done outlives a panic: the transaction is rolled back, and a job without a slot has lost its
         // reply, which its caller takes for an unknown outcome.
         let ran = AssertUnwindSafe(batch.run(&mut tx, batch_jobs)).catch_unwind().await;
-        if let Err(reason) = ran.unwrap_or_else(|_| Err("a verb panicked, which is a bug".to_owned())) {
+        let panicked = || MetadataError::Unavailable("a verb panicked, which is a bug".to_owned());
+        let ran = ran.unwrap_or_else(|_| Err(panicked()));
+        // Also where one verb alone found none, and was undone.
+        if let Some(detail) = tx.no_space() {
+            room.is_missing(detail);
+        }
+        if let Err(reason) = ran {
             tx.abandon().await;
-            tracing::warn!(%reason, "metadata transaction rolled back");
+            if !matches!(reason, MetadataError::NoSpace(_)) {
+                tracing::warn!(%reason, "metadata transaction rolled back");
+            }
             metrics::counter!("holdfast_metadata_rollbacks_total").increment(1);
             batch.answer(Outcome::RolledBack(&reason));
             continue;
@@ -162,6 +175,11 @@ pub(super) async fn run(mut tx: Tx, mut queue: mpsc::Receiver<Job>, stopped: Arc
                 let reason = error.to_string();
                 tx.abandon().await;
                 metrics::counter!("holdfast_metadata_commits_failed_total").increment(1);
+                if is_full(&error) {
+                    room.is_missing(&reason);
+                    batch.answer(Outcome::RolledBack(&MetadataError::NoSpace(reason)));
+                    continue;
+                }
                 if commit_can_be_tried_again(&error) {
                     tracing::error!(%reason, "metadata commit failed");
                 } else {
@@ -194,14 +212,17 @@ struct Batch {
 impl Batch {
     /// Runs all jobs in order, in one transaction that is left open. `Err` says why the transaction must be abandoned;
     /// every job has a slot all the same.
-    async fn run(&mut self, tx: &mut Tx, jobs: Vec<Job>) -> Result<(), String> {
+    async fn run(&mut self, tx: &mut Tx, jobs: Vec<Job>) -> MetadataResult<()> {
         let mut jobs = jobs.into_iter();
         let result = self.run_open(tx, &mut jobs).await;
         self.refuse(jobs);
-        result.map_err(|error| error.to_string())
+        result.map_err(|error| match tx.no_space() {
+            Some(reason) => MetadataError::NoSpace(reason.to_owned()),
+            None => error,
+        })
     }
 
-    async fn run_open(&mut self, tx: &mut Tx, jobs: &mut impl Iterator<Item = Job>) -> Result<(), MetadataError> {
+    async fn run_open(&mut self, tx: &mut Tx, jobs: &mut impl Iterator<Item = Job>) -> MetadataResult<()> {
         tx.begin().await.map_err(refused)?;
         let mut keys = HashSet::new();
         for job in jobs {

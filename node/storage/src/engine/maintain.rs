@@ -15,7 +15,8 @@ use crate::io::{BlockFile, OpenMode};
 use crate::jobs::{Abandoned, Job};
 use crate::segment::Segment;
 
-/// How often gauges are published and segments with dead records settled.
+/// How often gauges are published, and segments settled where [`crate::segment::SegmentState::is_worth_settling`] says
+/// so; the others wait for [`crate::Engine::settle`], which is called less often.
 const TICK: Duration = Duration::from_secs(15);
 
 /// How long a shutdown waits for writers to end.
@@ -166,28 +167,31 @@ impl Inner {
     /// Settles all segments that have something to settle, and removes those that are dead; see [`super::retention`].
     pub(super) async fn settle_all(self: &Arc<Self>) {
         for segment in self.segments_sorted() {
-            self.settle_if_due(&segment).await;
+            self.settle_if_due(&segment, true).await;
         }
     }
 
-    /// The same for the thread that runs the jobs, which does what is queued meanwhile before each further segment:
-    /// after many deletions all segments of a large disk may have something to settle. That takes minutes, and nobody
-    /// else gives space back or makes the next segment. Where the engine ends, what is left is settled by its end.
+    /// The same for the thread that runs the jobs, of segments where it is worth it. It does what is queued meanwhile
+    /// before each further segment: after many deletions all segments of a large disk may have something to settle.
+    /// That takes minutes, and nobody else gives space back or makes the next segment. Where the engine ends, what is
+    /// left is settled by its end.
     async fn settle_amid_jobs(self: &Arc<Self>) {
+        // On a full disk room is made as soon as there is some to be made.
+        let at_once = self.full.load(Ordering::SeqCst);
         for segment in self.segments_sorted() {
             if self.closing.load(Ordering::SeqCst) {
                 return;
             }
-            self.settle_if_due(&segment).await;
+            self.settle_if_due(&segment, at_once).await;
             self.run_jobs().await;
         }
     }
 
-    async fn settle_if_due(self: &Arc<Self>, segment: &Arc<Segment>) {
+    async fn settle_if_due(self: &Arc<Self>, segment: &Arc<Segment>, at_once: bool) {
         let (indexed, due) = {
-            let state = segment.state.lock();
+            let mut state = segment.state.lock();
             let idle = state.sealed && state.writers == 0 && state.unsettled && state.unpunched.is_empty();
-            (state.indexed, idle)
+            (state.indexed, idle && (at_once || !state.indexed || state.is_worth_settling()))
         };
         if due && !segment.is_removed() {
             if indexed {
@@ -229,6 +233,7 @@ impl Inner {
         let (indexed, punched, tail, sequence_max, entries, kills) = {
             let mut state = segment.state.lock();
             state.unsettled = false;
+            state.put_off = 0;
             // What is known to be punched, not what is dead and not known to wait for it: a record that dies from here
             // on must stay listed, or after a crash nobody would punch it, nor keep its tombstone.
             let punched = state.punched.clone();

@@ -104,7 +104,7 @@ pub fn index_file(bytes: &[u8]) {
 
 /// Parses a scrub mark.
 pub fn scrub_mark(bytes: &[u8]) {
-    for bytes in [bytes, &sealed(bytes, ScrubMark::BYTES - 4)] {
+    for bytes in [bytes, &sealed(&sealed(bytes, 32), ScrubMark::BYTES - 4)] {
         if let Ok(mark) = ScrubMark::decode(bytes) {
             assert_eq!(ScrubMark::decode(&mark.encode()), Ok(mark));
         }
@@ -169,7 +169,7 @@ fn index_files() -> Vec<Vec<u8>> {
 }
 
 fn scrub_marks() -> Vec<Vec<u8>> {
-    vec![ScrubMark { next_segment: 5, rounds: 6, round_started_ms: 7 }.encode().to_vec()]
+    vec![ScrubMark { next_segment: 5, next_block: 8, rounds: 6, round_started_ms: 7 }.encode().to_vec()]
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What scrub finds, and how fast it goes.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use holdfast_storage::io::sim::SimIo;
@@ -82,4 +83,82 @@ async fn scrub_keeps_its_pace() {
     // Of ten records in three segments.
     let place = scrubber.position();
     assert!(place.rounds == 0 && place.next_segment <= 2, "{place:?}");
+}
+
+/// Does a step until it has to wait for the disk, and cuts it off there; what it gave, if it did not.
+async fn cut_off(io: &SimIo, scrubber: &mut Scrubber) -> Option<ScrubStep> {
+    io.hold();
+    let done = {
+        let mut step = Box::pin(scrubber.step());
+        loop {
+            if let Poll::Ready(done) = futures::poll!(step.as_mut()) {
+                break Some(done.unwrap());
+            }
+            if io.held() > 0 {
+                break None;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    io.release();
+    done
+}
+
+#[tokio::test]
+async fn scrub_that_is_cut_off_again_and_again_reads_each_record_once() {
+    const CHUNKS: u32 = 40;
+    let io = SimIo::new(6);
+    let engine = sim_engine(&io).await;
+    for n in 0..CHUNKS {
+        put(&engine, id(n), &payload(u64::from(n), 30_000)).await.unwrap();
+    }
+    engine.run_jobs().await;
+    assert!(engine.stats().segments > 1);
+    let mut scrubber = Scrubber::resume(&engine, ScrubConfig::default()).await;
+    let (mut read, mut cut, mut steps) = (0, 0, 0);
+    while scrubber.position().rounds == 0 {
+        steps += 1;
+        assert!(steps < 10 * CHUNKS, "it does not come to an end: {read} records read");
+        let step = match cut_off(&io, &mut scrubber).await {
+            Some(step) => step,
+            None => {
+                cut += 1;
+                scrubber.step().await.unwrap()
+            }
+        };
+        if let ScrubStep::Record { good, .. } = step {
+            assert!(good);
+            read += 1;
+        }
+    }
+    assert_eq!(read, CHUNKS);
+    assert!(cut >= CHUNKS, "only {cut} steps were cut off");
+}
+
+#[tokio::test]
+async fn a_record_that_is_never_read_in_time_does_not_hold_up_the_rest() {
+    let io = SimIo::new(7);
+    let engine = sim_engine(&io).await;
+    for n in 0..3 {
+        put(&engine, id(n), &payload(u64::from(n), 30_000)).await.unwrap();
+    }
+    let mut scrubber = Scrubber::resume(&engine, ScrubConfig::default()).await;
+    assert_eq!(scrubber.step().await.unwrap(), ScrubStep::SegmentDone);
+    for _ in 0..2 {
+        assert_eq!(cut_off(&io, &mut scrubber).await, None);
+    }
+    for (expected, why) in [(2, "the first one is passed over"), (3, "it is tried again in the next round")] {
+        let mut read = 0;
+        loop {
+            match scrubber.step().await.unwrap() {
+                ScrubStep::Record { good, .. } => {
+                    assert!(good);
+                    read += 1;
+                }
+                ScrubStep::SegmentDone => {}
+                ScrubStep::RoundDone => break,
+            }
+        }
+        assert_eq!(read, expected, "{why}");
+    }
 }

@@ -118,22 +118,60 @@ async fn a_full_database_refuses_writes_and_recovers() {
         })
     };
     limit("PRAGMA max_page_count = 1").await.unwrap();
-    let mut failed = 0;
+    assert_eq!(store.no_space(), None);
+    let mut refused = None;
     for i in 0..2000 {
-        match store.commit_object(object(id, &format!("{i:01000}"))).await {
-            Ok(_) => {}
-            Err(MetadataError::Unavailable(_) | MetadataError::Unknown(_)) => {
-                failed += 1;
-                break;
-            }
+        if let Err(error) = store.commit_object(object(id, &format!("{i:01000}"))).await {
+            refused = Some((i, error));
+            break;
+        }
+    }
+    let (i, error) = refused.expect("the limit was reached");
+    assert!(matches!(error, MetadataError::NoSpace(_)), "{error:?}");
+    let why = store.no_space().expect("it is told");
+    assert!(why.contains("make room on the file system of") && why.contains("metadata.db"), "{why}");
+    assert_eq!(store.writes_stopped(), None);
+    assert!(store.object(id, "kept", None).await.is_ok());
+    assert!(matches!(store.object(id, &format!("{i:01000}"), None).await, Err(MetadataError::NoSuchKey)));
+    limit("PRAGMA max_page_count = 1000000").await.unwrap();
+    assert!(store.no_space().is_some(), "nobody has tried");
+    store.ping().await.unwrap();
+    assert_eq!(store.no_space(), None, "a health check has tried");
+    store.commit_object(object(id, "again")).await.unwrap();
+    assert!(store.object(id, "again", None).await.is_ok());
+}
+
+/// SQLite may roll back the whole transaction then. Nobody in it is told that anything was written.
+#[tokio::test]
+async fn a_batch_for_which_there_is_no_room_is_rolled_back_whole_or_but_for_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let id = bucket(&store).await;
+    write(&store, |tx| {
+        boxed(
+            async move { sqlx::query("PRAGMA max_page_count = 1").execute(tx.conn()).await.map(drop).map_err(refused) },
+        )
+    })
+    .await
+    .unwrap();
+    let (go, gate) = oneshot::channel::<()>();
+    let mut holding = Box::pin(write(&store, |_| boxed(async move { gate.await.map_err(|_| closed()) })));
+    assert!(futures::poll!(&mut holding).is_pending());
+    let keys: Vec<String> = (0..200).map(|i| format!("{i:01000}")).collect();
+    let mut commits = Box::pin(futures::future::join_all(keys.iter().map(|k| store.commit_object(object(id, k)))));
+    assert!(futures::poll!(&mut commits).is_pending());
+    go.send(()).unwrap();
+    holding.await.unwrap();
+    let results = commits.await;
+    assert!(results.iter().any(|result| matches!(result, Err(MetadataError::NoSpace(_)))), "there was room");
+    for (key, result) in keys.iter().zip(results) {
+        let found = store.object(id, key, None).await;
+        match result {
+            Ok(_) => assert!(found.is_ok(), "{found:?}"),
+            Err(MetadataError::NoSpace(_)) => assert!(matches!(found, Err(MetadataError::NoSuchKey)), "{found:?}"),
             Err(error) => panic!("{error:?}"),
         }
     }
-    assert_eq!(failed, 1, "the limit was reached");
-    assert!(store.object(id, "kept", None).await.is_ok());
-    limit("PRAGMA max_page_count = 1000000").await.unwrap();
-    store.commit_object(object(id, "again")).await.unwrap();
-    assert!(store.object(id, "again", None).await.is_ok());
 }
 
 /// After a COMMIT that failed nobody knows what is on the disk until the log has been read anew. Above all the reaper

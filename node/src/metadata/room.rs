@@ -1,0 +1,100 @@
+//! Whether a database has room for what is to be written.
+//!
+//! It is full from the first write on that it refuses for that, until a write that was made to try it succeeds: each
+//! health check makes one while it is full. So a node refuses what would fail, and takes it again by itself. Reads say
+//! nothing about it, nor does a write that happened to change nothing.
+
+use std::time::{Duration, Instant};
+
+use holdfast_actors::ports::metadata::MetadataError;
+use parking_lot::Mutex;
+
+/// The log is told of it so often at most.
+const A_LINE_EVERY: Duration = Duration::from_secs(60);
+/// How long a health check waits for the write that tries it: what it asks for is whether reads are answered.
+pub(super) const TRY_MAX: Duration = Duration::from_secs(2);
+
+/// The error of a read. One that sorts much may want room, too; that it finds none is nothing that a client who reads
+/// is to be told as the want of a write.
+pub(super) fn of_read(error: MetadataError) -> MetadataError {
+    match error {
+        MetadataError::NoSpace(reason) => MetadataError::Unavailable(reason),
+        other => other,
+    }
+}
+
+/// What is known of the room of a database.
+pub(super) struct Room {
+    /// What helps where there is none.
+    remedy: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What the database said, while it is full.
+    full: Option<String>,
+    /// Writes that it refused.
+    refused: u64,
+    /// When the log was told.
+    told: Option<Instant>,
+}
+
+impl Room {
+    pub(super) fn new(remedy: String) -> Self {
+        Self { remedy, state: Mutex::default() }
+    }
+
+    /// A write was refused for want of room, with these words.
+    pub(super) fn is_missing(&self, detail: &str) {
+        let mut state = self.state.lock();
+        state.full = Some(detail.to_owned());
+        state.refused += 1;
+        if state.told.is_none_or(|told| told.elapsed() >= A_LINE_EVERY) {
+            state.told = Some(Instant::now());
+            tracing::error!(
+                detail,
+                remedy = self.remedy,
+                "the metadata database has no room: writes are refused until there is some"
+            );
+        }
+    }
+
+    /// While it is full: which refusal a write that tries it comes after, for [`Self::was_found`].
+    pub(super) fn to_be_tried(&self) -> Option<u64> {
+        let state = self.state.lock();
+        state.full.is_some().then_some(state.refused)
+    }
+
+    /// A write that was begun to try it succeeded. One that was refused meanwhile says more.
+    pub(super) fn was_found(&self, tried: u64) {
+        let mut state = self.state.lock();
+        if state.refused == tried {
+            state.full = None;
+        }
+    }
+
+    /// Why it is full, and what helps, if it is.
+    pub(super) fn full(&self) -> Option<String> {
+        let state = self.state.lock();
+        state.full.as_ref().map(|detail| format!("{detail}: {}", self.remedy))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_full_until_a_write_that_came_after_the_last_refusal_succeeds() {
+        let room = Room::new("make room".to_owned());
+        assert_eq!((room.full(), room.to_be_tried()), (None, None));
+        room.is_missing("disk full");
+        let tried = room.to_be_tried().unwrap();
+        room.is_missing("disk full");
+        room.was_found(tried);
+        assert_eq!(room.full().as_deref(), Some("disk full: make room"), "it was refused meanwhile");
+        room.was_found(room.to_be_tried().unwrap());
+        assert_eq!((room.full(), room.to_be_tried()), (None, None));
+    }
+}
