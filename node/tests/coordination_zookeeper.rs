@@ -389,6 +389,42 @@ async fn who_closed_is_gone_though_its_process_ends_at_once() {
     assert_eq!(registered, Vec::<String>::new());
 }
 
+/// More than are read by one request. While they are waited for, some leave.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_hundreds_of_nodes_say_of_the_cache_is_heard_of_each() {
+    let own = patient(server().await.connect_string());
+    let a = Arc::new(connect(&own).await);
+    a.create_cluster(&ClusterIdentity::new(16, 0), &LayoutDocument::new(3)).await.unwrap();
+    let raw = sessions::raw(&own.servers).await;
+    let options = zookeeper_client::CreateMode::Persistent.with_acls(zookeeper_client::Acls::anyone_all());
+    let path = |id: u64| format!("{}/seen/{}", own.chroot, NodeId::from(id));
+    let said = |generation: u64| format!(r#"{{"nonce":"x","value":{{"generation":{generation}}}}}"#);
+    for id in 0..150 {
+        raw.create(&path(id), said(id).as_bytes(), &options).await.unwrap();
+    }
+    let heard = a.cache_seen().await.unwrap();
+    let heard: Vec<(NodeId, u64)> = heard.iter().map(|(node, seen)| (*node, seen.generation)).collect();
+    let mut expected: Vec<(NodeId, u64)> = (0..150_u64).map(|id| (NodeId::from(id), id)).collect();
+    expected.sort();
+    assert_eq!(heard, expected);
+
+    let mut waiting: Vec<NodeId> = (0..100_u64).map(NodeId::from).collect();
+    waiting.sort();
+    let not_seen = a.cache_generation_seen(100, Duration::from_millis(300)).await;
+    assert_eq!(not_seen, Err(CoordinationError::NotSeen { generation: 100, waiting }));
+    let wait = tokio::spawn({
+        let a = a.clone();
+        async move { a.cache_generation_seen(100, PATIENCE).await }
+    });
+    for id in 0..50 {
+        raw.delete(&path(id), None).await.unwrap();
+    }
+    for id in 50..100 {
+        raw.set_data(&path(id), said(100).as_bytes(), None).await.unwrap();
+    }
+    wait.await.unwrap().unwrap();
+}
+
 /// As when somebody removes one in ZooKeeper by hand.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_a_registration_is_replaced() {

@@ -15,7 +15,8 @@ use holdfast_storage::finding::FindingSink;
 
 use crate::config::JournalConfig;
 
-/// Time between looks for entries that are too old or too many.
+/// Time between looks for entries that are too old or too many; up to half as long again, so that nodes that were
+/// started together do not all remove the same.
 const TRIM_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Entries removed in one transaction.
@@ -58,10 +59,11 @@ async fn serve(parts: &JournalParts) -> String {
 }
 
 async fn trim(parts: &JournalParts) {
-    let mut interval = tokio::time::interval(TRIM_INTERVAL);
     let leaps = LeapGuard::new(&*parts.clock, HOLD);
+    let mut pause = Duration::ZERO;
     loop {
-        interval.tick().await;
+        tokio::time::sleep(pause).await;
+        pause = TRIM_INTERVAL.mul_f64(rand::random_range(1.0..1.5));
         // What is too old by a clock that is wrong is gone for good.
         if leaps.holds(&*parts.clock, "the error log and the audit log") {
             continue;

@@ -28,7 +28,7 @@ use holdfast_protocol::{ClusterId, NodeId, ShardId};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use zookeeper_client as zk;
 
 mod calls;
@@ -51,6 +51,10 @@ use stored::{
 
 /// How often somebody who waits looks again, in case an event was lost.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// How long somebody who was woken by what a node said waits for the others to speak, too, for each that is waited for.
+/// Where hundreds wait for hundreds, each would ask for all of them each time that one speaks.
+const HEAR_OUT: Duration = Duration::from_micros(200);
 
 /// One participant's access to a cluster in ZooKeeper.
 pub struct ZookeeperCoordination {
@@ -406,6 +410,8 @@ impl Coordination for ZookeeperCoordination {
             }
             let look_again = deadline.min(Instant::now() + LOOK_AGAIN);
             drop(timeout_at(look_again, changed.changed()).await);
+            let pause = HEAR_OUT.saturating_mul(waiting.len() as u32);
+            sleep_until(look_again.min(Instant::now() + pause)).await;
         }
     }
 }

@@ -55,7 +55,7 @@ use super::sql::{Backend, Fields as _, Locks, Reader as _, SqlMetadataStore};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/mysql");
 
-/// How often rows of `commits` are removed that were there the time before: far longer than anybody asks for one.
+/// Rows of `commits` are removed that were there so long before, or longer: far longer than anybody asks for one.
 const COMMITS_KEPT: Duration = Duration::from_secs(600);
 /// Rows of `commits` removed at once.
 const COMMITS_REMOVED: u32 = 5_000;
@@ -136,15 +136,16 @@ async fn connect(pool: &Pool) -> Result<MySqlConnection, OpenError> {
     })
 }
 
-/// Removes what nobody will ask for any more. Every node does so; that they meet does no harm.
+/// Removes what nobody will ask for any more. Every node does so; that two meet does no harm, but hundreds that were
+/// started together would all wait for each other's locks.
 async fn sweep_commits(pool: Pool) {
-    let mut interval = tokio::time::interval(COMMITS_KEPT);
     let mut seen = 0;
     loop {
-        interval.tick().await;
         if let Err(error) = sweep_once(&pool, &mut seen).await {
             tracing::warn!(%error, "remove old rows of commits");
         }
+        // After the look at what there is, however long that took.
+        tokio::time::sleep(COMMITS_KEPT.mul_f64(rand::random_range(1.0..1.5))).await;
     }
 }
 

@@ -114,6 +114,12 @@ impl PeerBook {
         }
     }
 
+    /// How many peers are remembered.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> usize {
+        self.peers.lock().len()
+    }
+
     /// After how long a second replica is asked: when 19 of 20 reads had their first bytes.
     pub(super) fn hedge_delay(&self) -> Duration {
         let recent = self.recent.lock();

@@ -214,11 +214,12 @@ impl Stream for Body {
 async fn open(shared: Arc<Shared>, id: ChunkId, range: Range<u32>, mut failures: Vec<Failure>) -> Opened {
     let from = if failures.iter().all(|failure| failure.node == shared.view.me()) { "remote" } else { "failover" };
     metrics::counter!("holdfast_replica_reads_total", "from" => from).increment(1);
-    let (mut named, mut others) = shared.candidates(&id);
-    for nodes in [&mut named, &mut others] {
-        nodes.retain(|node| failures.iter().all(|failure| failure.node != *node));
-    }
-    let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
+    let all_named = shared.named(&id);
+    let mut named = all_named.clone();
+    named.retain(|node| failures.iter().all(|failure| failure.node != *node));
+    let mut named = named.into_iter().peekable();
+    // Known only once they are needed: there may be hundreds, and nearly every read ends without them.
+    let mut others: Option<std::vec::IntoIter<NodeId>> = None;
     let mut last_resort = false;
     let ask = |node| {
         let mut body = shared.peers.read(node, id, range.clone());
@@ -245,6 +246,7 @@ async fn open(shared: Arc<Shared>, id: ChunkId, range: Range<u32>, mut failures:
             }
         }
         while last_resort && asked.len() < OTHERS_AT_ONCE {
+            let others = others.get_or_insert_with(|| shared.others(&all_named, &failures).into_iter());
             let Some(node) = others.next() else { break };
             metrics::counter!("holdfast_replica_reads_total", "from" => "last_resort").increment(1);
             asked.push(ask(node));
@@ -276,7 +278,7 @@ async fn open(shared: Arc<Shared>, id: ChunkId, range: Range<u32>, mut failures:
                 metrics::counter!("holdfast_replica_reads_total", "from" => "hedged").increment(1);
                 asked.extend(named.next().map(&ask));
             }
-            () = &mut patience, if !last_resort && named.peek().is_none() && others.peek().is_some() => last_resort = true,
+            () = &mut patience, if !last_resort && named.peek().is_none() => last_resort = true,
         }
     }
 }
@@ -299,10 +301,9 @@ fn exhausted(id: ChunkId, failures: &[Failure]) -> ChunkError {
 }
 
 impl Shared {
-    /// Other nodes that may have a chunk, in the order in which they are asked. First those that the map names: members
-    /// that are alive, the nearest first; leavers; joiners; members that seem dead. Then, as a last resort, whoever
-    /// else is alive.
-    fn candidates(&self, id: &ChunkId) -> (Vec<NodeId>, Vec<NodeId>) {
+    /// The other nodes that the shard map names for a chunk, in the order in which they are asked: members that are
+    /// alive, the nearest first; leavers; joiners; members that seem dead.
+    fn named(&self, id: &ChunkId) -> Vec<NodeId> {
         let mut order = Vec::new();
         if let Some(placement) = self.view.placement(id) {
             let state = placement.state;
@@ -319,9 +320,17 @@ impl Shared {
                 unique.push(node);
             }
         }
+        unique
+    }
+
+    /// Whoever else is alive and has not failed, the nearest first.
+    fn others(&self, named: &[NodeId], failures: &[Failure]) -> Vec<NodeId> {
         let mut others: Vec<NodeId> = self.view.membership().borrow().nodes.keys().copied().collect();
-        others.retain(|node| *node != self.view.me() && !unique.contains(node));
+        others.retain(|node| {
+            let has_failed = failures.iter().any(|failure| failure.node == *node);
+            *node != self.view.me() && !named.contains(node) && !has_failed
+        });
         self.book.sort(&mut others);
-        (unique, others)
+        others
     }
 }

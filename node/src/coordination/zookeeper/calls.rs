@@ -16,6 +16,31 @@ use super::stored::{Encoded, ROOT, nonce_of};
 /// Pause before something is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
+/// Values that are read by one request, of which there may be thousands, and which many nodes read at the same time.
+pub(super) const READS_TOGETHER: usize = 64;
+
+/// What is stored somewhere, if something is.
+pub(super) type Stored = Option<(Vec<u8>, zk::Stat)>;
+
+/// What is stored at each of these paths, at most [`READS_TOGETHER`], by one request.
+pub(super) async fn read_together(client: &zk::Client, paths: &[String]) -> Result<Vec<Stored>, zk::Error> {
+    let mut reader = client.new_multi_reader();
+    for path in paths {
+        reader.add_get_data(path)?;
+    }
+    let results = reader.commit().await?;
+    if results.len() != paths.len() {
+        return Err(zk::Error::UnexpectedError(format!("{} answers to {} reads", results.len(), paths.len())));
+    }
+    let stored = |result: zk::MultiReadResult| match result {
+        zk::MultiReadResult::Data { data, stat } => Ok(Some((data, stat))),
+        zk::MultiReadResult::Error { err: zk::Error::NoNode } => Ok(None),
+        zk::MultiReadResult::Error { err } => Err(err),
+        other => Err(zk::Error::UnexpectedError(format!("{other:?} in answer to a read"))),
+    };
+    results.into_iter().map(stored).collect()
+}
+
 /// What became of a transaction.
 pub(super) enum Outcome {
     Done,

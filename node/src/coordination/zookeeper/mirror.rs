@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use zookeeper_client as zk;
 
+use super::calls::{READS_TOGETHER, Stored, read_together};
 use super::session::{Shared, connected};
 use super::stored::{
     CandidateRecord, GENERATION, LAYOUT, LEASES, NODES, NodeRecord, PAUSES, ROOT, SHARDS, StoredCache, StoredShard,
@@ -35,9 +36,6 @@ use super::stored::{
 
 /// Requests in flight while everything is read.
 const READS_MAX: usize = 64;
-/// Nodes and shards that are read by one request. There are thousands of them, and after an outage every node reads
-/// them all.
-const READS_TOGETHER: usize = 64;
 /// The pause after the first of some failures; it doubles with each. All nodes may fail at the same time, and each reads
 /// everything anew.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -347,10 +345,10 @@ enum Value {
     Lease(String, Option<LeaseHolder>),
 }
 
-/// What is stored somewhere, if something is; an error if it cannot be understood.
+/// [`Stored`], or an error if it cannot be understood.
 type Found<T> = Option<Result<(T, zk::Stat), ()>>;
 
-fn understood<T: DeserializeOwned>(path: &str, found: Option<(Vec<u8>, zk::Stat)>) -> Found<T> {
+fn understood<T: DeserializeOwned>(path: &str, found: Stored) -> Found<T> {
     let (bytes, stat) = found?;
     Some(decode(path, &bytes).map(|value| (value, stat)).map_err(|error| log_corrupt(&error)))
 }
@@ -379,26 +377,15 @@ async fn read_group(client: &zk::Client, mut group: Vec<Topic>) -> Result<Vec<Va
         let topic = group.remove(0);
         return Ok(vec![read(client, topic).await?]);
     }
-    let mut reader = client.new_multi_reader();
-    for topic in &group {
-        reader.add_get_data(&topic.one_of_many().expect("only those are grouped"))?;
-    }
-    let results = reader.commit().await?;
-    if results.len() != group.len() {
-        return Err(zk::Error::UnexpectedError(format!("{} answers to {} reads", results.len(), group.len())));
-    }
-    let value = |(topic, result): (Topic, zk::MultiReadResult)| match result {
-        zk::MultiReadResult::Data { data, stat } => Ok(value_of(&topic, Some((data, stat)))),
-        zk::MultiReadResult::Error { err: zk::Error::NoNode } => Ok(value_of(&topic, None)),
-        zk::MultiReadResult::Error { err } => Err(err),
-        other => Err(zk::Error::UnexpectedError(format!("{other:?} in answer to a read"))),
-    };
-    group.into_iter().zip(results).map(value).collect()
+    let path = |topic: &Topic| topic.one_of_many().expect("only those are grouped");
+    let paths: Vec<String> = group.iter().map(path).collect();
+    let found = read_together(client, &paths).await?;
+    Ok(group.iter().zip(found).map(|(topic, found)| value_of(topic, found)).collect())
 }
 
 /// The value of one of those of which there are many. What cannot be understood is not shown as gone: the last good
 /// value stays.
-fn value_of(topic: &Topic, found: Option<(Vec<u8>, zk::Stat)>) -> Value {
+fn value_of(topic: &Topic, found: Stored) -> Value {
     match topic {
         Topic::Node(id) => match understood::<NodeRecord>(&node_path(*id), found) {
             Some(Ok((record, stat))) => {

@@ -5,22 +5,22 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use holdfast_actors::ports::coordination::{
-    CacheSeen, CacheState, CoordinationResult, NodeAnnouncement, Registration, Versioned,
+    CacheSeen, CacheState, CoordinationError, CoordinationResult, NodeAnnouncement, Registration, Versioned,
 };
 use holdfast_protocol::NodeId;
 use tokio::time::Instant;
 use zookeeper_client as zk;
 
 use super::ZookeeperCoordination;
-use super::calls::Outcome;
+use super::calls::{Outcome, READS_TOGETHER, read_together};
 use super::session::refused;
 use super::stored::{
     GENERATION, NodeRecord, ROOT, SEEN, StoredCache, StoredSeen, decode, encode, node_path, nonce_of, seen_path,
 };
 
-/// Reads in flight while all nodes are asked. One after the other, those of hundreds of nodes would not end within the
-/// time of one operation where ZooKeeper is slow, as after an outage, when every node asks.
-const READS_MAX: usize = 64;
+/// Requests in flight while all nodes are asked. One after the other, those of hundreds of nodes would not end within
+/// the time of one operation where ZooKeeper is slow, as after an outage, when every node asks.
+const READS_MAX: usize = 8;
 
 impl ZookeeperCoordination {
     /// One try to register. `Ok(Err(holder))`: somebody else has the id.
@@ -95,19 +95,27 @@ impl ZookeeperCoordination {
     /// What those of `nodes` that are still alive said last.
     pub(super) async fn said(&self, nodes: &[NodeId]) -> CoordinationResult<BTreeMap<NodeId, CacheSeen>> {
         let deadline = self.shared.deadline();
-        let reads = stream::iter(nodes.to_vec()).map(|node| self.said_by(node, deadline));
-        let said: Vec<Option<(NodeId, CacheSeen)>> = reads.buffered(READS_MAX).try_collect().await?;
+        let groups: Vec<Vec<NodeId>> = nodes.chunks(READS_TOGETHER).map(<[NodeId]>::to_vec).collect();
+        let reads = stream::iter(groups).map(|group| self.said_by(group, deadline));
+        let said: Vec<Vec<(NodeId, CacheSeen)>> = reads.buffered(READS_MAX).try_collect().await?;
         Ok(said.into_iter().flatten().collect())
     }
 
-    /// What one node said last, if it is still alive.
-    async fn said_by(&self, node: NodeId, deadline: Instant) -> CoordinationResult<Option<(NodeId, CacheSeen)>> {
-        let path = seen_path(node);
-        let found = self.shared.read(deadline, &path, |client| {
-            let path = &path;
-            async move { client.get_data(path).await }
+    /// What some nodes said last, those that are still alive.
+    async fn said_by(&self, nodes: Vec<NodeId>, deadline: Instant) -> CoordinationResult<Vec<(NodeId, CacheSeen)>> {
+        let paths: Vec<String> = nodes.iter().map(|node| seen_path(*node)).collect();
+        let found = self.shared.read(deadline, SEEN, |client| {
+            let paths = &paths;
+            async move { read_together(&client, paths).await }
         });
-        let Some((bytes, _)) = found.await? else { return Ok(None) };
-        Ok(Some((node, decode::<StoredSeen>(&path, &bytes)?.into())))
+        // Who is not found is gone; nobody is that for the want of an answer.
+        let found = found.await?.ok_or_else(|| CoordinationError::Unavailable(format!("{SEEN} cannot be read")))?;
+        let mut said = Vec::with_capacity(found.len());
+        for ((node, path), found) in nodes.iter().zip(&paths).zip(found) {
+            if let Some((bytes, _)) = found {
+                said.push((*node, decode::<StoredSeen>(path, &bytes)?.into()));
+            }
+        }
+        Ok(said)
     }
 }

@@ -6,6 +6,7 @@
 //! That the candidate of a lease is gone is told by the mirror, which watches all leases. Locks it does not watch, so
 //! the holder of a lock watches its own candidate.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -218,9 +219,22 @@ impl Stand {
             let path = format!("{}/{before}", self.parent);
             let watched = self.insist(|| self.client.check_and_watch_stat(&path)).await;
             if let (Some(_), watcher) = watched.map_err(|e| refused("watch the queue", &e))? {
-                drop(timeout(LOOK_AGAIN, watcher.changed()).await);
+                self.gone(&path, watcher).await?;
             }
         }
+    }
+
+    /// Waits until the one before may have left. All nodes stand in a few queues for as long as they run: the list of
+    /// them all is not to be read by each of them each time.
+    async fn gone(&self, path: &str, watcher: zk::OneshotWatcher) -> CoordinationResult<()> {
+        let mut changed = pin!(watcher.changed());
+        while timeout(LOOK_AGAIN, changed.as_mut()).await.is_err() {
+            let found = self.insist(|| self.client.check_stat(path)).await;
+            if found.map_err(|e| refused("look into the queue", &e))?.is_none() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Asks until there is an answer or the session is over: the place in the queue lasts as long as the session.

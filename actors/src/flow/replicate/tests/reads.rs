@@ -158,6 +158,19 @@ async fn every_live_node_is_asked_before_a_chunk_is_said_to_be_nowhere() {
     assert!(matches!(&error, ChunkError::Unavailable(text) if text.contains("more nodes")), "{error}");
 }
 
+/// In a large cluster nearly every read is one of a few of hundreds of nodes.
+#[tokio::test(start_paused = true)]
+async fn who_has_no_part_in_a_chunk_costs_its_readers_nothing_while_others_give_it() {
+    let cluster = TestCluster::new(24, 3);
+    cluster.nodes[1].store.insert(chunk(0), Bytes::from_static(b"bytes"));
+    let chunks = chunks_on(&cluster, 5);
+    assert_eq!(get(&chunks, chunk(0), 0..5).await.unwrap(), b"bytes");
+    let looked_at = chunks.shared.book.known();
+    assert!((1..=3).contains(&looked_at), "{looked_at}");
+    assert!(matches!(get(&chunks, chunk(1), 0..5).await, Err(ChunkError::NotFound(_))));
+    assert_eq!(chunks.shared.book.known(), 23, "as a last resort all of them are");
+}
+
 #[tokio::test(start_paused = true)]
 async fn error_says_whether_another_attempt_can_help() {
     let cluster = TestCluster::new(3, 3);
