@@ -41,6 +41,7 @@ mod listing;
 pub(crate) mod meters;
 mod multipart;
 mod notify;
+mod parsed;
 mod presigned;
 mod put;
 mod read;
