@@ -30,6 +30,7 @@ mod convert;
 mod copy;
 mod copy_source;
 mod delete;
+mod encoded_words;
 mod error_details;
 mod errors;
 mod expires;
