@@ -62,7 +62,7 @@ pub fn policy(bytes: &[u8]) {
         let verdict = policy.evaluate(&attempt, &Says(attempt.key.unwrap_or("a,b")));
         assert_eq!(verdict, policy.evaluate(&attempt, &Says(attempt.key.unwrap_or("a,b"))));
     }
-    let _ = (policy.is_public(), policy.needs_object_tags(), policy.users().count());
+    let _ = (policy.is_public(), policy.needs_object_tags(), policy.users().len());
 }
 
 /// A layout and the state of a shard, as the coordination service holds them, and what the controller makes of them.

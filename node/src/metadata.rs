@@ -17,6 +17,7 @@ mod rows;
 mod sql;
 pub mod sqlite;
 mod walk;
+mod weights;
 
 pub use cached::{CacheOptions, CachedMetadataStore};
 pub use mysql::{MysqlMetadataStore, MysqlOptions, MysqlTls};

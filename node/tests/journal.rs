@@ -39,6 +39,7 @@ async fn every_change_is_written_down_with_its_result_and_no_secret() {
     let (status, _) = admin.call(Method::POST, "/v1/users", &json!({ "name": "alice" })).await;
     assert_eq!(status, StatusCode::CONFLICT);
     let access_key = key["access_key"].as_str().expect("a key");
+    let next: Value = admin.post(&format!("/v1/keys/{access_key}/rotate"), json!({ "keep_old": false })).await;
     let (status, _) = admin.call(Method::DELETE, &format!("/v1/keys/{access_key}"), &Value::Null).await;
     assert_eq!(status, StatusCode::NO_CONTENT);
     admin.get::<Value>("/v1/users").await;
@@ -47,10 +48,12 @@ async fn every_change_is_written_down_with_its_result_and_no_secret() {
     let told: Vec<(&str, &str, u16)> =
         page.items.iter().map(|e| (e.record.action.as_str(), e.record.target.as_str(), e.record.result)).collect();
     let path = format!("/v1/keys/{access_key}");
+    let rotated = format!("{path}/rotate/{}", next["access_key"].as_str().expect("a key"));
     assert_eq!(
         told,
         [
             ("DELETE /v1/keys/{key}", path.as_str(), 204),
+            ("POST /v1/keys/{key}/rotate", rotated.as_str(), 201),
             ("POST /v1/users", "/v1/users", 409),
             ("POST /v1/keys", path.as_str(), 201),
             ("POST /v1/users", "/v1/users/alice", 201),
@@ -61,8 +64,10 @@ async fn every_change_is_written_down_with_its_result_and_no_secret() {
         assert!(record.actor.starts_with("admin token") && record.source.starts_with("127.0.0.1:"), "{record:?}");
         assert!(!record.request_id.is_empty() && record.at_ms > 0, "{record:?}");
     }
-    let secret = key["secret_key"].as_str().expect("a secret");
-    assert!(!serde_json::to_string(&page).expect("JSON").contains(secret));
+    for made in [&key, &next] {
+        let secret = made["secret_key"].as_str().expect("a secret");
+        assert!(!serde_json::to_string(&page).expect("JSON").contains(secret));
+    }
 
     let page: Page<Entry<AuditRecord>> = admin.get("/v1/audit?action=POST%20/v1/users&limit=1").await;
     assert_eq!(page.items.len(), 1);

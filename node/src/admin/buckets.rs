@@ -4,13 +4,17 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use holdfast_actors::ports::metadata::{self, BucketConfigKind, CannedAcl, Versioning};
+use holdfast_actors::ports::{MetadataError, MetadataStore};
 use holdfast_protocol::admin::{Bucket, ErrorBody, NewBucket, Page, SetStorageClass};
 use holdfast_protocol::tiers::STANDARD;
 
 use super::audit::Made;
 use super::error::{Body, Path};
-use super::page::{List, Params};
+use super::page::{Asked, List, Params};
 use super::{AdminState, ApiError};
+
+/// Buckets read at a time: each comes with its documents, more than half a megabyte if its owner wants that.
+pub(super) const BUCKETS: u32 = 50;
 
 fn to_api(bucket: &metadata::Bucket) -> Bucket {
     let versioning = match bucket.versioning {
@@ -42,8 +46,26 @@ pub(super) async fn list(
     Params(list): Params<List>,
 ) -> Result<Json<Page<Bucket>>, ApiError> {
     let asked = list.asked()?;
-    let buckets = state.metadata.list_buckets(list.user.as_deref(), asked.after.as_deref(), asked.fetch()).await?;
-    Ok(Json(asked.page(buckets.iter().map(|bucket| to_api(bucket)).collect(), |bucket| bucket.name.clone())))
+    let found = read(&*state.metadata, list.user.as_deref(), &asked).await?;
+    Ok(Json(asked.page(found, |bucket| bucket.name.clone())))
+}
+
+/// The buckets of a page, and the one behind it.
+async fn read(
+    metadata: &dyn MetadataStore,
+    owner: Option<&str>,
+    asked: &Asked<String>,
+) -> Result<Vec<Bucket>, MetadataError> {
+    let (mut found, mut after) = (Vec::new(), asked.after.clone());
+    loop {
+        let wanted = (asked.fetch() - found.len() as u32).min(BUCKETS);
+        let some = metadata.list_buckets(owner, after.as_deref(), wanted).await?;
+        found.extend(some.iter().map(|bucket| to_api(bucket)));
+        if some.len() < wanted as usize || found.len() == asked.fetch() as usize {
+            return Ok(found);
+        }
+        after = some.last().map(|last| last.name.clone());
+    }
 }
 
 /// One bucket.
@@ -122,4 +144,36 @@ pub(super) async fn set_storage_class(
     state.metadata.set_bucket_config(&name, bucket.id, BucketConfigKind::StorageClass, class).await?;
     tracing::info!(bucket = name, class = set.class, "default storage class set");
     Ok(Json(to_api(&*state.metadata.bucket(&name).await?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_actors::ports::metadata::samples;
+
+    use super::*;
+    use crate::metadata::{SqliteMetadataStore, SqliteOptions};
+
+    #[tokio::test]
+    async fn pages_larger_than_what_is_read_at_a_time_are_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metadata.sqlite");
+        let store = SqliteMetadataStore::open(&path, SqliteOptions::default()).await.unwrap();
+        let names: Vec<String> = (0..2 * BUCKETS + 10).map(|number| format!("bucket-{number:03}")).collect();
+        for name in &names {
+            samples::bucket(&store, name).await;
+        }
+        let all = names.len();
+        for (skipped, limit) in [(0, all), (0, all - 1), (0, all + 1), (0, 2 * BUCKETS as usize), (all - 1, 5), (3, 1)]
+        {
+            let after = skipped.checked_sub(1).map(|last| names[last].as_str());
+            let asked = Asked::new(after, limit as u32).unwrap();
+            let page = asked.page(read(&store, None, &asked).await.unwrap(), |bucket| bucket.name.clone());
+            let end = (skipped + limit).min(all);
+            let listed: Vec<String> = page.items.into_iter().map(|bucket| bucket.name).collect();
+            assert_eq!(listed, names[skipped..end], "{skipped} {limit}");
+            assert_eq!(page.next, (end < all).then(|| names[end - 1].clone()), "{skipped} {limit}");
+        }
+        let nobody = Asked::new(None, 10).unwrap();
+        assert!(read(&store, Some("nobody"), &nobody).await.unwrap().is_empty());
+    }
 }

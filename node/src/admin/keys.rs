@@ -96,14 +96,14 @@ pub(super) async fn rotate(
     State(state): State<AdminState>,
     Path(access_key): Path<String>,
     Body(RotateKey { keep_old }): Body<RotateKey>,
-) -> Result<(StatusCode, Json<CreatedKey>), ApiError> {
+) -> Result<(StatusCode, Extension<Made>, Json<CreatedKey>), ApiError> {
     let old = state.metadata.key(&access_key).await?;
     let created = store(&state, old.user.clone(), &new_pair(), &old.description).await?;
     if !keep_old {
         state.metadata.set_key_enabled(&access_key, false).await?;
         tracing::info!(access_key, enabled = false, "access key changed");
     }
-    Ok((StatusCode::CREATED, Json(created)))
+    Ok((StatusCode::CREATED, Made::named(created.key.access_key.as_str()), Json(created)))
 }
 
 async fn store(state: &AdminState, user: User, pair: &Pair, description: &str) -> Result<CreatedKey, ApiError> {

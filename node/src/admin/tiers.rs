@@ -21,6 +21,7 @@ use holdfast_protocol::tiers::STANDARD;
 use tokio::time::Instant;
 
 use super::audit::Made;
+use super::buckets::BUCKETS;
 use super::error::{Body, Path};
 use super::{AdminState, ApiError};
 use crate::tiers::TierState;
@@ -37,8 +38,6 @@ const SEEN_MAX: u64 = 5_000;
 const PAGE: u32 = 1_000;
 /// Reasons of failures that a status tells.
 const ERRORS_SHOWN: usize = 8;
-/// Buckets read at a time.
-const BUCKETS: u32 = 1_000;
 
 impl From<TierError> for ApiError {
     fn from(error: TierError) -> Self {

@@ -10,7 +10,7 @@ use holdfast_actors::ports::metadata::{ListAfter, MetadataResult};
 const GROUPED_ROWS_MIN: usize = 4;
 /// Rows of one fetch at most. Bounds what a listing holds in memory beside its page.
 const FETCH_ROWS_MAX: usize = 256;
-/// A page ends early when its rows weigh as much: versions carry manifests, up to 200 KiB each.
+/// A page ends early when its rows weigh as much: versions carry manifests, up to 200 KiB each, and headers, up to 32.
 const PAGE_BYTES_MAX: usize = 8 << 20;
 
 /// A range of rows ordered by key, and by something else within a key.

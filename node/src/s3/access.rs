@@ -15,9 +15,8 @@
 //!
 //! # Cost
 //! For an owner of a bucket without policy the decision is one bucket read and a string comparison. Policies are parsed
-//! once for each revision of a bucket and kept, at most [`CACHED_POLICIES_MAX`].
+//! once and kept, within the bound of [`super::parsed`].
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -25,12 +24,11 @@ use holdfast_actors::domain::access::acl;
 use holdfast_actors::domain::access::names::OBJECT_KEY_BYTES_MAX;
 use holdfast_actors::domain::access::policy::{Attempt, Policy, Verdict};
 use holdfast_actors::domain::objects::PAGE_SIZE_MAX;
-use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, BucketId, CannedAcl, ObjectVersion, Tag};
+use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, CannedAcl, ObjectVersion, Tag};
 use holdfast_actors::ports::{Clock, MetadataError, MetadataStore};
 use holdfast_protocol::{UploadId, VersionId};
 use http::header::IF_MATCH;
 use http::{Extensions, HeaderMap, HeaderValue};
-use parking_lot::RwLock;
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::dto::{
     CopyObjectInput, DeleteObjectsInput, ETag, Error as DeleteError, PutObjectTaggingInput, UploadPartCopyInput,
@@ -43,6 +41,7 @@ use super::errors::{ResultExt as _, ToS3 as _, too_much};
 use super::facts::{AsSigned, ClientConnection, RequestFacts, Signing, passes_over_tags, query_value};
 use super::judged::Judged;
 use super::operations::{self, Operation};
+use super::parsed::Parsed;
 use super::request_id::{Granted, RequestContext};
 use super::signature;
 use super::strict_xml;
@@ -53,8 +52,8 @@ mod demands;
 pub(crate) use copies::{CopiedTags, SourceBucket};
 use demands::{has_streaming_payload, misplaced_parameter, needed_actions, unknown_subresource};
 
-/// Most parsed policies kept. Beyond it the cache is emptied: parsing 20 KiB again is cheap.
-const CACHED_POLICIES_MAX: usize = 1024;
+/// What a byte of a policy takes when it is parsed: a character of a pattern is a token.
+pub(super) const POLICY_BYTES_PER_BYTE: u64 = 64;
 
 /// Actions on the policy itself, which no Deny can take from the owner and from admins.
 const POLICY_ACTIONS: [&str; 3] = ["s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"];
@@ -72,7 +71,7 @@ struct Inner {
     metadata: Arc<dyn MetadataStore>,
     authenticator: Arc<Authenticator>,
     clock: Arc<dyn Clock>,
-    policies: RwLock<HashMap<BucketId, (u64, Arc<Policy>)>>,
+    policies: Parsed<Arc<Policy>>,
 }
 
 /// Keys of a DeleteObjects request that the caller may not delete; they are taken out of the request before the
@@ -109,7 +108,7 @@ struct Wish<'a> {
 impl AccessControl {
     /// Access control over the buckets of a metadata store.
     pub fn new(metadata: Arc<dyn MetadataStore>, authenticator: Arc<Authenticator>, clock: Arc<dyn Clock>) -> Self {
-        let inner = Inner { metadata, authenticator, clock, policies: RwLock::default() };
+        let inner = Inner { metadata, authenticator, clock, policies: Parsed::new(POLICY_BYTES_PER_BYTE) };
         Self { inner: Arc::new(inner) }
     }
 
@@ -206,23 +205,12 @@ impl AccessControl {
 
     /// The parsed policy of a bucket.
     fn policy(&self, bucket: &Bucket, text: &str) -> S3Result<Arc<Policy>> {
-        if let Some((revision, policy)) = self.inner.policies.read().get(&bucket.id)
-            && *revision == bucket.revision
-        {
-            return Ok(Arc::clone(policy));
-        }
+        let parse = |text: &str| Policy::parse(text, &bucket.name).map(Arc::new);
         // It was validated when it was put. Should this build not understand it all the same, nobody gets access by it.
-        let policy = Policy::parse(text, &bucket.name).map_err(|error| {
+        self.inner.policies.of(bucket.id, text, parse).map_err(|error| {
             tracing::error!(bucket = bucket.name, %error, "a stored bucket policy is not understood");
             s3_error!(InternalError, "The policy of this bucket cannot be evaluated; put it again.")
-        })?;
-        let policy = Arc::new(policy);
-        let mut cache = self.inner.policies.write();
-        if cache.len() >= CACHED_POLICIES_MAX && !cache.contains_key(&bucket.id) {
-            cache.clear();
-        }
-        cache.insert(bucket.id, (bucket.revision, Arc::clone(&policy)));
-        Ok(policy)
+        })
     }
 
     /// A stored object version that is not a delete marker.

@@ -160,7 +160,7 @@ impl S3Front {
     ) -> S3Result<(Vec<dto::Bucket>, Option<String>)> {
         let mut found: Vec<dto::Bucket> = Vec::new();
         loop {
-            let page = self.metadata.list_buckets(owned_by, after.as_deref(), PAGE_SIZE_MAX).await.s3()?;
+            let page = self.metadata.list_bucket_entries(owned_by, after.as_deref(), PAGE_SIZE_MAX).await.s3()?;
             let full = page.len() == PAGE_SIZE_MAX as usize;
             after = page.last().map(|bucket| bucket.name.clone());
             for bucket in page {
@@ -179,7 +179,7 @@ impl S3Front {
                 found.push(dto::Bucket {
                     bucket_region: Some(self.region.to_string()),
                     creation_date: Some(timestamp(bucket.created_ms)),
-                    name: Some(bucket.name.clone()),
+                    name: Some(bucket.name),
                 });
             }
             if !full {

@@ -3,13 +3,14 @@
 //! s3s gathers a chunk before it gives out a byte of it, however much its head announces: memory would grow with what a
 //! client calls a chunk, and some SDKs send an object as one. So s3s gets no large ones. A chunk without a signature is
 //! cut into those pieces in which the network brings it. One with a signature cannot be cut, and is refused beyond
-//! [`SIGNED_CHUNK_BYTES_MAX`]. All else passes as it is: whether it is right s3s says.
+//! [`SIGNED_CHUNK_BYTES_MAX`]; its pieces are put together, since a client may send it byte by byte, and each piece that
+//! s3s keeps takes some ten times as much. All else passes as it is: whether it is right s3s says.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http::Request;
 use http_body::Frame;
 use s3s::{Body, StdError};
@@ -17,6 +18,9 @@ use s3s::{Body, StdError};
 /// The largest chunk with a signature, in bytes: what a write counts for by default, and many times what SDKs sign at
 /// once.
 pub(super) const SIGNED_CHUNK_BYTES_MAX: u64 = 4 << 20;
+
+/// Pieces of a chunk with a signature that are smaller are put together.
+const PIECE_BYTES_MIN: usize = 4 << 10;
 
 /// The longest head of a chunk. One with a signature has a hundred bytes.
 const HEAD_BYTES_MAX: usize = 1024;
@@ -61,6 +65,8 @@ struct Bounded {
 struct Framing {
     place: Place,
     out: VecDeque<Bytes>,
+    /// Small pieces that go on when there are more of them, or the chunk ends.
+    small: BytesMut,
 }
 
 /// Sees to it that the body of a request has no large chunks.
@@ -74,7 +80,7 @@ pub(super) fn bound(request: &mut Request<Body>) {
 
 impl Framing {
     fn new() -> Self {
-        Self { place: Place::Head(Vec::new()), out: VecDeque::new() }
+        Self { place: Place::Head(Vec::new()), out: VecDeque::new(), small: BytesMut::new() }
     }
 
     /// Takes the next bytes.
@@ -96,10 +102,11 @@ impl Framing {
                 Place::Whole(left) => {
                     let piece = split_up_to(&mut data, *left);
                     *left -= piece.len() as u64;
-                    if *left == 0 {
+                    let is_last = *left == 0;
+                    if is_last {
                         self.place = Place::Head(Vec::new());
                     }
-                    self.out.push_back(piece);
+                    self.pass(piece, is_last);
                 }
                 Place::Cut(left) => {
                     let piece = split_up_to(&mut data, *left);
@@ -124,6 +131,20 @@ impl Framing {
             }
         }
         Ok(())
+    }
+
+    /// Gives the next piece of a chunk that passes as it is.
+    fn pass(&mut self, piece: Bytes, is_last: bool) {
+        let is_small = piece.len() < PIECE_BYTES_MIN;
+        if is_small {
+            self.small.extend_from_slice(&piece);
+        }
+        if !self.small.is_empty() && (!is_small || is_last || self.small.len() >= PIECE_BYTES_MIN) {
+            self.out.push_back(self.small.split().freeze());
+        }
+        if !is_small {
+            self.out.push_back(piece);
+        }
     }
 
     /// Begins a chunk with this head.
@@ -248,6 +269,21 @@ mod tests {
         for size in [SIGNED_CHUNK_BYTES_MAX + 1, 0xffff_ffff, 0x1_0000_0005, u64::MAX] {
             let refused = passed(signed(size).as_bytes(), 1_000);
             assert!(matches!(refused, Err(FramingError::TooLarge(found)) if found == size), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_signed_chunk_that_comes_byte_by_byte_goes_on_in_larger_pieces() {
+        let signed = |size: usize| format!("{size:x}{}\r\n{}\r\n", signature(), "x".repeat(size));
+        let body = [signed(3 * PIECE_BYTES_MIN), signed(10), signed(PIECE_BYTES_MIN - 2)].concat().into_bytes();
+        for (piece_bytes, pieces_max) in [(1, 9), (100, 9), (PIECE_BYTES_MIN + 1, 12)] {
+            let mut framing = Framing::new();
+            for piece in body.chunks(piece_bytes) {
+                framing.take(Bytes::copy_from_slice(piece)).unwrap();
+            }
+            let passed: Vec<u8> = framing.out.iter().flatten().copied().collect();
+            assert!(passed == body, "{piece_bytes}");
+            assert!(framing.out.len() <= pieces_max, "{} for {piece_bytes}", framing.out.len());
         }
     }
 

@@ -1,14 +1,13 @@
 //! CORS on the wire: preflight requests and the headers on actual answers.
 //!
 //! Preflight requests carry no signature, so they are answered before authentication and tell nothing but the bucket's
-//! rules. Rules are parsed once for each revision of a bucket.
+//! rules. Rules are parsed once, and kept within the bound of [`super::parsed`].
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use holdfast_actors::domain::access::cors::{CorsGrant, CorsRules};
 use holdfast_actors::domain::access::names::validate_bucket_name;
-use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, BucketId};
+use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind};
 use holdfast_actors::ports::{MetadataError, MetadataStore};
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -16,13 +15,14 @@ use http::header::{
     ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
-use parking_lot::RwLock;
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 
 use super::errors::ToS3 as _;
+use super::parsed::Parsed;
 
-/// Most parsed sets of rules kept; beyond it the cache is emptied.
-const CACHED_RULES_MAX: usize = 1024;
+/// What a byte of stored rules takes when they are parsed: an entry of one letter, four bytes with what is around it,
+/// is a string of its own.
+pub(super) const RULES_BYTES_PER_BYTE: u64 = 12;
 
 const VARY_VALUE: HeaderValue =
     HeaderValue::from_static("Origin, Access-Control-Request-Headers, Access-Control-Request-Method");
@@ -30,12 +30,12 @@ const VARY_VALUE: HeaderValue =
 /// Answers browsers by the rules of buckets.
 pub(crate) struct Cors {
     metadata: Arc<dyn MetadataStore>,
-    parsed: RwLock<HashMap<BucketId, (u64, Arc<CorsRules>)>>,
+    parsed: Parsed<Arc<CorsRules>>,
 }
 
 impl Cors {
     pub(crate) fn new(metadata: Arc<dyn MetadataStore>) -> Self {
-        Self { metadata, parsed: RwLock::default() }
+        Self { metadata, parsed: Parsed::new(RULES_BYTES_PER_BYTE) }
     }
 
     /// The rules of a bucket; `None` if it has none or does not exist.
@@ -53,21 +53,10 @@ impl Cors {
 
     fn parse(&self, bucket: &Bucket) -> Option<Arc<CorsRules>> {
         let text = bucket.config(BucketConfigKind::Cors)?;
-        if let Some((revision, rules)) = self.parsed.read().get(&bucket.id)
-            && *revision == bucket.revision
-        {
-            return Some(Arc::clone(rules));
-        }
-        let rules: CorsRules = serde_json::from_str(text)
+        self.parsed
+            .of(bucket.id, text, |text| serde_json::from_str::<CorsRules>(text).map(Arc::new))
             .inspect_err(|error| tracing::error!(%error, bucket = bucket.name, "stored CORS rules are not understood"))
-            .ok()?;
-        let rules = Arc::new(rules);
-        let mut parsed = self.parsed.write();
-        if parsed.len() >= CACHED_RULES_MAX && !parsed.contains_key(&bucket.id) {
-            parsed.clear();
-        }
-        parsed.insert(bucket.id, (bucket.revision, Arc::clone(&rules)));
-        Some(rules)
+            .ok()
     }
 
     /// Answers an OPTIONS request with the headers to send.

@@ -32,6 +32,7 @@ use super::answers;
 use super::auth::{Authenticator, SecretOpener, SharedAuthenticator};
 use super::chunked;
 use super::cors::Cors;
+use super::encoded_words;
 use super::error_details::{self, Detail, Subject};
 use super::expires;
 use super::host::HostNames;
@@ -265,6 +266,7 @@ impl Inner {
     }
 
     async fn s3(&self, mut request: Request<Body>) -> S3Result<Response<Body>> {
+        encoded_words::refuse_broken(request.headers())?;
         expires::take_text(&mut request);
         // In a box of its own: it is large, and what holds it is moved more often than once.
         Box::pin(self.s3.call(request)).await.map_err(|error| {

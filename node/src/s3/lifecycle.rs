@@ -18,7 +18,7 @@ use holdfast_actors::domain::lifecycle::{
     RuleFault, RuleFilter, Transition, TransitionMinimum,
 };
 use holdfast_actors::flow::accesses::ReadRecorder;
-use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, BucketId, ObjectVersion, Tag};
+use holdfast_actors::ports::metadata::{Bucket, BucketConfigKind, ObjectVersion, Tag};
 use holdfast_protocol::TierName;
 use s3s::dto::{self, *};
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
@@ -27,25 +27,26 @@ use time::OffsetDateTime;
 use super::bucket_config::{stored, to_bounded_json};
 use super::convert::{http_date, timestamp};
 use super::errors::{ResultExt as _, ToS3 as _, invalid_argument, no_such_class, not_configured};
+use super::parsed::Parsed;
 use super::{S3Front, classes};
 
-/// Configurations that are kept parsed: a bucket that is read often has its own in there.
-const PARSED_MAX: usize = 1_000;
+/// What a byte of stored rules takes when they are parsed: the shortest rule has some hundred of them.
+pub(super) const RULES_BYTES_PER_BYTE: u64 = 6;
 
 /// The rules of a bucket, in bytes as they are stored: a thousand with some hundred characters each.
-const DOCUMENT_BYTES_MAX: usize = 512 * 1024;
+pub(super) const DOCUMENT_BYTES_MAX: usize = 512 * 1024;
 
 /// What the front end knows of rules: how long a day is, the rules of buckets, parsed, and where to note reads.
 pub(crate) struct LifecycleView {
     reads: Option<Arc<ReadRecorder>>,
     pub(super) day: Day,
-    parsed: quick_cache::sync::Cache<(BucketId, u64), Option<Arc<LifecycleRules>>>,
+    parsed: Parsed<Option<Arc<LifecycleRules>>>,
 }
 
 impl LifecycleView {
     /// Without `reads` none are noted.
     pub(crate) fn new(day: Day, reads: Option<Arc<ReadRecorder>>) -> Self {
-        Self { reads, day, parsed: quick_cache::sync::Cache::new(PARSED_MAX) }
+        Self { reads, day, parsed: Parsed::new(RULES_BYTES_PER_BYTE) }
     }
 
     /// Notes that an object is read, if rules ask for it: what counts is its latest version.
@@ -58,9 +59,9 @@ impl LifecycleView {
 
     /// The rules of a bucket, if it has any that are understood.
     fn rules(&self, bucket: &Bucket) -> Option<Arc<LifecycleRules>> {
-        bucket.config(BucketConfigKind::Lifecycle)?;
+        let text = bucket.config(BucketConfigKind::Lifecycle)?;
         let read = || stored::<LifecycleRules>(bucket, BucketConfigKind::Lifecycle).ok().flatten().map(Arc::new);
-        let parsed = self.parsed.get_or_insert_with(&(bucket.id, bucket.revision), || Ok::<_, Infallible>(read()));
+        let parsed = self.parsed.of(bucket.id, text, |_| Ok::<_, Infallible>(read()));
         parsed.unwrap_or_else(|never| match never {})
     }
 }

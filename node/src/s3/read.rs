@@ -313,10 +313,13 @@ impl S3Front {
         let mut headers = expires::headers_of(&object);
         let mut overridden = false;
         for (field, value) in overrides {
-            if value.is_some() {
-                *field = value;
-                overridden = true;
+            let Some(value) = value else { continue };
+            // s3s refuses it for GetObject, and takes it for an error of its own here.
+            if HeaderValue::from_bytes(value.as_bytes()).is_err() {
+                return Err(s3_error!(InvalidRequest, "A header that the request asks for cannot be one."));
             }
+            *field = Some(value);
+            overridden = true;
         }
         if let Some(value) = input.response_expires.take() {
             output.expires = Some(value);

@@ -5,7 +5,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// What the headers of an object's metadata begin with.
-const METADATA: &str = "x-amz-meta-";
+pub(super) const METADATA: &str = "x-amz-meta-";
 
 /// Makes one header of all those with the same name. The signature stays as it is: it is made over values with commas
 /// between them.

@@ -145,20 +145,26 @@ fn read(text: &[u8], document: Document) -> Result<Vec<Idle>, String> {
     let mut reader = Reader::from_reader(text);
     let mut open: Vec<Open> = Vec::new();
     let mut idle = IdleDays::default();
+    // Elsewhere an element of this name is one that nobody knows, and may stand in another one of its name.
+    let has_idle = document == Document::Lifecycle;
     loop {
         let before = mark + reader.buffer_position();
         let event = reader.read_event().map_err(|error| format!("{}: {error}", place(&open)))?;
         match event {
             Event::Start(start) => {
                 let entered = enter(document, &open, start.name().as_ref())?;
-                idle.enter(&entered.name, before);
+                if has_idle {
+                    idle.enter(&entered.name, before);
+                }
                 open.push(entered);
             }
             Event::Empty(start) => enter(document, &open, start.name().as_ref())?.close()?,
             Event::End(_) => {
                 let Some(closed) = open.pop() else { continue };
-                let around = place(&open);
-                idle.leave(around, &closed.name, closed.text.trim_matches(SPACE), mark + reader.buffer_position())?;
+                if has_idle {
+                    let (text, end) = (closed.text.trim_matches(SPACE), mark + reader.buffer_position());
+                    idle.leave(place(&open), &closed.name, text, end)?;
+                }
                 closed.close()?;
             }
             Event::Text(text) => {

@@ -19,7 +19,9 @@ mod yielding;
 use std::pin::pin;
 
 use holdfast_actors::flow::cold::mover::MoverStats;
-use holdfast_actors::ports::metadata::{MoveQueued, MoveReason, Restore, Versioning};
+use holdfast_actors::ports::metadata::{
+    ContentSource, MoveQueued, MoveReason, NewObject, ObjectAttributes, Restore, Tag, Versioning, samples,
+};
 use holdfast_protocol::{ChunkLabel, STUB_INDEX};
 
 use doubles::Gate;
@@ -101,6 +103,41 @@ async fn object_comes_back_as_if_it_had_been_put() {
     assert_eq!((label.version, label.created_ms), (object.version, object.last_modified_ms));
     assert!(label.attributes.unwrap().contains("text/plain"));
     world.assert_clean().await;
+}
+
+#[tokio::test]
+async fn version_with_more_tags_and_headers_than_a_label_takes_moves_all_the_same() {
+    // As a copy may have them, within the limits of S3. In a label a quote takes four bytes.
+    let quotes = |count: usize| "\"".repeat(count);
+    let tags: Vec<Tag> = (0..10).map(|n| Tag { key: format!("{n}{}", quotes(127)), value: quotes(256) }).collect();
+    let key = "\u{1}".repeat(1_024);
+    for (content_disposition, keeps_headers) in [(None, true), (Some(quotes(6_000)), false)] {
+        let world = World::new(Versioning::Unversioned).await;
+        let data = pattern(LEN, 5);
+        world.put("source", &data, None).await;
+        let user_metadata = vec![("a".to_owned(), quotes(2_047))];
+        let copy = NewObject {
+            now_ms: world.clock_ms(),
+            content: ContentSource::Shared(world.content("source").await.id),
+            attributes: ObjectAttributes { content_disposition, user_metadata, ..ObjectAttributes::default() },
+            tags: tags.clone(),
+            ..samples::object(world.bucket, &key)
+        };
+        world.store().commit_object(copy).await.unwrap();
+        world.request(&key, Some("ONE"), MoveReason::Command).await;
+        assert_eq!(world.pass("ONE").await, moved(1, LEN as u64));
+        assert_eq!(world.place(&key).await, "ONE");
+        let stub = world.content(&key).await.id.chunk(STUB_INDEX);
+        let label = ChunkLabel::decode(&world.memory.label(stub).expect("a stub")).unwrap();
+        let told = label.attributes.unwrap();
+        assert!(told.contains("owner") && !told.contains("tags"), "{told}");
+        assert_eq!(told.contains("user_metadata"), keeps_headers, "{told}");
+        world.request(&key, None, MoveReason::Command).await;
+        assert_eq!(world.pass("ONE").await, moved(1, LEN as u64));
+        assert!(world.read(&key).await == data);
+        assert_eq!(world.object(&key).await.tags, tags, "what is known of it is whole");
+        world.assert_clean().await;
+    }
 }
 
 #[tokio::test]

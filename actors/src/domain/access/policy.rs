@@ -20,6 +20,8 @@ mod parse;
 mod pattern;
 mod work;
 
+use std::collections::BTreeSet;
+
 pub use actions::{ACTIONS, Scope, scope_of};
 pub use keys::{ConditionKey, Facts};
 pub use parse::{POLICY_BYTES_MAX, PolicyError};
@@ -161,9 +163,9 @@ impl Policy {
         })
     }
 
-    /// Names of the users that statements name as principals.
-    pub fn users(&self) -> impl Iterator<Item = &str> {
-        self.statements.iter().flat_map(|s| &s.principal.users).map(String::as_str)
+    /// Names of the users that statements name as principals, each once: a policy may name one thousands of times.
+    pub fn users(&self) -> BTreeSet<&str> {
+        self.statements.iter().flat_map(|s| &s.principal.users).map(String::as_str).collect()
     }
 }
 

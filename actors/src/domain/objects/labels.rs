@@ -32,28 +32,49 @@ pub struct LabelAttributes<'a> {
 /// version, and between it and the content that it was moved from the younger content decides. An upload that the bytes
 /// once came in by is not named: they belong to the object now.
 ///
+/// Tags that were set later, and headers that a copy was given, were never held against the length of a label. A move
+/// must be possible all the same, else it is tried for ever, and stores its bytes in the tier each time. So what a label
+/// has no room for is left out, first tags, then headers, and is told beside the label.
+///
 /// # Errors
 /// When the headers cannot be written as JSON.
 pub fn label_of_moved(
     bucket: &str,
     object: &ObjectVersion,
     class: Option<&TierName>,
-) -> serde_json::Result<ChunkLabel> {
-    let attributes = LabelAttributes {
+) -> serde_json::Result<(ChunkLabel, Option<&'static str>)> {
+    let whole = LabelAttributes {
         owner: &object.owner,
         attributes: &object.attributes,
         tags: &object.tags,
         acl: object.acl,
         class,
     };
-    Ok(ChunkLabel {
+    let without_tags = LabelAttributes { tags: &[], ..whole };
+    let no_headers = ObjectAttributes { completion: object.attributes.completion.clone(), ..Default::default() };
+    let bare = LabelAttributes { attributes: &no_headers, ..without_tags };
+    let mut label = ChunkLabel {
         bucket: bucket.to_owned(),
         key: object.key.clone(),
         version: object.version,
         part: None,
         content_size_bytes: object.content.as_ref().map_or(0, |content| content.size_bytes()),
         created_ms: object.last_modified_ms,
-        attributes: Some(serde_json::to_string(&attributes)?),
+        attributes: None,
         is_stub: false,
-    })
+    };
+    let mut left_out = None;
+    for (attributes, lacks) in [(whole, None), (without_tags, Some("tags")), (bare, Some("tags and headers"))] {
+        label.attributes = Some(serde_json::to_string(&attributes)?);
+        left_out = lacks;
+        if fits(&label) {
+            break;
+        }
+    }
+    Ok((label, left_out))
+}
+
+/// Whether a label can be written, also as that of a stub, which is longer.
+fn fits(label: &ChunkLabel) -> bool {
+    ChunkLabel { is_stub: true, ..label.clone() }.encode().is_ok()
 }

@@ -141,7 +141,18 @@ impl Subject {
             MoveReason::Stored | MoveReason::Lifecycle | MoveReason::Command => job.to.as_ref(),
             MoveReason::Restore { .. } | MoveReason::Return => self.version.class.as_ref(),
         };
-        Ok(label_of_moved(&job.bucket_name, &self.version, class)?)
+        let (label, left_out) = label_of_moved(&job.bucket_name, &self.version, class)?;
+        if let Some(left_out) = left_out {
+            tracing::warn!(
+                id = job.id,
+                bucket = job.bucket_name,
+                key = job.key,
+                left_out,
+                "a version has more tags and headers than a label has room for: a rebuild from the disks would not bring \
+                 them back"
+            );
+        }
+        Ok(label)
     }
 }
 

@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ReclaimItem, ShardId, UploadId};
 
 use super::{
-    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketId, Condemned, ListPage, ListQuery, ListUploadsPage,
-    ListUploadsQuery, ListVersionsPage, ListVersionsQuery, MetadataDirect, MetadataError, MetadataResult,
-    MetadataUpkeep, NewUpload, Part, Recheck, Reclaim, Repair, ReplicaEvidence, Upload, User,
+    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketEntry, BucketId, Condemned, ListPage, ListQuery,
+    ListUploadsPage, ListUploadsQuery, ListVersionsPage, ListVersionsQuery, MetadataDirect, MetadataError,
+    MetadataResult, MetadataUpkeep, NewUpload, Part, Recheck, Reclaim, Repair, ReplicaEvidence, Upload, User,
 };
 use crate::ports::coordination::Fence;
 
@@ -42,6 +42,15 @@ impl<D: Decorator> MetadataDirect for D {
         limit: u32,
     ) -> MetadataResult<Vec<Arc<Bucket>>> {
         self.inner().list_buckets(owner, after, limit).await
+    }
+
+    async fn list_bucket_entries(
+        &self,
+        owner: Option<&str>,
+        after: Option<&str>,
+        limit: u32,
+    ) -> MetadataResult<Vec<BucketEntry>> {
+        self.inner().list_bucket_entries(owner, after, limit).await
     }
 
     async fn list_objects(&self, bucket: BucketId, query: ListQuery) -> MetadataResult<ListPage> {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use holdfast_protocol::UploadId;
 
 use super::{
-    AccessKey, Bucket, BucketId, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage,
+    AccessKey, Bucket, BucketEntry, BucketId, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage,
     ListVersionsQuery, MetadataResult, NewUpload, Part, ReplicaEvidence, Upload, User,
 };
 
@@ -18,13 +18,22 @@ pub trait MetadataDirect: Send + Sync + 'static {
     // --- lists
     // -----------------------------------------------------------------------------------------------------------
 
-    /// Buckets in name order, those after `after`, at most `limit`; of one owner or of all.
+    /// Buckets in name order, those after `after`, at most `limit`; of one owner or of all. Each with its documents, of
+    /// which a bucket may have more than half a megabyte: not for a page of thousands.
     async fn list_buckets(
         &self,
         owner: Option<&str>,
         after: Option<&str>,
         limit: u32,
     ) -> MetadataResult<Vec<Arc<Bucket>>>;
+
+    /// As [`Self::list_buckets`], without the documents.
+    async fn list_bucket_entries(
+        &self,
+        owner: Option<&str>,
+        after: Option<&str>,
+        limit: u32,
+    ) -> MetadataResult<Vec<BucketEntry>>;
 
     /// Latest versions that are not delete markers, in key order. With a delimiter, whole prefixes are skipped: the
     /// cost follows what is returned, not what is stored.

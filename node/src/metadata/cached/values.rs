@@ -3,6 +3,7 @@
 use holdfast_actors::ports::metadata::{AccessKey, Bucket, ObjectVersion};
 
 use super::coherent::Cacheable;
+use crate::metadata::weights::head_bytes;
 
 impl Cacheable for ObjectVersion {
     fn version(&self) -> (u64, u64) {
@@ -10,20 +11,7 @@ impl Cacheable for ObjectVersion {
     }
 
     fn weight_bytes(&self) -> usize {
-        let attributes = &self.attributes;
-        let headers = [
-            &attributes.content_type,
-            &attributes.cache_control,
-            &attributes.content_disposition,
-            &attributes.content_encoding,
-            &attributes.content_language,
-            &attributes.expires,
-            &attributes.website_redirect_location,
-            &attributes.completion,
-        ];
-        let headers: usize = headers.into_iter().flatten().map(String::len).sum();
-        let user: usize = attributes.user_metadata.iter().map(|(k, v)| 64 + k.len() + v.len()).sum();
-        let tags: usize = self.tags.iter().map(|tag| 64 + tag.key.len() + tag.value.len()).sum();
+        let head = head_bytes(&self.attributes, &self.tags);
         let content = self.content.as_ref().map_or(0, |content| {
             let place = content.cold().map_or(0, |place| {
                 let names: usize = place.names.iter().map(|name| size_of::<String>() + name.len()).sum();
@@ -31,7 +19,7 @@ impl Cacheable for ObjectVersion {
             });
             size_of_val(&**content) + content.manifest.extents.len() * 24 + content.parts.len() * 72 + place
         });
-        size_of::<Self>() + self.key.len() + self.owner.len() + headers + user + tags + content
+        size_of::<Self>() + self.key.len() + self.owner.len() + head + content
     }
 }
 

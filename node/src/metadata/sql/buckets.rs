@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use holdfast_actors::ports::metadata::{
-    Bucket, BucketConfigKind, BucketId, CannedAcl, MetadataError, MetadataResult, NewBucket, Versioning,
+    Bucket, BucketConfigKind, BucketEntry, BucketId, CannedAcl, MetadataError, MetadataResult, NewBucket, Versioning,
 };
 use sqlx::AssertSqlSafe;
 
@@ -76,6 +76,29 @@ pub(super) async fn list<R: Reader>(
         }
     };
     Ok(group(&found)?.into_iter().map(Arc::new).collect())
+}
+
+pub(super) async fn list_entries<R: Reader>(
+    reads: &R,
+    owner: Option<&str>,
+    after: Option<&str>,
+    limit: u32,
+) -> MetadataResult<Vec<BucketEntry>> {
+    let after = after.unwrap_or_default();
+    let found = match owner {
+        None => {
+            let sql = "SELECT name, created_ms FROM buckets WHERE name > ? ORDER BY name LIMIT ?";
+            reads.fetch(sql, values![after, i64::from(limit)]).await?
+        }
+        Some(owner) => {
+            let sql = "SELECT name, created_ms FROM buckets WHERE owner = ? AND name > ? ORDER BY name LIMIT ?";
+            reads.fetch(sql, values![owner, after, i64::from(limit)]).await?
+        }
+    };
+    let entry = |row: &R::Row| -> MetadataResult<BucketEntry> {
+        Ok(BucketEntry { name: row.text(0)?.to_owned(), created_ms: rows::unsigned(row.number(1)?)? })
+    };
+    found.iter().map(entry).collect()
 }
 
 pub(super) async fn create<S: Session>(tx: &mut S, new: &NewBucket) -> MetadataResult<Arc<Bucket>> {

@@ -16,6 +16,7 @@ use super::shapes::{LISTED_COLUMNS, LISTED_COLUMNS_LEN};
 use super::{Fields, Reader, uploads, values};
 use crate::metadata::rows;
 use crate::metadata::walk::{Source, collect};
+use crate::metadata::weights::head_bytes;
 
 fn limit(rows_max: usize) -> i64 {
     i64::try_from(rows_max).unwrap_or(i64::MAX)
@@ -170,7 +171,7 @@ impl<R: Reader> Source for Versions<'_, R> {
             .content
             .as_ref()
             .map_or(0, |content| content.manifest.extents.len() * 20 + content.parts.len() * 48);
-        size_of::<ObjectVersion>() + version.key.len() + content
+        size_of::<ObjectVersion>() + version.key.len() + head_bytes(&version.attributes, &version.tags) + content
     }
 }
 
@@ -280,7 +281,7 @@ impl<R: Reader> Source for Uploads<'_, R> {
     }
 
     fn weight_bytes(row: &Upload) -> usize {
-        size_of::<Upload>() + row.new.key.len()
+        size_of::<Upload>() + row.new.key.len() + head_bytes(&row.new.attributes, &row.new.tags)
     }
 }
 

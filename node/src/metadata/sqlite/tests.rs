@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use futures::FutureExt as _;
 use holdfast_actors::ports::metadata::samples::{self, deletion, object};
 use holdfast_actors::ports::metadata::{
-    AgePosition, AgedKind, ContentSource, ListAfter, ListQuery, ListVersionsQuery, MetadataDirect as _,
-    MetadataUpkeep as _, Versioning,
+    AgePosition, AgedKind, CannedAcl, ContentSource, ListAfter, ListQuery, ListUploadsQuery, ListVersionsQuery,
+    MetadataDirect as _, MetadataUpkeep as _, NewObject, NewUpload, ObjectAttributes, Versioning,
 };
 use holdfast_actors::ports::outbox::{Look, OutboxRow};
 use holdfast_actors::ports::{AccessLog, Journal, MetadataStore, Outbox, TierLedger};
-use holdfast_protocol::{ContentId, VersionId};
+use holdfast_protocol::{ContentId, UploadId, VersionId};
 use sqlx::Row as _;
 
 use super::error::refused;
@@ -86,6 +86,50 @@ mod plans;
 
 async fn bucket(store: &SqliteMetadataStore) -> BucketId {
     samples::bucket(store, "b").await.id
+}
+
+#[tokio::test]
+async fn pages_end_early_where_headers_are_long() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let bucket = bucket(&store).await;
+    let long = || ObjectAttributes { content_disposition: Some("x".repeat(300_000)), ..ObjectAttributes::default() };
+    // Of each kind ten megabytes, more than a page may weigh.
+    for number in 0..35 {
+        let key = format!("{number:02}");
+        store.commit_object(NewObject { attributes: long(), ..object(bucket, &key) }).await.unwrap();
+        let upload = NewUpload {
+            id: UploadId::generate(),
+            bucket,
+            key,
+            owner: samples::OWNER.into(),
+            now_ms: 1,
+            attributes: long(),
+            tags: vec![],
+            acl: CannedAcl::Private,
+            class: None,
+            checksum: None,
+        };
+        store.create_upload(upload).await.unwrap();
+    }
+    let (mut versions, mut uploads) = (Vec::new(), Vec::new());
+    let mut query = ListVersionsQuery { limit: 1_000, ..ListVersionsQuery::default() };
+    loop {
+        let page = store.list_versions(bucket, query.clone()).await.unwrap();
+        versions.push(page.entries.len());
+        let Some(next) = page.next else { break };
+        (query.after, query.after_version) = next;
+    }
+    let mut query = ListUploadsQuery { limit: 1_000, ..ListUploadsQuery::default() };
+    loop {
+        let page = store.list_uploads(bucket, query.clone()).await.unwrap();
+        uploads.push(page.entries.len());
+        let Some(next) = page.next else { break };
+        (query.after, query.after_upload) = next;
+    }
+    for pages in [versions, uploads] {
+        assert_eq!((pages.len(), pages.iter().sum::<usize>()), (2, 35), "{pages:?}");
+    }
 }
 
 /// Of keys that wait there may be more rows than a look reads.

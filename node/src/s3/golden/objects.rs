@@ -150,6 +150,11 @@ async fn response_overrides_need_a_signature() {
     world.get("/bucket/k").user(None).send().await.expect(200);
     world.get(target).user(None).send().await.expect_error(400, "InvalidRequest");
     world.head(target).user(None).send().await.expect(400);
+    for broken in ["type=a%0D%0Ab", "disposition=a%0Ab", "language=%00"] {
+        let target = format!("/bucket/k?response-content-{broken}");
+        world.get(&target).send().await.expect_error(400, "InvalidRequest");
+        world.head(&target).send().await.expect(400);
+    }
 }
 
 #[tokio::test]

@@ -118,3 +118,19 @@ fn the_documentation_names_the_limits_of_the_code() {
         assert!(DOCS.contains(&limit), "{limit}");
     }
 }
+
+#[tokio::test]
+async fn metadata_that_is_half_an_encoded_word_is_refused_and_nothing_else_is() {
+    let fixture = Fixture::new();
+    for value in ["=?=", "=?= =?=", "=?UTF-8?Q?a?= =?="] {
+        let answer = fixture.call("ann", "PUT", "/photos/k", &[("x-amz-meta-a", value)], b"x").await;
+        assert_eq!((answer.status, answer.code()), (StatusCode::BAD_REQUEST, "InvalidArgument"), "{value}: {answer:?}");
+    }
+    assert!(fixture.stored.lock().is_empty());
+    for (value, kept) in [("a =?= b", "a =?= b"), ("=?", "=?"), ("?=", "?="), ("=?UTF-8?Q?=C3=A4?=", "\u{e4}")] {
+        let answer = fixture.call("ann", "PUT", "/photos/k", &[("x-amz-meta-a", value)], b"x").await;
+        assert_eq!(answer.status, StatusCode::OK, "{value}: {answer:?}");
+        let metadata = fixture.stored.lock()["photos/k"].metadata.clone();
+        assert_eq!(metadata.and_then(|metadata| metadata.get("a").cloned()).as_deref(), Some(kept), "{value}");
+    }
+}

@@ -257,6 +257,9 @@ impl MetadataDirect for TestStore {
     async fn list_buckets(&self, _: Option<&str>, _: Option<&str>, _: u32) -> MetadataResult<Vec<Arc<Bucket>>> {
         not_here()
     }
+    async fn list_bucket_entries(&self, _: Option<&str>, _: Option<&str>, _: u32) -> MetadataResult<Vec<BucketEntry>> {
+        not_here()
+    }
     async fn list_objects(&self, _: BucketId, _: ListQuery) -> MetadataResult<ListPage> {
         not_here()
     }

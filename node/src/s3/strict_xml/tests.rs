@@ -63,6 +63,18 @@ fn damaged_documents_are_refused_or_rewritten_to_good_ones() {
 }
 
 #[test]
+fn the_extension_is_none_in_other_documents_however_deep_it_stands_there() {
+    let days = |inside: &str| format!("<Transition><DaysSinceLastAccess>{inside}</DaysSinceLastAccess></Transition>");
+    for inside in [String::new(), days(""), days(&days(""))] {
+        let delete = format!("<Delete>{}<Object><Key>a</Key></Object></Delete>", days(&inside));
+        assert_eq!(read(delete.as_bytes(), Document::Delete), Ok(vec![]), "{inside}");
+        let restore =
+            format!("<RestoreRequest><SelectParameters>{}</SelectParameters></RestoreRequest>", days(&inside));
+        assert_eq!(read(restore.as_bytes(), Document::Restore), Ok(vec![]), "{inside}");
+    }
+}
+
+#[test]
 fn a_character_that_s3s_does_not_read_by_its_number_is_named() {
     let key = |text: &str| delete(&format!("<Object><Key>{text}</Key></Object>"));
     for (text, named) in [("&#128512;", "U+1F600"), ("x&#x1;", "U+0001"), ("&#xFFFE;y", "U+FFFE")] {

@@ -4,7 +4,7 @@
 //! The body is looked at there, so that nobody else can make the node keep a document in memory, and so that it is s3s
 //! who says which operation it is. What the headers say of the body is compared for every document ([`super::proofs`]).
 //! Bodies in the framing of `aws-chunked` are refused: clients use it for objects, and s3s has no document from them
-//! either (it then says `IncompleteBody`).
+//! either (it then says `IncompleteBody`), so that it is given no large ones.
 //!
 //! s3s has one error for a body that fails, so the true one is left in [`Outcome`]. A document with an element that s3s
 //! does not know, or with a character that it does not read, is left there too, written as s3s can read it: the request
@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use http::header::CONTENT_LENGTH;
@@ -35,6 +35,9 @@ use super::{Document, bucket_tags, idle, may_rewrite, numbers, read};
 
 /// Headers that prove who sent which body.
 const PROOFS: [&str; 3] = ["authorization", "x-amz-content-sha256", "content-md5"];
+
+/// Most bytes of a body that comes framed where a document is expected. An empty one with trailers has some hundred.
+const FRAMED_BYTES_MAX: usize = 64 << 10;
 
 /// What became of a body, if s3s is not to have the last word.
 #[derive(Clone, Default)]
@@ -96,13 +99,13 @@ fn may_have_document(method: &Method, uri: &Uri) -> bool {
         Method::POST => &POST_DOCUMENTS,
         _ => return false,
     };
-    match uri.query() {
-        Some(query) => form_urlencoded::parse(query.as_bytes()).any(|(name, value)| {
-            parameters.contains(&name.as_ref()) || (*method == Method::PUT && name == "x-id" && value == "CreateBucket")
-        }),
-        // Of CreateBucket.
-        None => *method == Method::PUT && !uri.path().trim_matches('/').contains('/'),
-    }
+    let names_one = |query: &str, names: &[&str]| {
+        form_urlencoded::parse(query.as_bytes()).any(|(name, _)| names.contains(&name.as_ref()))
+    };
+    let query = uri.query().unwrap_or_default();
+    // Of CreateBucket, whatever else is in the query.
+    let may_make_bucket = *method == Method::PUT && !uri.path().trim_matches('/').contains('/');
+    names_one(query, parameters) || may_make_bucket && !names_one(query, &["uploadId"])
 }
 
 /// How many tags, opening and closing ones, the document of an operation may have: more than any within the limits of
@@ -167,18 +170,14 @@ async fn looked_at(body: Body, context: &RequestContext, proofs: &Proofs, outcom
     let operation = context.operation();
     let document = Document::of(operation);
     if proofs.is_chunked() {
-        return match document {
-            Some(_) => Err(outcome.refuse(not_implemented("an aws-chunked body of this request"))),
-            None => Ok(body),
-        };
-    }
-    let whole = Limited::new(body, XML_BODY_BYTES_MAX).collect().await.map_err(|error| {
-        if error.is::<LengthLimitError>() {
-            return outcome.refuse(s3_error!(MaxMessageLengthExceeded, "Your request was too large."));
+        let refused = || not_implemented("an aws-chunked body of this request");
+        if document.is_some() {
+            return Err(outcome.refuse(refused()));
         }
-        outcome.refuse(body_error(&error))
-    })?;
-    let bytes = whole.to_bytes();
+        return in_one_piece(body, FRAMED_BYTES_MAX, refused).await.map(Body::from).map_err(|e| outcome.refuse(e));
+    }
+    let too_large = || s3_error!(MaxMessageLengthExceeded, "Your request was too large.");
+    let bytes = in_one_piece(body, XML_BODY_BYTES_MAX, too_large).await.map_err(|error| outcome.refuse(error))?;
     proofs.check(operation, &bytes).map_err(|error| outcome.refuse(error))?;
     if bytes.iter().filter(|byte| **byte == b'<').count() > tags_max(operation) {
         return Err(outcome.refuse(too_much()));
@@ -219,6 +218,34 @@ async fn looked_at(body: Body, context: &RequestContext, proofs: &Proofs, outcom
     }
 }
 
+/// All of a body. A client may send it byte by byte, and each piece that is kept takes some ten times as much: they are
+/// put together as they come.
+///
+/// # Errors
+/// `too_large` of a body with more bytes than this; S3's error for one that cannot be read.
+async fn in_one_piece(body: Body, bytes_max: usize, too_large: impl FnOnce() -> S3Error) -> Result<Bytes, S3Error> {
+    let mut body = Limited::new(body, bytes_max);
+    // Most documents come in one piece, which is not copied.
+    let (mut first, mut whole) = (Bytes::new(), BytesMut::new());
+    while let Some(frame) = body.frame().await {
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) if error.is::<LengthLimitError>() => return Err(too_large()),
+            Err(error) => return Err(body_error(&error)),
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        if first.is_empty() {
+            first = data;
+            continue;
+        }
+        if whole.is_empty() {
+            whole.extend_from_slice(&first);
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(if whole.is_empty() { first } else { whole.freeze() })
+}
+
 /// Whether there is a CDATA section. s3s passes over it: a tag would be stored without its value.
 fn has_cdata(text: &[u8]) -> bool {
     const BEGIN: &[u8] = b"<![CDATA[";
@@ -248,7 +275,26 @@ impl http_body::Body for Pieces {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::StreamBody;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_body_is_put_together_however_it_comes_and_up_to_its_bound() {
+        const TEXT: &[u8] = b"<Tagging/>";
+        let in_pieces = |size: usize| {
+            let pieces = TEXT.chunks(size).map(|piece| Ok::<_, StdError>(Frame::data(Bytes::from_static(piece))));
+            Body::http_body_unsync(StreamBody::new(stream::iter(pieces)))
+        };
+        let too_large = || s3_error!(MaxMessageLengthExceeded);
+        for size in [1, 3, TEXT.len()] {
+            let read = in_one_piece(in_pieces(size), TEXT.len(), too_large).await.unwrap();
+            assert_eq!(read, TEXT, "{size}");
+            let refused = in_one_piece(in_pieces(size), TEXT.len() - 1, too_large).await.unwrap_err();
+            assert_eq!(refused.code().as_str(), "MaxMessageLengthExceeded", "{size}");
+        }
+        assert!(in_one_piece(Body::empty(), 0, too_large).await.unwrap().is_empty());
+    }
 
     #[test]
     fn requests_with_documents_are_told_by_method_and_target_however_that_is_written() {
@@ -263,7 +309,9 @@ mod tests {
             (Method::PUT, "/b?x-id=CreateBucket", true),
             (Method::PUT, "/b/k?x-id=PutObject", false),
             (Method::PUT, "/b/k", false),
-            (Method::PUT, "/b?delete", false),
+            (Method::PUT, "/b?delete", true),
+            (Method::PUT, "/b?x=y", true),
+            (Method::PUT, "/k?partNumber=1&uploadId=u", false),
             (Method::PUT, "/b/k?restore", false),
             (Method::PUT, "/b/k?partNumber=1&uploadId=u", false),
             (Method::POST, "/b?delete", true),

@@ -90,6 +90,18 @@ fn principals_are_users_by_name_or_arn() {
 }
 
 #[test]
+fn users_are_told_once_however_often_they_are_named() {
+    let allow = |principal: &str| {
+        format!(
+            r#"{{"Effect":"Allow","Principal":{principal},"Action":"s3:GetObject","Resource":"arn:aws:s3:::photos/*"}}"#
+        )
+    };
+    let many = format!(r#"{{"AWS":[{}"arn:aws:iam:::user/ann","bob"]}}"#, r#""ann","#.repeat(2_000));
+    let policy = policy(&[allow(&many), allow(r#"{"AWS":"ann"}"#), allow(r#""*""#)].join(","));
+    assert_eq!(Vec::from_iter(policy.users()), ["ann", "bob"]);
+}
+
+#[test]
 fn not_principal_denies_everybody_else_also_anonymous() {
     let policy =
         policy(r#"{"Effect":"Deny","NotPrincipal":{"AWS":"ann"},"Action":"s3:*","Resource":"arn:aws:s3:::photos/*"}"#);

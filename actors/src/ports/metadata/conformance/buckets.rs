@@ -3,7 +3,7 @@
 use futures::future::join_all;
 
 use super::{Store, T0, bucket, object, owner, put, upload};
-use crate::ports::metadata::{BucketConfigKind, CannedAcl, MetadataError, NewBucket, Versioning};
+use crate::ports::metadata::{Bucket, BucketConfigKind, BucketEntry, CannedAcl, MetadataError, NewBucket, Versioning};
 
 fn new(name: &str, owner: &str) -> NewBucket {
     NewBucket { name: name.into(), owner: owner.into(), acl: CannedAcl::Private, now_ms: T0 }
@@ -118,6 +118,14 @@ pub async fn lists_in_name_order_by_owner(store: Store) {
     assert_eq!(page[0].configs.len(), 2);
     assert_eq!(names(page), ["b", "c"]);
     assert_eq!(names(store.list_buckets(Some("alice"), Some("c"), 2).await.unwrap()), ["d"]);
+    for (owner, after, limit) in
+        [(None, None, 100), (None, Some("a"), 2), (Some("alice"), None, 2), (Some("x"), None, 2)]
+    {
+        let whole = store.list_buckets(owner, after, limit).await.unwrap();
+        let entry = |b: &std::sync::Arc<Bucket>| BucketEntry { name: b.name.clone(), created_ms: b.created_ms };
+        let expected: Vec<BucketEntry> = whole.iter().map(entry).collect();
+        assert_eq!(store.list_bucket_entries(owner, after, limit).await.unwrap(), expected, "{owner:?} {after:?}");
+    }
 }
 
 /// Versions, markers and unfinished uploads all keep a bucket.

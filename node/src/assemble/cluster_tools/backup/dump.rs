@@ -16,6 +16,8 @@ use super::format::{ContentLine, FORMAT, Line, PartLine, UploadLine, VersionLine
 
 /// Rows a page.
 const PAGE: u32 = 1_000;
+/// Buckets read at a time: each comes with its documents, more than half a megabyte if its owner wants that.
+const BUCKETS: u32 = 50;
 /// Versions of a key whose lines are kept until all are known. A key may have more than memory has room for, and each
 /// may be of ten thousand parts: of more only their names are kept, and each is read once more.
 const KEPT_LINES_MAX: usize = 256;
@@ -74,7 +76,7 @@ pub async fn dump(
     }
     let mut after: Option<String> = None;
     loop {
-        let buckets = metadata.list_buckets(None, after.as_deref(), PAGE).await.context("read buckets")?;
+        let buckets = metadata.list_buckets(None, after.as_deref(), BUCKETS).await.context("read buckets")?;
         for bucket in &buckets {
             put(
                 out,

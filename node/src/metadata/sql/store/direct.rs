@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use holdfast_actors::ports::metadata::{
-    AccessKey, Bucket, BucketId, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage,
+    AccessKey, Bucket, BucketEntry, BucketId, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage,
     ListVersionsQuery, MetadataDirect, MetadataResult, NewUpload, Part, ReplicaEvidence, Upload, User,
 };
 use holdfast_protocol::UploadId;
@@ -22,6 +22,15 @@ impl<B: Backend> MetadataDirect for SqlMetadataStore<B> {
         limit: u32,
     ) -> MetadataResult<Vec<Arc<Bucket>>> {
         buckets::list(self.backend.reads(), owner, after, limit).await
+    }
+
+    async fn list_bucket_entries(
+        &self,
+        owner: Option<&str>,
+        after: Option<&str>,
+        limit: u32,
+    ) -> MetadataResult<Vec<BucketEntry>> {
+        buckets::list_entries(self.backend.reads(), owner, after, limit).await
     }
 
     async fn list_objects(&self, bucket: BucketId, query: ListQuery) -> MetadataResult<ListPage> {
