@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use holdfast_actors::ports::{Clock, MetadataStore};
-use http::header::{CONTENT_RANGE, HOST, IF_MATCH, ORIGIN, RANGE, RETRY_AFTER, SERVER};
+use http::header::{CONTENT_RANGE, DATE, HOST, IF_MATCH, ORIGIN, RANGE, RETRY_AFTER, SERVER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use percent_encoding::percent_decode_str;
 use s3s::config::{S3Config, StaticConfigProvider};
@@ -287,17 +287,22 @@ impl Inner {
     fn details(&self, code: &str, uri: &Uri, kept: &Kept) -> Vec<Detail> {
         let host = kept.host.as_ref().and_then(|host| host.to_str().ok());
         let host = host.or_else(|| uri.authority().map(|authority| authority.as_str()));
-        let Some(bucket) = self.bucket_of(host.unwrap_or_default(), uri) else { return Vec::new() };
+        let bucket = self.bucket_of(host.unwrap_or_default(), uri);
+        let (bucket, key) = bucket.as_ref().map_or(("", ""), |bucket| (bucket.name.as_str(), bucket.key.as_str()));
         let query = uri.query().unwrap_or_default();
         let carried = presigned::carried(query, X_AMZ_COPY_SOURCE.as_str());
         let copy_source = kept.copy_source.as_ref().map(|source| source.to_str().unwrap_or_default());
+        let in_url = presigned::carried(query, signature::X_AMZ_DATE.as_str());
+        let in_header = kept.date.as_ref().and_then(|date| date.to_str().ok());
         let subject = Subject {
-            bucket: &bucket.name,
-            key: &bucket.key,
+            bucket,
+            key,
             query,
             copy_source: copy_source.or(carried.as_deref()),
             is_conditional: kept.is_conditional,
             range: kept.range.as_ref().and_then(|range| range.to_str().ok()),
+            signed_at: in_url.as_deref().or(in_header),
+            now_ms: self.clock.now_ms(),
         };
         error_details::details(code, &subject)
     }
@@ -336,6 +341,8 @@ struct Kept {
     copy_source: Option<HeaderValue>,
     is_conditional: bool,
     range: Option<HeaderValue>,
+    /// `x-amz-date`, or `Date` where that is not there.
+    date: Option<HeaderValue>,
 }
 
 impl Kept {
@@ -346,6 +353,7 @@ impl Kept {
             copy_source: headers.get(X_AMZ_COPY_SOURCE).cloned(),
             is_conditional: headers.contains_key(IF_MATCH),
             range: headers.get(RANGE).cloned(),
+            date: headers.get(signature::X_AMZ_DATE).or_else(|| headers.get(DATE)).cloned(),
         }
     }
 }
