@@ -53,6 +53,7 @@ const FORM_BYTES_OF_S3S_MAX: usize = 4 * 1024;
 
 const X_AMZ_REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 const X_AMZ_ID_2: HeaderName = HeaderName::from_static("x-amz-id-2");
+const X_AMZ_REQUEST_ROUTE: HeaderName = HeaderName::from_static("x-amz-request-route");
 const X_AMZ_COPY_SOURCE: HeaderName = HeaderName::from_static("x-amz-copy-source");
 
 /// What the front end is told by the configuration.
@@ -226,6 +227,10 @@ impl Inner {
             return Err(s3_error!(MethodNotAllowed, "The specified method is not allowed against this resource."));
         }
         signature::check_form(request.headers(), request.uri(), &self.region)?;
+        if self.lacks_form(&request, is_form) {
+            context.set_operation("PostObject");
+            return Err(post::not_a_form());
+        }
         if !is_form {
             signature::take_date(request.headers_mut())?;
             repeated::join_metadata(request.headers_mut());
@@ -262,6 +267,17 @@ impl Inner {
             now_ms: self.clock.now_ms(),
         };
         Box::pin(post::upload(form_context, request, |put| self.s3(put))).await
+    }
+
+    /// Whether a request is what only a form can be, a plain POST to a bucket, and is none.
+    fn lacks_form(&self, request: &Request<Body>, is_form: bool) -> bool {
+        let (headers, uri) = (request.headers(), request.uri());
+        if is_form || *request.method() != Method::POST || !uri.query().unwrap_or_default().is_empty() {
+            return false;
+        }
+        // By that header s3s tells another operation on the same path, which it refuses.
+        !headers.contains_key(X_AMZ_REQUEST_ROUTE)
+            && self.bucket_of(host_of(headers, uri, request.version()), uri).is_some_and(|bucket| bucket.key.is_empty())
     }
 
     async fn s3(&self, mut request: Request<Body>) -> S3Result<Response<Body>> {
