@@ -2,9 +2,9 @@
 //! it is about, and the two clocks when they differ.
 //!
 //! s3s writes the code and the message, and SDKs give programs the other elements as fields of their errors. What is
-//! named is what the request named, so nobody is told anything by it; every answer tells the node's time in any case. A copy names two objects: a key or a version that
-//! is missing is that of its source, unless its target has to exist, too; which of its two buckets is missing is not
-//! told.
+//! named is what the request named, so nobody is told anything by it; every answer tells the node's time in any case. A
+//! copy names two objects: a key or a version that is missing is that of its source, unless its target has to exist,
+//! too; which of its two buckets is missing is not told.
 
 use std::ops::RangeInclusive;
 

@@ -193,8 +193,8 @@ async fn looked_at(body: Body, context: &RequestContext, proofs: &Proofs, outcom
     if operation != "PutBucketPolicy" && has_prefixed_name(&bytes) {
         return Err(outcome.refuse(s3_error!(
             MalformedXML,
-            "The XML you provided was not well-formed or did not validate against our published schema: it has an element \
-             with a namespace prefix, which is not taken"
+            "The XML you provided was not well-formed or did not validate against our published schema: it has an \
+             element with a namespace prefix, which is not taken"
         )));
     }
     if operation == "CreateBucket" {
