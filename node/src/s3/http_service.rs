@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use holdfast_actors::ports::{Clock, MetadataStore};
-use http::header::{CONTENT_RANGE, HOST, IF_MATCH, ORIGIN, RANGE, RETRY_AFTER, SERVER};
+use http::header::{CONTENT_RANGE, DATE, HOST, IF_MATCH, ORIGIN, RANGE, RETRY_AFTER, SERVER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use percent_encoding::percent_decode_str;
 use s3s::config::{S3Config, StaticConfigProvider};
@@ -54,6 +54,7 @@ const FORM_BYTES_OF_S3S_MAX: usize = 4 * 1024;
 
 const X_AMZ_REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 const X_AMZ_ID_2: HeaderName = HeaderName::from_static("x-amz-id-2");
+const X_AMZ_REQUEST_ROUTE: HeaderName = HeaderName::from_static("x-amz-request-route");
 const X_AMZ_COPY_SOURCE: HeaderName = HeaderName::from_static("x-amz-copy-source");
 
 /// What the front end is told by the configuration.
@@ -227,6 +228,10 @@ impl Inner {
             return Err(s3_error!(MethodNotAllowed, "The specified method is not allowed against this resource."));
         }
         signature::check_form(request.headers(), request.uri(), &self.region)?;
+        if self.lacks_form(&request, is_form) {
+            context.set_operation("PostObject");
+            return Err(post::not_a_form());
+        }
         if !is_form {
             signature::take_date(request.headers_mut())?;
             repeated::join_metadata(request.headers_mut());
@@ -265,6 +270,17 @@ impl Inner {
         Box::pin(post::upload(form_context, request, |put| self.s3(put))).await
     }
 
+    /// Whether a request is what only a form can be, a plain POST to a bucket, and is none.
+    fn lacks_form(&self, request: &Request<Body>, is_form: bool) -> bool {
+        let (headers, uri) = (request.headers(), request.uri());
+        if is_form || *request.method() != Method::POST || !uri.query().unwrap_or_default().is_empty() {
+            return false;
+        }
+        // By that header s3s tells another operation on the same path, which it refuses.
+        !headers.contains_key(X_AMZ_REQUEST_ROUTE)
+            && self.bucket_of(host_of(headers, uri, request.version()), uri).is_some_and(|bucket| bucket.key.is_empty())
+    }
+
     async fn s3(&self, mut request: Request<Body>) -> S3Result<Response<Body>> {
         encoded_words::refuse_broken(request.headers())?;
         expires::take_text(&mut request);
@@ -289,17 +305,22 @@ impl Inner {
     fn details(&self, code: &str, uri: &Uri, kept: &Kept) -> Vec<Detail> {
         let host = kept.host.as_ref().and_then(|host| host.to_str().ok());
         let host = host.or_else(|| uri.authority().map(|authority| authority.as_str()));
-        let Some(bucket) = self.bucket_of(host.unwrap_or_default(), uri) else { return Vec::new() };
+        let bucket = self.bucket_of(host.unwrap_or_default(), uri);
+        let (bucket, key) = bucket.as_ref().map_or(("", ""), |bucket| (bucket.name.as_str(), bucket.key.as_str()));
         let query = uri.query().unwrap_or_default();
         let carried = presigned::carried(query, X_AMZ_COPY_SOURCE.as_str());
         let copy_source = kept.copy_source.as_ref().map(|source| source.to_str().unwrap_or_default());
+        let in_url = presigned::carried(query, signature::X_AMZ_DATE.as_str());
+        let in_header = kept.date.as_ref().and_then(|date| date.to_str().ok());
         let subject = Subject {
-            bucket: &bucket.name,
-            key: &bucket.key,
+            bucket,
+            key,
             query,
             copy_source: copy_source.or(carried.as_deref()),
             is_conditional: kept.is_conditional,
             range: kept.range.as_ref().and_then(|range| range.to_str().ok()),
+            signed_at: in_url.as_deref().or(in_header),
+            now_ms: self.clock.now_ms(),
         };
         error_details::details(code, &subject)
     }
@@ -338,6 +359,8 @@ struct Kept {
     copy_source: Option<HeaderValue>,
     is_conditional: bool,
     range: Option<HeaderValue>,
+    /// `x-amz-date`, or `Date` where that is not there.
+    date: Option<HeaderValue>,
 }
 
 impl Kept {
@@ -348,6 +371,7 @@ impl Kept {
             copy_source: headers.get(X_AMZ_COPY_SOURCE).cloned(),
             is_conditional: headers.contains_key(IF_MATCH),
             range: headers.get(RANGE).cloned(),
+            date: headers.get(signature::X_AMZ_DATE).or_else(|| headers.get(DATE)).cloned(),
         }
     }
 }

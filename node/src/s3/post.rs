@@ -267,6 +267,11 @@ fn answer(form: &Form, bucket: &str, key: &str, location: &str, put: Response<Bo
     response
 }
 
+/// 412, S3's answer to a POST to a bucket that asks for nothing and is no form.
+pub(crate) fn not_a_form() -> S3Error {
+    s3_error!(PreconditionFailed, "Bucket POST must be of the enclosure-type multipart/form-data")
+}
+
 fn malformed(message: &'static str) -> S3Error {
     S3Error::with_message(s3s::S3ErrorCode::MalformedPOSTRequest, message)
 }

@@ -31,7 +31,8 @@ pub const PRESIGNED_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 
-const X_AMZ_DATE: HeaderName = HeaderName::from_static("x-amz-date");
+/// The header, or parameter, with the time of a signed request.
+pub(super) const X_AMZ_DATE: HeaderName = HeaderName::from_static("x-amz-date");
 
 /// The header, parameter or form field with a session token.
 pub(super) const SECURITY_TOKEN: &str = "x-amz-security-token";

@@ -61,6 +61,26 @@ async fn a_cdata_section_is_not_passed_over() {
     world.put("/bucket/k").body("<![CDATA[").send().await.expect(200);
 }
 
+#[tokio::test]
+async fn an_element_with_a_namespace_prefix_is_not_passed_over() {
+    let world = World::new().await;
+    world.put("/bucket/k").header("x-amz-tagging", "a=1").body("x").send().await.expect(200);
+    let space = "http://s3.amazonaws.com/doc/2006-03-01/";
+    for tags in [
+        format!("<Tagging xmlns:s=\"{space}\"><TagSet><s:Tag><Key>a</Key><Value>2</Value></s:Tag></TagSet></Tagging>"),
+        format!("<s:Tagging xmlns:s=\"{space}\"><s:TagSet/></s:Tagging>"),
+    ] {
+        let refused = world.put("/bucket/k?tagging").body(tags).send().await.expect_error(400, "MalformedXML");
+        assert!(refused.tag("Message").contains("prefix"), "{refused:?}");
+    }
+    assert_eq!(world.get("/bucket/k?tagging").send().await.expect(200).tag("Value"), "1");
+    for attribute in [String::new(), format!(" xmlns=\"{space}\"")] {
+        let tags = format!("<Tagging{attribute}><TagSet><Tag><Key>a</Key><Value>s:2</Value></Tag></TagSet></Tagging>");
+        world.put("/bucket/k?tagging").body(tags).send().await.expect(200);
+        assert_eq!(world.get("/bucket/k?tagging").send().await.expect(200).tag("Value"), "s:2");
+    }
+}
+
 /// Whoever owns a bucket deletes it, and somebody makes one of the same name.
 async fn replace_bucket(metadata: Arc<dyn MetadataStore>, owner: &'static str) {
     let id = metadata.bucket("bucket").await.unwrap().id;

@@ -39,7 +39,13 @@ async fn second_version() {
     assert_eq!((none.tag("KeyCount"), none.tag("IsTruncated")), ("0".into(), "false".into()));
     world.get("/bucket?continuation-token=junk&list-type=2").send().await.expect_error(400, "InvalidArgument");
     world.get("/bucket?encoding-type=rot13&list-type=2").send().await.expect_error(400, "InvalidArgument");
-    world.get("/bucket?list-type=2&max-keys=-1").send().await.expect_error(400, "InvalidArgument");
+    for value in ["-1", "blah", "", "99999999999"] {
+        let target = format!("/bucket?list-type=2&max-keys={value}");
+        let refused = world.get(&target).send().await.expect_error(400, "InvalidArgument");
+        assert_eq!((refused.tag("ArgumentName"), refused.tag("ArgumentValue")), ("max-keys".into(), value.into()));
+    }
+    let capped = world.get("/bucket?list-type=2&max-keys=5000").send().await.expect(200);
+    assert_eq!(capped.tag("MaxKeys"), "1000");
     world.get("/none?list-type=2").send().await.expect_error(404, "NoSuchBucket");
 }
 

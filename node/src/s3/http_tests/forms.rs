@@ -328,6 +328,28 @@ async fn a_form_for_an_object_or_for_no_bucket_is_refused() {
 }
 
 #[tokio::test]
+async fn a_post_to_a_bucket_that_is_no_form_is_told_so() {
+    let fixture = Fixture::new();
+    for kind in ["application/x-www-form-urlencoded", "text/plain", ""] {
+        let headers = [("content-type", kind)];
+        for path in ["/photos", "/photos/"] {
+            for answer in [
+                fixture.call("ann", "POST", path, &headers, b"key=k&file=x").await,
+                fixture.anonymous("POST", path, &headers, b"key=k&file=x").await,
+            ] {
+                assert_eq!((answer.status.as_u16(), answer.code()), (412, "PreconditionFailed"), "{answer:?}");
+                assert!(answer.body.contains("multipart/form-data"), "{answer:?}");
+            }
+        }
+        for (path, code) in [("/photos?delete", "MalformedXML"), ("/photos/k", "NotImplemented")] {
+            let answer = fixture.call("ann", "POST", path, &headers, b"key=k&file=x").await;
+            assert_eq!(answer.code(), code, "{path} {answer:?}");
+        }
+    }
+    assert!(fixture.stored.lock().is_empty());
+}
+
+#[tokio::test]
 async fn a_form_whose_type_is_written_strangely_is_not_collected_in_memory() {
     let fixture = Fixture::new();
     let plain = format!("multipart/form-data; boundary={BOUNDARY}");

@@ -87,8 +87,16 @@ async fn clocks_may_differ_by_fifteen_minutes() {
     ] {
         let mut signer = fixture.signer("ann");
         signer.at_ms = at_ms;
-        let answer = fixture.send(signer.request("PUT", HOST, "/photos/k", &[], &[], b"x")).await;
-        assert_eq!(answer.code(), code, "{answer:?}");
+        for (method, path) in [("PUT", "/photos/k"), ("GET", "/")] {
+            let answer = fixture.send(signer.request(method, HOST, path, &[], &[], b"")).await;
+            assert_eq!(answer.code(), code, "{answer:?}");
+            let told = format!("<RequestTime>{}</RequestTime><ServerTime>", amz_date(at_ms));
+            assert_eq!(answer.body.contains(&told), !code.is_empty(), "{answer:?}");
+        }
+        let url = signer.presign("GET", HOST, "/photos/k", &[], "60");
+        let answer = fixture.send(unsigned("GET", HOST, &url, &[], b"")).await;
+        let told = format!("<RequestTime>{}</RequestTime>", amz_date(at_ms));
+        assert_eq!(answer.body.contains(&told), at_ms == now_ms + 16 * MINUTE_MS, "{answer:?}");
     }
 }
 

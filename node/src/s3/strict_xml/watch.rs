@@ -189,6 +189,13 @@ async fn looked_at(body: Body, context: &RequestContext, proofs: &Proofs, outcom
              section, which is not taken"
         )));
     }
+    if operation != "PutBucketPolicy" && has_prefixed_name(&bytes) {
+        return Err(outcome.refuse(s3_error!(
+            MalformedXML,
+            "The XML you provided was not well-formed or did not validate against our published schema: it has an \
+             element with a namespace prefix, which is not taken"
+        )));
+    }
     if operation == "CreateBucket" {
         let tags = bucket_tags::read(&bytes).map_err(|what| {
             outcome.refuse(s3_error!(
@@ -250,6 +257,16 @@ async fn in_one_piece(body: Body, bytes_max: usize, too_large: impl FnOnce() -> 
 fn has_cdata(text: &[u8]) -> bool {
     const BEGIN: &[u8] = b"<![CDATA[";
     text.windows(BEGIN.len()).any(|window| window == BEGIN)
+}
+
+/// Whether the name of an element has a prefix. s3s compares whole names, and passes over what it does not know: a list
+/// of `<s:Tag>` would be one without tags, and all that an object has would go.
+fn has_prefixed_name(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b'<').skip(1).any(|tag| {
+        let end = tag.iter().position(|byte| b"/> \t\r\n".contains(byte)).unwrap_or(tag.len());
+        // Comments and instructions have no name.
+        !tag.starts_with(b"!") && !tag.starts_with(b"?") && tag[..end].contains(&b':')
+    })
 }
 
 /// A body in pieces of which the length is known as long as nothing was read.
@@ -325,6 +342,24 @@ mod tests {
             (Method::PUT, "/b/k?prefix=lifecycle", false),
         ] {
             assert_eq!(may_have_document(&method, &Uri::from_static(target)), may_have, "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn prefixes_are_found_in_names_of_elements_and_nowhere_else() {
+        for (text, found) in [
+            ("<Tagging><TagSet><s:Tag><Key>a</Key></s:Tag></TagSet></Tagging>", true),
+            ("<s:Tagging xmlns:s=\"x\"/>", true),
+            ("<a><s:b/></a>", true),
+            ("<s:a\n>", true),
+            ("<?xml version=\"1.0\"?><Key xmlns=\"http://s3\" xsi:type=\"a\">a:b</Key><!-- c:d --><e/>", false),
+            ("<Key>a</Key >:", false),
+            ("<!--c:d--><?p:q?>", false),
+            ("a:b", false),
+            ("<", false),
+            ("", false),
+        ] {
+            assert_eq!(has_prefixed_name(text.as_bytes()), found, "{text}");
         }
     }
 
