@@ -267,7 +267,10 @@ async fn first_header(
     asked: &[Replica],
     failed: &mut Option<String>,
 ) -> Option<Header> {
-    for replica in asked.iter().filter(|replica| matches!(replica.answer, Answer::Has(_))) {
+    for replica in asked {
+        if !matches!(replica.answer, Answer::Has(_)) {
+            continue;
+        }
         let read = timeout(HEADER_MAX, read_label(state, chunk, replica)).await;
         match read.unwrap_or_else(|_| Err("no answer".to_owned())) {
             Ok(label) => return Some(Header { label, chunk, node: replica.node.clone() }),
