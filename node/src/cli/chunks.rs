@@ -165,10 +165,11 @@ fn reference_rows(references: &[ChunkReference]) -> String {
 /// How many versions refer to it that are not listed, and how they are found.
 fn not_shown(owner: &ChunkOwner, searched: bool) -> String {
     let more = owner.references_total.saturating_sub(owner.references.len() as u64);
+    let what = if owner.references.is_empty() { "none is found".to_owned() } else { format!("… and {more} more") };
     match (more, searched) {
         (0, _) => String::new(),
-        (_, true) => format!("… and {more} versions more, not found or not listed\n"),
-        (_, false) => format!("… and {more} versions more: `holdfast object of-chunk {} --search`\n", owner.chunk),
+        (_, true) => format!("{what}: they were written or deleted meanwhile, or are too many\n"),
+        (_, false) => format!("{what}: `holdfast object of-chunk {} --search` looks in all buckets\n", owner.chunk),
     }
 }
 
@@ -250,9 +251,11 @@ mod tests {
         {
             assert!(text.contains(told), "{told} in {text}");
         }
-        assert!(text.contains(&format!("2 versions more: `holdfast object of-chunk {ID} --search`")), "{text}");
+        assert!(text.contains(&format!("… and 2 more: `holdfast object of-chunk {ID} --search`")), "{text}");
         assert!(!text.contains("\n  belongs to  mallory"), "the key goes on in a line of its own: {text}");
-        assert!(super::text(&shown, true).contains("2 versions more, not found"), "it was searched for");
+        assert!(super::text(&shown, true).contains("… and 2 more: they were"), "it was searched for");
+        let hidden = ChunkOwner { references_total: 1, ..owner("object") };
+        assert!(super::text(&hidden, false).contains("none is found: `holdfast"), "a copy, or there is no header");
     }
 
     #[test]
