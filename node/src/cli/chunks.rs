@@ -92,18 +92,18 @@ fn text(owner: &ChunkOwner, searched: bool) -> String {
 fn belongs_to(owner: &ChunkOwner) -> String {
     let since = owner.since_ms.map(|ms| format!(" since {}", timestamp(ms))).unwrap_or_default();
     let versions = match owner.references_total {
-        1 => "one version".to_owned(),
-        total => format!("{total} versions"),
+        1 => "one version of an object has".to_owned(),
+        total => format!("{total} versions of objects have"),
     };
     match owner.state.as_str() {
         "object" => match &owner.tier {
-            None => format!("an object: {versions} of objects have its content"),
+            None => format!("an object: {versions} its content"),
             Some(tier) => {
-                format!("an object in {tier}: {versions} of objects have its content, and it says where the bytes are")
+                format!("an object in {tier}: {versions} its content, and it says where the bytes are")
             }
         },
         "not_in_object" => {
-            format!("nothing: {versions} of objects have the content of its id, which has no such chunk")
+            format!("nothing: {versions} the content of its id, which has no such chunk")
         }
         "upload" => match &owner.upload {
             Some(upload) => format!(
