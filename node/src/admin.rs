@@ -11,7 +11,8 @@ use std::time::Instant;
 use axum::Router;
 use axum::routing::{delete, get, patch, post, put};
 use holdfast_actors::flow::report::Reporter;
-use holdfast_actors::ports::{ChunkStore, Clock, Disk, Journal, MetadataStore};
+use holdfast_actors::ports::chunks::ReplicaStore;
+use holdfast_actors::ports::{Clock, Disk, Journal, MetadataStore};
 use holdfast_actors::service::NodeHandle;
 use metrics_exporter_prometheus::PrometheusHandle;
 
@@ -20,6 +21,7 @@ use crate::tiers::TierRegistry;
 
 mod audit;
 mod buckets;
+mod chunks;
 mod cluster;
 mod credentials;
 mod error;
@@ -33,6 +35,7 @@ mod objects;
 pub mod openapi;
 mod page;
 mod repair;
+mod replicas;
 mod server;
 mod shards;
 mod status;
@@ -65,8 +68,8 @@ pub struct AdminParts {
     pub journal: Arc<dyn Journal>,
     /// Disks, for their status.
     pub disks: Vec<Arc<dyn Disk>>,
-    /// Chunks: this node's, or in a cluster those of all nodes.
-    pub chunks: Arc<dyn ChunkStore>,
+    /// This node's own chunks.
+    pub local: Arc<dyn ReplicaStore>,
     /// The actors.
     pub node: NodeHandle,
     /// The cluster that the node is one of.
@@ -127,6 +130,8 @@ pub fn router(state: AdminState) -> Router {
         .route("/buckets/{name}/storage-class", put(buckets::set_storage_class))
         .route("/buckets/{name}/moves", post(tiers::moves::request))
         .route("/objects/{bucket}/{key}", get(objects::stat))
+        .route("/chunks/{chunk}", get(chunks::owner))
+        .route("/chunks/{chunk}/references", get(chunks::references))
         .route("/tiers", get(tiers::list).post(tiers::add))
         .route("/tiers/{tier}", get(tiers::show).put(tiers::change).delete(tiers::removal::remove))
         .route("/tiers/{tier}/check", post(tiers::check))

@@ -20,6 +20,7 @@ use crate::assemble::cluster_tools::{Misused, Taken};
 use crate::config::{Loaded, Overrides};
 
 mod buckets;
+mod chunks;
 mod client;
 mod cluster;
 mod config;
@@ -378,6 +379,7 @@ mod tests {
             "shard show 7",
             "shard where bucket/key/with/slashes",
             "object stat bucket/key --version-id v",
+            "object of-chunk chunk 0123456789abcdef0123456789abcdef --search --json",
             "events tail --oldest --count 5 --idle 5s",
             "events replay --last 15min --bucket b --prefix p",
             "events lag",

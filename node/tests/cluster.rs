@@ -8,7 +8,7 @@ use holdfast_node::assemble::Root;
 use holdfast_node::assemble::dev::{self, DevCluster};
 use holdfast_node::config::Config;
 use holdfast_protocol::admin::{
-    ClusterStatus, ErrorBody, ErrorCode, ObjectStat, Readiness, RepairInfo, ShardInfo, Status,
+    ChunkOwner, ClusterStatus, ErrorBody, ErrorCode, ObjectStat, Readiness, RepairInfo, ShardInfo, Status,
 };
 use holdfast_protocol::{ChunkId, NodeId, ShardId};
 use http::{Method, StatusCode};
@@ -87,6 +87,14 @@ async fn what_one_node_took_every_node_gives_and_the_loss_of_one_loses_nothing()
     for chunk in &stat.chunks {
         assert_eq!(chunk.replicas.len(), 3, "{chunk:?}");
         assert!(chunk.replicas.iter().filter(|replica| replica.state == "present").count() >= 2, "{chunk:?}");
+        // From any of them the way goes back, through a node that has it.
+        for asked in 0..3 {
+            let path = format!("/v1/chunks/{}", chunk.chunk);
+            let owner: ChunkOwner = cluster.admin(asked).get(&path).await;
+            assert_eq!((owner.state.as_str(), owner.replicas.len()), ("object", 3), "{owner:?}");
+            assert_eq!((owner.references[0].bucket.as_str(), owner.references[0].key.as_str()), ("bucket", "4"));
+            assert_eq!(owner.header.as_ref().map(|header| header.chunk.as_str()), Some(chunk.chunk.as_str()));
+        }
     }
     let admin = cluster.admin(0);
     let status =

@@ -1,10 +1,15 @@
-//! What operators look up, over the admin API of a node in this process: the error log, the audit log and dead letters.
+//! What operators look up, over the admin API of a node in this process: the error log, the audit log and dead letters,
+//! and whose a chunk is.
 
+use holdfast_actors::ports::MetadataStore as _;
+use holdfast_actors::ports::metadata::{ContentSource, NewObject, samples};
 use holdfast_actors::wait::{until, until_ok};
 use holdfast_node::assemble::RunningNode;
 use holdfast_node::config::Config;
-use holdfast_protocol::admin::Page;
+use holdfast_node::metadata::{SqliteMetadataStore, SqliteOptions};
+use holdfast_protocol::admin::{ChunkOwner, ChunkReference, ObjectStat, Page};
 use holdfast_protocol::journal::{AuditRecord, DeadLetter, Entry, ErrorKind, ErrorRecord};
+use holdfast_protocol::{CHUNK_SIZE_MAX, ChunkId};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
@@ -127,6 +132,10 @@ async fn corruption_on_disk_gets_into_the_error_log_though_its_actor_is_killed()
     let found = until("it gets into the error log", async || errors(&world).await, |found| !found.is_empty()).await;
     assert_eq!(found[0].kind, ErrorKind::Corruption, "{found:?}");
     assert!(!found[0].node.is_empty() && !found[0].detail.is_empty(), "{found:?}");
+    let id = found[0].subject.strip_prefix("chunk ").expect("it is a chunk");
+    let owner: ChunkOwner = world.admin.get(&format!("/v1/chunks/{id}")).await;
+    let [reference] = &owner.references[..] else { panic!("one object: {owner:?}") };
+    assert_eq!((reference.bucket.as_str(), reference.key.as_str()), ("bucket", "key"), "{owner:?}");
     let page: Page<Entry<ErrorRecord>> = world.admin.get("/v1/errors?kind=disk-fenced").await;
     assert!(page.items.is_empty());
     world.node.shutdown().await;
@@ -195,5 +204,90 @@ async fn dead_letter_is_shown_requeued_and_discarded() {
         let path = format!("/v1/events/dead/{}", again.number);
         assert_eq!(world.admin.call(Method::DELETE, &path, &Value::Null).await.0, expected);
     }
+    world.node.shutdown().await;
+}
+
+async fn references(admin: &Admin, chunk: ChunkId) -> Vec<ChunkReference> {
+    let (mut found, mut path) = (Vec::new(), format!("/v1/chunks/{chunk}/references"));
+    loop {
+        let page: Page<ChunkReference> = admin.get(&path).await;
+        found.extend(page.items);
+        let Some(next) = page.next else { return found };
+        path = format!("/v1/chunks/{chunk}/references?after={}", next.replace('/', "%2F"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whose_a_chunk_is_is_told_until_nothing_has_it() {
+    let world = world().await;
+    let (admin, s3) = (&world.admin, support::S3::of(&world.node));
+    let owner = async |chunk: ChunkId| admin.get::<ChunkOwner>(&format!("/v1/chunks/{chunk}")).await;
+    // More buckets than one page of the walk looks through.
+    for name in ["bucket", "copies", "n-1", "n-2", "n-3", "n-4", "n-5", "n-6", "n-7", "n-8", "n-9", "z-last"] {
+        let made = s3.put(&format!("/{name}"), bytes::Bytes::new()).await.expect("an answer");
+        assert_eq!(made.0, StatusCode::OK, "{name}");
+    }
+    let size_bytes = CHUNK_SIZE_MAX + 1_000;
+    let body = bytes::Bytes::from(vec![7; size_bytes as usize]);
+    assert_eq!(s3.put("/bucket/dir/key", body).await.expect("an answer").0, StatusCode::OK);
+    assert_eq!(s3.put("/bucket/dir/key2", bytes::Bytes::from("other")).await.expect("an answer").0, StatusCode::OK);
+    let stat: ObjectStat = admin.get("/v1/objects/bucket/dir%2Fkey").await;
+    let chunk: ChunkId = stat.chunks[1].chunk.parse().expect("an id");
+
+    let found = owner(chunk).await;
+    assert_eq!((found.state.as_str(), found.size_bytes, found.references_total), ("object", Some(1_000), 1));
+    assert_eq!(found.replicas, stat.chunks[1].replicas);
+    let header = found.header.as_ref().expect("a header");
+    assert_eq!((header.key.as_str(), header.chunk.as_str()), ("dir/key", stat.chunks[1].chunk.as_str()));
+    let here = ChunkReference {
+        bucket: "bucket".into(),
+        key: "dir/key".into(),
+        version: "null".into(),
+        is_latest: true,
+        part: None,
+        offset_bytes: Some(CHUNK_SIZE_MAX),
+    };
+    assert_eq!(found.references, [here.clone()]);
+    // A number that its content does not have: the header of the chunk beside it tells of whom it would be.
+    let beyond = owner(chunk.content().chunk(2)).await;
+    assert_eq!((beyond.state.as_str(), beyond.replicas[0].state.as_str()), ("not_in_object", "missing"));
+    assert_eq!(beyond.header.expect("a header").key, "dir/key");
+
+    // Copies are of other keys, and found by the walk.
+    let path = world.config.node.data_dir.join("metadata.sqlite");
+    let store = SqliteMetadataStore::open(&path, SqliteOptions::default()).await.expect("metadata");
+    let mut copies = Vec::new();
+    for bucket in ["copies", "z-last"] {
+        let id = store.bucket(bucket).await.expect("a bucket").id;
+        let content = ContentSource::Shared(chunk.content());
+        store.commit_object(NewObject { content, ..samples::object(id, "a/copy") }).await.expect("a copy");
+        copies.push(ChunkReference { bucket: bucket.into(), key: "a/copy".into(), ..here.clone() });
+    }
+    let found = owner(chunk).await;
+    assert_eq!((found.references_total, found.references.len()), (3, 1));
+    assert_eq!(references(admin, chunk).await, [&[here][..], &copies[..]].concat());
+    // Without its key, as where nothing is left of the header.
+    let deleted = s3.send(Method::DELETE, "/bucket/dir/key", bytes::Bytes::new()).await.expect("an answer");
+    assert_eq!(deleted.0, StatusCode::NO_CONTENT);
+    let found = owner(chunk).await;
+    assert_eq!((found.state.as_str(), found.references_total, found.references.len()), ("object", 2, 0));
+    assert_eq!(references(admin, chunk).await, copies);
+    for bucket in ["copies", "z-last"] {
+        let path = format!("/{bucket}/a/copy");
+        let deleted = s3.send(Method::DELETE, &path, bytes::Bytes::new()).await.expect("an answer");
+        assert_eq!(deleted.0, StatusCode::NO_CONTENT);
+    }
+    let found = owner(chunk).await;
+    assert_eq!((found.state.as_str(), found.references_total), ("reclaim", 0), "its grace is not over");
+    assert!(found.since_ms.is_some() && found.header.is_some(), "{found:?}");
+    assert_eq!(references(admin, chunk).await, []);
+
+    let stranger = owner(ChunkId([0xEE; 16])).await;
+    assert_eq!((stranger.state.as_str(), stranger.size_bytes, stranger.header), ("unknown", None, None));
+    for wrong in ["/v1/chunks/x", "/v1/chunks/x/references", &format!("/v1/chunks/{chunk}/references?after=b%2Fx")] {
+        let (status, body) = admin.call(Method::GET, wrong, &Value::Null).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{wrong}: {body:?}");
+    }
+    store.close().await;
     world.node.shutdown().await;
 }

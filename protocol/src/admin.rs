@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 mod buckets;
+mod chunks;
 mod cluster;
 mod events;
 mod keys;
@@ -24,6 +25,7 @@ mod tiering;
 mod tiers;
 
 pub use buckets::{Bucket, NewBucket};
+pub use chunks::{ChunkHeader, ChunkOwner, ChunkReference, ChunkUpload};
 pub use cluster::{CacheStatus, CacheWaiting, ClusterStatus, JoinToken, NewJoinToken, ShardSummary};
 pub use events::{EventInfo, EventsLag, EventsPage, PartitionLag, ReplayEvents, ReplayedEvents};
 pub use keys::{CreatedKey, Key, NewKey, NewUser, RotateKey, SetEnabled, User};

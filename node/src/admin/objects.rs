@@ -1,21 +1,17 @@
 //! `/v1/objects`
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::extract::State;
-use futures::future::join_all;
 use holdfast_actors::flow::cold::stub::stub_of;
-use holdfast_actors::ports::chunks::ChunkInfo;
 use holdfast_actors::ports::metadata::{Content, Restore};
-use holdfast_protocol::admin::{ChunkReplica, ErrorBody, ObjectChunk, ObjectCold, ObjectRestore, ObjectStat};
+use holdfast_protocol::admin::{ErrorBody, ObjectChunk, ObjectCold, ObjectRestore, ObjectStat};
 use holdfast_protocol::tiers::STANDARD;
-use holdfast_protocol::{CHUNK_SIZE_MAX, ChunkId, Manifest, NodeId, STUB_INDEX, TierName, VersionId};
+use holdfast_protocol::{CHUNK_SIZE_MAX, ChunkId, Manifest, STUB_INDEX, TierName, VersionId};
 use serde::Deserialize;
 
-use super::cluster::ClusterAdmin;
 use super::error::Path;
 use super::page::Params;
+use super::replicas::{self, Replica};
 use super::{AdminState, ApiError};
 
 /// Chunks that are looked up: as many as one question to a peer may name.
@@ -57,10 +53,10 @@ pub(super) async fn stat(
     let hot = content.filter(|_| stub.is_none());
     let manifest = hot.map(|content| content.manifest.clone()).unwrap_or_default();
     let sizes = stub.map_or_else(|| chunk_sizes(&manifest), |stub| vec![stub]);
-    let mut chunks = match &state.cluster {
-        Some(cluster) => on_nodes(cluster, &sizes).await,
-        None => sizes.iter().map(|(chunk, size)| alone(&state, *chunk, *size)).collect(),
-    };
+    let ids: Vec<ChunkId> = sizes.iter().map(|(chunk, _)| *chunk).collect();
+    let asked = replicas::named(&state, &ids).await;
+    let mut chunks: Vec<ObjectChunk> =
+        sizes.iter().zip(asked).map(|(of, asked)| object_chunk(&state, of, asked)).collect();
     let cold = content.and_then(|content| content.cold()).and_then(|place| {
         Some(ObjectCold {
             tier: place.tier.to_string(),
@@ -111,68 +107,13 @@ fn chunk_sizes(manifest: &Manifest) -> Vec<(ChunkId, u32)> {
     sizes.take(CHUNKS_SHOWN).collect()
 }
 
-fn alone(state: &AdminState, chunk: ChunkId, size_bytes: u32) -> ObjectChunk {
-    let here = state.chunks.stat(chunk);
-    let replica =
-        ChunkReplica { node: state.node_id.clone(), role: "alone".into(), state: verdict(here, size_bytes).into() };
-    ObjectChunk { chunk: chunk.to_string(), size_bytes, shard: None, replicas: vec![replica] }
-}
-
-fn verdict(found: Option<ChunkInfo>, size_bytes: u32) -> &'static str {
-    match found {
-        Some(info) if info.size_bytes == size_bytes => "present",
-        Some(_) => "wrong_size",
-        None => "missing",
+fn object_chunk(state: &AdminState, (chunk, size_bytes): &(ChunkId, u32), asked: Vec<Replica>) -> ObjectChunk {
+    ObjectChunk {
+        chunk: chunk.to_string(),
+        size_bytes: *size_bytes,
+        shard: replicas::shard_of(state, chunk),
+        replicas: asked.into_iter().map(|replica| replica.told(*size_bytes)).collect(),
     }
-}
-
-async fn on_nodes(cluster: &ClusterAdmin, sizes: &[(ChunkId, u32)]) -> Vec<ObjectChunk> {
-    let mut roles: Vec<Vec<(NodeId, &'static str)>> = Vec::with_capacity(sizes.len());
-    let mut questions: BTreeMap<NodeId, Vec<ChunkId>> = BTreeMap::new();
-    for (chunk, _) in sizes {
-        let mut holders = Vec::new();
-        if let Some(placement) = cluster.view.placement(chunk) {
-            let state = placement.state;
-            holders.extend(state.members.iter().map(|node| (*node, "member")));
-            holders.extend(state.joining.iter().map(|joiner| (joiner.node, "joining")));
-            holders.extend(state.leaving.iter().map(|leaver| (leaver.node, "leaving")));
-        }
-        for (node, _) in &holders {
-            questions.entry(*node).or_default().push(*chunk);
-        }
-        roles.push(holders);
-    }
-    let asked = questions.iter().map(|(node, chunks)| async move {
-        let found = if *node == cluster.me() {
-            Some(chunks.iter().map(|chunk| cluster.local.stat(*chunk)).collect())
-        } else {
-            cluster.peers.probe(*node, chunks).await.ok()
-        };
-        let found: Option<Vec<Option<ChunkInfo>>> = found.filter(|found: &Vec<_>| found.len() == chunks.len());
-        let by_chunk: Option<BTreeMap<ChunkId, Option<ChunkInfo>>> =
-            found.map(|found| chunks.iter().copied().zip(found).collect());
-        (*node, by_chunk)
-    });
-    let answers: BTreeMap<_, _> = join_all(asked).await.into_iter().collect();
-    sizes
-        .iter()
-        .zip(roles)
-        .map(|((chunk, size_bytes), holders)| ObjectChunk {
-            chunk: chunk.to_string(),
-            size_bytes: *size_bytes,
-            shard: Some(cluster.view.shard_of(chunk).0),
-            replicas: holders
-                .into_iter()
-                .map(|(node, role)| {
-                    let state = match answers.get(&node) {
-                        Some(Some(found)) => verdict(found.get(chunk).copied().flatten(), *size_bytes),
-                        _ => "unreachable",
-                    };
-                    ChunkReplica { node: node.to_string(), role: role.into(), state: state.into() }
-                })
-                .collect(),
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    buckets, cluster, events, health, journal, keys, layout, nodes, objects, repair, shards, status, tiers, users,
+    buckets, chunks, cluster, events, health, journal, keys, layout, nodes, objects, repair, shards, status, tiers,
+    users,
 };
 
 #[derive(OpenApi)]
@@ -40,7 +41,7 @@ use super::{
         keys::list, keys::create, keys::show, keys::delete, keys::set_enabled, keys::rotate,
         buckets::list, buckets::create, buckets::show, buckets::delete,
         buckets::set_storage_class,
-        objects::stat,
+        objects::stat, chunks::owner, chunks::references,
         tiers::list, tiers::show, tiers::add, tiers::change, tiers::removal::remove, tiers::check, tiers::status,
         tiers::retry, tiers::verify::verify, tiers::moves::list, tiers::moves::request,
         status::status, status::run_cleanup, status::start_scrub,

@@ -273,7 +273,7 @@ async fn serve(
         metadata: metadata.store.clone(),
         journal: metadata.journal.clone(),
         disks: node.local.disks,
-        chunks: node.chunks,
+        local: node.local.chunks,
         node: node.actors.clone(),
         cluster: member.as_ref().map(|member| member.joint.admin(member.actors.clone())),
         clock: common.clock.clone(),

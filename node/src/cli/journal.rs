@@ -18,9 +18,9 @@ const NODE_ID_CHARS: usize = 16;
 #[derive(Subcommand)]
 pub(super) enum ErrorsCommand {
     /// Show errors worth a look, newest first.
-    #[command(
-        after_help = "Examples:\n  holdfast errors list --since 24h --kind corruption\n  holdfast errors list --since 2026-01-31T00:00:00Z --json"
-    )]
+    #[command(after_help = "`holdfast object of-chunk CHUNK_ID` shows whose a chunk is. Examples:
+  holdfast errors list --since 24h --kind corruption
+  holdfast errors list --since 2026-01-31T00:00:00Z --json")]
     List {
         /// Only those since then: a time (RFC 3339), or how long ago, such as "24 h".
         #[arg(long, value_name = "TIME")]

@@ -79,7 +79,7 @@ pub(super) async fn scrub(command: ScrubCommand, out: Output) -> CliResult {
             if corrupt > 0 {
                 let error = anyhow::anyhow!(
                     "{corrupt} corrupt chunks found: the node's log names them, and so does `holdfast errors list --kind \
-                     corruption`"
+                     corruption`; `holdfast object of-chunk CHUNK_ID` shows whose they are"
                 );
                 return Err(Failure { exit: Exit::Failed, error });
             }

@@ -100,9 +100,13 @@ fn text(info: &RepairInfo) -> String {
     for error in info.last_errors.iter().chain(&comparison.last_error) {
         *errors.entry(error).or_default() += 1;
     }
+    let names_chunk = errors.keys().any(|error| error.contains("chunk "));
     for (error, times) in errors {
         let times = if times > 1 { format!(" ({times} times)") } else { String::new() };
         text.push_str(&format!("  error      {error}{times}\n"));
+    }
+    if names_chunk {
+        text.push_str("             `holdfast object of-chunk CHUNK_ID` shows whose a chunk is\n");
     }
     if !info.copies.is_empty() {
         text.push('\n');
@@ -150,7 +154,7 @@ mod tests {
             failures: 3,
             rate_bytes: 0,
             bandwidth_bytes: 1,
-            last_errors: vec!["no database".into(), "no database".into(), "no room".into()],
+            last_errors: vec!["no database".into(), "no database".into(), "chunk 7: no room".into()],
             copies: vec![],
             comparison,
         };
@@ -160,6 +164,7 @@ mod tests {
         let paused = "(repairs are paused on all nodes since 1970-01-01T00:00:01Z by admin token (alice) at node 77)\n";
         assert!(text.starts_with("node 5f3a ") && text.contains(paused), "{text}");
         assert!(text.contains("no database (2 times)\n") && text.contains("no room\n"), "{text}");
+        assert!(text.contains("of-chunk"), "the way to the object: {text}");
     }
 
     /// The command may be newer than the node that it asks, which then paused nobody but itself.

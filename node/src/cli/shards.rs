@@ -3,6 +3,7 @@
 use clap::Subcommand;
 use holdfast_protocol::admin::{ObjectChunk, ObjectRestore, ObjectStat, ShardInfo};
 
+use super::chunks::{self, OfChunkArgs};
 use super::client::{ClientArgs, segment};
 use super::output::{Output, bytes, one_line, table, timestamp};
 use super::{CliResult, Failure, nodes};
@@ -56,6 +57,11 @@ pub(super) enum ObjectCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Show which object a chunk belongs to, and which nodes have it.
+    #[command(after_help = "Every node is asked. Examples:
+  holdfast object of-chunk 6930c7f0a1b2c3d4e5f6071800000002
+  holdfast object of-chunk 6930c7f0a1b2c3d4e5f6071800000002 --search")]
+    OfChunk(OfChunkArgs),
 }
 
 pub(super) async fn shard(command: ShardCommand, out: Output) -> CliResult {
@@ -92,9 +98,13 @@ pub(super) async fn shard(command: ShardCommand, out: Output) -> CliResult {
 }
 
 pub(super) async fn object(command: ObjectCommand, out: Output) -> CliResult {
-    let ObjectCommand::Stat { object, version_id, client } = command;
-    let stat: ObjectStat = client.connect()?.get(&object_path(&object, version_id.as_deref())?).await?;
-    Ok(out.print(&stat, object_text)?)
+    match command {
+        ObjectCommand::Stat { object, version_id, client } => {
+            let stat: ObjectStat = client.connect()?.get(&object_path(&object, version_id.as_deref())?).await?;
+            Ok(out.print(&stat, object_text)?)
+        }
+        ObjectCommand::OfChunk(args) => chunks::of_chunk(args, out).await,
+    }
 }
 
 fn object_path(object: &str, version: Option<&str>) -> CliResult<String> {

@@ -17,6 +17,7 @@ use sqlx::{SqlSafeStr, SqlStr};
 pub(super) mod accesses;
 pub(super) mod buckets;
 pub(super) mod fences;
+pub(super) mod holders;
 pub(super) mod journal;
 pub(super) mod key_ops;
 pub(super) mod lifecycle;

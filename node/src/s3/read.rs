@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::Stream;
 use holdfast_actors::domain::objects::conditions::{ReadConditions, ReadDecision};
 use holdfast_actors::domain::objects::ranges::{ByteRange, NoSuchPart, part_range};
-use holdfast_actors::flow::get::ObjectReader;
+use holdfast_actors::flow::get::{ObjectReader, ReadError};
 use holdfast_actors::ports::MetadataError;
 use holdfast_actors::ports::metadata::{Bucket, Content, ObjectPart, ObjectVersion, Versioning};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -37,16 +37,24 @@ use super::judged::Judged;
 const TAGGING_COUNT: HeaderName = HeaderName::from_static("x-amz-tagging-count");
 
 /// The body of an answer. s3s asks for `Sync`; exclusive access through `get_mut` takes no lock.
-struct ObjectBody(Mutex<ObjectReader>);
+struct ObjectBody {
+    reader: Mutex<ObjectReader>,
+    /// Whose bytes they are, for the log.
+    bucket: Arc<Bucket>,
+    object: Arc<ObjectVersion>,
+}
 
 impl Stream for ObjectBody {
     type Item = Result<Bytes, s3s::StdError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let reader = self.get_mut().0.get_mut();
-        Pin::new(reader).poll_next(cx).map_err(|error| {
+        let Self { reader, bucket, object } = self.get_mut();
+        Pin::new(reader.get_mut()).poll_next(cx).map_err(|error| {
             // The head is gone: all that is left is to cut the connection, which this error makes hyper do.
-            tracing::error!(%error, "a read failed after its answer had begun");
+            tracing::error!(
+                %error, bucket = bucket.name, key = object.key, version = %object.version,
+                "a read failed after its answer had begun"
+            );
             metrics::counter!("holdfast_get_aborted_total").increment(1);
             error.into()
         })
@@ -55,8 +63,14 @@ impl Stream for ObjectBody {
 
 impl ByteStream for ObjectBody {
     fn remaining_length(&self) -> RemainingLength {
-        RemainingLength::new_exact(self.0.lock().remaining_bytes() as usize)
+        RemainingLength::new_exact(self.reader.lock().remaining_bytes() as usize)
     }
+}
+
+/// The answer to a read that failed before its answer had begun; what is logged of that names the object.
+fn unreadable(error: ReadError, bucket: &Bucket, object: &ObjectVersion) -> S3Error {
+    let span = tracing::error_span!("object", bucket = bucket.name, key = object.key, version = %object.version);
+    span.in_scope(|| error.to_s3())
 }
 
 /// What a read is to answer with.
@@ -216,8 +230,9 @@ impl S3Front {
         } else {
             let range = selection.range.clone();
             let mut reader = ObjectReader::new(&self.chunks, &self.cold, Arc::clone(&content), range).s3()?;
-            reader.prefetch().await.s3()?;
-            Some(StreamingBlob::new(ObjectBody(Mutex::new(reader))))
+            reader.prefetch().await.map_err(|error| unreadable(error, &bucket, &object))?;
+            let (bucket, object) = (Arc::clone(&bucket), Arc::clone(&object));
+            Some(StreamingBlob::new(ObjectBody { reader: Mutex::new(reader), bucket, object }))
         };
         let now_ms = self.clock.now_ms();
         self.lifecycle.note_read(&bucket, &object, now_ms);

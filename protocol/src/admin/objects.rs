@@ -79,7 +79,7 @@ pub struct ObjectChunk {
 pub struct ChunkReplica {
     /// The node.
     pub node: String,
-    /// `member`, `joining`, `leaving`, or `alone`.
+    /// `member`, `joining`, `leaving`, or `alone`; `other`: it has the chunk and need not.
     pub role: String,
     /// `present`, `missing`, `wrong_size` or `unreachable`.
     pub state: String,

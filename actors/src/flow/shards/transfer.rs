@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use holdfast_protocol::{ChunkId, ContentId, NodeId};
+use holdfast_protocol::{ChunkId, ChunkLabel, ContentId, NodeId};
 use tokio::time::timeout;
 
 use super::Context;
@@ -71,6 +71,13 @@ pub(super) struct Fetched {
     info: ChunkInfo,
     label: Bytes,
     pieces: Vec<Bytes>,
+}
+
+impl Fetched {
+    /// What it was written for, as far as its label can be read.
+    pub(super) fn label(&self) -> Option<ChunkLabel> {
+        ChunkLabel::decode(&self.label).ok()
+    }
 }
 
 /// Does `work` on a chunk, and makes an error of a panic: one chunk over which the program falls must not keep the work

@@ -18,6 +18,7 @@ use super::{
 
 pub mod aging;
 pub mod buckets;
+pub mod holders;
 pub mod listing;
 pub mod model;
 pub mod objects;
@@ -73,6 +74,8 @@ macro_rules! metadata_conformance {
             reclaims::known_contents_follow_a_part_to_its_end,
             reclaims::extents_are_known_of_a_content_that_no_upload_brought,
             reclaims::copies_and_overwrites_race_without_losing_a_content,
+            holders::a_content_is_known_with_its_copies_until_it_is_deleted,
+            holders::a_part_is_known_by_its_upload_and_then_by_its_object,
             replicas::commit_rejects_stale_epoch,
             replicas::a_part_rejects_stale_epoch,
             replicas::epochs_never_fall,

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ReclaimItem, ShardId, UploadId};
 
 use super::{
-    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketEntry, BucketId, Condemned, ListPage, ListQuery,
-    ListUploadsPage, ListUploadsQuery, ListVersionsPage, ListVersionsQuery, MetadataDirect, MetadataError,
+    AccessKey, AgePosition, AgedKind, AgedVersion, Bucket, BucketEntry, BucketId, Condemned, ContentHolder, ListPage,
+    ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage, ListVersionsQuery, MetadataDirect, MetadataError,
     MetadataResult, MetadataUpkeep, NewUpload, Part, Recheck, Reclaim, Repair, ReplicaEvidence, Upload, User,
 };
 use crate::ports::coordination::Fence;
@@ -103,6 +103,10 @@ impl<D: Decorator> MetadataDirect for D {
 
     async fn abort_upload(&self, bucket: BucketId, key: &str, upload: UploadId, now_ms: u64) -> MetadataResult<()> {
         in_time(self.inner().abort_upload(bucket, key, upload, now_ms)).await
+    }
+
+    async fn content_holder(&self, extent: ContentId) -> MetadataResult<Option<ContentHolder>> {
+        self.inner().content_holder(extent).await
     }
 }
 

@@ -1,13 +1,13 @@
-//! The verbs of requests that no cache has to do with: lists, and uploads that are not finished.
+//! The verbs of requests that no cache has to do with: lists, uploads that are not finished, and whose a content is.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use holdfast_protocol::UploadId;
+use holdfast_protocol::{ContentId, UploadId};
 
 use super::{
-    AccessKey, Bucket, BucketEntry, BucketId, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage,
-    ListVersionsQuery, MetadataResult, NewUpload, Part, ReplicaEvidence, Upload, User,
+    AccessKey, Bucket, BucketEntry, BucketId, ContentHolder, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery,
+    ListVersionsPage, ListVersionsQuery, MetadataResult, NewUpload, Part, ReplicaEvidence, Upload, User,
 };
 
 /// What [`MetadataStore`](super::MetadataStore) has for requests that always go to the database: nothing of it is ever
@@ -83,4 +83,11 @@ pub trait MetadataDirect: Send + Sync + 'static {
 
     /// Ends an upload and queues its parts for reclaiming. Fails with `NoSuchUpload`.
     async fn abort_upload(&self, bucket: BucketId, key: &str, upload: UploadId, now_ms: u64) -> MetadataResult<()>;
+
+    // --- whose a content is
+    // ----------------------------------------------------------------------------------------------
+
+    /// What knows the chunks of `extent`, as of one moment; `None`: nothing does. Which versions refer to a content is
+    /// not known by it, only how many: there is no index of that.
+    async fn content_holder(&self, extent: ContentId) -> MetadataResult<Option<ContentHolder>>;
 }

@@ -111,6 +111,8 @@ pub(in crate::metadata) enum Shape {
     RemoveExtents,
     /// Content ids × n → those that something knows.
     Known,
+    /// Content ids × n → what knows each of them; see [`super::holders`].
+    Holders,
     /// Time, then content ids × n: those that nothing knows are condemned.
     Condemn,
     /// Content ids × n → those that are condemned.
@@ -243,6 +245,20 @@ impl Shape {
             Self::Known => {
                 format!("SELECT id FROM {} w WHERE {IS_KNOWN}", wanted(dialect, rows))
             }
+            Self::Holders => format!(
+                "SELECT e.content, c.refs, c.tier, h.refs, h.tier, p.upload, p.number, u.`key`, b.name, r.queued_ms, \
+                 q.queued_ms, d.condemned_ms FROM {} w \
+                 LEFT JOIN contents c ON c.id = w.id \
+                 LEFT JOIN reclaims r ON r.content = w.id \
+                 LEFT JOIN extents e ON e.extent = w.id \
+                 LEFT JOIN contents h ON h.id = e.content \
+                 LEFT JOIN reclaims q ON q.content = e.content \
+                 LEFT JOIN parts p ON p.content = w.id \
+                 LEFT JOIN uploads u ON u.id = p.upload \
+                 LEFT JOIN buckets b ON b.id = u.bucket \
+                 LEFT JOIN condemned d ON d.content = w.id",
+                wanted(dialect, rows)
+            ),
             Self::Condemn => {
                 let condemned = format!("SELECT w.id, ? FROM {} w WHERE NOT ({IS_KNOWN})", wanted(dialect, rows));
                 insert_new(dialect, "condemned", "content, condemned_ms", &condemned)

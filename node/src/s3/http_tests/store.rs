@@ -290,6 +290,9 @@ impl MetadataDirect for TestStore {
     async fn abort_upload(&self, _: BucketId, _: &str, _: UploadId, _: u64) -> MetadataResult<()> {
         not_here()
     }
+    async fn content_holder(&self, _: ContentId) -> MetadataResult<Option<ContentHolder>> {
+        not_here()
+    }
 }
 
 #[async_trait]

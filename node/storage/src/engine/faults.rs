@@ -202,8 +202,9 @@ impl Inner {
         };
         metrics::counter!("holdfast_storage_corruption_total", "source" => source).increment(1);
         tracing::error!(
-            disk = %self.config.dir.display(), chunk = ?finding.chunk, segment = finding.segment, offset = finding.offset,
-            detail = finding.detail, source, "damaged bytes found on the disk"
+            disk = %self.config.dir.display(), chunk = finding.chunk.map(tracing::field::display),
+            segment = finding.segment, offset = finding.offset, detail = finding.detail, source,
+            "damaged bytes found on the disk"
         );
         if let Some(sink) = &self.config.on_finding
             && finding.source != FindingSource::Verify

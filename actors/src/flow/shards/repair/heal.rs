@@ -63,8 +63,10 @@ async fn heal_unguarded(context: &Context, chunk: ChunkId) -> Result<Outcome, Tr
             }
         }
     };
+    let label = fetched.label();
     transfer::store(context, fetched).await?;
-    tracing::info!(%chunk, size_bytes, "chunk repaired");
+    let (bucket, key) = label.as_ref().map(|label| (label.bucket.as_str(), label.key.as_str())).unzip();
+    tracing::info!(%chunk, size_bytes, bucket, key, "chunk repaired");
     Ok(Outcome::Healed(u64::from(size_bytes)))
 }
 

@@ -1,17 +1,18 @@
-//! What requests ask that no cache has to do with: lists, and uploads that are not finished.
+//! What requests ask that no cache has to do with: lists, uploads that are not finished, and whose a content is.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use holdfast_actors::ports::metadata::{
-    AccessKey, Bucket, BucketEntry, BucketId, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery, ListVersionsPage,
-    ListVersionsQuery, MetadataDirect, MetadataResult, NewUpload, Part, ReplicaEvidence, Upload, User,
+    AccessKey, Bucket, BucketEntry, BucketId, ContentHolder, ListPage, ListQuery, ListUploadsPage, ListUploadsQuery,
+    ListVersionsPage, ListVersionsQuery, MetadataDirect, MetadataResult, NewUpload, Part, ReplicaEvidence, Upload,
+    User,
 };
-use holdfast_protocol::UploadId;
+use holdfast_protocol::{ContentId, UploadId};
 
 use super::{Backend, SqlMetadataStore, boxed};
 use crate::metadata::sql::locks::Epochs;
-use crate::metadata::sql::{Locks, buckets, listing, uploads, users};
+use crate::metadata::sql::{Locks, buckets, holders, listing, uploads, users};
 
 #[async_trait]
 impl<B: Backend> MetadataDirect for SqlMetadataStore<B> {
@@ -97,5 +98,9 @@ impl<B: Backend> MetadataDirect for SqlMetadataStore<B> {
             boxed(async move { uploads::abort(tx, bucket, &key, upload, now_ms).await })
         })
         .await
+    }
+
+    async fn content_holder(&self, extent: ContentId) -> MetadataResult<Option<ContentHolder>> {
+        holders::of(self.backend.reads(), extent).await
     }
 }

@@ -15,6 +15,7 @@ async fn hot_statements_go_by_index() {
         shapes::Shape::Dereference.text(shapes::Dialect::Sqlite, 3),
         shapes::Shape::QueueUnreferenced.text(shapes::Dialect::Sqlite, 3),
         shapes::Shape::Known.text(shapes::Dialect::Sqlite, 3),
+        shapes::Shape::Holders.text(shapes::Dialect::Sqlite, 3),
         shapes::Shape::Condemn.text(shapes::Dialect::Sqlite, 3),
         shapes::Shape::LoadEpochs.text(shapes::Dialect::Sqlite, 3),
         "SELECT id, chunk, queued_ms FROM repairs WHERE node = ? AND id > ? ORDER BY id LIMIT ?".to_owned(),
