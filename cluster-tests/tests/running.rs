@@ -179,6 +179,23 @@ fn a_node_whose_log_cannot_be_written_serves_on() {
 }
 
 #[test]
+fn a_variable_that_nothing_reads_is_told_of_and_ends_no_node() {
+    let node = Node::start_with(&[("HOLDFAST_METADTA_URL", "mysql://db/holdfast")]);
+    let meant = "did you mean `HOLDFAST_METADATA_URL`?";
+    let log = node.log();
+    assert!(log.contains("HOLDFAST_METADTA_URL") && log.contains(meant), "{log}");
+    let told = |arguments: &[&str]| {
+        let output = node.try_cli(arguments);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, complaint) = told(&["config", "check"]);
+    assert!(code == Some(2) && complaint.contains("HOLDFAST_METADTA_URL"), "{code:?} {complaint}");
+    assert!(complaint.contains(meant), "{complaint}");
+    // Who asks a node is not told of what is the node's.
+    assert_eq!(told(&["status"]), (Some(0), String::new()));
+}
+
+#[test]
 fn a_node_becomes_ready_and_says_how_it_is() {
     let begin = Instant::now();
     let node = Node::start();

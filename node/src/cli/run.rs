@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::output::Output;
-use super::{CliResult, ConfigArgs, Exit, Failure, root};
+use super::{CliResult, ConfigArgs, Exit, Failure, root, variables};
 use crate::admin::Pair;
 use crate::assemble::dev::DevCluster;
 use crate::assemble::{self, Root, RunningNode};
@@ -119,6 +119,7 @@ pub(super) async fn dev(args: DevArgs, out: Output) -> CliResult {
         None => Root::Generate,
     };
     crate::telemetry::init_logs(&config.log);
+    variables::warn_of_strays()?;
     let data_dir = std::path::absolute(&config.node.data_dir)?;
     if args.nodes.is_none() && config.cluster.is_on() {
         return Err(Failure::usage(anyhow::anyhow!(
@@ -180,6 +181,7 @@ pub(super) async fn node(args: NodeArgs, out: Output) -> CliResult {
         std::env::var("HOLDFAST_ROOT_SECRET_KEY").ok().as_deref(),
     )?;
     crate::telemetry::init_logs(&config.log);
+    variables::warn_of_strays()?;
     let start = assemble::start(config.clone(), given.map_or(Root::Require, Root::Given));
     let (node, signals) = unless_ended(start).await?;
     if out.json {
