@@ -101,6 +101,22 @@ fn sigterm_does_not_wait_for_ever_for_a_client_that_does_nothing() {
 }
 
 #[test]
+fn a_second_sigterm_ends_a_node_that_waits_for_its_requests() {
+    // Both far longer than the test waits for the end of a process.
+    let patient = [("HOLDFAST_NODE_SHUTDOWN_TIMEOUT", "10min"), ("HOLDFAST_LIMITS_IDLE_TIMEOUT", "10min")];
+    let mut node = Node::start_with(&patient);
+    let client = node.client();
+    client.create_bucket("stuck");
+    let _stuck = begin_upload(&client, "/stuck/k", 1000);
+    node.signal(Signal::TERM);
+    eventually("the node to stop accepting", Duration::from_secs(60), || {
+        client.connect().is_err() || client.get("stuck", "k").is_err()
+    });
+    node.signal(Signal::TERM);
+    assert_eq!(node.wait().code(), Some(130));
+}
+
+#[test]
 fn sighup_stops_a_node_as_sigterm_does() {
     let mut node = Node::start();
     let status = format!("/proc/{}/status", node.pid());
