@@ -150,8 +150,8 @@ pub trait Coordination: Send + Sync + 'static {
     fn session(&self) -> watch::Receiver<SessionState>;
 
     /// Whether the channels show what the service has, but for changes that are just being told. Not between a
-    /// connection that came back and the end of reading everything anew, nor while that fails: what they show is true of
-    /// an earlier time then, also in a session that is connected.
+    /// connection that came back and the end of reading everything anew, nor while that fails: what they show is true
+    /// of an earlier time then, also in a session that is connected.
     fn is_current(&self) -> bool {
         true
     }

@@ -247,8 +247,8 @@ impl ClusterHandle {
     }
 }
 
-/// Whether it is proven that the members of a shard hold the same, by what its comparer said, to a node that knows these
-/// `lives` of nodes. One that knows others may not have heard yet that a member came back.
+/// Whether it is proven that the members of a shard hold the same, by what its comparer said, to a node that knows
+/// these `lives` of nodes. One that knows others may not have heard yet that a member came back.
 fn proves(said: Option<&Result<Proven, String>>, shard: ShardId, epoch: Epoch, lives: u64) -> Result<(), String> {
     match said {
         Some(Ok(proven)) if proven.lives.is_some_and(|known| known != lives) => {

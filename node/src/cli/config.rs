@@ -11,11 +11,9 @@ use crate::config::Overrides;
 #[derive(Subcommand)]
 pub(super) enum ConfigCommand {
     /// Check a configuration and name the line, or the environment variable, at fault.
-    #[command(
-        after_help = "A variable that begins with HOLDFAST_ and that nothing reads is at fault, too: a node only warns of
-it. Example:
-  holdfast config check /etc/holdfast/holdfast.toml"
-    )]
+    #[command(after_help = "A variable that begins with HOLDFAST_ and that nothing reads is at fault, too: a node only
+warns of it. Example:
+  holdfast config check /etc/holdfast/holdfast.toml")]
     Check {
         /// The file [default: the one that the node would use].
         file: Option<PathBuf>,

@@ -134,8 +134,8 @@ impl Membership {
         self.nodes.get(&node).is_some_and(|live| live.announcement.disks_unrebuilt > 0)
     }
 
-    /// A number for which nodes are here, in which of their lives, and how many of their disks failed: the same wherever
-    /// the same is known, and all but certainly another one where a node left or came back.
+    /// A number for which nodes are here, in which of their lives, and how many of their disks failed: the same
+    /// wherever the same is known, and all but certainly another one where a node left or came back.
     pub fn lives(&self) -> u64 {
         fnv1a(self.nodes.iter().flat_map(|(node, live)| {
             let (incarnation, unrebuilt) = (live.incarnation, live.announcement.disks_unrebuilt);

@@ -217,8 +217,8 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
     Ok(report)
 }
 
-/// A directory that is not there is another one than was meant. Opening it would make it, and nothing, found on no disk,
-/// would be taken for all that there is.
+/// A directory that is not there is another one than was meant. Opening it would make it, and nothing, found on no
+/// disk, would be taken for all that there is.
 fn require_node(node: &NodeConfig) -> anyhow::Result<()> {
     let is_there = node.data_dir.try_exists().with_context(|| format!("look for {}", node.data_dir.display()))?;
     if is_there || node.disk_dirs().iter().any(|dir| super::holds_files(dir)) {
