@@ -101,6 +101,22 @@ fn sigterm_does_not_wait_for_ever_for_a_client_that_does_nothing() {
 }
 
 #[test]
+fn a_second_sigterm_ends_a_node_that_waits_for_its_requests() {
+    // Both far longer than the test waits for the end of a process.
+    let patient = [("HOLDFAST_NODE_SHUTDOWN_TIMEOUT", "10min"), ("HOLDFAST_LIMITS_IDLE_TIMEOUT", "10min")];
+    let mut node = Node::start_with(&patient);
+    let client = node.client();
+    client.create_bucket("stuck");
+    let _stuck = begin_upload(&client, "/stuck/k", 1000);
+    node.signal(Signal::TERM);
+    eventually("the node to stop accepting", Duration::from_secs(60), || {
+        client.connect().is_err() || client.get("stuck", "k").is_err()
+    });
+    node.signal(Signal::TERM);
+    assert_eq!(node.wait().code(), Some(130));
+}
+
+#[test]
 fn sighup_stops_a_node_as_sigterm_does() {
     let mut node = Node::start();
     let status = format!("/proc/{}/status", node.pid());
@@ -176,6 +192,23 @@ fn a_node_whose_log_cannot_be_written_serves_on() {
     assert_eq!(node.client().put("quiet", "key", &body).unwrap().status, 200);
     assert_eq!(node.client().get("quiet", "key").unwrap().body, body);
     node.stop();
+}
+
+#[test]
+fn a_variable_that_nothing_reads_is_told_of_and_ends_no_node() {
+    let node = Node::start_with(&[("HOLDFAST_METADTA_URL", "mysql://db/holdfast")]);
+    let meant = "did you mean `HOLDFAST_METADATA_URL`?";
+    let log = node.log();
+    assert!(log.contains("HOLDFAST_METADTA_URL") && log.contains(meant), "{log}");
+    let told = |arguments: &[&str]| {
+        let output = node.try_cli(arguments);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, complaint) = told(&["config", "check"]);
+    assert!(code == Some(2) && complaint.contains("HOLDFAST_METADTA_URL"), "{code:?} {complaint}");
+    assert!(complaint.contains(meant), "{complaint}");
+    // Who asks a node is not told of what is the node's.
+    assert_eq!(told(&["status"]), (Some(0), String::new()));
 }
 
 #[test]

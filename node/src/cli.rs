@@ -38,6 +38,7 @@ mod secret;
 mod shards;
 mod tiers;
 mod users;
+mod variables;
 
 /// What the process tells its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,6 +208,9 @@ pub(crate) struct ConfigArgs {
     data_dir: Option<PathBuf>,
 }
 
+/// What the names of holdfast's own variables begin with.
+const PREFIX: &str = "HOLDFAST_";
+
 /// Where a node's admin API is: for a node where it listens, for a client where it finds the node.
 const ADMIN_ADDR: &str = "HOLDFAST_ADMIN_ADDR";
 
@@ -233,12 +237,14 @@ impl ConfigArgs {
     }
 }
 
-/// The variables that may be settings. What others hold is nobody's concern here, and need not be text.
+/// The variables that may be settings, which those are not that Kubernetes makes of services beside the node. What
+/// others hold is nobody's concern here, and need not be text.
 fn settings(variables: impl Iterator<Item = (OsString, OsString)>) -> CliResult<Vec<(String, String)>> {
     let mut settings = Vec::new();
     for (name, value) in variables {
-        let Some(name) = name.to_str().filter(|name| name.starts_with("HOLDFAST_")) else { continue };
+        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
         match value.into_string() {
+            Ok(value) if variables::is_service_link(name, &value) => {}
             Ok(value) => settings.push((name.to_owned(), value)),
             // Flags take these, as the paths that they are.
             Err(_) if PATH_VARIABLES.contains(&name) => {}

@@ -3,7 +3,7 @@
 //! A value comes from the first of these that has it: a flag, the environment (`HOLDFAST_<SECTION>_<KEY>`), the TOML
 //! file (`--config`, else `./holdfast.toml`, else `/etc/holdfast/holdfast.toml`), the default. Unknown keys are errors,
 //! and every error names the file with line and column, or the variable, that it comes from, and says how to put it
-//! right.
+//! right. A variable that names no section may be somebody else's: the command line tells of it.
 //!
 //! `holdfast.example.toml` shows every key with its default; a test holds it to that.
 
@@ -24,7 +24,7 @@ pub use addr::listen_addr;
 pub use background::{CleanupConfig, JournalConfig, LifecycleConfig, TieringConfig};
 pub use cluster::{CacheConfig, ClusterConfig, LocksBackend, LocksConfig, MetadataConfig, MetadataTls, RedisConfig};
 pub use events::EventsConfig;
-pub use load::{ConfigError, Loaded, Overrides, SYSTEM_FILE, WORKING_FILE, load};
+pub use load::{ConfigError, Loaded, Overrides, SYSTEM_FILE, WORKING_FILE, load, nearest, variables};
 pub use units::{Bytes, Span};
 
 /// A node's configuration.

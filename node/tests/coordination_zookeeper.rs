@@ -299,6 +299,20 @@ async fn what_changes_after_a_connection_broke_is_told() {
     }
 }
 
+/// What happens meanwhile is not told, and is read when the connection is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_shown_is_not_current_while_the_connection_is_away() {
+    // Within one session, on a busy machine as well.
+    let harness = ZookeeperHarness::patient().await;
+    let (a, proxy) = harness.behind_proxy().await;
+    eventually("everything was read", || a.is_current()).await;
+    proxy.set(Flow::Stalled);
+    proxy.sever();
+    eventually("it is known that changes are not told", || !a.is_current()).await;
+    proxy.set(Flow::Open);
+    eventually("everything was read anew", || a.is_current()).await;
+}
+
 /// A new leader gives every session its whole time again, that of a process that was killed as well. Whoever waits for
 /// its id must not take it for one that lives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

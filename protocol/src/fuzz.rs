@@ -224,6 +224,7 @@ fn answers() -> Vec<Vec<u8>> {
         writable: false,
         oldest_write_seconds: Some(1_700_000_000),
         proven,
+        lives: Some(u64::MAX),
     };
     let detail = || "why".to_owned();
     encoded(&[

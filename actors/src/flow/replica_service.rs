@@ -364,12 +364,14 @@ impl ReplicaService for LocalReplicas {
     }
 
     async fn health(&self, _from: NodeId) -> Result<PeerHealth, PeerError> {
+        let proven = self.self_report.proven();
         Ok(PeerHealth {
             node: self.view.me(),
             owner: self.view.is_owner(),
             writable: (self.writable)(),
             oldest_write_seconds: self.self_report.oldest_write_seconds(),
-            proven: self.self_report.proven().into_iter().collect(),
+            proven: proven.shards.into_iter().collect(),
+            lives: proven.lives,
         })
     }
 }

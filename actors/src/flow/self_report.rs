@@ -5,7 +5,9 @@
 //! its next chunk there only hours later, so whoever coordinates one says when its oldest began, and nothing as young
 //! is condemned.
 //!
-//! **Proven shards.** A shard is compared by one node, and every node has to say the same of it.
+//! **Proven shards.** A shard is compared by one node, and every node has to say the same of it. A node may hear before
+//! that one that a member came back, perhaps with other disks; so what is proven goes with the lives of the nodes by
+//! which it stands.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,11 +18,21 @@ use parking_lot::Mutex;
 
 use super::held::{HeldContent, HeldContents};
 
+/// Shards that a node found equal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proven {
+    /// With their epoch then.
+    pub shards: BTreeMap<ShardId, Epoch>,
+    /// The lives of nodes for which that stands ([`Membership::lives`](crate::ports::coordination::Membership::lives));
+    /// `None` where they are not known.
+    pub lives: Option<u64>,
+}
+
 /// See the module's page. Holds an entry for each write in work, which admission bounds, and for each shard.
 #[derive(Debug, Default)]
 pub struct SelfReport {
     writes: Arc<HeldContents>,
-    proven: Mutex<BTreeMap<ShardId, Epoch>>,
+    proven: Mutex<Proven>,
 }
 
 impl SelfReport {
@@ -39,12 +51,12 @@ impl SelfReport {
         self.writes.oldest().map(|content| content.unix_seconds())
     }
 
-    /// Shards that this node found equal, with their epoch then.
-    pub fn proven(&self) -> BTreeMap<ShardId, Epoch> {
+    /// Shards that this node found equal.
+    pub fn proven(&self) -> Proven {
         self.proven.lock().clone()
     }
 
-    pub(crate) fn set_proven(&self, proven: BTreeMap<ShardId, Epoch>) {
+    pub(crate) fn set_proven(&self, proven: Proven) {
         *self.proven.lock() = proven;
     }
 }

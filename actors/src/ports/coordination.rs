@@ -149,6 +149,13 @@ pub trait Coordination: Send + Sync + 'static {
     /// The state of the session.
     fn session(&self) -> watch::Receiver<SessionState>;
 
+    /// Whether the channels show what the service has, but for changes that are just being told. Not between a
+    /// connection that came back and the end of reading everything anew, nor while that fails: what they show is true
+    /// of an earlier time then, also in a session that is connected.
+    fn is_current(&self) -> bool {
+        true
+    }
+
     /// Makes sure that there is a live session: starts a new one if the last has expired. Registration and leases have
     /// to be made anew. On return the channels show what is there in this session, and nothing of an earlier one.
     ///

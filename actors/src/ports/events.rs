@@ -72,7 +72,10 @@ impl FromStr for Topic {
 
     fn from_str(text: &str) -> Result<Self, EventError> {
         let found = Self::ALL.into_iter().find(|topic| topic.as_str() == text);
-        found.ok_or_else(|| EventError::Invalid(format!("there is no topic {text:?}")))
+        found.ok_or_else(|| {
+            let all = Self::ALL.map(Self::as_str).join(", ");
+            EventError::Invalid(format!("there is no topic {text:?}: it can be one of {all}"))
+        })
     }
 }
 

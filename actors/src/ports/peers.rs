@@ -128,6 +128,9 @@ pub struct PeerHealth {
     /// Shards whose members it found equal in its last comparison, with their epoch then. Of those it compares: it is
     /// their first live member.
     pub proven: Vec<(ShardId, Epoch)>,
+    /// The lives of nodes by which that stands ([`Membership::lives`](super::coordination::Membership::lives)); `None`
+    /// of a node of a version that tells none.
+    pub lives: Option<u64>,
 }
 
 /// A digest of what a node holds of a shard. Two replicas that hold the same chunks with the same sizes have the same

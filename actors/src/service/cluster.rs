@@ -28,6 +28,7 @@ pub use self::kinds::LoopKind;
 use super::loops::{self, LoopsHandle, TooOften};
 use crate::domain::placement::danger::{ShardHealth, health};
 use crate::domain::restarts::RestartBudget;
+use crate::flow::self_report::Proven;
 pub use crate::flow::shards::{
     ByteBudget, ClusterParts, ClusterSettings, ClusterShared, ComparisonReport, ComparisonStatus, Context,
     ControllerStatus, CopyPhase, CopyProgress, Findings, MembershipStatus, RebuildStatus, RepairStatus, ReportInbox,
@@ -170,14 +171,14 @@ impl ClusterHandle {
             }
             let health = tokio::time::timeout(ASK_MAX, self.context.parts.peers.health(node)).await;
             let proven = match health {
-                Ok(Ok(health)) => Ok(health.proven.into_iter().collect()),
+                Ok(Ok(health)) => Ok(Proven { shards: health.proven.into_iter().collect(), lives: health.lives }),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err(format!("node {node} did not answer in time")),
             };
             (node, proven)
         });
-        let proven: BTreeMap<NodeId, Result<BTreeMap<ShardId, Epoch>, String>> =
-            asked.buffer_unordered(ASKED_AT_ONCE).collect().await;
+        let proven: BTreeMap<NodeId, Result<Proven, String>> = asked.buffer_unordered(ASKED_AT_ONCE).collect().await;
+        let lives = view.membership().borrow().lives();
         let verdict = |shard: &ShardId, state: &ShardState| {
             let health = self.health(state);
             if health != ShardHealth::Healthy {
@@ -186,12 +187,8 @@ impl ClusterHandle {
             if self.is_short(state) {
                 return Err(SHORT.to_owned());
             }
-            match self.comparer(state).and_then(|comparer| proven.get(&comparer)) {
-                Some(Ok(proven)) if proven.get(shard) == Some(&state.epoch) => Ok(()),
-                Some(Ok(_)) => Err("its members are not proven to hold the same".into()),
-                Some(Err(error)) => Err(format!("the node that compares it cannot be asked: {error}")),
-                None => Err("who compares it changed just now".into()),
-            }
+            let said = self.comparer(state).and_then(|comparer| proven.get(&comparer));
+            proves(said, *shard, state.epoch, lives)
         };
         map.shards.iter().map(|(shard, state)| (*shard, verdict(shard, &state.value))).collect()
     }
@@ -247,5 +244,37 @@ impl ClusterHandle {
     fn absent(&self, state: &ShardState) -> BTreeSet<NodeId> {
         let all = state.members.iter().chain(&state.target);
         all.copied().filter(|node| !self.context.parts.view.holds_data(*node)).collect()
+    }
+}
+
+/// Whether it is proven that the members of a shard hold the same, by what its comparer said, to a node that knows
+/// these `lives` of nodes. One that knows others may not have heard yet that a member came back.
+fn proves(said: Option<&Result<Proven, String>>, shard: ShardId, epoch: Epoch, lives: u64) -> Result<(), String> {
+    match said {
+        Some(Ok(proven)) if proven.lives.is_some_and(|known| known != lives) => {
+            Err("who is here changed just now, and the node that compares it has yet to look at that".into())
+        }
+        Some(Ok(proven)) if proven.shards.get(&shard) == Some(&epoch) => Ok(()),
+        Some(Ok(_)) => Err("its members are not proven to hold the same".into()),
+        Some(Err(error)) => Err(format!("the node that compares it cannot be asked: {error}")),
+        None => Err("who compares it changed just now".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_proven_before_a_member_came_back_proves_nothing() {
+        let (shard, epoch) = (ShardId(3), Epoch(7));
+        let said = |lives| Ok(Proven { shards: [(shard, epoch)].into(), lives });
+        assert_eq!(proves(Some(&said(Some(1))), shard, epoch, 1), Ok(()));
+        assert!(proves(Some(&said(Some(1))), shard, epoch, 2).is_err(), "it knows nothing of who came back");
+        assert_eq!(proves(Some(&said(None)), shard, epoch, 2), Ok(()), "a node of an older version");
+        assert!(proves(Some(&said(Some(1))), shard, Epoch(8), 1).is_err());
+        assert!(proves(Some(&said(Some(1))), ShardId(4), epoch, 1).is_err());
+        assert!(proves(Some(&Err("gone".into())), shard, epoch, 1).unwrap_err().contains("gone"));
+        assert!(proves(None, shard, epoch, 1).is_err());
     }
 }

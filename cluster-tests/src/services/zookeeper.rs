@@ -155,6 +155,18 @@ impl Ensemble {
         self.servers.iter_mut().for_each(Server::kill);
     }
 
+    /// kill -9 of all, whose disks are lost: they know nothing any more when they are started again.
+    ///
+    /// # Panics
+    /// When that cannot be removed.
+    pub fn lose_data(&mut self) {
+        self.kill_all();
+        for server in &self.servers {
+            // Snapshots and logs; `myid` beside them belongs to the configuration.
+            std::fs::remove_dir_all(server.dir.join("data/version-2")).unwrap();
+        }
+    }
+
     /// Which server leads. It may be busy, or still to be elected.
     ///
     /// # Panics

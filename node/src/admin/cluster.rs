@@ -82,6 +82,12 @@ impl ClusterAdmin {
         self.view.shards().borrow().clone()
     }
 
+    /// Whether this node knows what it sees of the cluster: it can prove its membership, and hears of changes.
+    fn is_informed(&self) -> bool {
+        let session = *self.coordination.session().borrow();
+        self.view.is_owner() && session == SessionState::Connected && self.coordination.is_current()
+    }
+
     /// Whether every shard has a place.
     pub(super) fn all_placed(&self) -> bool {
         self.shards().shards.len() == self.identity.shard_count as usize

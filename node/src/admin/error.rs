@@ -106,7 +106,24 @@ impl From<MetadataError> for ApiError {
                 format!("{error}: is the database up, and does this node reach it (metadata.url)?"),
             );
         }
+        if let Some(list) = list_of(&error) {
+            return Self::new(code, format!("{error}: `{list}` shows those there are"));
+        }
         Self::new(code, error.to_string())
+    }
+}
+
+/// The command that shows what something that is not there is not among.
+fn list_of(error: &MetadataError) -> Option<&'static str> {
+    match error {
+        MetadataError::NoSuchBucket => Some("holdfast bucket list"),
+        MetadataError::NotFound(what) => match *what {
+            "user" => Some("holdfast user list"),
+            "access key" => Some("holdfast key list"),
+            "dead letter" => Some("holdfast events dead list"),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -213,6 +230,20 @@ mod tests {
 
     async fn show(Path(number): Path<u64>, Params(which): Params<Which>) -> String {
         format!("{number} {}", which.force)
+    }
+
+    #[test]
+    fn what_is_not_there_is_told_with_the_command_that_shows_what_is() {
+        for (error, list) in [
+            (MetadataError::NoSuchBucket, "`holdfast bucket list`"),
+            (MetadataError::NotFound("user"), "`holdfast user list`"),
+            (MetadataError::NotFound("access key"), "`holdfast key list`"),
+            (MetadataError::NotFound("dead letter"), "`holdfast events dead list`"),
+        ] {
+            let error = ApiError::from(error);
+            assert!(error.code == ErrorCode::NotFound && error.message.contains(list), "{error:?}");
+        }
+        assert_eq!(ApiError::from(MetadataError::NoSuchKey).message, "no such key");
     }
 
     #[tokio::test]

@@ -109,7 +109,9 @@ pub(super) async fn set_enabled(
 pub(super) async fn delete(State(state): State<AdminState>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
     state.metadata.delete_user(&name).await.map_err(|error| match error {
         metadata::MetadataError::BucketNotEmpty => {
-            ApiError::new(holdfast_protocol::admin::ErrorCode::InUse, "the user owns buckets: delete them first")
+            let message =
+                format!("the user owns buckets: delete them first (`holdfast bucket list --owner {name}` shows them)");
+            ApiError::new(holdfast_protocol::admin::ErrorCode::InUse, message)
         }
         error => error.into(),
     })?;

@@ -34,7 +34,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The token itself, instead of a file with it.
-const ADMIN_TOKEN: &str = "HOLDFAST_ADMIN_TOKEN";
+pub(super) const ADMIN_TOKEN: &str = "HOLDFAST_ADMIN_TOKEN";
 
 /// Everything but what needs no escape in a path.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');

@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use super::output::Output;
-use super::{CliResult, ConfigArgs};
+use super::{CliResult, ConfigArgs, Failure, variables};
 use crate::config::Overrides;
 
 #[derive(Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Check a configuration and name the line at fault.
-    #[command(after_help = "Example:\n  holdfast config check /etc/holdfast/holdfast.toml")]
+    /// Check a configuration and name the line, or the environment variable, at fault.
+    #[command(after_help = "A variable that begins with HOLDFAST_ and that nothing reads is at fault, too: a node only
+warns of it. Example:
+  holdfast config check /etc/holdfast/holdfast.toml")]
     Check {
         /// The file [default: the one that the node would use].
         file: Option<PathBuf>,
@@ -31,6 +33,10 @@ pub(super) fn run(command: ConfigCommand, out: Output) -> CliResult {
         ConfigCommand::Check { file, mut config } => {
             config.config = file.or(config.config);
             let loaded = config.load(Overrides::default())?;
+            let strays: Vec<String> = variables::strays()?.iter().map(ToString::to_string).collect();
+            if !strays.is_empty() {
+                return Err(Failure::usage(anyhow::anyhow!("{}", strays.join("\n"))));
+            }
             let file = loaded.file.as_ref().map(|file| file.display().to_string());
             let value = serde_json::json!({ "ok": true, "file": file });
             let what = file.unwrap_or_else(|| "no file; environment and defaults".into());

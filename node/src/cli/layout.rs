@@ -176,20 +176,8 @@ async fn apply(args: ApplyArgs, out: Output) -> CliResult {
         None => {
             let cost: LayoutCost = api.get("/layout/diff").await?;
             if !args.yes {
-                if out.json || !std::io::stdin().is_terminal() {
-                    let error = anyhow::anyhow!(
-                        "nobody can be asked: name the version that was shown with --layout-version {}, or give --yes",
-                        cost.next_version
-                    );
-                    return Err(Failure::usage(error));
-                }
-                eprint!("{}Apply? [y/N] ", cost_text(&cost));
-                std::io::stderr().flush()?;
-                let mut answer = String::new();
-                std::io::stdin().read_line(&mut answer)?;
-                if !matches!(answer.trim(), "y" | "Y" | "yes") {
-                    return Err(Failure { exit: Exit::Failed, error: anyhow::anyhow!("nothing was applied") });
-                }
+                possible(&cost)?;
+                agreed(&cost, out)?;
             }
             cost.next_version
         }
@@ -198,6 +186,37 @@ async fn apply(args: ApplyArgs, out: Output) -> CliResult {
     Ok(out.print(&view, |view| {
         format!("layout version {} is in force; `holdfast cluster status` shows how far it is\n", view.version)
     })?)
+}
+
+/// Whether there is anything that somebody could agree to.
+fn possible(cost: &LayoutCost) -> CliResult {
+    let (exit, error) = match &cost.impossible {
+        _ if cost.staged.is_empty() => {
+            (Exit::Conflict, anyhow::anyhow!("nothing is staged: `holdfast layout assign` stages a node"))
+        }
+        Some(reason) => (Exit::Failed, anyhow::anyhow!("what is staged cannot be applied: {reason}")),
+        None => return Ok(()),
+    };
+    Err(Failure { exit, error })
+}
+
+/// Shows what it costs, and asks.
+fn agreed(cost: &LayoutCost, out: Output) -> CliResult {
+    if out.json || !std::io::stdin().is_terminal() {
+        let error = anyhow::anyhow!(
+            "nobody can be asked: name the version that was shown with --layout-version {}, or give --yes",
+            cost.next_version
+        );
+        return Err(Failure::usage(error));
+    }
+    eprint!("{}Apply? [y/N] ", cost_text(cost));
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    if !matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Err(Failure { exit: Exit::Failed, error: anyhow::anyhow!("nothing was applied") });
+    }
+    Ok(())
 }
 
 fn view_text(view: &LayoutView) -> String {
@@ -271,4 +290,28 @@ fn cost_text(cost: &LayoutCost) -> String {
         }),
     ));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_asked_about_what_cannot_be() {
+        let change = LayoutChange::SetReplicationFactor { replicas: 5 };
+        let cost = |staged: Vec<LayoutChange>, impossible: Option<&str>| LayoutCost {
+            next_version: 2,
+            staged,
+            impossible: impossible.map(str::to_owned),
+            shards_changed: 0,
+            replicas_moved: 0,
+            bytes_moved: 0,
+            shards_unmeasured: 0,
+            nodes: vec![],
+        };
+        assert!(possible(&cost(vec![change.clone()], None)).is_ok());
+        assert_eq!(possible(&cost(vec![], None)).unwrap_err().exit, Exit::Conflict);
+        let failure = possible(&cost(vec![change], Some("too few nodes"))).unwrap_err();
+        assert!(failure.exit == Exit::Failed && failure.error.to_string().contains("too few nodes"), "{failure:?}");
+    }
 }

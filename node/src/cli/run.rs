@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::output::Output;
-use super::{CliResult, ConfigArgs, Exit, Failure, root};
+use super::{CliResult, ConfigArgs, Exit, Failure, root, variables};
 use crate::admin::Pair;
 use crate::assemble::dev::DevCluster;
 use crate::assemble::{self, Root, RunningNode};
@@ -24,6 +24,9 @@ const CONTROL_THREADS: usize = 2;
 
 /// How long a process that ends waits for threads that are in a call of the system. Everything acknowledged is durable.
 const LEFT_BEHIND_MAX: Duration = Duration::from_secs(2);
+
+/// The first credentials of a node.
+const ROOT_PAIR: [&str; 2] = ["HOLDFAST_ROOT_ACCESS_KEY", "HOLDFAST_ROOT_SECRET_KEY"];
 
 /// Under which name buckets are subdomains of a node that is tried out, unless its configuration names others: SDKs put
 /// the bucket before the host name that they are given, unless that is an address.
@@ -119,6 +122,7 @@ pub(super) async fn dev(args: DevArgs, out: Output) -> CliResult {
         None => Root::Generate,
     };
     crate::telemetry::init_logs(&config.log);
+    variables::warn_of_strays()?;
     let data_dir = std::path::absolute(&config.node.data_dir)?;
     if args.nodes.is_none() && config.cluster.is_on() {
         return Err(Failure::usage(anyhow::anyhow!(
@@ -175,11 +179,16 @@ impl Running {
 pub(super) async fn node(args: NodeArgs, out: Output) -> CliResult {
     let overrides = Overrides { s3_addr: args.s3_addr, admin_addr: args.admin_addr, ..Overrides::default() };
     let config = args.config.load(overrides)?.config;
-    let given = root::given(
-        std::env::var("HOLDFAST_ROOT_ACCESS_KEY").ok().as_deref(),
-        std::env::var("HOLDFAST_ROOT_SECRET_KEY").ok().as_deref(),
-    )?;
+    let (given, is_half) = {
+        let [access_key, secret_key] = ROOT_PAIR.map(|name| std::env::var(name).ok());
+        let is_half = access_key.is_some() != secret_key.is_some();
+        (root::given(access_key.as_deref(), secret_key.as_deref())?, is_half)
+    };
     crate::telemetry::init_logs(&config.log);
+    if is_half {
+        tracing::warn!("of {} and {} only one is set: neither is used", ROOT_PAIR[0], ROOT_PAIR[1]);
+    }
+    variables::warn_of_strays()?;
     let start = assemble::start(config.clone(), given.map_or(Root::Require, Root::Given));
     let (node, signals) = unless_ended(start).await?;
     if out.json {

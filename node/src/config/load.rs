@@ -39,6 +39,9 @@ const OPTIONAL_KEYS: [(&str, &str); 19] = [
     ("events", "tls_server_name"),
 ];
 
+/// The most letters in which a name may be wrong so that it is still told which one was meant.
+const SLIPS_MAX: usize = 3;
+
 /// Variables that do not follow the pattern `HOLDFAST_<SECTION>_<KEY>`.
 const ALIASES: [(&str, &str, &str); 1] = [("HOLDFAST_DATA_DIR", "node", "data_dir")];
 
@@ -254,6 +257,12 @@ fn known_keys() -> Vec<(String, String, Option<Value>)> {
     known
 }
 
+/// The name of every variable that sets something in the configuration.
+pub fn variables() -> Vec<String> {
+    let keys = known_keys().into_iter().map(|(section, key, _)| variable_of(&section, &key));
+    keys.chain(ALIASES.map(|(alias, ..)| alias.to_owned())).collect()
+}
+
 fn variable_of(section: &str, key: &str) -> String {
     format!("HOLDFAST_{}_{}", section.to_uppercase(), key.to_uppercase())
 }
@@ -322,11 +331,16 @@ fn hint_for(message: &str) -> Option<String> {
 /// The nearest of the names that exist, or all of them.
 fn suggest<'a>(wrong: &str, existing: impl Iterator<Item = &'a str>) -> String {
     let existing: Vec<&str> = existing.collect();
-    let nearest = existing.iter().map(|name| (distance(wrong, name), *name)).min();
-    match nearest {
-        Some((distance, name)) if distance <= 3 => format!("did you mean `{name}`?"),
-        _ => format!("it can be one of: {}", existing.join(", ")),
+    match nearest(wrong, existing.iter().copied()) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None => format!("it can be one of: {}", existing.join(", ")),
     }
+}
+
+/// The one of the names that exist which a wrong one is a slip of the pen of, if there is one.
+pub fn nearest<'a>(wrong: &str, existing: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let (distance, name) = existing.map(|name| (distance(wrong, name), name)).min()?;
+    (distance <= SLIPS_MAX).then_some(name)
 }
 
 /// Edits between two names (Levenshtein).

@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -142,6 +143,10 @@ impl Coordination for ZookeeperCoordination {
 
     fn session(&self) -> watch::Receiver<SessionState> {
         self.shared.state.subscribe()
+    }
+
+    fn is_current(&self) -> bool {
+        self.shared.views.is_current.load(Ordering::Acquire)
     }
 
     async fn renew_session(&self) -> CoordinationResult<()> {

@@ -111,12 +111,12 @@ pub(super) fn digest_from_wire(digest: WireDigest) -> ShardDigest {
 }
 
 pub(super) fn health_to_wire(health: PeerHealth) -> WireHealth {
-    let PeerHealth { node, owner, writable, oldest_write_seconds, mut proven } = health;
+    let PeerHealth { node, owner, writable, oldest_write_seconds, mut proven, lives } = health;
     proven.truncate(peer::PROVEN_MAX);
-    WireHealth { node, owner, writable, oldest_write_seconds, proven }
+    WireHealth { node, owner, writable, oldest_write_seconds, proven, lives }
 }
 
 pub(super) fn health_from_wire(health: WireHealth) -> PeerHealth {
-    let WireHealth { node, owner, writable, oldest_write_seconds, proven } = health;
-    PeerHealth { node, owner, writable, oldest_write_seconds, proven }
+    let WireHealth { node, owner, writable, oldest_write_seconds, proven, lives } = health;
+    PeerHealth { node, owner, writable, oldest_write_seconds, proven, lives }
 }

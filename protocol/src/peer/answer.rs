@@ -77,6 +77,9 @@ pub struct WireHealth {
     /// Shards whose members it found equal in its last comparison, `[shard, epoch]`; at most [`super::PROVEN_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub proven: Vec<(ShardId, Epoch)>,
+    /// A number for the lives of the nodes by which that stands; absent where the peer is of a version that tells none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lives: Option<u64>,
 }
 
 /// Why something was not done. Texts are at most [`super::TEXT_BYTES_MAX`] bytes.

@@ -88,6 +88,7 @@ fn golden_answers() {
             writable: false,
             oldest_write_seconds: None,
             proven: vec![],
+            lives: None,
         }),
         r#"{"answer":"health","node":"00000000000000ff","owner":true,"writable":false}"#,
     );
@@ -98,8 +99,9 @@ fn golden_answers() {
             writable: true,
             oldest_write_seconds: Some(1_700_000_000),
             proven: vec![(ShardId(3), Epoch(7)), (ShardId(4), Epoch(1))],
+            lives: Some(u64::MAX),
         }),
-        r#"{"answer":"health","node":"00000000000000ff","owner":true,"writable":true,"oldest_write_seconds":1700000000,"proven":[[3,7],[4,1]]}"#,
+        r#"{"answer":"health","node":"00000000000000ff","owner":true,"writable":true,"oldest_write_seconds":1700000000,"proven":[[3,7],[4,1]],"lives":18446744073709551615}"#,
     );
 }
 

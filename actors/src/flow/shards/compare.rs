@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{ComparisonReport, Context, transfer};
+use crate::flow::self_report::Proven;
 use crate::ports::chunks::ChunkInfo;
 use crate::ports::coordination::{Membership, ShardMap};
 use crate::ports::peers::{Fence, IDS_MAX, LIST_MAX, PeerError, ShardDigest};
@@ -62,7 +63,7 @@ pub async fn run(context: Context) -> String {
     if membership.wait_for(|m| m.registered).await.is_err() {
         return "the node is gone".into();
     }
-    let mut own = OwnShards { context: &context, states: BTreeMap::new(), times: Times::new() };
+    let mut own = OwnShards { context: &context, states: BTreeMap::new(), times: Times::new(), lives: None };
     // Nobody looked whether members came back since then.
     context.shared.comparison.lock().shards.clear();
     // What an operator asked for before this loop was started again is still to be done.
@@ -102,6 +103,8 @@ struct OwnShards<'a> {
     context: &'a Context,
     states: BTreeMap<ShardId, ShardState>,
     times: Times,
+    /// The lives of nodes for which what was proven was last looked at.
+    lives: Option<u64>,
 }
 
 impl OwnShards<'_> {
@@ -113,7 +116,7 @@ impl OwnShards<'_> {
         // What is known of the last comparisons stays: by that it is noticed who comes back during the next.
         self.times.retain(|shard, _| self.states.contains_key(shard));
         context.shared.comparison.lock().shards.retain(|shard, _| self.states.contains_key(shard));
-        publish(context);
+        self.publish();
         let due: Vec<(ShardId, ShardState)> = self
             .states
             .iter()
@@ -149,7 +152,7 @@ impl OwnShards<'_> {
                         return false;
                     }
                     self.doubt();
-                    publish(context);
+                    self.publish();
                     continue;
                 }
             };
@@ -165,12 +168,14 @@ impl OwnShards<'_> {
             if alive.has_changed().unwrap_or(true) {
                 self.doubt();
             }
-            publish(context);
+            self.publish();
         }
     }
 
     /// Takes back what was proven of shards of which a member came back, or lost a disk, since.
-    fn doubt(&self) {
+    fn doubt(&mut self) {
+        // Before it: of whoever comes back meanwhile nothing is taken back yet.
+        self.lives = Some(self.context.parts.view.membership().borrow().lives());
         let mut status = self.context.shared.comparison.lock();
         status.shards.retain(|shard, report| {
             let outdated = || {
@@ -179,6 +184,14 @@ impl OwnShards<'_> {
             };
             !report.proves(report.epoch) || !outdated()
         });
+    }
+
+    /// Tells every node which shards are proven to be equal.
+    fn publish(&self) {
+        let status = self.context.shared.comparison.lock();
+        let proven = status.shards.iter().filter(|(_, report)| report.proves(report.epoch));
+        let shards = proven.map(|(shard, report)| (*shard, report.epoch)).collect();
+        self.context.parts.self_report.set_proven(Proven { shards, lives: self.lives });
     }
 
     /// Whether one of them is not proven to hold the same on its members of now.
@@ -196,13 +209,6 @@ fn own_states(context: &Context, map: &ShardMap) -> BTreeMap<ShardId, ShardState
     let first = |state: &ShardState| state.members.iter().copied().find(|member| view.is_alive(*member));
     let own = map.shards.iter().filter(|(_, state)| first(&state.value) == Some(context.me()));
     own.map(|(shard, state)| (*shard, state.value.clone())).collect()
-}
-
-/// Tells every node which shards are proven to be equal.
-fn publish(context: &Context) {
-    let status = context.shared.comparison.lock();
-    let proven = status.shards.iter().filter(|(_, report)| report.proves(report.epoch));
-    context.parts.self_report.set_proven(proven.map(|(shard, report)| (*shard, report.epoch)).collect());
 }
 
 fn alive_of(context: &Context, state: &ShardState) -> Alive {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use holdfast_protocol::cluster::{SHARD_COUNT_MAX, ShardState};
+use holdfast_protocol::hash::fnv1a;
 use holdfast_protocol::{ClusterId, NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 
@@ -131,6 +132,15 @@ impl Membership {
     /// Whether a disk of the node failed, and not all that was on it is on its other disks by now.
     pub fn is_short(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|live| live.announcement.disks_unrebuilt > 0)
+    }
+
+    /// A number for which nodes are here, in which of their lives, and how many of their disks failed: the same
+    /// wherever the same is known, and all but certainly another one where a node left or came back.
+    pub fn lives(&self) -> u64 {
+        fnv1a(self.nodes.iter().flat_map(|(node, live)| {
+            let (incarnation, unrebuilt) = (live.incarnation, live.announcement.disks_unrebuilt);
+            node.0.into_iter().chain(incarnation.to_be_bytes()).chain(unrebuilt.to_be_bytes())
+        }))
     }
 }
 

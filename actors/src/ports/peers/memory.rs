@@ -195,6 +195,6 @@ impl ReplicaService for MemoryReplica {
         self.callers.lock().push(from);
         let owner = *self.refuse.lock() != Some(Refuse::Fenced);
         let (oldest_write_seconds, proven) = (Some(1_700_000_000), vec![(ShardId(3), Epoch(7))]);
-        Ok(PeerHealth { node: self.node, owner, writable: true, oldest_write_seconds, proven })
+        Ok(PeerHealth { node: self.node, owner, writable: true, oldest_write_seconds, proven, lives: Some(u64::MAX) })
     }
 }

@@ -194,7 +194,7 @@ mod tests {
     fn who_answers_but_takes_no_writes_is_not_counted_on() {
         let answer = |owner, writable| {
             let node = NodeId::from(1);
-            Ok(PeerHealth { node, owner, writable, oldest_write_seconds: None, proven: vec![] })
+            Ok(PeerHealth { node, owner, writable, oldest_write_seconds: None, proven: vec![], lives: None })
         };
         assert!(takes_writes(&answer(true, true)));
         assert!(!takes_writes(&answer(false, true)) && !takes_writes(&answer(true, false)));

@@ -27,24 +27,20 @@ pub(in crate::admin) async fn status(State(state): State<AdminState>) -> Result<
         (document.value.version, document.value.staged.len(), document.value.applied.replication_factor)
     });
     let backlog = nodes::backlog(&state).await;
-    let repairs: Option<u64> = backlog.as_ref().map(|backlog| backlog.values().sum());
+    let repairs = waiting(backlog.as_ref());
     let shards = cluster.summary();
     let nodes = nodes::list_of(&state, &backlog);
     let repair_pause = repair::pause_of(cluster);
     let session = *cluster.coordination.session().borrow();
 
-    let is_informed = cluster.view.is_owner() && session == SessionState::Connected;
-    let mut verdict = Verdict { health: overall(&shards, repairs, is_informed), reasons: cluster.reasons() };
+    let is_informed = session == SessionState::Connected && cluster.is_informed();
+    let health = overall(&shards, repairs, is_informed);
+    let mut verdict = Verdict { health, reasons: cluster.reasons() };
     verdict.hear_controller(cluster, &shards);
     verdict.reasons.extend(cluster.absent(&nodes));
     verdict.reasons.extend(cluster.short());
     verdict.look_at_repairs(repairs, repair_pause.is_some());
-    if session == SessionState::Suspended {
-        verdict.add(
-            "coordination_lost",
-            "this node has no connection to ZooKeeper (cluster.zookeeper): what follows is as it was last seen",
-        );
-    }
+    verdict.look_at_coordination(cluster);
     verdict.reasons.extend(movement(&nodes));
     verdict.look_at_disks(cluster);
     verdict.look_at_layout(cluster, layout_version).await;
@@ -64,10 +60,14 @@ pub(in crate::admin) async fn status(State(state): State<AdminState>) -> Result<
         verdict.not_healthy("degraded");
         verdict.reasons.push(reason);
     }
-    let Verdict { health, reasons } = verdict;
-
     let controller = cluster.coordination.leases().borrow().get(CONTROLLER).map(|holder| holder.node.to_string());
     let cache = cluster.cache().await;
+    if verdict.is_healthy() {
+        // Others were asked meanwhile, each of whom may have taken long.
+        let repairs = waiting(nodes::backlog(&state).await.as_ref());
+        verdict.look_again(cluster, repairs);
+    }
+    let Verdict { health, reasons } = verdict;
     Ok(Json(ClusterStatus {
         cluster_id: cluster.identity.id.to_string(),
         created_ms: cluster.identity.created_ms,
@@ -85,6 +85,11 @@ pub(in crate::admin) async fn status(State(state): State<AdminState>) -> Result<
         repair_pause,
         cache,
     }))
+}
+
+/// How many repairs wait; `None` where metadata did not say it.
+fn waiting(backlog: Option<&BTreeMap<NodeId, u64>>) -> Option<u64> {
+    backlog.map(|backlog| backlog.values().sum())
 }
 
 /// How the cluster is, as far as it has been found out, and why it is not better.
@@ -148,6 +153,28 @@ impl Verdict {
         }
         if repairs.is_none() {
             self.add("no_metadata", "metadata does not answer: look at the server of metadata.url, and the way to it");
+        }
+    }
+
+    fn look_at_coordination(&mut self, cluster: &ClusterAdmin) {
+        let why = match *cluster.coordination.session().borrow() {
+            SessionState::Suspended => "this node has no connection to ZooKeeper (cluster.zookeeper)",
+            SessionState::Connected if !cluster.coordination.is_current() => {
+                "this node has yet to read from ZooKeeper what changed while it had no connection"
+            }
+            _ => return,
+        };
+        self.add("coordination_lost", format!("{why}: what follows is as it was last seen"));
+    }
+
+    /// Whether what was found at first is still so, now that all else is known to be well.
+    fn look_again(&mut self, cluster: &ClusterAdmin, repairs: Option<u64>) {
+        self.health = overall(&cluster.summary(), repairs, cluster.is_informed());
+        if !self.is_healthy() {
+            self.reasons.extend(cluster.reasons());
+            self.look_at_repairs(repairs, false);
+            self.look_at_coordination(cluster);
+            self.add("changed", "something changed while others were asked: ask again");
         }
     }
 

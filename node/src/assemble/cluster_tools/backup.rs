@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::data_dir::DataDir;
 use super::beside::{self, Beside};
-use super::{Claim, Database, Stopped, Taken, storage};
+use super::{Claim, Database, Misused, Stopped, Taken, storage};
 use crate::config::Config;
 
 mod dump;
@@ -141,11 +141,11 @@ fn require_metadata(data_dir: &Path) -> anyhow::Result<()> {
     if path.try_exists().with_context(|| format!("look for {}", path.display()))? {
         return Ok(());
     }
-    bail!(
+    bail!(Misused(format!(
         "there is no {}, and so nothing to save: name the node's configuration with --config or its data directory with \
          --data-dir",
         path.display()
-    )
+    )))
 }
 
 /// Puts a backup into metadata that is empty. All of the backup is looked at before anything is written. A database

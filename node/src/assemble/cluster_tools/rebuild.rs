@@ -66,9 +66,9 @@ use holdfast_protocol::{NodeId, TierName, VersionId};
 use super::super::data_dir::DataDir;
 use super::super::storage;
 use super::beside::Beside;
-use super::{Claim, Stopped};
+use super::{Claim, Misused, Stopped};
 use crate::chunks::DiskChunks;
-use crate::config::Config;
+use crate::config::{Config, NodeConfig};
 
 mod begun;
 mod commit;
@@ -120,10 +120,13 @@ struct Run<'a> {
 /// Rebuilds metadata from this node's disks.
 ///
 /// # Errors
-/// When this node runs; unless it is a dry run also when any node of its cluster does, or another tool that fills the
-/// metadata; when metadata holds buckets already (unless `add`); those of disks and metadata.
+/// When there is no such node; when it runs; unless it is a dry run also when any node of its cluster does, or another
+/// tool that fills the metadata; when metadata holds buckets already (unless `add`); those of disks and metadata.
 pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> anyhow::Result<RebuildReport> {
     let options = RebuildOptions { alone: !config.cluster.is_on(), ..options };
+    if options.alone {
+        require_node(&config.node)?;
+    }
     let data_dir = DataDir::open(&config.node.data_dir)?;
     if options.moved_only {
         // One that broke off may have taken out a version to put it back, and this one puts back only what is there.
@@ -213,6 +216,20 @@ pub async fn rebuild(config: &Config, owner: &str, options: RebuildOptions) -> a
         stopped.end().await;
     }
     Ok(report)
+}
+
+/// A directory that is not there is another one than was meant. Opening it would make it, and nothing, found on no
+/// disk, would be taken for all that there is.
+fn require_node(node: &NodeConfig) -> anyhow::Result<()> {
+    let is_there = node.data_dir.try_exists().with_context(|| format!("look for {}", node.data_dir.display()))?;
+    if is_there || node.disk_dirs().iter().any(|dir| super::holds_files(dir)) {
+        return Ok(());
+    }
+    bail!(Misused(format!(
+        "there is no {}, and so nothing to rebuild from: name the node's configuration with --config or its data directory \
+         with --data-dir",
+        node.data_dir.display()
+    )))
 }
 
 /// The nodes that are to be walked for what the database lost, before orphans are given up again; `None`: it has lost
@@ -393,6 +410,22 @@ mod tests {
     use super::*;
     use crate::coordination::InProcessCluster;
     use crate::metadata::{SqliteMetadataStore, SqliteOptions};
+
+    #[tokio::test]
+    async fn a_directory_that_is_not_there_is_no_node_to_rebuild_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.node.data_dir = dir.path().join("node");
+        let refused = rebuild(&config, "root", RebuildOptions::default()).await.unwrap_err().to_string();
+        assert!(refused.contains("nothing to rebuild from") && refused.contains("--data-dir"), "{refused}");
+        assert!(!config.node.data_dir.exists());
+        let disk = dir.path().join("disk");
+        config.node.disks.push(disk.clone());
+        std::fs::create_dir(&disk).unwrap();
+        assert!(require_node(&config.node).is_err(), "an empty disk");
+        std::fs::write(disk.join("superblock"), "").unwrap();
+        require_node(&config.node).unwrap();
+    }
 
     #[tokio::test]
     async fn no_node_is_the_last_one_to_be_walked_where_nobody_knows_which_nodes_there_are() {

@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::{join_all, select_all};
@@ -57,6 +58,8 @@ pub(super) struct Views {
     pub(super) seen: watch::Sender<()>,
     /// The last session in which everything was read at least once.
     pub(super) complete_in: watch::Sender<Option<i64>>,
+    /// Whether everything was read since the connection was last made.
+    pub(super) is_current: AtomicBool,
 }
 
 /// Keeps the channels current until the participant is gone.
@@ -75,7 +78,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
             };
             // The client library panics in whoever waits for an event when its own task is gone. A node that went on
             // without this one would prove its ownership and hear of no change.
-            let pause = match AssertUnwindSafe(follow(&shared, client, &mut failing)).catch_unwind().await {
+            let followed = AssertUnwindSafe(follow(&shared, client, &mut failing)).catch_unwind().await;
+            shared.views.is_current.store(false, Ordering::Release);
+            let pause = match followed {
                 // The session is over, which others tell.
                 Ok(Ok(())) => {
                     failing.since = None;
@@ -207,6 +212,7 @@ async fn follow(shared: &Shared, client: zk::Client, failing: &mut Failing) -> R
         }
         news.deleted.iter().for_each(|path| shared.lose_lease(path));
         if news.gap {
+            shared.views.is_current.store(false, Ordering::Release);
             if !connected(&client).await {
                 return Ok(());
             }
@@ -260,6 +266,7 @@ impl Mirror<'_> {
             }
         }
         self.read_again(topics).await?;
+        views.is_current.store(true, Ordering::Release);
         views.complete_in.send_replace(Some(self.client.session_id().0));
         Ok(())
     }

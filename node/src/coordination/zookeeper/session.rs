@@ -29,6 +29,9 @@ use super::{Claim, Digest, ZookeeperConfig};
 /// How long a try to connect may take before the caller is told to try again.
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(10);
 
+/// How long an ensemble to which there is a connection may take to end a session before that is told of.
+const LEAVE_QUIET_MAX: Duration = Duration::from_secs(1);
+
 /// What all parts of one participant share.
 pub(super) struct Shared {
     pub(super) config: ZookeeperConfig,
@@ -152,13 +155,20 @@ pub(super) async fn run(shared: Arc<Shared>, first: zk::Client, mut commands: mp
                     reply.send(()).ok();
                     return;
                 }
-                Some(Command::Renew(reply)) => match self::first(&shared).await {
-                    Ok(client) => {
-                        reply.send(Ok(())).ok();
-                        break client;
+                Some(Command::Renew(mut reply)) => {
+                    let opened = tokio::select! {
+                        opened = self::first(&shared) => opened,
+                        // Nobody asks any more. A node that stops is not to wait for an ensemble that is away.
+                        () = reply.closed() => continue,
+                    };
+                    match opened {
+                        Ok(client) => {
+                            reply.send(Ok(())).ok();
+                            break client;
+                        }
+                        Err(error) => drop(reply.send(Err(error))),
                     }
-                    Err(error) => drop(reply.send(Err(error))),
-                },
+                }
             }
         };
     }
@@ -169,13 +179,20 @@ pub(super) async fn run(shared: Arc<Shared>, first: zk::Client, mut commands: mp
 /// the others until its session lapses.
 async fn leave(client: zk::Client) {
     let (mut states, patience) = (client.state_watcher(), client.session_timeout());
+    let is_connected = client.state() == zk::SessionState::SyncConnected;
     drop(client);
     let over = async {
         while !states.peek_state().is_terminated() {
             states.changed().await;
         }
     };
-    if timeout(patience, over).await.is_err() {
+    tokio::pin!(over);
+    let quiet = if is_connected { patience.min(LEAVE_QUIET_MAX) } else { Duration::ZERO };
+    if timeout(quiet, &mut over).await.is_ok() {
+        return;
+    }
+    tracing::warn!("ZooKeeper does not answer: it is waited for some seconds, to be told that this node leaves");
+    if timeout(patience.saturating_sub(quiet), over).await.is_err() {
         tracing::warn!(
             "the end of the coordination session was not confirmed: the others see this node until it lapses"
         );
