@@ -247,7 +247,7 @@ async fn whose_a_chunk_is_is_told_until_nothing_has_it() {
         part: None,
         offset_bytes: Some(CHUNK_SIZE_MAX),
     };
-    assert_eq!(found.references, [here.clone()]);
+    assert_eq!(found.references, std::slice::from_ref(&here));
     // A number that its content does not have: the header of the chunk beside it tells of whom it would be.
     let beyond = owner(chunk.content().chunk(2)).await;
     assert_eq!((beyond.state.as_str(), beyond.replicas[0].state.as_str()), ("not_in_object", "missing"));

@@ -376,7 +376,7 @@ impl World {
                 verdict.map_err(|why| format!("shard {shard} is not verified, says {}: {why}", node.id))?;
             }
         }
-        let healthy = status.shards.get(&ShardHealth::Healthy).copied().unwrap_or(0);
+        let healthy = status.overview.shards.get(&ShardHealth::Healthy).copied().unwrap_or(0);
         if healthy == u64::from(SHARDS) { Ok(()) } else { Err(format!("{healthy} shards are healthy: {status:?}")) }
     }
 
