@@ -4,6 +4,7 @@
 //! health check makes one while it is full. So a node refuses what would fail, and takes it again by itself. Reads say
 //! nothing about it, nor does a write that happened to change nothing.
 
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use holdfast_actors::ports::metadata::MetadataError;
@@ -38,6 +39,16 @@ struct State {
     refused: u64,
     /// When the log was told.
     told: Option<Instant>,
+    /// The write that tries it, while there is one.
+    trial: Weak<Trial>,
+}
+
+/// A write that tries whether there is room. There is one at a time: a server that lets writes wait for room would have
+/// one of each health check wait, until no connection is left for reads. So the write itself holds it, too, as long as
+/// it goes on without the check.
+pub(super) struct Trial {
+    /// Which refusal it comes after.
+    refused: u64,
 }
 
 impl Room {
@@ -60,16 +71,21 @@ impl Room {
         }
     }
 
-    /// While it is full: which refusal a write that tries it comes after, for [`Self::was_found`].
-    pub(super) fn to_be_tried(&self) -> Option<u64> {
-        let state = self.state.lock();
-        state.full.is_some().then_some(state.refused)
+    /// While it is full, and no write tries it: what one is to hold that does.
+    pub(super) fn to_be_tried(&self) -> Option<Arc<Trial>> {
+        let mut state = self.state.lock();
+        if state.full.is_none() || state.trial.strong_count() > 0 {
+            return None;
+        }
+        let trial = Arc::new(Trial { refused: state.refused });
+        state.trial = Arc::downgrade(&trial);
+        Some(trial)
     }
 
-    /// A write that was begun to try it succeeded. One that was refused meanwhile says more.
-    pub(super) fn was_found(&self, tried: u64) {
+    /// The write that tried it succeeded. One that was refused meanwhile says more.
+    pub(super) fn was_found(&self, trial: &Trial) {
         let mut state = self.state.lock();
-        if state.refused == tried {
+        if state.refused == trial.refused {
             state.full = None;
         }
     }
@@ -88,13 +104,26 @@ mod tests {
     #[test]
     fn it_is_full_until_a_write_that_came_after_the_last_refusal_succeeds() {
         let room = Room::new("make room".to_owned());
-        assert_eq!((room.full(), room.to_be_tried()), (None, None));
+        assert!(room.full().is_none() && room.to_be_tried().is_none());
         room.is_missing("disk full");
-        let tried = room.to_be_tried().unwrap();
+        let trial = room.to_be_tried().unwrap();
         room.is_missing("disk full");
-        room.was_found(tried);
+        room.was_found(&trial);
         assert_eq!(room.full().as_deref(), Some("disk full: make room"), "it was refused meanwhile");
-        room.was_found(room.to_be_tried().unwrap());
-        assert_eq!((room.full(), room.to_be_tried()), (None, None));
+        drop(trial);
+        room.was_found(&room.to_be_tried().unwrap());
+        assert!(room.full().is_none() && room.to_be_tried().is_none());
+    }
+
+    #[test]
+    fn one_write_at_a_time_tries_it() {
+        let room = Room::new("make room".to_owned());
+        room.is_missing("disk full");
+        let of_the_check = room.to_be_tried().unwrap();
+        let of_the_write = of_the_check.clone();
+        drop(of_the_check);
+        assert!(room.to_be_tried().is_none(), "the check has given up, and its write waits");
+        drop(of_the_write);
+        assert!(room.to_be_tried().is_some());
     }
 }
