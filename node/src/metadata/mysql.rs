@@ -255,13 +255,15 @@ impl Backend for Mysql {
 
     async fn ping(&self) -> MetadataResult<()> {
         self.pool.fetch("SELECT 1", Vec::new()).await?;
-        if let Some(tried) = self.pool.room().to_be_tried() {
+        if let Some(trial) = self.pool.room().to_be_tried() {
             // Its row in `commits` is what is written.
-            let pool = self.pool.clone();
-            let write =
-                to_the_end(async move { transaction(&pool, &Locks::none(), |_| boxed(async { Ok(()) })).await });
+            let (pool, held) = (self.pool.clone(), trial.clone());
+            let write = to_the_end(async move {
+                let _held = held;
+                transaction(&pool, &Locks::none(), |_| boxed(async { Ok(()) })).await
+            });
             if let Ok(Ok(())) = tokio::time::timeout(TRY_MAX, write).await {
-                self.pool.room().was_found(tried);
+                self.pool.room().was_found(&trial);
             }
         }
         Ok(())

@@ -189,12 +189,19 @@ impl Backend for Sqlite {
 
     async fn ping(&self) -> MetadataResult<()> {
         self.readers.fetch("SELECT 1", Vec::new()).await?;
-        if let Some(tried) = self.room.to_be_tried() {
-            // A page that changes is a page of the log, whether or not its content is another one.
-            let sql = "UPDATE counters SET value = value WHERE name = 'sequence'";
-            let write = self.write(Locks::none(), move |tx| boxed(async move { tx.execute(sql, Vec::new()).await }));
+        if let Some(trial) = self.room.to_be_tried() {
+            // One number is lost. A row that stays what it is would change no page, and COMMIT would write nothing.
+            let sql = "UPDATE counters SET value = value + 1 WHERE name = 'sequence'";
+            let held = trial.clone();
+            let write = self.write(Locks::none(), move |tx| {
+                let held = held.clone();
+                boxed(async move {
+                    let _held = held;
+                    tx.execute(sql, Vec::new()).await
+                })
+            });
             if let Ok(Ok(_)) = tokio::time::timeout(TRY_MAX, write).await {
-                self.room.was_found(tried);
+                self.room.was_found(&trial);
             }
         }
         Ok(())

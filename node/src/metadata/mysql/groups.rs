@@ -142,9 +142,10 @@ async fn run_alone(pool: &Pool, ops: Arc<[KeyOp]>, place: usize, until: Instant)
     .await
 }
 
-/// Whether an error that ended a group may be one operation's, not the server's.
+/// Whether an error that ended a group may be one operation's, not the server's. For a deletion there may be room where
+/// there is none for the object beside it.
 fn concerns_one(error: &MetadataError) -> bool {
-    matches!(error, MetadataError::Unavailable(_) | MetadataError::Corrupt(_))
+    matches!(error, MetadataError::NoSpace(_) | MetadataError::Unavailable(_) | MetadataError::Corrupt(_))
 }
 
 fn again(error: &MetadataError) -> MetadataError {
@@ -163,6 +164,12 @@ mod tests {
     use holdfast_actors::ports::metadata::samples;
 
     use super::*;
+
+    #[test]
+    fn a_deletion_does_not_fail_with_a_group_for_which_there_is_no_room() {
+        assert!(concerns_one(&MetadataError::NoSpace("the table is full".to_owned())));
+        assert!(!concerns_one(&MetadataError::Unknown("connection lost".to_owned())), "it may have happened");
+    }
 
     #[test]
     fn who_is_too_late_is_refused_without_those_that_came_after_it() {

@@ -135,8 +135,11 @@ async fn a_full_database_refuses_writes_and_recovers() {
     assert!(matches!(store.object(id, &format!("{i:01000}"), None).await, Err(MetadataError::NoSuchKey)));
     limit("PRAGMA max_page_count = 1000000").await.unwrap();
     assert!(store.no_space().is_some(), "nobody has tried");
+    let log = || std::fs::read(directory.path().join("metadata.db-wal")).unwrap();
+    let before = log();
     store.ping().await.unwrap();
     assert_eq!(store.no_space(), None, "a health check has tried");
+    assert!(log() != before, "it has written nothing, and so found room where there is none");
     store.commit_object(object(id, "again")).await.unwrap();
     assert!(store.object(id, "again", None).await.is_ok());
 }
