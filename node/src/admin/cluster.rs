@@ -83,7 +83,7 @@ impl ClusterAdmin {
     }
 
     /// Whether this node knows what it sees of the cluster: it can prove its membership, and hears of changes.
-    fn is_informed(&self) -> bool {
+    pub(super) fn is_informed(&self) -> bool {
         let session = *self.coordination.session().borrow();
         self.view.is_owner() && session == SessionState::Connected && self.coordination.is_current()
     }

@@ -125,8 +125,8 @@ fn alone(health: &NodeHealth) -> Maintenance {
 }
 
 async fn in_cluster(state: &AdminState, cluster: &ClusterAdmin) -> Maintenance {
-    if !cluster.view.is_owner() {
-        return needed("this node cannot prove its membership, so it does not know who could take over", &[]);
+    if !cluster.is_informed() {
+        return uninformed();
     }
     let others = cluster.others_of_late().await;
     let shards = cluster.depend_on_me(&others.silent);
@@ -137,11 +137,22 @@ async fn in_cluster(state: &AdminState, cluster: &ClusterAdmin) -> Maintenance {
     }
     match cluster.repairs_that_need_me(&*state.metadata).await {
         None => needed("metadata does not answer, so it is not known whether repairs wait that need this node", &[]),
+        // Others were asked meanwhile, and metadata.
+        Some(0) if !cluster.is_informed() => uninformed(),
         Some(0) => proven(&others.unproven),
         Some(waiting) => {
             needed(&format!("{waiting} repairs of other nodes wait, for which this node may be needed"), &[])
         }
     }
+}
+
+/// What was proven before a member came back is taken for proven by a node that has yet to hear of it.
+fn uninformed() -> Maintenance {
+    needed(
+        "this node does not know who could take over: it cannot prove its membership, or has no connection to ZooKeeper \
+         (cluster.zookeeper), or has yet to read there what changed while it had none",
+        &[],
+    )
 }
 
 /// Whether the other members are known to have what this node has. A disk that was replaced takes part in quorums at

@@ -135,7 +135,8 @@ impl Membership {
     }
 
     /// A number for which nodes are here, in which of their lives, and how many of their disks failed: the same
-    /// wherever the same is known, and all but certainly another one where a node left or came back.
+    /// wherever the same is known, and all but certainly another one where a node left or came back. Peers compare it,
+    /// of whatever version they are, so it is made in one way for good.
     pub fn lives(&self) -> u64 {
         fnv1a(self.nodes.iter().flat_map(|(node, live)| {
             let (incarnation, unrebuilt) = (live.incarnation, live.announcement.disks_unrebuilt);
@@ -158,4 +159,28 @@ pub struct Registration {
     pub incarnation: u64,
     /// The state of the shared cache that this node counts as having acknowledged.
     pub cache_generation: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::coordination::conformance::announcement;
+
+    /// Where nodes of two versions made different numbers of the same, nothing would be proven to either, and none of
+    /// them could be stopped to be upgraded.
+    #[test]
+    fn lives_are_one_number_in_all_versions_and_another_one_when_a_node_leaves_comes_back_or_loses_a_disk() {
+        let node = |id: u64, incarnation| (NodeId::from(id), LiveNode { announcement: announcement(id), incarnation });
+        let here = Membership { nodes: [node(1, 7), node(2, 9)].into() };
+        assert_eq!(here.lives(), 0x317e_52b5_c7a9_052e);
+        let [mut left, mut back, mut short, mut told] = [(); 4].map(|()| here.clone());
+        left.nodes.remove(&NodeId::from(2));
+        back.nodes.extend([node(2, 10)]);
+        short.nodes.values_mut().for_each(|node| node.announcement.disks_unrebuilt = 1);
+        for changed in [left, back, short] {
+            assert_ne!(changed.lives(), here.lives(), "{changed:?}");
+        }
+        told.nodes.values_mut().for_each(|node| node.announcement.free_bytes = 1);
+        assert_eq!(told.lives(), here.lives(), "what is told now and then is no other life");
+    }
 }
