@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{
-    BucketId, ContentSource, DeleteRequest, ETag, MetadataDirect as _, MetadataStore, MetadataUpkeep as _, NewObject,
-    Versioning, samples,
+    BucketId, CannedAcl, ContentSource, DeleteRequest, ETag, MetadataDirect as _, MetadataStore, MetadataUpkeep as _,
+    NewObject, Versioning, samples,
 };
 use holdfast_node::assemble::cluster_tools::{RebuildOptions, backup_to, dump, from_chunks, load, rebuild, restore};
 use holdfast_node::config::Config;
@@ -53,10 +53,13 @@ async fn objects_that_were_moved_since_a_backup_are_found_by_a_rebuild_on_top_of
     source.close().await;
     // What they were moved from is deleted by now.
     let cold = cold_content(id(2, 1), "OSS", etag);
-    write_committed_stub(&since, &cold, named("moved")).await;
+    let told = |label: ChunkLabel, attributes: &str| ChunkLabel { attributes: Some(attributes.to_owned()), ..label };
+    let bare = told(named("moved"), r#"{"owner":"alice","acl":"private","left_out":"tags and headers"}"#);
+    write_committed_stub(&since, &cold, bare).await;
     write(&*since, id(2, 2), &named("back"), b"bytes").await;
     let noncurrent = cold_content(id(2, 3), "OSS", etag);
-    write_committed_stub(&since, &noncurrent, hidden()).await;
+    let attributes = r#"{"owner":"alice","content_type":"text/html","acl":"public-read","left_out":"tags"}"#;
+    write_committed_stub(&since, &noncurrent, told(hidden(), attributes)).await;
     write(&*since, id(1, 4), &named("old name"), b"bytes").await;
 
     let target = store(&dir, "target").await;
@@ -65,7 +68,10 @@ async fn objects_that_were_moved_since_a_backup_are_found_by_a_rebuild_on_top_of
     let options = RebuildOptions { moved_only: true, ..ADD };
     let report = from_chunks(&*since, &*target, "nobody", options).await.expect("rebuilt");
     assert_eq!((report.objects, report.cold, report.known), (3, 2, 1));
-    assert_eq!(latest(&*target, "moved").await.content.as_deref(), Some(&cold));
+    let moved = latest(&*target, "moved").await;
+    assert_eq!((moved.content.as_deref(), moved.acl), (Some(&cold), CannedAcl::Private));
+    // What the label has no room for is as in the backup.
+    assert_eq!((moved.tags.len(), moved.attributes.content_type.as_deref()), (1, Some("text/plain")));
     let back = latest(&*target, "back").await;
     let content = back.content.as_ref().expect("content");
     assert_eq!((content.id, content.cold(), content.etag), (id(2, 2), None, etag));
@@ -73,6 +79,7 @@ async fn objects_that_were_moved_since_a_backup_are_found_by_a_rebuild_on_top_of
     let bucket = target.bucket("bucket").await.expect("the bucket").id;
     let found = target.object(bucket, "hidden", Some(version)).await.expect("the version");
     assert_eq!(found.content.as_deref(), Some(&noncurrent));
+    assert_eq!((found.tags.len(), found.attributes.content_type.as_deref()), (1, Some("text/html")));
     let hidden = [("hidden".to_owned(), marker, true, 20), ("hidden".to_owned(), version, false, 10)];
     assert_eq!(
         versions(&*target).await.iter().filter(|(key, ..)| key == "hidden").cloned().collect::<Vec<_>>(),
