@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, ContentSource, DeleteRequest, ETag, MetadataDirect as _, MetadataStore, MetadataUpkeep as _,
-    NewObject, Versioning, samples,
+    BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, MetadataDirect as _, MetadataStore,
+    MetadataUpkeep as _, NewObject, Versioning, samples,
 };
 use holdfast_node::assemble::cluster_tools::{RebuildOptions, backup_to, dump, from_chunks, load, rebuild, restore};
 use holdfast_node::config::Config;
@@ -107,6 +107,13 @@ async fn what_a_recall_that_broke_off_has_left_takes_the_place_of_no_cold_object
     write_committed_stub(&then, &cold[1], of("back")).await;
     let source = store(&dir, "source").await;
     from_chunks(&*then, &*source, "root", WRITE).await.expect("objects");
+    // Moved to a tier only since.
+    let warm = Content { place: ContentPlace::Cluster, ..cold_content_of_two(id(1, 3), "OSS", etag) };
+    let bucket = source.bucket("bucket").await.expect("the bucket").id;
+    let content = ContentSource::New(warm.clone());
+    let version = VersionId::NULL;
+    let object = NewObject { version, now_ms: 10, content, ..samples::object(bucket, "there and back") };
+    source.commit_object(object).await.expect("an object");
     let mut file = Vec::new();
     dump(&*source, &*source, &mut file).await.expect("a backup");
     source.close().await;
@@ -116,6 +123,9 @@ async fn what_a_recall_that_broke_off_has_left_takes_the_place_of_no_cold_object
     write(&nodes[0], id(2, 2), &of("back"), b"its first chunk").await;
     let end = ChunkLabel { attributes: None, ..of("back") };
     write_chunk(&nodes[1], id(2, 2).chunk(1), &end, b"bytes").await;
+    write(&nodes[0], id(2, 3), &of("there and back"), b"its first chunk").await;
+    let end = ChunkLabel { attributes: None, ..of("there and back") };
+    write_chunk(&nodes[1], id(2, 3).chunk(1), &end, b"bytes").await;
     let options = RebuildOptions { moved_only: true, ..ADD };
     for (name, order) in [("forth", [0, 1]), ("back", [1, 0])] {
         let target = store(&dir, name).await;
@@ -132,6 +142,9 @@ async fn what_a_recall_that_broke_off_has_left_takes_the_place_of_no_cold_object
         // Though no node has all of the bytes.
         assert_eq!((content.etag, &content.parts), (etag, &cold[1].parts), "{name}");
         assert_eq!((back.owner.as_str(), back.tags.len()), ("alice", 1), "{name}");
+        let manifest = Manifest::single(id(2, 3), TWO_CHUNKS_BYTES);
+        let expected = Content { id: id(2, 3), manifest, ..warm.clone() };
+        assert_eq!(latest(&*target, "there and back").await.content.as_deref(), Some(&expected), "{name}");
         target.close().await;
     }
 }
