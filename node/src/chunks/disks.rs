@@ -164,7 +164,7 @@ fn of_read(error: ReadError) -> ChunkError {
 pub struct EngineDisk {
     engine: Engine,
     name: String,
-    /// Made at the first step. A step that is cut off drops its place within the segment, not the segment's.
+    /// Made at the first step. A step that is cut off leaves it where it was: see [`Scrubber::step`].
     scrubber: Arc<Mutex<Option<Scrubber>>>,
 }
 

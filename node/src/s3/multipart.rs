@@ -186,6 +186,7 @@ impl S3Front {
             tags: &new.tags,
             acl: new.acl,
             class: new.class.as_ref(),
+            left_out: None,
         };
         let request = StoreRequest {
             content: ContentId::generate(begun_ms / 1000),

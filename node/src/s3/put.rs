@@ -50,6 +50,7 @@ impl ObjectHead {
             tags: &self.tags,
             acl: self.acl,
             class: self.class.as_ref(),
+            left_out: None,
         };
         Ok(ChunkLabel {
             bucket: bucket.name.clone(),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use holdfast_actors::ports::chunks::memory::MemoryChunkStore;
 use holdfast_actors::ports::metadata::{
-    BucketId, ContentSource, DeleteRequest, ETag, MetadataDirect as _, MetadataStore, MetadataUpkeep as _, NewObject,
-    Versioning, samples,
+    BucketId, CannedAcl, Content, ContentPlace, ContentSource, DeleteRequest, ETag, MetadataDirect as _, MetadataStore,
+    MetadataUpkeep as _, NewObject, Versioning, samples,
 };
 use holdfast_node::assemble::cluster_tools::{RebuildOptions, backup_to, dump, from_chunks, load, rebuild, restore};
 use holdfast_node::config::Config;
@@ -53,10 +53,13 @@ async fn objects_that_were_moved_since_a_backup_are_found_by_a_rebuild_on_top_of
     source.close().await;
     // What they were moved from is deleted by now.
     let cold = cold_content(id(2, 1), "OSS", etag);
-    write_committed_stub(&since, &cold, named("moved")).await;
+    let told = |label: ChunkLabel, attributes: &str| ChunkLabel { attributes: Some(attributes.to_owned()), ..label };
+    let bare = told(named("moved"), r#"{"owner":"alice","acl":"private","left_out":"tags and headers"}"#);
+    write_committed_stub(&since, &cold, bare).await;
     write(&*since, id(2, 2), &named("back"), b"bytes").await;
     let noncurrent = cold_content(id(2, 3), "OSS", etag);
-    write_committed_stub(&since, &noncurrent, hidden()).await;
+    let attributes = r#"{"owner":"alice","content_type":"text/html","acl":"public-read","left_out":"tags"}"#;
+    write_committed_stub(&since, &noncurrent, told(hidden(), attributes)).await;
     write(&*since, id(1, 4), &named("old name"), b"bytes").await;
 
     let target = store(&dir, "target").await;
@@ -65,7 +68,10 @@ async fn objects_that_were_moved_since_a_backup_are_found_by_a_rebuild_on_top_of
     let options = RebuildOptions { moved_only: true, ..ADD };
     let report = from_chunks(&*since, &*target, "nobody", options).await.expect("rebuilt");
     assert_eq!((report.objects, report.cold, report.known), (3, 2, 1));
-    assert_eq!(latest(&*target, "moved").await.content.as_deref(), Some(&cold));
+    let moved = latest(&*target, "moved").await;
+    assert_eq!((moved.content.as_deref(), moved.acl), (Some(&cold), CannedAcl::Private));
+    // What the label has no room for is as in the backup.
+    assert_eq!((moved.tags.len(), moved.attributes.content_type.as_deref()), (1, Some("text/plain")));
     let back = latest(&*target, "back").await;
     let content = back.content.as_ref().expect("content");
     assert_eq!((content.id, content.cold(), content.etag), (id(2, 2), None, etag));
@@ -73,6 +79,7 @@ async fn objects_that_were_moved_since_a_backup_are_found_by_a_rebuild_on_top_of
     let bucket = target.bucket("bucket").await.expect("the bucket").id;
     let found = target.object(bucket, "hidden", Some(version)).await.expect("the version");
     assert_eq!(found.content.as_deref(), Some(&noncurrent));
+    assert_eq!((found.tags.len(), found.attributes.content_type.as_deref()), (1, Some("text/html")));
     let hidden = [("hidden".to_owned(), marker, true, 20), ("hidden".to_owned(), version, false, 10)];
     assert_eq!(
         versions(&*target).await.iter().filter(|(key, ..)| key == "hidden").cloned().collect::<Vec<_>>(),
@@ -100,6 +107,13 @@ async fn what_a_recall_that_broke_off_has_left_takes_the_place_of_no_cold_object
     write_committed_stub(&then, &cold[1], of("back")).await;
     let source = store(&dir, "source").await;
     from_chunks(&*then, &*source, "root", WRITE).await.expect("objects");
+    // Moved to a tier only since.
+    let warm = Content { place: ContentPlace::Cluster, ..cold_content_of_two(id(1, 3), "OSS", etag) };
+    let bucket = source.bucket("bucket").await.expect("the bucket").id;
+    let content = ContentSource::New(warm.clone());
+    let version = VersionId::NULL;
+    let object = NewObject { version, now_ms: 10, content, ..samples::object(bucket, "there and back") };
+    source.commit_object(object).await.expect("an object");
     let mut file = Vec::new();
     dump(&*source, &*source, &mut file).await.expect("a backup");
     source.close().await;
@@ -109,6 +123,9 @@ async fn what_a_recall_that_broke_off_has_left_takes_the_place_of_no_cold_object
     write(&nodes[0], id(2, 2), &of("back"), b"its first chunk").await;
     let end = ChunkLabel { attributes: None, ..of("back") };
     write_chunk(&nodes[1], id(2, 2).chunk(1), &end, b"bytes").await;
+    write(&nodes[0], id(2, 3), &of("there and back"), b"its first chunk").await;
+    let end = ChunkLabel { attributes: None, ..of("there and back") };
+    write_chunk(&nodes[1], id(2, 3).chunk(1), &end, b"bytes").await;
     let options = RebuildOptions { moved_only: true, ..ADD };
     for (name, order) in [("forth", [0, 1]), ("back", [1, 0])] {
         let target = store(&dir, name).await;
@@ -125,6 +142,9 @@ async fn what_a_recall_that_broke_off_has_left_takes_the_place_of_no_cold_object
         // Though no node has all of the bytes.
         assert_eq!((content.etag, &content.parts), (etag, &cold[1].parts), "{name}");
         assert_eq!((back.owner.as_str(), back.tags.len()), ("alice", 1), "{name}");
+        let manifest = Manifest::single(id(2, 3), TWO_CHUNKS_BYTES);
+        let expected = Content { id: id(2, 3), manifest, ..warm.clone() };
+        assert_eq!(latest(&*target, "there and back").await.content.as_deref(), Some(&expected), "{name}");
         target.close().await;
     }
 }

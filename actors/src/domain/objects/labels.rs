@@ -22,7 +22,16 @@ pub struct LabelAttributes<'a> {
     /// Storage class; `None`: `STANDARD`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<&'a TierName>,
+    /// What the object has and the label has no room for, so that its absence is told from there being none:
+    /// [`WITHOUT_TAGS`] or [`WITHOUT_HEADERS`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<&'a str>,
 }
+
+/// [`LabelAttributes::left_out`]: the tags.
+pub const WITHOUT_TAGS: &str = "tags";
+/// [`LabelAttributes::left_out`]: tags and headers.
+pub const WITHOUT_HEADERS: &str = "tags and headers";
 
 /// The label of what a move writes for a version: the chunks of a content that comes back to the cluster's disks, or
 /// the stub of one in a tier. `bucket` is the name of its bucket, `class` the storage class that the version has when
@@ -34,7 +43,7 @@ pub struct LabelAttributes<'a> {
 ///
 /// Tags that were set later, and headers that a copy was given, were never held against the length of a label. A move
 /// must be possible all the same, else it is tried for ever, and stores its bytes in the tier each time. So what a label
-/// has no room for is left out, first tags, then headers, and is told beside the label.
+/// has no room for is left out, first tags, then headers, and is told in the label and beside it.
 ///
 /// # Errors
 /// When the headers cannot be written as JSON.
@@ -49,10 +58,11 @@ pub fn label_of_moved(
         tags: &object.tags,
         acl: object.acl,
         class,
+        left_out: None,
     };
-    let without_tags = LabelAttributes { tags: &[], ..whole };
+    let without_tags = LabelAttributes { tags: &[], left_out: Some(WITHOUT_TAGS), ..whole };
     let no_headers = ObjectAttributes { completion: object.attributes.completion.clone(), ..Default::default() };
-    let bare = LabelAttributes { attributes: &no_headers, ..without_tags };
+    let bare = LabelAttributes { attributes: &no_headers, left_out: Some(WITHOUT_HEADERS), ..without_tags };
     let mut label = ChunkLabel {
         bucket: bucket.to_owned(),
         key: object.key.clone(),
@@ -64,7 +74,7 @@ pub fn label_of_moved(
         is_stub: false,
     };
     let mut left_out = None;
-    for (attributes, lacks) in [(whole, None), (without_tags, Some("tags")), (bare, Some("tags and headers"))] {
+    for (attributes, lacks) in [(whole, None), (without_tags, Some(WITHOUT_TAGS)), (bare, Some(WITHOUT_HEADERS))] {
         label.attributes = Some(serde_json::to_string(&attributes)?);
         left_out = lacks;
         if fits(&label) {

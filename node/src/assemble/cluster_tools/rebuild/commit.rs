@@ -19,7 +19,7 @@ use super::{Run, known};
 pub(super) async fn commit(
     run: &mut Run<'_>,
     (bucket, key, version): (&str, &str, VersionId),
-    found: Found,
+    mut found: Found,
 ) -> anyhow::Result<()> {
     let Run { chunks, metadata, owner, options, .. } = *run;
     let report = &mut run.report;
@@ -57,6 +57,9 @@ pub(super) async fn commit(
         }
         _ => {
             without_head = !found.has_head;
+            if let Some(before) = before.as_deref().filter(|before| before.last_modified_ms == found.created_ms) {
+                found.head.fill_in(before);
+            }
             found.object(bucket_found.id, (key, version), owner, content)
         }
     };

@@ -3,8 +3,10 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
+use holdfast_actors::domain::objects::labels::WITHOUT_TAGS;
 use holdfast_actors::ports::metadata::{
-    BucketId, CannedAcl, Content, ContentSource, NewObject, ObjectAttributes, ReplicaEvidence, Tag, WritePrecondition,
+    BucketId, CannedAcl, Content, ContentSource, NewObject, ObjectAttributes, ObjectVersion, ReplicaEvidence, Tag,
+    WritePrecondition,
 };
 use holdfast_protocol::label::PartLabel;
 use holdfast_protocol::{ContentId, TierName, UploadId, VersionId};
@@ -56,7 +58,7 @@ impl Found {
         content: Content,
     ) -> NewObject {
         let class = self.class().cloned();
-        let Head { owner: told, attributes, tags, acl, class: _ } = self.head;
+        let Head { owner: told, attributes, tags, acl, .. } = self.head;
         NewObject {
             bucket,
             key: key.to_owned(),
@@ -90,6 +92,19 @@ pub(super) struct Head {
     pub(super) tags: Vec<Tag>,
     pub(super) acl: CannedAcl,
     pub(super) class: Option<TierName>,
+    /// What the object had and the label has no room for.
+    pub(super) left_out: Option<String>,
+}
+
+impl Head {
+    /// Takes what the label had no room for from what the metadata knows of the same write.
+    pub(super) fn fill_in(&mut self, before: &ObjectVersion) {
+        let Some(left_out) = self.left_out.take() else { return };
+        self.tags.clone_from(&before.tags);
+        if left_out != WITHOUT_TAGS {
+            self.attributes.clone_from(&before.attributes);
+        }
+    }
 }
 
 /// What a content is of.
@@ -198,7 +213,7 @@ mod tests {
         );
         for (label, completion) in [(older, None), (newer, Some("00ff"))] {
             let head: Head = serde_json::from_str(label).unwrap();
-            let Head { owner, attributes, tags, acl, class } = head;
+            let Head { owner, attributes, tags, acl, class, left_out: _ } = head;
             assert_eq!((owner.as_deref(), class), (Some("alice"), None), "{label}");
             assert_eq!(attributes.content_type.as_deref(), Some("text/plain"), "{label}");
             assert_eq!(attributes.user_metadata, [("a".to_owned(), "b".to_owned())], "{label}");

@@ -62,8 +62,9 @@ pub(super) async fn successor(
         return is_filled.then(|| (there.clone(), true));
     }
     if found.is_ended && outranks(found, before, there) {
-        let made = if options.moved_only && found.tier.is_none() && there.cold().is_some() {
-            // The same bytes: ETag, checksum and parts stay what they are, also where not all of them are here.
+        let made = if options.moved_only && found.tier.is_none() {
+            // It came back from a tier, perhaps one that it was moved to since the backup, too. The same bytes: ETag,
+            // checksum and parts stay what they are, also where not all of them are here.
             brought_back(there, found)
         } else {
             made_of(chunks, found, report).await?
@@ -86,7 +87,7 @@ pub(super) async fn successor(
     is_whole.then_some((made, false))
 }
 
-/// A content in a tier, as it is on the cluster's disks.
+/// A content that was in a tier, as it is on the cluster's disks.
 fn brought_back(there: &Content, found: &Found) -> Content {
     let manifest = Manifest::single(found.content, found.size_bytes);
     Content { id: found.content, manifest, place: ContentPlace::Cluster, ..there.clone() }

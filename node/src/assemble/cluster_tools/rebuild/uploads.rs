@@ -96,7 +96,7 @@ pub(super) async fn create(
     id: UploadId,
     head: Head,
 ) -> Result<(), MetadataError> {
-    let Head { owner: told, attributes, tags, acl, class } = head;
+    let Head { owner: told, attributes, tags, acl, class, left_out: _ } = head;
     let upload = NewUpload {
         id,
         bucket: bucket.id,
