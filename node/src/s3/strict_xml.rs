@@ -4,7 +4,8 @@
 //! A prefix in a CDATA section is then no prefix, and the rule is about the whole bucket; `1,000` days are one. So
 //! these documents, a lifecycle configuration, a list of keys to delete and a request to restore, are looked at before
 //! s3s reads them ([`watch()`]), and what would be passed over is refused. What is let through is changed only where
-//! s3s could not read it: see [`idle`] and [`numbers`]. Of other documents only CDATA sections are refused.
+//! s3s could not read it: see [`idle`] and [`numbers`]. Of other documents only CDATA sections and elements with a
+//! namespace prefix are refused.
 
 use quick_xml::Reader;
 use quick_xml::events::Event;

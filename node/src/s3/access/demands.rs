@@ -77,6 +77,8 @@ pub(super) fn unknown_subresource<'q>(operation: &str, query: &'q str) -> Option
 pub(super) fn misplaced_parameter(operation: &str, query: &str) -> Option<&'static str> {
     let others: &[&'static str] = match operation {
         "PutObject" | "CopyObject" => &["partNumber", "uploadId", "versionId"],
+        // By it the body would be taken for a part, and not be looked at (`strict_xml`).
+        "CreateBucket" => &["uploadId"],
         "DeleteObject" => &["partNumber"],
         "CreateMultipartUpload"
         | "UploadPart"
@@ -121,6 +123,9 @@ mod tests {
             ("PutObject", "uploadId=u", Some("uploadId")),
             ("PutObject", "x=y&%75ploadId=u", Some("uploadId")),
             ("CopyObject", "%70artNumber=1", Some("partNumber")),
+            ("CreateBucket", "partNumber=1&uploadId=u", Some("uploadId")),
+            ("CreateBucket", "%75ploadId", Some("uploadId")),
+            ("CreateBucket", "x-id=CreateBucket", None),
             ("DeleteObject", "partNumber", Some("partNumber")),
             ("DeleteObject", "uploadId=u", None),
             ("PutObject", "x-id=PutObject", None),

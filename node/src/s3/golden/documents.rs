@@ -186,6 +186,9 @@ async fn half_a_request_for_a_part_does_not_touch_the_object() {
         let answer = world.request(method, &format!("/bucket/k?{query}")).body("part").send().await;
         answer.expect_error(400, "InvalidArgument");
     }
+    // Nor is a bucket made of a part whose key was lost: its document would be passed over.
+    world.put("/made?uploadId=u").body("part").send().await.expect_error(400, "InvalidArgument");
+    world.get("/made").send().await.expect_error(404, "NoSuchBucket");
     let copy = world.put("/bucket/k?partNumber=1").header("x-amz-copy-source", "bucket/k").send().await;
     copy.expect_error(400, "InvalidArgument");
     assert_eq!(world.get("/bucket/k").send().await.expect(200).text(), "kept");

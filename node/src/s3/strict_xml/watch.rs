@@ -103,7 +103,7 @@ fn may_have_document(method: &Method, uri: &Uri) -> bool {
         form_urlencoded::parse(query.as_bytes()).any(|(name, _)| names.contains(&name.as_ref()))
     };
     let query = uri.query().unwrap_or_default();
-    // Of CreateBucket, whatever else is in the query.
+    // Of CreateBucket, whatever else is in the query; with an upload in it that is refused.
     let may_make_bucket = *method == Method::PUT && !uri.path().trim_matches('/').contains('/');
     names_one(query, parameters) || may_make_bucket && !names_one(query, &["uploadId"])
 }

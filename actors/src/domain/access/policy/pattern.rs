@@ -50,6 +50,12 @@ impl fmt::Display for PatternError {
 }
 
 impl Pattern {
+    /// Patterns are kept for as long as their policy is: a vector that grew may have room for twice as many tokens.
+    fn new(mut tokens: Vec<Token>, has_variables: bool) -> Self {
+        tokens.shrink_to_fit();
+        Self { tokens, has_variables }
+    }
+
     /// A pattern with wildcards only.
     pub(super) fn wildcards(text: &str) -> Self {
         let tokens = text
@@ -60,7 +66,7 @@ impl Pattern {
                 c => Token::Char(c),
             })
             .collect();
-        Self { tokens, has_variables: false }
+        Self::new(tokens, false)
     }
 
     /// A pattern with policy variables, and with wildcards where `wildcards` is set.
@@ -89,12 +95,12 @@ impl Pattern {
             });
             rest = &rest[c.len_utf8()..];
         }
-        Ok(Self { tokens, has_variables })
+        Ok(Self::new(tokens, has_variables))
     }
 
     /// Text without any special meaning.
     pub(super) fn literal(text: &str) -> Self {
-        Self { tokens: text.chars().map(Token::Char).collect(), has_variables: false }
+        Self::new(text.chars().map(Token::Char).collect(), false)
     }
 
     /// Whether the pattern contains `*` or `?`.

@@ -5,6 +5,16 @@ fn work() -> Work {
     Work::of_decision()
 }
 
+/// Whoever keeps policies reckons with 64 bytes for each byte of their text.
+#[test]
+fn a_token_is_small_and_a_pattern_has_no_room_for_more() {
+    let text = "abc".repeat(1_000);
+    for pattern in [Pattern::wildcards(&text), Pattern::literal(&text), Pattern::with_variables(&text, true).unwrap()] {
+        let bytes = pattern.tokens.capacity() * size_of::<Token>();
+        assert!(bytes <= 56 * text.len(), "{bytes}");
+    }
+}
+
 /// The definition, by recursion: what the iterative matcher must agree with.
 fn reference(pattern: &[char], text: &[char]) -> bool {
     match pattern.split_first() {
