@@ -9,6 +9,7 @@ use holdfast_actors::wait::until;
 use holdfast_node::metadata::mysql::OpenError;
 use holdfast_node::metadata::{MysqlMetadataStore, MysqlOptions};
 use holdfast_protocol::VersionId;
+use md5::{Digest as _, Md5};
 use sqlx::Connection as _;
 
 use super::{bucket, object, open, server};
@@ -31,8 +32,9 @@ async fn a_node_waits_for_the_migration_of_another_however_long() {
     let server = server().await;
     let database = server.database().await;
     let mut other = server.connect(&database).await;
-    let lock = "SELECT GET_LOCK(CONCAT('holdfast.', MD5(DATABASE())), 0)";
-    let locked: i64 = sqlx::query_scalar(lock).fetch_one(&mut other).await.unwrap();
+    let name = format!("holdfast.{}", hex::encode(Md5::digest(&database)));
+    let lock = sqlx::query_scalar("SELECT GET_LOCK(?, 0)").bind(name);
+    let locked: i64 = lock.fetch_one(&mut other).await.unwrap();
     assert_eq!(locked, 1);
     let starting = MysqlMetadataStore::open(server.options(&database));
     // For how long each statement has waited that asks for the lock: less than before means that it is another one.

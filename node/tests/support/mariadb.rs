@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use crate::services::mariadb::Mariadb;
 
 /// Names a server that runs already, as `mysql://user:password@host:port`, for the tests that do not harm it: so the
-/// suite runs on MySQL 8 too, which is in no package registry. The user must be allowed to make databases.
+/// suite runs on MySQL too, of which Debian's stable has no server. The user must be allowed to make databases.
 const ELSEWHERE: &str = "HOLDFAST_TEST_MYSQL";
 
 /// Tests that run side by side each have a pool of connections.
