@@ -131,3 +131,14 @@ impl Server {
         MysqlOptions { acquire_timeout: CONNECT_PATIENCE, connect_timeout: CONNECT_PATIENCE, ..options }
     }
 }
+
+/// The connections of the server, with `id`, `db`, `time` in seconds and `info`, the statement. The table that MariaDB
+/// and MySQL have in common fails on MySQL where any statement has binary values.
+pub async fn processes(conn: &mut MySqlConnection) -> &'static str {
+    let version: String = sqlx::query_scalar("SELECT VERSION()").fetch_one(conn).await.unwrap();
+    if version.contains("MariaDB") {
+        return "information_schema.processlist";
+    }
+    "(SELECT processlist_id AS id, processlist_db AS db, processlist_time AS time, processlist_info AS info \
+     FROM performance_schema.threads)"
+}
