@@ -9,8 +9,10 @@ use holdfast_actors::wait::until;
 use holdfast_node::metadata::mysql::OpenError;
 use holdfast_node::metadata::{MysqlMetadataStore, MysqlOptions};
 use holdfast_protocol::VersionId;
-use sqlx::Connection as _;
+use md5::{Digest as _, Md5};
+use sqlx::{AssertSqlSafe, Connection as _};
 
+use super::mariadb::processes;
 use super::{bucket, object, open, server};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -31,17 +33,21 @@ async fn a_node_waits_for_the_migration_of_another_however_long() {
     let server = server().await;
     let database = server.database().await;
     let mut other = server.connect(&database).await;
-    let lock = "SELECT GET_LOCK(CONCAT('holdfast.', MD5(DATABASE())), 0)";
-    let locked: i64 = sqlx::query_scalar(lock).fetch_one(&mut other).await.unwrap();
+    let name = format!("holdfast.{}", hex::encode(Md5::digest(&database)));
+    let lock = sqlx::query_scalar("SELECT GET_LOCK(?, 0)").bind(name);
+    let locked: i64 = lock.fetch_one(&mut other).await.unwrap();
     assert_eq!(locked, 1);
     let starting = MysqlMetadataStore::open(server.options(&database));
     // For how long each statement has waited that asks for the lock: less than before means that it is another one.
-    let waits = "SELECT CAST(time AS SIGNED) FROM information_schema.processlist \
-                 WHERE db = DATABASE() AND info LIKE 'SELECT GET_LOCK(%'";
+    let waits = format!(
+        "SELECT CAST(p.time AS SIGNED) FROM {} p WHERE p.db = DATABASE() AND p.info LIKE 'SELECT GET_LOCK(%'",
+        processes(&mut other).await
+    );
     let seen = async move {
         let mut before = 0;
         let is_another = async || {
-            let waited: Option<i64> = sqlx::query_scalar(waits).fetch_optional(&mut other).await.unwrap();
+            let waits = sqlx::query_scalar(AssertSqlSafe(waits.as_str()));
+            let waited: Option<i64> = waits.fetch_optional(&mut other).await.unwrap();
             waited.is_some_and(|waited| waited < std::mem::replace(&mut before, waited))
         };
         until("it waits, and asks again", is_another, |is_another| *is_another).await;
@@ -72,7 +78,7 @@ async fn a_newer_schema_is_refused_and_both_versions_named() {
 async fn a_wrong_password_is_named_and_not_told() {
     let server = server().await;
     let database = server.database().await;
-    sqlx::raw_sql("CREATE OR REPLACE USER guest@'127.0.0.1' IDENTIFIED BY 'right'")
+    sqlx::raw_sql("DROP USER IF EXISTS guest@'127.0.0.1'; CREATE USER guest@'127.0.0.1' IDENTIFIED BY 'right'")
         .execute(&mut server.connect(&database).await)
         .await
         .unwrap();

@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use md5::{Digest as _, Md5};
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Row as _};
 
@@ -68,10 +69,13 @@ pub(super) async fn migrate(conn: &mut MySqlConnection) -> Result<(), OpenError>
 /// Waits until it is this node's turn to look at the schema, for as long as another one is at it. sqlx's own lock asks
 /// MariaDB to wait forever in a way that it takes for not at all. The lock ends with the connection.
 async fn take_turn(conn: &mut MySqlConnection) -> Result<(), OpenError> {
+    let database = sqlx::query_scalar::<_, Option<String>>("SELECT DATABASE()");
+    let database = in_time(async { Ok(database.fetch_one(&mut *conn).await?) }).await?;
+    let name = lock_name(&database.unwrap_or_default());
     let mut turns = 0_u32;
     loop {
-        let lock = "SELECT GET_LOCK(CONCAT('holdfast.', MD5(DATABASE())), ?)";
-        let lock = sqlx::query_scalar::<_, Option<i64>>(lock).bind(TURN.as_secs() as i64);
+        let lock =
+            sqlx::query_scalar::<_, Option<i64>>("SELECT GET_LOCK(?, ?)").bind(&name).bind(TURN.as_secs() as i64);
         let locked = in_time(async { Ok(lock.fetch_one(&mut *conn).await?) }).await?;
         match locked {
             Some(1) => return Ok(()),
@@ -85,6 +89,12 @@ async fn take_turn(conn: &mut MySqlConnection) -> Result<(), OpenError> {
         }
         turns = turns.wrapping_add(1);
     }
+}
+
+/// Locks are the server's, and their names have 64 characters at most, as many as that of a database may have. Not by the
+/// server's own `MD5()`, which MySQL has no more since 9.6; nodes of versions that asked for that have to meet these here.
+fn lock_name(database: &str) -> String {
+    format!("holdfast.{}", hex::encode(Md5::digest(database)))
 }
 
 async fn in_time<T>(answer: impl Future<Output = Result<T, OpenError>>) -> Result<T, OpenError> {
@@ -254,6 +264,12 @@ fn at_commas(text: &str) -> Option<Vec<&str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lock_is_that_of_the_versions_before() {
+        // `SELECT CONCAT('holdfast.', MD5('holdfast'))`
+        assert_eq!(lock_name("holdfast"), "holdfast.dce38a1a984bc9108fccfe5a32fda9f7");
+    }
 
     #[test]
     fn every_migration_so_far_can_be_taken_back() {
