@@ -207,6 +207,11 @@ fn a_variable_that_nothing_reads_is_told_of_and_ends_no_node() {
     let (code, complaint) = told(&["config", "check"]);
     assert!(code == Some(2) && complaint.contains("HOLDFAST_METADTA_URL"), "{code:?} {complaint}");
     assert!(complaint.contains(meant), "{complaint}");
+    let (code, warning) = told(&["config", "show"]);
+    assert!(
+        code == Some(0) && warning.contains("HOLDFAST_METADTA_URL") && warning.contains(meant),
+        "{code:?} {warning}"
+    );
     // Who asks a node is not told of what is the node's.
     assert_eq!(told(&["status"]), (Some(0), String::new()));
 }

@@ -238,8 +238,9 @@ pub trait Peers: Send + Sync + 'static {
     /// The encoded label of a chunk, for a copy of it.
     async fn label(&self, node: NodeId, chunk: ChunkId) -> Result<Bytes, PeerError>;
 
-    /// A page of the peer's chunks of a shard, those after `after`, at most `limit` (at most [`LIST_MAX`]). Raises the
-    /// peer's epoch first. A page shorter than `limit` is the last.
+    /// A page of the peer's chunks of a shard, those after `after`, at most `limit` (at most [`LIST_MAX`]), in the order
+    /// of [`chunk_order`]: one that does not rise is refused. Raises the peer's epoch first. A page shorter than `limit`
+    /// is the last.
     async fn list(
         &self,
         node: NodeId,

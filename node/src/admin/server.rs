@@ -25,6 +25,9 @@ const CONNECTIONS_MAX: usize = 256;
 /// Of them those of one address, or of one IPv6 network: whoever else looks whether the node lives gets an answer.
 const CONNECTIONS_PER_ADDRESS: usize = CONNECTIONS_MAX / 4;
 
+/// What is buffered of a connection, and so the size of a head, as at the S3 port. Beyond it the answer is 431.
+const HEAD_BYTES_MAX: usize = 32 << 10;
+
 /// Time for a request's head to arrive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -73,7 +76,8 @@ pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<O
             let _place = (share, slot);
             // To tell HTTP/2 from HTTP/1 would take the first bytes, for which no limit of time holds.
             let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).http1_only();
-            builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+            let mut http1 = builder.http1();
+            http1.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);
             let whole = async {
@@ -122,7 +126,7 @@ pub(super) async fn request_id(request: Request, next: Next) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
     use tokio::time::Instant;
 
@@ -138,6 +142,22 @@ mod tests {
         // Whether it ends well does not matter.
         let _ = silent.read_to_end(&mut Vec::new()).await;
         assert!(begun.elapsed() < CONNECTION_TIMEOUT / 2, "{:?}", begun.elapsed());
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn a_head_without_an_end_is_not_kept() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, AdminState::default(), std::future::pending(), Duration::ZERO));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // No byte more: what is left unread makes of the end a reset, which may take the answer along.
+        let mut head = b"GET /health/live HTTP/1.1\r\nx-long: ".to_vec();
+        head.resize(HEAD_BYTES_MAX, b'x');
+        stream.write_all(&head).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&answer));
         server.abort();
     }
 

@@ -182,10 +182,15 @@ fn read_or_make_id(dir: &Path) -> anyhow::Result<[u8; 16]> {
     Ok(id)
 }
 
-/// Writes a small file so that after a crash it is there whole or not at all.
+/// Writes a small file of mode 0600 so that after a crash it is there whole or not at all.
 fn write_durably(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+    // One that a crash left may have got another mode since, as from a backup.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
@@ -212,6 +217,9 @@ impl DataDir {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -252,6 +260,20 @@ mod tests {
         data.end_filling().unwrap();
         data.end_filling().unwrap();
         data.refuse_unfinished().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_not_written_into() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        let left = data.file("node.new");
+        fs::write(&left, "left by a crash, and longer than what comes").unwrap();
+        fs::set_permissions(&left, Permissions::from_mode(0o644)).unwrap();
+        data.write("node.secret", b"secret").unwrap();
+        let secret = data.file("node.secret");
+        assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read(&secret).unwrap(), b"secret");
+        assert!(!left.exists());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use holdfast_protocol::cluster::SHARD_COUNT_DEFAULT;
 use indicatif::{ProgressBar, ProgressStyle};
 use zeroize::Zeroizing;
 
-use super::client::ClientArgs;
+use super::client::{ApiClient, ClientArgs};
 use super::output::{Output, timestamp};
 use super::{CliResult, ConfigArgs, Exit, Failure, nodes, repair};
 use crate::admin::{USER_NAME, is_user_name};
@@ -349,29 +349,42 @@ async fn status(args: StatusArgs, out: Output) -> CliResult {
 async fn join_token(args: JoinTokenArgs, out: Output) -> CliResult {
     let seconds = u32::try_from(args.valid.duration().as_secs()).unwrap_or(u32::MAX);
     let request = NewJoinToken { valid_seconds: seconds };
-    let made: JoinToken = args.client.connect()?.post("/cluster/join-tokens", &request).await?;
+    let client = args.client.connect()?;
     if args.out == Path::new("-") {
+        let made: JoinToken = client.post("/cluster/join-tokens", &request).await?;
         if std::io::stdout().is_terminal() {
             eprintln!("whoever has this token until {} can join the cluster:", timestamp(made.expires_ms));
         }
         return Ok(out.print(&made, |made| format!("{}\n", made.token))?);
     }
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&args.out)
-        .map_err(|error| cannot_make(&args.out, error))?;
-    let written = file.write_all(made.token.as_bytes()).and_then(|()| file.write_all(b"\n"));
-    if written.is_err() {
-        // The next try would find the name taken, by half a token.
-        std::fs::remove_file(&args.out).ok();
-    }
-    written.context("write the token")?;
+    let made = join_token_to(&client, &request, &args.out).await?;
     let value = serde_json::json!({ "file": args.out, "expires_ms": made.expires_ms });
     Ok(out.print(&value, |_| {
         format!("{} lets machines join until {}\n", args.out.display(), timestamp(made.expires_ms))
     })?)
+}
+
+/// Has a token made and writes it to `path`. The file is made first: a token that has no place would be valid all the
+/// same, and nobody would know of it.
+async fn join_token_to(client: &ApiClient, request: &NewJoinToken, path: &Path) -> CliResult<JoinToken> {
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| cannot_make(path, error))?;
+    let written = async {
+        let made: JoinToken = client.post("/cluster/join-tokens", request).await?;
+        let line = Zeroizing::new(format!("{}\n", made.token));
+        file.write_all(line.as_bytes()).context("write the token")?;
+        Ok::<_, Failure>(made)
+    };
+    let written = written.await;
+    if written.is_err() {
+        // The next try would find the name taken, by nothing or by half a token.
+        std::fs::remove_file(path).ok();
+    }
+    written
 }
 
 fn cannot_make(file: &Path, error: std::io::Error) -> Failure {
@@ -445,7 +458,56 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt as _;
 
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// Answers one request for a token of a minute.
+    async fn answer(listener: &TcpListener, status: &str, body: &str) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (mut request, end) = (Vec::new(), br#"{"valid_seconds":60}"#);
+        while !request.ends_with(end) {
+            assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0, "a whole request");
+        }
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn no_token_is_made_that_has_no_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let (client, request) = (ApiClient::of(listener.local_addr().unwrap()), NewJoinToken { valid_seconds: 60 });
+        fs::write(&file, "another token\n").unwrap();
+        tokio::select! {
+            biased;
+            _ = listener.accept() => panic!("a token was asked for"),
+            made = join_token_to(&client, &request, &file) => assert_eq!(made.unwrap_err().exit, Exit::Conflict),
+        }
+        assert_eq!(fs::read_to_string(&file).unwrap(), "another token\n");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_left_with_a_token_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let (address, request) = (listener.local_addr().unwrap(), NewJoinToken { valid_seconds: 60 });
+        let refusal = r#"{"error":{"code":"not_possible","message":"this node runs alone","request_id":"1"}}"#;
+        // One client each: it would keep the connection.
+        let client = ApiClient::of(address);
+        let (made, ()) =
+            tokio::join!(join_token_to(&client, &request, &file), answer(&listener, "409 Conflict", refusal));
+        assert_eq!(made.unwrap_err().exit, Exit::Failed);
+        assert!(!file.exists());
+
+        let (client, token) = (ApiClient::of(address), r#"{"token":"who has it joins","expires_ms":7}"#);
+        let (made, ()) = tokio::join!(join_token_to(&client, &request, &file), answer(&listener, "201 Created", token));
+        assert_eq!(made.unwrap().expires_ms, 7);
+        assert_eq!(*read_token(&file).unwrap(), "who has it joins");
+    }
 
     #[test]
     fn a_token_that_others_can_read_is_refused() {

@@ -1,5 +1,6 @@
 //! `holdfast config …`
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::Subcommand;
@@ -21,7 +22,7 @@ warns of it. Example:
         config: ConfigArgs,
     },
     /// Print the values in force, from file, environment and defaults. There are no secrets in a configuration, only
-    /// the names of files that hold them.
+    /// the names of files that hold them. Variables that nothing reads are told of on standard error.
     Show {
         #[command(flatten)]
         config: ConfigArgs,
@@ -45,6 +46,10 @@ pub(super) fn run(command: ConfigCommand, out: Output) -> CliResult {
         ConfigCommand::Show { config } => {
             let loaded = config.load(Overrides::default())?;
             let text = toml::to_string(&loaded.config)?;
+            for stray in variables::strays()? {
+                // What is in force is shown, whether or not anybody can be told.
+                drop(writeln!(std::io::stderr(), "warning: {stray}"));
+            }
             out.print(&loaded.config, |_| text)?;
         }
     }

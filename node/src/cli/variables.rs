@@ -2,7 +2,8 @@
 //!
 //! A key that a section does not have is refused with the configuration. A name of which not even the section exists
 //! may be a slip of the pen, or belong to something else that is called after holdfast. So nothing that runs is ended
-//! for it: a node warns of it in its log, and `holdfast config check` calls it an error.
+//! for it: a node warns of it in its log and `holdfast config show` on standard error, and `holdfast config check` calls
+//! it an error.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -5,13 +5,14 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
+use holdfast_actors::ports::peers::Fence;
 use holdfast_actors::ports::{ChunkError, PeerError, Peers as _};
 use holdfast_actors::wait::{PATIENCE, eventually, until_ok};
 use holdfast_node::peers::{HANDSHAKES_MAX, PeerOptions};
 use holdfast_node::pki::{AUTHORITY_FILES, replace_authority};
 use holdfast_protocol::peer::block::BlockHead;
-use holdfast_protocol::peer::{self, ALPN_ENROL, ALPN_PEER, Answer, PREFIX_BYTES, Request, WireError};
-use holdfast_protocol::{ClusterId, ContentId, NodeId};
+use holdfast_protocol::peer::{self, ALPN_ENROL, ALPN_PEER, Answer, PREFIX_BYTES, Request, WireError, WireInfo};
+use holdfast_protocol::{ChunkId, ClusterId, ContentId, Epoch, NodeId, ShardId, chunk_order};
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls::crypto::ring;
 
@@ -295,6 +296,40 @@ async fn wrong_answers_are_errors_of_the_protocol() {
         let id = ContentId([1; 12]).chunk(0);
         let error = a.peers().probe(b.id, &[id]).await.unwrap_err();
         assert!(matches!(&error, PeerError::Protocol(detail) if detail.contains(expected)), "{error}");
+        // So that the next one is dialled.
+        a.identity.renew().unwrap();
+        endpoint.close(0_u32.into(), b"");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_does_not_rise_is_refused() {
+    let (cluster, a, b) = two(options());
+    let mut ids: Vec<ChunkId> = (1..=3).map(|index| ContentId([1; 12]).chunk(index)).collect();
+    ids.sort_unstable_by_key(|id| (chunk_order::place(id), *id));
+    let (first, second, third) = (ids[0], ids[1], ids[2]);
+    let fence = Fence { shard: ShardId(1), epoch: Epoch(1) };
+    for (listed, after, is_good) in [
+        (vec![second, third], Some(first), true),
+        (vec![first, third], None, true),
+        (vec![], Some(third), true),
+        // The same page once more, which would be asked for without end.
+        (vec![first, second], Some(second), false),
+        (vec![second, third], Some(second), false),
+        (vec![second, first], None, false),
+        (vec![second, second], Some(first), false),
+    ] {
+        let chunks = listed.iter().map(|id| WireInfo(*id, 5)).collect();
+        let answer = peer::encode(&Answer::Listed { chunks }).unwrap();
+        let (endpoint, address) = liar(&b, move || answer.clone());
+        cluster.addresses.lock().insert(b.id, address);
+        match a.peers().list(b.id, fence, after, 10).await {
+            Ok(page) => assert!(is_good && page.iter().map(|info| info.id).eq(listed), "{page:?}"),
+            Err(PeerError::Protocol(detail)) => {
+                assert!(!is_good && detail.contains(&b.id.to_string()) && detail.contains("out of order"), "{detail}");
+            }
+            Err(error) => panic!("{error}"),
+        }
         // So that the next one is dialled.
         a.identity.renew().unwrap();
         endpoint.close(0_u32.into(), b"");

@@ -345,7 +345,10 @@ impl Comparison<'_> {
                 Ok(()) => lists.members.push(*member),
                 Err(error @ PeerError::Stale { .. }) => return Err(error.to_string()),
                 // Half a list says nothing.
-                Err(_) => lists.forget_last(),
+                Err(error) => {
+                    tracing::debug!(%member, shard = %self.fence.shard, %error, "not listed");
+                    lists.forget_last();
+                }
             }
         }
         Ok(lists)

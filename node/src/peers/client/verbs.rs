@@ -9,7 +9,7 @@ use holdfast_actors::ports::peers::{
     Fence, IDS_MAX, LIST_MAX, PeerError, PeerHealth, PeerSink, Peers, ReplicaWrite, ShardDigest, ShardReport,
 };
 use holdfast_protocol::peer::{Answer, Request};
-use holdfast_protocol::{ChunkId, NodeId};
+use holdfast_protocol::{ChunkId, NodeId, chunk_order};
 
 use super::outcome::Outcome;
 use super::{QuicPeers, unexpected};
@@ -21,6 +21,21 @@ fn check_ids(chunks: &[ChunkId]) -> Result<(), PeerError> {
         return Err(PeerError::Protocol(format!("{} chunk ids in a request, at most {IDS_MAX}", chunks.len())));
     }
     Ok(())
+}
+
+/// Refuses a page that does not rise from `after` on: whoever pages on behind its last chunk might never come to an
+/// end.
+fn check_order(node: NodeId, after: Option<ChunkId>, page: Vec<ChunkInfo>) -> Result<Vec<ChunkInfo>, PeerError> {
+    let key = |id: ChunkId| (chunk_order::place(&id), id);
+    let mut before = after.map(key);
+    for info in &page {
+        let this = Some(key(info.id));
+        if this <= before {
+            return Err(PeerError::Protocol(format!("node {node} lists chunk {} out of order", info.id)));
+        }
+        before = this;
+    }
+    Ok(page)
 }
 
 #[async_trait]
@@ -62,13 +77,12 @@ impl Peers for QuicPeers {
     ) -> Result<Vec<ChunkInfo>, PeerError> {
         let limit = limit.min(LIST_MAX);
         let request = Request::List { shard: fence.shard, epoch: fence.epoch, after, limit: limit as u32 };
-        self.call(node, request, self.inner.options.request_timeout, |answer| match answer {
-            Answer::Listed { chunks } if chunks.len() <= limit => {
-                Some(chunks.iter().map(convert::info_from_wire).collect())
-            }
+        let listed = self.call(node, request, self.inner.options.request_timeout, |answer| match answer {
+            Answer::Listed { chunks } if chunks.len() <= limit => Some(chunks),
             _ => None,
-        })
-        .await
+        });
+        let page = listed.await?.iter().map(convert::info_from_wire).collect();
+        check_order(node, after, page)
     }
 
     async fn digest(&self, node: NodeId, fence: Fence) -> Result<ShardDigest, PeerError> {
