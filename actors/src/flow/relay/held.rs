@@ -132,7 +132,8 @@ impl Held {
         }
     }
 
-    /// Forgets lanes that were let go and have no rows any more: another owner published them.
+    /// Forgets lanes that were let go and have no rows any more: another owner published them, or they are of another
+    /// lane by now.
     pub(super) fn settle(&mut self) {
         self.lanes.retain(|_, hold| hold.state != State::Free || !hold.rows.is_empty());
         // What was let go and is not there leaves the others waiting for nothing.

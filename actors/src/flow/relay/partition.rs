@@ -265,8 +265,13 @@ impl<'a> Serving<'a> {
                 self.start(topic, lane.clone(), rows);
             }
         }
-        if !is_full {
+        // At the bound nothing more is looked for until something is let go. What was let go may have another lane by
+        // now, as when the bus has learnt its places, and then says nothing of the one that it was held by.
+        let is_bound = self.taken.len() + self.held.rows() >= WINDOW_MAX;
+        if !is_full || is_bound {
             self.held.settle();
+        }
+        if !is_full {
             self.all_is_well();
         }
     }

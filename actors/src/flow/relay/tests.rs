@@ -342,6 +342,27 @@ async fn rows_that_are_refused_are_not_read_at_every_look() {
     assert_eq!(world.bus.seen.lock().len() as u64, EVENTS);
 }
 
+/// A bus that is away for long knows no places: all rows are held together, as many as may be. What it says of the first
+/// ones, once it is back and knows more, is said of other lanes.
+#[tokio::test(start_paused = true)]
+async fn more_rows_than_are_kept_are_published_once_the_bus_knows_its_places() {
+    let events = WINDOW_MAX as u64 + 1_000;
+    let world = World::with(RelaySettings::default());
+    world.bus.together.store(true, Ordering::SeqCst);
+    world.bus.broken.store(true, Ordering::SeqCst);
+    let keys: Vec<String> =
+        (0..).map(|n| format!("bucket/{n}")).filter(|key| partition_of(key.as_bytes()) == 3).take(500).collect();
+    for (sequence, key) in (0..events).zip(keys.iter().cycle()) {
+        world.outbox.add(sequence, key);
+    }
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    world.bus.together.store(false, Ordering::SeqCst);
+    world.bus.broken.store(false, Ordering::SeqCst);
+    world.empty().await;
+    world.assert_in_order();
+    assert_eq!(world.bus.seen.lock().len() as u64, events);
+}
+
 /// One message of a request is refused for good: its key waits, in front of it nothing was lost, and the others pass.
 #[tokio::test(start_paused = true)]
 async fn message_that_is_refused_among_others_holds_up_its_key_only() {
