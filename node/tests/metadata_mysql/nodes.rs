@@ -10,10 +10,10 @@ use holdfast_actors::ports::tiering::Claim;
 use holdfast_actors::ports::{AccessLog as _, MetadataError, MetadataStore, TierLedger as _};
 use holdfast_actors::wait::PATIENCE;
 use holdfast_protocol::{NodeId, TierName};
+use sqlx::Connection as _;
 use sqlx::mysql::MySqlConnection;
-use sqlx::{AssertSqlSafe, Connection as _};
 
-use super::mariadb::processes;
+use super::mariadb::is_mariadb;
 use super::{bucket, check, content_of, open, server};
 
 /// Held by who looks at the server's transactions.
@@ -22,18 +22,20 @@ static LOOKS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 /// Waits until a transaction of the watcher's database waits for a row that is locked by the test. Whoever is past it
 /// has not waited.
 async fn until_one_waits(mut watcher: MySqlConnection, is_past: impl Fn() -> bool) {
-    let processes = processes(&mut watcher).await;
-    let waiting = format!(
-        "SELECT COUNT(*) FROM information_schema.innodb_trx t JOIN {processes} p ON p.id = t.trx_mysql_thread_id \
+    let waiting = if is_mariadb(&mut watcher).await {
+        "SELECT COUNT(*) FROM information_schema.innodb_trx t \
+         JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id \
          WHERE t.trx_state = 'LOCK WAIT' AND p.db = DATABASE()"
-    );
+    } else {
+        "SELECT COUNT(*) FROM performance_schema.data_lock_waits w \
+         JOIN performance_schema.threads p ON p.thread_id = w.requesting_thread_id WHERE p.processlist_db = DATABASE()"
+    };
     let begun = Instant::now();
     loop {
         // The table is made anew only after nobody looked at it for a tenth of a second: two tests must not take turns.
         let turn = LOOKS.lock().await;
         tokio::time::sleep(Duration::from_millis(150)).await;
-        let waiting = sqlx::query_scalar::<_, i64>(AssertSqlSafe(waiting.as_str()));
-        if waiting.fetch_one(&mut watcher).await.unwrap() > 0 {
+        if sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watcher).await.unwrap() > 0 {
             return;
         }
         drop(turn);

@@ -10,9 +10,9 @@ use holdfast_node::metadata::mysql::OpenError;
 use holdfast_node::metadata::{MysqlMetadataStore, MysqlOptions};
 use holdfast_protocol::VersionId;
 use md5::{Digest as _, Md5};
-use sqlx::{AssertSqlSafe, Connection as _};
+use sqlx::Connection as _;
 
-use super::mariadb::processes;
+use super::mariadb::is_mariadb;
 use super::{bucket, object, open, server};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -39,15 +39,17 @@ async fn a_node_waits_for_the_migration_of_another_however_long() {
     assert_eq!(locked, 1);
     let starting = MysqlMetadataStore::open(server.options(&database));
     // For how long each statement has waited that asks for the lock: less than before means that it is another one.
-    let waits = format!(
-        "SELECT CAST(p.time AS SIGNED) FROM {} p WHERE p.db = DATABASE() AND p.info LIKE 'SELECT GET_LOCK(%'",
-        processes(&mut other).await
-    );
+    let waits = if is_mariadb(&mut other).await {
+        "SELECT CAST(time AS SIGNED) FROM information_schema.processlist \
+         WHERE db = DATABASE() AND info LIKE 'SELECT GET_LOCK(%'"
+    } else {
+        "SELECT CAST(processlist_time AS SIGNED) FROM performance_schema.threads \
+         WHERE processlist_db = DATABASE() AND processlist_info LIKE 'SELECT GET_LOCK(%'"
+    };
     let seen = async move {
         let mut before = 0;
         let is_another = async || {
-            let waits = sqlx::query_scalar(AssertSqlSafe(waits.as_str()));
-            let waited: Option<i64> = waits.fetch_optional(&mut other).await.unwrap();
+            let waited: Option<i64> = sqlx::query_scalar(waits).fetch_optional(&mut other).await.unwrap();
             waited.is_some_and(|waited| waited < std::mem::replace(&mut before, waited))
         };
         until("it waits, and asks again", is_another, |is_another| *is_another).await;

@@ -132,13 +132,9 @@ impl Server {
     }
 }
 
-/// The connections of the server, with `id`, `db`, `time` in seconds and `info`, the statement. The table that MariaDB
-/// and MySQL have in common fails on MySQL where any statement has binary values.
-pub async fn processes(conn: &mut MySqlConnection) -> &'static str {
+/// Which of the two it is. The tables about connections that they have in common fail on MySQL where any statement has
+/// binary values.
+pub async fn is_mariadb(conn: &mut MySqlConnection) -> bool {
     let version: String = sqlx::query_scalar("SELECT VERSION()").fetch_one(conn).await.unwrap();
-    if version.contains("MariaDB") {
-        return "information_schema.processlist";
-    }
-    "(SELECT processlist_id AS id, processlist_db AS db, processlist_time AS time, processlist_info AS info \
-     FROM performance_schema.threads)"
+    version.contains("MariaDB")
 }
